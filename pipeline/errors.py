@@ -1,0 +1,48 @@
+"""What can go wrong in the pipeline, as a small tree.
+
+    PipelineError
+    ├── PromptError            what a stranger sent cannot be used
+    │   └── EmptyForeground    the image shows no object
+    ├── EmptyStructure         the structure sampler left no voxel occupied
+    ├── NonFiniteOutput        a network returned NaN or infinity
+    ├── FormatError            bytes are not a readable PLY or SPZ, or splats cannot be written as one
+    ├── CheckpointError        a checkpoint is missing, damaged or of another architecture
+    ├── BackgroundModelError   the background-removal model cannot be loaded
+    └── Cancelled              the caller gave the work up
+"""
+
+
+class PipelineError(Exception):
+    """Base of every expected failure of the pipeline; the message says what to do."""
+
+
+class PromptError(PipelineError):
+    """A prompt that cannot be used: undecodable, too large, empty."""
+
+
+class EmptyForeground(PromptError):  # noqa: N818 - the names operators see in the log
+    """An image without a visible object, before or after background removal."""
+
+
+class EmptyStructure(PipelineError):  # noqa: N818
+    """The structure decoder marked no voxel as occupied."""
+
+
+class NonFiniteOutput(PipelineError):  # noqa: N818
+    """A network returned NaN or infinity."""
+
+
+class FormatError(PipelineError):
+    """Bytes that are no readable PLY or SPZ, or splats that the format cannot hold."""
+
+
+class CheckpointError(PipelineError):
+    """A checkpoint that is missing, damaged or of another architecture; names file and tensor."""
+
+
+class BackgroundModelError(PipelineError):
+    """The background-removal model or its runtime is missing or damaged."""
+
+
+class Cancelled(PipelineError):  # noqa: N818
+    """The caller asked for the work to stop."""
