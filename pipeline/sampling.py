@@ -1,0 +1,91 @@
+"""Flow-Euler sampling with classifier-free guidance; knows nothing of networks, files or devices.
+
+Formulas: microsoft/TRELLIS, FlowEulerSampler, FlowEulerCfgSampler and FlowEulerGuidanceIntervalSampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+
+Condition = TypeVar("Condition")
+# (x, t, condition) -> velocity at x, of x's shape; t in [0, 1].
+Velocity = Callable[[Tensor, float, Condition], Tensor]
+
+
+@dataclass(frozen=True)
+class SamplerParams:
+    """Settings of one sampler; names are upstream's own.
+
+    steps:        Euler steps, at least 1.
+    cfg_strength: s in v = (1 + s) * v_cond - s * v_neg; 0 means the conditional velocity only.
+    cfg_interval: guidance applies where lo <= t <= hi, on the rescaled time.
+    rescale_t:    r in t = r * u / (1 + (r - 1) * u); above 1 spends more steps near t = 1.
+    """
+
+    steps: int
+    cfg_strength: float
+    cfg_interval: tuple[float, float] = (0.0, 1.0)
+    rescale_t: float = 1.0
+
+    def __post_init__(self) -> None:
+        lo, hi = self.cfg_interval
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+        if self.cfg_strength < 0:
+            raise ValueError(f"cfg_strength must not be negative, is {self.cfg_strength}")
+        if not 0 <= lo <= hi <= 1:
+            raise ValueError(f"cfg_interval must satisfy 0 <= lo <= hi <= 1, is {self.cfg_interval}")
+        if self.rescale_t <= 0:
+            raise ValueError(f"rescale_t must be positive, is {self.rescale_t}")
+
+    def guided(self, t: float) -> bool:
+        """Whether guidance applies at time t."""
+        lo, hi = self.cfg_interval
+        return self.cfg_strength > 0 and lo <= t <= hi
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One Euler step: from x at time t with `velocity` to x_next at time t_next; index counts from 0."""
+
+    index: int
+    t: float
+    t_next: float
+    x: Tensor
+    velocity: Tensor
+    x_next: Tensor
+
+
+def schedule(steps: int, rescale_t: float) -> list[float]:
+    """steps + 1 times from 1 to 0. In float64, since a time may meet an end of the guidance interval exactly."""
+    uniform = np.linspace(1, 0, steps + 1)
+    return [float(t) for t in rescale_t * uniform / (1 + (rescale_t - 1) * uniform)]
+
+
+def guided_velocity(
+    velocity: Velocity[Condition], x: Tensor, t: float, cond: Condition, neg_cond: Condition, params: SamplerParams
+) -> Tensor:
+    """Velocity at (x, t): guided inside the interval, conditional outside it."""
+    conditional = velocity(x, t, cond)
+    if not params.guided(t):
+        return conditional
+    s = params.cfg_strength
+    return (1 + s) * conditional - s * velocity(x, t, neg_cond)
+
+
+def euler_steps(
+    velocity: Velocity[Condition], noise: Tensor, cond: Condition, neg_cond: Condition, params: SamplerParams
+) -> Iterator[Step]:
+    """The steps from noise (t = 1) to the sample (t = 0), each computed when asked for."""
+    times = schedule(params.steps, params.rescale_t)
+    x = noise
+    for index, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        v = guided_velocity(velocity, x, t, cond, neg_cond, params)
+        step = Step(index, t, t_next, x, v, x - (t - t_next) * v)
+        yield step
+        x = step.x_next

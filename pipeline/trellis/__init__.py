@@ -1,0 +1,15 @@
+"""The networks of TRELLIS, loaded from the public checkpoints; no sampling here, no files but the loader's."""
+
+from pipeline.trellis.gaussian_decoder import SLatGaussianDecoder
+from pipeline.trellis.latent_flow import SLatFlowModel
+from pipeline.trellis.structure_decoder import SparseStructureDecoder
+from pipeline.trellis.structure_flow import SparseStructureFlowModel
+from pipeline.trellis.voxels import VoxelGrid
+
+__all__ = [
+    "SLatFlowModel",
+    "SLatGaussianDecoder",
+    "SparseStructureDecoder",
+    "SparseStructureFlowModel",
+    "VoxelGrid",
+]

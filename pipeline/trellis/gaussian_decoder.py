@@ -1,0 +1,68 @@
+"""The gaussian decoder: structured latents -> the raw channels of 32 gaussians per voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.trellis.blocks import PlainBlock
+from pipeline.trellis.gaussians import GaussianConfig, offset_perturbation
+from pipeline.trellis.layers import FINAL_NORM_EPS, cast_matmul_weights, position_embedding
+from pipeline.trellis.voxels import VoxelGrid
+
+
+class SLatGaussianDecoder(nn.Module):
+    """Transformer with attention in shifted windows; constructor arguments are those of the checkpoints' JSON files."""
+
+    def __init__(
+        self,
+        resolution: int,
+        model_channels: int,
+        latent_channels: int,
+        num_blocks: int,
+        representation_config: Mapping[str, Any],
+        num_heads: int | None = None,
+        num_head_channels: int = 64,
+        mlp_ratio: float = 4,
+        attn_mode: str = "swin",
+        window_size: int = 8,
+        pe_mode: str = "ape",
+        use_fp16: bool = False,
+        use_checkpoint: bool = False,
+        qk_rms_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if pe_mode != "ape" or attn_mode != "swin":
+            raise ValueError("only pe_mode 'ape' and attn_mode 'swin' are supported, as in the public checkpoints")
+        self.resolution = resolution
+        self.window_size = window_size
+        self.config = GaussianConfig.from_json(representation_config)
+        self.dtype = torch.float32
+        heads = num_heads or model_channels // num_head_channels
+        self.input_layer = nn.Linear(latent_channels, model_channels)
+        self.blocks = nn.ModuleList(
+            PlainBlock(model_channels, heads, mlp_ratio, qk_rms_norm=qk_rms_norm)
+            for _ in range(num_blocks)
+        )
+        self.out_layer = nn.Linear(model_channels, self.config.channels)
+        self.register_buffer("offset_perturbation", offset_perturbation(self.config))
+
+    def to_precision(self, dtype: torch.dtype) -> None:
+        """Compute the blocks in `dtype`; input and output layers stay float32, as upstream has it."""
+        self.dtype = dtype
+        cast_matmul_weights(self.blocks, dtype)
+
+    def forward(self, x: Tensor, grid: VoxelGrid) -> Tensor:
+        """x [N, latent_channels] float32 (denormalised latents) on the voxels of `grid` -> raw channels [N, 448]."""
+        h = self.input_layer(x) + position_embedding(grid.positions, self.input_layer.out_features)
+        h = h.to(self.dtype)
+        for index, block in enumerate(self.blocks):
+            shift = self.window_size // 2 * (index % 2)
+            h = block(h, grid.windows(self.window_size, shift))
+        h = F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=FINAL_NORM_EPS)
+        raw: Tensor = self.out_layer(h)
+        return raw

@@ -1,0 +1,161 @@
+"""From the gaussian decoder's raw channels to splats: layout, activations and the export transform.
+
+Formulas: microsoft/TRELLIS, `Gaussian` representation and its `save_ply`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.splats import Splats
+from pipeline.trellis.voxels import VoxelGrid
+
+# The object's cube is [0, 1]^3 in voxel units and [-0.5, 0.5]^3 in space.
+_AABB_MIN = -0.5
+
+
+@dataclass(frozen=True)
+class GaussianConfig:
+    """`representation_config` of a gaussian decoder's JSON file; names are its keys."""
+
+    num_gaussians: int
+    voxel_size: float
+    perturb_offset: bool
+    kernel_size_3d: float
+    scaling_bias: float
+    opacity_bias: float
+    lr: Mapping[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def from_json(config: Mapping[str, Any]) -> GaussianConfig:
+        """Raises ValueError if a key is missing or the activation is not softplus."""
+        try:
+            activation = config["scaling_activation"]
+            parsed = GaussianConfig(
+                num_gaussians=config["num_gaussians"],
+                voxel_size=config["voxel_size"],
+                perturb_offset=config["perturb_offset"],
+                kernel_size_3d=config["3d_filter_kernel_size"],
+                scaling_bias=config["scaling_bias"],
+                opacity_bias=config["opacity_bias"],
+                lr=dict(config["lr"]),
+            )
+        except KeyError as missing:
+            raise ValueError(f"representation_config lacks {missing}") from None
+        if activation != "softplus":
+            raise ValueError(f"scaling_activation {activation!r} is not supported; the checkpoints use 'softplus'")
+        return parsed
+
+    @property
+    def channels(self) -> int:
+        """Channels per voxel: position 3, colour 3, scale 3, rotation 4, opacity 1 for each gaussian."""
+        return 14 * self.num_gaussians
+
+
+def radical_inverse(index: int, base: int) -> float:
+    """Digits of `index` in `base`, mirrored at the decimal point (van der Corput sequence)."""
+    value, fraction = 0.0, 1.0
+    while index:
+        fraction /= base
+        index, digit = divmod(index, base)
+        value += digit * fraction
+    return value
+
+
+def hammersley(count: int) -> Tensor:
+    """`count` points of the Hammersley sequence in [0, 1)^3 -> [count, 3] float64."""
+    points = [(i / count, radical_inverse(i, 2), radical_inverse(i, 3)) for i in range(count)]
+    return torch.tensor(points, dtype=torch.float64, device="cpu")
+
+
+def offset_perturbation(config: GaussianConfig) -> Tensor:
+    """Offsets, before tanh, that spread a voxel's gaussians evenly -> [num_gaussians, 3] float32; zero if unused."""
+    if not config.perturb_offset:
+        return torch.zeros(config.num_gaussians, 3, device="cpu")
+    return torch.atanh((2 * hammersley(config.num_gaussians) - 1) / config.voxel_size).float()
+
+
+@dataclass(frozen=True, eq=False)
+class RawGaussians:
+    """Gaussians before activation, M = voxels * num_gaussians rows, voxel-major, float32.
+
+    xyz [M, 3] in the unit cube [0, 1]^3 (z up); features_dc [M, 3]; scaling [M, 3]; rotation [M, 4] and
+    opacity [M] without their biases.
+    """
+
+    xyz: Tensor
+    features_dc: Tensor
+    scaling: Tensor
+    rotation: Tensor
+    opacity: Tensor
+    config: GaussianConfig
+
+    @property
+    def positions(self) -> Tensor:
+        """[M, 3] in the cube [-0.5, 0.5]^3, z up."""
+        return self.xyz + _AABB_MIN
+
+    @property
+    def scales(self) -> Tensor:
+        """[M, 3] standard deviations; never below the 3D filter's kernel size."""
+        # The bias is where softplus takes the value scaling_bias.
+        bias = self.config.scaling_bias + math.log(-math.expm1(-self.config.scaling_bias))
+        return (F.softplus(self.scaling + bias).square() + self.config.kernel_size_3d**2).sqrt()
+
+    @property
+    def quaternions(self) -> Tensor:
+        """[M, 4] unit quaternions, w first."""
+        return F.normalize(self.rotation + self.rotation.new_tensor([1.0, 0.0, 0.0, 0.0]))
+
+    @property
+    def opacities(self) -> Tensor:
+        """[M] in (0, 1)."""
+        bias = math.log(self.config.opacity_bias / (1 - self.config.opacity_bias))
+        return torch.sigmoid(self.opacity + bias)
+
+
+def to_gaussians(raw: Tensor, grid: VoxelGrid, resolution: int, perturbation: Tensor, config: GaussianConfig) -> RawGaussians:
+    """Split a decoder's output raw [N, 14 * G] on the voxels of `grid` into gaussians; perturbation [G, 3]."""
+    g = config.num_gaussians
+    parts = raw.split([3 * g, 3 * g, 3 * g, 4 * g, g], dim=1)
+    names = ("_xyz", "_features_dc", "_scaling", "_rotation", "_opacity")
+    offset, features_dc, scaling, rotation, opacity = (
+        part.unflatten(1, (g, -1)) * config.lr[name] for part, name in zip(parts, names, strict=True)
+    )
+    offset = torch.tanh(offset + perturbation) / resolution * 0.5 * config.voxel_size
+    centres = (grid.positions.float() + 0.5) / resolution
+    return RawGaussians(
+        xyz=(centres[:, None] + offset).flatten(0, 1),
+        features_dc=features_dc.flatten(0, 1),
+        scaling=scaling.flatten(0, 1),
+        rotation=rotation.flatten(0, 1),
+        opacity=opacity.flatten(),
+        config=config,
+    )
+
+
+def to_splats(gaussians: RawGaussians) -> Splats:
+    """Activated gaussians in the frame of upstream's PLY files: (x, y, z) -> (x, -z, y), a quarter turn about x.
+
+    The turned quaternion is sqrt(1/2) * (w - x, x + w, y - z, z + y), with the sign that makes its entry of
+    largest magnitude positive.
+    """
+    x, y, z = gaussians.positions.unbind(1)
+    w, i, j, k = gaussians.quaternions.unbind(1)
+    turned = math.sqrt(0.5) * torch.stack([w - i, i + w, j - k, k + j], dim=1)
+    largest = turned.gather(1, turned.abs().argmax(dim=1, keepdim=True))
+    opacity = gaussians.opacities
+    return Splats(
+        means=torch.stack([x, -z, y], dim=1),
+        quaternions=torch.where(largest < 0, -turned, turned),
+        log_scales=gaussians.scales.log(),
+        opacity_logits=torch.log(opacity / (1 - opacity)),
+        f_dc=gaussians.features_dc,
+    )

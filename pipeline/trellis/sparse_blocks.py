@@ -1,0 +1,73 @@
+"""Convolution and residual block over occupied voxels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.trellis.layers import BLOCK_NORM_EPS, layer_norm, modulate
+from pipeline.trellis.voxels import VoxelGrid, downsample, upsample
+
+
+class _Kernel(nn.Module):
+    """Weight [out, 3, 3, 3, in] and bias [out] of a sparse convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, 3, 3, 3, in_channels))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+
+
+class SparseConv3d(nn.Module):
+    """Submanifold 3x3x3 convolution: output voxels are the input voxels, missing neighbours count as zero."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = _Kernel(in_channels, out_channels)
+
+    def forward(self, x: Tensor, grid: VoxelGrid) -> Tensor:
+        """x [N, in_channels] -> [N, out_channels], summed in float32 and returned in x's dtype."""
+        weight = self.conv.weight.flatten(1, 3).unbind(1)
+        out = self.conv.bias.float().repeat(len(x), 1)
+        for (target, source), offset_weight in zip(grid.neighbours, weight, strict=True):
+            out.index_add_(0, target, F.linear(x[source], offset_weight).float())
+        return out.to(x.dtype)
+
+
+class SparseResBlock3d(nn.Module):
+    """Two sparse convolutions around a residual, modulated by time, optionally after a change of resolution."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        time_channels: int,
+        out_channels: int,
+        resample: Literal["down", "up"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.norm1 = nn.LayerNorm(in_channels, eps=BLOCK_NORM_EPS)
+        self.conv1 = SparseConv3d(in_channels, out_channels)
+        self.conv2 = SparseConv3d(out_channels, out_channels)
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time_channels, 2 * out_channels))
+        self.skip_connection = (
+            nn.Linear(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
+        )
+
+    def forward(self, x: Tensor, grid: VoxelGrid, time: Tensor) -> Tensor:
+        """x over `grid` (for "up": over the next coarser level of it) -> [M, out_channels].
+
+        The result is over `grid`, or, for "down", over its next coarser level. time [B, time_channels].
+        """
+        if self.resample == "down":
+            x, grid = downsample(x, grid.pooling), grid.pooling.coarse
+        elif self.resample == "up":
+            x = upsample(x, grid.pooling)
+        scale, shift = grid.samples.spread(self.emb_layers(time)).chunk(2, dim=-1)
+        h = self.conv1(F.silu(layer_norm(x, self.norm1)), grid)
+        h = self.conv2(F.silu(modulate(layer_norm(h), shift, scale)), grid)
+        y: Tensor = h + self.skip_connection(x)
+        return y

@@ -1,0 +1,109 @@
+"""The sparse-structure decoder: latent grid -> occupancy logits of voxels four times as fine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.trellis.layers import cast_matmul_weights
+
+CHANNEL_NORM_EPS = 1e-5
+
+
+def pixel_shuffle_3d(x: Tensor, factor: int = 2) -> Tensor:
+    """[B, C * f^3, X, Y, Z] -> [B, C, X*f, Y*f, Z*f]; channels are (c, a, b, d), sub-offsets in x, y, z."""
+    f = factor
+    x = x.unflatten(1, (-1, f, f, f)).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def occupied_voxels(logits: Tensor) -> Tensor:
+    """logits [B, 1, R, R, R] -> coordinates [N, 4] int32 (batch, x, y, z) of those above 0, in lexicographic order."""
+    return torch.nonzero(logits[:, 0] > 0).int()
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Layer norm over the channels of each voxel, computed in float32 and returned in the input's dtype."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=CHANNEL_NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, X, Y, Z] -> same shape and dtype."""
+        channels_last = x.movedim(1, -1).float()
+        return super().forward(channels_last).to(x.dtype).movedim(-1, 1)
+
+
+class ResBlock3d(nn.Module):
+    """Two 3x3x3 convolutions, each after a norm and SiLU, around a residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1 = ChannelLayerNorm(channels)
+        self.norm2 = ChannelLayerNorm(channels)
+        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, X, Y, Z] -> same shape."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        y: Tensor = x + self.conv2(F.silu(self.norm2(h)))
+        return y
+
+
+class UpsampleBlock3d(nn.Module):
+    """A 3x3x3 convolution to eight times the channels, then a pixel shuffle to twice the resolution."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(in_channels, out_channels * 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, X, Y, Z] -> [B, out_channels, 2X, 2Y, 2Z]."""
+        return pixel_shuffle_3d(self.conv(x))
+
+
+class SparseStructureDecoder(nn.Module):
+    """Convolutional decoder; constructor arguments are those of the checkpoints' JSON files."""
+
+    def __init__(
+        self,
+        out_channels: int,
+        latent_channels: int,
+        num_res_blocks: int,
+        channels: Sequence[int],
+        num_res_blocks_middle: int = 2,
+        norm_type: str = "layer",
+        use_fp16: bool = False,
+    ) -> None:
+        super().__init__()
+        if norm_type != "layer":
+            raise ValueError(f"norm_type {norm_type!r} is not supported; the public checkpoints use 'layer'")
+        self.dtype = torch.float32
+        self.input_layer = nn.Conv3d(latent_channels, channels[0], 3, padding=1)
+        self.middle_block = nn.Sequential(*(ResBlock3d(channels[0]) for _ in range(num_res_blocks_middle)))
+        self.blocks = nn.ModuleList()
+        for level, width in enumerate(channels):
+            self.blocks.extend(ResBlock3d(width) for _ in range(num_res_blocks))
+            if level + 1 < len(channels):
+                self.blocks.append(UpsampleBlock3d(width, channels[level + 1]))
+        self.out_layer = nn.Sequential(
+            ChannelLayerNorm(channels[-1]), nn.SiLU(), nn.Conv3d(channels[-1], out_channels, 3, padding=1)
+        )
+
+    def to_precision(self, dtype: torch.dtype) -> None:
+        """Compute the torso in `dtype`; the first and last convolutions stay float32, as upstream has it."""
+        self.dtype = dtype
+        cast_matmul_weights(self.middle_block, dtype)
+        cast_matmul_weights(self.blocks, dtype)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z [B, latent_channels, R, R, R] float32 -> logits [B, out_channels, 4R, 4R, 4R] float32."""
+        h = self.middle_block(self.input_layer(z).to(self.dtype))
+        for block in self.blocks:
+            h = block(h)
+        logits: Tensor = self.out_layer(h.to(z.dtype))
+        return logits

@@ -1,0 +1,109 @@
+"""The sparse-structure flow: velocity of a dense latent grid, conditioned on image or text tokens."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.trellis.blocks import ModulatedBlock
+from pipeline.trellis.layers import (
+    FINAL_NORM_EPS,
+    TimestepEmbedder,
+    cast_matmul_weights,
+    position_embedding,
+)
+from pipeline.trellis.segments import Segments
+
+
+def patchify(x: Tensor, patch_size: int) -> Tensor:
+    """[B, C, X, Y, Z] -> [B, C * p^3, X/p, Y/p, Z/p]; a token's channels are (c, px, py, pz), row-major."""
+    p = patch_size
+    x = x.unflatten(4, (-1, p)).unflatten(3, (-1, p)).unflatten(2, (-1, p))
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
+
+
+def unpatchify(x: Tensor, patch_size: int) -> Tensor:
+    """[B, C * p^3, X, Y, Z] -> [B, C, X*p, Y*p, Z*p], the inverse of `patchify`."""
+    p = patch_size
+    x = x.unflatten(1, (-1, p, p, p)).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+class SparseStructureFlowModel(nn.Module):
+    """Diffusion transformer over a dense grid of `resolution`^3 latents.
+
+    Constructor arguments are those of the checkpoints' JSON files. `use_fp16` there says how the weights
+    are stored; the precision to compute in is chosen with `to_precision`.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        in_channels: int,
+        model_channels: int,
+        cond_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        num_heads: int | None = None,
+        num_head_channels: int = 64,
+        mlp_ratio: float = 4,
+        patch_size: int = 2,
+        pe_mode: str = "ape",
+        use_fp16: bool = False,
+        use_checkpoint: bool = False,
+        share_mod: bool = False,
+        qk_rms_norm: bool = False,
+        qk_rms_norm_cross: bool = False,
+    ) -> None:
+        super().__init__()
+        if pe_mode != "ape" or share_mod:
+            raise ValueError("only pe_mode 'ape' without share_mod is supported, as in the public checkpoints")
+        self.resolution = resolution
+        self.in_channels = in_channels
+        self.patch_size = patch_size
+        self.dtype = torch.float32
+        heads = num_heads or model_channels // num_head_channels
+        self.t_embedder = TimestepEmbedder(model_channels)
+        cells = range(resolution // patch_size)
+        grid = torch.tensor(list(itertools.product(cells, cells, cells)), device="cpu")
+        self.register_buffer("pos_emb", position_embedding(grid, model_channels))
+        self.input_layer = nn.Linear(in_channels * patch_size**3, model_channels)
+        self.blocks = nn.ModuleList(
+            ModulatedBlock(
+                model_channels,
+                cond_channels,
+                heads,
+                mlp_ratio,
+                qk_rms_norm=qk_rms_norm,
+                qk_rms_norm_cross=qk_rms_norm_cross,
+            )
+            for _ in range(num_blocks)
+        )
+        self.out_layer = nn.Linear(model_channels, out_channels * patch_size**3)
+
+    def to_precision(self, dtype: torch.dtype) -> None:
+        """Compute the blocks in `dtype`; embeddings, input and output layers stay float32, as upstream has it."""
+        self.dtype = dtype
+        cast_matmul_weights(self.blocks, dtype)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """Velocity at x.
+
+        x [B, in_channels, R, R, R] float32 with axes (x, y, z); t [B], times 1000; cond [B, S, cond_channels].
+        Returns [B, out_channels, R, R, R] float32.
+        """
+        batch = x.shape[0]
+        patches = patchify(x, self.patch_size)
+        grid = patches.shape[2:]
+        tokens = patches.flatten(2).transpose(1, 2)
+        h = (self.input_layer(tokens) + self.pos_emb).flatten(0, 1).to(self.dtype)
+        segments = Segments.dense(batch, tokens.shape[1], x.device)
+        time, cond = self.t_embedder(t).to(self.dtype), cond.to(self.dtype)
+        for block in self.blocks:
+            h = block(h, segments, time, cond)
+        h = F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=FINAL_NORM_EPS)
+        tokens = self.out_layer(h).unflatten(0, (batch, -1))
+        return unpatchify(tokens.transpose(1, 2).unflatten(2, grid), self.patch_size)
