@@ -1,9 +1,9 @@
 """3D gaussian splatting in plain torch: the reference that every faster renderer has to agree with.
 
-Formulas: Kerbl et al., "3D Gaussian Splatting for Real-Time Radiance Field Rendering" (2023), with the constants of
-gsplat 1.5 (`gsplat.rasterization`, its defaults), which validators render with. A gaussian reaches a pixel exactly
-where its alpha is at least 1/255; gsplat's opacity-aware bounding box holds all these pixels, so the picture does not
-depend on how pixels are grouped into tiles.
+Formulas: Kerbl et al., "3D Gaussian Splatting for Real-Time Radiance Field Rendering" (2023), with the
+constants of gsplat 1.5 (`gsplat.rasterization`, its defaults), which validators render with. A gaussian
+reaches a pixel exactly where its alpha is at least 1/255; gsplat's opacity-aware bounding box holds all these
+pixels, so the picture does not depend on how pixels are grouped into tiles.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def rasterize(
 ) -> Rendering:
     """The splats as every camera sees them, by the rule of gsplat's `rasterization`, with an alpha channel.
 
-    Colours come from `f_dc` alone. Runs on the splats' device, forward bit for bit repeatable. `tile_size` (pixels;
-    by default whatever is cheapest for these splats) and `block_pairs` (gaussian-tile pairs held at once) change
-    speed and memory, not the picture.
+    Colours come from `f_dc` alone. Runs on the splats' device; the same call gives the same bits. `tile_size`
+    (pixels; by default the cheapest for these splats) and `block_pairs` (gaussian-tile pairs held at once)
+    change speed and memory, not the picture.
 
     Raises ValueError without cameras or when they differ in picture size.
     """
@@ -85,8 +85,9 @@ def rasterize(
         gaussians = _project(splats, camera)
         size = tile_size or _cheapest_tile_size(gaussians, width, height)
         views.append(_composite(gaussians, width, height, size, block_pairs))
-    premultiplied, alpha = torch.stack(views).split([3, 1], dim=-1)
-    return Rendering(premultiplied + (1 - alpha) * colours, alpha[..., 0])
+    pictures = torch.stack(views)
+    alpha = pictures[..., 3:]
+    return Rendering(pictures[..., :3] + (1 - alpha) * colours, alpha[..., 0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,8 @@ class _Projected:
     With x, y counted in pixels from `centre`, log alpha = log_opacity - (u^2 + v^2) / 2 where
     u = u_per_pixel * (x - shear * y) and v = v_per_pixel * y.
 
-    table:  [M + 1, 10] centre (2), shear, u_per_pixel, v_per_pixel, log_opacity, rgb (3), 1; the last row is invisible.
+    table:  [M + 1, 10] centre (2), shear, u_per_pixel, v_per_pixel, log_opacity, rgb (3), 1; the last row is
+            invisible.
     centre: [M, 2] pixels, without gradient.
     reach:  [M, 2] half the size of the box that holds every pixel with alpha >= 1/255, without gradient.
     """
@@ -174,7 +176,7 @@ def _axes(quaternions: Tensor, log_scales: Tensor) -> Tensor:
 
 
 def _tile_range(gaussians: _Projected, width: int, height: int, tile_size: int) -> tuple[Tensor, Tensor]:
-    """First tile and number of tiles along x and y with a pixel centre in each gaussian's box: 2 x [M, 2] int64."""
+    """First tile and number of tiles (x, y) with a pixel in each gaussian's box: 2 x [M, 2] int64."""
     last_pixel = torch.tensor([width - 1, height - 1], dtype=torch.float32, device=gaussians.centre.device)
     # Rounding must not lose a pixel; one too many is harmless.
     reach = gaussians.reach * 1.001 + 1e-3
@@ -221,7 +223,7 @@ def _blocks(
     row = first[owner, 1] + place // number[owner, 0]
     tile, order = (row * columns + column).int().sort(stable=True)
     owner = owner[order]
-    tiles, counts = tile.unique_consecutive(return_counts=True)
+    tiles, counts = torch.unique_consecutive(tile, return_counts=True)
     starts = counts.cumsum(0) - counts
     counts, order = counts.sort(descending=True, stable=True)
     tiles, starts = tiles[order].long(), starts[order]
@@ -259,7 +261,7 @@ def _composite(gaussians: _Projected, width: int, height: int, tile_size: int, b
 
 
 def _composite_block(table: Tensor, block: _Block, middle: Tensor, tile_size: int) -> Tensor:
-    """Front-to-back compositing of B tiles with middles [B, 2] (pixels): [B, pixels, 4] premultiplied rgb, alpha."""
+    """Front-to-back compositing of B tiles around `middle` [B, 2]: rgb times alpha, alpha [B, pixels, 4]."""
     monomials = _monomials(tile_size, table)
     gathered = table.index_select(0, block.members.flatten()).view(*block.members.shape, -1)
     coefficients = _coefficients(gathered[..., :6], middle)
@@ -267,7 +269,7 @@ def _composite_block(table: Tensor, block: _Block, middle: Tensor, tile_size: in
     result = table.new_zeros(len(block.tiles), tile_size**2, 4)
     through = table.new_ones(len(block.tiles), tile_size**2, 1)
     active = torch.arange(len(block.tiles), device=table.device)
-    pieces = zip(coefficients.split(STEP, dim=1), colours.split(STEP, dim=1), strict=True)
+    pieces = zip(torch.split(coefficients, STEP, dim=1), torch.split(colours, STEP, dim=1), strict=True)
     for step, (piece, colour) in enumerate(pieces):
         with torch.no_grad():
             alive = (through > MIN_TRANSMITTANCE).any(1)[:, 0] & (block.counts[active] > step * STEP)
@@ -298,7 +300,7 @@ def _monomials(tile_size: int, like: Tensor) -> Tensor:
 def _coefficients(gaussians: Tensor, middle: Tensor) -> Tensor:
     """log alpha around the middles of tiles as coefficients of `_monomials`: [B, G, 6], [B, 2] -> [B, G, 6].
 
-    Written with u and v at the middle, which are small wherever the gaussian is visible: no large terms cancel.
+    Built from u and v at the middle, which are small wherever the gaussian is visible: no large terms cancel.
     """
     centre_x, centre_y, shear, u_per_pixel, v_per_pixel, log_opacity = gaussians.unbind(-1)
     x, y = middle[:, :1] - centre_x, middle[:, 1:] - centre_y
