@@ -1,14 +1,14 @@
 """What can go wrong in the pipeline, as a small tree.
 
-    PipelineError
-    ├── PromptError            what a stranger sent cannot be used
-    │   └── EmptyForeground    the image shows no object
-    ├── EmptyStructure         the structure sampler left no voxel occupied
-    ├── NonFiniteOutput        a network returned NaN or infinity
-    ├── FormatError            bytes are not a readable PLY or SPZ, or splats cannot be written as one
-    ├── CheckpointError        a checkpoint is missing, damaged or of another architecture
-    ├── BackgroundModelError   the background-removal model cannot be loaded
-    └── Cancelled              the caller gave the work up
+PipelineError
+├── PromptError            what a stranger sent cannot be used
+│   └── EmptyForeground    the image shows no object
+├── EmptyStructure         the structure sampler left no voxel occupied
+├── NonFiniteOutput        a network returned NaN or infinity
+├── FormatError            bytes are not a readable PLY or SPZ, or splats cannot be written as one
+├── CheckpointError        a checkpoint is missing, damaged or of another architecture
+├── BackgroundModelError   the background-removal model cannot be loaded
+└── Cancelled              the caller gave the work up
 """
 
 

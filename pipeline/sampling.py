@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -68,7 +69,12 @@ def schedule(steps: int, rescale_t: float) -> list[float]:
 
 
 def guided_velocity(
-    velocity: Velocity[Condition], x: Tensor, t: float, cond: Condition, neg_cond: Condition, params: SamplerParams
+    velocity: Velocity[Condition],
+    x: Tensor,
+    t: float,
+    cond: Condition,
+    neg_cond: Condition,
+    params: SamplerParams,
 ) -> Tensor:
     """Velocity at (x, t): guided inside the interval, conditional outside it."""
     conditional = velocity(x, t, cond)
@@ -84,7 +90,7 @@ def euler_steps(
     """The steps from noise (t = 1) to the sample (t = 0), each computed when asked for."""
     times = schedule(params.steps, params.rescale_t)
     x = noise
-    for index, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for index, (t, t_next) in enumerate(pairwise(times)):
         v = guided_velocity(velocity, x, t, cond, neg_cond, params)
         step = Step(index, t, t_next, x, v, x - (t - t_next) * v)
         yield step

@@ -38,7 +38,8 @@ class ModulatedBlock(nn.Module):
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, dim=-1)
         x = x + gate_msa * self.self_attn(modulate(layer_norm(x), shift_msa, scale_msa), segments)
         x = x + self.cross_attn(layer_norm(x, self.norm2), segments, context)
-        return x + gate_mlp * self.mlp(modulate(layer_norm(x), shift_mlp, scale_mlp))
+        y: Tensor = x + gate_mlp * self.mlp(modulate(layer_norm(x), shift_mlp, scale_mlp))
+        return y
 
 
 class PlainBlock(nn.Module):

@@ -45,10 +45,10 @@ class SLatGaussianDecoder(nn.Module):
         heads = num_heads or model_channels // num_head_channels
         self.input_layer = nn.Linear(latent_channels, model_channels)
         self.blocks = nn.ModuleList(
-            PlainBlock(model_channels, heads, mlp_ratio, qk_rms_norm=qk_rms_norm)
-            for _ in range(num_blocks)
+            PlainBlock(model_channels, heads, mlp_ratio, qk_rms_norm=qk_rms_norm) for _ in range(num_blocks)
         )
         self.out_layer = nn.Linear(model_channels, self.config.channels)
+        self.offset_perturbation: Tensor
         self.register_buffer("offset_perturbation", offset_perturbation(self.config))
 
     def to_precision(self, dtype: torch.dtype) -> None:

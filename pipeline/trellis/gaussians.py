@@ -121,7 +121,9 @@ class RawGaussians:
         return torch.sigmoid(self.opacity + bias)
 
 
-def to_gaussians(raw: Tensor, grid: VoxelGrid, resolution: int, perturbation: Tensor, config: GaussianConfig) -> RawGaussians:
+def to_gaussians(
+    raw: Tensor, grid: VoxelGrid, resolution: int, perturbation: Tensor, config: GaussianConfig
+) -> RawGaussians:
     """Split a decoder's output raw [N, 14 * G] on the voxels of `grid` into gaussians; perturbation [G, 3]."""
     g = config.num_gaussians
     parts = raw.split([3 * g, 3 * g, 3 * g, 4 * g, g], dim=1)

@@ -1,0 +1,181 @@
+"""Prompt in, splats out: the stages of TRELLIS in order, timed, with explicit randomness."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.background import BackgroundRemover, Provider
+from pipeline.conditioning import ImageEncoder
+from pipeline.devices import Compute
+from pipeline.errors import Cancelled, EmptyStructure, NonFiniteOutput
+from pipeline.preprocessing import cut_out, frame_object
+from pipeline.prompt import ImagePrompt
+from pipeline.sampling import SamplerParams, euler_steps
+from pipeline.splats import Splats
+from pipeline.trellis.checkpoint import Checkpoint, load_checkpoint
+from pipeline.trellis.gaussians import to_gaussians, to_splats
+from pipeline.trellis.structure_decoder import occupied_voxels
+from pipeline.trellis.voxels import VoxelGrid
+from pipeline.weights import locate, locate_image_encoder
+
+STAGES = ("background", "conditioning", "structure", "latents", "gaussians")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate: a picture, the seed of all noise, and the two samplers' settings."""
+
+    prompt: ImagePrompt
+    seed: int
+    sparse_structure_sampler_params: SamplerParams
+    slat_sampler_params: SamplerParams
+
+
+@dataclass(frozen=True, eq=False)
+class Asset:
+    """A generated object and the numbers of its making; seconds has a key for each of STAGES."""
+
+    splats: Splats
+    seed: int
+    voxels: int
+    seconds: dict[str, float]
+
+    @property
+    def total_seconds(self) -> float:
+        """Time of all stages together."""
+        return sum(self.seconds.values())
+
+
+@dataclass
+class _Stopwatch:
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[name] = time.perf_counter() - start
+
+
+class Generator:
+    """Owns the networks of one checkpoint; one call at a time."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        encoder: ImageEncoder,
+        remove_background: Callable[[Image.Image], Image.Image],
+        compute: Compute,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self._encoder = encoder
+        self._remove_background = remove_background
+        self._compute = compute
+
+    @staticmethod
+    def load(
+        checkpoint: str, compute: Compute, *, background_model: str, background_provider: Provider = "cpu"
+    ) -> Generator:
+        """Load all that generation needs; checkpoint is "embedded", a directory or a Hugging Face id.
+
+        Raises CheckpointError or BackgroundModelError, both naming what is missing and the command that gets it.
+        """
+        directory = locate(checkpoint, "pipeline.json")
+        remover = BackgroundRemover(background_model, background_provider)
+        networks = load_checkpoint(directory, compute.device, compute.dtype)
+        encoder = ImageEncoder(locate_image_encoder(networks.image_cond_model, directory), compute.device)
+        return Generator(networks, encoder, remover, compute)
+
+    @torch.inference_mode()
+    def generate(self, request: Request, should_stop: Callable[[], bool] = lambda: False) -> Asset:
+        """Generate one object. `should_stop` is asked before each sampler step.
+
+        Raises EmptyForeground, EmptyStructure, NonFiniteOutput, or Cancelled if should_stop said so.
+        """
+        watch = _Stopwatch(self._compute.device)
+        with watch.stage("background"):
+            picture = frame_object(cut_out(request.prompt.image, self._remove_background))
+        with watch.stage("conditioning"):
+            cond = self._encoder(picture)
+        # One generator on the CPU, drawn from in upstream's order, makes the same noise on every device.
+        noise = torch.Generator("cpu").manual_seed(request.seed)
+        with watch.stage("structure"):
+            coords = self._sample_structure(cond, request.sparse_structure_sampler_params, noise, should_stop)
+        grid = VoxelGrid(coords)
+        with watch.stage("latents"):
+            latents = self._sample_latents(cond, grid, request.slat_sampler_params, noise, should_stop)
+        with watch.stage("gaussians"):
+            decoder = self.checkpoint.gaussian_decoder
+            raw = decoder(latents, grid)
+            gaussians = to_gaussians(raw, grid, decoder.resolution, decoder.offset_perturbation, decoder.config)
+            splats = to_splats(gaussians)
+            if not all(bool(v.isfinite().all()) for v in (splats.means, splats.quaternions, splats.log_scales)):
+                raise NonFiniteOutput("the gaussian decoder returned NaN or infinity; try precision: float32")
+        return Asset(splats, request.seed, len(grid), watch.seconds)
+
+    def _sample_structure(
+        self, cond: Tensor, params: SamplerParams, noise: torch.Generator, should_stop: Callable[[], bool]
+    ) -> Tensor:
+        flow = self.checkpoint.structure_flow
+        shape = (1, flow.in_channels, *[flow.resolution] * 3)
+
+        def velocity(x: Tensor, t: float, context: Tensor) -> Tensor:
+            v: Tensor = flow(x, _model_time(t, 1, x), context)
+            return v
+
+        sample = self._sample(velocity, torch.randn(shape, generator=noise), cond, params, should_stop)
+        coords = occupied_voxels(self.checkpoint.structure_decoder(sample))
+        if len(coords) == 0:
+            raise EmptyStructure("the structure sampler left every voxel empty; try another seed")
+        return coords
+
+    def _sample_latents(
+        self,
+        cond: Tensor,
+        grid: VoxelGrid,
+        params: SamplerParams,
+        noise: torch.Generator,
+        should_stop: Callable[[], bool],
+    ) -> Tensor:
+        flow = self.checkpoint.latent_flow
+
+        def velocity(x: Tensor, t: float, context: Tensor) -> Tensor:
+            v: Tensor = flow(x, grid, _model_time(t, 1, x), context)
+            return v
+
+        start = torch.randn(len(grid), flow.in_channels, generator=noise)
+        sample = self._sample(velocity, start, cond, params, should_stop)
+        return sample * self.checkpoint.latent_std + self.checkpoint.latent_mean
+
+    def _sample(
+        self,
+        velocity: Callable[[Tensor, float, Tensor], Tensor],
+        noise: Tensor,
+        cond: Tensor,
+        params: SamplerParams,
+        should_stop: Callable[[], bool],
+    ) -> Tensor:
+        x = noise.to(self._compute.device)
+        # For pictures the negative condition is a context of zeros.
+        for step in euler_steps(velocity, x, cond, torch.zeros_like(cond), params):
+            if should_stop():
+                raise Cancelled("generation was stopped")
+            x = step.x_next
+        if not bool(x.isfinite().all()):
+            raise NonFiniteOutput("a sampler returned NaN or infinity; try precision: float32")
+        return x
+
+
+def _model_time(t: float, batch: int, like: Tensor) -> Tensor:
+    """Time as the networks take it: times 1000, float32, one per batch item."""
+    return torch.full((batch,), 1000 * t, dtype=torch.float32, device=like.device)
