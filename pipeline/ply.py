@@ -129,9 +129,9 @@ def _parse_header(data: bytes) -> _Layout:
                 pass
             case ["format", name, version] if name in _BYTE_ORDERS and version.strip() == "1.0":
                 byte_order = _BYTE_ORDERS[name]
-            case ["element", name, count] if name not in elements:
+            case ["element", name, number] if name not in elements:
                 properties = {}
-                elements[name] = (_parse_count(count), properties)
+                elements[name] = (_parse_count(number), properties)
             case ["property", kind, name] if properties is not None and kind in _TYPES:
                 if name.strip() in properties:
                     raise FormatError(f"PLY with the property {name.strip()[:80]!r} twice")
@@ -187,9 +187,7 @@ def _ascii_columns(data: bytes, layout: _Layout) -> Mapping[str, NDArray[np.gene
         raise FormatError(f"PLY too short for {layout.count} vertices of {width} values")
     skipped = sum(max(count, 0) for count, _ in layout.before)
     try:
-        table = np.loadtxt(
-            _ascii_lines(data, layout.body, skipped, layout.count), np.float32, comments=None, ndmin=2
-        )
+        table = np.loadtxt(_ascii_lines(data, layout.body, skipped, layout.count), np.float32, comments=None, ndmin=2)
     except ValueError as error:
         raise FormatError(f"PLY with text that is not a table of numbers: {error}") from error
     if table.shape != (layout.count, width):

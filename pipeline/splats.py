@@ -49,9 +49,7 @@ class Splats:
         if self.f_rest is not None:
             _check("f_rest", self.f_rest, (n, 3, None), self.means)
             if self.f_rest.shape[2] not in SH_COEFFICIENTS:
-                raise ValueError(
-                    f"f_rest: expected 0, 3, 8 or 15 coefficients per channel, got {self.f_rest.shape[2]}"
-                )
+                raise ValueError(f"f_rest: expected 0, 3, 8 or 15 coefficients per channel, got {self.f_rest.shape[2]}")
 
     def __len__(self) -> int:
         return len(self.means)
