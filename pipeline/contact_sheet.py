@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from bisect import bisect_right
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -12,6 +12,8 @@ from torch import Tensor
 from pipeline.cameras import orbit
 from pipeline.rendering import render
 from pipeline.splats import Splats
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 AZIMUTHS = (0, 90, 180, 270)
 VIEW_SIZE = 256
@@ -44,9 +46,7 @@ def contact_sheet(prompt: Image.Image | str, splats: Splats, caption: str = "") 
     label_font = ImageFont.load_default(14)
 
     tile = _sentence(prompt) if isinstance(prompt, str) else _on_checkerboard(prompt)
-    tiles = [("prompt", tile)] + [
-        (f"{azimuth}°", view) for azimuth, view in zip(AZIMUTHS, _views(splats), strict=True)
-    ]
+    tiles = [("prompt", tile)] + [(f"{azimuth}°", view) for azimuth, view in zip(AZIMUTHS, _views(splats), strict=True)]
     top = MARGIN + LABEL_HEIGHT
     for index, (label, tile) in enumerate(tiles):
         left = MARGIN + index * cell
@@ -120,7 +120,7 @@ def _sentence(text: str) -> Image.Image:
     return tile
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> list[str]:
+def _wrapped(text: str, font: Font, room: int) -> list[str]:
     """Lines no wider than `room` pixels; a word that is wider by itself is broken."""
     lines: list[str] = []
     line = ""
@@ -132,25 +132,20 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room
         if line:
             lines.append(line)
         while font.getlength(word) > room:
-            fitting = _fitting(word, font, room)
+            fitting = max(1, _fitting(word, font, room))
             lines.append(word[:fitting])
             word = word[fitting:]
         line = word
     return [*lines, line] if line else lines
 
 
-def _fitting(word: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> int:
-    """How many characters of a too long word fit; at least one."""
-    count = 1
-    while font.getlength("".join(word[: count + 1])) <= room:
-        count += 1
-    return count
+def _fitting(text: str, font: Font, room: float, ending: str = "") -> int:
+    """How many characters of a text that is too wide fit, with the ending set behind them."""
+    return bisect_right(range(1, len(text)), room, key=lambda count: font.getlength(text[:count] + ending))
 
 
-def _shortened(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+def _shortened(line: str, font: Font, room: float) -> str:
     """The line, or as much of it as fits before an ellipsis."""
     if font.getlength(line) <= room:
         return line
-    while line and font.getlength(line.rstrip() + "…") > room:
-        line = line[:-1]
-    return line.rstrip() + "…"
+    return line[: _fitting(line, font, room, "…")].rstrip() + "…"

@@ -33,7 +33,8 @@ TILE_SIZES = (4, 8, 16)
 PAIR_COST = 40
 # Gaussians composited at once per tile: between two such steps, tiles that are opaque or empty drop out.
 STEP = 32
-BLOCK_PAIRS = 1 << 17
+# Evaluations held at once: on a CPU what its cache takes, on a GPU what keeps it busy.
+CPU_BLOCK, GPU_BLOCK = 1 << 21, 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +65,14 @@ def rasterize(
     *,
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
     tile_size: int | None = None,
-    block_pairs: int = BLOCK_PAIRS,
+    block_size: int | None = None,
 ) -> Rendering:
     """The splats as every camera sees them, by the rule of gsplat's `rasterization`, with an alpha channel.
 
-    Colours come from `f_dc` alone. Runs on the splats' device; the same call gives the same bits. `tile_size`
-    (pixels; by default the cheapest for these splats) and `block_pairs` (gaussian-tile pairs held at once)
-    change speed and memory, not the picture.
+    Colours come from `f_dc` alone. Runs on the splats' device in float32 whatever autocast says (where torch
+    may use TF32 for products, it is only as exact as that); the same call gives the same bits. `tile_size`
+    (pixels; by default the cheapest for these splats) and `block_size` (evaluations of a gaussian at a pixel
+    held at once) change speed and memory, not the picture.
 
     Raises ValueError without cameras or when they differ in picture size.
     """
@@ -79,12 +81,15 @@ def rasterize(
     width, height = cameras[0].width, cameras[0].height
     if any((camera.width, camera.height) != (width, height) for camera in cameras):
         raise ValueError("cameras differ in picture size: render each size on its own")
-    colours = torch.tensor(background, dtype=torch.float32, device=splats.means.device)
+    device = splats.means.device
+    colours = torch.tensor(background, dtype=torch.float32, device=device)
+    block = block_size or (CPU_BLOCK if device.type == "cpu" else GPU_BLOCK)
     views = []
-    for camera in cameras:
-        gaussians = _project(splats, camera)
-        size = tile_size or _cheapest_tile_size(gaussians, width, height)
-        views.append(_composite(gaussians, width, height, size, block_pairs))
+    with torch.autocast(device.type, enabled=False):
+        for camera in cameras:
+            gaussians = _project(splats, camera)
+            side = tile_size or _cheapest_tile_size(gaussians, width, height)
+            views.append(_composite(gaussians, width, height, side, block // side**2))
     pictures = torch.stack(views)
     alpha = pictures[..., 3:]
     return Rendering(pictures[..., :3] + (1 - alpha) * colours, alpha[..., 0])
@@ -135,29 +140,19 @@ def _project(splats: Splats, camera: Camera) -> _Projected:
     # xx * yy - xy^2 without its cancellation (Lagrange's identity), which matters for needles.
     cross = torch.linalg.cross(across, down)
     determinant = (cross * cross).sum(-1) + LOW_PASS * (sharp_xx + sharp_yy) + LOW_PASS**2
-    table = torch.stack(
-        [
-            focal * x / z + cx,
-            focal * y / z + cy,
-            xy / yy,
-            (yy / determinant).sqrt(),
-            yy.rsqrt(),
-            log_opacity[chosen],
-        ],
-        dim=-1,
-    )
-    rgb = (0.5 + SH_C0 * splats.f_dc[chosen]).clamp(min=0.0)
-    table = torch.cat([table, rgb, torch.ones_like(z)[:, None]], dim=-1)
+    column, row, u_per_pixel = focal * x / z + cx, focal * y / z + cy, (yy / determinant).sqrt()
+    red, green, blue = (0.5 + SH_C0 * splats.f_dc[chosen]).clamp(min=0.0).unbind(-1)
+    shape = [column, row, xy / yy, u_per_pixel, yy.rsqrt(), log_opacity[chosen]]
+    table = torch.stack([*shape, red, green, blue, torch.ones_like(z)], dim=-1)
     invisible = table.new_zeros(1, table.shape[1])
     invisible[0, 5] = -1e4
     with torch.no_grad():
         # Beyond this many standard deviations alpha is below 1/255.
         extent = (2 * (log_opacity[chosen] - math.log(MIN_ALPHA))).clamp(min=0.0).sqrt()
-        reach = extent[:, None] * torch.stack([xx, yy], dim=-1).sqrt()
-        finite = table.isfinite().all(-1)
         # A gaussian that is not finite reaches no tile, so its row is never read.
-        reach = torch.where(finite[:, None], reach, -1.0)
-        centre = torch.where(finite[:, None], table[:, :2], 0.0)
+        finite = table.isfinite().all(-1, keepdim=True)
+        reach = torch.where(finite, extent[:, None] * torch.stack([xx, yy], dim=-1).sqrt(), -1.0)
+        centre = torch.where(finite, table[:, :2], 0.0)
     return _Projected(torch.cat([table, invisible]), centre, reach)
 
 
@@ -183,8 +178,7 @@ def _tile_range(gaussians: _Projected, width: int, height: int, tile_size: int) 
     low = (gaussians.centre - reach - 0.5).ceil().clamp(min=0.0)
     high = (gaussians.centre + reach - 0.5).floor().minimum(last_pixel)
     hit = ((low <= high) & (gaussians.reach >= 0)).all(-1, keepdim=True)
-    first = (low.minimum(last_pixel) / tile_size).long()
-    last = (high.clamp(min=0.0) / tile_size).long()
+    first, last = (low.minimum(last_pixel) / tile_size).long(), (high.clamp(min=0.0) / tile_size).long()
     return first, torch.where(hit, last - first + 1, 0)
 
 
@@ -197,25 +191,19 @@ def _cheapest_tile_size(gaussians: _Projected, width: int, height: int) -> int:
     return min(costs, key=lambda size: costs[size])
 
 
-@dataclass(frozen=True, eq=False)
-class _Block:
-    """Tiles composited together. tiles: [B] tile numbers; counts: [B] gaussians of each, in falling order;
-    members: [B, G] rows of the table, nearest first, filled up with the invisible row.
-    """
-
-    tiles: Tensor
-    counts: Tensor
-    members: Tensor
-
-
 @torch.no_grad()
 def _blocks(
     gaussians: _Projected, width: int, height: int, tile_size: int, block_pairs: int
-) -> Iterator[_Block]:
-    """Which gaussians each tile has to draw, tiles of similar counts together."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Which gaussians each tile has to draw, tiles of similar counts together.
+
+    Yields the tiles' numbers [B], how many gaussians each draws [B], and these as rows of the table [B, G],
+    nearest first, filled up with the invisible row.
+    """
     device = gaussians.centre.device
     columns = -(-width // tile_size)
     first, number = _tile_range(gaussians, width, height, tile_size)
+    # Every pair of a gaussian (`owner`) and a tile of its box, the nearest gaussians first.
     boxes = number.prod(-1)
     owner = torch.arange(len(boxes), device=device).repeat_interleave(boxes)
     place = torch.arange(len(owner), device=device) - (boxes.cumsum(0) - boxes)[owner]
@@ -234,7 +222,7 @@ def _blocks(
         slots = torch.arange(longest, device=device)
         members = owner[(starts[some, None] + slots).clamp(max=len(owner) - 1)]
         members = torch.where(slots < counts[some, None], members, len(boxes))
-        yield _Block(tiles[some], counts[some], members)
+        yield tiles[some], counts[some], members
         at = some.stop
 
 
@@ -243,16 +231,15 @@ def _composite(gaussians: _Projected, width: int, height: int, tile_size: int, b
     columns, rows = -(-width // tile_size), -(-height // tile_size)
     table = gaussians.table
     numbers, colours = [], []
-    for block in _blocks(gaussians, width, height, tile_size, block_pairs):
-        corner = torch.stack([block.tiles % columns, block.tiles // columns], dim=-1) * tile_size
-        middle = corner + tile_size / 2
-        numbers.append(block.tiles)
+    for tiles, counts, members in _blocks(gaussians, width, height, tile_size, block_pairs):
+        middle = (torch.stack([tiles % columns, tiles // columns], dim=-1) + 0.5) * tile_size
+        arguments = (table, counts, members, middle, tile_size)
         if table.requires_grad:
-            # What one block keeps for the backward pass is many times its result.
-            colour = checkpoint(_composite_block, table, block, middle, tile_size, use_reentrant=False)
+            # What a block would keep for the backward pass is many times its result: it is computed again.
+            colours.append(checkpoint(_composite_block, *arguments, use_reentrant=False, preserve_rng_state=False))
         else:
-            colour = _composite_block(table, block, middle, tile_size)
-        colours.append(colour)
+            colours.append(_composite_block(*arguments))
+        numbers.append(tiles)
     canvas = table.new_zeros(rows * columns, tile_size**2, 4)
     if numbers:
         canvas = canvas.index_copy(0, torch.cat(numbers), torch.cat(colours))
@@ -260,28 +247,29 @@ def _composite(gaussians: _Projected, width: int, height: int, tile_size: int, b
     return picture.reshape(rows * tile_size, columns * tile_size, 4)[:height, :width]
 
 
-def _composite_block(table: Tensor, block: _Block, middle: Tensor, tile_size: int) -> Tensor:
+def _composite_block(table: Tensor, counts: Tensor, members: Tensor, middle: Tensor, tile_size: int) -> Tensor:
     """Front-to-back compositing of B tiles around `middle` [B, 2]: rgb times alpha, alpha [B, pixels, 4]."""
     monomials = _monomials(tile_size, table)
-    gathered = table.index_select(0, block.members.flatten()).view(*block.members.shape, -1)
-    coefficients = _coefficients(gathered[..., :6], middle)
-    colours = gathered[..., 6:]
-    result = table.new_zeros(len(block.tiles), tile_size**2, 4)
-    through = table.new_ones(len(block.tiles), tile_size**2, 1)
-    active = torch.arange(len(block.tiles), device=table.device)
-    pieces = zip(torch.split(coefficients, STEP, dim=1), torch.split(colours, STEP, dim=1), strict=True)
+    gathered = table.index_select(0, members.flatten()).view(*members.shape, -1)
+    pieces = zip(
+        torch.split(_coefficients(gathered[..., :6], middle), STEP, dim=1),
+        torch.split(gathered[..., 6:], STEP, dim=1),
+        strict=True,
+    )
+    result = table.new_zeros(len(members), tile_size**2, 4)
+    through = table.new_ones(len(members), tile_size**2, 1)
+    active = torch.arange(len(members), device=table.device)
     for step, (piece, colour) in enumerate(pieces):
-        with torch.no_grad():
-            alive = (through > MIN_TRANSMITTANCE).any(1)[:, 0] & (block.counts[active] > step * STEP)
-            kept = alive.nonzero()[:, 0]
+        alive = (through > MIN_TRANSMITTANCE).any(1)[:, 0] & (counts[active] > step * STEP)
+        kept = alive.nonzero()[:, 0]
         if len(kept) < len(active):
             active, through = active[kept], through[kept]
         if not len(active):
             break
         if len(active) < len(piece):
             piece, colour = piece[active], colour[active]
-        log_alpha = monomials @ piece.transpose(1, 2)
-        alpha = F.threshold(log_alpha.exp().clamp(max=MAX_ALPHA), MIN_ALPHA, 0.0)
+        alpha = (monomials @ piece.transpose(1, 2)).exp().clamp(max=MAX_ALPHA)
+        alpha = F.threshold(alpha, MIN_ALPHA, 0.0)
         after = torch.cat([through, 1 - alpha], dim=-1).cumprod(-1)
         # The gaussian that would bring a pixel to 1e-4 or below is left out, with all behind it.
         weight = torch.where(after[..., 1:] > MIN_TRANSMITTANCE, alpha * after[..., :-1], 0.0)
@@ -305,15 +293,6 @@ def _coefficients(gaussians: Tensor, middle: Tensor) -> Tensor:
     centre_x, centre_y, shear, u_per_pixel, v_per_pixel, log_opacity = gaussians.unbind(-1)
     x, y = middle[:, :1] - centre_x, middle[:, 1:] - centre_y
     u, v = u_per_pixel * (x - shear * y), v_per_pixel * y
-    u_per_row = -u_per_pixel * shear
-    return torch.stack(
-        [
-            log_opacity - 0.5 * (u * u + v * v),
-            -u_per_pixel * u,
-            -u_per_row * u - v_per_pixel * v,
-            -0.5 * u_per_pixel * u_per_pixel,
-            -u_per_pixel * u_per_row,
-            -0.5 * (u_per_row * u_per_row + v_per_pixel * v_per_pixel),
-        ],
-        dim=-1,
-    )
+    u_x, u_y, v_y = u_per_pixel, -u_per_pixel * shear, v_per_pixel
+    lower = [log_opacity - 0.5 * (u * u + v * v), -u_x * u, -u_y * u - v_y * v]
+    return torch.stack([*lower, -0.5 * u_x * u_x, -u_x * u_y, -0.5 * (u_y * u_y + v_y * v_y)], dim=-1)
