@@ -1,0 +1,288 @@
+"""Make the embedded checkpoint: TRELLIS's own form at a thousandth of its size, with random weights.
+
+    python scripts/make_tiny_checkpoint.py pipeline/checkpoints/tiny
+
+The weights are random. Only the last layers of the two structure networks are fitted, by least squares, so that
+the structure is a pebble in the middle and not dust; what it makes has nothing to do with the prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.sampling import SamplerParams, euler_steps
+from pipeline.trellis.checkpoint import NETWORK_CLASSES, Network, build_network
+from pipeline.trellis.gaussian_decoder import SLatGaussianDecoder
+from pipeline.trellis.structure_decoder import SparseStructureDecoder
+from pipeline.trellis.structure_flow import SparseStructureFlowModel, patchify
+
+SEED = 17
+WIDTH = 96
+HEADS = 4
+LATENT_CHANNELS = 8
+COND_TOKENS = 69
+# Size of the pebble, of 64^3 voxels.
+VOXELS = 1500
+
+FLOW_ARGS = {
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "model_channels": WIDTH,
+    "cond_channels": WIDTH,
+    "num_blocks": 2,
+    "num_heads": HEADS,
+    "mlp_ratio": 4,
+    "patch_size": 2,
+    "pe_mode": "ape",
+    "qk_rms_norm": True,
+    "use_fp16": True,
+}
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ss_flow_tiny": ("SparseStructureFlowModel", {"resolution": 16, **FLOW_ARGS}),
+    "ss_dec_tiny": (
+        "SparseStructureDecoder",
+        {
+            "out_channels": 1,
+            "latent_channels": LATENT_CHANNELS,
+            "num_res_blocks": 1,
+            "num_res_blocks_middle": 1,
+            "channels": [32, 16, 8],
+            "use_fp16": True,
+        },
+    ),
+    "slat_flow_tiny": (
+        "ElasticSLatFlowModel",
+        {"resolution": 64, **FLOW_ARGS, "num_io_res_blocks": 2, "io_block_channels": [32]},
+    ),
+    "slat_dec_gs_tiny": (
+        "ElasticSLatGaussianDecoder",
+        {
+            "resolution": 64,
+            "model_channels": WIDTH,
+            "latent_channels": LATENT_CHANNELS,
+            "num_blocks": 3,
+            "num_heads": HEADS,
+            "mlp_ratio": 4,
+            "attn_mode": "swin",
+            "window_size": 8,
+            "use_fp16": True,
+            "representation_config": {
+                "lr": {"_xyz": 1.0, "_features_dc": 1.0, "_opacity": 1.0, "_scaling": 1.0, "_rotation": 0.1},
+                "perturb_offset": True,
+                "voxel_size": 1.5,
+                "num_gaussians": 32,
+                "2d_filter_kernel_size": 0.1,
+                "3d_filter_kernel_size": 9e-4,
+                "scaling_bias": 4e-3,
+                "opacity_bias": 0.1,
+                "scaling_activation": "softplus",
+            },
+        },
+    ),
+}
+SAMPLER = {"name": "FlowEulerGuidanceIntervalSampler", "args": {"sigma_min": 1e-5}}
+SAMPLER_PARAMS = {"steps": 25, "cfg_strength": 5.0, "cfg_interval": [0.5, 1.0], "rescale_t": 3.0}
+PIPELINE = {
+    "name": "TrellisImageTo3DPipeline",
+    "args": {
+        "models": {
+            "sparse_structure_flow_model": "ckpts/ss_flow_tiny",
+            "sparse_structure_decoder": "ckpts/ss_dec_tiny",
+            "slat_flow_model": "ckpts/slat_flow_tiny",
+            "slat_decoder_gs": "ckpts/slat_dec_gs_tiny",
+        },
+        "sparse_structure_sampler": {**SAMPLER, "params": SAMPLER_PARAMS},
+        "slat_sampler": {**SAMPLER, "params": SAMPLER_PARAMS},
+        "slat_normalization": {"mean": [0.0] * LATENT_CHANNELS, "std": [1.0] * LATENT_CHANNELS},
+        "image_cond_model": "image_encoder",
+    },
+}
+
+
+def random_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Fill matrices with N(0, 1/fan_in), vectors of norms with 1 and biases with small noise."""
+    for name, parameter in network.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if name.endswith("gamma") or ("norm" in name and name.endswith("weight")):
+            parameter.data = torch.ones(parameter.shape)
+        elif parameter.ndim == 1:
+            parameter.data = 0.1 * noise
+        else:
+            fan_in = parameter[0].numel() if "cls_token" not in name else 1
+            parameter.data = noise / fan_in**0.5
+
+
+def make_network(class_name: str, args: dict[str, Any], generator: torch.Generator) -> Network:
+    """A network with random weights and the buffers its constructor computes."""
+    network = NETWORK_CLASSES[class_name.removeprefix("Elastic")](**args)
+    random_weights(network, generator)
+    return network.eval().requires_grad_(False)
+
+
+def closeness(resolution: int) -> Tensor:
+    """[R, R, R]: how near each cell is to the cube's centre, of mean 0 and root mean square 1.
+
+    It falls off with |x| + |y| + |z|: a sum of functions of one coordinate each, which a linear layer can read
+    off the position embedding.
+    """
+    axis = ((torch.arange(resolution) + 0.5) / resolution - 0.5).abs()
+    distances = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).sum(dim=0)
+    return (distances.mean() - distances) / distances.std()
+
+
+def pebble_latent() -> Tensor:
+    """[1, 8, 16, 16, 16]: the first channel is the closeness to the centre, the others are zero."""
+    return F.pad(closeness(16)[None, None], (0, 0, 0, 0, 0, 0, 0, LATENT_CHANNELS - 1))
+
+
+def fit_head(layer: nn.Linear | nn.Conv3d, features: Tensor, targets: Tensor) -> None:
+    """Set weight and bias by ridge regression from features [n, in] to targets [n, out]."""
+    x = F.pad(features.double(), (0, 1), value=1.0)
+    gram = x.T @ x + 1e-6 * len(x) * torch.eye(x.shape[1], dtype=torch.float64)
+    solution = torch.linalg.solve(gram, x.T @ targets.double()).T.float()
+    layer.weight.data = solution[:, :-1].reshape(layer.weight.shape).contiguous()
+    assert layer.bias is not None
+    layer.bias.data = solution[:, -1].contiguous()
+
+
+@contextmanager
+def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what `layer` is given."""
+    inputs: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
+    yield inputs
+    handle.remove()
+
+
+def fit_structure_flow(flow: SparseStructureFlowModel, generator: torch.Generator) -> None:
+    """Fit the output layer to the velocity 4 * (x - latent), which leaves exp(-4) of the noise at t = 0."""
+    for block in flow.blocks:
+        block.adaLN_modulation[1].weight.data.mul_(0.05)
+        block.cross_attn.to_out.weight.data.mul_(0.01)
+    latent = pebble_latent()
+    targets = []
+    with inputs_of(flow.out_layer) as inputs:
+        for t in torch.linspace(0, 1, 40):
+            x = latent + t * torch.randn(latent.shape, generator=generator)
+            cond = torch.randn(1, COND_TOKENS, WIDTH, generator=generator)
+            flow(x, 1000 * t[None], cond)
+            targets.append(patchify(4 * (x - latent), flow.patch_size).flatten(2)[0].T)
+    fit_head(flow.out_layer, torch.cat(inputs), torch.cat(targets))
+
+
+def sample_structures(flow: SparseStructureFlowModel, count: int, generator: torch.Generator) -> Tensor:
+    """[count, 8, 16, 16, 16]: what the flow makes of random conditions at the checkpoint's settings."""
+    cond = torch.randn(count, COND_TOKENS, WIDTH, generator=generator)
+    x = torch.randn(count, LATENT_CHANNELS, 16, 16, 16, generator=generator)
+    params = SamplerParams(**{**SAMPLER_PARAMS, "cfg_interval": tuple(SAMPLER_PARAMS["cfg_interval"])})
+
+    def velocity(x: Tensor, t: float, cond: Tensor) -> Tensor:
+        return flow(x, torch.full((count,), 1000 * t), cond)
+
+    for step in euler_steps(velocity, x, cond, torch.zeros_like(cond), params):
+        x = step.x_next
+    return x
+
+
+def fit_structure_decoder(decoder: SparseStructureDecoder, latents: Tensor) -> None:
+    """Let the channels through and fit the last convolution to logits that occupy VOXELS voxels in the middle."""
+    for name, module in decoder.named_modules():
+        if isinstance(module, nn.Conv3d):
+            module.weight.data.mul_(0.2)
+            outputs = torch.arange(module.out_channels)
+            if name == "input_layer":
+                module.weight.data[outputs, outputs % LATENT_CHANNELS] += 1 / 27
+            elif name.endswith(".conv"):
+                module.weight.data[outputs, outputs // 8, 1, 1, 1] += 1
+    convolution = decoder.out_layer[2]
+    with inputs_of(convolution) as inputs:
+        decoder(latents)
+    padded = F.pad(inputs[0], (1,) * 6)
+    patches = padded.unfold(2, 3, 1).unfold(3, 3, 1).unfold(4, 3, 1)
+    features = patches.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(4).flatten(0, 3)
+    fit_head(convolution, features, closeness(64).flatten().repeat(len(latents))[:, None])
+    thresholds = decoder(latents).flatten(1).sort().values[:, -VOXELS]
+    convolution.bias.data -= thresholds.mean()
+
+
+def shape_gaussians(decoder: SLatGaussianDecoder) -> None:
+    """Bias the output towards gaussians as wide as a voxel, fairly opaque, visibly turned and coloured."""
+    layer, g = decoder.out_layer, decoder.config.num_gaussians
+    _, colour, scale, rotation, opacity = layer.weight.data.split([3 * g, 3 * g, 3 * g, 4 * g, g])
+    colour.mul_(0.7)
+    scale.mul_(0.3)
+    rotation.mul_(6)
+    opacity.mul_(0.7)
+    layer.bias.data[6 * g : 9 * g] = 1.0
+    layer.bias.data[13 * g :] = 3.5
+
+
+def save_network(network: Network, class_name: str, args: dict[str, Any], stem: Path) -> None:
+    """Write the pair of files; blocks in float16 as the public checkpoints have them."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps({"name": class_name, "args": args}, indent=2) + "\n")
+    half = build_network(class_name, args)
+    half.to_precision(torch.float16)
+    dtypes = {name: tensor.dtype for name, tensor in half.state_dict().items()}
+    tensors = {name: tensor.to(dtypes[name]).contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, stem.with_suffix(".safetensors"))
+
+
+def save_image_encoder(directory: Path, generator: torch.Generator) -> None:
+    """Write a small DINOv2 with registers: 112 pixels, 64 patches and 5 other tokens."""
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    config = Dinov2WithRegistersConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=HEADS,
+        image_size=112,
+        patch_size=14,
+        num_register_tokens=4,
+    )
+    model = Dinov2WithRegistersModel(config)
+    random_weights(model, generator)
+    model.save_pretrained(directory)
+
+
+@torch.no_grad()
+def make_checkpoint(directory: Path) -> None:
+    """Write pipeline.json, ckpts/ and image_encoder/ below `directory`."""
+    generator = torch.Generator().manual_seed(SEED)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "pipeline.json").write_text(json.dumps(PIPELINE, indent=2) + "\n")
+    latents = torch.empty(0)
+    for stem, (class_name, args) in NETWORKS.items():
+        network = make_network(class_name, args, generator)
+        if isinstance(network, SparseStructureFlowModel):
+            fit_structure_flow(network, generator)
+            latents = sample_structures(network, 4, generator)
+        elif isinstance(network, SparseStructureDecoder):
+            fit_structure_decoder(network, latents)
+        elif isinstance(network, SLatGaussianDecoder):
+            shape_gaussians(network)
+        save_network(network, class_name, args, directory / "ckpts" / stem)
+    save_image_encoder(directory / "image_encoder", generator)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    make_checkpoint(parser.parse_args().directory)
+
+
+if __name__ == "__main__":
+    main()
