@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -35,6 +34,7 @@ _TYPES = {
 }  # fmt: skip
 _BYTE_ORDERS = {"ascii": "ascii", "binary_little_endian": "<", "binary_big_endian": ">"}
 _MAX_ASCII_LINE = 1 << 20
+_BLOCK_ROWS = 16384
 
 
 def to_bytes(splats: Splats, *, normals: bool = True) -> bytes:
@@ -46,22 +46,35 @@ def to_bytes(splats: Splats, *, normals: bool = True) -> bytes:
     n = len(splats)
     if not 1 <= n <= MAX_GAUSSIANS:
         raise FormatError(f"{n} gaussians cannot be written as PLY: readers take 1 to {MAX_GAUSSIANS}")
-    f_rest = splats.means.new_empty(n, 0) if splats.f_rest is None else splats.f_rest.flatten(1)
-    columns = [
+    f_rest = splats.f_rest.flatten(1) if splats.f_rest is not None else splats.means[:, :0]
+    columns: list[tuple[tuple[str, ...], Tensor | None]] = [
         (_MEANS, splats.means),
-        (_NORMALS if normals else (), splats.means.new_zeros(n, 3 if normals else 0)),
+        (_NORMALS if normals else (), None),
         (_F_DC, splats.f_dc),
-        (tuple(f"f_rest_{i}" for i in range(f_rest.shape[1])), f_rest),
+        (tuple(f"f_rest_{index}" for index in range(f_rest.shape[1])), f_rest),
         (_OPACITY, splats.opacity_logits[:, None]),
         (_SCALES, splats.log_scales),
         (_QUATERNIONS, splats.quaternions),
     ]
+    columns = [(names, values) for names, values in columns if names]
     properties = "".join(f"property float {name}\n" for names, _ in columns for name in names)
     header = f"ply\nformat binary_little_endian 1.0\nelement vertex {n}\n{properties}end_header\n"
-    rows = torch.cat([values for _, values in columns], dim=1).cpu().numpy()
-    if sys.byteorder == "big":
-        rows = rows.byteswap()
-    return b"".join((header.encode("ascii"), rows.data))
+
+    # The columns of an attribute are one opaque value of a row: numpy moves 12 bytes at once, not 3 floats.
+    block = np.zeros(min(n, _BLOCK_ROWS), [(names[0], f"V{4 * len(names)}") for names, _ in columns])
+    attributes = {
+        names[0]: np.ascontiguousarray(values.cpu().numpy(), "<f4").view(f"V{4 * len(names)}")[:, 0]
+        for names, values in columns
+        if values is not None
+    }
+    file = BytesIO()
+    file.write(header.encode("ascii"))
+    for start in range(0, n, _BLOCK_ROWS):
+        rows = block[: n - start]
+        for name, values in attributes.items():
+            rows[name] = values[start : start + _BLOCK_ROWS]
+        file.write(rows.data)
+    return file.getvalue()
 
 
 def from_bytes(data: bytes) -> Splats:
@@ -71,20 +84,20 @@ def from_bytes(data: bytes) -> Splats:
     big endian are read; what follows the last vertex is ignored. As in the reference parser, f_rest_* counts
     from 0 to the first gap and at most to 44. Raises FormatError with the reason for anything else.
     """
-    layout = _parse_header(data)
+    header = read_header(data)
     required = (*_MEANS, *_F_DC, *_OPACITY, *_SCALES, *_QUATERNIONS)
-    if missing := [name for name in required if name not in layout.properties]:
+    if missing := [name for name in required if name not in header.properties]:
         raise FormatError(f"PLY without the vertex properties {', '.join(missing)}")
     rest = 0
-    while rest < 3 * SH_COEFFICIENTS[-1] and f"f_rest_{rest}" in layout.properties:
+    while rest < 3 * SH_COEFFICIENTS[-1] and f"f_rest_{rest}" in header.properties:
         rest += 1
     if rest % 3 or rest // 3 not in SH_COEFFICIENTS:
         raise FormatError(f"PLY with {rest} consecutive f_rest properties: expected 0, 9, 24 or 45")
 
-    columns = _ascii_columns(data, layout) if layout.byte_order == "ascii" else _binary_columns(data, layout)
+    columns = _ascii_columns(data, header) if header.byte_order == "ascii" else _binary_columns(data, header)
 
     def field(*names: str) -> Tensor:
-        values = np.empty((layout.count, len(names)), np.float32)
+        values = np.empty((header.count, len(names)), np.float32)
         # A double may be larger than any float32; infinity is then the nearest value.
         with np.errstate(over="ignore", invalid="ignore"):
             for index, name in enumerate(names):
@@ -98,25 +111,27 @@ def from_bytes(data: bytes) -> Splats:
         log_scales=field(*_SCALES),
         opacity_logits=field(*_OPACITY)[:, 0],
         f_dc=field(*_F_DC),
-        f_rest=f_rest.view(layout.count, 3, rest // 3) if rest else None,
+        f_rest=f_rest.view(header.count, 3, rest // 3) if rest else None,
     )
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Where the vertices of a PLY are."""
+class Header:
+    """What a PLY says about itself, and where its vertices are."""
 
     byte_order: str
+    """numpy's "<" or ">", or "ascii"."""
     count: int
     properties: dict[str, str]
-    """Name -> numpy type without byte order, in file order."""
+    """Of the vertices: name -> numpy type without byte order, in file order."""
     body: int
     """Offset of the byte after the header."""
     before: list[tuple[int, dict[str, str]]]
     """Count and properties of the elements ahead of the vertices."""
 
 
-def _parse_header(data: bytes) -> _Layout:
+def read_header(data: bytes) -> Header:
+    """Parse the header; raises FormatError with the reason when it is none, or not that of a point cloud."""
     end = re.compile(rb"\nend_header[ \t]*\r?\n").search(data, 0, MAX_HEADER_BYTES)
     if not data.startswith((b"ply\n", b"ply\r\n")) or end is None:
         raise FormatError("not a PLY: expected 'ply' as first line and 'end_header' within the first MiB")
@@ -148,7 +163,7 @@ def _parse_header(data: bytes) -> _Layout:
     if _LIST in vertex.values():
         raise FormatError("PLY with a list property in its vertices")
     before = list(elements.values())[: list(elements).index("vertex")]
-    return _Layout(byte_order, count, vertex, end.end(), before)
+    return Header(byte_order, count, vertex, end.end(), before)
 
 
 def _parse_count(text: str) -> int:
@@ -159,40 +174,40 @@ def _parse_count(text: str) -> int:
     return int(match.group())
 
 
-def _binary_columns(data: bytes, layout: _Layout) -> Mapping[str, NDArray[np.generic]]:
+def _binary_columns(data: bytes, header: Header) -> Mapping[str, NDArray[np.generic]]:
     """Strided views of the properties in `data`; nothing is copied."""
-    offset = layout.body
-    for count, properties in layout.before:
+    offset = header.body
+    for count, properties in header.before:
         if _LIST in properties.values() or count < 0:
             raise FormatError("PLY with an element of unknown size ahead of its vertices")
         offset += count * sum(np.dtype(kind).itemsize for kind in properties.values())
-    types = {name: np.dtype(layout.byte_order + kind) for name, kind in layout.properties.items()}
+    types = {name: np.dtype(header.byte_order + kind) for name, kind in header.properties.items()}
     stride = sum(kind.itemsize for kind in types.values())
-    if offset + layout.count * stride > len(data):
+    if offset + header.count * stride > len(data):
         raise FormatError(
-            f"PLY too short: {layout.count} vertices of {stride} bytes end at byte "
-            f"{offset + layout.count * stride} of {len(data)}"
+            f"PLY too short: {header.count} vertices of {stride} bytes end at byte "
+            f"{offset + header.count * stride} of {len(data)}"
         )
     columns = {}
     for name, kind in types.items():
-        columns[name] = np.ndarray((layout.count,), kind, data, offset, (stride,))
+        columns[name] = np.ndarray((header.count,), kind, data, offset, (stride,))
         offset += kind.itemsize
     return columns
 
 
-def _ascii_columns(data: bytes, layout: _Layout) -> Mapping[str, NDArray[np.generic]]:
-    width = len(layout.properties)
+def _ascii_columns(data: bytes, header: Header) -> Mapping[str, NDArray[np.generic]]:
+    width = len(header.properties)
     # A value takes a digit and a separator at least; checked before anything of that size is allocated.
-    if layout.count * 2 * width > len(data) - layout.body + 1:
-        raise FormatError(f"PLY too short for {layout.count} vertices of {width} values")
-    skipped = sum(max(count, 0) for count, _ in layout.before)
+    if header.count * 2 * width > len(data) - header.body + 1:
+        raise FormatError(f"PLY too short for {header.count} vertices of {width} values")
+    skipped = sum(max(count, 0) for count, _ in header.before)
     try:
-        table = np.loadtxt(_ascii_lines(data, layout.body, skipped, layout.count), np.float32, comments=None, ndmin=2)
+        table = np.loadtxt(_ascii_lines(data, header.body, skipped, header.count), np.float32, comments=None, ndmin=2)
     except ValueError as error:
         raise FormatError(f"PLY with text that is not a table of numbers: {error}") from error
-    if table.shape != (layout.count, width):
+    if table.shape != (header.count, width):
         raise FormatError(f"PLY with {table.shape[1]} values in a line: expected {width}")
-    return {name: table[:, index] for index, name in enumerate(layout.properties)}
+    return {name: table[:, index] for index, name in enumerate(header.properties)}
 
 
 def _ascii_lines(data: bytes, offset: int, skipped: int, count: int) -> Iterator[str]:

@@ -14,7 +14,7 @@ SH_COEFFICIENTS = (0, 3, 8, 15)
 
 NEARLY_TRANSPARENT = 1e-3
 MIN_GAUSSIANS = 7000
-MAX_TRANSPARENT_SHARE = 0.8
+MAX_TRANSPARENT_PERCENT = 80
 DENSITY_GRID = 64
 
 
@@ -130,8 +130,8 @@ def statistics(splats: Splats) -> Statistics:
     """Describe a cloud; for an empty one every figure but the counts is NaN."""
     opacity = torch.sigmoid(splats.opacity_logits)
     opacity = opacity[~opacity.isnan()]
-    means = splats.means[splats.means.isfinite().all(dim=1)].double()
-    scales = splats.log_scales[splats.log_scales.isfinite()].double().exp().sort().values
+    means = splats.means[splats.means.isfinite().all(dim=1)]
+    log_scales = splats.log_scales[splats.log_scales.isfinite()]
     box = torch.stack([means.amin(0), means.amax(0)]) if len(means) else means.new_full((2, 3), math.nan)
     box_min, box_max = box.tolist()
 
@@ -142,7 +142,10 @@ def statistics(splats: Splats) -> Statistics:
     occupied = int((per_voxel > 0).sum())
 
     def percentile(share: float) -> float:
-        return float(scales[round(share * (len(scales) - 1))]) if len(scales) else math.nan
+        if not len(log_scales):
+            return math.nan
+        rank = round(share * (len(log_scales) - 1))
+        return math.exp(float(log_scales.kthvalue(rank + 1).values))
 
     return Statistics(
         count=len(splats),
@@ -150,8 +153,8 @@ def statistics(splats: Splats) -> Statistics:
         opacity_mean=float(opacity.double().mean()),
         opacity_max=float(opacity.amax()) if len(opacity) else math.nan,
         transparent_share=float((opacity < NEARLY_TRANSPARENT).double().mean()),
-        box_min=tuple(box_min),
-        box_max=tuple(box_max),
+        box_min=(box_min[0], box_min[1], box_min[2]),
+        box_max=(box_max[0], box_max[1], box_max[2]),
         volume=math.prod(high - low for low, high in zip(box_min, box_max, strict=True)),
         density_max=int(per_voxel.amax()),
         density_mean=len(flat) / occupied if occupied else 0.0,
@@ -177,10 +180,11 @@ def validity(splats: Splats) -> str | None:
         if bool(torch.isclose(point, ones).all()):
             return f"point {index} lies at (1, 1, 1), which the validator takes for broken data"
     transparent = int((torch.sigmoid(splats.opacity_logits) < NEARLY_TRANSPARENT).sum())
-    if transparent > MAX_TRANSPARENT_SHARE * len(splats):
+    percent = 100 * transparent / len(splats)
+    if percent > MAX_TRANSPARENT_PERCENT:
         return (
-            f"{100 * transparent / len(splats):.1f} % of the gaussians have an opacity below "
-            f"{NEARLY_TRANSPARENT}; the validator allows {100 * MAX_TRANSPARENT_SHARE:.0f} %"
+            f"{percent:.2f} % of the gaussians have an opacity below {NEARLY_TRANSPARENT}; "
+            f"the validator allows {MAX_TRANSPARENT_PERCENT} %"
         )
     identity = torch.tensor([1.0, 0.0, 0.0, 0.0], device=splats.device)
     if bool(torch.isclose(F.normalize(splats.quaternions, dim=1), identity).all()):

@@ -6,6 +6,7 @@ release of libzstd (1.5.7 in the reference build and in zstandard 0.24 and later
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -31,23 +32,44 @@ _SKIPPABLE_MAGIC = 0x184D2A50
 _UNDECLARED_RATIO = 6
 
 
-def to_bytes(splats: Splats, *, level: int = 1, workers: int = 0) -> bytes:
+def to_bytes(splats: Splats, *, level: int = 1, workers: int = 0, lossy: bool = False) -> bytes:
     """Write the container, quantised on the device of the splats.
 
     level: zstd level, clamped to 1..22. workers: zstd threads; 0 compresses in this one, any other number
     gives the same bytes as 1, which differ from those of 0 above 512 KiB of raw data.
-    Raises FormatError for what would not be read back: no gaussian, more than 10,000,000, a NaN, or a
-    position that is not within -2048..2047.9998, where the format wraps.
+    Raises FormatError for what would not be read back: no gaussian, more than 10,000,000, or what `losses`
+    names; `lossy` writes the latter as the reference does.
     """
-    _refuse_unreadable(splats)
-    return compress(quantise(splats), level=level, workers=workers)
-
-
-def compress(raw: Tensor, *, level: int = 1, workers: int = 0) -> bytes:
-    """The zstd frame around a raw container (uint8 [bytes], any device), without any check of its content."""
+    if not 1 <= len(splats) <= MAX_GAUSSIANS:
+        raise FormatError(f"{len(splats)} gaussians cannot be written as SPZ: readers take 1 to {MAX_GAUSSIANS}")
+    if not lossy and (reason := losses(splats)):
+        raise FormatError(reason)
+    raw = quantise(splats).cpu().numpy()
     threads = min(max(workers, 0), 256)
-    compressor = zstandard.ZstdCompressor(level=min(max(level, 1), 22), threads=threads)
-    return compressor.compress(raw.cpu().numpy().data)
+    return zstandard.ZstdCompressor(level=min(max(level, 1), 22), threads=threads).compress(raw.data)
+
+
+def losses(splats: Splats) -> str | None:
+    """Why a container could not hold these splats (at least one), or None; clamping to a range is no loss."""
+    fields = {
+        "means": splats.means,
+        "quaternions": splats.quaternions,
+        "log_scales": splats.log_scales,
+        "opacity_logits": splats.opacity_logits,
+        "f_dc": splats.f_dc,
+    }
+    if splats.sh_degree and splats.f_rest is not None:
+        fields["f_rest"] = splats.f_rest
+    # One transfer for all of them; a NaN anywhere makes both ends NaN.
+    ranges = torch.stack([torch.stack(torch.aminmax(field)) for field in fields.values()]).tolist()
+    for name, (low, _) in zip(fields, ranges, strict=True):
+        if math.isnan(low):
+            return f"{name} hold a NaN, which SPZ cannot: call drop_non_finite() first"
+    low, high = ranges[0]
+    # Half a step below 2048 rounds up to it, and 2048 wraps to -2048.
+    if low < -2048.0 or high >= 2048.0 - 2.0**-13:
+        return f"means from {low:g} to {high:g}: SPZ wraps outside -2048 to 2047.9998, call normalise() first"
+    return None
 
 
 def from_bytes(data: bytes) -> Splats:
@@ -116,7 +138,6 @@ def read_header(data: bytes) -> Header:
         raise FormatError(f"SPZ with {fractional_bits} fractional bits: expected up to {MAX_FRACTIONAL_BITS}")
 
     wanted = raw_size(count, degree, version)
-    available = capacity
     if declared == zstandard.CONTENTSIZE_UNKNOWN:
         available = min(capacity, _UNDECLARED_RATIO * len(data), wanted + MAX_TRAILING_BYTES)
     elif declared > capacity:
@@ -164,29 +185,6 @@ def _refuse_trailing_data(data: bytes, at: int) -> None:
             raise FormatError("SPZ with data after its zstd frame")
 
 
-def _refuse_unreadable(splats: Splats) -> None:
-    if not 1 <= len(splats) <= MAX_GAUSSIANS:
-        raise FormatError(f"{len(splats)} gaussians cannot be written as SPZ: readers take 1 to {MAX_GAUSSIANS}")
-    fields = {
-        "means": splats.means,
-        "quaternions": splats.quaternions,
-        "log_scales": splats.log_scales,
-        "opacity_logits": splats.opacity_logits,
-        "f_dc": splats.f_dc,
-    }
-    if splats.sh_degree and splats.f_rest is not None:
-        fields["f_rest"] = splats.f_rest
-    # One transfer for all of them; a NaN anywhere makes both ends NaN.
-    ranges = torch.stack([torch.stack(torch.aminmax(field)) for field in fields.values()]).tolist()
-    for name, (low, _) in zip(fields, ranges, strict=True):
-        if low != low:
-            raise FormatError(f"{name} hold a NaN, which SPZ cannot: call drop_non_finite() first")
-    low, high = ranges[0]
-    # Half a step below 2048 rounds up to it, and 2048 wraps to -2048.
-    if low < -2048.0 or high >= 2048.0 - 2.0**-13:
-        raise FormatError(f"means from {low} to {high}: SPZ holds -2048 to 2047.9998, normalise() first")
-
-
 def verify_round_trip(splats: Splats, data: bytes) -> Splats:
     """Decode `data` and check that it holds `splats` within the error bounds of the format.
 
@@ -227,7 +225,7 @@ _ROUNDING = 2e-6
 
 def _rotation_error(decoded: Tensor, original: Tensor) -> Tensor:
     """float32 [N]: largest difference in x, y, z of the unit quaternions; q and -q are the same rotation."""
-    unit = F.normalize(original, dim=1)
+    unit = F.normalize(original.double(), dim=1).float()
     same = (decoded - unit)[:, 1:].abs().amax(dim=1)
     opposite = (decoded + unit)[:, 1:].abs().amax(dim=1)
     return torch.minimum(same, opposite)

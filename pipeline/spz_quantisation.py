@@ -42,20 +42,21 @@ def quantise(splats: Splats) -> Tensor:
     fractional bits, no flags. Planes: positions, alphas, colours, scales, rotations, harmonics.
     """
     n, degree = len(splats), splats.sh_degree
+    coefficients = SH_COEFFICIENTS[degree]
     raw = torch.empty(raw_size(n, degree), dtype=torch.uint8, device=splats.device)
     header = HEADER.pack(MAGIC, 2, n, degree, FRACTIONAL_BITS, 0, 0)
     raw[: HEADER.size] = torch.frombuffer(bytearray(header), dtype=torch.uint8).to(splats.device)
-    planes = raw[HEADER.size :].split([9 * n, n, 3 * n, 3 * n, 3 * n, 3 * SH_COEFFICIENTS[degree] * n])
-    positions, alphas, colours, scales, rotations, harmonics = planes
+    sizes = [9 * n, n, 3 * n, 3 * n, 3 * n, 3 * coefficients * n]
+    positions, alphas, colours, scales, rotations, harmonics = raw[HEADER.size :].split(sizes)
 
-    fixed = _round(_defuse(splats.means * 2.0**FRACTIONAL_BITS)).to(torch.int32)
+    fixed = _round(_fits_int32(splats.means * 2.0**FRACTIONAL_BITS)).to(torch.int32)
     positions.view(n, 3, 3).copy_(fixed.view(torch.uint8).view(n, 3, 4)[..., :3])
     alphas.copy_(_alpha_bytes(splats.opacity_logits))
     colours.view(n, 3).copy_(_to_byte((splats.f_dc.double() * 38.25 + 127.5).float()))
     scales.view(n, 3).copy_(_to_byte((splats.log_scales + 10.0) * 16.0))
-    rotations.view(n, 3).copy_(_rotation_bytes(splats.quaternions).T)
-    if degree and splats.f_rest is not None:
-        harmonics.view(n, -1, 3).copy_(_harmonic_bytes(splats.f_rest).transpose(1, 2))
+    rotations.view(n, 3).copy_(_rotation_bytes(splats.quaternions))
+    if coefficients and splats.f_rest is not None:
+        harmonics.view(n, coefficients, 3).copy_(_harmonic_bytes(splats.f_rest).transpose(1, 2))
     return raw
 
 
@@ -73,32 +74,34 @@ def _sqrt(x: Tensor) -> Tensor:
     return x.double().sqrt().float()
 
 
-def _defuse(x: Tensor) -> Tensor:
+def _fits_int32(x: Tensor) -> Tensor:
     """Zero for what int32 cannot hold: the x86 conversion leaves INT_MIN, whose low bytes are zero."""
     return torch.where(x.abs() < _INT32_LIMIT, x, 0.0)
 
 
 def _to_byte(x: Tensor) -> Tensor:
     """Clamp to 0..255 and round half up; NaN becomes 0."""
-    return (torch.where(x >= 0.0, x, 0.0).clamp_(max=255.0) + _HALF).to(torch.uint8)
+    return (x.nan_to_num(nan=0.0).clamp_(0.0, 255.0) + _HALF).to(torch.uint8)
 
 
 def _alpha_bytes(logits: Tensor) -> Tensor:
-    thresholds = torch.from_numpy(alpha_thresholds()).to(logits.device)
-    # A NaN is below every threshold.
-    return torch.bucketize(logits.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf), thresholds,
-                           right=True, out_int32=True).to(torch.uint8)  # fmt: skip
+    lowest = torch.from_numpy(_lowest_logits()).to(logits.device)
+    logits = logits.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    # The sigmoid of a device is off by at most one byte; the thresholds decide.
+    guess = (logits.sigmoid() * 255.0 + 0.5).to(torch.int32)
+    too_low, too_high = logits >= lowest[guess + 1], logits < lowest[guess]
+    return (guess + too_low.int() - too_high.int()).to(torch.uint8)
 
 
 def _rotation_bytes(quaternions: Tensor) -> Tensor:
-    """uint8 [3, N]: x, y, z of the normalised quaternion with w >= 0, mapped from [-1, 1] to 0..255."""
+    """uint8 [N, 3]: x, y, z of the normalised quaternion with w >= 0, mapped from [-1, 1] to 0..255."""
     w, x, y, z = quaternions.T.contiguous()
     squared = y * y
     for component in (x, z, w):
         squared = torch.addcmul(squared.double(), component.double(), component.double()).float()
     norm = _sqrt(squared)
     factor = torch.where(w / norm < 0.0, -127.5, 127.5)
-    return torch.stack([_to_byte((component / norm) * factor + 127.5) for component in (x, y, z)])
+    return torch.stack([_to_byte((component / norm) * factor + 127.5) for component in (x, y, z)], dim=1)
 
 
 def _harmonic_bytes(f_rest: Tensor) -> Tensor:
@@ -171,6 +174,12 @@ def alpha_thresholds() -> NDArray[np.float32]:
         high = np.where(open_ & reached, middle, high)
         low = np.where(open_ & ~reached, middle, low)
     return _from_order_key(high)
+
+
+@functools.cache
+def _lowest_logits() -> NDArray[np.float32]:
+    """float32 [257]: the lowest logit of each byte; byte 256 does not exist and NaN is below no logit."""
+    return np.concatenate([[-np.inf], alpha_thresholds(), [np.nan]]).astype(np.float32)
 
 
 def _order_key(value: float) -> int:
