@@ -1,0 +1,128 @@
+"""A golden directory, and the record of comparing with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import CheckpointError
+from pipeline.trellis.checkpoint import build_network, load_weights, read_json
+
+# Of the golden data's largest magnitude.
+BOUND = 1e-5
+HALF_PRECISION_BOUND = 4e-3
+
+Arrays = dict[str, Tensor]
+
+
+@dataclass
+class Report:
+    """Collects comparisons and prints each as it is made; worst is the largest error of all."""
+
+    worst: float = 0.0
+    count: int = 0
+    failed: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def record(self, name: str, error: float, bound: float) -> None:
+        """One comparison; an error that is not a number fails."""
+        self.count += 1
+        passed = error <= bound
+        if not passed:
+            self.failed.append(name)
+        self.worst = max(self.worst, error)
+        print(f"{name:<48} {error:.3g} (bound {bound:g}){'' if passed else '  FAILED'}")
+
+    def close(self, name: str, ours: Any, golden: Any, bound: float = BOUND) -> None:
+        """Largest difference over the golden data's largest magnitude; infinities must be equal."""
+        a, b = (np.asarray(v, dtype=np.float64) for v in (ours, golden))
+        if a.shape != b.shape:
+            self.record(f"{name}: shape {a.shape}, not {b.shape}", float("inf"), bound)
+            return
+        with np.errstate(invalid="ignore"):
+            difference = np.where(a == b, 0.0, np.abs(a - b))
+        largest = np.abs(b[np.isfinite(b)]).max(initial=0.0) or 1.0
+        error = difference.max(initial=0.0) / largest
+        self.record(name, float("inf") if np.isnan(error) else float(error), bound)
+
+    def exact(self, name: str, ours: Any, golden: Any) -> None:
+        """The share of entries that differ must be zero."""
+        a, b = np.asarray(ours), np.asarray(golden)
+        self.record(name, float((a != b).mean()) if a.shape == b.shape else float("inf"), 0.0)
+
+    def summary(self) -> dict[str, Any]:
+        """What the last line says."""
+        return {
+            "worst": min(self.worst, sys.float_info.max),
+            "n": self.count,
+            "failed": self.failed,
+            "skipped": self.skipped,
+        }
+
+
+class Golden:
+    """A golden directory: its manifest, models and arrays."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.manifest = read_json(directory / "manifest.json")
+        self.models: Mapping[str, Any] = self.manifest["models"]
+        self.files: Mapping[str, Any] = self.manifest["files"]
+
+    def note(self, file: str) -> str:
+        """What the manifest says of a file."""
+        return str(self.files.get(file, {}).get("note", ""))
+
+    def arrays(self, file: str) -> Arrays:
+        """The arrays of an npz file as tensors."""
+        with np.load(self.directory / file) as archive:
+            return {name: torch.from_numpy(archive[name]) for name in archive.files}
+
+    def network(self, file: str, class_name: str) -> Any:
+        """The model of a file, with its weights, float32 on the CPU.
+
+        It is the one the file's name begins with, else the one its note names, else the first of the class.
+        """
+        names = [n for n, spec in self.models.items() if spec["class"].removeprefix("Elastic") == class_name]
+        if not names:
+            raise CheckpointError(f"{file} needs a {class_name}, which the manifest does not have")
+        named = [n for n in names if file.startswith(n)] or [n for n in names if n in self.note(file)] or names[:1]
+        spec = self.models[max(named, key=len)]
+        network = build_network(spec["class"], spec["args"])
+        load_weights(network, self.directory / spec["weights"], torch.device("cpu"))
+        return network.eval().requires_grad_(False)
+
+
+def _tapped_module(network: nn.Module, tap: str) -> nn.Module:
+    """The module whose output an array such as tap_block0 or tap_t_emb holds."""
+    name = tap.removeprefix("tap_")
+    for prefix, modules in (("block", "blocks"), ("in", "input_blocks"), ("out", "out_blocks")):
+        if name.startswith(prefix) and name.removeprefix(prefix).isdigit():
+            return network.get_submodule(f"{modules}.{name.removeprefix(prefix)}")
+    return network.get_submodule("t_embedder")
+
+
+@contextmanager
+def taps(network: nn.Module, golden: Arrays) -> Iterator[Arrays]:
+    """What the modules behind the golden tap_* arrays return while the context is open, cut to the rows kept."""
+    seen: Arrays = {}
+
+    def keep(name: str, output: Tensor) -> None:
+        seen[name] = output.flatten(0, -2)[: golden[name].flatten(0, -2).shape[0]].view_as(golden[name])
+
+    handles = [
+        _tapped_module(network, name).register_forward_hook(lambda _m, _a, out, name=name: keep(name, out))
+        for name in golden
+        if name.startswith("tap_")
+    ]
+    yield seen
+    for handle in handles:
+        handle.remove()
