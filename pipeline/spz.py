@@ -117,8 +117,10 @@ def read_header(data: bytes) -> Header:
     """
     frame_bytes, capacity = _walk_frame(data, 0)
     _refuse_trailing_data(data, frame_bytes)
+    declared = zstandard.get_frame_parameters(data).content_size
+    if declared != zstandard.CONTENTSIZE_UNKNOWN and declared > capacity:
+        raise FormatError(f"SPZ frame declares {declared} bytes, its blocks hold at most {capacity}")
     try:
-        declared = zstandard.get_frame_parameters(data).content_size
         with zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(data) as reader:
             start = reader.read(HEADER.size)
     except zstandard.ZstdError as error:
@@ -138,12 +140,9 @@ def read_header(data: bytes) -> Header:
         raise FormatError(f"SPZ with {fractional_bits} fractional bits: expected up to {MAX_FRACTIONAL_BITS}")
 
     wanted = raw_size(count, degree, version)
+    available = declared
     if declared == zstandard.CONTENTSIZE_UNKNOWN:
         available = min(capacity, _UNDECLARED_RATIO * len(data), wanted + MAX_TRAILING_BYTES)
-    elif declared > capacity:
-        raise FormatError(f"SPZ frame declares {declared} bytes, its blocks hold at most {capacity}")
-    else:
-        available = declared
     if wanted > available:
         raise FormatError(f"SPZ too short: at most {available} raw bytes, its header asks for {wanted}")
     if available > wanted + MAX_TRAILING_BYTES:
