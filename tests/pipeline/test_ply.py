@@ -106,7 +106,7 @@ def test_special_values_survive() -> None:
 
 
 def test_more_rows_than_a_block_are_written_in_order() -> None:
-    n = 40_000
+    n = 150_000
     counter = torch.arange(n, dtype=torch.float32)
     many = Splats(
         means=torch.stack([counter, counter + 0.25, -counter], dim=1),
