@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from pipeline.background import BackgroundRemover, Provider
 from pipeline.conditioning import ImageEncoder
 from pipeline.devices import Compute
-from pipeline.errors import Cancelled, EmptyStructure, NonFiniteOutput
-from pipeline.preprocessing import cut_out, frame_object
+from pipeline.errors import Cancelled, EmptyForeground, EmptyStructure, NonFiniteOutput
+from pipeline.preprocessing import PICTURE_SIZE, cut_out, frame_object
 from pipeline.prompt import ImagePrompt
 from pipeline.sampling import SamplerParams, euler_steps
 from pipeline.splats import Splats
@@ -71,11 +71,7 @@ class Generator:
     """Owns the networks of one checkpoint; one call at a time."""
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        encoder: ImageEncoder,
-        remove_background: Callable[[Image.Image], Image.Image],
-        compute: Compute,
+        self, checkpoint: Checkpoint, encoder: ImageEncoder, remove_background: BackgroundRemover, compute: Compute
     ) -> None:
         self.checkpoint = checkpoint
         self._encoder = encoder
@@ -95,6 +91,21 @@ class Generator:
         networks = load_checkpoint(directory, compute.device, compute.dtype)
         encoder = ImageEncoder(locate_image_encoder(networks.image_cond_model, directory), compute.device)
         return Generator(networks, encoder, remover, compute)
+
+    @property
+    def background_provider(self) -> str:
+        """The onnxruntime provider that background removal really runs on."""
+        return self._remove_background.provider
+
+    def warm_up(self) -> float:
+        """Generate something small, so that the first request finds everything ready; returns the seconds it took."""
+        start = time.perf_counter()
+        picture = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), "white")
+        ImageDraw.Draw(picture).ellipse((120, 120, 400, 400), fill="red")
+        params = SamplerParams(steps=2, cfg_strength=1.0)
+        with suppress(EmptyStructure, EmptyForeground):
+            self.generate(Request(ImagePrompt(picture, "warm-up"), 0, params, params))
+        return time.perf_counter() - start
 
     @torch.inference_mode()
     def generate(self, request: Request, should_stop: Callable[[], bool] = lambda: False) -> Asset:

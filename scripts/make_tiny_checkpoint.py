@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.sampling import SamplerParams, euler_steps
+from pipeline.trellis.blocks import ModulatedBlock
 from pipeline.trellis.checkpoint import NETWORK_CLASSES, Network, build_network
 from pipeline.trellis.gaussian_decoder import SLatGaussianDecoder
 from pipeline.trellis.structure_decoder import SparseStructureDecoder
@@ -94,7 +96,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 SAMPLER = {"name": "FlowEulerGuidanceIntervalSampler", "args": {"sigma_min": 1e-5}}
-SAMPLER_PARAMS = {"steps": 25, "cfg_strength": 5.0, "cfg_interval": [0.5, 1.0], "rescale_t": 3.0}
+SETTINGS = SamplerParams(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
 PIPELINE = {
     "name": "TrellisImageTo3DPipeline",
     "args": {
@@ -104,8 +106,8 @@ PIPELINE = {
             "slat_flow_model": "ckpts/slat_flow_tiny",
             "slat_decoder_gs": "ckpts/slat_dec_gs_tiny",
         },
-        "sparse_structure_sampler": {**SAMPLER, "params": SAMPLER_PARAMS},
-        "slat_sampler": {**SAMPLER, "params": SAMPLER_PARAMS},
+        "sparse_structure_sampler": {**SAMPLER, "params": asdict(SETTINGS)},
+        "slat_sampler": {**SAMPLER, "params": asdict(SETTINGS)},
         "slat_normalization": {"mean": [0.0] * LATENT_CHANNELS, "std": [1.0] * LATENT_CHANNELS},
         "image_cond_model": "image_encoder",
     },
@@ -170,7 +172,8 @@ def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
 def fit_structure_flow(flow: SparseStructureFlowModel, generator: torch.Generator) -> None:
     """Fit the output layer to the velocity 4 * (x - latent), which leaves exp(-4) of the noise at t = 0."""
     for block in flow.blocks:
-        block.adaLN_modulation[1].weight.data.mul_(0.05)
+        assert isinstance(block, ModulatedBlock)
+        block.adaLN_modulation.get_parameter("1.weight").data.mul_(0.05)
         block.cross_attn.to_out.weight.data.mul_(0.01)
     latent = pebble_latent()
     targets = []
@@ -187,12 +190,12 @@ def sample_structures(flow: SparseStructureFlowModel, count: int, generator: tor
     """[count, 8, 16, 16, 16]: what the flow makes of random conditions at the checkpoint's settings."""
     cond = torch.randn(count, COND_TOKENS, WIDTH, generator=generator)
     x = torch.randn(count, LATENT_CHANNELS, 16, 16, 16, generator=generator)
-    params = SamplerParams(**{**SAMPLER_PARAMS, "cfg_interval": tuple(SAMPLER_PARAMS["cfg_interval"])})
 
     def velocity(x: Tensor, t: float, cond: Tensor) -> Tensor:
-        return flow(x, torch.full((count,), 1000 * t), cond)
+        v: Tensor = flow(x, torch.full((count,), 1000 * t), cond)
+        return v
 
-    for step in euler_steps(velocity, x, cond, torch.zeros_like(cond), params):
+    for step in euler_steps(velocity, x, cond, torch.zeros_like(cond), SETTINGS):
         x = step.x_next
     return x
 
@@ -208,6 +211,8 @@ def fit_structure_decoder(decoder: SparseStructureDecoder, latents: Tensor) -> N
             elif name.endswith(".conv"):
                 module.weight.data[outputs, outputs // 8, 1, 1, 1] += 1
     convolution = decoder.out_layer[2]
+    assert isinstance(convolution, nn.Conv3d)
+    assert convolution.bias is not None
     with inputs_of(convolution) as inputs:
         decoder(latents)
     padded = F.pad(inputs[0], (1,) * 6)

@@ -1,0 +1,246 @@
+"""YAML files and the command line -> one frozen Settings; errors name the file, the key and what is allowed."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from miner.errors import OperatorError
+from pipeline import EMBEDDED_CHECKPOINT, SamplerParams
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SamplerSettings(_Section):
+    """One sampler; upstream's own names."""
+
+    steps: int = Field(ge=1, le=1000)
+    cfg_strength: float = Field(ge=0, allow_inf_nan=False)
+    cfg_interval: tuple[float, float] = (0.0, 1.0)
+    rescale_t: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+    @field_validator("cfg_interval")
+    @classmethod
+    def _ordered(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        lo, hi = interval
+        if not 0 <= lo <= hi <= 1:
+            raise ValueError("must be two numbers with 0 <= low <= high <= 1")
+        return interval
+
+    def params(self) -> SamplerParams:
+        """As the pipeline takes it."""
+        return SamplerParams(**dict(self))
+
+
+class ImageSettings(_Section):
+    """What image tasks are generated with."""
+
+    checkpoint: str = Field(min_length=1)
+
+
+class BackgroundSettings(_Section):
+    """Background removal."""
+
+    model: str
+    provider: Literal["cpu", "cuda"] = "cpu"
+
+
+class Phase(_Section):
+    """What shapes a result: config/phases/NAME.yaml."""
+
+    note: str = ""
+    image: ImageSettings
+    sparse_structure_sampler_params: SamplerSettings
+    slat_sampler_params: SamplerSettings
+    background: BackgroundSettings
+
+
+class ServingSettings(_Section):
+    """Our axon."""
+
+    enabled: bool = True
+    queue_size: int = Field(default=16, gt=0)
+
+
+class PullingSettings(_Section):
+    """Pulling from validators' axons."""
+
+    enabled: bool = True
+    pull_timeout: float = Field(default=12.0, gt=0)
+    submit_timeout: float = Field(default=300.0, gt=0)
+
+
+class ChainSettings(_Section):
+    """The metagraph."""
+
+    sync_interval: float = Field(default=300.0, gt=0)
+
+
+class SpzSettings(_Section):
+    """The container of what is submitted."""
+
+    level: int = Field(default=1, ge=1, le=22)
+    workers: int = Field(default=0, ge=0, le=256)
+
+
+class MinerSettings(_Section):
+    """config/miner.yaml."""
+
+    phase: str
+    device: str = "auto"
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    serving: ServingSettings = ServingSettings()
+    pulling: PullingSettings = PullingSettings()
+    chain: ChainSettings = ChainSettings()
+    spz: SpzSettings = SpzSettings()
+
+
+class PolicyRules(_Section):
+    """config/blacklist.yaml."""
+
+    allow: tuple[str, ...] = ()
+    deny_hotkeys: tuple[str, ...] = ()
+    deny_coldkeys: tuple[str, ...] = ()
+    require_validator_permit: bool = True
+    min_stake: float = Field(default=1000.0, ge=0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All a node is started with."""
+
+    netuid: int
+    wallet_name: str
+    wallet_hotkey: str
+    wallet_path: str
+    network: str
+    axon_ip: str
+    axon_port: int
+    axon_external_ip: str | None
+    axon_external_port: int | None
+    miner: MinerSettings
+    phase_name: str
+    phase: Phase
+    rules: PolicyRules
+
+    @property
+    def chain_file(self) -> Path | None:
+        """The snapshot file if the network is `file:PATH`."""
+        return Path(self.network.removeprefix("file:")) if self.network.startswith("file:") else None
+
+
+def shipped_config() -> Path:
+    """The config folder of the checkout or of the installed package."""
+    installed = Path(__file__).parent / "config"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "config"
+
+
+Section = TypeVar("Section", bound=_Section)
+
+
+def _allowed_keys(section: type[BaseModel], location: tuple[Any, ...]) -> str:
+    for name in location[:-1]:
+        annotation = section.model_fields[name].annotation if name in section.model_fields else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+    return ", ".join(section.model_fields)
+
+
+def load_yaml(path: Path, section: type[Section]) -> Section:
+    """A settings file, checked. Raises OperatorError naming file, key and what is allowed."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise OperatorError(f"the settings file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise OperatorError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise OperatorError(f"{path} must hold keys and values, such as `{next(iter(section.model_fields))}: ...`")
+    try:
+        return section.model_validate(content)
+    except ValidationError as invalid:
+        problems = []
+        for problem in invalid.errors():
+            key = ".".join(str(part) for part in problem["loc"])
+            if problem["type"] == "extra_forbidden":
+                problems.append(f"unknown key {key}; allowed here: {_allowed_keys(section, problem['loc'])}")
+            else:
+                problems.append(f"{key}: {problem['msg']}")
+        raise OperatorError(f"{path}: {'; '.join(problems)}") from None
+
+
+def find_phase(name: str, config: Path) -> Path:
+    """The file of a phase, beside the settings file or among those shipped. Raises OperatorError if there is none."""
+    folders = dict.fromkeys([config.parent / "phases", shipped_config() / "phases"])
+    for folder in folders:
+        if name and (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    raise OperatorError(f"there is no phase {name!r}; there are: {', '.join(known)} (files in {config.parent}/phases)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, with the names every Bittensor miner has."""
+    p = argparse.ArgumentParser(prog="miner.py", description="A miner for subnet 17 that generates in its own process.")
+    p.add_argument("--netuid", type=int, default=17)
+    p.add_argument("--wallet.name", dest="wallet_name", default="default")
+    p.add_argument("--wallet.hotkey", dest="wallet_hotkey", default="default")
+    p.add_argument("--wallet.path", dest="wallet_path", default="~/.bittensor/wallets")
+    p.add_argument(
+        "--subtensor.network", dest="network", default="finney", help="finney, test, local, ws://..., or file:PATH"
+    )
+    p.add_argument("--subtensor.chain_endpoint", dest="chain_endpoint", help="overrides --subtensor.network")
+    p.add_argument("--axon.ip", dest="axon_ip", default="0.0.0.0", help="address to bind to")  # noqa: S104
+    p.add_argument("--axon.port", dest="axon_port", type=int, default=8091)
+    p.add_argument("--axon.external_ip", dest="axon_external_ip", help="address that validators are told")
+    p.add_argument("--axon.external_port", dest="axon_external_port", type=int)
+    p.add_argument("--config", type=Path, help="settings file (default: config/miner.yaml)")
+    p.add_argument("--phase", help="phase to run instead of the settings file's")
+    p.add_argument(
+        "--allow-demo-checkpoint", action="store_true", help="let the embedded toy checkpoint run on a live network"
+    )
+    p.add_argument("--logging.debug", dest="debug", action="store_true")
+    return p
+
+
+def load_settings(arguments: argparse.Namespace) -> Settings:
+    """Read and check everything the command line points to. Raises OperatorError."""
+    config: Path = arguments.config or shipped_config() / "miner.yaml"
+    miner = load_yaml(config, MinerSettings)
+    phase_name = arguments.phase or miner.phase
+    phase = load_yaml(find_phase(phase_name, config), Phase)
+    blacklist = config.parent / "blacklist.yaml"
+    rules = load_yaml(blacklist if blacklist.is_file() else shipped_config() / "blacklist.yaml", PolicyRules)
+    for flag, port in (("axon.port", arguments.axon_port), ("axon.external_port", arguments.axon_external_port)):
+        if port is not None and not 0 < port < 65536:
+            raise OperatorError(f"--{flag} must be between 1 and 65535, not {port}")
+    settings = Settings(
+        netuid=arguments.netuid,
+        wallet_name=arguments.wallet_name,
+        wallet_hotkey=arguments.wallet_hotkey,
+        wallet_path=arguments.wallet_path,
+        network=arguments.chain_endpoint or arguments.network,
+        axon_ip=arguments.axon_ip,
+        axon_port=arguments.axon_port,
+        axon_external_ip=arguments.axon_external_ip,
+        axon_external_port=arguments.axon_external_port,
+        miner=miner,
+        phase_name=phase_name,
+        phase=phase,
+        rules=rules,
+    )
+    toy = phase.image.checkpoint == EMBEDDED_CHECKPOINT
+    if toy and settings.chain_file is None and not arguments.allow_demo_checkpoint:
+        raise OperatorError(
+            f"phase {phase_name} generates with the embedded toy checkpoint, which must not answer the live network "
+            f"{settings.network}: choose another --phase, or --subtensor.network file:PATH (or insist with "
+            "--allow-demo-checkpoint)"
+        )
+    return settings
