@@ -135,8 +135,8 @@ def statistics(splats: Splats) -> Statistics:
     box = torch.stack([means.amin(0), means.amax(0)]) if len(means) else means.new_full((2, 3), math.nan)
     box_min, box_max = box.tolist()
 
-    voxels = ((means + 0.5) * DENSITY_GRID).floor().long()
-    voxels = voxels[((voxels >= 0) & (voxels < DENSITY_GRID)).all(dim=1)]
+    voxels = ((means + 0.5) * DENSITY_GRID).floor()
+    voxels = voxels[((voxels >= 0) & (voxels < DENSITY_GRID)).all(dim=1)].long()
     flat = (voxels * voxels.new_tensor([DENSITY_GRID**2, DENSITY_GRID, 1])).sum(dim=1)
     per_voxel = torch.bincount(flat, minlength=1)
     occupied = int((per_voxel > 0).sum())
@@ -145,7 +145,7 @@ def statistics(splats: Splats) -> Statistics:
         if not len(log_scales):
             return math.nan
         rank = round(share * (len(log_scales) - 1))
-        return math.exp(float(log_scales.kthvalue(rank + 1).values))
+        return float(log_scales.kthvalue(rank + 1).values.double().exp())
 
     return Statistics(
         count=len(splats),

@@ -105,6 +105,14 @@ def test_statistics_leave_non_finite_values_out() -> None:
     assert math.isfinite(found.scale_p95)
 
 
+def test_statistics_of_absurd_values() -> None:
+    splats = replace(cloud(4), means=torch.full((4, 3), 3e38), log_scales=torch.full((4, 3), 1e30))
+    splats.means[0] = -3e38
+    found = statistics(splats)
+    assert found.volume == pytest.approx(6e38**3)
+    assert (found.density_max, found.scale_p50) == (0, math.inf)
+
+
 def test_statistics_of_nothing() -> None:
     found = statistics(cloud(0))
     assert (found.count, found.density_max, found.density_mean) == (0, 0, 0.0)
