@@ -166,9 +166,7 @@ def test_one_other_rotation_is_enough() -> None:
         (3, [1.0, 1.0, 1.0], True),
     ],
 )
-def test_validity_refuses_ones_among_the_first_three_points(
-    index: int, point: list[float], accepted: bool
-) -> None:
+def test_validity_refuses_ones_among_the_first_three_points(index: int, point: list[float], accepted: bool) -> None:
     splats = cloud(7000)
     splats.means[index] = torch.tensor(point)
     reason = validity(splats)
