@@ -156,6 +156,33 @@ def test_alpha_bytes_change_exactly_at_the_thresholds() -> None:
     assert np.array_equal(found, np.searchsorted(thresholds, logits.numpy(), side="right"))
 
 
+def test_colours_are_multiplied_and_added_in_one_rounding() -> None:
+    boundaries = (np.arange(1, 256) - 128.0) / 38.25
+    f_dc = neighbours(boundaries[np.abs(boundaries) > 1e-3], steps=300).repeat(3, 1).T.contiguous()
+    n = len(f_dc)
+    found = quantise(replace(regenerate(1, n), f_dc=f_dc))[16 + 10 * n : 16 + 13 * n].view(n, 3)[:, 0].numpy()
+    # In float64 both steps are exact here.
+    exact = (f_dc[:, 0].numpy().astype(np.float64) * 38.25 + 127.5).astype(np.float32)
+    assert np.array_equal(found, np.floor(exact.astype(np.float64) + 0.5))
+    in_two_steps = f_dc[:, 0].numpy() * np.float32(38.25) + np.float32(127.5)
+    assert np.any(np.floor(in_two_steps.astype(np.float64) + 0.5) != found), "the values tell the two apart"
+
+
+def test_the_norm_of_a_quaternion_is_summed_with_fused_steps() -> None:
+    # Rare quaternions of which one byte differs when squares are rounded before they are added; the expected
+    # bytes were computed with rational numbers.
+    cases = {
+        ("-0x1.6e0cbap-1", "0x1.1534d0p-2", "0x1.897a74p-1", "-0x1.3d7fc6p+0"): [107, 68, 223],
+        ("0x1.06c1e2p+0", "-0x1.93a6d0p+0", "-0x1.535b34p+0", "-0x1.a34b80p-2"): [41, 55, 105],
+        ("-0x1.c40914p-1", "-0x1.38abecp+0", "0x1.556fb2p+0", "0x1.0b5e82p+0"): [196, 52, 69],
+        ("0x1.6c0e58p-2", "0x1.3bd3f6p+0", "-0x1.d93e40p-4", "-0x1.184fccp+0"): [221, 119, 45],
+    }
+    quaternions = torch.tensor([[float.fromhex(value) for value in case] for case in cases])
+    n = len(cases)
+    raw = quantise(replace(regenerate(1, n), quaternions=quaternions))
+    assert raw[16 + 16 * n :].view(n, 3).tolist() == list(cases.values())
+
+
 def test_halves_round_away_from_zero() -> None:
     steps = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0.49999997, -0.49999997, 8388606.5, -8388607.5])
     means = (steps / 4096.0)[:, None].expand(-1, 3)
