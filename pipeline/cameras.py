@@ -39,9 +39,7 @@ class Camera:
 
     def __post_init__(self) -> None:
         if tuple(self.world_to_camera.shape) != (4, 4):
-            raise ValueError(
-                f"world_to_camera has shape {tuple(self.world_to_camera.shape)}, expected (4, 4)"
-            )
+            raise ValueError(f"world_to_camera has shape {tuple(self.world_to_camera.shape)}, expected (4, 4)")
         if not self.focal > 0:
             raise ValueError(f"focal is {self.focal}, expected a positive number of pixels")
         if self.width < 1 or self.height < 1:
@@ -75,9 +73,7 @@ def orbit(
     focal = size / (2 * math.tan(math.radians(fov_degrees) / 2))
     elevation = math.radians(elevation_degrees)
     return tuple(
-        Camera(
-            _look_at_origin(math.radians(azimuth), elevation, radius), focal, (size / 2, size / 2), size, size
-        )
+        Camera(_look_at_origin(math.radians(azimuth), elevation, radius), focal, (size / 2, size / 2), size, size)
         for azimuth in azimuths_degrees
     )
 

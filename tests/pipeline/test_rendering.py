@@ -1,5 +1,7 @@
 import dataclasses
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,15 @@ from pipeline.splats import Splats
 Array = NDArray[np.float64]
 SH_C0 = 0.28209479177387814
 FIELDS = ("means", "quaternions", "log_scales", "opacity_logits", "f_dc")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Pictures this small gain nothing from threads, and on a busy machine these wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def cloud(
@@ -117,6 +128,28 @@ def assert_like_reference(splats: Splats, camera: Camera, tolerance: float = 2e-
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_the_loop_over_pixels(seed: int) -> None:
     assert_like_reference(cloud(40, seed), odd_camera())
+
+
+def test_equals_gsplat_with_its_gradients() -> None:
+    """The picture and derivatives that gsplat 1.5.3 itself computed (tests/data/rendering/README.md)."""
+    with np.load(Path(__file__).parents[1] / "data" / "rendering" / "gsplat_rendering.npz") as file:
+        data = {name: torch.from_numpy(file[name]) for name in file.files}
+    leaves = {field: data[field].requires_grad_() for field in FIELDS}
+    pictures = []
+    for matrix, (focal, cx, cy, width, height, near, far) in zip(
+        data["world_to_camera"], data["intrinsics"].tolist(), strict=True
+    ):
+        camera = Camera(matrix, focal, (cx, cy), int(width), int(height), near, far)
+        rendering = rasterize(Splats(**leaves), [camera], background=(0, 0, 0))
+        pictures.append(torch.cat([rendering.rgb[0], rendering.alpha[0, ..., None]], dim=-1))
+    picture = torch.stack(pictures)
+    assert data["picture"][..., 3].amax((1, 2)).min() > 0.9
+    assert (picture - data["picture"]).abs().max() < 2e-5
+    (picture * data["weights"]).sum().backward()
+    for field, leaf in leaves.items():
+        assert leaf.grad is not None
+        expected = data[f"gradient_{field}"]
+        assert (leaf.grad - expected).norm() < 1e-3 * expected.norm(), field
 
 
 def test_equals_the_loop_with_small_gaussians() -> None:
