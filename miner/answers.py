@@ -82,7 +82,7 @@ def read_pull(answer: PullTask, now: float, failures: int) -> PullAnswer:
 def read_submission(answer: SubmitResults, skipped: bool, now: float) -> SubmitAnswer:
     """Understand the answer to a submission; `skipped`: it was an empty one.
 
-    Feedback with a cooldown in the future closes the task; feedback without one leaves it open.
+    Feedback with a score or with a cooldown in the future closes the task; other feedback leaves it open.
     """
     code, message = _status(answer)
     if code == 403:
@@ -90,8 +90,8 @@ def read_submission(answer: SubmitResults, skipped: bool, now: float) -> SubmitA
     if code != 200 or answer.feedback is None:
         # A time-out may have counted; the next pull tells: a cooldown if so, the same task if not.
         return SubmitAnswer(Outcome.UNKNOWN, REPULL_DELAY, f"HTTP {code}: {message}")
-    feedback, wait = answer.feedback, answer.cooldown_until - now
-    if wait <= 0:
+    feedback, wait = answer.feedback, max(answer.cooldown_until - now, 0.0)
+    if wait == 0 and feedback.task_fidelity_score <= 0:
         return SubmitAnswer(Outcome.STILL_OPEN, LOCK_DELAY, "the validator left the task open")
     delay = wait + CLOCK_MARGIN
     if skipped:

@@ -58,7 +58,7 @@ def load_generator(settings: Settings) -> Generator:
     except PipelineError as error:
         raise OperatorError(str(error)) from error
     log.info("Background removal with %s on %s", phase.background.model, generator.background_provider)
-    seconds = generator.warm_up()
+    seconds = generator.warm_up(phase.sparse_structure_sampler_params.params(), phase.slat_sampler_params.params())
     log.info("Loaded %s and warmed up in %.1f s", phase.image.checkpoint, seconds)
     return generator
 

@@ -58,8 +58,8 @@ class AxonServer:
     async def stop(self) -> None:
         """Stop listening."""
         self.axon.stop()
-        server = self.axon.fast_server
-        await self._until(lambda: not getattr(server, "servers", []), STOP_TIMEOUT)
+        listeners = self.axon.fast_server.servers
+        await self._until(lambda: not any(listener.is_serving() for listener in listeners), STOP_TIMEOUT)
 
     @staticmethod
     async def _until(condition: Callable[[], bool], timeout: float) -> None:  # noqa: ASYNC109

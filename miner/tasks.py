@@ -110,11 +110,12 @@ class TaskRunner:
         )
 
     def _encode(self, task: Task, asset: Asset) -> bytes:
-        reason = validity(asset.splats)
+        if task.data_format == "ply":
+            data, received = ply.to_bytes(asset.splats), asset.splats
+        else:
+            data = spz.to_bytes(asset.splats, level=self._container.level, workers=self._container.workers)
+            received = spz.verify_round_trip(asset.splats, data)
+        reason = validity(received)
         if reason is not None:
             raise InvalidResult(f"the validator would score it 0: {reason}")
-        if task.data_format == "ply":
-            return ply.to_bytes(asset.splats)
-        data = spz.to_bytes(asset.splats, level=self._container.level, workers=self._container.workers)
-        spz.verify_round_trip(asset.splats, data)
         return data

@@ -24,7 +24,7 @@ def main() -> ExitCode:
     try:
         return asyncio.run(Node(load_settings(arguments)).run())
     except MinerError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"ERROR: {error}", file=sys.stderr, flush=True)  # noqa: T201
         return error.exit_code
 
 

@@ -28,7 +28,9 @@ class ImageEncoder:
     def __init__(self, directory: Path, device: torch.device) -> None:
         """Load a transformers directory (config.json, model.safetensors); raises CheckpointError."""
         from transformers import Dinov2WithRegistersModel
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         try:
             model: Any = Dinov2WithRegistersModel.from_pretrained(
                 directory, local_files_only=True, use_safetensors=True, dtype=torch.float32

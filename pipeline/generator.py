@@ -97,14 +97,14 @@ class Generator:
         """The onnxruntime provider that background removal really runs on."""
         return self._remove_background.provider
 
-    def warm_up(self) -> float:
-        """Generate something small, so that the first request finds everything ready; returns the seconds it took."""
+    def warm_up(self, sparse_structure_sampler_params: SamplerParams, slat_sampler_params: SamplerParams) -> float:
+        """Generate once, so that the first request finds everything ready; returns the seconds it took."""
         start = time.perf_counter()
         picture = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), "white")
         ImageDraw.Draw(picture).ellipse((120, 120, 400, 400), fill="red")
-        params = SamplerParams(steps=2, cfg_strength=1.0)
+        prompt = ImagePrompt(picture, "warm-up")
         with suppress(EmptyStructure, EmptyForeground):
-            self.generate(Request(ImagePrompt(picture, "warm-up"), 0, params, params))
+            self.generate(Request(prompt, 0, sparse_structure_sampler_params, slat_sampler_params))
         return time.perf_counter() - start
 
     @torch.inference_mode()

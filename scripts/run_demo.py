@@ -1,0 +1,242 @@
+"""The demo: a miner and a local validator on this machine, three image tasks, pictures of the results.
+
+    python scripts/run_demo.py [--output demo-output]
+
+Exit 0 only if all three tasks were answered with valid results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import io
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+from PIL import Image, ImageDraw
+
+from miner.chain import Neuron
+from miner.errors import ExitCode
+from miner.localnet import LOOPBACK, Delivery, LocalValidator, Timing, free_port, make_wallet, write_chain_file
+from miner.logs import ResultLine
+from miner.protocol import Generate, ImageTask
+from pipeline import STAGES, ply
+from pipeline.contact_sheet import contact_sheet
+
+NETUID = 17
+VALIDATOR_STAKE = 5000.0
+READY_TIMEOUT = 180.0
+TASKS_TIMEOUT = 180.0
+STOP_TIMEOUT = 30.0
+# The subnet's 300 s would make a dull demo.
+TIMING = Timing(throttle_period=0, task_cooldown=2, cooldown_penalty=0)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One demo task."""
+
+    id: str
+    transport: str
+    image: Image.Image
+
+    @property
+    def base64(self) -> str:
+        """The picture's file as it travels."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, "PNG")
+        return base64.b64encode(buffer.getvalue()).decode()
+
+
+def draw_lamp() -> Image.Image:
+    """A table lamp on a transparent background."""
+    image = Image.new("RGBA", (1024, 1024))
+    draw = ImageDraw.Draw(image)
+    draw.polygon([(370, 170), (650, 170), (790, 520), (230, 520)], fill=(240, 190, 70, 255))
+    draw.polygon([(590, 170), (650, 170), (790, 520), (640, 520)], fill=(214, 160, 48, 255))
+    draw.rectangle((488, 520, 536, 800), fill=(120, 80, 60, 255))
+    draw.ellipse((330, 770, 694, 890), fill=(96, 62, 48, 255))
+    return image.resize((512, 512), Image.Resampling.LANCZOS)
+
+
+def demo_prompts() -> list[Prompt]:
+    """Two photographs that scikit-image ships, opaque, and a drawing with an alpha channel."""
+    from skimage import data
+
+    return [
+        Prompt("1", "push", Image.fromarray(data.coffee())),
+        Prompt("2", "pull", Image.fromarray(data.rocket())),
+        Prompt("3", "pull", draw_lamp()),
+    ]
+
+
+class MinerProcess:
+    """The miner as an operator starts it; shows its log and collects how results were made."""
+
+    def __init__(self, process: asyncio.subprocess.Process, started: float) -> None:
+        self.ready = asyncio.Event()
+        self.progress = asyncio.Event()
+        self.answered = 0
+        self.results: list[ResultLine] = []
+        self._process = process
+        self._started = started
+        self._reader = asyncio.create_task(self._read())
+
+    @staticmethod
+    async def start(arguments: Sequence[str], started: float) -> MinerProcess:
+        """python neurons/miner.py ARGUMENTS."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(ROOT / "neurons" / "miner.py"),
+            *arguments,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        return MinerProcess(process, started)
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        async for raw in self._process.stdout:
+            line = raw.decode(errors="replace").rstrip()
+            print(f"[{time.monotonic() - self._started:5.1f} s] miner: {line}", flush=True)
+            if "| Ready:" in line:
+                self.ready.set()
+            if (result := ResultLine.parse(line)) is not None:
+                self.results.append(result)
+            if " submitted to " in line or " answered to " in line:
+                self.answered += 1
+                self.progress.set()
+
+    async def ended(self) -> int:
+        """Its exit code, once its output has been read."""
+        await asyncio.shield(self._reader)
+        return await self._process.wait()
+
+    async def stop(self) -> int:
+        """Ask it to stop; its exit code."""
+        if self._process.returncode is None:
+            self._process.terminate()
+        return await asyncio.wait_for(self.ended(), STOP_TIMEOUT)
+
+
+async def first_of(wanted: asyncio.Event, miner: MinerProcess, timeout: float) -> bool:  # noqa: ASYNC109
+    """Whether the event came before the miner's end and the timeout."""
+    waiting = asyncio.create_task(wanted.wait())
+    ended = asyncio.create_task(miner.ended())
+    done, pending = await asyncio.wait({waiting, ended}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    return waiting in done
+
+
+async def all_delivered(validator: LocalValidator, miner: MinerProcess, count: int) -> bool:
+    """Whether the miner knows that `count` results came in, before its end and the timeout."""
+    while min(len(validator.deliveries), miner.answered) < count:
+        miner.progress.clear()
+        if not await first_of(miner.progress, miner, TASKS_TIMEOUT):
+            return False
+    return True
+
+
+async def run_tasks(prompts: Sequence[Prompt], folder: Path, started: float) -> tuple[list[Delivery], list[ResultLine]]:
+    """Start validator and miner, run the tasks, stop both; what came in and what the miner's log tells of it."""
+    validator_wallet, miner_wallet = make_wallet(folder, "validator"), make_wallet(folder, "miner")
+    miner_hotkey = miner_wallet.hotkey.ss58_address
+    validator = LocalValidator(validator_wallet, free_port(), lambda hotkey: hotkey == miner_hotkey, TIMING)
+    coldkey = validator.hotkey
+    validator_neuron = Neuron(
+        uid=0,
+        hotkey=validator.hotkey,
+        coldkey=coldkey,
+        stake=VALIDATOR_STAKE,
+        validator_permit=True,
+        ip=LOOPBACK,
+        port=validator.port,
+    )
+    miner_neuron = Neuron(uid=1, hotkey=miner_hotkey, coldkey=coldkey, ip=LOOPBACK, port=free_port())
+    write_chain_file(folder / "chain.json", [validator_neuron, miner_neuron], NETUID)
+    await validator.start()
+    validator.add_tasks(ImageTask(id=p.id, prompt=p.base64) for p in prompts if p.transport == "pull")
+    arguments = ["--netuid", str(NETUID), "--phase", "demo", "--subtensor.network", f"file:{folder / 'chain.json'}"]
+    arguments += ["--wallet.path", str(folder), "--wallet.name", "miner", "--wallet.hotkey", "default"]
+    arguments += ["--axon.ip", LOOPBACK, "--axon.port", str(miner_neuron.port)]
+    miner = await MinerProcess.start(arguments, started)
+    try:
+        if await first_of(miner.ready, miner, READY_TIMEOUT):
+            for prompt in prompts:
+                if prompt.transport == "push":
+                    request = Generate(prompt=prompt.base64)
+                    await validator.push(miner_neuron, request, prompt.id, TASKS_TIMEOUT)
+            await all_delivered(validator, miner, len(prompts))
+    finally:
+        code = await miner.stop()
+        await validator.stop()
+    if code != ExitCode.CLEAN:
+        print(f"The miner ended with exit code {code}", file=sys.stderr)
+    return validator.deliveries, miner.results
+
+
+def write_outputs(prompts: Sequence[Prompt], deliveries: Sequence[Delivery], output: Path) -> None:
+    """N.spz as it came, N.ply of it, and N.png: the prompt beside four views."""
+    output.mkdir(parents=True, exist_ok=True)
+    for prompt in prompts:
+        for suffix in ("ply", "spz", "png"):
+            (output / f"{prompt.id}.{suffix}").unlink(missing_ok=True)
+    pictures = {prompt.id: prompt.image for prompt in prompts}
+    for delivery in deliveries:
+        if delivery.splats is None:
+            continue
+        stem = output / delivery.task_id
+        stem.with_suffix(".spz").write_bytes(delivery.data)
+        stem.with_suffix(".ply").write_bytes(ply.to_bytes(delivery.splats))
+        caption = f"task {delivery.task_id}, {delivery.transport}: {len(delivery.splats)} gaussians"
+        contact_sheet(pictures[delivery.task_id], delivery.splats, caption).save(stem.with_suffix(".png"))
+
+
+def print_table(prompts: Sequence[Prompt], deliveries: Sequence[Delivery], lines: Sequence[ResultLine]) -> None:
+    """One row per task."""
+    # A pushed task's name in the miner's log is the miner's own; there is one such task.
+    made = {line.task_id if line.task_id in {p.id for p in prompts} else "push": line for line in lines}
+    print(
+        f"\n{'task':<5}{'way':<6}"
+        + "".join(f"{stage:>14}" for stage in STAGES)
+        + f"{'gaussians':>11}{'bytes':>9}  answer"
+    )
+    for prompt in prompts:
+        line = made.get(prompt.id if prompt.transport == "pull" else "push")
+        delivery = next((d for d in deliveries if d.task_id == prompt.id), None)
+        seconds = "".join(f"{line.seconds[stage]:>12.2f} s" if line else f"{'-':>14}" for stage in STAGES)
+        count = len(delivery.splats) if delivery and delivery.splats is not None else 0
+        size = len(delivery.data) if delivery else 0
+        verdict = delivery.verdict if delivery else "no answer"
+        print(f"{prompt.id:<5}{prompt.transport:<6}{seconds}{count:>11}{size:>9}  {verdict}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "demo-output")
+    output: Path = parser.parse_args().output
+    started = time.monotonic()
+    prompts = demo_prompts()
+    with tempfile.TemporaryDirectory() as folder:
+        deliveries, lines = asyncio.run(run_tasks(prompts, Path(folder), started))
+    write_outputs(prompts, deliveries, output)
+    print_table(prompts, deliveries, lines)
+    valid = {d.task_id for d in deliveries if d.splats is not None}
+    print(f"\n{len(valid)} of {len(prompts)} tasks answered with valid results in {time.monotonic() - started:.0f} s")
+    if valid == {prompt.id for prompt in prompts}:
+        print(f"Pictures and files: {output}/1.png 2.png 3.png, *.ply, *.spz")
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
