@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Linters, type checker and tests, for people and CI: bash scripts/test.sh [pytest arguments]
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+install cpu dev
+fetch_background_model u2netp
+cd "$ROOT"
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+"$PYTHON" -m mypy
+exec "$PYTHON" -m pytest "$@"

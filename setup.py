@@ -1,0 +1,48 @@
+"""Package metadata; tool settings are in pyproject.toml, exact versions in constraints.txt."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="sn17-miner",
+    version="0.1.0",
+    description="A miner for Bittensor subnet 17 that generates gaussian splats in its own process",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["miner", "miner.*", "pipeline", "pipeline.*"]), "miner.config"],
+    package_dir={"miner.config": "config"},
+    package_data={
+        "miner.config": ["*.yaml", "phases/*.yaml"],
+        "pipeline": ["checkpoints/*/*.json", "checkpoints/*/*/*.json", "checkpoints/*/*/*.safetensors"],
+    },
+    install_requires=[
+        "aiohttp",
+        "bittensor>=10.5,<11",
+        "huggingface_hub",
+        "numpy>=2.0.1,<3",
+        "pillow>=12.1",
+        "pydantic>=2.3,<3",
+        "pyyaml>=6",
+        "rembg>=2.0.86",
+        "safetensors>=0.6",
+        "torch>=2.11,<3",
+        "transformers>=5,<6",
+        "zstandard>=0.24",
+    ],
+    extras_require={
+        # One of these two, never both: they install the same folder.
+        "cpu": ["onnxruntime>=1.23.2"],
+        "gpu": ["onnxruntime-gpu>=1.23.2"],
+        "text": ["accelerate", "diffusers>=0.42"],
+        "render": ["gsplat>=1.5"],
+        "dev": [
+            "hypothesis",
+            "mypy",
+            "plyfile",
+            "pytest",
+            "pytest-asyncio",
+            "ruff",
+            "types-PyYAML",
+            "types-requests",
+        ],
+    },
+)
