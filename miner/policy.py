@@ -35,5 +35,5 @@ def decide(snapshot: Snapshot, rules: PolicyRules, hotkey: str) -> Decision:
     if rules.require_validator_permit and not neuron.validator_permit:
         return Decision(False, "no validator permit")
     if stake < rules.min_stake:
-        return Decision(False, f"stake {stake:.0f} is below {rules.min_stake:.0f}")
+        return Decision(False, f"stake {stake:g} is below {rules.min_stake:g}")
     return Decision(True, "a validator with enough stake", stake)

@@ -8,8 +8,13 @@ from pathlib import Path
 # This folder holds a module called miner; the package of that name is in the repository's root.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import asyncio
 import os
+
+# On a CPU, torch's threads otherwise spin while they wait for one another; when something else runs beside them,
+# a generation of three seconds takes a minute. Read once, when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import asyncio
 
 from miner.errors import ExitCode, MinerError
 from miner.logs import configure

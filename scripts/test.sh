@@ -3,6 +3,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 install cpu dev
 fetch_background_model u2netp
 cd "$ROOT"

@@ -12,6 +12,10 @@ from pipeline.trellis.layers import BLOCK_NORM_EPS, layer_norm, modulate
 from pipeline.trellis.voxels import VoxelGrid, downsample, upsample
 
 
+# Neighbours are gathered for so many rows at a time that they fill at most this many numbers.
+_GATHERED_ELEMENTS = 2**26
+
+
 class _Kernel(nn.Module):
     """Weight [out, 3, 3, 3, in] and bias [out] of a sparse convolution."""
 
@@ -29,12 +33,12 @@ class SparseConv3d(nn.Module):
         self.conv = _Kernel(in_channels, out_channels)
 
     def forward(self, x: Tensor, grid: VoxelGrid) -> Tensor:
-        """x [N, in_channels] -> [N, out_channels], summed in float32 and returned in x's dtype."""
-        weight = self.conv.weight.flatten(1, 3).unbind(1)
-        out = self.conv.bias.float().repeat(len(x), 1)
-        for (target, source), offset_weight in zip(grid.neighbours, weight, strict=True):
-            out.index_add_(0, target, F.linear(x[source], offset_weight).float())
-        return out.to(x.dtype)
+        """x [N, in_channels] -> [N, out_channels], of x's dtype."""
+        weight, bias = self.conv.weight.flatten(1), self.conv.bias
+        # One more row, of zeros, stands for all missing neighbours.
+        padded = F.pad(x, (0, 0, 0, 1))
+        rows = max(1, _GATHERED_ELEMENTS // weight.shape[1])
+        return torch.cat([F.linear(padded[part].flatten(1), weight, bias) for part in grid.neighbours.split(rows)])
 
 
 class SparseResBlock3d(nn.Module):

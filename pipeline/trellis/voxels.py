@@ -14,13 +14,6 @@ from pipeline.trellis.segments import Segments
 _AXIS_BITS = 10
 
 
-class NeighbourPairs(NamedTuple):
-    """Rows that one kernel offset connects: output row `target[i]` sees input row `source[i]`."""
-
-    target: Tensor
-    source: Tensor
-
-
 class Pooling(NamedTuple):
     """The next coarser level: its voxels, and for each fine row its coarse row."""
 
@@ -70,18 +63,18 @@ class VoxelGrid:
         return Segments.of(self.batch)
 
     @cached_property
-    def neighbours(self) -> tuple[NeighbourPairs, ...]:
-        """Pairs of rows for each offset of a 3x3x3 kernel, x slowest; never across batch items."""
+    def neighbours(self) -> Tensor:
+        """[N, 27] int64: the row at each offset of a 3x3x3 kernel, x slowest, or N where there is no voxel.
+
+        Voxels of other batch items are no neighbours.
+        """
         keys = _keys(self.batch, self.positions)
         sorted_keys, order = keys.sort()
         steps = torch.tensor([-1, 0, 1], device=keys.device)
-        pairs = []
-        for offset in torch.cartesian_prod(steps, steps, steps):
-            wanted = _keys(self.batch, self.positions + offset)
-            slot = torch.searchsorted(sorted_keys, wanted).clamp(max=len(keys) - 1)
-            target = torch.nonzero(sorted_keys[slot] == wanted)[:, 0]
-            pairs.append(NeighbourPairs(target, order[slot[target]]))
-        return tuple(pairs)
+        offsets = torch.cartesian_prod(steps, steps, steps)
+        wanted = torch.stack([_keys(self.batch, self.positions + offset) for offset in offsets], dim=1)
+        slot = torch.searchsorted(sorted_keys, wanted).clamp(max=len(keys) - 1)
+        return torch.where(sorted_keys[slot] == wanted, order[slot], len(keys))
 
     @cached_property
     def pooling(self) -> Pooling:
