@@ -5,6 +5,7 @@ Formulas: microsoft/TRELLIS, FlowEulerSampler, FlowEulerCfgSampler and FlowEuler
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -37,12 +38,12 @@ class SamplerParams:
         lo, hi = self.cfg_interval
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
-        if self.cfg_strength < 0:
-            raise ValueError(f"cfg_strength must not be negative, is {self.cfg_strength}")
+        if not 0 <= self.cfg_strength < math.inf:
+            raise ValueError(f"cfg_strength must be finite and not negative, is {self.cfg_strength}")
         if not 0 <= lo <= hi <= 1:
             raise ValueError(f"cfg_interval must satisfy 0 <= lo <= hi <= 1, is {self.cfg_interval}")
-        if self.rescale_t <= 0:
-            raise ValueError(f"rescale_t must be positive, is {self.rescale_t}")
+        if not 0 < self.rescale_t < math.inf:
+            raise ValueError(f"rescale_t must be finite and positive, is {self.rescale_t}")
 
     def guided(self, t: float) -> bool:
         """Whether guidance applies at time t."""

@@ -88,9 +88,7 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int, mlp_ratio: float) -> None:
         super().__init__()
         hidden = int(channels * mlp_ratio)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, channels)
-        )
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., channels] -> same shape."""

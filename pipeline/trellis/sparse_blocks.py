@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from pipeline.trellis.layers import BLOCK_NORM_EPS, layer_norm, modulate
 from pipeline.trellis.voxels import VoxelGrid, downsample, upsample
 
-
 # Neighbours are gathered for so many rows at a time that they fill at most this many numbers.
 _GATHERED_ELEMENTS = 2**26
 
@@ -57,9 +56,7 @@ class SparseResBlock3d(nn.Module):
         self.conv1 = SparseConv3d(in_channels, out_channels)
         self.conv2 = SparseConv3d(out_channels, out_channels)
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time_channels, 2 * out_channels))
-        self.skip_connection = (
-            nn.Linear(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
-        )
+        self.skip_connection = nn.Linear(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, grid: VoxelGrid, time: Tensor) -> Tensor:
         """x over `grid` (for "up": over the next coarser level of it) -> [M, out_channels].
