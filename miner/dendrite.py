@@ -27,6 +27,10 @@ class Dendrite(bt.Dendrite):
         self.synapse_history: list[bt.Synapse] = []
         self._session: aiohttp.ClientSession | None = None
 
+    def __del__(self) -> None:
+        # The SDK's closes the session on a loop of its own, with a warning; our owners close it where it lives.
+        pass
+
     async def ask(self, neuron: Neuron, synapse: AnySynapse, timeout: float) -> AnySynapse:  # noqa: ASYNC109
         """The answer of a neuron's axon; transport errors are in its dendrite.status_code, none is raised."""
         target = bt.AxonInfo(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -166,23 +167,25 @@ async def test_a_validator_blacklisted_meanwhile_gets_nothing(
     assert "stake" in answer.error
 
 
-async def test_a_full_queue_says_so(
-    bench: Bench, wallets: dict[str, bt.Wallet], snapshot: Snapshot, image_base64: str
-) -> None:
-    import threading
-
-    release = threading.Event()
+async def test_a_full_queue_says_so(bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str) -> None:
+    started, release = threading.Event(), threading.Event()
 
     def slow(request: Request) -> Asset:
+        started.set()
         release.wait(TIMEOUT)
         return make_asset(request)
 
+    def push() -> asyncio.Task[Generate]:
+        return asyncio.create_task(ask(bench, wallets["validator"], Generate(prompt=image_base64)))
+
     bench.generate = slow
-    asks = [asyncio.create_task(ask(bench, wallets["validator"], Generate(prompt=image_base64))) for _ in range(3)]
-    while bench.runner.waiting < 2:  # noqa: ASYNC110 - the queue is another thread's
-        await asyncio.sleep(0.01)
-    answer = await ask(bench, wallets["validator"], Generate(prompt=image_base64))
-    assert "busy" in answer.error
+    asks = [push()]
+    assert await asyncio.to_thread(started.wait, TIMEOUT)
+    asks += [push(), push()]
+    async with asyncio.timeout(TIMEOUT):
+        while bench.runner.waiting < 2:  # noqa: ASYNC110 - the queue is another thread's
+            await asyncio.sleep(0.01)
+    assert "busy" in (await push()).error
     release.set()
     assert all(done.results for done in await asyncio.gather(*asks))
 
