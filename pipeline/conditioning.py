@@ -27,17 +27,35 @@ class ImageEncoder:
 
     def __init__(self, directory: Path, device: torch.device) -> None:
         """Load a transformers directory (config.json, model.safetensors); raises CheckpointError."""
+        from huggingface_hub.errors import StrictDataclassError
+        from safetensors import SafetensorError
         from transformers import Dinov2WithRegistersModel
-        from transformers.utils.logging import disable_progress_bar
+        from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+        if not (directory / "config.json").is_file():
+            raise CheckpointError(f"{directory / 'config.json'} is missing")
         disable_progress_bar()
+        # transformers would fill in random weights where the file does not fit, and only warn; we refuse below.
+        set_verbosity_error()
         try:
-            model: Any = Dinov2WithRegistersModel.from_pretrained(
-                directory, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            loaded: Any = Dinov2WithRegistersModel.from_pretrained(
+                directory,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+        except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+            reason = " ".join(str(error).split())
             raise CheckpointError(f"cannot load the image encoder in {directory}: {reason}") from error
+        model, report = loaded
+        mismatched = {name for name, *_ in report["mismatched_keys"]}
+        if wrong := sorted({*report["missing_keys"], *report["unexpected_keys"], *mismatched}):
+            raise CheckpointError(
+                f"the tensors in {directory} do not fit config.json: {wrong[0]} is missing, unexpected or of another "
+                f"shape ({len(wrong)} such in all)"
+            )
         model.layernorm = nn.Identity()
         self._model = model.to(device).eval()
         self._device = device

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import io
+import struct
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import PromptError
@@ -69,9 +70,16 @@ def image_prompt_from_base64(text: str) -> ImagePrompt:
         raise PromptError(f"the image has more than {MAX_IMAGE_BYTES} bytes")
     try:
         data = base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise PromptError(f"the image is not valid base64: {error}") from None
     return image_prompt(data)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    # Pillow converts 16-bit grey by clipping, which makes nearly all of it white.
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def image_prompt(data: bytes) -> ImagePrompt:
@@ -87,10 +95,12 @@ def image_prompt(data: bytes) -> ImagePrompt:
                 raise PromptError(
                     f"the image is {opened.width}x{opened.height} pixels, more than {MAX_IMAGE_SIDE} a side"
                 )
-            image = opened.convert("RGBA" if opened.has_transparency_data else "RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError):
+            image = _eight_bit(opened).convert("RGBA" if opened.has_transparency_data else "RGB")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PromptError(f"the image is far more than {MAX_IMAGE_SIDE} pixels a side") from None
+    except UnidentifiedImageError:
         raise PromptError(f"the data is not an image of a known format ({', '.join(IMAGE_FORMATS)})") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, EOFError, struct.error) as error:
         # Pillow's decoders report damaged files with any of these.
         raise PromptError(f"the image cannot be decoded: {error}") from None
     return ImagePrompt(image, hashlib.sha256(data).hexdigest()[:12])

@@ -37,14 +37,22 @@ def locate(reference: str, marker: str) -> Path:
     # Both lines are needed: the import is slow, and the cache may not exist at all.
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(reference, marker)
+    try:
+        cached = try_to_load_from_cache(reference, marker)
+    except ValueError as error:
+        raise CheckpointError(f"{reference!r} is neither a directory nor a Hugging Face id: {error}") from None
     if not isinstance(cached, str):
         raise CheckpointError(f"the weights {reference} are not on this machine: run `hf download {reference}`")
     return Path(cached).parent
 
 
 def locate_image_encoder(name: str, checkpoint: Path) -> Path:
-    """The transformers directory of an image encoder: beside the checkpoint, upstream's name, a path, or an id."""
+    """The transformers directory of an image encoder: beside the checkpoint, upstream's name, a path, or an id.
+
+    Raises CheckpointError if the checkpoint names none or it is not on this machine.
+    """
+    if not name:
+        raise CheckpointError(f"{checkpoint / 'pipeline.json'} names no image encoder (image_cond_model)")
     if (checkpoint / name / "config.json").is_file():
         return checkpoint / name
     return locate(_HUB_NAMES.get(name, name), "config.json")

@@ -71,13 +71,13 @@ def build_network(class_name: str, args: Mapping[str, Any]) -> Network:
 
     Raises ValueError on an unknown class or arguments it does not support.
     """
-    network_class = NETWORK_CLASSES.get(class_name.removeprefix("Elastic"))
+    network_class = NETWORK_CLASSES.get(str(class_name).removeprefix("Elastic"))
     if network_class is None:
         raise ValueError(f"unknown class {class_name!r}; known are {', '.join(NETWORK_CLASSES)}")
     try:
         with torch.device("meta"):
             return network_class(**args)
-    except TypeError as error:
+    except (TypeError, LookupError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"{class_name} does not take these arguments: {error}") from None
 
 
@@ -138,7 +138,9 @@ def load_checkpoint(directory: Path, device: torch.device, dtype: torch.dtype) -
     try:
         args = config["args"]
         stems = {role: directory / args["models"][role] for role in _ROLES}
-        mean, std = (torch.tensor(args["slat_normalization"][key], device=device) for key in ("mean", "std"))
+        mean, std = (
+            torch.tensor(args["slat_normalization"][key], dtype=torch.float32, device=device) for key in ("mean", "std")
+        )
         structure_params = _sampler_params(args, "sparse_structure_sampler")
         latent_params = _sampler_params(args, "slat_sampler")
     except KeyError as missing:
@@ -149,11 +151,14 @@ def load_checkpoint(directory: Path, device: torch.device, dtype: torch.dtype) -
     for role, network in networks.items():
         if not isinstance(network, _ROLES[role]):
             raise CheckpointError(f"{path}: {role} is a {type(network).__name__}, not a {_ROLES[role].__name__}")
+    latent_flow = cast(SLatFlowModel, networks["slat_flow_model"])
+    if not mean.shape == std.shape == (latent_flow.in_channels,):
+        raise CheckpointError(f"{path}: slat_normalization needs {latent_flow.in_channels} means and as many std")
     return Checkpoint(
         directory=directory,
         structure_flow=cast(SparseStructureFlowModel, networks["sparse_structure_flow_model"]),
         structure_decoder=cast(SparseStructureDecoder, networks["sparse_structure_decoder"]),
-        latent_flow=cast(SLatFlowModel, networks["slat_flow_model"]),
+        latent_flow=latent_flow,
         gaussian_decoder=cast(SLatGaussianDecoder, networks["slat_decoder_gs"]),
         latent_mean=mean,
         latent_std=std,

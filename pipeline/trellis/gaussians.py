@@ -19,6 +19,8 @@ from pipeline.trellis.voxels import VoxelGrid
 
 # The object's cube is [0, 1]^3 in voxel units and [-0.5, 0.5]^3 in space.
 _AABB_MIN = -0.5
+# In the order of the decoder's channels.
+_ATTRIBUTES = ("_xyz", "_features_dc", "_scaling", "_rotation", "_opacity")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class GaussianConfig:
                 kernel_size_3d=config["3d_filter_kernel_size"],
                 scaling_bias=config["scaling_bias"],
                 opacity_bias=config["opacity_bias"],
-                lr=dict(config["lr"]),
+                lr={name: config["lr"][name] for name in _ATTRIBUTES},
             )
         except KeyError as missing:
             raise ValueError(f"representation_config lacks {missing}") from None
@@ -127,9 +129,8 @@ def to_gaussians(
     """Split a decoder's output raw [N, 14 * G] on the voxels of `grid` into gaussians; perturbation [G, 3]."""
     g = config.num_gaussians
     parts = raw.split([3 * g, 3 * g, 3 * g, 4 * g, g], dim=1)
-    names = ("_xyz", "_features_dc", "_scaling", "_rotation", "_opacity")
     offset, features_dc, scaling, rotation, opacity = (
-        part.unflatten(1, (g, -1)) * config.lr[name] for part, name in zip(parts, names, strict=True)
+        part.unflatten(1, (g, -1)) * config.lr[name] for part, name in zip(parts, _ATTRIBUTES, strict=True)
     )
     offset = torch.tanh(offset + perturbation) / resolution * 0.5 * config.voxel_size
     centres = (grid.positions.float() + 0.5) / resolution
