@@ -61,7 +61,8 @@ def failure_delay(failures: int) -> float:
 def _status(answer: bt.Synapse) -> tuple[int, str]:
     terminal = answer.dendrite
     code = terminal.status_code if terminal and terminal.status_code else 0
-    return int(code), (terminal.status_message if terminal and terminal.status_message else "no answer")
+    message = terminal.status_message if terminal and terminal.status_message else "no answer"
+    return int(code), " ".join(message.split())[:200]
 
 
 def read_pull(answer: PullTask, now: float, failures: int) -> PullAnswer:

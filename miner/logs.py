@@ -28,6 +28,11 @@ def configure(debug: bool) -> None:
                 child.disabled = False
 
 
+def shown(name: str) -> str:
+    """A stranger's name for something as one short word, so that it cannot forge lines of the log."""
+    return re.sub(r"[^\w.:-]", "?", name)[:64] or "?"
+
+
 @dataclass(frozen=True)
 class ResultLine:
     """How one result was made: seconds of each stage, the number of gaussians, bytes of what is sent."""

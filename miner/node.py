@@ -131,7 +131,7 @@ class Node:
         if neuron is None:
             raise OperatorError(
                 f"hotkey {hotkey} is not registered on subnet {settings.netuid} of {settings.network}: register it "
-                f"with `btcli subnet register --netuid {settings.netuid} --wallet.name {settings.wallet_name} "
+                f"with `btcli subnets register --netuid {settings.netuid} --wallet.name {settings.wallet_name} "
                 f"--wallet.hotkey {settings.wallet_hotkey}`"
             )
         log.info("Registered as uid %d of %d at block %d", neuron.uid, len(snapshot.neurons), snapshot.block)

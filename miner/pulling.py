@@ -12,6 +12,7 @@ import bittensor as bt
 from miner.answers import Outcome, read_pull, read_submission
 from miner.chain import Neuron, Snapshot
 from miner.dendrite import Dendrite
+from miner.logs import shown
 from miner.policy import Decision
 from miner.protocol import ProtocolTask, PullTask, signed_submission
 from miner.settings import PullingSettings
@@ -70,11 +71,11 @@ class ValidatorLoop:
         self._failures = 0
         self._runner.counters["pulled"] += 1
         task = answer.task
-        log.info("Task %s: pulled from %s, %s", task.id, self._name, task.type)
+        log.info("Task %s: pulled from %s, %s", shown(task.id), self._name, task.type)
         results = await self._results(task)
         decision = self._decide(self.validator.hotkey)
         if not decision.allowed:
-            log.warning("Task %s: result withheld from %s: %s", task.id, self._name, decision.reason)
+            log.warning("Task %s: result withheld from %s: %s", shown(task.id), self._name, decision.reason)
             return self._settings.submit_timeout
         return await self._submit(task, results)
 
@@ -82,15 +83,14 @@ class ValidatorLoop:
         """The result in base64, or an empty string, which skips the task without a penalty."""
         finished_id, finished_results = self._finished
         if task.id == finished_id:
-            log.info("Task %s: handed back, its result is sent again", task.id)
+            log.info("Task %s: handed back, its result is sent again", shown(task.id))
             return finished_results
         priority = self._decide(self.validator.hotkey).priority
         try:
             result = await self._runner.run(Task(task.id, task.type, task.prompt, priority))
         except Cancelled:
             # We are stopping; the validator hands the task back after the restart.
-            await asyncio.Event().wait()
-            raise
+            raise asyncio.CancelledError from None
         except PipelineError:
             return ""
         return result.base64
@@ -105,7 +105,7 @@ class ValidatorLoop:
         log.log(
             logging.INFO if expected else logging.WARNING,
             "Task %s: %s to %s: %s",
-            task.id,
+            shown(task.id),
             f"{len(results)} bytes submitted" if results else "empty result submitted",
             self._name,
             answer.reason,

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from miner.logs import ResultLine
+from miner.logs import ResultLine, shown
 from miner.scheduler import Scheduler
 from miner.settings import Phase, SpzSettings
 from pipeline import (
@@ -84,21 +84,21 @@ class TaskRunner:
         except PipelineError as error:
             name = type(error).__name__
             self.counters[name] += 1
-            log.warning("Task %s: no result, %s: %s", task.id, name, error)
+            log.warning("Task %s: no result, %s: %s", shown(task.id), name, error)
             raise
         except Exception as error:  # whatever one task provokes must not stop the others
             self.counters["internal error"] += 1
-            log.exception("Task %s: no result, generation failed unexpectedly", task.id)
+            log.exception("Task %s: no result, generation failed unexpectedly", shown(task.id))
             raise PipelineError("generation failed unexpectedly") from error
         self.counters["generated"] += 1
-        log.info("%s", ResultLine(task.id, asset.seconds, len(asset.splats), len(data)))
+        log.info("%s", ResultLine(shown(task.id), asset.seconds, len(asset.splats), len(data)))
         return Result(asset, data)
 
     def _decode(self, task: Task) -> ImagePrompt:
         if task.type == "text":
             raise NoTextCheckpoint("the phase has no text checkpoint")
         prompt = image_prompt_from_base64(task.prompt)
-        log.info("Task %s: %s", task.id, prompt.label)
+        log.info("Task %s: %s", shown(task.id), prompt.label)
         return prompt
 
     def _request(self, task: Task, prompt: ImagePrompt) -> Request:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from miner.logs import ResultLine
+from miner.logs import ResultLine, shown
 
 LINE = ResultLine("abc-1", {"background": 0.31, "structure": 2.05}, 371_424, 4_812_331)
 
@@ -42,3 +42,10 @@ def test_lines_are_utc_and_survive_bittensors_import(flag: str, lines: int) -> N
 
     stamp = datetime.strptime(written[0][:19], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
     assert abs((datetime.now(UTC) - stamp).total_seconds()) < 3600
+
+
+def test_a_strangers_names_cannot_forge_lines() -> None:
+    assert shown("a1b2-c3.d:e_f") == "a1b2-c3.d:e_f"
+    assert shown("x\n2025-11-04 | INFO | Score=1.00, \x1b[31m") == "x?2025-11-04???INFO???Score?1.00?????31m"
+    assert shown("") == "?"
+    assert len(shown("y" * 1000)) == 64

@@ -86,7 +86,7 @@ def test_missing_wallet_names_file_and_cure(subnet: Subnet, tmp_path: Path) -> N
 def test_not_registered_names_hotkey_and_cure(subnet: Subnet, tmp_path: Path) -> None:
     write_chain_file(subnet.chain_file, subnet.neurons[:1])
     done = run_miner(subnet.arguments(), tmp_path)
-    assert_operators_mistake(done, subnet.wallet.hotkey.ss58_address, "btcli subnet register --netuid 17")
+    assert_operators_mistake(done, subnet.wallet.hotkey.ss58_address, "btcli subnets register --netuid 17")
 
 
 def test_missing_chain_file(subnet: Subnet, tmp_path: Path) -> None:
