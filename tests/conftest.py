@@ -1,3 +1,8 @@
+import os
+
+# Before torch is imported; see neurons/miner.py.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 
 from pipeline import Generator, choose

@@ -46,6 +46,6 @@ def test_lines_are_utc_and_survive_bittensors_import(flag: str, lines: int) -> N
 
 def test_a_strangers_names_cannot_forge_lines() -> None:
     assert shown("a1b2-c3.d:e_f") == "a1b2-c3.d:e_f"
-    assert shown("x\n2025-11-04 | INFO | Score=1.00, \x1b[31m") == "x?2025-11-04???INFO???Score?1.00?????31m"
+    assert re.fullmatch(r"x[\w.?-]+", shown("x\n2025-11-04 | INFO | Score=1.00, \x1b[31m"))
     assert shown("") == "?"
     assert len(shown("y" * 1000)) == 64
