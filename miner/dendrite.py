@@ -22,7 +22,7 @@ class Dendrite(bt.Dendrite):
 
     def __init__(self, keypair: bt.Keypair) -> None:
         self.uuid = str(uuid.uuid1())
-        self.external_ip = "127.0.0.1"
+        self.external_ip = "0.0.0.0"  # noqa: S104
         self.keypair = keypair
         self.synapse_history: list[bt.Synapse] = []
         self._session: aiohttp.ClientSession | None = None

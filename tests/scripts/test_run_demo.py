@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from plyfile import PlyData
+
+from miner.localnet import check_result
+from miner.logs import ResultLine
+from pipeline import STAGES, spz
+from pipeline.preprocessing import has_alpha
+from scripts.run_demo import Prompt, demo_prompts, print_table, write_outputs
+from tests.miner.conftest import make_splats
+
+PROMPTS = [Prompt("1", "push", Image.new("RGB", (8, 8), "red")), Prompt("2", "pull", Image.new("RGB", (8, 8), "blue"))]
+
+
+def test_three_tasks_by_both_ways_and_one_with_alpha() -> None:
+    prompts = demo_prompts()
+    assert [prompt.transport for prompt in prompts] == ["push", "pull", "pull"]
+    assert [has_alpha(prompt.image) for prompt in prompts] == [False, False, True]
+
+
+def test_files_of_a_valid_result_and_none_of_an_invalid_one(tmp_path: Path) -> None:
+    data = spz.to_bytes(make_splats(7000))
+    good = check_result("1", "push", base64.b64encode(data).decode())
+    bad = check_result("2", "pull", base64.b64encode(spz.to_bytes(make_splats(100))).decode())
+    assert (good.verdict, bad.splats) == ("valid", None)
+    (tmp_path / "2.png").write_bytes(b"of an earlier run")
+    write_outputs(PROMPTS, [good, bad], tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.ply", "1.png", "1.spz"]
+    assert (tmp_path / "1.spz").read_bytes() == data
+    assert len(PlyData.read(tmp_path / "1.ply")["vertex"]) == 7000
+    with Image.open(tmp_path / "1.png") as sheet:
+        assert sheet.width > 5 * 256
+
+
+def test_table_has_a_row_for_each_task(capsys: pytest.CaptureFixture[str]) -> None:
+    good = check_result("1", "push", base64.b64encode(spz.to_bytes(make_splats(7000))).decode())
+    print_table(PROMPTS, [good], [ResultLine("push-ab", dict.fromkeys(STAGES, 1.5), 7000, 9)])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+    assert rows[0][:2] == ["task", "way"]
+    assert rows[1][:2] == ["1", "push"]
+    assert rows[1][-3:] == ["7000", str(len(good.data)), "valid"]
+    assert rows[2][-4:] == ["0", "0", "no", "answer"]
