@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from pipeline.devices import choose
+from pipeline.errors import PipelineError
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch):
+    """Let torch see so many CUDA devices."""
+
+    def see(count: int) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return see
+
+
+def test_without_cuda_auto_is_the_cpu_in_float32(devices) -> None:
+    devices(0)
+    compute = choose()
+    assert (compute.device, compute.dtype) == (torch.device("cpu"), torch.float32)
+    assert compute.reason == "cpu since no CUDA device is there, float32 blocks"
+
+
+def test_with_cuda_auto_is_cuda_in_float16(devices) -> None:
+    devices(1)
+    compute = choose()
+    assert (compute.device, compute.dtype) == (torch.device("cuda"), torch.float16)
+    assert compute.reason == "cuda since a CUDA device is there, float16 blocks"
+
+
+@pytest.mark.parametrize(
+    ("device", "expected", "dtype"),
+    [("cpu", "cpu", torch.float32), ("cuda", "cuda", torch.float16), ("cuda:1", "cuda:1", torch.float16)],
+)
+def test_a_named_device_is_used_with_its_own_precision(device: str, expected: str, dtype: torch.dtype, devices) -> None:
+    devices(2)
+    compute = choose(device)
+    assert (compute.device, compute.dtype) == (torch.device(expected), dtype)
+    assert compute.reason == f"{expected} since the settings ask for it, {str(dtype)[6:]} blocks"
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_named_precision_is_used(device: str, precision: str, devices) -> None:
+    devices(0)
+    assert choose(device, precision).dtype == getattr(torch, precision)
+
+
+@pytest.mark.parametrize(("device", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
+def test_a_device_that_is_not_there_is_named(device: str, count: int, devices) -> None:
+    devices(count)
+    with pytest.raises(PipelineError, match=f"device '{device}' is not there: torch .* sees {count} CUDA devices"):
+        choose(device)
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:", "cuda:-1", "cuda:x", "mps", "meta", "xpu:0"])
+def test_another_device_is_refused(device: str, devices) -> None:
+    devices(1)
+    with pytest.raises(PipelineError, match="use auto, cpu, cuda or cuda:N"):
+        choose(device)
