@@ -52,6 +52,12 @@ class BackgroundSettings(_Section):
     provider: Literal["cpu", "cuda"] = "cpu"
 
 
+class ExportSettings(_Section):
+    """What happens to the splats before they are written; None leaves them as generated."""
+
+    extent: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
 class Phase(_Section):
     """What shapes a result: config/phases/NAME.yaml."""
 
@@ -60,6 +66,7 @@ class Phase(_Section):
     sparse_structure_sampler_params: SamplerSettings
     slat_sampler_params: SamplerSettings
     background: BackgroundSettings
+    export: ExportSettings = ExportSettings()
 
 
 class ServingSettings(_Section):

@@ -20,6 +20,7 @@ from pipeline import (
     PromptError,
     Request,
     image_prompt_from_base64,
+    normalise,
     ply,
     spz,
     validity,
@@ -110,11 +111,13 @@ class TaskRunner:
         )
 
     def _encode(self, task: Task, asset: Asset) -> bytes:
+        extent = self._phase.export.extent
+        splats = asset.splats if extent is None else normalise(asset.splats, extent)
         if task.data_format == "ply":
-            data, received = ply.to_bytes(asset.splats), asset.splats
+            data, received = ply.to_bytes(splats), splats
         else:
-            data = spz.to_bytes(asset.splats, level=self._container.level, workers=self._container.workers)
-            received = spz.verify_round_trip(asset.splats, data)
+            data = spz.to_bytes(splats, level=self._container.level, workers=self._container.workers)
+            received = spz.verify_round_trip(splats, data)
         reason = validity(received)
         if reason is not None:
             raise InvalidResult(f"the validator would score it 0: {reason}")

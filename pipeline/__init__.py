@@ -15,7 +15,7 @@ from pipeline.errors import (
 from pipeline.generator import STAGES, Asset, Generator, Request
 from pipeline.prompt import ImagePrompt, Prompt, TextPrompt, image_prompt, image_prompt_from_base64, text_prompt
 from pipeline.sampling import SamplerParams
-from pipeline.splats import Splats, validity
+from pipeline.splats import Splats, normalise, validity
 from pipeline.weights import EMBEDDED as EMBEDDED_CHECKPOINT
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "choose",
     "image_prompt",
     "image_prompt_from_base64",
+    "normalise",
     "text_prompt",
     "validity",
 ]
