@@ -11,6 +11,7 @@ from collections.abc import Callable
 import bittensor as bt
 
 from miner.errors import MinerError, OperatorError
+from miner.logs import shown
 from miner.policy import Decision
 from miner.protocol import Generate
 from miner.tasks import Task, TaskRunner
@@ -39,7 +40,7 @@ class AxonServer:
     """Serves Generate; the policy is asked before any work and again before a result leaves."""
 
     def __init__(self, axon: bt.Axon, bind_ip: str, runner: TaskRunner, decide: Callable[[str], Decision], limit: int):
-        """Decide maps a hotkey to a decision; at most `limit` requests wait for the generator."""
+        """`decide` maps a hotkey to a decision; at most `limit` requests wait for the generator."""
         self.axon = axon
         self._runner = runner
         self._decide = decide
@@ -76,12 +77,12 @@ class AxonServer:
         decision = self._decide(hotkey)
         if not decision.allowed:
             self._runner.counters["refused"] += 1
-            log.warning("Refused a request of %s: %s", hotkey, decision.reason)
+            log.warning("Refused a request of %s: %s", shown(hotkey), decision.reason)
         return not decision.allowed, decision.reason
 
     async def forward(self, synapse: Generate) -> Generate:
         """Generate and answer; without a result, `error` says why."""
-        hotkey = synapse.dendrite.hotkey if synapse.dendrite and synapse.dendrite.hotkey else "unknown"
+        hotkey = str(synapse.dendrite.hotkey) if synapse.dendrite else ""
         task = Task(
             id=f"push-{(synapse.dendrite and synapse.dendrite.nonce) or 0:x}",
             type=synapse.task_type,
@@ -91,7 +92,7 @@ class AxonServer:
             data_format=synapse.data_format,
         )
         self._runner.counters["pushed"] += 1
-        log.info("Task %s: pushed by validator %s, %s", task.id, hotkey, task.type)
+        log.info("Task %s: pushed by validator %s, %s", task.id, shown(hotkey), task.type)
         if self._runner.waiting >= self._limit:
             log.warning("Task %s: not taken, %d requests are waiting", task.id, self._runner.waiting)
             synapse.error = "busy: too many requests are waiting, come back later"
@@ -103,11 +104,11 @@ class AxonServer:
             return synapse
         decision = self._decide(hotkey)
         if not decision.allowed:
-            log.warning("Task %s: result withheld, %s is no longer served: %s", task.id, hotkey, decision.reason)
+            log.warning("Task %s: result withheld, %s is no longer served: %s", task.id, shown(hotkey), decision.reason)
             synapse.error = decision.reason
             return synapse
         synapse.results = result.base64
         synapse.gaussians = len(result.asset.splats)
         synapse.seconds = result.asset.seconds
-        log.info("Task %s: answered to validator %s", task.id, hotkey)
+        log.info("Task %s: answered to validator %s", task.id, shown(hotkey))
         return synapse

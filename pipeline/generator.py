@@ -132,7 +132,9 @@ class Generator:
             raw = decoder(latents, grid)
             gaussians = to_gaussians(raw, grid, decoder.resolution, decoder.offset_perturbation, decoder.config)
             splats = to_splats(gaussians)
-            if not all(bool(v.isfinite().all()) for v in (splats.means, splats.quaternions, splats.log_scales)):
+            if not all(
+                bool(v.isfinite().all()) for v in (splats.means, splats.quaternions, splats.log_scales, splats.f_dc)
+            ):
                 raise NonFiniteOutput("the gaussian decoder returned NaN or infinity; try precision: float32")
         return Asset(splats, request.seed, len(grid), watch.seconds)
 

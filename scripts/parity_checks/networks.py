@@ -98,4 +98,8 @@ def gaussian_decoder(file: str, g: Arrays, golden: Golden, report: Report) -> se
     if "offset_perturbation" in g:
         stored = decoder.offset_perturbation
         report.close(f"{file}: offset_perturbation in the weights", stored, g["offset_perturbation"])
-    return {"coords", "feats", "sel", *results}
+    if "net_out_fp16mode" in g:
+        decoder.to_precision(torch.float16)
+        half = decoder(g["feats"], grid)
+        report.close(f"{file}: net_out_fp16mode", half, g["net_out_fp16mode"], HALF_PRECISION_BOUND)
+    return {"coords", "feats", "sel", "net_out_fp16mode", *results}

@@ -1,0 +1,1 @@
+"""What people type; scripts that share code import it from here."""

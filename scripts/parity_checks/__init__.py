@@ -1,0 +1,1 @@
+"""The comparisons that scripts/parity.py makes."""
