@@ -130,12 +130,10 @@ class Generator:
         with watch.stage("gaussians"):
             decoder = self.checkpoint.gaussian_decoder
             raw = decoder(latents, grid)
+            if not bool(raw.isfinite().all()):
+                raise NonFiniteOutput("the gaussian decoder returned NaN or infinity; try precision: float32")
             gaussians = to_gaussians(raw, grid, decoder.resolution, decoder.offset_perturbation, decoder.config)
             splats = to_splats(gaussians)
-            if not all(
-                bool(v.isfinite().all()) for v in (splats.means, splats.quaternions, splats.log_scales, splats.f_dc)
-            ):
-                raise NonFiniteOutput("the gaussian decoder returned NaN or infinity; try precision: float32")
         return Asset(splats, request.seed, len(grid), watch.seconds)
 
     def _sample_structure(
