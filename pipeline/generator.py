@@ -147,7 +147,10 @@ class Generator:
             return v
 
         sample = self._sample(velocity, torch.randn(shape, generator=noise), cond, params, should_stop)
-        coords = occupied_voxels(self.checkpoint.structure_decoder(sample))
+        logits = self.checkpoint.structure_decoder(sample)
+        if not bool(logits.isfinite().all()):
+            raise NonFiniteOutput("the structure decoder returned NaN or infinity; try precision: float32")
+        coords = occupied_voxels(logits)
         if len(coords) == 0:
             raise EmptyStructure("the structure sampler left every voxel empty; try another seed")
         return coords

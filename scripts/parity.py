@@ -76,7 +76,7 @@ def compare(directory: Path) -> Report:
     for file, entry in golden.files.items():
         try:
             check_file(file, entry, golden, report)
-        except (PipelineError, OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        except (PipelineError, OSError, EOFError, LookupError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
             report.record(f"{file}: {type(error).__name__}: {error}", float("inf"), 0.0)
     for key, value in golden.manifest.items():
         if key.startswith("cfg_schedule"):

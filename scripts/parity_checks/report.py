@@ -56,7 +56,8 @@ class Report:
     def exact(self, name: str, ours: Any, golden: Any) -> None:
         """The share of entries that differ must be zero."""
         a, b = np.asarray(ours), np.asarray(golden)
-        self.record(name, float((a != b).mean()) if a.shape == b.shape else float("inf"), 0.0)
+        share = np.count_nonzero(a != b) / max(a.size, 1) if a.shape == b.shape else float("inf")
+        self.record(name, float(share), 0.0)
 
     def summary(self) -> dict[str, Any]:
         """What the last line says."""
@@ -83,7 +84,7 @@ class Golden:
 
     def arrays(self, file: str) -> Arrays:
         """The arrays of an npz file as tensors."""
-        with np.load(self.directory / file) as archive:
+        with (self.directory / file).open("rb") as opened, np.load(opened) as archive:
             return {name: torch.from_numpy(archive[name]) for name in archive.files}
 
     def network(self, file: str, class_name: str) -> Any:
@@ -101,13 +102,15 @@ class Golden:
         return network.eval().requires_grad_(False)
 
 
-def _tapped_module(network: nn.Module, tap: str) -> nn.Module:
-    """The module whose output an array such as tap_block0 or tap_t_emb holds."""
+def _tapped_module(network: nn.Module, tap: str) -> nn.Module | None:
+    """The module whose output an array such as tap_block0 or tap_t_emb holds; None if the name says none."""
     name = tap.removeprefix("tap_")
+    if name == "t_emb":
+        return network.get_submodule("t_embedder")
     for prefix, modules in (("block", "blocks"), ("in", "input_blocks"), ("out", "out_blocks")):
         if name.startswith(prefix) and name.removeprefix(prefix).isdigit():
             return network.get_submodule(f"{modules}.{name.removeprefix(prefix)}")
-    return network.get_submodule("t_embedder")
+    return None
 
 
 @contextmanager
@@ -118,11 +121,10 @@ def taps(network: nn.Module, golden: Arrays) -> Iterator[Arrays]:
     def keep(name: str, output: Tensor) -> None:
         seen[name] = output.flatten(0, -2)[: golden[name].flatten(0, -2).shape[0]].view_as(golden[name])
 
-    handles = [
-        _tapped_module(network, name).register_forward_hook(lambda _m, _a, out, name=name: keep(name, out))
-        for name in golden
-        if name.startswith("tap_")
-    ]
+    handles = []
+    for tap in (name for name in golden if name.startswith("tap_")):
+        if (module := _tapped_module(network, tap)) is not None:
+            handles.append(module.register_forward_hook(lambda _m, _a, out, tap=tap: keep(tap, out)))
     yield seen
     for handle in handles:
         handle.remove()

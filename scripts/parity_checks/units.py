@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import ply
+from pipeline.errors import CheckpointError
 from pipeline.preprocessing import cut_out, frame_object, has_alpha
 from pipeline.sampling import schedule
 from pipeline.trellis import VoxelGrid
@@ -91,13 +93,23 @@ def units(file: str, g: Arrays, report: Report) -> set[str]:
     return used
 
 
+def _image(golden: Golden, file: str) -> Image.Image:
+    with Image.open(golden.directory / file) as opened:
+        opened.load()
+    return opened
+
+
 def picture(file: str, golden: Golden, report: Report) -> None:
     """A preprocessed picture, exactly; one without real alpha depends on a background model and is skipped."""
-    source = Image.open(golden.directory / file)
+    source = _image(golden, file)
     if not has_alpha(source):
         report.skipped.append(file)
         return
-    expected = Image.open(golden.directory / file.replace("_in.png", "_out.png"))
+    result = file.replace("_in.png", "_out.png")
+    expected = _image(golden, result)
+    if "sha256_pixels" in golden.files.get(result, {}):
+        digest = hashlib.sha256(expected.tobytes()).hexdigest()
+        report.exact(f"{result}: sha256_pixels", digest, golden.files[result]["sha256_pixels"])
     ours = frame_object(cut_out(source, lambda image: image))
     report.exact(f"{file}: picture", ours, expected)
 
@@ -122,7 +134,10 @@ def _with_sign_of_ties(ours: dict[str, np.ndarray], golden: dict[str, np.ndarray
 
 def ply_file(file: str, golden: Golden, report: Report) -> None:
     """The PLY file of the gaussian decoder's golden result: header, then each column."""
-    source = next(name for name in golden.files if name.endswith(".npz") and "net_out" in golden.arrays(name))
+    sources = [name for name in golden.files if name.endswith(".npz") and "net_out" in golden.arrays(name)]
+    if not sources:
+        raise CheckpointError(f"{file} needs a file with net_out, which the manifest does not have")
+    source = sources[0]
     g = golden.arrays(source)
     decoder, grid = golden.network(source, "SLatGaussianDecoder"), VoxelGrid(g["coords"])
     raw = decoder(g["feats"], grid)

@@ -1,0 +1,262 @@
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import nn
+
+from pipeline import (
+    STAGES,
+    Asset,
+    BackgroundModelError,
+    Cancelled,
+    CheckpointError,
+    EmptyForeground,
+    EmptyStructure,
+    Generator,
+    ImagePrompt,
+    NonFiniteOutput,
+    Request,
+    SamplerParams,
+    Splats,
+    choose,
+    spz,
+    validity,
+)
+from pipeline.preprocessing import frame_object
+from pipeline.trellis import VoxelGrid
+
+FEW = SamplerParams(steps=4, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
+# config/phases/demo.yaml.
+DEMO = replace(FEW, steps=25)
+FIELDS = ("means", "quaternions", "log_scales", "opacity_logits", "f_dc")
+
+
+def drawing(kind: str) -> Image.Image:
+    """A picture with alpha, so that background removal is not needed."""
+    image = Image.new("RGBA", (160, 128))
+    draw = ImageDraw.Draw(image)
+    if kind == "ball":
+        draw.ellipse((40, 30, 110, 100), fill=(200, 40, 40, 255))
+    elif kind == "cross":
+        draw.rectangle((70, 10, 90, 120), fill=(20, 200, 90, 255))
+        draw.rectangle((20, 55, 140, 75), fill=(240, 240, 20, 255))
+    else:
+        pixels = np.random.default_rng(1).integers(0, 256, (128, 160, 4), dtype=np.uint8)
+        pixels[:, :, 3] = 255
+        pixels[:5, :, 3] = 0
+        image = Image.fromarray(pixels)
+    return image
+
+
+def request(kind: str = "ball", seed: int = 0, structure: SamplerParams = FEW, latents: SamplerParams = FEW) -> Request:
+    return Request(ImagePrompt(drawing(kind), kind), seed, structure, latents)
+
+
+def same(a: Splats, b: Splats) -> bool:
+    return len(a) == len(b) and all(torch.equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
+
+
+@pytest.fixture(scope="module")
+def asset(generator: Generator) -> Asset:
+    return generator.generate(request())
+
+
+def test_the_same_seed_gives_the_same_splats(generator: Generator, asset: Asset) -> None:
+    torch.manual_seed(99)
+    assert same(generator.generate(request()).splats, asset.splats)
+
+
+def test_another_seed_or_picture_gives_other_splats(generator: Generator, asset: Asset) -> None:
+    assert not same(generator.generate(request(seed=1)).splats, asset.splats)
+    assert not same(generator.generate(request("cross")).splats, asset.splats)
+
+
+def test_stages_are_timed_and_the_request_is_answered(asset: Asset) -> None:
+    assert tuple(asset.seconds) == STAGES
+    assert all(seconds > 0 for seconds in asset.seconds.values())
+    assert asset.total_seconds == pytest.approx(sum(asset.seconds.values()))
+    assert asset.seed == 0
+
+
+def check(asset: Asset) -> None:
+    assert 220 <= asset.voxels <= 3000
+    assert len(asset.splats) == 32 * asset.voxels >= 7000
+    assert validity(asset.splats) is None
+    assert validity(spz.from_bytes(spz.to_bytes(asset.splats))) is None
+    assert bool((asset.splats.means.abs() <= 0.5 + 0.75 / 64).all())
+    assert torch.allclose(asset.splats.quaternions.norm(dim=1), torch.ones(len(asset.splats)), atol=1e-5)
+    assert asset.splats.sh_degree == 0
+
+
+@pytest.mark.parametrize("kind", ["ball", "cross", "noise"])
+@pytest.mark.parametrize("seed", [7, 2**32 - 1])
+def test_the_embedded_checkpoint_makes_valid_splats(generator: Generator, kind: str, seed: int) -> None:
+    check(generator.generate(request(kind, seed, DEMO, FEW)))
+
+
+@pytest.mark.parametrize("kind", ["ball", "noise"])
+def test_it_does_at_the_demo_s_settings(generator: Generator, kind: str) -> None:
+    check(generator.generate(request(kind, 42, DEMO, DEMO)))
+
+
+def test_it_does_with_the_settings_the_checkpoint_recommends(generator: Generator) -> None:
+    checkpoint = generator.checkpoint
+    structure = replace(checkpoint.sparse_structure_sampler_params, steps=12)
+    check(generator.generate(request("cross", 3, structure, replace(checkpoint.slat_sampler_params, steps=3))))
+
+
+def test_an_opaque_picture_goes_through_background_removal(generator: Generator) -> None:
+    picture = Image.new("RGB", (240, 200), (220, 220, 215))
+    ImageDraw.Draw(picture).ellipse((70, 50, 170, 150), fill=(190, 40, 30))
+    check(generator.generate(Request(ImagePrompt(picture, "opaque"), 5, DEMO, FEW)))
+    assert generator.background_provider == "CPUExecutionProvider"
+
+
+@torch.no_grad()
+def test_noise_is_upstream_s_from_the_global_generator(generator: Generator, asset: Asset) -> None:
+    """Upstream seeds torch and draws a dense grid, then a row per voxel in the order of the coordinates."""
+    checkpoint = generator.checkpoint
+    cond = generator._encoder(frame_object(drawing("ball")))
+    torch.manual_seed(0)
+    flow = checkpoint.structure_flow
+    x = torch.randn(1, flow.in_channels, flow.resolution, flow.resolution, flow.resolution)
+    # By hand: the times of four steps at rescale 3, guided while at least a half.
+    times = [1.0, 0.9, 0.75, 0.5, 0.0]
+
+    def integrate(x: torch.Tensor, velocity) -> torch.Tensor:
+        for t, t_next in pairwise(times):
+            time = torch.tensor([1000 * t])
+            v = velocity(x, time, cond)
+            if t >= 0.5:
+                v = 6 * v - 5 * velocity(x, time, torch.zeros_like(cond))
+            x = x - (t - t_next) * v
+        return x
+
+    logits = checkpoint.structure_decoder(integrate(x, flow))
+    coords = torch.nonzero(logits[:, 0] > 0)
+    assert len(coords) == asset.voxels
+
+    grid = VoxelGrid(coords)
+    noise = torch.randn(len(coords), checkpoint.latent_flow.in_channels)
+    latents = integrate(noise, lambda x, t, c: checkpoint.latent_flow(x, grid, t, c))
+    raw = checkpoint.gaussian_decoder(latents * checkpoint.latent_std + checkpoint.latent_mean, grid)
+    f_dc = raw[:, 96:192].reshape(-1, 3)
+    assert torch.allclose(asset.splats.f_dc, f_dc, atol=1e-3 * float(f_dc.abs().max()))
+
+
+@pytest.mark.parametrize("calls", [1, 4, 5, 8])
+def test_it_can_be_stopped_before_any_step(generator: Generator, calls: int) -> None:
+    asked = []
+
+    def should_stop() -> bool:
+        asked.append(True)
+        return len(asked) == calls
+
+    with pytest.raises(Cancelled):
+        generator.generate(request(), should_stop)
+    assert len(asked) == calls
+
+
+def test_a_stop_leaves_nothing_behind(generator: Generator, asset: Asset) -> None:
+    with pytest.raises(Cancelled):
+        generator.generate(request("cross", 3), lambda: True)
+    assert same(generator.generate(request()).splats, asset.splats)
+
+
+def test_it_is_asked_once_for_each_step(generator: Generator) -> None:
+    asked = []
+    generator.generate(request(), lambda: asked.append(True) is not None)
+    assert len(asked) == FEW.steps + FEW.steps
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        Image.new("RGBA", (64, 64)),
+        Image.new("RGBA", (64, 64), (255, 255, 255, 10)),
+        # Not transparent, and nothing in it for the background model to find.
+        Image.new("RGB", (64, 64), "white"),
+    ],
+)
+def test_a_picture_without_an_object_is_refused(generator: Generator, picture: Image.Image) -> None:
+    with pytest.raises(EmptyForeground, match="the image shows no object"):
+        generator.generate(Request(ImagePrompt(picture, "empty"), 0, FEW, FEW))
+
+
+@pytest.fixture
+def spoil() -> Iterator[Callable[[nn.Module, float | torch.Tensor], None]]:
+    """Give a layer another bias until the test is over."""
+    with ExitStack() as undo:
+
+        def change(layer: nn.Module, value: float | torch.Tensor) -> None:
+            undo.callback(layer.bias.copy_, layer.bias.clone())
+            layer.bias.copy_(torch.as_tensor(value))
+
+        yield change
+
+
+def test_an_empty_structure_is_named(generator: Generator, spoil) -> None:
+    spoil(generator.checkpoint.structure_decoder.out_layer[2], -1e6)
+    with pytest.raises(EmptyStructure, match="left every voxel empty; try another seed"):
+        generator.generate(request())
+
+
+@pytest.mark.parametrize("network", ["structure_flow", "structure_decoder", "latent_flow", "gaussian_decoder"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_handed_out(generator: Generator, network: str, value: float, spoil) -> None:
+    layer = getattr(generator.checkpoint, network).out_layer
+    spoil(layer[2] if isinstance(layer, nn.Sequential) else layer, value)
+    with pytest.raises(NonFiniteOutput, match="returned NaN or infinity; try precision: float32"):
+        generator.generate(request())
+
+
+@pytest.mark.parametrize("channel", [0, 96, 192, 288, 416])
+def test_no_attribute_may_be_nan(generator: Generator, channel: int, spoil) -> None:
+    layer = generator.checkpoint.gaussian_decoder.out_layer
+    bias = layer.bias.clone()
+    bias[channel] = float("nan")
+    spoil(layer, bias)
+    with pytest.raises(NonFiniteOutput, match="the gaussian decoder returned NaN"):
+        generator.generate(request())
+
+
+def test_an_opacity_that_rounds_to_one_is_no_error(generator: Generator, spoil) -> None:
+    layer = generator.checkpoint.gaussian_decoder.out_layer
+    bias = layer.bias.clone()
+    bias[416:] = 100.0
+    spoil(layer, bias)
+    assert bool(generator.generate(request()).splats.opacity_logits.isinf().all())
+
+
+def test_warming_up_generates_once(generator: Generator) -> None:
+    assert generator.warm_up(FEW, FEW) > 0
+
+
+def test_warming_up_survives_a_checkpoint_that_leaves_no_voxel(generator: Generator, spoil) -> None:
+    spoil(generator.checkpoint.structure_decoder.out_layer[2], -1e6)
+    assert generator.warm_up(FEW, FEW) > 0
+
+
+def test_bfloat16_makes_valid_splats_too(asset: Asset) -> None:
+    compute = choose("cpu", "bfloat16")
+    other = Generator.load("embedded", compute, background_model="u2netp").generate(request())
+    assert not same(other.splats, asset.splats)
+    assert other.splats.means.dtype == torch.float32
+    assert validity(other.splats) is None
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "model", "error", "message"),
+    [
+        ("/nowhere", "u2netp", CheckpointError, "directory /nowhere does not exist"),
+        ("embedded", "bria-rmbg", BackgroundModelError, "unknown background model 'bria-rmbg'"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(checkpoint: str, model: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Generator.load(checkpoint, choose("cpu"), background_model=model)

@@ -1,0 +1,413 @@
+import importlib
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+GOLDEN = ROOT / "tests" / "data" / "trellis"
+SCRIPT = ROOT / "scripts" / "parity.py"
+# By twice the bound.
+SLIGHTLY = "slightly"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(ROOT), *sys.path])
+        return importlib.import_module("scripts.parity")
+
+
+@pytest.fixture
+def parity(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run the script in this process; returns its exit code, its lines and its last line as JSON."""
+
+    def run(directory: Path) -> tuple[int, list[str], dict[str, Any]]:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(directory)])
+        code = script.main()
+        *lines, last = capsys.readouterr().out.splitlines()
+        return code, lines, json.loads(last)
+
+    return run
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The golden directory as links; replace what is to be changed."""
+    for path in GOLDEN.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    return tmp_path
+
+
+def replace(directory: Path, file: str, data: bytes) -> None:
+    (directory / file).unlink()
+    (directory / file).write_bytes(data)
+
+
+def keep_only(directory: Path, *files: str) -> None:
+    """Shorten the manifest to these files, for speed."""
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["files"] = {name: manifest["files"][name] for name in files}
+    replace(directory, "manifest.json", json.dumps(manifest).encode())
+
+
+def spoil_array(directory: Path, file: str, name: str, value: float | str, index: int = -7) -> None:
+    with np.load(GOLDEN / file) as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    flat = arrays[name].reshape(-1)
+    flat[index] = flat[index] + 2e-5 * np.abs(flat).max() if value == SLIGHTLY else value
+    (directory / file).unlink()
+    np.savez(directory / file, **arrays)
+
+
+def test_the_golden_data_passes_with_nothing_skipped(parity) -> None:
+    code, lines, summary = parity(GOLDEN)
+    assert code == 0
+    assert list(summary) == ["worst", "n", "failed", "skipped"]
+    assert (summary["failed"], summary["skipped"]) == ([], [])
+    assert summary["n"] == len(lines) >= 88
+    assert 0 < summary["worst"] < 4e-3
+    assert len({line.split(": ", 1)[0] for line in lines if not line.startswith("manifest")}) >= 15
+    assert not any("FAILED" in line for line in lines)
+
+
+def test_every_array_of_the_golden_data_is_compared(parity) -> None:
+    """All but inputs have a line of their own."""
+    _, lines, _ = parity(GOLDEN)
+    compared = {tuple(line.split(" ")[:2]) for line in lines}
+    inputs = {"x", "t", "cond", "feats", "noise", "z", "sel", "t_in", "pos_in", "sp_coords", "sp_feats"}
+    inputs |= {"conv_w", "conv_b"}
+    for path in GOLDEN.glob("*.npz"):
+        with np.load(path) as archive:
+            for name in set(archive.files) - inputs:
+                if name != "coords" or path.name == "ss_dec_forward.npz":
+                    assert (f"{path.name}:", name) in compared
+
+
+def test_it_runs_from_any_directory(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), str(GOLDEN)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert summary["failed"] == summary["skipped"] == []
+
+
+@pytest.mark.parametrize("value", [SLIGHTLY, math.nan, math.inf, 1e30])
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("ss_flow_img_forward.npz", "y"),
+        ("ss_dec_forward.npz", "logits"),
+        ("slat_flow_img_forward.npz", "y"),
+        ("slat_dec_gs_forward.npz", "net_out"),
+        ("units.npz", "conv_out"),
+    ],
+)
+def test_a_spoiled_result_is_noticed(parity, copy: Path, file: str, name: str, value: float | str) -> None:
+    keep_only(copy, file)
+    spoil_array(copy, file, name, value)
+    code, _, summary = parity(copy)
+    assert code == 1
+    assert f"{file}: {name}" in summary["failed"]
+    assert math.isfinite(summary["worst"])
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("ss_flow_img_forward.npz", "tap_block0"),
+        ("ss_flow_txt_forward.npz", "y"),
+        ("ss_sampler.npz", "samples"),
+        ("ss_sampler.npz", "pred_x_t"),
+        ("ss_sampler.npz", "pred_x_0_last"),
+        ("ss_sampler_other.npz", "samples_cfg"),
+        ("ss_sampler_other.npz", "samples_plain"),
+        ("ss_dec_of_sampler.npz", "logits_every7"),
+        ("slat_sampler.npz", "samples"),
+        ("slat_sampler.npz", "pred_x_t"),
+        ("slat_sampler.npz", "slat"),
+        ("slat_flow_txt_forward.npz", "y"),
+        ("slat_dec_gs_forward.npz", "xyz_raw"),
+        ("slat_dec_gs_forward.npz", "rotation_raw"),
+        ("slat_dec_gs_forward.npz", "get_opacity"),
+        ("slat_dec_gs_batch2.npz", "net_out_sel"),
+        ("units.npz", "t_emb256"),
+        ("units.npz", "pos_emb_1024"),
+        ("units.npz", "tseq_25_3"),
+        ("units.npz", "hammersley32"),
+        ("units.npz", "down_feats"),
+        ("units.npz", "up_feats"),
+    ],
+)
+def test_a_slightly_spoiled_value_of_any_kind_is_noticed(parity, copy: Path, file: str, name: str) -> None:
+    keep_only(copy, file)
+    spoil_array(copy, file, name, SLIGHTLY)
+    code, _, summary = parity(copy)
+    assert (code, summary["failed"]) == (1, [f"{file}: {name}"])
+
+
+def test_half_precision_has_a_bound_of_its_own(parity, copy: Path) -> None:
+    file = "ss_flow_img_forward.npz"
+    keep_only(copy, file)
+    with np.load(GOLDEN / file) as archive:
+        half = archive["y_fp16mode"]
+    largest = float(np.abs(half).max())
+    spoil_array(copy, file, "y_fp16mode", float(half.flat[0]) + 1e-4 * largest, index=0)
+    assert parity(copy)[0] == 0
+    spoil_array(copy, file, "y_fp16mode", float(half.flat[0]) + 8e-3 * largest, index=0)
+    code, _, summary = parity(copy)
+    assert (code, summary["failed"]) == (1, [f"{file}: y_fp16mode"])
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "index", "value"),
+    [
+        ("ss_dec_forward.npz", "coords", 400, 9),
+        ("ss_dec_forward.npz", "coords", 401, 9999),
+        ("ss_dec_forward.npz", "coords", 0, 5),
+        ("ss_dec_of_sampler.npz", "bits", 1000, 0),
+        ("slat_flow_img_forward.npz", "coords", 41, 60),
+        ("slat_flow_img_forward.npz", "coords", 0, 7),
+        ("slat_flow_img_forward.npz", "down_coords", 5, 31),
+        ("slat_dec_gs_forward.npz", "coords", 6, 30),
+        ("slat_dec_gs_batch2.npz", "sel", 3, 447),
+        ("slat_dec_gs_batch2.npz", "sel", 3, 9999),
+        ("units.npz", "win_id_shift4", 77, 3),
+        ("units.npz", "win_len_shift0", 7, 99),
+        ("units.npz", "patchify2", 30, 0),
+        ("units.npz", "pixel_shuffle2", 30, 0),
+        ("units.npz", "down_coords", 30, 0),
+    ],
+)
+def test_a_spoiled_number_is_noticed(parity, copy: Path, file: str, name: str, index: int, value: int) -> None:
+    with np.load(GOLDEN / file) as archive:
+        assert archive[name].flat[index] != value
+    keep_only(copy, file)
+    spoil_array(copy, file, name, value, index)
+    code, _, summary = parity(copy)
+    assert code == 1
+    assert all(line.startswith(file) for line in summary["failed"])
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("ss_flow_img_forward.npz", "x"),
+        ("ss_flow_img_forward.npz", "t"),
+        ("ss_flow_img_forward.npz", "cond"),
+        ("ss_sampler.npz", "noise"),
+        ("slat_flow_img_forward.npz", "feats"),
+        ("ss_dec_forward.npz", "z"),
+        ("units.npz", "conv_w"),
+        ("units.npz", "sp_feats"),
+        ("units.npz", "t_in"),
+        ("units.npz", "pos_in"),
+    ],
+)
+def test_a_spoiled_input_is_noticed(parity, copy: Path, file: str, name: str) -> None:
+    keep_only(copy, file)
+    spoil_array(copy, file, name, 3, index=0)
+    assert parity(copy)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "tensor", "file"),
+    [
+        ("ss_flow_img", "blocks.1.adaLN_modulation.1.weight", "ss_flow_img_forward.npz"),
+        ("ss_flow_img", "pos_emb", "ss_sampler.npz"),
+        ("ss_flow_txt", "blocks.0.cross_attn.k_rms_norm.gamma", "ss_flow_txt_forward.npz"),
+        ("ss_dec", "blocks.2.conv.weight", "ss_dec_forward.npz"),
+        ("slat_flow_img", "out_blocks.0.skip_connection.weight", "slat_sampler.npz"),
+        ("slat_flow_txt", "input_blocks.1.conv2.conv.weight", "slat_flow_txt_forward.npz"),
+        ("slat_dec_gs", "offset_perturbation", "slat_dec_gs_forward.npz"),
+        ("slat_dec_gs", "blocks.2.attn.to_qkv.weight", "slat_dec_gs_batch2.npz"),
+    ],
+)
+def test_a_spoiled_weight_is_noticed(parity, copy: Path, weights: str, tensor: str, file: str) -> None:
+    keep_only(copy, file)
+    tensors = load_file(GOLDEN / f"{weights}.safetensors")
+    flat = tensors[tensor].view(-1)
+    flat[len(flat) // 2] += 0.1
+    (copy / f"{weights}.safetensors").unlink()
+    save_file(tensors, copy / f"{weights}.safetensors")
+    assert parity(copy)[0] == 1
+
+
+COLUMNS = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"]
+COLUMNS += ["scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_spoiled_ply_column_is_noticed_without_a_digest(parity, copy: Path, column: str) -> None:
+    keep_only(copy, "sample.ply", "slat_dec_gs_forward.npz")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["files"]["sample.ply"]["sha256"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    header, mark, body = (GOLDEN / "sample.ply").read_bytes().partition(b"end_header\n")
+    table = np.frombuffer(body, "<f4").reshape(-1, 17).copy()
+    values = table[:, COLUMNS.index(column)]
+    values[1234] += (1e-3 if column.startswith("rot_") else 3e-5) * (np.abs(values).max() or 1.0)
+    replace(copy, "sample.ply", header + mark + table.tobytes())
+    code, _, summary = parity(copy)
+    assert (code, summary["failed"]) == (1, [f"sample.ply: {column}"])
+
+
+def test_a_quaternion_of_the_other_sign_is_noticed(parity, copy: Path) -> None:
+    keep_only(copy, "sample.ply", "slat_dec_gs_forward.npz")
+    header, mark, body = (GOLDEN / "sample.ply").read_bytes().partition(b"end_header\n")
+    table = np.frombuffer(body, "<f4").reshape(-1, 17).copy()
+    table[100, 13:] *= -1
+    replace(copy, "sample.ply", header + mark + table.tobytes())
+    assert {f"sample.ply: rot_{i}" for i in range(4)} & set(parity(copy)[2]["failed"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data[:-4],
+        lambda data: data[: -17 * 4],
+        lambda data: data.replace(b"f_dc_1", b"f_dc_9"),
+        lambda data: data.replace(b"format binary_little_endian 1.0", b"format binary_little_endian 1.1"),
+        lambda data: data.replace(b"element", b"comment made by us\nelement"),
+    ],
+)
+def test_a_ply_file_of_another_form_is_noticed(parity, copy: Path, change: Callable[[bytes], bytes]) -> None:
+    keep_only(copy, "sample.ply", "slat_dec_gs_forward.npz")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["files"]["sample.ply"]["sha256"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    replace(copy, "sample.ply", change((GOLDEN / "sample.ply").read_bytes()))
+    assert parity(copy)[0] == 1
+
+
+@pytest.mark.parametrize("spoiled", ["image0_in.png", "image0_out.png", "image1_out.png"])
+def test_a_spoiled_pixel_is_noticed(parity, copy: Path, spoiled: str) -> None:
+    stem = spoiled[:6]
+    keep_only(copy, f"{stem}_in.png", f"{stem}_out.png")
+    image = Image.open(GOLDEN / spoiled)
+    spot = (image.width // 2, image.height // 2)
+    red, *rest = image.getpixel(spot)
+    image.putpixel(spot, ((red + 1) % 256 if "out" in spoiled else (red + 128) % 256, *rest))
+    (copy / spoiled).unlink()
+    image.save(copy / spoiled)
+    code, _, summary = parity(copy)
+    assert code == 1
+    assert f"{stem}_in.png: picture" in summary["failed"]
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [
+        (lambda m: m["ss_sampler_params"].update(cfg_strength=9.01), "ss_sampler.npz: samples"),
+        (lambda m: m["ss_sampler_params"].update(cfg_interval=[0.5, 0.95]), "ss_sampler.npz: samples"),
+        (lambda m: m["slat_sampler_params"].update(rescale_t=2.5), "slat_sampler.npz: samples"),
+        (lambda m: m["ss_sampler_calls_t1000_isuncond"].pop(), "ss_sampler.npz: calls"),
+        (lambda m: m["ss_sampler_cfg_params"].update(steps=5), "ss_sampler_other.npz: samples_cfg"),
+        (
+            lambda m: m["cfg_schedule_rescale3_G_is_guided"].update({"12_0.5_1.0": "GGGGGGGGG..."}),
+            "manifest: cfg_schedule_rescale3_G_is_guided 12_0.5_1.0",
+        ),
+        (lambda m: m["files"]["sample.ply"].update(sha256="0" * 64), "sample.ply: sha256"),
+        (lambda m: m["files"]["image1_out.png"].update(sha256_pixels="0" * 64), "image1_out.png: sha256_pixels"),
+        (lambda m: m["models"]["ss_flow_txt"]["args"].update(num_heads=4), "ss_flow_txt_forward.npz"),
+        (lambda m: m["models"]["slat_dec_gs"]["args"].update(window_size=16), "slat_dec_gs_forward.npz: net_out"),
+    ],
+)
+def test_a_spoiled_manifest_is_noticed(
+    parity, copy: Path, change: Callable[[dict[str, Any]], object], failed: str
+) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    change(manifest)
+    replace(copy, "manifest.json", json.dumps(manifest).encode())
+    code, _, summary = parity(copy)
+    assert code == 1
+    assert any(name.startswith(failed) for name in summary["failed"])
+
+
+@pytest.mark.parametrize("file", ["ss_sampler.npz", "ss_dec.safetensors", "image0_out.png", "sample.ply"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
+def test_a_damaged_file_fails_and_the_others_are_compared(parity, copy: Path, file: str, damage: str) -> None:
+    data = (GOLDEN / file).read_bytes()
+    (copy / file).unlink()
+    if damage != "missing":
+        (copy / file).write_bytes(data[: len(data) // 2] if damage == "truncated" else b"")
+    code, lines, summary = parity(copy)
+    assert code == 1
+    assert summary["failed"]
+    assert "units.npz: conv_out" in "\n".join(lines)
+    assert not any(name.startswith(("units", "slat_flow", "ss_flow")) for name in summary["failed"])
+
+
+def test_what_no_check_knows_is_listed_as_skipped(parity, copy: Path) -> None:
+    keep_only(copy, "ss_flow_img_forward.npz", "units.npz")
+    for file, name in (("ss_flow_img_forward.npz", "tap_middle"), ("units.npz", "novelty")):
+        with np.load(GOLDEN / file) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        (copy / file).unlink()
+        np.savez(copy / file, **arrays, **{name: np.zeros(3)})
+    (copy / "notes.bin").write_bytes(b"")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"]["notes.bin"] = {}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    code, _, summary = parity(copy)
+    assert code == 0
+    assert summary["skipped"] == ["ss_flow_img_forward.npz: tap_middle", "units.npz: novelty", "notes.bin"]
+
+
+def test_a_directory_of_other_sizes_and_names_is_compared(parity, tmp_path: Path, script: ModuleType) -> None:
+    """Models and files are those of the manifest, whatever they are called."""
+    from pipeline.trellis.checkpoint import build_network
+
+    args = {"resolution": 4, "in_channels": 3, "out_channels": 3, "model_channels": 24, "cond_channels": 10}
+    args |= {"num_blocks": 1, "num_heads": 2, "patch_size": 2, "qk_rms_norm": True, "qk_rms_norm_cross": True}
+    network = type(build_network("SparseStructureFlowModel", args))(**args).eval()
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, tmp_path / "w.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    x, cond = (torch.randn(shape, generator=generator) for shape in ((1, 3, 4, 4, 4), (1, 5, 10)))
+    with torch.no_grad():
+        y = network(x, torch.tensor([300.0]), cond)
+    arrays = {"x": x.numpy(), "t": np.float32([300]), "cond": cond.numpy(), "y": y.numpy()}
+    np.savez(tmp_path / "odd.npz", **arrays)
+    spec = {"class": "ElasticSparseStructureFlowModel", "args": args, "weights": "w.safetensors"}
+    manifest = {"models": {"mine": spec}, "files": {"w.safetensors": {}, "odd.npz": {"note": "of mine"}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    code, _, summary = parity(tmp_path)
+    assert (code, summary) == (0, {"worst": summary["worst"], "n": 1, "failed": [], "skipped": []})
+
+
+@pytest.mark.parametrize("manifest", [None, "{", "[]", "{}"])
+def test_a_directory_that_cannot_be_read_is_code_2(
+    script: ModuleType, tmp_path: Path, manifest: str | None, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(manifest)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path)])
+    assert script.main() == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(str(tmp_path))
+
+
+def test_comparisons_are_exact_about_shapes_and_empty_arrays(script: ModuleType, capsys) -> None:
+    report = script.Report()
+    report.exact("same and empty", np.zeros((0, 4)), np.zeros((0, 4)))
+    report.close("same and empty", np.zeros((0, 4)), np.zeros((0, 4)))
+    report.close("equal infinities", [np.inf, 1.0], [np.inf, 1.0])
+    assert report.failed == []
+    report.exact("shape", np.zeros((2, 3)), np.zeros((3, 2)))
+    report.close("shape", np.zeros((1, 3)), np.zeros(3))
+    report.close("other infinity", [np.inf, 1.0], [-np.inf, 1.0])
+    report.close("all zero", [1e-4], [0.0])
+    report.close("not a number", [np.nan], [np.nan])
+    assert len(report.failed) == 5
+    assert json.loads(json.dumps(report.summary()))["n"] == 8
