@@ -73,8 +73,13 @@ class Node:
 
     def decide(self, hotkey: str) -> Decision:
         """The policy on a hotkey with the present snapshot."""
+        return decide(self.snapshot, self._settings.rules, hotkey)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The subnet as last seen; there is one from registration on."""
         assert self._snapshot is not None
-        return decide(self._snapshot, self._settings.rules, hotkey)
+        return self._snapshot
 
     async def run(self) -> ExitCode:
         """Work until a signal or a reason to end. Raises MinerError with the exit code it stands for."""
@@ -84,10 +89,9 @@ class Node:
         settings = self._settings
         wallet = load_wallet(settings)
         chain = open_chain(settings.network, settings.netuid)
-        started = await self._unless_stopped(lambda: self._register(chain, wallet))
-        if started is None:
+        self._snapshot = await self._unless_stopped(lambda: self._register(chain, wallet))
+        if self._snapshot is None:
             return ExitCode.CLEAN
-        self._snapshot = started
         if settings.miner.serving.enabled:
             check_port_free(settings.axon_ip, settings.axon_port)
         generator = await self._unless_stopped(lambda: load_generator(settings))
@@ -114,7 +118,7 @@ class Node:
             log.info("Ready: phase %s, hotkey %s", settings.phase_name, wallet.hotkey.ss58_address)
             while not self._stop.is_set():
                 if settings.miner.pulling.enabled:
-                    puller.update(self._require_snapshot())
+                    puller.update(self.snapshot)
                 await self._pause(settings.miner.chain.sync_interval)
                 if not self._stop.is_set():
                     await self._sync(chain, wallet.hotkey.ss58_address)
@@ -168,10 +172,6 @@ class Node:
             raise Deregistered(f"hotkey {hotkey} is no longer registered on subnet {snapshot.netuid}")
         self._snapshot = snapshot
         log.debug("Metagraph refreshed at block %d", snapshot.block)
-
-    def _require_snapshot(self) -> Snapshot:
-        assert self._snapshot is not None
-        return self._snapshot
 
     async def _pause(self, seconds: float) -> None:
         try:
