@@ -1,11 +1,9 @@
-import importlib
 import json
 import math
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from pipeline.trellis.checkpoint import build_network
+from scripts.parity import main
+from scripts.parity_checks.report import Report
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 GOLDEN = ROOT / "tests" / "data" / "trellis"
 SCRIPT = ROOT / "scripts" / "parity.py"
@@ -21,20 +23,13 @@ SCRIPT = ROOT / "scripts" / "parity.py"
 SLIGHTLY = "slightly"
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(ROOT), *sys.path])
-        return importlib.import_module("scripts.parity")
-
-
 @pytest.fixture
-def parity(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def parity(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Run the script in this process; returns its exit code, its lines and its last line as JSON."""
 
     def run(directory: Path) -> tuple[int, list[str], dict[str, Any]]:
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(directory)])
-        code = script.main()
+        code = main()
         *lines, last = capsys.readouterr().out.splitlines()
         return code, lines, json.loads(last)
 
@@ -364,10 +359,8 @@ def test_what_no_check_knows_is_listed_as_skipped(parity, copy: Path) -> None:
     assert summary["skipped"] == ["ss_flow_img_forward.npz: tap_middle", "units.npz: novelty", "notes.bin"]
 
 
-def test_a_directory_of_other_sizes_and_names_is_compared(parity, tmp_path: Path, script: ModuleType) -> None:
+def test_a_directory_of_other_sizes_and_names_is_compared(parity, tmp_path: Path) -> None:
     """Models and files are those of the manifest, whatever they are called."""
-    from pipeline.trellis.checkpoint import build_network
-
     args = {"resolution": 4, "in_channels": 3, "out_channels": 3, "model_channels": 24, "cond_channels": 10}
     args |= {"num_blocks": 1, "num_heads": 2, "patch_size": 2, "qk_rms_norm": True, "qk_rms_norm_cross": True}
     network = type(build_network("SparseStructureFlowModel", args))(**args).eval()
@@ -387,19 +380,19 @@ def test_a_directory_of_other_sizes_and_names_is_compared(parity, tmp_path: Path
 
 @pytest.mark.parametrize("manifest", [None, "{", "[]", "{}"])
 def test_a_directory_that_cannot_be_read_is_code_2(
-    script: ModuleType, tmp_path: Path, manifest: str | None, monkeypatch: pytest.MonkeyPatch, capsys
+    tmp_path: Path, manifest: str | None, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(manifest)
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path)])
-    assert script.main() == 2
+    assert main() == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(str(tmp_path))
 
 
-def test_comparisons_are_exact_about_shapes_and_empty_arrays(script: ModuleType, capsys) -> None:
-    report = script.Report()
+def test_comparisons_are_exact_about_shapes_and_empty_arrays(capsys) -> None:
+    report = Report()
     report.exact("same and empty", np.zeros((0, 4)), np.zeros((0, 4)))
     report.close("same and empty", np.zeros((0, 4)), np.zeros((0, 4)))
     report.close("equal infinities", [np.inf, 1.0], [np.inf, 1.0])
