@@ -25,6 +25,7 @@ setup(
         "rembg>=2.0.86",
         "safetensors>=0.6",
         "torch>=2.11,<3",
+        "tqdm",
         "transformers>=5,<6",
         "zstandard>=0.24",
     ],

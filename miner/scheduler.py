@@ -9,9 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from pipeline import Asset, Cancelled, Request
+from pipeline import Asset, Cancelled, OnStep, Request
 
-Generate = Callable[[Request, Callable[[], bool]], Asset]
+Generate = Callable[[Request, OnStep], Asset]
 
 
 @dataclass(order=True)
@@ -26,7 +26,7 @@ class Scheduler:
     """Runs jobs on a daemon thread; the futures may be awaited from any event loop."""
 
     def __init__(self, generate: Generate) -> None:
-        """`generate` takes a request and a function that says whether to stop."""
+        """`generate` takes a request and a function that it calls after each step and that may raise Cancelled."""
         self._generate = generate
         self._jobs: list[_Job] = []
         self._changed = threading.Condition()
@@ -71,6 +71,10 @@ class Scheduler:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    def _stop_if_asked(self, _stage: str, _done: int, _steps: int) -> None:
+        if self._stopping:
+            raise Cancelled("the miner is stopping")
+
     def _next(self) -> _Job | None:
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._stopping)
@@ -81,7 +85,7 @@ class Scheduler:
             if not job.future.set_running_or_notify_cancel():
                 continue
             try:
-                asset = self._generate(job.request, lambda: self._stopping)
+                asset = self._generate(job.request, self._stop_if_asked)
             except Exception as error:  # whatever happened belongs to whoever waits for this job
                 job.future.set_exception(error)
             else:

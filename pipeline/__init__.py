@@ -12,7 +12,7 @@ from pipeline.errors import (
     PipelineError,
     PromptError,
 )
-from pipeline.generator import STAGES, Asset, Generator, Request
+from pipeline.generator import STAGES, Asset, Generator, OnStep, Request
 from pipeline.prompt import ImagePrompt, Prompt, TextPrompt, image_prompt, image_prompt_from_base64, text_prompt
 from pipeline.sampling import SamplerParams
 from pipeline.splats import Splats, normalise, validity
@@ -32,6 +32,7 @@ __all__ = [
     "Generator",
     "ImagePrompt",
     "NonFiniteOutput",
+    "OnStep",
     "PipelineError",
     "Prompt",
     "PromptError",

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from PIL import Image, ImageDraw
@@ -14,7 +15,7 @@ from torch import Tensor
 from pipeline.background import BackgroundRemover, Provider
 from pipeline.conditioning import ImageEncoder
 from pipeline.devices import Compute
-from pipeline.errors import Cancelled, CheckpointError, EmptyForeground, EmptyStructure, NonFiniteOutput
+from pipeline.errors import CheckpointError, EmptyForeground, EmptyStructure, NonFiniteOutput
 from pipeline.preprocessing import PICTURE_SIZE, cut_out, frame_object
 from pipeline.prompt import ImagePrompt
 from pipeline.sampling import SamplerParams, euler_steps
@@ -26,6 +27,8 @@ from pipeline.trellis.voxels import VoxelGrid
 from pipeline.weights import locate, locate_image_encoder
 
 STAGES = ("background", "conditioning", "structure", "latents", "gaussians")
+# Called after each sampler step with the stage, the steps done and the number of steps.
+OnStep = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class _Stopwatch:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.seconds[name] = time.perf_counter() - start
+
+
+def _ignore(_stage: str, _done: int, _steps: int) -> None:
+    """Nobody watches."""
 
 
 class Generator:
@@ -110,10 +117,10 @@ class Generator:
         return time.perf_counter() - start
 
     @torch.inference_mode()
-    def generate(self, request: Request, should_stop: Callable[[], bool] = lambda: False) -> Asset:
-        """Generate one object. `should_stop` is asked before each sampler step.
+    def generate(self, request: Request, on_step: OnStep = _ignore) -> Asset:
+        """Generate one object. `on_step` is called after each sampler step and may raise Cancelled to stop.
 
-        Raises EmptyForeground, EmptyStructure, NonFiniteOutput, or Cancelled if should_stop said so.
+        Raises EmptyForeground, EmptyStructure, NonFiniteOutput, or what on_step raises.
         """
         watch = _Stopwatch(self._compute.device)
         with watch.stage("background"):
@@ -123,10 +130,10 @@ class Generator:
         # One generator on the CPU, drawn from in upstream's order, makes the same noise on every device.
         noise = torch.Generator("cpu").manual_seed(request.seed)
         with watch.stage("structure"):
-            coords = self._sample_structure(cond, request.sparse_structure_sampler_params, noise, should_stop)
+            coords = self._sample_structure(cond, request.sparse_structure_sampler_params, noise, on_step)
         grid = VoxelGrid(coords)
         with watch.stage("latents"):
-            latents = self._sample_latents(cond, grid, request.slat_sampler_params, noise, should_stop)
+            latents = self._sample_latents(cond, grid, request.slat_sampler_params, noise, on_step)
         with watch.stage("gaussians"):
             decoder = self.checkpoint.gaussian_decoder
             raw = decoder(latents, grid)
@@ -136,9 +143,7 @@ class Generator:
             splats = to_splats(gaussians)
         return Asset(splats, request.seed, len(grid), watch.seconds)
 
-    def _sample_structure(
-        self, cond: Tensor, params: SamplerParams, noise: torch.Generator, should_stop: Callable[[], bool]
-    ) -> Tensor:
+    def _sample_structure(self, cond: Tensor, params: SamplerParams, noise: torch.Generator, on_step: OnStep) -> Tensor:
         flow = self.checkpoint.structure_flow
         shape = (1, flow.in_channels, *[flow.resolution] * 3)
 
@@ -146,7 +151,9 @@ class Generator:
             v: Tensor = flow(x, _model_time(t, 1, x), context)
             return v
 
-        sample = self._sample(velocity, torch.randn(shape, generator=noise), cond, params, should_stop)
+        sample = self._sample(
+            velocity, torch.randn(shape, generator=noise), cond, params, partial(on_step, "structure")
+        )
         logits = self.checkpoint.structure_decoder(sample)
         if not bool(logits.isfinite().all()):
             raise NonFiniteOutput("the structure decoder returned NaN or infinity; try precision: float32")
@@ -161,7 +168,7 @@ class Generator:
         grid: VoxelGrid,
         params: SamplerParams,
         noise: torch.Generator,
-        should_stop: Callable[[], bool],
+        on_step: OnStep,
     ) -> Tensor:
         flow = self.checkpoint.latent_flow
 
@@ -170,7 +177,7 @@ class Generator:
             return v
 
         start = torch.randn(len(grid), flow.in_channels, generator=noise)
-        sample = self._sample(velocity, start, cond, params, should_stop)
+        sample = self._sample(velocity, start, cond, params, partial(on_step, "latents"))
         return sample * self.checkpoint.latent_std + self.checkpoint.latent_mean
 
     def _sample(
@@ -179,14 +186,13 @@ class Generator:
         noise: Tensor,
         cond: Tensor,
         params: SamplerParams,
-        should_stop: Callable[[], bool],
+        on_step: Callable[[int, int], None],
     ) -> Tensor:
         x = noise.to(self._compute.device)
         # For pictures the negative condition is a context of zeros.
         for step in euler_steps(velocity, x, cond, torch.zeros_like(cond), params):
-            if should_stop():
-                raise Cancelled("generation was stopped")
             x = step.x_next
+            on_step(step.index + 1, params.steps)
         if not bool(x.isfinite().all()):
             raise NonFiniteOutput("a sampler returned NaN or infinity; try precision: float32")
         return x

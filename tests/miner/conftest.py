@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import bittensor as bt
@@ -13,7 +12,7 @@ from PIL import Image
 from miner.chain import Neuron, Snapshot
 from miner.localnet import make_wallet
 from miner.settings import Phase, SpzSettings, load_yaml, shipped_config
-from pipeline import STAGES, Asset, Request, Splats
+from pipeline import STAGES, Asset, OnStep, Request, Splats
 
 
 def make_splats(count: int = 7000, seed: int = 0) -> Splats:
@@ -31,7 +30,7 @@ def make_asset(request: Request, count: int = 7000) -> Asset:
     return Asset(make_splats(count, request.seed), request.seed, count // 32, dict.fromkeys(STAGES, 0.25))
 
 
-def instant_generate(request: Request, should_stop: Callable[[], bool]) -> Asset:
+def instant_generate(request: Request, on_step: OnStep) -> Asset:
     return make_asset(request)
 
 

@@ -17,7 +17,7 @@ from miner.pulling import Puller, ValidatorLoop
 from miner.scheduler import Scheduler
 from miner.settings import Phase, PolicyRules, PullingSettings, SpzSettings
 from miner.tasks import TaskRunner
-from pipeline import Asset, Request
+from pipeline import Asset, OnStep, Request
 from tests.miner.conftest import instant_generate, make_asset
 
 TIMEOUT = 20.0
@@ -37,8 +37,8 @@ class Bench:
 
     def __init__(self, wallet: bt.Wallet, validator: LocalValidator, phase: Phase, container: SpzSettings) -> None:
         self.rules = PolicyRules()
-        self.generate: Callable[[Request, Callable[[], bool]], Asset] = instant_generate
-        self.scheduler = Scheduler(lambda request, should_stop: self.generate(request, should_stop))
+        self.generate: Callable[[Request, OnStep], Asset] = instant_generate
+        self.scheduler = Scheduler(lambda request, on_step: self.generate(request, on_step))
         self.runner = TaskRunner(self.scheduler, phase, container)
         self.neuron = Neuron(
             uid=0,
@@ -117,7 +117,7 @@ async def test_what_cannot_be_generated_is_skipped_with_a_signed_empty_result(
 
 
 async def test_invalid_results_are_not_sent(bench: Bench, validator: LocalValidator, image_base64: str) -> None:
-    bench.generate = lambda request, should_stop: make_asset(request, 100)
+    bench.generate = lambda request, on_step: make_asset(request, 100)
     validator.add_tasks([ImageTask(id="i", prompt=image_base64)])
     async with cycles(bench) as cycle:
         await cycle()
@@ -128,7 +128,7 @@ async def test_invalid_results_are_not_sent(bench: Bench, validator: LocalValida
 async def test_a_crash_of_the_generator_costs_one_task(
     bench: Bench, validator: LocalValidator, image_base64: str
 ) -> None:
-    def crash(request: Request, should_stop: Callable[[], bool]) -> Asset:
+    def crash(request: Request, on_step: OnStep) -> Asset:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     bench.generate = crash
@@ -141,7 +141,7 @@ async def test_a_crash_of_the_generator_costs_one_task(
 async def test_result_is_withheld_from_a_validator_blacklisted_meanwhile(
     bench: Bench, validator: LocalValidator, image_base64: str
 ) -> None:
-    def blacklist(request: Request, should_stop: Callable[[], bool]) -> Asset:
+    def blacklist(request: Request, on_step: OnStep) -> Asset:
         bench.rules = PolicyRules(deny_hotkeys=(validator.hotkey,))
         return make_asset(request)
 

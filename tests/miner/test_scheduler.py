@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 
 import pytest
 from PIL import Image
 
 from miner.scheduler import Scheduler
-from pipeline import Asset, Cancelled, EmptyStructure, ImagePrompt, Request, SamplerParams
+from pipeline import Asset, Cancelled, EmptyStructure, ImagePrompt, OnStep, Request, SamplerParams
 from tests.miner.conftest import make_asset
 
 WAIT = 10.0
@@ -27,12 +27,11 @@ class Gate:
         self.started = threading.Event()
         self.open = threading.Event()
 
-    def __call__(self, request: Request, should_stop: Callable[[], bool]) -> Asset:
+    def __call__(self, request: Request, on_step: OnStep) -> Asset:
         self.order.append(request.seed)
         self.started.set()
         while not self.open.wait(0.01):
-            if should_stop():
-                raise Cancelled("stopped")
+            on_step("structure", 1, 2)
         if request.seed < 0:
             raise EmptyStructure("nothing")
         return make_asset(request, 4)

@@ -42,7 +42,7 @@ class Bench:
 async def bench(
     wallets: dict[str, bt.Wallet], snapshot: Snapshot, phase: Phase, container: SpzSettings
 ) -> AsyncIterator[Bench]:
-    scheduler = Scheduler(lambda request, should_stop: bench.generate(request))
+    scheduler = Scheduler(lambda request, on_step: bench.generate(request))
     scheduler.start()
     port = free_port()
     neuron = Neuron(uid=1, hotkey=wallets["miner"].hotkey.ss58_address, coldkey="c", ip=LOOPBACK, port=port)

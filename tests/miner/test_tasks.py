@@ -41,7 +41,7 @@ async def test_the_phase_may_ask_for_an_extent(config_folder: Path, container: S
 async def test_splats_too_far_out_for_the_container_are_not_sent(
     phase: Phase, container: SpzSettings, image_base64: str
 ) -> None:
-    def far_out(request: Request, should_stop: object) -> Asset:
+    def far_out(request: Request, on_step: object) -> Asset:
         asset = make_asset(request)
         asset.splats.means[0, 0] = 3000.0
         return asset
@@ -52,4 +52,4 @@ async def test_splats_too_far_out_for_the_container_are_not_sent(
 
 async def test_too_few_gaussians_are_not_sent(phase: Phase, container: SpzSettings, image_base64: str) -> None:
     with pytest.raises(InvalidResult, match="6999"):
-        await run_one(phase, container, image_base64, lambda request, should_stop: make_asset(request, 6999))
+        await run_one(phase, container, image_base64, lambda request, on_step: make_asset(request, 6999))

@@ -149,29 +149,35 @@ def test_noise_is_upstream_s_from_the_global_generator(generator: Generator, ass
     assert torch.allclose(asset.splats.f_dc, f_dc, atol=1e-3 * float(f_dc.abs().max()))
 
 
-@pytest.mark.parametrize("calls", [1, 4, 5, 8])
-def test_it_can_be_stopped_before_any_step(generator: Generator, calls: int) -> None:
-    asked = []
+def stop(stage: str, done: int, steps: int) -> None:
+    raise Cancelled("enough")
 
-    def should_stop() -> bool:
-        asked.append(True)
-        return len(asked) == calls
+
+@pytest.mark.parametrize("calls", [1, 4, 5, 8])
+def test_it_can_be_stopped_after_any_step(generator: Generator, calls: int) -> None:
+    seen = []
+
+    def stop_later(stage: str, done: int, steps: int) -> None:
+        seen.append(stage)
+        if len(seen) == calls:
+            raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
-        generator.generate(request(), should_stop)
-    assert len(asked) == calls
+        generator.generate(request(), stop_later)
+    assert len(seen) == calls
 
 
 def test_a_stop_leaves_nothing_behind(generator: Generator, asset: Asset) -> None:
     with pytest.raises(Cancelled):
-        generator.generate(request("cross", 3), lambda: True)
+        generator.generate(request("cross", 3), stop)
     assert same(generator.generate(request()).splats, asset.splats)
 
 
-def test_it_is_asked_once_for_each_step(generator: Generator) -> None:
-    asked = []
-    generator.generate(request(), lambda: asked.append(True) is not None)
-    assert len(asked) == FEW.steps + FEW.steps
+def test_progress_is_told_after_each_step(generator: Generator) -> None:
+    seen = []
+    generator.generate(request(), lambda *progress: seen.append(progress))
+    stages = [(stage, step + 1, FEW.steps) for stage in ("structure", "latents") for step in range(FEW.steps)]
+    assert seen == stages
 
 
 @pytest.mark.parametrize(
