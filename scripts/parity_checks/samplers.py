@@ -30,15 +30,16 @@ def _params(golden: Golden, key: str) -> SamplerParams:
 
 
 def _run(g: Arrays, params: SamplerParams, flow: Flow) -> tuple[list[Step], list[list[float]]]:
-    """All steps with a negative condition of zeros, and the calls made: [t * 1000, is the negative one]."""
+    """All steps, and the calls made: [t * 1000, is the negative one]; without neg_cond it is zeros."""
     calls = []
+    negative = g.get("neg_cond", torch.zeros_like(g["cond"]))
 
     def velocity(x: Tensor, t: float, cond: Tensor) -> Tensor:
         time = torch.full((len(cond),), 1000 * t, dtype=torch.float32)
-        calls.append([float(time[0]), float(not cond.any())])
+        calls.append([float(time[0]), float(cond is negative)])
         return flow(x, time, cond)
 
-    return list(euler_steps(velocity, g["noise"], g["cond"], torch.zeros_like(g["cond"]), params)), calls
+    return list(euler_steps(velocity, g["noise"], g["cond"], negative, params)), calls
 
 
 def _compare(file: str, g: Arrays, golden: Golden, report: Report, flow: Flow) -> list[Step]:
@@ -60,7 +61,7 @@ def _compare(file: str, g: Arrays, golden: Golden, report: Report, flow: Flow) -
 def structure_sampler(file: str, g: Arrays, golden: Golden, report: Report) -> set[str]:
     """Guidance inside an interval, over a dense grid."""
     _compare(file, g, golden, report, golden.network(file, "SparseStructureFlowModel"))
-    return {"noise", "cond", "samples", "pred_x_t", "pred_x_0_last"}
+    return {"noise", "cond", "neg_cond", "samples", "pred_x_t", "pred_x_0_last"}
 
 
 def latent_sampler(file: str, g: Arrays, golden: Golden, report: Report) -> set[str]:
@@ -70,7 +71,7 @@ def latent_sampler(file: str, g: Arrays, golden: Golden, report: Report) -> set[
     if "slat" in g:
         slat = steps[-1].x_next * torch.tensor(SLAT_STD) + torch.tensor(SLAT_MEAN)
         report.close(f"{file}: slat", slat, g["slat"])
-    return {"coords", "noise", "cond", "samples", "pred_x_t", "pred_x_0_last", "slat"}
+    return {"coords", "noise", "cond", "neg_cond", "samples", "pred_x_t", "pred_x_0_last", "slat"}
 
 
 def other_samplers(file: str, g: Arrays, golden: Golden, report: Report) -> set[str]:

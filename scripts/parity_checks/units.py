@@ -53,16 +53,16 @@ def _unit(name: str, g: Arrays) -> tuple[Any, bool] | None:
         return timestep_embedding(g["t_in"]), False
     if re.fullmatch(r"pos_emb_\d+", name):
         return position_embedding(g["pos_in"], number[0]), False
-    if re.fullmatch(r"tseq_\d+_\d+", name):
-        return schedule(number[0], number[1]), False
+    if stated := re.fullmatch(r"tseq_(\d+)_([\d.]+)", name):
+        return schedule(int(stated[1]), float(stated[2])), False
     if re.fullmatch(r"hammersley\d+", name):
         return hammersley(number[0]), False
     if re.fullmatch(r"patchify\d+", name):
         return patchify(_counting(g[name].shape, number[0]), number[0]), True
     if re.fullmatch(r"unpatchify\d+", name):
         return unpatchify(_counting(g[name].shape, -number[0]), number[0]), True
-    if name == "pixel_shuffle2":
-        return pixel_shuffle_3d(_counting(g[name].shape, -2)), True
+    if re.fullmatch(r"pixel_shuffle\d+", name):
+        return pixel_shuffle_3d(_counting(g[name].shape, -number[0]), number[0]), True
     if "sp_coords" not in g:
         return None
     grid = VoxelGrid(g["sp_coords"])
