@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from miner.errors import OperatorError
-from pipeline import EMBEDDED_CHECKPOINT, SamplerParams
+from pipeline import EMBEDDED_CHECKPOINT, SamplerParams, VoxelLimit
 
 
 class _Section(BaseModel):
@@ -52,6 +52,17 @@ class BackgroundSettings(_Section):
     provider: Literal["cpu", "cuda"] = "cpu"
 
 
+class VoxelSettings(_Section):
+    """A limit to the structure; above it the task fails, or the least likely voxels are dropped."""
+
+    count: int = Field(gt=0)
+    excess: Literal["refuse", "drop"] = "refuse"
+
+    def limit(self) -> VoxelLimit:
+        """As the pipeline takes it."""
+        return VoxelLimit(**dict(self))
+
+
 class ExportSettings(_Section):
     """What happens to the splats before they are written; None leaves them as generated."""
 
@@ -66,6 +77,7 @@ class Phase(_Section):
     sparse_structure_sampler_params: SamplerSettings
     slat_sampler_params: SamplerSettings
     background: BackgroundSettings
+    max_voxels: VoxelSettings | None = None
     export: ExportSettings = ExportSettings()
 
 

@@ -108,6 +108,7 @@ class TaskRunner:
             seed=secrets.randbelow(2**31) if task.seed is None else task.seed,
             sparse_structure_sampler_params=self._phase.sparse_structure_sampler_params.params(),
             slat_sampler_params=self._phase.slat_sampler_params.params(),
+            voxel_limit=self._phase.max_voxels.limit() if self._phase.max_voxels else None,
         )
 
     def _encode(self, task: Task, asset: Asset) -> bytes:

@@ -11,8 +11,9 @@ from pipeline.errors import (
     NonFiniteOutput,
     PipelineError,
     PromptError,
+    TooManyVoxels,
 )
-from pipeline.generator import STAGES, Asset, Generator, OnStep, Request
+from pipeline.generator import STAGES, Asset, Generator, OnStep, Request, VoxelLimit
 from pipeline.prompt import ImagePrompt, Prompt, TextPrompt, image_prompt, image_prompt_from_base64, text_prompt
 from pipeline.sampling import SamplerParams
 from pipeline.splats import Splats, normalise, validity
@@ -40,6 +41,8 @@ __all__ = [
     "SamplerParams",
     "Splats",
     "TextPrompt",
+    "TooManyVoxels",
+    "VoxelLimit",
     "choose",
     "image_prompt",
     "image_prompt_from_base64",

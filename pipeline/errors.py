@@ -4,6 +4,7 @@ PipelineError
 ├── PromptError            what a stranger sent cannot be used
 │   └── EmptyForeground    the image shows no object
 ├── EmptyStructure         the structure sampler left no voxel occupied
+├── TooManyVoxels          more voxels are occupied than the request allows
 ├── NonFiniteOutput        a network returned NaN or infinity
 ├── FormatError            bytes are not a readable PLY or SPZ, or splats cannot be written as one
 ├── CheckpointError        a checkpoint is missing, damaged or of another architecture
@@ -26,6 +27,10 @@ class EmptyForeground(PromptError):  # noqa: N818 - the names operators see in t
 
 class EmptyStructure(PipelineError):  # noqa: N818
     """The structure decoder marked no voxel as occupied."""
+
+
+class TooManyVoxels(PipelineError):  # noqa: N818
+    """More voxels are occupied than the request allows."""
 
 
 class NonFiniteOutput(PipelineError):  # noqa: N818

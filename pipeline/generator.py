@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 from PIL import Image, ImageDraw
@@ -15,14 +16,14 @@ from torch import Tensor
 from pipeline.background import BackgroundRemover, Provider
 from pipeline.conditioning import ImageEncoder
 from pipeline.devices import Compute
-from pipeline.errors import CheckpointError, EmptyForeground, EmptyStructure, NonFiniteOutput
+from pipeline.errors import CheckpointError, EmptyForeground, EmptyStructure, NonFiniteOutput, TooManyVoxels
 from pipeline.preprocessing import PICTURE_SIZE, cut_out, frame_object
 from pipeline.prompt import ImagePrompt
 from pipeline.sampling import SamplerParams, euler_steps
 from pipeline.splats import Splats
 from pipeline.trellis.checkpoint import Checkpoint, load_checkpoint
 from pipeline.trellis.gaussians import to_gaussians, to_splats
-from pipeline.trellis.structure_decoder import occupied_voxels
+from pipeline.trellis.structure_decoder import likeliest_voxels, occupied_voxels
 from pipeline.trellis.voxels import VoxelGrid
 from pipeline.weights import locate, locate_image_encoder
 
@@ -32,13 +33,22 @@ OnStep = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
+class VoxelLimit:
+    """At most `count` occupied voxels; what is above is an error, or the least likely voxels are dropped."""
+
+    count: int
+    excess: Literal["refuse", "drop"] = "refuse"
+
+
+@dataclass(frozen=True)
 class Request:
-    """What to generate: a picture, the seed of all noise, and the two samplers' settings."""
+    """What to generate: a picture, the seed of all noise, the two samplers' settings, a limit to the structure."""
 
     prompt: ImagePrompt
     seed: int
     sparse_structure_sampler_params: SamplerParams
     slat_sampler_params: SamplerParams
+    voxel_limit: VoxelLimit | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +130,7 @@ class Generator:
     def generate(self, request: Request, on_step: OnStep = _ignore) -> Asset:
         """Generate one object. `on_step` is called after each sampler step and may raise Cancelled to stop.
 
-        Raises EmptyForeground, EmptyStructure, NonFiniteOutput, or what on_step raises.
+        Raises EmptyForeground, EmptyStructure, TooManyVoxels, NonFiniteOutput, or what on_step raises.
         """
         watch = _Stopwatch(self._compute.device)
         with watch.stage("background"):
@@ -130,7 +140,8 @@ class Generator:
         # One generator on the CPU, drawn from in upstream's order, makes the same noise on every device.
         noise = torch.Generator("cpu").manual_seed(request.seed)
         with watch.stage("structure"):
-            coords = self._sample_structure(cond, request.sparse_structure_sampler_params, noise, on_step)
+            logits = self._sample_structure(cond, request.sparse_structure_sampler_params, noise, on_step)
+            coords = _limited(logits, request.voxel_limit)
         grid = VoxelGrid(coords)
         with watch.stage("latents"):
             latents = self._sample_latents(cond, grid, request.slat_sampler_params, noise, on_step)
@@ -154,13 +165,10 @@ class Generator:
         sample = self._sample(
             velocity, torch.randn(shape, generator=noise), cond, params, partial(on_step, "structure")
         )
-        logits = self.checkpoint.structure_decoder(sample)
+        logits: Tensor = self.checkpoint.structure_decoder(sample)
         if not bool(logits.isfinite().all()):
             raise NonFiniteOutput("the structure decoder returned NaN or infinity; try precision: float32")
-        coords = occupied_voxels(logits)
-        if len(coords) == 0:
-            raise EmptyStructure("the structure sampler left every voxel empty; try another seed")
-        return coords
+        return logits
 
     def _sample_latents(
         self,
@@ -196,6 +204,18 @@ class Generator:
         if not bool(x.isfinite().all()):
             raise NonFiniteOutput("a sampler returned NaN or infinity; try precision: float32")
         return x
+
+
+def _limited(logits: Tensor, limit: VoxelLimit | None) -> Tensor:
+    """Coordinates [N, 4] of the occupied voxels of logits [1, 1, R, R, R], within the limit."""
+    coords = occupied_voxels(logits)
+    if len(coords) == 0:
+        raise EmptyStructure("the structure sampler left every voxel empty; try another seed")
+    if limit is None or len(coords) <= limit.count:
+        return coords
+    if limit.excess == "refuse":
+        raise TooManyVoxels(f"the structure has {len(coords)} voxels, more than {limit.count}")
+    return likeliest_voxels(coords, logits, limit.count)
 
 
 def _model_time(t: float, batch: int, like: Tensor) -> Tensor:

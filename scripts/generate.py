@@ -53,13 +53,14 @@ def generate(prompt: ImagePrompt, phase: Phase, checkpoint: str, seed: int, devi
         background_provider=phase.background.provider,
     )
     structure, latents = phase.sparse_structure_sampler_params.params(), phase.slat_sampler_params.params()
+    limit = phase.max_voxels.limit() if phase.max_voxels else None
     with tqdm(total=structure.steps + latents.steps, unit="step", leave=False) as bar:
 
         def show(stage: str, _done: int, _steps: int) -> None:
             bar.set_description(stage, refresh=False)
             bar.update()
 
-        return generator.generate(Request(prompt, seed, structure, latents), show)
+        return generator.generate(Request(prompt, seed, structure, latents, limit), show)
 
 
 def report(asset: Asset) -> None:

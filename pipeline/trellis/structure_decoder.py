@@ -25,6 +25,13 @@ def occupied_voxels(logits: Tensor) -> Tensor:
     return torch.nonzero(logits[:, 0] > 0).int()
 
 
+def likeliest_voxels(coords: Tensor, logits: Tensor, count: int) -> Tensor:
+    """The `count` voxels of highest logit among coords [N, 4], in their order -> [min(N, count), 4]."""
+    values = logits[:, 0][tuple(coords.long().T)]
+    kept = values.topk(min(count, len(coords))).indices
+    return coords[kept.sort().values]
+
+
 class ChannelLayerNorm(nn.LayerNorm):
     """Layer norm over the channels of each voxel, computed in float32 and returned in the input's dtype."""
 

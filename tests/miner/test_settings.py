@@ -72,6 +72,8 @@ def test_settings_file_without_phases_falls_back_to_those_shipped(tmp_path: Path
         ("phases/phase3.yaml", "steps: 50", "steps: 0", "sparse_structure_sampler_params.steps: .*greater than"),
         ("phases/phase3.yaml", "[0.5, 1.0]", "[1.0, 0.5]", "cfg_interval: .*low <= high"),
         ("phases/phase3.yaml", "provider: cpu", "provider: tpu", "background.provider: .*'cuda'"),
+        ("phases/phase3.yaml", "background:", "max_voxels: {count: 0}\nbackground:", "max_voxels.count: .*greater"),
+        ("phases/phase3.yaml", "background:", "max_voxels: {count: 9, excess: x}\nbackground:", "excess: .*'drop'"),
         ("phases/phase3.yaml", "rescale_t: 3.0", "rescale_t: .nan", "rescale_t"),
         ("blacklist.yaml", "min_stake: 1000", "min_steak: 1000", "unknown key min_steak; allowed here: allow, "),
     ],
