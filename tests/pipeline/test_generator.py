@@ -30,9 +30,10 @@ from pipeline import (
 from pipeline.preprocessing import frame_object
 from pipeline.trellis import VoxelGrid
 
-FEW = SamplerParams(steps=4, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
 # config/phases/demo.yaml.
-DEMO = replace(FEW, steps=25)
+DEMO = SamplerParams(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
+# Enough for a structure of the right size with this seed and picture; the latents' values matter to no test.
+FEW, FEWER = replace(DEMO, steps=4), replace(DEMO, steps=2)
 FIELDS = ("means", "quaternions", "log_scales", "opacity_logits", "f_dc")
 
 
@@ -53,7 +54,9 @@ def drawing(kind: str) -> Image.Image:
     return image
 
 
-def request(kind: str = "ball", seed: int = 0, structure: SamplerParams = FEW, latents: SamplerParams = FEW) -> Request:
+def request(
+    kind: str = "ball", seed: int = 0, structure: SamplerParams = FEW, latents: SamplerParams = FEWER
+) -> Request:
     return Request(ImagePrompt(drawing(kind), kind), seed, structure, latents)
 
 
@@ -96,7 +99,7 @@ def check(asset: Asset) -> None:
 @pytest.mark.parametrize("kind", ["ball", "cross", "noise"])
 @pytest.mark.parametrize("seed", [7, 2**32 - 1])
 def test_the_embedded_checkpoint_makes_valid_splats(generator: Generator, kind: str, seed: int) -> None:
-    check(generator.generate(request(kind, seed, DEMO, FEW)))
+    check(generator.generate(request(kind, seed, DEMO)))
 
 
 def test_it_does_at_the_demo_s_settings(generator: Generator) -> None:
@@ -112,7 +115,7 @@ def test_it_does_with_the_settings_the_checkpoint_recommends(generator: Generato
 def test_an_opaque_picture_goes_through_background_removal(generator: Generator) -> None:
     picture = Image.new("RGB", (240, 200), (220, 220, 215))
     ImageDraw.Draw(picture).ellipse((70, 50, 170, 150), fill=(190, 40, 30))
-    check(generator.generate(Request(ImagePrompt(picture, "opaque"), 5, DEMO, FEW)))
+    check(generator.generate(Request(ImagePrompt(picture, "opaque"), 5, DEMO, FEWER)))
     assert generator.background_provider == "CPUExecutionProvider"
 
 
@@ -124,10 +127,8 @@ def test_noise_is_upstream_s_from_the_global_generator(generator: Generator, ass
     torch.manual_seed(0)
     flow = checkpoint.structure_flow
     x = torch.randn(1, flow.in_channels, flow.resolution, flow.resolution, flow.resolution)
-    # By hand: the times of four steps at rescale 3, guided while at least a half.
-    times = [1.0, 0.9, 0.75, 0.5, 0.0]
 
-    def integrate(x: torch.Tensor, velocity) -> torch.Tensor:
+    def integrate(x: torch.Tensor, times: list[float], velocity) -> torch.Tensor:
         for t, t_next in pairwise(times):
             time = torch.tensor([1000 * t])
             v = velocity(x, time, cond)
@@ -136,20 +137,17 @@ def test_noise_is_upstream_s_from_the_global_generator(generator: Generator, ass
             x = x - (t - t_next) * v
         return x
 
-    logits = checkpoint.structure_decoder(integrate(x, flow))
+    # By hand: the times of four and of two steps at rescale 3.
+    logits = checkpoint.structure_decoder(integrate(x, [1.0, 0.9, 0.75, 0.5, 0.0], flow))
     coords = torch.nonzero(logits[:, 0] > 0)
     assert len(coords) == asset.voxels
 
     grid = VoxelGrid(coords)
     noise = torch.randn(len(coords), checkpoint.latent_flow.in_channels)
-    latents = integrate(noise, lambda x, t, c: checkpoint.latent_flow(x, grid, t, c))
+    latents = integrate(noise, [1.0, 0.75, 0.0], lambda x, t, c: checkpoint.latent_flow(x, grid, t, c))
     raw = checkpoint.gaussian_decoder(latents * checkpoint.latent_std + checkpoint.latent_mean, grid)
     f_dc = raw[:, 96:192].reshape(-1, 3)
     assert torch.allclose(asset.splats.f_dc, f_dc, atol=1e-3 * float(f_dc.abs().max()))
-
-
-def stop(stage: str, done: int, steps: int) -> None:
-    raise Cancelled("enough")
 
 
 def test_latents_are_denormalised_before_they_are_decoded(generator: Generator) -> None:
@@ -170,7 +168,7 @@ def test_latents_are_denormalised_before_they_are_decoded(generator: Generator) 
     assert torch.allclose(decoded[1], sample * std + mean, atol=1e-4)
 
 
-@pytest.mark.parametrize("calls", [1, 4, 5, 8])
+@pytest.mark.parametrize("calls", [1, 4, 5, 6])
 def test_it_can_be_stopped_after_any_step(generator: Generator, calls: int) -> None:
     seen = []
 
@@ -184,6 +182,10 @@ def test_it_can_be_stopped_after_any_step(generator: Generator, calls: int) -> N
     assert len(seen) == calls
 
 
+def stop(stage: str, done: int, steps: int) -> None:
+    raise Cancelled("enough")
+
+
 def test_a_stop_leaves_nothing_behind(generator: Generator, asset: Asset) -> None:
     with pytest.raises(Cancelled):
         generator.generate(request("cross", 3), stop)
@@ -193,8 +195,7 @@ def test_a_stop_leaves_nothing_behind(generator: Generator, asset: Asset) -> Non
 def test_progress_is_told_after_each_step(generator: Generator) -> None:
     seen = []
     generator.generate(request(), lambda *progress: seen.append(progress))
-    stages = [(stage, step + 1, FEW.steps) for stage in ("structure", "latents") for step in range(FEW.steps)]
-    assert seen == stages
+    assert seen == [("structure", done, 4) for done in (1, 2, 3, 4)] + [("latents", done, 2) for done in (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_progress_is_told_after_each_step(generator: Generator) -> None:
 )
 def test_a_picture_without_an_object_is_refused(generator: Generator, picture: Image.Image) -> None:
     with pytest.raises(EmptyForeground, match="the image shows no object"):
-        generator.generate(Request(ImagePrompt(picture, "empty"), 0, FEW, FEW))
+        generator.generate(Request(ImagePrompt(picture, "empty"), 0, FEW, FEWER))
 
 
 @pytest.fixture
@@ -229,8 +230,16 @@ def test_an_empty_structure_is_named(generator: Generator, spoil) -> None:
         generator.generate(request())
 
 
-@pytest.mark.parametrize("network", ["structure_flow", "structure_decoder", "latent_flow", "gaussian_decoder"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("network", "value"),
+    [
+        ("structure_flow", float("nan")),
+        ("structure_decoder", float("nan")),
+        ("structure_decoder", float("inf")),
+        ("latent_flow", float("inf")),
+        ("gaussian_decoder", float("-inf")),
+    ],
+)
 def test_what_is_not_finite_is_not_handed_out(generator: Generator, network: str, value: float, spoil) -> None:
     layer = getattr(generator.checkpoint, network).out_layer
     spoil(layer[2] if isinstance(layer, nn.Sequential) else layer, value)
@@ -238,7 +247,7 @@ def test_what_is_not_finite_is_not_handed_out(generator: Generator, network: str
         generator.generate(request())
 
 
-@pytest.mark.parametrize("channel", [0, 96, 192, 288, 416])
+@pytest.mark.parametrize("channel", [96, 416])
 def test_no_attribute_may_be_nan(generator: Generator, channel: int, spoil) -> None:
     layer = generator.checkpoint.gaussian_decoder.out_layer
     bias = layer.bias.clone()
@@ -257,12 +266,12 @@ def test_an_opacity_that_rounds_to_one_is_no_error(generator: Generator, spoil) 
 
 
 def test_warming_up_generates_once(generator: Generator) -> None:
-    assert generator.warm_up(FEW, FEW) > 0
+    assert generator.warm_up(FEW, FEWER) > 0
 
 
 def test_warming_up_survives_a_checkpoint_that_leaves_no_voxel(generator: Generator, spoil) -> None:
     spoil(generator.checkpoint.structure_decoder.out_layer[2], -1e6)
-    assert generator.warm_up(FEW, FEW) > 0
+    assert generator.warm_up(FEW, FEWER) > 0
 
 
 def test_bfloat16_makes_valid_splats_too(asset: Asset) -> None:
