@@ -23,6 +23,7 @@ from pipeline import (
     normalise,
     ply,
     spz,
+    text_prompt,
     validity,
 )
 
@@ -97,7 +98,8 @@ class TaskRunner:
 
     def _decode(self, task: Task) -> ImagePrompt:
         if task.type == "text":
-            raise NoTextCheckpoint("the phase has no text checkpoint")
+            sentence = text_prompt(task.prompt)
+            raise NoTextCheckpoint(f"the phase has no text checkpoint for {sentence.label}")
         prompt = image_prompt_from_base64(task.prompt)
         log.info("Task %s: %s", shown(task.id), prompt.label)
         return prompt

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.background import BackgroundRemover, Provider
 from pipeline.conditioning import ImageEncoder
 from pipeline.devices import Compute
-from pipeline.errors import CheckpointError, EmptyForeground, EmptyStructure, NonFiniteOutput, TooManyVoxels
+from pipeline.errors import EmptyForeground, EmptyStructure, NonFiniteOutput, TooManyVoxels
 from pipeline.preprocessing import PICTURE_SIZE, cut_out, frame_object
 from pipeline.prompt import ImagePrompt
 from pipeline.sampling import SamplerParams, euler_steps
@@ -106,8 +106,6 @@ class Generator:
         directory = locate(checkpoint, "pipeline.json")
         remover = BackgroundRemover(background_model, background_provider)
         networks = load_checkpoint(directory, compute.device, compute.dtype)
-        if not networks.image_cond_model:
-            raise CheckpointError(f"{directory / 'pipeline.json'} names no image_cond_model: it is not for images")
         encoder = ImageEncoder(locate_image_encoder(networks.image_cond_model, directory), compute.device)
         return Generator(networks, encoder, remover, compute)
 

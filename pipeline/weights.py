@@ -34,7 +34,7 @@ def locate(reference: str, marker: str) -> Path:
         raise CheckpointError(f"{path} is no checkpoint: it has no {marker}")
     if reference.count("/") != 1 or reference.startswith((".", "~", "/")):
         raise CheckpointError(f"the checkpoint directory {path} does not exist")
-    # Both lines are needed: the import is slow, and the cache may not exist at all.
+    # Imported only when needed, since it is slow.
     from huggingface_hub import try_to_load_from_cache
 
     try:

@@ -95,6 +95,7 @@ async def test_image_task_is_generated_submitted_and_accepted(
     ("task", "counter"),
     [
         (TextTask(id="t", prompt="a red chair"), "NoTextCheckpoint"),
+        (TextTask(id="s", prompt="  "), "PromptError"),
         (ImageTask(id="b", prompt="???"), "PromptError"),
         (ImageTask(id="n", prompt=base64.b64encode(b"text").decode()), "PromptError"),
         (ImageTask(id="e", prompt=""), "PromptError"),
