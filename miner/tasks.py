@@ -117,7 +117,8 @@ class TaskRunner:
         extent = self._phase.export.extent
         splats = asset.splats if extent is None else normalise(asset.splats, extent)
         if task.data_format == "ply":
-            data, received = ply.to_bytes(splats), splats
+            data = ply.to_bytes(splats)
+            received = ply.verify_round_trip(splats, data)
         else:
             data = spz.to_bytes(splats, level=self._container.level, workers=self._container.workers)
             received = spz.verify_round_trip(splats, data)

@@ -124,6 +124,19 @@ def from_bytes(data: bytes) -> Splats:
     )
 
 
+def verify_round_trip(splats: Splats, data: bytes) -> Splats:
+    """Decode `data` and check that it holds exactly `splats`.
+
+    Returns what the reader of `data` sees, on the CPU; raises FormatError naming the attribute that differs, as
+    one that holds a NaN does.
+    """
+    decoded = from_bytes(data)
+    for name in ("means", "quaternions", "log_scales", "opacity_logits", "f_dc"):
+        if not torch.equal(getattr(decoded, name), getattr(splats, name).cpu()):
+            raise FormatError(f"PLY changed the {name}")
+    return decoded
+
+
 @dataclass(frozen=True)
 class Header:
     """What a PLY says about itself, and where its vertices are."""

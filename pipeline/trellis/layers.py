@@ -34,10 +34,10 @@ def position_embedding(positions: Tensor, channels: int) -> Tensor:
     return F.pad(embedding, (0, channels - embedding.shape[1]))
 
 
-def layer_norm(x: Tensor, norm: nn.LayerNorm | None = None, eps: float = BLOCK_NORM_EPS) -> Tensor:
+def layer_norm(x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
     """Layer norm over the last axis, computed in float32 and returned in x's dtype; without affine if no `norm`."""
     if norm is None:
-        return F.layer_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
+        return F.layer_norm(x.float(), x.shape[-1:], eps=BLOCK_NORM_EPS).to(x.dtype)
     return F.layer_norm(x.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(x.dtype)
 
 

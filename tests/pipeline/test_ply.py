@@ -248,3 +248,13 @@ def test_any_change_gives_splats_or_a_format_error(base: bytes, cut: float, leng
 def test_any_bytes_give_splats_or_a_format_error(data: bytes, headed: bool) -> None:
     with pytest.raises(FormatError):
         ply.from_bytes(b"ply\n" + data if headed else data)
+
+
+def test_a_written_file_is_verified(splats: Splats) -> None:
+    data = ply.to_bytes(splats)
+    decoded = ply.verify_round_trip(splats, data)
+    assert torch.equal(decoded.means, splats.means)
+    spoiled = bytearray(data)
+    spoiled[-1] ^= 0x40
+    with pytest.raises(FormatError, match="quaternions"):
+        ply.verify_round_trip(splats, bytes(spoiled))
