@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.trellis.blocks import ModulatedBlock
+from pipeline.trellis.blocks import modulated_blocks
 from pipeline.trellis.layers import (
     FINAL_NORM_EPS,
     TimestepEmbedder,
@@ -55,7 +55,6 @@ class SLatFlowModel(nn.Module):
             raise ValueError(f"patch_size {patch_size} needs log2(patch_size) entries in io_block_channels")
         self.resolution = resolution
         self.in_channels = in_channels
-        self.levels = len(io_block_channels)
         self.use_skip_connection = use_skip_connection
         self.dtype = torch.float32
         heads = num_heads or model_channels // num_head_channels
@@ -68,16 +67,14 @@ class SLatFlowModel(nn.Module):
             for _ in range(num_io_res_blocks - 1):
                 self.input_blocks.append(SparseResBlock3d(width, model_channels, width))
             self.input_blocks.append(SparseResBlock3d(width, model_channels, coarser, "down"))
-        self.blocks = nn.ModuleList(
-            ModulatedBlock(
-                model_channels,
-                cond_channels,
-                heads,
-                mlp_ratio,
-                qk_rms_norm=qk_rms_norm,
-                qk_rms_norm_cross=qk_rms_norm_cross,
-            )
-            for _ in range(num_blocks)
+        self.blocks = modulated_blocks(
+            num_blocks,
+            model_channels,
+            cond_channels,
+            heads,
+            mlp_ratio,
+            qk_rms_norm=qk_rms_norm,
+            qk_rms_norm_cross=qk_rms_norm_cross,
         )
         self.out_blocks = nn.ModuleList()
         joined = 2 if use_skip_connection else 1

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.trellis.blocks import ModulatedBlock
+from pipeline.trellis.blocks import modulated_blocks
 from pipeline.trellis.layers import (
     FINAL_NORM_EPS,
     TimestepEmbedder,
@@ -71,16 +71,14 @@ class SparseStructureFlowModel(nn.Module):
         grid = torch.tensor(list(itertools.product(cells, cells, cells)), device="cpu")
         self.register_buffer("pos_emb", position_embedding(grid, model_channels))
         self.input_layer = nn.Linear(in_channels * patch_size**3, model_channels)
-        self.blocks = nn.ModuleList(
-            ModulatedBlock(
-                model_channels,
-                cond_channels,
-                heads,
-                mlp_ratio,
-                qk_rms_norm=qk_rms_norm,
-                qk_rms_norm_cross=qk_rms_norm_cross,
-            )
-            for _ in range(num_blocks)
+        self.blocks = modulated_blocks(
+            num_blocks,
+            model_channels,
+            cond_channels,
+            heads,
+            mlp_ratio,
+            qk_rms_norm=qk_rms_norm,
+            qk_rms_norm_cross=qk_rms_norm_cross,
         )
         self.out_layer = nn.Linear(model_channels, out_channels * patch_size**3)
 
