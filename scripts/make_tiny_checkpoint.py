@@ -1,9 +1,12 @@
 """Make the embedded checkpoint: TRELLIS's own form at a thousandth of its size, with random weights.
 
     python scripts/make_tiny_checkpoint.py pipeline/checkpoints/tiny
+    python scripts/make_tiny_checkpoint.py --kind text DIR
 
 The weights are random. Only the last layers of the two structure networks are fitted, by least squares, so that
-the structure is a pebble in the middle and not dust; what it makes has nothing to do with the prompt.
+the structure is a pebble in the middle and not dust; what it makes has nothing to do with the prompt. A checkpoint
+for sentences has flow models and a text encoder of its own, and takes the decoders of the embedded one, as upstream's
+take those of the image checkpoint.
 """
 
 from __future__ import annotations
@@ -24,18 +27,22 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.sampling import SamplerParams, euler_steps
+from pipeline.sampling import Conditions, SamplerParams, euler_steps
 from pipeline.trellis.blocks import ModulatedBlock
 from pipeline.trellis.checkpoint import NETWORK_CLASSES, Network, build_network
 from pipeline.trellis.gaussian_decoder import SLatGaussianDecoder
 from pipeline.trellis.structure_decoder import SparseStructureDecoder
 from pipeline.trellis.structure_flow import SparseStructureFlowModel, patchify
+from pipeline.weights import EMBEDDED, locate
 
 SEED = 17
 WIDTH = 96
 HEADS = 4
 LATENT_CHANNELS = 8
 COND_TOKENS = 69
+# Unlike WIDTH, so that nobody takes the one for the other.
+TEXT_WIDTH = 64
+TEXT_TOKENS = 77
 # Size of the pebble, of 64^3 voxels.
 VOXELS = 1500
 
@@ -52,7 +59,8 @@ FLOW_ARGS = {
     "qk_rms_norm": True,
     "use_fp16": True,
 }
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+Networks = dict[str, tuple[str, dict[str, Any]]]
+NETWORKS: Networks = {
     "ss_flow_tiny": ("SparseStructureFlowModel", {"resolution": 16, **FLOW_ARGS}),
     "ss_dec_tiny": (
         "SparseStructureDecoder",
@@ -95,23 +103,53 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+# The two flows differ from those for images where upstream's do.
+TEXT_FLOW_ARGS = {**FLOW_ARGS, "cond_channels": TEXT_WIDTH}
+TEXT_NETWORKS: Networks = {
+    "ss_flow_txt_tiny": ("SparseStructureFlowModel", {"resolution": 16, **TEXT_FLOW_ARGS, "qk_rms_norm_cross": True}),
+    "slat_flow_txt_tiny": (
+        "ElasticSLatFlowModel",
+        {"resolution": 64, **TEXT_FLOW_ARGS, "num_io_res_blocks": 3, "io_block_channels": [32]},
+    ),
+}
 SAMPLER = {"name": "FlowEulerGuidanceIntervalSampler", "args": {"sigma_min": 1e-5}}
 SETTINGS = SamplerParams(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
-PIPELINE = {
-    "name": "TrellisImageTo3DPipeline",
-    "args": {
-        "models": {
-            "sparse_structure_flow_model": "ckpts/ss_flow_tiny",
-            "sparse_structure_decoder": "ckpts/ss_dec_tiny",
-            "slat_flow_model": "ckpts/slat_flow_tiny",
-            "slat_decoder_gs": "ckpts/slat_dec_gs_tiny",
+TEXT_SETTINGS = SamplerParams(steps=25, cfg_strength=7.5, cfg_interval=(0.5, 0.95), rescale_t=3.0)
+
+
+def pipeline_json(
+    name: str, models: dict[str, str], settings: SamplerParams, encoder: dict[str, str]
+) -> dict[str, Any]:
+    """The content of a checkpoint's pipeline.json."""
+    return {
+        "name": name,
+        "args": {
+            "models": models,
+            "sparse_structure_sampler": {**SAMPLER, "params": asdict(settings)},
+            "slat_sampler": {**SAMPLER, "params": asdict(settings)},
+            "slat_normalization": {"mean": [0.0] * LATENT_CHANNELS, "std": [1.0] * LATENT_CHANNELS},
+            **encoder,
         },
-        "sparse_structure_sampler": {**SAMPLER, "params": asdict(SETTINGS)},
-        "slat_sampler": {**SAMPLER, "params": asdict(SETTINGS)},
-        "slat_normalization": {"mean": [0.0] * LATENT_CHANNELS, "std": [1.0] * LATENT_CHANNELS},
-        "image_cond_model": "image_encoder",
-    },
+    }
+
+
+MODELS = {
+    "sparse_structure_flow_model": "ckpts/ss_flow_tiny",
+    "sparse_structure_decoder": "ckpts/ss_dec_tiny",
+    "slat_flow_model": "ckpts/slat_flow_tiny",
+    "slat_decoder_gs": "ckpts/slat_dec_gs_tiny",
 }
+PIPELINE = pipeline_json("TrellisImageTo3DPipeline", MODELS, SETTINGS, {"image_cond_model": "image_encoder"})
+EMBEDDED_CKPTS = locate(EMBEDDED, "pipeline.json") / "ckpts"
+TEXT_MODELS = {
+    "sparse_structure_flow_model": "ckpts/ss_flow_txt_tiny",
+    "sparse_structure_decoder": str(EMBEDDED_CKPTS / "ss_dec_tiny"),
+    "slat_flow_model": "ckpts/slat_flow_txt_tiny",
+    "slat_decoder_gs": str(EMBEDDED_CKPTS / "slat_dec_gs_tiny"),
+}
+TEXT_PIPELINE = pipeline_json(
+    "TrellisTextTo3DPipeline", TEXT_MODELS, TEXT_SETTINGS, {"text_cond_model": "text_encoder"}
+)
 
 
 def random_weights(network: nn.Module, generator: torch.Generator) -> None:
@@ -169,7 +207,12 @@ def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
     handle.remove()
 
 
-def fit_structure_flow(flow: SparseStructureFlowModel, generator: torch.Generator) -> None:
+def fit_structure_flow(
+    flow: SparseStructureFlowModel,
+    generator: torch.Generator,
+    cond_tokens: int = COND_TOKENS,
+    cond_channels: int = WIDTH,
+) -> None:
     """Fit the output layer to the velocity 4 * (x - latent), which leaves exp(-4) of the noise at t = 0."""
     for block in flow.blocks:
         assert isinstance(block, ModulatedBlock)
@@ -180,7 +223,7 @@ def fit_structure_flow(flow: SparseStructureFlowModel, generator: torch.Generato
     with inputs_of(flow.out_layer) as inputs:
         for t in torch.linspace(0, 1, 40):
             x = latent + t * torch.randn(latent.shape, generator=generator)
-            cond = torch.randn(1, COND_TOKENS, WIDTH, generator=generator)
+            cond = torch.randn(1, cond_tokens, cond_channels, generator=generator)
             flow(x, 1000 * t[None], cond)
             targets.append(patchify(4 * (x - latent), flow.patch_size).flatten(2)[0].T)
     fit_head(flow.out_layer, torch.cat(inputs), torch.cat(targets))
@@ -191,11 +234,10 @@ def sample_structures(flow: SparseStructureFlowModel, count: int, generator: tor
     cond = torch.randn(count, COND_TOKENS, WIDTH, generator=generator)
     x = torch.randn(count, LATENT_CHANNELS, 16, 16, 16, generator=generator)
 
-    def velocity(x: Tensor, t: float, cond: Tensor) -> Tensor:
-        v: Tensor = flow(x, torch.full((count,), 1000 * t), cond)
-        return v
+    def velocities(x: Tensor, t: float, contexts: Sequence[Tensor]) -> list[Tensor]:
+        return [flow(x, torch.full((count,), 1000 * t), context) for context in contexts]
 
-    for step in euler_steps(velocity, x, cond, torch.zeros_like(cond), SETTINGS):
+    for step in euler_steps(velocities, x, Conditions((cond,), torch.zeros_like(cond)), SETTINGS):
         x = step.x_next
     return x
 
@@ -263,8 +305,32 @@ def save_image_encoder(directory: Path, generator: torch.Generator) -> None:
     model.save_pretrained(directory)
 
 
+def save_text_encoder(directory: Path, generator: torch.Generator) -> None:
+    """Write the text half of a small CLIP, and a tokenizer whose tokens are single bytes."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    config = CLIPTextConfig(
+        vocab_size=len(tokens),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=HEADS,
+        max_position_embeddings=TEXT_TOKENS,
+        bos_token_id=len(tokens) - 2,
+        eos_token_id=len(tokens) - 1,
+    )
+    model = CLIPTextModel(config)
+    random_weights(model, generator)
+    model.save_pretrained(directory)
+    (directory / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    (directory / "merges.txt").write_text("#version: 0.2\n")
+
+
 @torch.no_grad()
-def make_checkpoint(directory: Path) -> None:
+def make_image_checkpoint(directory: Path) -> None:
     """Write pipeline.json, ckpts/ and image_encoder/ below `directory`."""
     generator = torch.Generator().manual_seed(SEED)
     directory.mkdir(parents=True, exist_ok=True)
@@ -283,10 +349,29 @@ def make_checkpoint(directory: Path) -> None:
     save_image_encoder(directory / "image_encoder", generator)
 
 
+@torch.no_grad()
+def make_text_checkpoint(directory: Path) -> None:
+    """Write pipeline.json, ckpts/ and text_encoder/ below `directory`; the decoders stay where they are."""
+    generator = torch.Generator().manual_seed(SEED)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "pipeline.json").write_text(json.dumps(TEXT_PIPELINE, indent=2) + "\n")
+    for stem, (class_name, args) in TEXT_NETWORKS.items():
+        network = make_network(class_name, args, generator)
+        if isinstance(network, SparseStructureFlowModel):
+            fit_structure_flow(network, generator, TEXT_TOKENS, TEXT_WIDTH)
+        save_network(network, class_name, args, directory / "ckpts" / stem)
+    save_text_encoder(directory / "text_encoder", generator)
+
+
+KINDS = {"image": make_image_checkpoint, "text": make_text_checkpoint}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
-    make_checkpoint(parser.parse_args().directory)
+    parser.add_argument("--kind", choices=sorted(KINDS), default="image", help="what the prompts are")
+    arguments = parser.parse_args()
+    KINDS[arguments.kind](arguments.directory)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,23 @@ import os
 # Before torch is imported; see neurons/miner.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from pathlib import Path
+
 import pytest
 
 from pipeline import Generator, choose
+from scripts.make_tiny_checkpoint import make_text_checkpoint
 
 
 @pytest.fixture(scope="session")
 def generator() -> Generator:
     """The embedded checkpoint on the CPU in float32, with the demo's background model."""
     return Generator.load("embedded", choose("cpu"), background_model="u2netp")
+
+
+@pytest.fixture(scope="session")
+def tiny_text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a small checkpoint for sentences, with its text encoder; not to be written to."""
+    directory = tmp_path_factory.mktemp("checkpoints") / "tiny-text"
+    make_text_checkpoint(directory)
+    return directory

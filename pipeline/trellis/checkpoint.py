@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,7 @@ from pipeline.trellis.gaussian_decoder import SLatGaussianDecoder
 from pipeline.trellis.latent_flow import SLatFlowModel
 from pipeline.trellis.structure_decoder import SparseStructureDecoder
 from pipeline.trellis.structure_flow import SparseStructureFlowModel
+from pipeline.weights import locate_network, refuse_pickle
 
 Network = SparseStructureFlowModel | SparseStructureDecoder | SLatFlowModel | SLatGaussianDecoder
 NETWORK_CLASSES: Mapping[str, type[Network]] = {
@@ -25,12 +27,14 @@ NETWORK_CLASSES: Mapping[str, type[Network]] = {
     for network in (SparseStructureFlowModel, SparseStructureDecoder, SLatFlowModel, SLatGaussianDecoder)
 }
 # Keys of pipeline.json's "models" that the gaussian path needs; mesh and radiance-field decoders are left alone.
-_ROLES: Mapping[str, type[Network]] = {
+ROLES: Mapping[str, type[Network]] = {
     "sparse_structure_flow_model": SparseStructureFlowModel,
     "sparse_structure_decoder": SparseStructureDecoder,
     "slat_flow_model": SLatFlowModel,
     "slat_decoder_gs": SLatGaussianDecoder,
 }
+# Networks by their two files (device and inode number, whatever the path), device and precision.
+LoadedNetworks = dict[tuple[Any, ...], Network]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,8 @@ class Checkpoint:
     """The four networks, the latents' statistics and the settings that a checkpoint recommends.
 
     latent_mean, latent_std: [8] float32 on the networks' device; latents = sample * std + mean.
-    image_cond_model: the image encoder's name as pipeline.json has it, "" if there is none.
+    cond_channels: width of the tokens that both flows are conditioned on.
+    image_cond_model, text_cond_model: the encoders' names as pipeline.json has them, "" if there is none.
     """
 
     directory: Path
@@ -50,7 +55,9 @@ class Checkpoint:
     latent_std: Tensor
     sparse_structure_sampler_params: SamplerParams
     slat_sampler_params: SamplerParams
+    cond_channels: int
     image_cond_model: str
+    text_cond_model: str
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -96,15 +103,13 @@ def load_weights(network: nn.Module, path: Path, device: torch.device) -> None:
                 raise CheckpointError(
                     f"{path} has tensor {unexpected[0]}, which the network does not ({len(unexpected)} such in all)"
                 )
-            tensors = {}
             for name, target in wanted.items():
-                tensor = file.get_tensor(name)
-                if tensor.shape != target.shape:
-                    raise CheckpointError(
-                        f"{path}: tensor {name} has shape {list(tensor.shape)}, not {list(target.shape)}"
-                    )
-                tensors[name] = tensor.to(target.dtype)
+                shape = file.get_slice(name).get_shape()
+                if shape != list(target.shape):
+                    raise CheckpointError(f"{path}: tensor {name} has shape {shape}, not {list(target.shape)}")
+            tensors = {name: file.get_tensor(name).to(target.dtype) for name, target in wanted.items()}
     except FileNotFoundError:
+        refuse_pickle(path.with_name(path.name.removesuffix(".safetensors")))
         raise CheckpointError(f"{path} is missing") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
@@ -126,18 +131,47 @@ def load_network(stem: Path, device: torch.device, dtype: torch.dtype) -> Networ
     return network.eval().requires_grad_(False)
 
 
+def _shared_network(stem: Path, device: torch.device, dtype: torch.dtype, loaded: LoadedNetworks) -> Network:
+    try:
+        files = [stem.with_name(stem.name + suffix).stat() for suffix in (".json", ".safetensors")]
+    except OSError:
+        return load_network(stem, device, dtype)  # which says what is missing
+    key = (*((file.st_dev, file.st_ino) for file in files), device, dtype)
+    if key not in loaded:
+        loaded[key] = load_network(stem, device, dtype)
+    return loaded[key]
+
+
+def _cond_channels(flow: nn.Module) -> int:
+    return flow.get_parameter("blocks.0.cross_attn.to_kv.weight").shape[1]
+
+
 def _sampler_params(config: Mapping[str, Any], key: str) -> SamplerParams:
     params = config[key]["params"]
     return SamplerParams(**{**params, "cfg_interval": tuple(params["cfg_interval"])})
 
 
-def load_checkpoint(directory: Path, device: torch.device, dtype: torch.dtype) -> Checkpoint:
-    """The networks of `directory`/pipeline.json. Raises CheckpointError naming the file and what is wrong with it."""
+def load_checkpoint(
+    directory: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    overrides: Mapping[str, str] = MappingProxyType({}),
+    loaded: LoadedNetworks | None = None,
+) -> Checkpoint:
+    """The networks of `directory`/pipeline.json.
+
+    overrides: networks to take instead, by their key in "models"; references as `locate_network` takes them.
+    loaded: networks read before, for files that several checkpoints share; what is read here is added.
+    Raises CheckpointError naming the file and what is wrong with it.
+    """
     path = directory / "pipeline.json"
     config = read_json(path)
+    if unknown := sorted(overrides.keys() - ROLES.keys()):
+        raise CheckpointError(f"there is no network {unknown[0]} to override; there are {', '.join(ROLES)}")
     try:
         args = config["args"]
-        stems = {role: directory / args["models"][role] for role in _ROLES}
+        references = {role: overrides.get(role) or _reference(args["models"][role]) for role in ROLES}
         mean, std = (
             torch.tensor(args["slat_normalization"][key], dtype=torch.float32, device=device) for key in ("mean", "std")
         )
@@ -147,13 +181,26 @@ def load_checkpoint(directory: Path, device: torch.device, dtype: torch.dtype) -
         raise CheckpointError(f"{path} lacks the key {missing}") from None
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from None
-    networks = {role: load_network(stem, device, dtype) for role, stem in stems.items()}
-    for role, network in networks.items():
-        if not isinstance(network, _ROLES[role]):
-            raise CheckpointError(f"{path}: {role} is a {type(network).__name__}, not a {_ROLES[role].__name__}")
+    loaded = {} if loaded is None else loaded
+    networks = {}
+    for role, reference in references.items():
+        stem = locate_network(reference, directory)
+        network = _shared_network(stem, device, dtype, loaded)
+        if not isinstance(network, ROLES[role]):
+            source = "overrides" if role in overrides else path
+            raise CheckpointError(
+                f"{source}: {role} is a {type(network).__name__}, not a {ROLES[role].__name__}: {stem}.json"
+            )
+        networks[role] = network
     latent_flow = cast(SLatFlowModel, networks["slat_flow_model"])
     if not mean.shape == std.shape == (latent_flow.in_channels,):
         raise CheckpointError(f"{path}: slat_normalization needs {latent_flow.in_channels} means and as many std")
+    cond_channels = _cond_channels(latent_flow)
+    if _cond_channels(networks["sparse_structure_flow_model"]) != cond_channels:
+        raise CheckpointError(
+            f"the flows {references['sparse_structure_flow_model']} and {references['slat_flow_model']} take "
+            "conditions of different widths: they are not of the same kind of checkpoint"
+        )
     return Checkpoint(
         directory=directory,
         structure_flow=cast(SparseStructureFlowModel, networks["sparse_structure_flow_model"]),
@@ -164,5 +211,13 @@ def load_checkpoint(directory: Path, device: torch.device, dtype: torch.dtype) -
         latent_std=std,
         sparse_structure_sampler_params=structure_params,
         slat_sampler_params=latent_params,
+        cond_channels=cond_channels,
         image_cond_model=args.get("image_cond_model", ""),
+        text_cond_model=args.get("text_cond_model", ""),
     )
+
+
+def _reference(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"a network's path must be a text, not {value!r}")
+    return value

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import CheckpointError
 from pipeline.sampling import SamplerParams
-from pipeline.trellis.checkpoint import load_checkpoint, load_network, read_json
+from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint, load_network, read_json
 from pipeline.weights import EMBEDDED, locate
 
 EMBEDDED_DIRECTORY = locate(EMBEDDED, "pipeline.json")
@@ -194,7 +194,7 @@ def test_a_network_s_json_is_checked(copy: Path, change: Callable[[dict[str, Any
     [
         (lambda a: a.pop("models"), "lacks the key 'models'"),
         (lambda a: a["models"].pop("slat_flow_model"), "lacks the key 'slat_flow_model'"),
-        (lambda a: a["models"].update(slat_flow_model=3), "unsupported operand"),
+        (lambda a: a["models"].update(slat_flow_model=3), "a network's path must be a text, not 3"),
         (lambda a: a.update(models=a["models"] | {"slat_flow_model": FLOW}), "slat_flow_model is a SparseStructureFl"),
         (lambda a: a.pop("slat_sampler"), "lacks the key 'slat_sampler'"),
         (lambda a: a["slat_sampler"]["params"].pop("cfg_interval"), "lacks the key 'cfg_interval'"),
@@ -245,3 +245,154 @@ def test_pipeline_json_without_args_names_them(copy: Path) -> None:
     (copy / "pipeline.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"pipeline\.json lacks the key 'args'"):
         load(copy)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"])
+def test_a_pickle_in_place_of_safetensors_is_refused_unread(copy: Path, suffix: str) -> None:
+    (copy / f"{FLOW}.safetensors").unlink()
+    path = copy / f"{FLOW}{suffix}"
+    path.write_bytes(pickle.dumps(Exploit()))
+    with pytest.raises(CheckpointError, match=r"is a pickle.*put its tensors into \S+\.safetensors") as caught:
+        load(copy)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_shapes_are_compared_before_anything_is_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.trellis import checkpoint
+
+    opened = checkpoint.safe_open
+
+    class Unreadable:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.file = opened(*arguments, **options)
+
+        def __enter__(self) -> "Unreadable":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def __getattr__(self, name: str) -> Any:
+            assert name != "get_tensor"
+            return getattr(self.file, name)
+
+    path = copy / f"{FLOW}.safetensors"
+    tensors = load_file(path)
+    reshape(tensors)
+    save_file(tensors, path)
+    monkeypatch.setattr(checkpoint, "safe_open", Unreadable)
+    with pytest.raises(CheckpointError, match=r"out_layer\.bias has shape"):
+        load(copy)
+
+
+def test_a_text_checkpoint(tiny_text_checkpoint: Path) -> None:
+    checkpoint = load(tiny_text_checkpoint)
+    assert (checkpoint.image_cond_model, checkpoint.text_cond_model) == ("", "text_encoder")
+    width = json.loads((tiny_text_checkpoint / "text_encoder" / "config.json").read_text())["hidden_size"]
+    assert checkpoint.cond_channels == width != load(EMBEDDED_DIRECTORY).cond_channels
+    assert checkpoint.slat_sampler_params == SamplerParams(25, 7.5, (0.5, 0.95), 3.0)
+    assert "blocks.0.cross_attn.k_rms_norm.gamma" in checkpoint.structure_flow.state_dict()
+    assert "blocks.0.cross_attn.k_rms_norm.gamma" not in checkpoint.latent_flow.state_dict()
+
+
+def test_networks_that_two_checkpoints_share_are_loaded_once(tiny_text_checkpoint: Path) -> None:
+    loaded: LoadedNetworks = {}
+    image = load_checkpoint(EMBEDDED_DIRECTORY, CPU, torch.float32, loaded=loaded)
+    text = load_checkpoint(tiny_text_checkpoint, CPU, torch.float32, loaded=loaded)
+    assert text.structure_decoder is image.structure_decoder
+    assert text.gaussian_decoder is image.gaussian_decoder
+    assert text.structure_flow is not image.structure_flow
+    assert len(loaded) == 6
+    half = load_checkpoint(EMBEDDED_DIRECTORY, CPU, torch.float16, loaded=loaded)
+    assert half.structure_decoder is not image.structure_decoder
+    assert len(loaded) == 10
+
+
+def test_links_to_one_file_are_one_network(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    shutil.copy(copy / "pipeline.json", other)
+    (other / "ckpts").mkdir()
+    for file in (copy / "ckpts").iterdir():
+        target = other / "ckpts" / file.name
+        target.symlink_to(file) if "dec" in file.name else target.hardlink_to(file)
+    loaded: LoadedNetworks = {}
+    load_checkpoint(copy, CPU, torch.float32, loaded=loaded)
+    load_checkpoint(other, CPU, torch.float32, loaded=loaded)
+    assert len(loaded) == 4
+    # The same weights beside another JSON file are another network.
+    json_file = other / f"{FLOW}.json"
+    content = json_file.read_bytes()
+    json_file.unlink()
+    json_file.write_bytes(content)
+    load_checkpoint(other, CPU, torch.float32, loaded=loaded)
+    assert len(loaded) == 5
+
+
+def lay_out(cache: Path, repository: str, stem: Path) -> None:
+    """Put a network's two files into a Hugging Face cache as main of a repository."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("f" * 40)
+    ckpts = folder / "snapshots" / ("f" * 40) / "ckpts"
+    ckpts.mkdir(parents=True)
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(f"{stem}{suffix}", ckpts)
+
+
+def test_a_model_path_may_point_into_another_repository(
+    copy: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    cache = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    stem = MODELS["slat_decoder_gs"]
+    value = f"org/other/{stem}"
+    edit(copy / "pipeline.json", lambda c: c["args"]["models"].update(slat_decoder_gs=value))
+    with pytest.raises(CheckpointError, match=f"run `python scripts/download_weights.py {value}`"):
+        load(copy)
+    lay_out(cache, "org/other", copy / stem)
+    (copy / f"{stem}.safetensors").unlink()
+    expected = load(EMBEDDED_DIRECTORY).gaussian_decoder.state_dict()
+    assert all(torch.equal(t, expected[n]) for n, t in load(copy).gaussian_decoder.state_dict().items())
+
+
+def test_single_networks_can_be_replaced(copy: Path) -> None:
+    original = load(copy)
+    tensors = load_file(copy / f"{FLOW}.safetensors")
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, copy / "distilled.safetensors")
+    shutil.copy(copy / f"{FLOW}.json", copy / "distilled.json")
+    for reference in ("distilled", str(copy / "distilled.safetensors")):
+        overrides = {"sparse_structure_flow_model": reference}
+        replaced = load_checkpoint(copy, CPU, torch.float32, overrides=overrides)
+        ours, theirs = replaced.structure_flow.state_dict(), original.structure_flow.state_dict()
+        assert all(torch.equal(ours[name], 2 * theirs[name]) for name in ours)
+        assert torch.equal(
+            replaced.latent_flow.state_dict()["out_layer.bias"], original.latent_flow.state_dict()["out_layer.bias"]
+        )
+
+
+def test_what_is_overridden_is_not_read(copy: Path) -> None:
+    shutil.copytree(copy / "ckpts", copy / "own")
+    for suffix in (".json", ".safetensors"):
+        (copy / f"{FLOW}{suffix}").unlink()
+    edit(copy / "pipeline.json", lambda c: c["args"]["models"].pop("sparse_structure_flow_model"))
+    stem = f"own/{Path(FLOW).name}"
+    assert load_checkpoint(copy, CPU, torch.float32, overrides={"sparse_structure_flow_model": stem})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"slat_decoder_mesh": FLOW}, "no network slat_decoder_mesh to override; there are sparse_structure_flow_mode"),
+        ({"slat_flow_model": FLOW}, rf"overrides: slat_flow_model is a SparseStructureFlowModel, not .*{FLOW}\.json"),
+        ({"slat_flow_model": "ckpts/none"}, r"ckpts/none\.json is missing"),
+        ({"slat_flow_model": "TEXT"}, "take conditions of different widths"),
+    ],
+)
+def test_an_override_that_does_not_fit_is_named(
+    overrides: dict[str, str], message: str, tiny_text_checkpoint: Path
+) -> None:
+    text = str(tiny_text_checkpoint / "ckpts" / "slat_flow_txt_tiny")
+    overrides = {role: text if value == "TEXT" else value for role, value in overrides.items()}
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(EMBEDDED_DIRECTORY, CPU, torch.float32, overrides=overrides)

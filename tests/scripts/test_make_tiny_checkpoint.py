@@ -33,7 +33,7 @@ def tensors(path: Path) -> dict[str, tuple[list[int], str]]:
 
 def test_it_makes_files_of_the_committed_form_and_the_same_each_time(unfitted: None, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        script.make_checkpoint(tmp_path / name)
+        script.make_image_checkpoint(tmp_path / name)
     made, again, committed = files(tmp_path / "a"), files(tmp_path / "b"), files(COMMITTED)
     assert made.keys() == committed.keys()
     for name, path in made.items():
@@ -45,6 +45,20 @@ def test_it_makes_files_of_the_committed_form_and_the_same_each_time(unfitted: N
             ours.pop("transformers_version", None)
             theirs.pop("transformers_version", None)
             assert ours == theirs
+
+
+def test_a_checkpoint_for_sentences_differs_where_upstream_s_does(tiny_text_checkpoint: Path, tmp_path: Path) -> None:
+    script.make_text_checkpoint(tmp_path)
+    made, again = files(tiny_text_checkpoint), files(tmp_path)
+    assert made.keys() == again.keys()
+    assert all(path.read_bytes() == again[name].read_bytes() for name, path in made.items())
+    structure = tensors(tiny_text_checkpoint / "ckpts" / "ss_flow_txt_tiny.safetensors")
+    latents = tensors(tiny_text_checkpoint / "ckpts" / "slat_flow_txt_tiny.safetensors")
+    norm = "blocks.0.cross_attn.q_rms_norm.gamma"
+    assert norm in structure
+    assert norm not in latents
+    assert len([name for name in latents if name.endswith("conv1.conv.weight")]) == 6
+    assert structure["blocks.0.cross_attn.to_kv.weight"][0][1] == script.TEXT_WIDTH != script.WIDTH
 
 
 def test_the_committed_checkpoint_is_small_and_stored_as_upstream_stores_its_own() -> None:
