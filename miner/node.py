@@ -153,7 +153,7 @@ class Node:
             external_ip=external_ip or settings.axon_ip,
             external_port=settings.axon_external_port or settings.axon_port,
         )
-        server = AxonServer(axon, settings.axon_ip, runner, self.decide, settings.miner.serving.queue_size)
+        server = AxonServer(axon, settings.axon_ip, runner, self.decide, settings.miner.serving)
         await server.start()
         log.info("Axon listens on %s:%d", settings.axon_ip, settings.axon_port)
         try:

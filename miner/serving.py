@@ -5,17 +5,21 @@
 import asyncio
 import logging
 import socket
-import typing
+from collections import Counter
 from collections.abc import Callable
 
 import bittensor as bt
 
+from miner.admission import Admission
+from miner.connections import guard
 from miner.errors import MinerError, OperatorError
+from miner.gate import Gate, admitted_hotkey
 from miner.logs import shown
 from miner.policy import Decision
 from miner.protocol import Generate
+from miner.settings import ServingSettings
 from miner.tasks import Task, TaskRunner
-from pipeline import PipelineError
+from pipeline import Cancelled, PipelineError
 
 log = logging.getLogger(__name__)
 
@@ -25,29 +29,45 @@ STOP_TIMEOUT = 5.0
 
 def check_port_free(ip: str, port: int) -> None:
     """Raises OperatorError if the address cannot be bound: the SDK's server would fail where nobody sees it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((ip, port))
-        except OSError as error:
-            raise OperatorError(
-                f"the axon cannot listen on {ip}:{port} ({error.strerror}): stop what holds the port, or choose "
-                "another with --axon.port"
-            ) from None
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(ip, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise OperatorError(
+            f"the axon cannot listen on {ip}:{port} ({error.strerror}): stop what holds the port, or choose "
+            "another address with --axon.ip and --axon.port"
+        ) from None
 
 
 class AxonServer:
     """Serves Generate; the policy is asked before any work and again before a result leaves."""
 
-    def __init__(self, axon: bt.Axon, bind_ip: str, runner: TaskRunner, decide: Callable[[str], Decision], limit: int):
-        """`decide` maps a hotkey to a decision; at most `limit` requests wait for the generator."""
+    def __init__(
+        self,
+        axon: bt.Axon,
+        bind_ip: str,
+        runner: TaskRunner,
+        decide: Callable[[str], Decision],
+        settings: ServingSettings,
+    ) -> None:
+        """`decide` maps a hotkey to a decision."""
         self.axon = axon
         self._runner = runner
         self._decide = decide
-        self._limit = limit
+        axon.attach(forward_fn=self.forward, verify_fn=self.verify)
+        admission = Admission(axon.wallet.hotkey.ss58_address, decide, settings)
+        self._gate = Gate(axon.app, admission, settings)
+        axon.fast_config.app = self._gate
         # The SDK's server listens on all addresses whatever it is told.
         axon.fast_config.host = bind_ip
-        axon.attach(forward_fn=self.forward, blacklist_fn=self.blacklist)
+        self.strangers = guard(axon.fast_config, settings.max_connections, settings.header_timeout)
+
+    @property
+    def refusals(self) -> Counter[str]:
+        """Requests that were refused, by HTTP status."""
+        return self._gate.refusals.counters
 
     async def start(self) -> None:
         """Listen. Raises MinerError if the server does not come up."""
@@ -69,22 +89,16 @@ class AxonServer:
         while not condition() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
-    def blacklist(self, synapse: Generate) -> typing.Tuple[bool, str]:  # noqa: UP006 - the SDK compares it
-        """Whether to refuse the sender, and why; the signature is verified after this."""
-        hotkey = synapse.dendrite.hotkey if synapse.dendrite else None
-        if not hotkey:
-            return True, "no hotkey"
-        decision = self._decide(hotkey)
-        if not decision.allowed:
-            self._runner.counters["refused"] += 1
-            log.warning("Refused a request of %s: %s", shown(hotkey), decision.reason)
-        return not decision.allowed, decision.reason
+    def verify(self, synapse: Generate) -> None:
+        """Refuse what did not come through the gate, which has verified the rest before reading any of it."""
+        if synapse.dendrite.hotkey is None or synapse.dendrite.hotkey != admitted_hotkey.get():
+            raise PermissionError("the request was not admitted")
 
     async def forward(self, synapse: Generate) -> Generate:
         """Generate and answer; without a result, `error` says why."""
-        hotkey = str(synapse.dendrite.hotkey) if synapse.dendrite else ""
+        hotkey = str(admitted_hotkey.get())
         task = Task(
-            id=f"push-{(synapse.dendrite and synapse.dendrite.nonce) or 0:x}",
+            id=f"push-{synapse.dendrite.nonce:x}",
             type=synapse.task_type,
             prompt=synapse.prompt,
             priority=self._decide(hotkey).priority,
@@ -93,22 +107,26 @@ class AxonServer:
         )
         self._runner.counters["pushed"] += 1
         log.info("Task %s: pushed by validator %s, %s", task.id, shown(hotkey), task.type)
-        if self._runner.waiting >= self._limit:
-            log.warning("Task %s: not taken, %d requests are waiting", task.id, self._runner.waiting)
-            synapse.error = "busy: too many requests are waiting, come back later"
-            return synapse
         try:
             result = await self._runner.run(task)
+        except Cancelled as error:
+            return failed(synapse, 503, str(error))
         except PipelineError as error:
             synapse.error = str(error)
             return synapse
         decision = self._decide(hotkey)
         if not decision.allowed:
             log.warning("Task %s: result withheld, %s is no longer served: %s", task.id, shown(hotkey), decision.reason)
-            synapse.error = decision.reason
-            return synapse
+            return failed(synapse, 403, "this miner does not work for this hotkey any more")
         synapse.results = result.base64
         synapse.gaussians = len(result.asset.splats)
         synapse.seconds = result.asset.seconds
         log.info("Task %s: answered to validator %s", task.id, shown(hotkey))
         return synapse
+
+
+def failed(synapse: Generate, status: int, message: str) -> Generate:
+    """The answer with an HTTP status other than 200."""
+    synapse.error = message
+    synapse.axon.status_code, synapse.axon.status_message = status, message
+    return synapse

@@ -86,6 +86,13 @@ class ServingSettings(_Section):
 
     enabled: bool = True
     queue_size: int = Field(default=16, gt=0)
+    per_validator: int = Field(default=8, gt=0)
+    requests_per_minute: float = Field(default=60.0, ge=1, allow_inf_nan=False)
+    max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    max_connections: int = Field(default=256, gt=0, le=65536)
+    header_timeout: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    body_timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    replay_window: float = Field(default=30.0, gt=0, allow_inf_nan=False)
 
 
 class PullingSettings(_Section):

@@ -115,6 +115,11 @@ class MinerProcess:
                 self.answered += 1
                 self.progress.set()
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
     async def ended(self) -> int:
         """Its exit code, once its output has been read."""
         await asyncio.shield(self._reader)

@@ -4,10 +4,11 @@ import asyncio
 import base64
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
-import aiohttp
 import bittensor as bt
 import pytest
 import pytest_asyncio
@@ -20,12 +21,14 @@ from miner.policy import decide
 from miner.protocol import Generate
 from miner.scheduler import Scheduler
 from miner.serving import AxonServer, check_port_free
-from miner.settings import Phase, PolicyRules, SpzSettings
+from miner.settings import Phase, PolicyRules, ServingSettings, SpzSettings
 from miner.tasks import TaskRunner
 from pipeline import Asset, EmptyForeground, Request, ply, spz
+from scripts.proofs.adversary import Target, connection, send, signed_call
 from tests.miner.conftest import make_asset
 
 TIMEOUT = 20.0
+SETTINGS = ServingSettings(queue_size=2, max_body_bytes=500_000, header_timeout=0.5, body_timeout=0.5)
 
 
 @dataclass
@@ -36,6 +39,11 @@ class Bench:
     runner: TaskRunner
     rules: PolicyRules = field(default_factory=PolicyRules)
     generate: Callable[[Request], Asset] = make_asset
+    server: AxonServer = field(init=False)
+
+    @property
+    def target(self) -> Target:
+        return Target(self.neuron.port, self.neuron.hotkey)
 
 
 @pytest_asyncio.fixture
@@ -48,7 +56,8 @@ async def bench(
     neuron = Neuron(uid=1, hotkey=wallets["miner"].hotkey.ss58_address, coldkey="c", ip=LOOPBACK, port=port)
     bench = Bench(neuron, TaskRunner(scheduler, phase, container))
     axon = bt.Axon(wallet=wallets["miner"], port=port, ip=LOOPBACK, external_ip=LOOPBACK)
-    server = AxonServer(axon, LOOPBACK, bench.runner, lambda hotkey: decide(snapshot, bench.rules, hotkey), limit=2)
+    server = AxonServer(axon, LOOPBACK, bench.runner, lambda hotkey: decide(snapshot, bench.rules, hotkey), SETTINGS)
+    bench.server = server
     await server.start()
     yield bench
     await server.stop()
@@ -88,9 +97,10 @@ async def test_others_are_refused_before_any_work(
     bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str, who: str
 ) -> None:
     answer = await ask(bench, wallets[who], Generate(prompt=image_base64))
-    assert answer.dendrite.status_code == 403
-    assert answer.results == ""
-    assert bench.runner.counters == {"refused": 1}
+    assert (answer.dendrite.status_code, answer.results) == (403, "")
+    assert answer.dendrite.status_message == "this miner does not work for this hotkey"
+    assert bench.server.refusals == {"refused 403": 1}
+    assert not bench.runner.counters
 
 
 async def test_a_forged_signature_is_refused(bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str) -> None:
@@ -107,15 +117,31 @@ async def test_a_forged_signature_is_refused(bench: Bench, wallets: dict[str, bt
     assert "generated" not in bench.runner.counters
 
 
-async def test_a_changed_prompt_is_refused(bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str) -> None:
-    dendrite = Dendrite(wallets["validator"].hotkey)
-    target = bt.AxonInfo(0, LOOPBACK, bench.neuron.port, 4, bench.neuron.hotkey, "c")
-    request = dendrite.preprocess_synapse_for_request(target, Generate(prompt=image_base64), TIMEOUT)
-    body = request.model_dump() | {"prompt": image_base64[:-4] + "AAAA"}
-    url = f"http://{LOOPBACK}:{bench.neuron.port}/Generate"
-    async with aiohttp.ClientSession() as session, session.post(url, headers=request.to_headers(), json=body) as reply:
-        assert reply.status != 200
-    assert "generated" not in bench.runner.counters
+async def test_a_changed_body_is_refused(bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str) -> None:
+    request = Generate(prompt=image_base64, seed=1)
+    good = signed_call(wallets["validator"].hotkey, request)
+    for change in ({"prompt": image_base64[:-4] + "AAAA"}, {"seed": 2}, {"data_format": "ply"}, {"task_type": "text"}):
+        body = signed_call(wallets["validator"].hotkey, request.model_copy(update=change)).body
+        assert await send(bench.target, replace(good, body=body, nonce=time.time_ns())) == "400"
+    assert not bench.runner.counters
+    assert await send(bench.target, replace(good, nonce=time.time_ns())) == "200"
+
+
+async def test_behind_the_gate_the_sdk_compares_the_hash_too(bench: Bench) -> None:
+    axon = bench.server.axon
+
+    class Body:
+        def __init__(self, prompt: str) -> None:
+            self.headers = {"computed_body_hash": Generate(prompt="a").body_hash}
+            self.url = SimpleNamespace(path="/Generate")
+            self.content = Generate(prompt=prompt).model_dump_json().encode()
+
+        async def body(self) -> bytes:
+            return self.content
+
+    assert (await axon.verify_body_integrity(Body("a")))["prompt"] == "a"
+    with pytest.raises(ValueError, match="Hash mismatch"):
+        await axon.verify_body_integrity(Body("b"))
 
 
 @pytest.mark.parametrize(
@@ -163,31 +189,133 @@ async def test_a_validator_blacklisted_meanwhile_gets_nothing(
 
     bench.generate = blacklist_meanwhile
     answer = await ask(bench, wallets["validator"], Generate(prompt=image_base64))
-    assert answer.results == ""
-    assert "stake" in answer.error
+    assert (answer.dendrite.status_code, answer.results) == (403, "")
+    assert "does not work for this hotkey" in answer.dendrite.status_message
+
+
+class Held:
+    """A generator that is busy until it is let go; remembers the seeds."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.started, self.release = threading.Event(), threading.Event()
+        self.seeds: list[int] = []
+        bench.generate = self
+
+    def __call__(self, request: Request) -> Asset:
+        self.seeds.append(request.seed)
+        self.started.set()
+        assert self.release.wait(TIMEOUT)
+        return make_asset(request)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(TIMEOUT):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens on other threads
+            await asyncio.sleep(0.01)
 
 
 async def test_a_full_queue_says_so(bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str) -> None:
-    started, release = threading.Event(), threading.Event()
-
-    def slow(request: Request) -> Asset:
-        started.set()
-        release.wait(TIMEOUT)
-        return make_asset(request)
-
     def push() -> asyncio.Task[Generate]:
         return asyncio.create_task(ask(bench, wallets["validator"], Generate(prompt=image_base64)))
 
-    bench.generate = slow
+    held = Held(bench)
     asks = [push()]
-    assert await asyncio.to_thread(started.wait, TIMEOUT)
+    assert await asyncio.to_thread(held.started.wait, TIMEOUT)
     asks += [push(), push()]
-    async with asyncio.timeout(TIMEOUT):
-        while bench.runner.waiting < 2:  # noqa: ASYNC110 - the queue is another thread's
-            await asyncio.sleep(0.01)
-    assert "busy" in (await push()).error
-    release.set()
+    await until(lambda: bench.runner.waiting == 2)
+    refused = await push()
+    assert refused.dendrite.status_code == 503
+    assert "busy" in refused.dendrite.status_message
+    held.release.set()
     assert all(done.results for done in await asyncio.gather(*asks))
+    assert (await push()).results
+
+
+async def test_the_validator_with_more_stake_goes_first(
+    bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str
+) -> None:
+    """The stranger is allowed by hotkey and has no stake."""
+    bench.rules = PolicyRules.model_validate({"allow": [wallets["stranger"].hotkey.ss58_address]})
+
+    def push(who: str, seed: int) -> asyncio.Task[Generate]:
+        return asyncio.create_task(ask(bench, wallets[who], Generate(prompt=image_base64, seed=seed)))
+
+    held = Held(bench)
+    asks = [push("stranger", 1)]
+    assert await asyncio.to_thread(held.started.wait, TIMEOUT)
+    for waiting, who in enumerate(("stranger", "validator"), 1):
+        asks.append(push(who, waiting + 1))
+        await until(lambda waiting=waiting: bench.runner.waiting == waiting)  # type: ignore[misc]
+    held.release.set()
+    assert all(done.results for done in await asyncio.gather(*asks))
+    assert held.seeds == [1, 3, 2]
+
+
+async def test_what_nobody_waits_for_is_not_made(
+    bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str
+) -> None:
+    held = Held(bench)
+    first = asyncio.create_task(ask(bench, wallets["validator"], Generate(prompt=image_base64, seed=1)))
+    assert await asyncio.to_thread(held.started.wait, TIMEOUT)
+    call = signed_call(wallets["validator"].hotkey, Generate(prompt=image_base64, seed=2))
+    async with connection(bench.target) as (_, writer):
+        writer.write(call.head(bench.target) + call.body)
+        await until(lambda: bench.runner.waiting == 1)
+    await until(lambda: bench.runner.waiting == 0)
+    held.release.set()
+    assert (await first).results
+    assert (await ask(bench, wallets["validator"], Generate(prompt=image_base64, seed=3))).results
+    assert held.seeds == [1, 3]
+
+
+async def test_concurrent_requests_of_one_dendrite_are_all_served(
+    bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str
+) -> None:
+    """Whatever order their nonces arrive in."""
+    hotkey, now = wallets["validator"].hotkey, time.time_ns()
+    call = signed_call(hotkey, Generate(prompt=image_base64))
+    for nonce in (now + 2, now + 1, now):
+        assert await send(bench.target, replace(call, nonce=nonce)) == "200"
+
+
+async def test_the_answer_is_ours_whatever_the_body_says(bench: Bench, wallets: dict[str, bt.Wallet]) -> None:
+    hotkey = wallets["validator"].hotkey
+    request = Generate(prompt="", results="mine", axon=bt.TerminalInfo(status_code=418, status_message="a\r\nb: c"))
+    assert await send(bench.target, signed_call(hotkey, request)) == "200"
+
+
+async def test_a_refused_client_that_is_still_sending_learns_why(bench: Bench, wallets: dict[str, bt.Wallet]) -> None:
+    answer = await ask(bench, wallets["validator"], Generate(prompt="A" * 900_000))
+    assert answer.dendrite.status_code == 413
+    assert "longer than 500000 bytes" in answer.dendrite.status_message
+
+
+@pytest.mark.parametrize("part", [b"POST /Generate HTTP/1.1\r\nhost: ", b""])
+async def test_whoever_does_not_finish_its_headers_is_cut_off(bench: Bench, part: bytes) -> None:
+    async with connection(bench.target) as (reader, writer), asyncio.timeout(TIMEOUT):
+        writer.write(part)
+        assert await reader.read() == b""
+    assert len(bench.server.strangers) == 0
+
+
+async def test_an_admitted_caller_is_no_stranger(
+    bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str
+) -> None:
+    """Strangers can neither push it out nor does the time limit of headers apply to its generation."""
+    held = Held(bench)
+    asked = asyncio.create_task(ask(bench, wallets["validator"], Generate(prompt=image_base64)))
+    assert await asyncio.to_thread(held.started.wait, TIMEOUT)
+    assert len(bench.server.strangers) == 0
+    async with connection(bench.target) as (reader, _), asyncio.timeout(TIMEOUT):
+        await until(lambda: len(bench.server.strangers) == 1)
+        assert await reader.read() == b""
+    held.release.set()
+    assert (await asked).results
+
+
+async def test_only_the_address_asked_for_is_bound(bench: Bench) -> None:
+    with pytest.raises(ConnectionError):
+        await asyncio.open_connection("127.0.0.2", bench.neuron.port)
 
 
 def test_a_taken_port_is_the_operators_mistake() -> None:
@@ -198,3 +326,9 @@ def test_a_taken_port_is_the_operators_mistake() -> None:
         with pytest.raises(OperatorError, match=rf"{port}.*--axon.port"):
             check_port_free(LOOPBACK, port)
     check_port_free(LOOPBACK, port)
+    check_port_free("::1", port)
+
+
+def test_an_address_that_is_not_ours_is_the_operators_mistake() -> None:
+    with pytest.raises(OperatorError, match=r"203.0.113.7.*--axon.ip"):
+        check_port_free("203.0.113.7", free_port())
