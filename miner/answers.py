@@ -1,4 +1,4 @@
-"""What a validator's answers mean: pure functions from an answer and the time to what to do next."""
+"""What a validator's answers mean: pure functions from a synapse that came back to a value with no SDK in it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,59 @@ import bittensor as bt
 
 from miner.protocol import ProtocolTask, PullTask, SubmitResults
 
-# Beyond cooldown_until, which is the validator's clock in whole seconds and must be strictly past.
-CLOCK_MARGIN = 2.0
-# Validators that have no task for us and set no cooldown are asked again after this.
-IDLE_DELAY = 10.0
-# A resubmission inside a validator's validation lock is ignored.
-LOCK_DELAY = 30.0
 # A validator that does not find us in its metagraph advises an hour, but looks again every ten minutes.
 UNREGISTERED_DELAY = 600.0
-REPULL_DELAY = 5.0
-FIRST_FAILURE_DELAY = 10.0
-LAST_FAILURE_DELAY = 300.0
+# Beyond these a validator's numbers are mistakes or malice, and too large for arithmetic.
+LAST_MOMENT = 2**40
+LONGEST_THROTTLE = 3600
 
 
 @dataclass(frozen=True)
-class PullAnswer:
-    """Either a task, or the seconds to wait before asking again and why."""
+class TaskGiven:
+    """A task, new or handed back; seconds after assignment in which submitting costs nothing."""
 
-    task: ProtocolTask | None
-    delay: float
+    task: ProtocolTask
+    throttle_period: float
+
+
+@dataclass(frozen=True)
+class OnCooldown:
+    """No task before this unix time of the validator's, and how often we are said to have asked too early."""
+
+    until: int
+    violations: int
+
+    def __str__(self) -> str:
+        return f"on cooldown, {self.violations} violations"
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The validator does not find our hotkey in its metagraph; the hour it sets is advice, nothing it remembers."""
+
+    def __str__(self) -> str:
+        return "the validator does not know our hotkey yet"
+
+
+@dataclass(frozen=True)
+class NothingToDo:
+    """Neither a task nor a cooldown."""
+
+    def __str__(self) -> str:
+        return "no task now"
+
+
+@dataclass(frozen=True)
+class PullFailed:
+    """No usable answer."""
+
     reason: str
-    failed: bool = False
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+PullAnswer = TaskGiven | OnCooldown | Unknown | NothingToDo | PullFailed
 
 
 class Outcome(Enum):
@@ -43,67 +75,69 @@ class Outcome(Enum):
     NOT_HELD = "not held"
     UNKNOWN = "unknown"
 
+    @property
+    def closes(self) -> bool:
+        """Whether the validator holds the task no longer and told the cooldown."""
+        return self not in (Outcome.STILL_OPEN, Outcome.NOT_HELD, Outcome.UNKNOWN)
+
 
 @dataclass(frozen=True)
 class SubmitAnswer:
-    """How a submission ended, the seconds to wait before the next pull, and the line for the log."""
+    """How a submission ended, the cooldown's end in the validator's unix time, and the words for the log."""
 
     outcome: Outcome
-    delay: float
+    cooldown_until: int
     reason: str
-
-
-def failure_delay(failures: int) -> float:
-    """Back-off after the n-th failure in a row, n >= 1: doubling from 10 s to 300 s."""
-    return float(min(FIRST_FAILURE_DELAY * 2 ** min(failures - 1, 10), LAST_FAILURE_DELAY))
 
 
 def _status(answer: bt.Synapse) -> tuple[int, str]:
     terminal = answer.dendrite
     code = terminal.status_code if terminal and terminal.status_code else 0
     message = terminal.status_message if terminal and terminal.status_message else "no answer"
-    return int(code), " ".join(message.split())[:200]
+    # What follows in pydantic's messages are pieces of the answer: a prompt, perhaps.
+    words = " ".join(message.split("[type=", 1)[0].split())[:200]
+    return int(code), "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
-def read_pull(answer: PullTask, now: float, failures: int) -> PullAnswer:
-    """Understand the answer to a pull; `failures` counts those in a row before this one."""
+def read_pull(answer: PullTask) -> PullAnswer:
+    """Understand the answer to a pull."""
     code, message = _status(answer)
     if code != 200:
-        return PullAnswer(None, failure_delay(failures + 1), f"HTTP {code}: {message}", failed=True)
+        return PullFailed(f"HTTP {code}: {message}")
     if answer.task is not None:
-        return PullAnswer(answer.task, 0.0, "a task")
-    wait = answer.cooldown_until - now
-    if wait <= 0:
-        return PullAnswer(None, IDLE_DELAY, "no task now")
-    if answer.cooldown_violations == 0 and wait > UNREGISTERED_DELAY * 2:
-        return PullAnswer(None, UNREGISTERED_DELAY, "the validator does not know our hotkey yet")
-    return PullAnswer(None, wait + CLOCK_MARGIN, f"on cooldown, {answer.cooldown_violations} violations")
+        return TaskGiven(answer.task, float(min(max(answer.throttle_period, 0), LONGEST_THROTTLE)))
+    if answer.cooldown_until <= 0:
+        return NothingToDo()
+    # A validator counts a pull during a cooldown before it answers: zero violations mean that there is no cooldown.
+    if answer.cooldown_violations == 0:
+        return Unknown()
+    return OnCooldown(min(answer.cooldown_until, LAST_MOMENT), answer.cooldown_violations)
 
 
-def read_submission(answer: SubmitResults, skipped: bool, now: float) -> SubmitAnswer:
-    """Understand the answer to a submission; `skipped`: it was an empty one.
+def read_submission(answer: SubmitResults, skipped: bool, validator_time: float) -> SubmitAnswer:
+    """Understand the answer to a submission; `skipped`: it was an empty one; `validator_time`: its clock at least.
 
-    Feedback with a score or with a cooldown in the future closes the task; other feedback leaves it open.
+    Feedback with a score or with a cooldown in the future closes the task. Other feedback leaves it open: the id was
+    another's, or an earlier submission is being validated or was so less than 30 s ago.
     """
     code, message = _status(answer)
+    until = min(max(answer.cooldown_until, 0), LAST_MOMENT)
     if code == 403:
-        return SubmitAnswer(Outcome.NOT_HELD, REPULL_DELAY, f"the validator holds no task of ours: {message}")
+        return SubmitAnswer(Outcome.NOT_HELD, 0, f"the validator holds no task of ours: {message}")
     if code != 200 or answer.feedback is None:
-        # A time-out may have counted; the next pull tells: a cooldown if so, the same task if not.
-        return SubmitAnswer(Outcome.UNKNOWN, REPULL_DELAY, f"HTTP {code}: {message}")
-    feedback, wait = answer.feedback, max(answer.cooldown_until - now, 0.0)
-    if wait == 0 and feedback.task_fidelity_score <= 0:
-        return SubmitAnswer(Outcome.STILL_OPEN, LOCK_DELAY, "the validator left the task open")
-    delay = wait + CLOCK_MARGIN
+        return SubmitAnswer(Outcome.UNKNOWN, 0, f"HTTP {code}: {message}")
+    feedback, wait = answer.feedback, max(until - validator_time, 0.0)
+    if wait == 0 and not feedback.task_fidelity_score > 0:
+        return SubmitAnswer(Outcome.STILL_OPEN, 0, "the validator left the task open")
     if skipped:
-        return SubmitAnswer(Outcome.SKIPPED, delay, f"skipped, cooldown {wait:.0f} s")
+        return SubmitAnswer(Outcome.SKIPPED, until, f"skipped, cooldown {wait:.0f} s")
     if feedback.validation_failed:
-        return SubmitAnswer(Outcome.NOT_VALIDATED, delay, f"the validator could not validate, cooldown {wait:.0f} s")
-    if feedback.task_fidelity_score <= 0:
-        return SubmitAnswer(Outcome.REJECTED, delay, f"rejected, cooldown {wait:.0f} s")
+        return SubmitAnswer(Outcome.NOT_VALIDATED, until, f"the validator could not validate, cooldown {wait:.0f} s")
+    if not feedback.task_fidelity_score > 0:
+        return SubmitAnswer(Outcome.REJECTED, until, f"rejected, cooldown {wait:.0f} s")
     return SubmitAnswer(
         Outcome.ACCEPTED,
-        delay,
+        until,
         f"accepted, Score={feedback.task_fidelity_score:.2f}, average {feedback.average_fidelity_score:.2f}, "
         f"{feedback.generations_within_the_window} in the window, duel rating {feedback.current_duel_rating:.0f}, "
         f"reward {feedback.current_miner_reward:.0f}, cooldown {wait:.0f} s",

@@ -7,14 +7,23 @@ A snapshot file is {"netuid": 17, "block": 1000, "neurons": [{"hotkey", "coldkey
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import bittensor as bt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from miner.errors import ChainError, OperatorError
+
+log = logging.getLogger(__name__)
+
+Returned = TypeVar("Returned")
+
+# Calls in a row that may fail on one connection.
+FAILURES_PER_CONNECTION = 2
 
 
 class Neuron(BaseModel):
@@ -96,53 +105,86 @@ class FileChain:
 
 
 class SubtensorChain:
-    """The real chain through the SDK; one connection, made at the first call and again after a failure."""
+    """The real chain through the SDK; one connection, made at the first call and anew after failures in a row."""
 
     def __init__(self, network: str, netuid: int) -> None:
         self._network = network
         self._netuid = netuid
         self._subtensor: Any = None
-
-    def _connected(self) -> Any:
-        if self._subtensor is None:
-            self._subtensor = bt.Subtensor(network=self._network)
-        return self._subtensor
+        self._failures = 0
 
     def snapshot(self) -> Snapshot:
         """Raises ChainError if the chain cannot be reached or its answer is incomplete."""
-        try:
-            metagraph = self._connected().metagraph(self._netuid)
-        except Exception as error:  # the SDK and its transport raise whatever they meet
-            self._subtensor = None
-            raise ChainError(f"the chain {self._network} cannot be read: {type(error).__name__}: {error}") from error
-        count = len(metagraph.hotkeys)
-        # The SDK logs a failed stake query at debug level and goes on with an empty array.
-        if len(metagraph.S) != count:
-            raise ChainError(f"the chain {self._network} returned {len(metagraph.S)} stakes for {count} neurons")
-        neurons = tuple(
-            Neuron(
-                uid=uid,
-                hotkey=metagraph.hotkeys[uid],
-                coldkey=metagraph.coldkeys[uid],
-                stake=float(metagraph.S[uid]),
-                validator_permit=bool(metagraph.validator_permit[uid]),
-                ip=metagraph.axons[uid].ip,
-                port=metagraph.axons[uid].port,
-                incentive=float(metagraph.I[uid]),
-            )
-            for uid in range(count)
+        return self._call(
+            f"the chain {self._network} cannot be read",
+            lambda subtensor: _read(subtensor.metagraph(self._netuid), self._netuid),
         )
-        return Snapshot(self._netuid, int(metagraph.block), neurons)
 
     def announce(self, axon: bt.Axon) -> None:
         """Raises ChainError if the extrinsic fails."""
+
+        def serve(subtensor: Any) -> None:
+            response = subtensor.serve_axon(netuid=self._netuid, axon=axon)
+            if not response.success:
+                raise ChainError(str(response.message))
+
+        self._call("the axon could not be announced", serve)
+
+    def _call(self, failure: str, ask: Callable[[Any], Returned]) -> Returned:
         try:
-            response = self._connected().serve_axon(netuid=self._netuid, axon=axon)
-        except Exception as error:  # as above
-            self._subtensor = None
-            raise ChainError(f"the axon could not be announced: {type(error).__name__}: {error}") from error
-        if not response.success:
-            raise ChainError(f"the axon could not be announced: {response.message}")
+            if self._subtensor is None:
+                self._subtensor = bt.Subtensor(network=self._network)
+            answer = ask(self._subtensor)
+        except Exception as error:  # the SDK and its transport raise whatever they meet
+            self._failures += 1
+            # The SDK mends a connection that dropped; one that fails again is beyond that.
+            if self._failures >= FAILURES_PER_CONNECTION:
+                self._disconnect()
+            what = str(error) if isinstance(error, ChainError) else f"{type(error).__name__}: {error}"
+            raise ChainError(f"{failure}: {what}") from error
+        self._failures = 0
+        return answer
+
+    def _disconnect(self) -> None:
+        # An open connection that nobody owns is never closed, and endpoints limit their number.
+        connection, self._subtensor, self._failures = self._subtensor, None, 0
+        if connection is not None:
+            try:
+                connection.close()
+            except Exception as error:  # as above
+                log.debug("Closing the connection to %s: %s", self._network, error)
+
+
+def _read(metagraph: Any, netuid: int) -> Snapshot:
+    """The SDK's metagraph as a snapshot. Raises ChainError if parts of it are missing.
+
+    The SDK logs a failed query of the stakes at debug level and goes on with an empty array.
+    """
+    count = len(metagraph.hotkeys)
+    columns = {
+        "coldkeys": metagraph.coldkeys,
+        "stakes": metagraph.S,
+        "incentives": metagraph.I,
+        "validator permits": metagraph.validator_permit,
+        "axons": metagraph.axons,
+    }
+    for name, column in columns.items():
+        if count == 0 or len(column) != count:
+            raise ChainError(f"incomplete metagraph, {len(column)} {name} for {count} neurons")
+    neurons = tuple(
+        Neuron(
+            uid=uid,
+            hotkey=metagraph.hotkeys[uid],
+            coldkey=metagraph.coldkeys[uid],
+            stake=float(metagraph.S[uid]),
+            validator_permit=bool(metagraph.validator_permit[uid]),
+            ip=metagraph.axons[uid].ip,
+            port=metagraph.axons[uid].port,
+            incentive=float(metagraph.I[uid]),
+        )
+        for uid in range(count)
+    )
+    return Snapshot(netuid, int(metagraph.block), neurons)
 
 
 def open_chain(network: str, netuid: int) -> Chain:

@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 import uuid
-from typing import TypeVar
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any, Generic, Protocol, TypeVar
 
 import aiohttp
 import bittensor as bt
 
 from miner.chain import Neuron
 
+# Answers of an axon, by the SDK's codes, to requests that never reached the function they were for.
+REFUSED = frozenset({400, 401, 403, 404})
+
 AnySynapse = TypeVar("AnySynapse", bound=bt.Synapse)
+
+
+@dataclass(frozen=True, eq=False)
+class Reply(Generic[AnySynapse]):
+    """An answer, or the lack of one (its dendrite.status_code tells).
+
+    `delivered` is False when no connection came about or the axon turned the request away, so that it certainly had
+    no effect; `date` is the other side's unix time in whole seconds from its Date header, None if there was none.
+    """
+
+    synapse: AnySynapse
+    delivered: bool
+    date: float | None
+
+
+class Transport(Protocol):
+    """What the pulling side needs of a Dendrite."""
+
+    async def exchange(self, neuron: Neuron, synapse: AnySynapse, timeout: float) -> Reply[AnySynapse]:  # noqa: ASYNC109
+        """Send a synapse and wait for the answer; raises nothing."""
+
+    async def aclose_session(self) -> None:
+        """Close the connections."""
 
 
 class Dendrite(bt.Dendrite):
@@ -26,17 +55,42 @@ class Dendrite(bt.Dendrite):
         self.keypair = keypair
         self.synapse_history: list[bt.Synapse] = []
         self._session: aiohttp.ClientSession | None = None
+        self._delivered = True
+        self._date: float | None = None
 
     def __del__(self) -> None:
         # The SDK's closes the session on a loop of its own, with a warning; our owners close it where it lives.
         pass
 
-    async def ask(self, neuron: Neuron, synapse: AnySynapse, timeout: float) -> AnySynapse:  # noqa: ASYNC109
-        """The answer of a neuron's axon; transport errors are in its dendrite.status_code, none is raised."""
+    async def exchange(self, neuron: Neuron, synapse: AnySynapse, timeout: float) -> Reply[AnySynapse]:  # noqa: ASYNC109
+        """Send a synapse to a neuron's axon; transport errors are in the answer's status, none is raised."""
         target = bt.AxonInfo(
             version=0, ip=neuron.ip, port=neuron.port, ip_type=4, hotkey=neuron.hotkey, coldkey=neuron.coldkey
         )
+        self._delivered, self._date = True, None
         answer: AnySynapse = await self.call(target, synapse, timeout=timeout, deserialize=False)
         # The SDK keeps every answer for ever.
         self.synapse_history.clear()
-        return answer
+        return Reply(answer, self._delivered, self._date)
+
+    async def ask(self, neuron: Neuron, synapse: AnySynapse, timeout: float) -> AnySynapse:  # noqa: ASYNC109
+        """The answer alone of an exchange."""
+        return (await self.exchange(neuron, synapse, timeout)).synapse
+
+    def process_server_response(self, server_response: Any, json_response: Any, local_synapse: bt.Synapse) -> None:
+        """The SDK's, and note of the other side's clock."""
+        self._date = _unix_time(server_response.headers.get("Date"))
+        self._delivered = server_response.status not in REFUSED
+        super().process_server_response(server_response, json_response, local_synapse)
+
+    def process_error_message(self, synapse: bt.Synapse, request_name: str, exception: Exception) -> bt.Synapse:
+        """The SDK's, and note of whether the request can have arrived."""
+        self._delivered = not isinstance(exception, aiohttp.ClientConnectorError)
+        return super().process_error_message(synapse, request_name, exception)
+
+
+def _unix_time(date: str | None) -> float | None:
+    try:
+        return parsedate_to_datetime(date).replace(tzinfo=UTC).timestamp() if date else None
+    except (ValueError, OverflowError):
+        return None

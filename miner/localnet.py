@@ -8,16 +8,20 @@ import json
 import logging
 import socket
 import time
+import typing
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from email.utils import formatdate
 from pathlib import Path
 
 import bittensor as bt
+from fastapi import Request, Response
 
 from miner.chain import Neuron
 from miner.dendrite import Dendrite
-from miner.protocol import Feedback, Generate, ProtocolTask, PullTask, SubmitResults, submission_message
+from miner.protocol import Generate, ProtocolTask, PullTask, SubmitResults
+from miner.validator_model import Timing, ValidatorModel, Verdict
 from pipeline import FormatError, Splats, spz, validity
 
 log = logging.getLogger(__name__)
@@ -25,17 +29,8 @@ log = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 # This validator does not judge quality: what is valid scores 1.
 VALID_SCORE = 1.0
-UNREGISTERED_COOLDOWN = 3600
+DEFAULT_TIMING = Timing()
 START_TIMEOUT = 20.0
-
-
-@dataclass(frozen=True)
-class Timing:
-    """A validator's rules, in seconds; the defaults are the subnet's."""
-
-    throttle_period: int = 30
-    task_cooldown: int = 300
-    cooldown_penalty: int = 600
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,17 +42,6 @@ class Delivery:
     data: bytes
     splats: Splats | None
     verdict: str
-
-
-@dataclass
-class _MinerState:
-    """What the validator knows of one miner."""
-
-    task: ProtocolTask | None = None
-    assigned_at: float = 0.0
-    cooldown_until: int = 0
-    violations: int = 0
-    scores: list[float] = field(default_factory=list)
 
 
 def free_port() -> int:
@@ -101,19 +85,32 @@ class LocalValidator:
         wallet: bt.Wallet,
         port: int,
         is_registered: Callable[[str], bool],
-        timing: Timing = Timing(),
+        timing: Timing = DEFAULT_TIMING,
+        now: Callable[[], float] = time.time,
     ) -> None:
+        """`now` is its unix time."""
         self.hotkey: str = wallet.hotkey.ss58_address
         self.port = port
         self.deliveries: list[Delivery] = []
-        self._timing = timing
-        self._is_registered = is_registered
         self._tasks: deque[ProtocolTask] = deque()
-        self._miners: dict[str, _MinerState] = {}
+        self.model = ValidatorModel(self.hotkey, self._next_task, is_registered, now, timing)
         self._dendrite = Dendrite(wallet.hotkey)
         self._axon = bt.Axon(wallet=wallet, port=port, ip=LOOPBACK, external_ip=LOOPBACK)
         self._axon.fast_config.host = LOOPBACK
-        self._axon.attach(forward_fn=self.pull).attach(forward_fn=self.submit)
+        self._axon.attach(forward_fn=self.pull).attach(forward_fn=self.submit, blacklist_fn=self.refuse)
+        if now is not time.time:
+            self._tell_time(now)
+
+    def _tell_time(self, now: Callable[[], float]) -> None:
+        """Put this validator's time into the Date header, where the server would put the machine's."""
+        self._axon.fast_config.date_header = False
+
+        async def add_date(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+            response = await call_next(request)
+            response.headers["Date"] = formatdate(int(now()), usegmt=True)
+            return response
+
+        self._axon.app.middleware("http")(add_date)
 
     async def start(self) -> None:
         """Listen."""
@@ -131,6 +128,9 @@ class LocalValidator:
         """Queue tasks for whoever pulls."""
         self._tasks.extend(tasks)
 
+    def _next_task(self) -> ProtocolTask | None:
+        return self._tasks.popleft() if self._tasks else None
+
     async def push(self, miner: Neuron, request: Generate, task_id: str, timeout: float) -> Generate:  # noqa: ASYNC109
         """Send a task to a miner's axon and check the answer."""
         answer = await self._dendrite.ask(miner, request, timeout)
@@ -139,60 +139,34 @@ class LocalValidator:
 
     async def pull(self, synapse: PullTask) -> PullTask:
         """Assign a task, hand the assigned one out again, or say how long the cooldown lasts."""
-        hotkey, now = synapse.dendrite.hotkey, time.time()
-        synapse.throttle_period = self._timing.throttle_period
-        if not self._is_registered(hotkey):
-            synapse.cooldown_until = int(now) + UNREGISTERED_COOLDOWN
-            return synapse
-        miner = self._miners.setdefault(hotkey, _MinerState())
-        if miner.task is None and miner.cooldown_until > now:
-            miner.violations += 1
-            synapse.cooldown_until, synapse.cooldown_violations = miner.cooldown_until, miner.violations
-            return synapse
-        if miner.task is None and self._tasks:
-            miner.task, miner.assigned_at = self._tasks.popleft(), now
-        synapse.task = miner.task
+        self.model.pull(synapse.dendrite.hotkey, synapse)
         return synapse
+
+    def refuse(self, synapse: SubmitResults) -> typing.Tuple[bool, str]:  # noqa: UP006 - the SDK compares it
+        """Whether a submission is turned away, and why."""
+        reason = self.model.refusal(synapse.dendrite.hotkey)
+        return reason is not None, reason or ""
+
+    async def check(self, task: ProtocolTask, results: str) -> tuple[Delivery, float | None]:
+        """Decode a result and score it; the score is None if validation itself fails."""
+        delivery = await asyncio.to_thread(check_result, task.id, "pull", results)
+        return delivery, VALID_SCORE if delivery.splats is not None else 0.0
 
     async def submit(self, synapse: SubmitResults) -> SubmitResults:
         """Check signature, task id, encoding and validity; answer with feedback and the cooldown."""
-        hotkey = synapse.dendrite.hotkey
-        miner = self._miners.get(hotkey, _MinerState())
-        task = miner.task
-        if not self._is_registered(hotkey) or task is None:
-            synapse.axon.status_code, synapse.axon.status_message = 403, "No task is assigned"
-            return synapse
-        message = submission_message(synapse.submit_time, task.prompt, self.hotkey, hotkey)
-        signature = base64.b64decode(synapse.signature, validate=True)
-        synapse.feedback = Feedback()
-        if not bt.Keypair(ss58_address=hotkey).verify(message, signature):
-            self._close(miner, penalty=True)
-            self._deliver(Delivery(task.id, "pull", b"", None, "wrong signature"))
-        elif synapse.task_id != task.id:
-            synapse.cooldown_until = miner.cooldown_until
-            return synapse
-        elif synapse.results == "":
-            self._close(miner, penalty=False)
-            self._deliver(Delivery(task.id, "pull", b"", None, "skipped"))
-        else:
-            delivery = await asyncio.to_thread(check_result, task.id, "pull", synapse.results)
-            self._close(miner, penalty=delivery.splats is None)
-            if delivery.splats is not None:
-                miner.scores.append(VALID_SCORE)
-                synapse.feedback.task_fidelity_score = VALID_SCORE
-            self._deliver(delivery)
-        synapse.feedback.average_fidelity_score = sum(miner.scores) / max(len(miner.scores), 1)
-        synapse.feedback.generations_within_the_window = len(miner.scores)
-        synapse.cooldown_until = miner.cooldown_until
-        synapse.results = synapse.signature = ""
-        return synapse
+        delivery = Delivery(synapse.task_id, "pull", b"", None, "")
 
-    def _close(self, miner: _MinerState, penalty: bool) -> None:
-        timing, now = self._timing, time.time()
-        cooldown = timing.task_cooldown + (timing.cooldown_penalty if penalty else 0)
-        miner.cooldown_until = int(max(now + cooldown - timing.throttle_period, miner.assigned_at + cooldown))
-        miner.task = None
-        miner.violations = max(miner.violations - 1, 0)
+        async def validate(task: ProtocolTask, results: str) -> float | None:
+            nonlocal delivery
+            delivery, score = await self.check(task, results)
+            return score
+
+        verdict = await self.model.submit(synapse.dendrite.hotkey, synapse, validate)
+        if verdict in (Verdict.SKIPPED, Verdict.BAD_SIGNATURE):
+            self._deliver(replace(delivery, verdict=verdict.value))
+        elif verdict in (Verdict.ACCEPTED, Verdict.REJECTED, Verdict.NOT_VALIDATED):
+            self._deliver(delivery)
+        return synapse
 
     def _deliver(self, delivery: Delivery) -> None:
         log.info("Validator: task %s came by %s: %s", delivery.task_id, delivery.transport, delivery.verdict)

@@ -1,116 +1,24 @@
-"""Pulling: one loop per validator that pulls a task, has it generated and submits the result."""
+"""Pulling: whom to pull from, one supervised loop for each, and what of it outlives loops and restarts."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
+import math
 from collections.abc import Callable
 
-import bittensor as bt
-
-from miner.answers import Outcome, read_pull, read_submission
-from miner.chain import Neuron, Snapshot
-from miner.dendrite import Dendrite
+from miner.chain import Snapshot
+from miner.cooldowns import Cooldown, CooldownFile
+from miner.dendrite import Dendrite, Transport
 from miner.logs import shown
-from miner.policy import Decision
-from miner.protocol import ProtocolTask, PullTask, signed_submission
-from miner.settings import PullingSettings
-from miner.tasks import Task, TaskRunner
-from pipeline import Cancelled, PipelineError
+from miner.supervision import Supervisor
+from miner.validator_loop import Environment, Record, ValidatorLoop
+from miner.validator_state import LONGEST_WAIT, ValidatorState
 
 log = logging.getLogger(__name__)
 
 
-class ValidatorLoop:
-    """Works for one validator; one call at a time, as the validator's nonces demand."""
-
-    def __init__(
-        self,
-        validator: Neuron,
-        keypair: bt.Keypair,
-        runner: TaskRunner,
-        decide: Callable[[str], Decision],
-        settings: PullingSettings,
-    ) -> None:
-        self.validator = validator
-        self._keypair = keypair
-        self._runner = runner
-        self._decide = decide
-        self._settings = settings
-        self._dendrite = Dendrite(keypair)
-        self._failures = 0
-        # The last task's id and result, for the case that its submission did not arrive.
-        self._finished = ("", "")
-
-    @property
-    def _name(self) -> str:
-        return f"validator {self.validator.uid} ({self.validator.hotkey[:8]})"
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        log.info("Pulling from %s at %s:%d", self._name, self.validator.ip, self.validator.port)
-        try:
-            while True:  # noqa: ASYNC110 - how long to sleep is the cycle's answer
-                await asyncio.sleep(await self._cycle())
-        finally:
-            await self._dendrite.aclose_session()
-
-    async def _cycle(self) -> float:
-        """One pull and, if it brings a task, one submission; the seconds to wait before the next."""
-        answer = read_pull(
-            await self._dendrite.ask(self.validator, PullTask(), self._settings.pull_timeout),
-            time.time(),
-            self._failures,
-        )
-        if answer.task is None:
-            self._failures = self._failures + 1 if answer.failed else 0
-            level = logging.WARNING if answer.failed else logging.INFO
-            log.log(level, "No task of %s: %s; next pull in %.0f s", self._name, answer.reason, answer.delay)
-            return answer.delay
-        self._failures = 0
-        self._runner.counters["pulled"] += 1
-        task = answer.task
-        log.info("Task %s: pulled from %s, %s", shown(task.id), self._name, task.type)
-        results = await self._results(task)
-        decision = self._decide(self.validator.hotkey)
-        if not decision.allowed:
-            log.warning("Task %s: result withheld from %s: %s", shown(task.id), self._name, decision.reason)
-            return self._settings.submit_timeout
-        return await self._submit(task, results)
-
-    async def _results(self, task: ProtocolTask) -> str:
-        """The result in base64, or an empty string, which skips the task without a penalty."""
-        finished_id, finished_results = self._finished
-        if task.id == finished_id:
-            log.info("Task %s: handed back, its result is sent again", shown(task.id))
-            return finished_results
-        priority = self._decide(self.validator.hotkey).priority
-        try:
-            result = await self._runner.run(Task(task.id, task.type, task.prompt, priority))
-        except Cancelled:
-            # We are stopping; the validator hands the task back after the restart.
-            raise asyncio.CancelledError from None
-        except PipelineError:
-            return ""
-        return result.base64
-
-    async def _submit(self, task: ProtocolTask, results: str) -> float:
-        self._finished = (task.id, results)
-        submission = signed_submission(task, results, time.time_ns(), self._keypair, self.validator.hotkey)
-        response = await self._dendrite.ask(self.validator, submission, self._settings.submit_timeout)
-        answer = read_submission(response, skipped=not results, now=time.time())
-        self._runner.counters[answer.outcome.value] += 1
-        expected = answer.outcome in (Outcome.ACCEPTED, Outcome.SKIPPED)
-        log.log(
-            logging.INFO if expected else logging.WARNING,
-            "Task %s: %s to %s: %s",
-            shown(task.id),
-            f"{len(results)} bytes submitted" if results else "empty result submitted",
-            self._name,
-            answer.reason,
-        )
-        return answer.delay
+def _task_name(hotkey: str) -> str:
+    return f"the loop of validator {hotkey[:8]}"
 
 
 class Puller:
@@ -118,50 +26,123 @@ class Puller:
 
     def __init__(
         self,
-        keypair: bt.Keypair,
-        runner: TaskRunner,
-        decide: Callable[[str], Decision],
-        settings: PullingSettings,
+        environment: Environment,
+        supervisor: Supervisor,
+        cooldown_file: CooldownFile | None = None,
+        connect: Callable[[], Transport] | None = None,
     ) -> None:
-        self._keypair = keypair
-        self._runner = runner
-        self._decide = decide
-        self._settings = settings
-        self._loops: dict[Neuron, asyncio.Task[None]] = {}
+        """`connect` makes the client of one validator, by default a Dendrite."""
+        self.records: dict[str, Record] = {}
+        self._environment = environment
+        self._supervisor = supervisor
+        self._cooldown_file = cooldown_file
+        self._connect = connect or (lambda: Dendrite(environment.keypair))
+        self._saved = cooldown_file.load() if cooldown_file else {}
+        self._written: dict[str, tuple[float, str | None, float | None]] = {}
+        self._loops: dict[str, ValidatorLoop] = {}
 
     def update(self, snapshot: Snapshot) -> None:
-        """Start and stop loops to fit the snapshot; loops that died are logged and started again."""
+        """Start and retire loops to fit the snapshot; a validator that moved keeps its loop and its cooldown."""
+        own = self._environment.keypair.ss58_address
         wanted = {
-            _address(neuron)
+            neuron.hotkey: neuron
             for neuron in snapshot.neurons
-            if neuron.is_serving and neuron.hotkey != self._keypair.ss58_address and self._decide(neuron.hotkey).allowed
+            if neuron.is_serving and neuron.hotkey != own and self._environment.decide(neuron.hotkey).allowed
         }
-        for validator, loop in list(self._loops.items()):
-            if loop.done():
-                if not loop.cancelled() and loop.exception() is not None:
-                    log.error(
-                        "The loop of validator %d died and starts again", validator.uid, exc_info=loop.exception()
-                    )
-                del self._loops[validator]
-            elif validator not in wanted:
-                log.info("No more pulling from validator %d (%s)", validator.uid, validator.hotkey[:8])
-                loop.cancel()
-                del self._loops[validator]
-        for validator in wanted - self._loops.keys():
-            worker = ValidatorLoop(validator, self._keypair, self._runner, self._decide, self._settings)
-            self._loops[validator] = asyncio.create_task(worker.run(), name=f"validator-{validator.uid}")
-        if not self._loops:
+        for hotkey in self._loops.keys() - wanted.keys():
+            self._retire(hotkey)
+        for hotkey, neuron in wanted.items():
+            record = self.records.setdefault(hotkey, Record(neuron, self._remembered(hotkey)))
+            if (record.neuron.ip, record.neuron.port) != (neuron.ip, neuron.port):
+                log.info("Now pulling from %s at %s:%d", record.name, neuron.ip, neuron.port)
+            record.neuron = neuron
+            if hotkey in self._loops:
+                self._loops[hotkey].retiring = False
+            else:
+                self._start(hotkey)
+        if not wanted:
             log.warning("No validator to pull from: none that serves an axon is allowed by config/blacklist.yaml")
+        registered = {neuron.hotkey for neuron in snapshot.neurons}
+        for hotkey in self.records.keys() - registered - self._loops.keys():
+            del self.records[hotkey]
 
-    async def stop(self) -> None:
-        """End all loops."""
-        loops = list(self._loops.values())
+    def _start(self, hotkey: str) -> None:
+        loop = ValidatorLoop(self.records[hotkey], self._environment, self._connect, self._save)
+
+        async def run() -> None:
+            await loop.run()
+            if self._loops.get(hotkey) is loop:
+                del self._loops[hotkey]
+
+        self._loops[hotkey] = loop
+        self._supervisor.start(_task_name(hotkey), run, group="pulling")
+
+    def _retire(self, hotkey: str) -> None:
+        """End a loop: at once if it holds no task, else after the task."""
+        record, loop = self.records[hotkey], self._loops[hotkey]
+        if loop.retiring:
+            return
+        log.info("No more pulling from %s", record.name)
+        loop.retiring = True
+        if not record.state.busy:
+            self._supervisor.cancel(_task_name(hotkey))
+            del self._loops[hotkey]
+
+    async def stop(self, timeout: float = 0.0) -> None:  # noqa: ASYNC109
+        """End all loops; those that hold a task get `timeout` seconds to bring it to its end."""
+        for hotkey in tuple(self._loops):
+            self._retire(hotkey)
+        names = [_task_name(hotkey) for hotkey in self._loops]
+        if names and timeout > 0:
+            log.info("%d tasks in hand are brought to their end, within %.0f s", len(names), timeout)
+            await self._supervisor.finish(names, timeout)
+        for hotkey in self._loops:
+            record = self.records[hotkey]
+            if record.state.busy and record.state.held is not None:
+                what = shown(record.state.held.task.id)
+                log.warning("Task %s: %s when we stopped; %s holds it", what, record.state.stage.value, record.name)
+        await self._supervisor.stop(*names)
         self._loops.clear()
-        for loop in loops:
-            loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+
+    def _remembered(self, hotkey: str) -> ValidatorState:
+        """The state of a validator of which all that is known is what we wrote down before a restart."""
+        saved = self._saved.get(hotkey)
+        if saved is None:
+            return ValidatorState()
+        now, wall = self._environment.clock.now(), self._environment.clock.wall()
+        end = now + min(saved.pull_after - wall, LONGEST_WAIT)
+        if end > now:
+            log.info("Validator %s: on cooldown for %.0f s more since before our restart", hotkey[:8], end - now)
+        earlier = None
+        if saved.task_id is not None and saved.assigned_at is not None:
+            earlier = (saved.task_id, now + min(saved.assigned_at - wall, 0.0))
+        return ValidatorState(pull_after=end, cooldown_end=end, earlier=earlier)
+
+    def _save(self) -> None:
+        """Write down cooldowns and tasks in hand, if they changed."""
+        if self._cooldown_file is None:
+            return
+        facts = {hotkey: _facts(record.state) for hotkey, record in self.records.items()}
+        if facts == self._written:
+            return
+        self._written = facts
+        wall = self._environment.clock.wall()
+        unix = wall - self._environment.clock.now()
+        # Validators that are not pulled from now may be again before their cooldown ends.
+        absent = {h: saved for h, saved in self._saved.items() if h not in self.records and saved.pull_after > wall}
+        self._saved = absent | {
+            hotkey: Cooldown(
+                pull_after=0.0 if end == -math.inf else end + unix,
+                task_id=task_id,
+                assigned_at=None if assigned_at is None else assigned_at + unix,
+            )
+            for hotkey, (end, task_id, assigned_at) in facts.items()
+        }
+        self._cooldown_file.save(self._saved)
 
 
-def _address(neuron: Neuron) -> Neuron:
-    """The neuron without what changes from block to block, so that a loop is kept while its validator stays put."""
-    return neuron.model_copy(update={"stake": 0.0, "incentive": 0.0, "validator_permit": False})
+def _facts(state: ValidatorState) -> tuple[float, str | None, float | None]:
+    held = state.held
+    if held is not None:
+        return state.cooldown_end, held.task.id, held.assigned_at
+    return (state.cooldown_end, *(state.earlier or (None, None)))

@@ -1,25 +1,55 @@
-"""The one owner of the generator: jobs in order of priority, one at a time, on a thread of its own."""
+"""The one owner of the generator: one job at a time, on a thread of its own."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from miner.faults import breaks_the_device
 from pipeline import Asset, Cancelled, OnStep, Request
 
 Generate = Callable[[Request, OnStep], Asset]
 
+# Weight of the last generation in the running estimate of how long one takes.
+DURATION_GAIN = 0.25
 
-@dataclass(order=True)
+
+@dataclass(frozen=True)
+class Urgency:
+    """What decides a job's turn: the moment by which it should be done, and what each second after that costs."""
+
+    deadline: float
+    priority: float
+
+
+def next_turn(waiting: Sequence[Urgency], now: float, duration: float) -> int:
+    """Index of the job to run next, of those that wait in order of arrival; `duration`: seconds that one takes.
+
+    The one that loses most by waiting for another's turn: its priority times the seconds of lateness that adds. Ties
+    go to the earliest deadline, then the highest priority, then the first. So deadlines are kept in their order where
+    they can be kept, and where they cannot, those are late who matter least.
+    """
+
+    def lateness(job: Urgency, turns: int) -> float:
+        return max(now + turns * duration - job.deadline, 0.0)
+
+    def rank(index: int) -> tuple[float, float, float, int]:
+        job = waiting[index]
+        loss = job.priority * (lateness(job, 2) - lateness(job, 1))
+        return -loss, job.deadline, -job.priority, index
+
+    return min(range(len(waiting)), key=rank)
+
+
+@dataclass
 class _Job:
-    # Higher priority first, then first come, first served.
-    rank: tuple[float, int]
-    request: Request = field(compare=False)
-    future: Future[Asset] = field(compare=False)
+    urgency: Urgency
+    request: Request
+    future: Future[Asset]
 
 
 class Scheduler:
@@ -27,28 +57,31 @@ class Scheduler:
 
     def __init__(self, generate: Generate) -> None:
         """`generate` takes a request and a function that it calls after each step and that may raise Cancelled."""
+        self.failure: Future[BaseException] = Future()
         self._generate = generate
         self._jobs: list[_Job] = []
         self._changed = threading.Condition()
         self._stopping = False
-        self._numbers = itertools.count()
+        self._duration = 0.0
+        self._running_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="generator", daemon=True)
 
     def start(self) -> None:
         """Begin to work."""
         self._thread.start()
 
-    def submit(self, request: Request, priority: float) -> Future[Asset]:
-        """Queue a request; higher priority goes first. Cancelling the future drops a job that has not begun.
+    def submit(self, request: Request, priority: float, deadline: float = math.inf) -> Future[Asset]:
+        """Queue a request; `next_turn` says when it runs. Cancelling the future drops a job that has not begun.
 
-        The future fails with what generation raised, or with Cancelled once the scheduler stops.
+        `deadline` is a moment of time.monotonic(); a job that misses it runs all the same. The future fails with what
+        generation raised, or with Cancelled once the scheduler stops.
         """
         future: Future[Asset] = Future()
         with self._changed:
             if self._stopping:
                 future.set_exception(Cancelled("the miner is stopping"))
                 return future
-            heapq.heappush(self._jobs, _Job((-priority, next(self._numbers)), request, future))
+            self._jobs.append(_Job(Urgency(deadline, priority), request, future))
             self._changed.notify()
         return future
 
@@ -58,8 +91,20 @@ class Scheduler:
         with self._changed:
             return sum(not job.future.cancelled() for job in self._jobs)
 
+    @property
+    def running_for(self) -> float:
+        """Seconds since the job that runs now has begun; 0.0 if none runs."""
+        since = self._running_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def stop(self, timeout: float) -> bool:
         """Fail what waits, stop what runs at its next step; whether the thread ended within `timeout` seconds."""
+        self._close()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _close(self) -> None:
         with self._changed:
             self._stopping = True
             for job in self._jobs:
@@ -67,9 +112,6 @@ class Scheduler:
                     job.future.set_exception(Cancelled("the miner is stopping"))
             self._jobs.clear()
             self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
 
     def _stop_if_asked(self, _stage: str, _done: int, _steps: int) -> None:
         if self._stopping:
@@ -78,15 +120,38 @@ class Scheduler:
     def _next(self) -> _Job | None:
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._stopping)
-            return None if self._stopping else heapq.heappop(self._jobs)
+            if self._stopping:
+                return None
+            turn = next_turn([job.urgency for job in self._jobs], time.monotonic(), self._duration)
+            return self._jobs.pop(turn)
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self._fail(error)
+
+    def _work(self) -> None:
         while (job := self._next()) is not None:
             if not job.future.set_running_or_notify_cancel():
                 continue
+            self._running_since = started = time.monotonic()
             try:
                 asset = self._generate(job.request, self._stop_if_asked)
             except Exception as error:  # whatever happened belongs to whoever waits for this job
                 job.future.set_exception(error)
+                if breaks_the_device(error):
+                    self._fail(error)
+                    return
+            except BaseException as error:
+                job.future.set_exception(error)
+                raise
             else:
                 job.future.set_result(asset)
+                self._duration += DURATION_GAIN * (time.monotonic() - started - self._duration)
+            finally:
+                self._running_since = None
+
+    def _fail(self, error: BaseException) -> None:
+        self._close()
+        self.failure.set_result(error)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import math
 import secrets
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
@@ -15,10 +17,10 @@ from miner.scheduler import Scheduler
 from miner.settings import Phase, SpzSettings
 from pipeline import (
     Asset,
-    ImagePrompt,
     PipelineError,
-    PromptError,
+    Prompt,
     Request,
+    UnsupportedPrompt,
     image_prompt_from_base64,
     normalise,
     ply,
@@ -30,17 +32,17 @@ from pipeline import (
 log = logging.getLogger(__name__)
 
 
-class NoTextCheckpoint(PromptError):  # noqa: N818 - a state of the phase
-    """A sentence came, and the phase generates from images only."""
-
-
 class InvalidResult(PipelineError):  # noqa: N818
     """The validator would score the result 0."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What somebody wants: the prompt as it came, the seed (None: any) and the result's format."""
+    """What somebody wants: the prompt as it came, the seed (None: any) and the result's format.
+
+    `deadline` is the moment of time.monotonic() at which its generation should be done. One that is done later is
+    delivered all the same.
+    """
 
     id: str
     type: Literal["text", "image"]
@@ -48,19 +50,17 @@ class Task:
     priority: float
     seed: int | None = None
     data_format: Literal["spz", "ply"] = "spz"
+    deadline: float = math.inf
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A generated asset and its file."""
+    """A generated asset, its file, the file as it travels, and how long the two took to make."""
 
     asset: Asset
     data: bytes
-
-    @property
-    def base64(self) -> str:
-        """The file as it travels."""
-        return base64.b64encode(self.data).decode()
+    base64: str
+    encode_seconds: float
 
 
 class TaskRunner:
@@ -81,8 +81,9 @@ class TaskRunner:
         """The task's result. Raises PipelineError with the reason if there is none; it has been logged and counted."""
         try:
             prompt = await asyncio.to_thread(self._decode, task)
-            asset = await asyncio.wrap_future(self._scheduler.submit(self._request(task, prompt), task.priority))
-            data = await asyncio.to_thread(self._encode, task, asset)
+            job = self._scheduler.submit(self._request(task, prompt), task.priority, task.deadline)
+            asset = await asyncio.wrap_future(job)
+            result = await asyncio.to_thread(self._result, task, asset)
         except PipelineError as error:
             name = type(error).__name__
             self.counters[name] += 1
@@ -93,18 +94,18 @@ class TaskRunner:
             log.exception("Task %s: no result, generation failed unexpectedly", shown(task.id))
             raise PipelineError("generation failed unexpectedly") from error
         self.counters["generated"] += 1
-        log.info("%s", ResultLine(shown(task.id), asset.seconds, len(asset.splats), len(data)))
-        return Result(asset, data)
+        log.info("%s", ResultLine(shown(task.id), asset.seconds, len(asset.splats), len(result.data)))
+        return result
 
-    def _decode(self, task: Task) -> ImagePrompt:
-        if task.type == "text":
-            sentence = text_prompt(task.prompt)
-            raise NoTextCheckpoint(f"the phase has no text checkpoint for {sentence.label}")
-        prompt = image_prompt_from_base64(task.prompt)
+    def _decode(self, task: Task) -> Prompt:
+        prompt = text_prompt(task.prompt) if task.type == "text" else image_prompt_from_base64(task.prompt)
         log.info("Task %s: %s", shown(task.id), prompt.label)
+        # Known before the generator is asked, so that such tasks do not wait in its queue.
+        if (self._phase.text if task.type == "text" else self._phase.image) is None:
+            raise UnsupportedPrompt(f"the phase has no checkpoint for {task.type} tasks")
         return prompt
 
-    def _request(self, task: Task, prompt: ImagePrompt) -> Request:
+    def _request(self, task: Task, prompt: Prompt) -> Request:
         return Request(
             prompt=prompt,
             seed=secrets.randbelow(2**31) if task.seed is None else task.seed,
@@ -112,6 +113,12 @@ class TaskRunner:
             slat_sampler_params=self._phase.slat_sampler_params.params(),
             voxel_limit=self._phase.max_voxels.limit() if self._phase.max_voxels else None,
         )
+
+    def _result(self, task: Task, asset: Asset) -> Result:
+        started = time.monotonic()
+        data = self._encode(task, asset)
+        text = base64.b64encode(data).decode()
+        return Result(asset, data, text, time.monotonic() - started)
 
     def _encode(self, task: Task, asset: Asset) -> bytes:
         extent = self._phase.export.extent

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import time
 from pathlib import Path
 
 import bittensor as bt
@@ -10,9 +12,52 @@ import torch
 from PIL import Image
 
 from miner.chain import Neuron, Snapshot
+from miner.clocks import Clock
 from miner.localnet import make_wallet
 from miner.settings import Phase, SpzSettings, load_yaml, shipped_config
 from pipeline import STAGES, Asset, OnStep, Request, Splats
+
+
+class ManualClock:
+    """A clock whose sleepers wait for the test: `next_sleep` tells how long one wants to, `wake` lets that pass."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+        self._sleepers: asyncio.Queue[tuple[float, asyncio.Future[None]]] = asyncio.Queue()
+        self._asleep: list[tuple[float, asyncio.Future[None]]] = []
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(self.now, self.wall, self.sleep)
+
+    def now(self) -> float:
+        return time.monotonic() + self.passed
+
+    def wall(self) -> float:
+        return time.time() + self.passed
+
+    async def sleep(self, seconds: float) -> None:
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleepers.put_nowait((seconds, woken))
+        await woken
+
+    async def next_sleep(self) -> float:
+        async with asyncio.timeout(20):
+            self._asleep.append(await self._sleepers.get())
+        return self._asleep[-1][0]
+
+    def wake(self) -> None:
+        for seconds, woken in self._asleep:
+            if not woken.done():
+                self.passed += seconds
+                woken.set_result(None)
+        self._asleep.clear()
+
+    async def pass_sleep(self) -> float:
+        """Let the next sleep pass; its seconds."""
+        seconds = await self.next_sleep()
+        self.wake()
+        return seconds
 
 
 def make_splats(count: int = 7000, seed: int = 0) -> Splats:

@@ -3,15 +3,25 @@ from __future__ import annotations
 import bittensor as bt
 import pytest
 
-from miner.answers import Outcome, failure_delay, read_pull, read_submission
+from miner.answers import (
+    LAST_MOMENT,
+    NothingToDo,
+    OnCooldown,
+    Outcome,
+    PullFailed,
+    TaskGiven,
+    Unknown,
+    read_pull,
+    read_submission,
+)
 from miner.protocol import Feedback, PullTask, SubmitResults, TextTask
 
 NOW = 1_000_000.0
 AHEAD = int(NOW) + 300
 
 
-def pulled(code: int = 200, **fields: object) -> PullTask:
-    return PullTask(dendrite=bt.TerminalInfo(status_code=code, status_message="said so"), **fields)
+def pulled(code: int = 200, message: str = "said so", **fields: object) -> PullTask:
+    return PullTask(dendrite=bt.TerminalInfo(status_code=code, status_message=message), **fields)
 
 
 def submitted(code: int = 200, **fields: object) -> SubmitResults:
@@ -19,54 +29,68 @@ def submitted(code: int = 200, **fields: object) -> SubmitResults:
     return SubmitResults(results="", submit_time=1, signature="", dendrite=dendrite, **fields)
 
 
-def test_pull_brings_a_task() -> None:
-    task = TextTask(id="t", prompt="p")
-    assert read_pull(pulled(task=task), NOW, 0).task == task
-
-
-def test_pull_on_cooldown_waits_past_its_end() -> None:
-    answer = read_pull(pulled(cooldown_until=AHEAD, cooldown_violations=3), NOW, 0)
-    assert answer.task is None
-    assert not answer.failed
-    assert 300 < answer.delay <= 303
-
-
-def test_pull_unregistered_asks_again_in_ten_minutes() -> None:
-    assert read_pull(pulled(cooldown_until=int(NOW) + 3600), NOW, 0).delay == 600
-
-
-def test_pull_without_task_or_cooldown_asks_again_soon() -> None:
-    assert 0 < read_pull(pulled(), NOW, 0).delay <= 30
-
-
-@pytest.mark.parametrize("code", [0, 401, 403, 408, 422, 500, 503])
-def test_failed_pulls_back_off(code: int) -> None:
-    delays = [read_pull(pulled(code), NOW, failures) for failures in range(8)]
-    assert all(answer.failed and str(code) in answer.reason for answer in delays)
-    assert [answer.delay for answer in delays] == [10, 20, 40, 80, 160, 300, 300, 300]
-    assert failure_delay(10_000) == 300
+TASK = TextTask(id="t", prompt="p")
 
 
 @pytest.mark.parametrize(
-    ("answer", "skipped", "outcome", "at_least"),
+    ("answer", "meaning"),
     [
-        (submitted(feedback=Feedback(task_fidelity_score=0.7), cooldown_until=AHEAD), False, Outcome.ACCEPTED, 300),
-        (submitted(feedback=Feedback(task_fidelity_score=0.7), cooldown_until=0), False, Outcome.ACCEPTED, 1),
-        (submitted(feedback=Feedback(), cooldown_until=AHEAD + 600), False, Outcome.REJECTED, 900),
-        (submitted(feedback=Feedback(), cooldown_until=AHEAD), True, Outcome.SKIPPED, 300),
-        (submitted(feedback=Feedback(validation_failed=True), cooldown_until=AHEAD), False, Outcome.NOT_VALIDATED, 300),
-        (submitted(feedback=Feedback(), cooldown_until=0), False, Outcome.STILL_OPEN, 30),
-        (submitted(feedback=Feedback(), cooldown_until=int(NOW) - 5), True, Outcome.STILL_OPEN, 30),
-        (submitted(403), False, Outcome.NOT_HELD, 1),
-        (submitted(408), False, Outcome.UNKNOWN, 1),
-        (submitted(500), False, Outcome.UNKNOWN, 1),
-        (submitted(), False, Outcome.UNKNOWN, 1),
+        (pulled(task=TASK, throttle_period=30), TaskGiven(TASK, 30)),
+        (pulled(task=TASK, throttle_period=-5), TaskGiven(TASK, 0)),
+        (pulled(task=TASK, throttle_period=10**400), TaskGiven(TASK, 3600)),
+        (pulled(cooldown_until=AHEAD, cooldown_violations=3), OnCooldown(AHEAD, 3)),
+        (pulled(cooldown_until=10**400, cooldown_violations=1), OnCooldown(LAST_MOMENT, 1)),
+        (pulled(cooldown_until=int(NOW) + 3600), Unknown()),
+        (pulled(), NothingToDo()),
+        (pulled(cooldown_until=-1), NothingToDo()),
     ],
 )
-def test_submissions(answer: SubmitResults, skipped: bool, outcome: Outcome, at_least: float) -> None:
+def test_pulls(answer: PullTask, meaning: object) -> None:
+    assert read_pull(answer) == meaning
+
+
+@pytest.mark.parametrize("code", [0, 401, 403, 404, 408, 422, 500, 503])
+def test_failed_pulls(code: int) -> None:
+    assert read_pull(pulled(code)) == PullFailed(f"HTTP {code}: said so")
+
+
+def test_what_an_answer_says_cannot_forge_lines_or_leak_prompts() -> None:
+    message = "1 validation error\n\x1b[31mtask [type=model_type, input_value={'prompt': 'iVBORw0KGgo'}]"
+    assert read_pull(pulled(422, message)) == PullFailed("HTTP 422: 1 validation error ?[31mtask")
+
+
+@pytest.mark.parametrize(
+    ("answer", "skipped", "outcome", "until"),
+    [
+        (submitted(feedback=Feedback(task_fidelity_score=0.7), cooldown_until=AHEAD), False, Outcome.ACCEPTED, AHEAD),
+        (submitted(feedback=Feedback(task_fidelity_score=0.7), cooldown_until=0), False, Outcome.ACCEPTED, 0),
+        (submitted(feedback=Feedback(), cooldown_until=AHEAD + 600), False, Outcome.REJECTED, AHEAD + 600),
+        (
+            submitted(feedback=Feedback(task_fidelity_score=float("nan")), cooldown_until=AHEAD),
+            False,
+            Outcome.REJECTED,
+            AHEAD,
+        ),
+        (submitted(feedback=Feedback(), cooldown_until=10**400), False, Outcome.REJECTED, LAST_MOMENT),
+        (submitted(feedback=Feedback(), cooldown_until=AHEAD), True, Outcome.SKIPPED, AHEAD),
+        (
+            submitted(feedback=Feedback(validation_failed=True), cooldown_until=AHEAD),
+            False,
+            Outcome.NOT_VALIDATED,
+            AHEAD,
+        ),
+        (submitted(feedback=Feedback(), cooldown_until=0), False, Outcome.STILL_OPEN, 0),
+        (submitted(feedback=Feedback(), cooldown_until=-(10**400)), False, Outcome.STILL_OPEN, 0),
+        (submitted(feedback=Feedback(), cooldown_until=int(NOW) - 5), True, Outcome.STILL_OPEN, 0),
+        (submitted(403), False, Outcome.NOT_HELD, 0),
+        (submitted(408), False, Outcome.UNKNOWN, 0),
+        (submitted(500), False, Outcome.UNKNOWN, 0),
+        (submitted(), False, Outcome.UNKNOWN, 0),
+    ],
+)
+def test_submissions(answer: SubmitResults, skipped: bool, outcome: Outcome, until: int) -> None:
     read = read_submission(answer, skipped, NOW)
-    assert read.outcome is outcome
-    assert at_least <= read.delay <= at_least + 10
+    assert (read.outcome, read.cooldown_until) == (outcome, until)
 
 
 def test_an_accepted_score_stands_in_the_line() -> None:

@@ -1,224 +1,651 @@
+"""Pulling from a validator on loopback: real axon, real client, real signatures, clocks that the test moves."""
+
 from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import logging
+import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from pathlib import Path
 
 import bittensor as bt
 import pytest
 import pytest_asyncio
 
+from miner.answers import Outcome
 from miner.chain import Neuron, Snapshot
-from miner.localnet import LOOPBACK, LocalValidator, Timing, free_port
-from miner.policy import decide
-from miner.protocol import ImageTask, TextTask, signed_submission
-from miner.pulling import Puller, ValidatorLoop
+from miner.cooldowns import CooldownFile
+from miner.dendrite import AnySynapse, Dendrite, Reply, Transport
+from miner.localnet import LOOPBACK, Delivery, LocalValidator, free_port
+from miner.policy import Decision
+from miner.protocol import ImageTask, ProtocolTask, PullTask, SubmitResults, TextTask, signed_submission
+from miner.pulling import Puller
 from miner.scheduler import Scheduler
-from miner.settings import Phase, PolicyRules, PullingSettings, SpzSettings
+from miner.settings import Phase, PullingSettings, SpzSettings
+from miner.supervision import Supervisor
 from miner.tasks import TaskRunner
+from miner.validator_loop import Environment
+from miner.validator_model import MinerState
+from miner.validator_state import DENIED_DELAY, LOCK_DELAY, Stage
 from pipeline import Asset, OnStep, Request
-from tests.miner.conftest import instant_generate, make_asset
+from tests.miner.conftest import ManualClock, instant_generate, make_asset
 
 TIMEOUT = 20.0
 
 
-@pytest_asyncio.fixture
-async def validator(wallets: dict[str, bt.Wallet]) -> AsyncIterator[LocalValidator]:
-    miner = wallets["miner"].hotkey.ss58_address
-    validator = LocalValidator(wallets["validator"], free_port(), lambda hotkey: hotkey == miner, Timing())
-    await validator.start()
-    yield validator
-    await validator.stop()
+class ScriptedValidator(LocalValidator):
+    """Keeps the subnet's rules; the test says what its validation finds."""
+
+    score: float | None = 0.9
+    checking: Callable[[], object] = staticmethod(lambda: None)  # type: ignore[assignment]
+
+    async def check(self, task: ProtocolTask, results: str) -> tuple[Delivery, float | None]:
+        score = self.score
+        await asyncio.to_thread(self.checking)
+        delivery, _ = await super().check(task, results)
+        return delivery, score
 
 
 class Bench:
-    """A miner's pulling side without a process around it."""
+    """A miner's pulling side without a process around it, and a validator."""
 
-    def __init__(self, wallet: bt.Wallet, validator: LocalValidator, phase: Phase, container: SpzSettings) -> None:
-        self.rules = PolicyRules()
+    def __init__(
+        self, wallets: dict[str, bt.Wallet], phase: Phase, container: SpzSettings, image: str, folder: Path
+    ) -> None:
+        self.time = ManualClock()
+        self.skew = 0.0
+        self.registered = True
+        self.image = image
+        self.keypair = wallets["miner"].hotkey
+        self.validator_wallet = wallets["validator"]
+        self.validator = ScriptedValidator(
+            wallets["validator"], free_port(), lambda _: self.registered, now=lambda: self.time.wall() + self.skew
+        )
+        self.neuron = Neuron(
+            uid=0, hotkey=self.validator.hotkey, coldkey="c", stake=5000, ip=LOOPBACK, port=self.validator.port
+        )
+        self.refused = ""
         self.generate: Callable[[Request, OnStep], Asset] = instant_generate
         self.scheduler = Scheduler(lambda request, on_step: self.generate(request, on_step))
         self.runner = TaskRunner(self.scheduler, phase, container)
-        self.neuron = Neuron(
-            uid=0,
-            hotkey=validator.hotkey,
-            coldkey="c",
-            stake=5000,
-            validator_permit=True,
-            ip=LOOPBACK,
-            port=validator.port,
-        )
-        self.snapshot = Snapshot(17, 1, (self.neuron, Neuron(uid=1, hotkey=wallet.hotkey.ss58_address, coldkey="c")))
-        self.wallet = wallet
+        self.file = CooldownFile(folder / "cooldowns.json")
+        self.connect: Callable[[], Transport] | None = None
+        self.submit_timeout = TIMEOUT
+        self.supervisor = Supervisor(self.time.clock)
+        self.puller = self.start_again()
 
-    def decide(self, hotkey: str) -> object:
-        return decide(self.snapshot, self.rules, hotkey)
+    def start_again(self) -> Puller:
+        """A miner's pulling side that knows what is on the disk."""
+        settings = PullingSettings(submit_timeout=self.submit_timeout)
+        environment = Environment(self.keypair, self.runner, self.decide, settings, self.time.clock)
+        self.puller = Puller(environment, self.supervisor, self.file, self.connect)
+        return self.puller
 
-    def loop(self) -> ValidatorLoop:
-        return ValidatorLoop(self.neuron, self.wallet.hotkey, self.runner, self.decide, PullingSettings())  # type: ignore[arg-type]
+    def decide(self, hotkey: str) -> Decision:
+        return Decision(not self.refused, self.refused, 5000.0)
+
+    def update(self) -> None:
+        own = Neuron(uid=1, hotkey=self.keypair.ss58_address, coldkey="c", ip=LOOPBACK, port=1)
+        self.puller.update(Snapshot(17, 1, (self.neuron, own)))
+
+    def give(self, *ids: str) -> None:
+        self.validator.add_tasks(ImageTask(id=name, prompt=self.image) for name in ids)
+
+    @property
+    def state(self) -> MinerState:
+        """What the validator knows of us."""
+        return self.validator.model.miners[self.keypair.ss58_address]
+
+    @property
+    def violations(self) -> int:
+        return self.state.violations
+
+    @property
+    def verdicts(self) -> list[tuple[str, str]]:
+        return [(delivery.task_id, delivery.verdict) for delivery in self.validator.deliveries]
+
+
+def cooling(until: int) -> MinerState:
+    return MinerState(cooldown_until=until)
 
 
 @pytest_asyncio.fixture
 async def bench(
-    wallets: dict[str, bt.Wallet], validator: LocalValidator, phase: Phase, container: SpzSettings
+    wallets: dict[str, bt.Wallet], phase: Phase, container: SpzSettings, image_base64: str, tmp_path: Path
 ) -> AsyncIterator[Bench]:
-    bench = Bench(wallets["miner"], validator, phase, container)
+    bench = Bench(wallets, phase, container, image_base64, tmp_path)
+    await bench.validator.start()
     bench.scheduler.start()
     yield bench
+    await bench.puller.stop()
+    await bench.validator.stop()
     assert bench.scheduler.stop(TIMEOUT)
 
 
-@asynccontextmanager
-async def cycles(bench: Bench) -> AsyncIterator[Callable[[], asyncio.Future[float]]]:
-    """One validator loop, a cycle at a time; each returns the seconds it would wait."""
-    loop = bench.loop()
-    yield lambda: asyncio.wait_for(loop._cycle(), TIMEOUT)  # type: ignore[return-value]
-    await loop._dendrite.aclose_session()
+# Rows of the answer table.
 
 
-async def test_image_task_is_generated_submitted_and_accepted(
-    bench: Bench, validator: LocalValidator, image_base64: str
-) -> None:
-    validator.add_tasks([ImageTask(id="i", prompt=image_base64)])
-    async with cycles(bench) as cycle:
-        assert 300 <= await cycle() <= 304
-        assert 300 <= await cycle() <= 304
-    (delivery,) = validator.deliveries
-    assert (delivery.task_id, delivery.verdict) == ("i", "valid")
-    assert delivery.splats is not None
-    assert len(delivery.splats) == 7000
-    assert bench.runner.counters == {"pulled": 1, "generated": 1, "accepted": 1}
+@pytest.mark.parametrize("skew", [-40.0, 0.0, 40.0])
+async def test_tasks_are_done_one_after_the_other_without_a_violation(bench: Bench, skew: float) -> None:
+    """Pull, free; submit, valid; and whatever the validator's clock shows."""
+    bench.skew = skew
+    bench.give("a", "b", "c")
+    bench.update()
+    waits = [await bench.time.pass_sleep() for _ in range(3)]
+    assert bench.verdicts == [("a", "valid"), ("b", "valid"), ("c", "valid")]
+    # 300 s from the assignment, cut to whole seconds; a second for the Date's, one of margin.
+    assert all(299 <= wait <= 303 for wait in waits), waits
+    assert bench.violations == 0
+    assert bench.runner.counters == {"pulled": 3, "generated": 3, "accepted": 3}
+
+
+async def test_a_cooldown_we_knew_nothing_of_is_waited_for(bench: Bench) -> None:
+    bench.validator.model.miners[bench.keypair.ss58_address] = cooling(int(bench.time.wall()) + 200)
+    bench.give("a")
+    bench.update()
+    assert 199 <= await bench.time.pass_sleep() <= 203
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("a", "valid")]
+    # The first pull was one; the submission took it off again.
+    assert bench.violations == 0
+
+
+async def test_a_validator_that_does_not_know_us_is_asked_again_in_ten_minutes(bench: Bench) -> None:
+    bench.registered = False
+    bench.give("a")
+    bench.update()
+    assert await bench.time.next_sleep() == pytest.approx(600, abs=1)
+    bench.registered = True
+    bench.time.wake()
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("a", "valid")]
 
 
 @pytest.mark.parametrize(
     ("task", "counter"),
     [
-        (TextTask(id="t", prompt="a red chair"), "NoTextCheckpoint"),
-        (TextTask(id="s", prompt="  "), "PromptError"),
-        (ImageTask(id="b", prompt="???"), "PromptError"),
-        (ImageTask(id="n", prompt=base64.b64encode(b"text").decode()), "PromptError"),
-        (ImageTask(id="e", prompt=""), "PromptError"),
+        (TextTask(id="x", prompt="  "), "PromptError"),
+        (ImageTask(id="x", prompt="???"), "PromptError"),
+        (ImageTask(id="x", prompt=base64.b64encode(b"text").decode()), "PromptError"),
+        (ImageTask(id="x", prompt=""), "PromptError"),
     ],
 )
 async def test_what_cannot_be_generated_is_skipped_with_a_signed_empty_result(
-    bench: Bench,
-    validator: LocalValidator,
-    image_base64: str,
-    task: ImageTask | TextTask,
-    counter: str,
-    caplog: pytest.LogCaptureFixture,
+    bench: Bench, task: ImageTask | TextTask, counter: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    validator.add_tasks([task])
-    async with cycles(bench) as cycle:
-        assert 300 <= await cycle() <= 304
-    assert [d.verdict for d in validator.deliveries] == ["skipped"]
+    bench.validator.add_tasks([task])
+    bench.update()
+    assert 299 <= await bench.time.next_sleep() <= 303
+    assert bench.verdicts == [("x", "skipped")]
     assert bench.runner.counters == {"pulled": 1, counter: 1, "skipped": 1}
     assert len([r for r in caplog.records if counter in r.getMessage()]) == 1
 
 
-async def test_invalid_results_are_not_sent(bench: Bench, validator: LocalValidator, image_base64: str) -> None:
-    bench.generate = lambda request, on_step: make_asset(request, 100)
-    validator.add_tasks([ImageTask(id="i", prompt=image_base64)])
-    async with cycles(bench) as cycle:
-        await cycle()
-    assert [d.verdict for d in validator.deliveries] == ["skipped"]
-    assert bench.runner.counters["InvalidResult"] == 1
-
-
-async def test_a_crash_of_the_generator_costs_one_task(
-    bench: Bench, validator: LocalValidator, image_base64: str
+@pytest.mark.parametrize(
+    ("score", "outcome", "cooldown"),
+    [(0.59, Outcome.REJECTED, 900), (None, Outcome.NOT_VALIDATED, 300), (0.6, Outcome.ACCEPTED, 300)],
+)
+async def test_what_validation_finds_sets_the_cooldown(
+    bench: Bench, score: float | None, outcome: Outcome, cooldown: int
 ) -> None:
-    def crash(request: Request, on_step: OnStep) -> Asset:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    bench.validator.score = score
+    bench.give("a", "b")
+    bench.update()
+    assert cooldown - 1 <= await bench.time.pass_sleep() <= cooldown + 3
+    await bench.time.next_sleep()
+    assert bench.runner.counters[outcome.value] == 2
+    assert bench.violations == 0
 
-    bench.generate = crash
-    validator.add_tasks([ImageTask(id="i", prompt=image_base64)])
-    async with cycles(bench) as cycle:
-        await cycle()
-    assert bench.runner.counters == {"pulled": 1, "internal error": 1, "skipped": 1}
 
+async def test_a_result_for_another_task_leaves_the_validators_task_open(bench: Bench) -> None:
+    """The id is wrong because the validator changed its mind; the next pull brings the task it holds."""
 
-async def test_result_is_withheld_from_a_validator_blacklisted_meanwhile(
-    bench: Bench, validator: LocalValidator, image_base64: str
-) -> None:
-    def blacklist(request: Request, on_step: OnStep) -> Asset:
-        bench.rules = PolicyRules(deny_hotkeys=(validator.hotkey,))
+    def reassign(request: Request, on_step: OnStep) -> Asset:
+        bench.generate = instant_generate
+        bench.state.task = ImageTask(id="b", prompt=bench.image)
         return make_asset(request)
 
-    bench.generate = blacklist
-    validator.add_tasks([ImageTask(id="i", prompt=image_base64)])
-    async with cycles(bench) as cycle:
-        await cycle()
-    assert validator.deliveries == []
+    bench.generate = reassign
+    bench.give("a")
+    bench.update()
+    assert await bench.time.pass_sleep() == pytest.approx(LOCK_DELAY, abs=1)
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("b", "valid")]
+    assert (bench.runner.counters["still open"], bench.runner.counters["generated"]) == (1, 2)
 
 
-async def test_a_task_handed_back_is_not_generated_again(
-    bench: Bench, validator: LocalValidator, image_base64: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first submission reaches nobody, as when the validator is being restarted."""
-    validator.add_tasks([ImageTask(id="i", prompt=image_base64)])
-    loop = bench.loop()
-    ask = loop._dendrite.ask
+async def test_the_validation_lock_is_waited_for(bench: Bench) -> None:
+    """Something of ours is being validated: the submission is ignored, and sent again when it can count."""
+    bench.give("a")
 
-    async def lose_first(neuron: Neuron, synapse: bt.Synapse, timeout: float) -> bt.Synapse:  # noqa: ASYNC109
-        if synapse.name == "SubmitResults" or type(synapse).__name__ == "SubmitResults":
-            monkeypatch.setattr(loop._dendrite, "ask", ask)
-            return await ask(neuron.model_copy(update={"port": free_port()}), synapse, timeout)
-        return await ask(neuron, synapse, timeout)
+    def lock(request: Request, on_step: OnStep) -> Asset:
+        bench.state.locked_until = int(bench.time.wall()) + 30
+        return make_asset(request)
 
-    monkeypatch.setattr(loop._dendrite, "ask", lose_first)
-    delay = await loop._cycle()
-    assert delay < 30
-    assert validator.deliveries == []
-    await loop._cycle()
-    await loop._dendrite.aclose_session()
-    assert [d.verdict for d in validator.deliveries] == ["valid"]
+    bench.generate = lock
+    bench.update()
+    assert await bench.time.pass_sleep() >= 30
+    assert bench.verdicts == []
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("a", "valid")]
+    assert bench.runner.counters == {"pulled": 1, "generated": 1, "still open": 1, "accepted": 1}
+    assert bench.violations == 0
+
+
+async def test_too_soon_after_an_accepted_one_is_tried_again_ever_more_slowly(bench: Bench) -> None:
+    """The predecessor in our uid was accepted a minute ago: validators forget the key but not the time."""
+    bench.give("a")
+    bench.validator.model.miners[bench.keypair.ss58_address] = cooling(0)
+    bench.state.last_accepted = int(bench.time.wall()) - 60
+    bench.update()
+    waits = []
+    while not bench.runner.counters["accepted"]:
+        waits.append(await bench.time.pass_sleep())
+    assert [round(wait) for wait in waits[:3]] == [31, 62, 124]
+    assert bench.violations == 0
+
+
+async def test_a_validator_that_forgot_the_task_is_asked_for_another(bench: Bench) -> None:
+    """It restarted while we generated: HTTP 403."""
+
+    def forget(request: Request, on_step: OnStep) -> Asset:
+        bench.generate = instant_generate
+        bench.validator.model.restart({})
+        return make_asset(request)
+
+    bench.generate = forget
+    bench.give("a", "b")
+    bench.update()
+    assert await bench.time.pass_sleep() < 5
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("b", "valid")]
+    assert (bench.runner.counters["not held"], bench.runner.counters["accepted"]) == (1, 1)
+
+
+async def test_deregistered_with_that_validator_between_pull_and_submission(bench: Bench) -> None:
+    """403 "Unrecognized hotkey", then the advice of an hour, then ten minutes later all is well."""
+
+    def expel(request: Request, on_step: OnStep) -> Asset:
+        bench.registered = False
+        return make_asset(request)
+
+    bench.generate = expel
+    bench.give("a")
+    bench.update()
+    assert await bench.time.pass_sleep() < 5
+    assert await bench.time.next_sleep() == pytest.approx(600, abs=1)
+    bench.registered = True
+    bench.time.wake()
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("a", "valid")]
     assert bench.runner.counters["generated"] == 1
 
 
-async def test_an_unreachable_validator_is_asked_again_later(bench: Bench) -> None:
-    bench.neuron = bench.neuron.model_copy(update={"port": free_port()})
-    async with cycles(bench) as cycle:
-        assert [await cycle(), await cycle()] == [10.0, 20.0]
+async def test_an_error_of_the_validator_costs_one_more_try(bench: Bench) -> None:
+    """HTTP 500, as for a signature that is not base64; the task stays assigned."""
+
+    def broken() -> None:
+        bench.validator.checking = lambda: None
+        raise ValueError("not base64")
+
+    bench.validator.checking = broken
+    bench.give("a")
+    bench.update()
+    assert await bench.time.pass_sleep() < 5  # then a pull
+    assert await bench.time.pass_sleep() == pytest.approx(LOCK_DELAY - 2, abs=1)  # it may be validating
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("a", "valid")]
+    assert (bench.runner.counters["unknown"], bench.runner.counters["generated"]) == (1, 1)
 
 
-async def test_validator_refuses_a_wrong_signature_and_a_wrong_id(
-    bench: Bench, validator: LocalValidator, wallets: dict[str, bt.Wallet], image_base64: str
-) -> None:
-    task = ImageTask(id="i", prompt=image_base64)
-    validator.add_tasks([task])
-    loop = bench.loop()
-    from miner.protocol import PullTask
+@pytest.mark.parametrize("counts", [True, False])
+async def test_a_time_out_may_have_counted_and_the_next_pull_tells(bench: Bench, counts: bool) -> None:
+    answer = threading.Event()
+    bench.validator.checking = lambda: answer.wait(TIMEOUT)
+    bench.validator.score = 0.9 if counts else None
+    bench.submit_timeout = 0.5
+    bench.start_again()
+    bench.give("a", "b")
+    bench.update()
+    assert await bench.time.next_sleep() < 5
+    assert bench.runner.counters["unknown"] == 1
+    if counts:
+        answer.set()
+        await until(lambda: bool(bench.verdicts))
+        bench.time.wake()
+        assert 290 <= await bench.time.next_sleep() <= 303
+        assert bench.runner.counters == {"pulled": 1, "generated": 1, "unknown": 1}
+        # To learn costs one, which the next submission takes off.
+        assert bench.violations == 1
+    else:
+        bench.time.wake()
+        assert await bench.time.next_sleep() == pytest.approx(LOCK_DELAY - 2, abs=1)
+        answer.set()
+        await until(lambda: bool(bench.verdicts))
+        bench.validator.model.restart({})
+    bench.validator.score = 0.9
+    bench.time.wake()
+    while not bench.runner.counters["accepted"]:
+        await bench.time.pass_sleep()
+    assert bench.verdicts[-1] == ("b", "valid")
+    assert bench.violations == 0
 
-    await loop._dendrite.ask(bench.neuron, PullTask(), TIMEOUT)
-    keypair = wallets["miner"].hotkey
-    wrong_id = signed_submission(task.model_copy(update={"id": "j"}), "AAAA", 1, keypair, validator.hotkey)
-    answer = await loop._dendrite.ask(bench.neuron, wrong_id, TIMEOUT)
-    assert (answer.dendrite.status_code, answer.cooldown_until) == (200, 0)
-    wrong_prompt = signed_submission(task.model_copy(update={"prompt": "other"}), "", 1, keypair, validator.hotkey)
-    answer = await loop._dendrite.ask(bench.neuron, wrong_prompt, TIMEOUT)
-    assert answer.cooldown_until > 0
-    assert [d.verdict for d in validator.deliveries] == ["wrong signature"]
-    answer = await loop._dendrite.ask(bench.neuron, wrong_prompt, TIMEOUT)
-    await loop._dendrite.aclose_session()
-    assert answer.dendrite.status_code == 403
 
-
-async def test_puller_follows_the_snapshot(
-    bench: Bench, validator: LocalValidator, wallets: dict[str, bt.Wallet], image_base64: str
-) -> None:
-    puller = Puller(wallets["miner"].hotkey, bench.runner, bench.decide, PullingSettings())  # type: ignore[arg-type]
-    validator.add_tasks([ImageTask(id="i", prompt=image_base64)])
-    puller.update(bench.snapshot)
-    (task,) = puller._loops.values()
-    richer = bench.neuron.model_copy(update={"stake": 6000.0})
-    puller.update(Snapshot(17, 2, (richer, bench.snapshot.neurons[1])))
-    assert list(puller._loops.values()) == [task]
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(TIMEOUT):
-        while not bench.runner.counters["accepted"]:  # noqa: ASYNC110 - the validator's thread decides
+        while not condition():  # noqa: ASYNC110 - the validator's thread decides
             await asyncio.sleep(0.01)
-    bench.rules = PolicyRules(deny_hotkeys=(validator.hotkey,))
-    puller.update(bench.snapshot)
-    assert puller._loops == {}
-    await puller.stop()
+
+
+# Restarts and outages.
+
+
+async def test_our_restart_keeps_the_cooldown(bench: Bench) -> None:
+    bench.give("a", "b")
+    bench.update()
+    await bench.time.next_sleep()
+    await bench.puller.stop()
+    bench.time.passed += 100
+    bench.start_again()
+    bench.update()
+    assert 198 <= await bench.time.next_sleep() <= 204
+    assert bench.verdicts == [("a", "valid")]
+    bench.time.wake()
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("a", "valid"), ("b", "valid")]
+    assert bench.violations == 0
+
+
+async def test_a_task_handed_back_after_our_restart_is_done(bench: Bench) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def hang(request: Request, on_step: OnStep) -> Asset:
+        begun.set()
+        release.wait(TIMEOUT)
+        return make_asset(request)
+
+    bench.generate = hang
+    bench.give("a")
+    bench.update()
+    assert await asyncio.to_thread(begun.wait, TIMEOUT)
+    assigned = json.loads(bench.file.path.read_text())[bench.validator.hotkey]["assigned_at"]
+    await bench.puller.stop()
+    release.set()
+    bench.time.passed += 60
+    bench.generate = instant_generate
+    bench.start_again().update(Snapshot(17, 1, (bench.neuron,)))
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("a", "valid")]
+    saved = json.loads(bench.file.path.read_text())[bench.validator.hotkey]
+    assert saved["assigned_at"] == pytest.approx(assigned, abs=1)
+    assert bench.violations == 0
+
+
+async def test_a_stop_waits_for_the_task_in_hand(bench: Bench) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def hang(request: Request, on_step: OnStep) -> Asset:
+        begun.set()
+        release.wait(TIMEOUT)
+        return make_asset(request)
+
+    bench.generate = hang
+    bench.give("a", "b")
+    bench.update()
+    assert await asyncio.to_thread(begun.wait, TIMEOUT)
+    stopping = asyncio.create_task(bench.puller.stop(TIMEOUT))
+    await asyncio.sleep(0)
+    release.set()
+    await stopping
+    assert bench.verdicts == [("a", "valid")]
+
+
+async def test_a_validator_set_back_hands_out_a_closed_task_and_gets_the_same_result(bench: Bench) -> None:
+    states = []
+
+    def save(request: Request, on_step: OnStep) -> Asset:
+        states.append(bench.validator.model.state())
+        return make_asset(request)
+
+    bench.generate = save
+    bench.give("a")
+    bench.update()
+    await bench.time.next_sleep()
+    bench.validator.model.restart(states[0])
+    bench.time.wake()
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("a", "valid"), ("a", "valid")]
+    first, second = bench.validator.deliveries
+    assert first.data == second.data
+    assert bench.runner.counters == {"pulled": 1, "generated": 1, "accepted": 2}
+
+
+async def test_an_outage_is_sat_out_and_its_end_noticed_within_a_minute(bench: Bench) -> None:
+    port, bench.neuron = bench.neuron.port, bench.neuron.model_copy(update={"port": free_port()})
+    bench.give("a")
+    bench.update()
+    assert [round(await bench.time.pass_sleep()) for _ in range(6)] == [2, 4, 8, 16, 32, 60]
+    await bench.time.next_sleep()
+    bench.neuron = bench.neuron.model_copy(update={"port": port})
+    bench.update()
+    bench.time.wake()
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("a", "valid")]
+
+
+class Faulty(Dendrite):
+    """Does to chosen exchanges what the test wants."""
+
+    def __init__(self, keypair: bt.Keypair, faults: list[Exception | int | None]) -> None:
+        super().__init__(keypair)
+        self.faults = faults
+
+    async def exchange(self, neuron: Neuron, synapse: AnySynapse, timeout: float) -> Reply[AnySynapse]:  # noqa: ASYNC109
+        fault = self.faults.pop(0) if self.faults else None
+        if isinstance(fault, Exception):
+            raise fault
+        port = neuron.port if fault is None else fault
+        return await super().exchange(neuron.model_copy(update={"port": port}), synapse, timeout)
+
+
+async def test_a_submission_that_reached_nobody_is_sent_again_without_generating_again(bench: Bench) -> None:
+    faults: list[Exception | int | None] = [None, free_port()]
+    bench.connect = lambda: Faulty(bench.keypair, faults)
+    bench.start_again()
+    bench.give("a")
+    bench.update()
+    assert await bench.time.pass_sleep() < 5
+    assert 297 <= await bench.time.next_sleep() <= 301
+    assert bench.verdicts == [("a", "valid")]
+    assert bench.runner.counters == {"pulled": 1, "generated": 1, "unknown": 1, "accepted": 1}
+
+
+async def test_a_loop_that_dies_starts_again_and_keeps_its_cooldown(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults: list[Exception | int | None] = [None, None, RuntimeError("a bug")]
+    bench.connect = lambda: Faulty(bench.keypair, faults)
+    bench.start_again()
+    bench.give("a", "b")
+    bench.update()
+    first = bench.time.now() + await bench.time.pass_sleep()
+    assert await bench.time.pass_sleep() == 1.0  # the supervisor's back-off, after the death
+    await bench.time.next_sleep()
+    assert bench.time.now() >= first
+    assert bench.verdicts == [("a", "valid"), ("b", "valid")]
+    assert bench.violations == 0
+    assert sum(bench.supervisor.restarts.values()) == 1
+    assert "a bug" in caplog.text
+
+
+async def test_a_validator_that_moves_keeps_its_cooldown(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.give("a", "b")
+    bench.update()
+    wait = await bench.time.next_sleep()
+    moved = LocalValidator(bench.validator_wallet, free_port(), lambda _: True, now=bench.time.wall)
+    moved.model = bench.validator.model
+    await moved.start()
+    try:
+        bench.neuron = bench.neuron.model_copy(update={"port": moved.port})
+        with caplog.at_level(logging.INFO):
+            bench.update()
+        assert f"at {LOOPBACK}:{moved.port}" in caplog.text
+        assert bench.puller.records[bench.neuron.hotkey].state.stage is Stage.WAITING
+        assert wait > 299
+        bench.time.wake()
+        await bench.time.next_sleep()
+    finally:
+        await moved.stop()
+    assert bench.runner.counters["accepted"] == 2
+    assert bench.violations == 0
+
+
+# The policy.
+
+
+async def test_a_validator_out_of_favour_for_a_while_keeps_its_cooldown(bench: Bench) -> None:
+    bench.give("a", "b")
+    bench.update()
+    await bench.time.next_sleep()
+    bench.refused = "on the blacklist"
+    bench.update()
+    bench.time.passed += 100
+    bench.refused = ""
+    bench.update()
+    assert 198 <= await bench.time.next_sleep() <= 204
+    assert bench.violations == 0
+
+
+async def test_the_policy_is_asked_before_each_pull(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.give("a", "b")
+    bench.update()
+    await bench.time.next_sleep()
+    bench.refused = "on the blacklist"
+    bench.time.wake()
+    assert [round(await bench.time.pass_sleep()) for _ in range(3)] == [DENIED_DELAY] * 3
+    assert bench.runner.counters["pulled"] == 1
+    assert caplog.text.count("on the blacklist") == 1
+    bench.refused = ""
+    await bench.time.pass_sleep()
+    await until(lambda: bench.runner.counters["accepted"] == 2)
+
+
+async def test_a_result_is_withheld_from_a_validator_blacklisted_meanwhile(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    def blacklist(request: Request, on_step: OnStep) -> Asset:
+        bench.refused = "on the blacklist"
+        return make_asset(request)
+
+    bench.generate = blacklist
+    bench.give("a")
+    bench.update()
+    await bench.time.next_sleep()
+    assert bench.verdicts == []
+    assert "Task a: result withheld from validator 0" in caplog.text
+    bench.refused = ""
+    bench.time.wake()
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("a", "valid")]
+    assert bench.runner.counters["generated"] == 1
+
+
+async def test_a_loop_retired_with_a_task_in_hand_ends_after_the_task(bench: Bench) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def hang(request: Request, on_step: OnStep) -> Asset:
+        begun.set()
+        release.wait(TIMEOUT)
+        return make_asset(request)
+
+    bench.generate = hang
+    bench.give("a", "b")
+    bench.update()
+    assert await asyncio.to_thread(begun.wait, TIMEOUT)
+    bench.neuron = bench.neuron.model_copy(update={"port": 0})
+    bench.update()
+    bench.puller.records[bench.validator.hotkey].neuron = bench.neuron.model_copy(update={"port": bench.validator.port})
+    release.set()
+    await until(lambda: bench.runner.counters["accepted"] == 1)
+    await bench.puller.stop(TIMEOUT)
+    assert bench.verdicts == [("a", "valid")]
+
+
+async def test_only_serving_validators_other_than_ourselves_are_pulled_from(bench: Bench) -> None:
+    silent = bench.neuron.model_copy(update={"port": 0})
+    own = Neuron(uid=1, hotkey=bench.keypair.ss58_address, coldkey="c", stake=5000, ip=LOOPBACK, port=1)
+    bench.puller.update(Snapshot(17, 1, (silent, own)))
+    assert bench.puller.records == {}
+
+
+# What comes out.
+
+
+async def test_invalid_results_are_not_sent(bench: Bench) -> None:
+    bench.generate = lambda request, on_step: make_asset(request, 100)
+    bench.give("a")
+    bench.update()
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("a", "skipped")]
+    assert bench.runner.counters["InvalidResult"] == 1
+
+
+async def test_a_crash_of_the_generator_costs_one_task(bench: Bench) -> None:
+    def crash(request: Request, on_step: OnStep) -> Asset:
+        raise RuntimeError("a bug")
+
+    bench.generate = crash
+    bench.give("a")
+    bench.update()
+    await bench.time.next_sleep()
+    assert bench.runner.counters == {"pulled": 1, "internal error": 1, "skipped": 1}
+
+
+async def test_deadlines_leave_what_encoding_and_submitting_have_taken(bench: Bench) -> None:
+    deadlines = []
+    submit = bench.scheduler.submit
+
+    def record(request: Request, priority: float, deadline: float) -> object:
+        deadlines.append(deadline - bench.time.now())
+        return submit(request, priority, deadline)
+
+    bench.scheduler.submit = record  # type: ignore[method-assign, assignment]
+    bench.validator.checking = lambda: bench.time.__dict__.update(passed=bench.time.passed + 4)
+    bench.give("a", "b")
+    bench.update()
+    await bench.time.pass_sleep()
+    await bench.time.next_sleep()
+    # Nothing measured: five seconds of 30. Then four, and thrice as much in case they vary.
+    assert deadlines[0] == pytest.approx(25, abs=1)
+    assert deadlines[1] == pytest.approx(30 - 12, abs=2)
+
+
+async def test_a_file_of_cooldowns_that_is_damaged_is_no_obstacle(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.file.path.write_text('{"5F": {"pull_after": "soon"}}')
+    bench.start_again()
+    assert "start afresh" in caplog.text
+    bench.give("a")
+    bench.update()
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("a", "valid")]
+    assert json.loads(bench.file.path.read_text())[bench.validator.hotkey]["task_id"] == "a"
+
+
+async def test_validator_refuses_a_wrong_signature(bench: Bench) -> None:
+    """What our own submissions are spared."""
+    task = ImageTask(id="a", prompt=bench.image)
+    bench.validator.add_tasks([task])
+    dendrite = Dendrite(bench.keypair)
+    await dendrite.ask(bench.neuron, PullTask(), TIMEOUT)
+    forged = signed_submission(TextTask(id="a", prompt="other"), "", 1, bench.keypair, bench.validator.hotkey)
+    answers = [await dendrite.exchange(bench.neuron, forged, TIMEOUT) for _ in range(2)]
+    await dendrite.aclose_session()
+    assert bench.verdicts == [("a", "wrong signature")]
+    first, second = answers
+    assert isinstance(first.synapse, SubmitResults)
+    assert first.synapse.cooldown_until > bench.time.wall() + 890
+    assert (second.synapse.dendrite.status_code, second.delivered) == (403, False)

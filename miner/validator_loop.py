@@ -1,0 +1,213 @@
+"""The IO of pulling from one validator: does what the state machine says and tells it what came of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import bittensor as bt
+
+from miner.answers import Outcome, TaskGiven, read_pull, read_submission
+from miner.chain import Neuron
+from miner.clocks import Clock
+from miner.deadlines import Margin, deadline
+from miner.dendrite import Transport
+from miner.logs import shown
+from miner.policy import Decision
+from miner.protocol import PullTask, signed_submission
+from miner.settings import PullingSettings
+from miner.tasks import Task, TaskRunner
+from miner.validator_state import (
+    Action,
+    Denied,
+    Due,
+    Event,
+    Finished,
+    Generate,
+    HeldTask,
+    Interrupted,
+    Pull,
+    Pulled,
+    Stage,
+    Submit,
+    Submitted,
+    ValidatorState,
+    Wait,
+    transition,
+)
+from pipeline import Cancelled, PipelineError
+
+log = logging.getLogger(__name__)
+
+# A difference of clocks that the operator should hear of, in seconds.
+NOTABLE_SKEW = 10.0
+
+
+@dataclass
+class Record:
+    """What outlives a validator's loop: where it is, what we do with it, how long it takes to take a result."""
+
+    neuron: Neuron
+    state: ValidatorState = field(default_factory=ValidatorState)
+    margin: Margin = field(default_factory=Margin)
+
+    @property
+    def name(self) -> str:
+        """For the log."""
+        return f"validator {self.neuron.uid} ({self.neuron.hotkey[:8]})"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What all loops share."""
+
+    keypair: bt.Keypair
+    runner: TaskRunner
+    decide: Callable[[str], Decision]
+    settings: PullingSettings
+    clock: Clock
+
+
+class ValidatorLoop:
+    """Works for one validator; one call at a time, as the validator's nonces demand."""
+
+    def __init__(
+        self,
+        record: Record,
+        environment: Environment,
+        connect: Callable[[], Transport],
+        changed: Callable[[], None],
+    ) -> None:
+        """`connect` makes a client for this validator alone; `changed` is called after each transition."""
+        self.retiring = False
+        self._record = record
+        self._environment = environment
+        self._connect = connect
+        self._changed = changed
+        self._encode_seconds = 0.0
+        self._denied_for = ""
+        self._skew_told = False
+
+    async def run(self) -> None:
+        """Until cancelled, or retiring and without a task; may be called again after it raised."""
+        neuron = self._record.neuron
+        log.info("Pulling from %s at %s:%d", self._record.name, neuron.ip, neuron.port)
+        transport = self._connect()
+        try:
+            resting = self._record.state.stage in (Stage.IDLE, Stage.WAITING)
+            action = self._advance(Due() if resting else Interrupted())
+            while not self.retiring or self._record.state.busy:
+                action = self._advance(await self._perform(action, transport))
+        except Cancelled:
+            # The generator stops, and we with it; the validator keeps the task for us.
+            return
+        finally:
+            await transport.aclose_session()
+
+    def _advance(self, event: Event) -> Action:
+        record, clock = self._record, self._environment.clock
+        record.state, action = transition(record.state, event, clock.now(), clock.wall())
+        self._changed()
+        return action
+
+    async def _perform(self, action: Action, transport: Transport) -> Event:
+        match action:
+            case Wait(until=until):
+                if (seconds := until - self._environment.clock.now()) > 0:
+                    await self._environment.clock.sleep(seconds)
+                return Due()
+            case Pull():
+                return Denied() if self._is_denied("nothing is pulled from") else await self._pull(transport)
+            case Generate():
+                return Finished(await self._generate(self._held))
+            case Submit():
+                withheld = f"Task {shown(self._held.task.id)}: result withheld from"
+                return Denied() if self._is_denied(withheld) else await self._submit(transport, self._held)
+
+    @property
+    def _held(self) -> HeldTask:
+        assert self._record.state.held is not None
+        return self._record.state.held
+
+    def _is_denied(self, consequence: str) -> bool:
+        decision = self._environment.decide(self._record.neuron.hotkey)
+        reason = "" if decision.allowed else f"{consequence} {self._record.name}: {decision.reason}"
+        if reason and reason != self._denied_for:
+            log.warning("%s", reason[0].upper() + reason[1:])
+        self._denied_for = reason
+        return not decision.allowed
+
+    def _compare_clocks(self, date: float | None) -> None:
+        skew = 0.0 if date is None else date - self._environment.clock.wall()
+        if abs(skew) > NOTABLE_SKEW and not self._skew_told:
+            self._skew_told = True
+            log.warning(
+                "The clock of %s differs from ours by %.0f s; is ours synchronised (timedatectl)?",
+                self._record.name,
+                skew,
+            )
+
+    async def _pull(self, transport: Transport) -> Pulled:
+        record, environment = self._record, self._environment
+        sent = environment.clock.now()
+        reply = await transport.exchange(record.neuron, PullTask(), environment.settings.pull_timeout)
+        self._compare_clocks(reply.date)
+        answer = read_pull(reply.synapse)
+        if isinstance(answer, TaskGiven):
+            held, name = record.state.held, shown(answer.task.id)
+            if held is not None and held.task.id == answer.task.id:
+                what = "its result is sent again" if held.results is not None else "it is generated again"
+                log.info("Task %s: handed back by %s, %s", name, record.name, what)
+            else:
+                environment.runner.counters["pulled"] += 1
+                log.info("Task %s: pulled from %s, %s", name, record.name, answer.task.type)
+        else:
+            log.info("No task of %s: %s", record.name, answer)
+        return Pulled(answer, sent, reply.delivered, reply.date)
+
+    async def _generate(self, held: HeldTask) -> str:
+        """The result in base64, or an empty string, which skips the task without a penalty."""
+        record, environment = self._record, self._environment
+        task = Task(
+            held.task.id,
+            held.task.type,
+            held.task.prompt,
+            environment.decide(record.neuron.hotkey).priority,
+            deadline=deadline(held.assigned_at, held.throttle_period, record.margin),
+        )
+        try:
+            result = await environment.runner.run(task)
+        except Cancelled:
+            log.warning("Task %s: not finished; %s hands it back after the restart", shown(held.task.id), record.name)
+            raise
+        except PipelineError:
+            return ""
+        self._encode_seconds = result.encode_seconds
+        return result.base64
+
+    async def _submit(self, transport: Transport, held: HeldTask) -> Submitted:
+        record, environment = self._record, self._environment
+        results = held.results or ""
+        hotkey = record.neuron.hotkey
+        submission = signed_submission(held.task, results, time.time_ns(), environment.keypair, hotkey)
+        sent = environment.clock.now()
+        reply = await transport.exchange(record.neuron, submission, environment.settings.submit_timeout)
+        received = environment.clock.now()
+        self._compare_clocks(reply.date)
+        validator_time = record.state.clock.seen(reply.date, received).at(received, environment.clock.wall())
+        answer = read_submission(reply.synapse, skipped=not results, validator_time=validator_time)
+        if results and answer.outcome.closes:
+            record.margin = record.margin.after(self._encode_seconds + received - sent)
+        environment.runner.counters[answer.outcome.value] += 1
+        expected = answer.outcome in (Outcome.ACCEPTED, Outcome.SKIPPED)
+        log.log(
+            logging.INFO if expected else logging.WARNING,
+            "Task %s: %s to %s: %s",
+            shown(held.task.id),
+            f"{len(results)} bytes submitted" if results else "empty result submitted",
+            record.name,
+            answer.reason,
+        )
+        return Submitted(answer, sent, reply.delivered, reply.date)
