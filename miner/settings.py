@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from miner.errors import OperatorError
+from miner.rules import PolicyRules
 from pipeline import EMBEDDED_CHECKPOINT, SamplerParams, VoxelLimit
 
 
@@ -116,6 +117,14 @@ class SpzSettings(_Section):
     workers: int = Field(default=0, ge=0, le=256)
 
 
+class MonitorSettings(_Section):
+    """The HTTP status."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = Field(default=10008, gt=0, lt=65536)
+
+
 class MinerSettings(_Section):
     """config/miner.yaml."""
 
@@ -126,16 +135,7 @@ class MinerSettings(_Section):
     pulling: PullingSettings = PullingSettings()
     chain: ChainSettings = ChainSettings()
     spz: SpzSettings = SpzSettings()
-
-
-class PolicyRules(_Section):
-    """config/blacklist.yaml."""
-
-    allow: tuple[str, ...] = ()
-    deny_hotkeys: tuple[str, ...] = ()
-    deny_coldkeys: tuple[str, ...] = ()
-    require_validator_permit: bool = True
-    min_stake: float = Field(default=1000.0, ge=0)
+    monitor: MonitorSettings = MonitorSettings()
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ class Settings:
     miner: MinerSettings
     phase_name: str
     phase: Phase
+    rules_file: Path
     rules: PolicyRules
 
     @property
@@ -168,14 +169,16 @@ def shipped_config() -> Path:
     return installed if installed.is_dir() else Path(__file__).parent.parent / "config"
 
 
-Section = TypeVar("Section", bound=_Section)
+Section = TypeVar("Section", bound=BaseModel)
 
 
 def _allowed_keys(section: type[BaseModel], location: tuple[Any, ...]) -> str:
     for name in location[:-1]:
         annotation = section.model_fields[name].annotation if name in section.model_fields else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
+        # Optional sections and lists of them name theirs inside.
+        for candidate in (annotation, *get_args(annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                section = candidate
     return ", ".join(section.model_fields)
 
 
@@ -185,7 +188,7 @@ def load_yaml(path: Path, section: type[Section]) -> Section:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise OperatorError(f"the settings file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or no such day in the calendar
         raise OperatorError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise OperatorError(f"{path} must hold keys and values, such as `{next(iter(section.model_fields))}: ...`")
@@ -227,6 +230,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--axon.port", dest="axon_port", type=int, default=8091)
     p.add_argument("--axon.external_ip", dest="axon_external_ip", help="address that validators are told")
     p.add_argument("--axon.external_port", dest="axon_external_port", type=int)
+    p.add_argument(
+        "--monitor.port",
+        dest="monitor_port",
+        type=int,
+        help="port of the status, instead of the settings file's; 0: none",
+    )
     p.add_argument("--config", type=Path, help="settings file (default: config/miner.yaml)")
     p.add_argument("--phase", help="phase to run instead of the settings file's")
     p.add_argument(
@@ -240,13 +249,20 @@ def load_settings(arguments: argparse.Namespace) -> Settings:
     """Read and check everything the command line points to. Raises OperatorError."""
     config: Path = arguments.config or shipped_config() / "miner.yaml"
     miner = load_yaml(config, MinerSettings)
+    if (monitor_port := arguments.monitor_port) is not None:
+        if not 0 <= monitor_port < 65536:
+            raise OperatorError(f"--monitor.port must be between 1 and 65535, or 0 for none, not {monitor_port}")
+        change = {"port": monitor_port, "enabled": True} if monitor_port else {"enabled": False}
+        miner = miner.model_copy(update={"monitor": miner.monitor.model_copy(update=change)})
     phase_name = arguments.phase or miner.phase
     phase = load_yaml(find_phase(phase_name, config), Phase)
     blacklist = config.parent / "blacklist.yaml"
-    rules = load_yaml(blacklist if blacklist.is_file() else shipped_config() / "blacklist.yaml", PolicyRules)
+    rules_file = blacklist if blacklist.is_file() else shipped_config() / "blacklist.yaml"
+    rules = load_yaml(rules_file, PolicyRules)
+    # The SDK's axon takes no others.
     for flag, port in (("axon.port", arguments.axon_port), ("axon.external_port", arguments.axon_external_port)):
-        if port is not None and not 0 < port < 65536:
-            raise OperatorError(f"--{flag} must be between 1 and 65535, not {port}")
+        if port is not None and not 1024 < port < 65535:
+            raise OperatorError(f"--{flag} must be between 1025 and 65534, not {port}")
     settings = Settings(
         netuid=arguments.netuid,
         wallet_name=arguments.wallet_name,
@@ -260,6 +276,7 @@ def load_settings(arguments: argparse.Namespace) -> Settings:
         miner=miner,
         phase_name=phase_name,
         phase=phase,
+        rules_file=rules_file,
         rules=rules,
     )
     toy = phase.image.checkpoint == EMBEDDED_CHECKPOINT

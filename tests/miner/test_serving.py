@@ -150,7 +150,7 @@ async def test_behind_the_gate_the_sdk_compares_the_hash_too(bench: Bench) -> No
         (Generate(prompt="%%%"), "not valid base64"),
         (Generate(prompt=base64.b64encode(b"no image").decode()), "not an image"),
         (Generate(prompt=""), "empty"),
-        (Generate(task_type="text", prompt="a chair"), "no text checkpoint"),
+        (Generate(task_type="text", prompt="a chair"), "no checkpoint for text"),
     ],
 )
 async def test_bad_prompts_get_a_reason_and_the_miner_goes_on(

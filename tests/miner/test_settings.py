@@ -76,6 +76,13 @@ def test_settings_file_without_phases_falls_back_to_those_shipped(tmp_path: Path
         ("phases/phase3.yaml", "background:", "max_voxels: {count: 9, excess: x}\nbackground:", "excess: .*'drop'"),
         ("phases/phase3.yaml", "rescale_t: 3.0", "rescale_t: .nan", "rescale_t"),
         ("blacklist.yaml", "min_stake: 1000", "min_steak: 1000", "unknown key min_steak; allowed here: allow, "),
+        (
+            "blacklist.yaml",
+            "allow: []",
+            "allow: [{key: a}]",
+            "unknown key allow.0.key; allowed here: hotkey, coldkey, uid",
+        ),
+        ("blacklist.yaml", "allow: []", "allow: [{uid: 1, until: 2026-02-30}]", "cannot be read as YAML: day is out"),
     ],
 )
 def test_a_mistake_names_file_key_and_what_is_allowed(
@@ -102,6 +109,23 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, content: str) -> None:
         load("--config", str(tmp_path / "m.yaml"))
 
 
-def test_impossible_port() -> None:
-    with pytest.raises(OperatorError, match=r"--axon.port must be between"):
-        load("--axon.port", "70000")
+@pytest.mark.parametrize(
+    ("flag", "port"),
+    [("--axon.port", "70000"), ("--axon.port", "1024"), ("--axon.external_port", "0"), ("--monitor.port", "65536")],
+)
+def test_impossible_ports(flag: str, port: str) -> None:
+    with pytest.raises(OperatorError, match=rf"{flag} must be between"):
+        load(flag, port)
+
+
+def test_the_monitors_port_can_be_given_or_taken_away() -> None:
+    assert (load().miner.monitor.enabled, load().miner.monitor.port) == (True, 10008)
+    assert load("--monitor.port", "9000").miner.monitor.port == 9000
+    assert not load("--monitor.port", "0").miner.monitor.enabled
+
+
+def test_the_blacklist_beside_the_settings_file_comes_first(config_folder: Path) -> None:
+    settings = load("--config", str(config_folder / "miner.yaml"))
+    assert settings.rules_file == config_folder / "blacklist.yaml"
+    settings.rules_file.unlink()
+    assert load("--config", str(config_folder / "miner.yaml")).rules_file != config_folder / "blacklist.yaml"
