@@ -19,6 +19,7 @@ from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint, load_ne
 from pipeline.weights import locate, locate_image_encoder, locate_network, locate_text_encoder
 from scripts import download_weights as script
 from scripts import fetch_background_model
+from scripts.hub import DownloadError, find
 from tests.scripts.fake_hub import COMMIT, FakeHub, break_off, damaged, unavailable
 
 CPU = torch.device("cpu")
@@ -312,16 +313,6 @@ def models(**values: str) -> Callable[[FakeHub], object]:
     return change
 
 
-def encoder(name: str) -> Callable[[FakeHub], object]:
-    def change(hub: FakeHub) -> None:
-        content = json.loads(hub.repositories[IMAGE]["pipeline.json"])
-        content["args"]["image_cond_model"] = name
-        hub.repositories[IMAGE]["pipeline.json"] = json.dumps(content).encode()
-        hub.repositories[IMAGE][f"{name}/config.json"] = b"{}"
-
-    return change
-
-
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
@@ -377,14 +368,13 @@ def test_mistakes_are_named(
     assert message in capsys.readouterr().err
 
 
-def test_an_encoder_s_name_cannot_lead_out_of_the_directory(
-    hub: FakeHub, main: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    encoder("x/../../../outside")(hub)
-    hub.repositories[IMAGE]["x/../../../outside/config.json"] = b"{}"
-    assert main(IMAGE, "--to", tmp_path / "w") == 2
-    assert not list(tmp_path.rglob("outside"))
-    assert "outside" in capsys.readouterr().err
+@pytest.mark.parametrize("relative", ["../outside/config.json", "x/../../outside", "/tmp/outside"])
+def test_nothing_is_written_outside_of_the_directory(hub: FakeHub, tmp_path: Path, relative: str) -> None:
+    file = find(IMAGE, "pipeline.json", None)
+    assert file
+    with pytest.raises(DownloadError, match="outside of"):
+        script.in_folder(tmp_path / "w", {})(file, relative)
+    assert IMAGE + "/pipeline.json" not in hub.fetched()
 
 
 def test_without_a_network_it_says_so(
