@@ -55,26 +55,37 @@ def test_a_bad_file_is_the_operators_mistake(tmp_path: Path, content: str | None
 class ScriptedSubtensor:
     """Stands for the chain's end of the wire: answers from a script."""
 
-    def __init__(self, answers: list[Any]) -> None:
-        self.answers = answers
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.closed = False
 
-    def metagraph(self, netuid: int) -> Any:
+    def _answer(self) -> Any:
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
+    def metagraph(self, netuid: int) -> Any:
+        return self._answer()
 
-def metagraph(stakes: list[float]) -> SimpleNamespace:
-    return SimpleNamespace(
-        hotkeys=["h0", "h1"],
-        coldkeys=["c0", "c1"],
-        S=stakes,
-        I=[0.5, 0.0],
-        validator_permit=[True, False],
-        axons=[SimpleNamespace(ip="1.1.1.1", port=8091), SimpleNamespace(ip="0.0.0.0", port=0)],
-        block=7,
-    )
+    def serve_axon(self, netuid: int, axon: Any) -> Any:
+        return self._answer()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def metagraph(**changes: Any) -> SimpleNamespace:
+    whole = {
+        "hotkeys": ["h0", "h1"],
+        "coldkeys": ["c0", "c1"],
+        "S": [10.0, 0.0],
+        "I": [0.5, 0.0],
+        "validator_permit": [True, False],
+        "axons": [SimpleNamespace(ip="1.1.1.1", port=8091), SimpleNamespace(ip="0.0.0.0", port=0)],
+        "block": 7,
+    }
+    return SimpleNamespace(**(whole | changes))
 
 
 @pytest.fixture
@@ -86,7 +97,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedSubtensor]:
 
 
 def test_metagraph_becomes_a_snapshot(connections: list[ScriptedSubtensor]) -> None:
-    connections.append(ScriptedSubtensor([metagraph([10.0, 0.0])]))
+    connections.append(ScriptedSubtensor(metagraph()))
     snapshot = SubtensorChain("finney", 17).snapshot()
     assert (snapshot.netuid, snapshot.block) == (17, 7)
     assert snapshot.neurons[0] == Neuron(
@@ -95,15 +106,55 @@ def test_metagraph_becomes_a_snapshot(connections: list[ScriptedSubtensor]) -> N
     assert not snapshot.neurons[1].is_serving
 
 
-def test_a_metagraph_without_stakes_is_refused(connections: list[ScriptedSubtensor]) -> None:
-    connections.append(ScriptedSubtensor([metagraph([])]))
-    with pytest.raises(ChainError, match="0 stakes for 2 neurons"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"S": []}, "0 stakes for 2 neurons"),
+        ({"S": [1.0, 2.0, 3.0]}, "3 stakes for 2 neurons"),
+        ({"validator_permit": [True]}, "1 validator permits for 2 neurons"),
+        ({"axons": []}, "0 axons for 2 neurons"),
+        ({"hotkeys": [], "coldkeys": [], "S": [], "I": [], "validator_permit": [], "axons": []}, "for 0 neurons"),
+    ],
+)
+def test_an_incomplete_metagraph_is_refused(
+    connections: list[ScriptedSubtensor], changes: dict[str, Any], message: str
+) -> None:
+    connections.append(ScriptedSubtensor(metagraph(**changes)))
+    with pytest.raises(ChainError, match=f"finney cannot be read: incomplete metagraph, .*{message}"):
         SubtensorChain("finney", 17).snapshot()
 
 
-def test_a_broken_connection_is_made_anew(connections: list[ScriptedSubtensor]) -> None:
-    connections += [ScriptedSubtensor([ConnectionError("gone")]), ScriptedSubtensor([metagraph([1.0, 1.0])])]
+def test_a_connection_is_kept_until_it_failed_twice_in_a_row(connections: list[ScriptedSubtensor]) -> None:
+    first = ScriptedSubtensor(ConnectionError("hiccup"), metagraph(), ConnectionError("gone"), metagraph(S=[]))
+    second = ScriptedSubtensor(metagraph())
+    connections += [first, second]
     chain = SubtensorChain("finney", 17)
-    with pytest.raises(ChainError, match="finney cannot be read: ConnectionError: gone"):
-        chain.snapshot()
-    assert len(chain.snapshot().neurons) == 2
+    outcomes = []
+    for _ in range(5):
+        try:
+            outcomes.append(len(chain.snapshot().neurons))
+        except ChainError as error:
+            outcomes.append(str(error).rsplit(": ", 1)[1])
+    assert outcomes == ["hiccup", 2, "gone", "incomplete metagraph, 0 stakes for 2 neurons", 2]
+    assert (first.closed, second.closed, connections) == (True, False, [])
+
+
+def test_a_chain_that_cannot_be_reached_is_worth_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(network: str) -> None:
+        raise ConnectionRefusedError("nobody there")
+
+    monkeypatch.setattr("miner.chain.bt.Subtensor", refuse)
+    chain = SubtensorChain("finney", 17)
+    for _ in range(3):
+        with pytest.raises(ChainError, match="ConnectionRefusedError: nobody there") as caught:
+            chain.snapshot()
+        assert caught.value.exit_code == 1
+
+
+def test_announcing_fails_with_the_chains_reason(connections: list[ScriptedSubtensor]) -> None:
+    refused = SimpleNamespace(success=False, message="too soon")
+    connections.append(ScriptedSubtensor(refused, SimpleNamespace(success=True, message="")))
+    chain = SubtensorChain("finney", 17)
+    with pytest.raises(ChainError, match="could not be announced: too soon"):
+        chain.announce(None)  # type: ignore[arg-type]
+    chain.announce(None)  # type: ignore[arg-type]

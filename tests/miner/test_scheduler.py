@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 
 import pytest
 from PIL import Image
 
-from miner.scheduler import Scheduler
+from miner.scheduler import Scheduler, Urgency, next_turn
 from pipeline import Asset, Cancelled, EmptyStructure, ImagePrompt, OnStep, Request, SamplerParams
 from tests.miner.conftest import make_asset
 
@@ -90,3 +91,84 @@ def test_stop_ends_what_runs_and_fails_what_waits(gate: Gate) -> None:
         with pytest.raises(Cancelled):
             future.result(WAIT)
     assert gate.order == [1]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "turn"),
+    [
+        # All can be kept: the earliest deadline first, whoever it is for.
+        ([(60, 9), (12, 1), (30, 5)], 1),
+        ([(math.inf, 9), (60, 1)], 1),
+        # Not all can be kept, or none: who matters more.
+        ([(11, 1), (11, 5)], 1),
+        ([(-500, 1), (-10, 5)], 1),
+        ([(12, 2), (-500, 1)], 0),
+        # One that is late anyway does not push aside what has just time enough, unless it matters more.
+        ([(-500, 1), (15, 5)], 1),
+        ([(-500, 9), (15, 5)], 0),
+        # One with time enough lets the late one go first, however much it matters.
+        ([(25, 9), (-500, 1)], 1),
+        # Equals in order of arrival.
+        ([(math.inf, 0), (math.inf, 0)], 0),
+        ([(math.inf, 0), (math.inf, 3)], 1),
+    ],
+)
+def test_turns(waiting: list[tuple[float, float]], turn: int) -> None:
+    """Each takes ten seconds, from now, which is 0; (deadline, priority)."""
+    assert next_turn([Urgency(*job) for job in waiting], now=0.0, duration=10.0) == turn
+
+
+def test_deadlines_that_can_be_kept_are_kept() -> None:
+    """In whatever order they arrive, and whatever they matter."""
+    jobs = [Urgency(10.0 * place + 1, priority) for place, priority in ((3, 9.0), (1, 1.0), (4, 2.0), (2, 5.0))]
+    now, missed = 0.0, 0
+    while jobs:
+        job = jobs.pop(next_turn(jobs, now, 10.0))
+        now += 10.0
+        missed += now > job.deadline
+    assert missed == 0
+
+
+def test_a_job_that_is_late_runs_all_the_same(scheduler: Scheduler, gate: Gate) -> None:
+    gate.open.set()
+    assert scheduler.submit(request_of(3), 0.0, deadline=-1e9).result(WAIT).seed == 3
+
+
+def broken_device(request: Request, on_step: OnStep) -> Asset:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def killed_thread(request: Request, on_step: OnStep) -> Asset:
+    raise SystemExit
+
+
+@pytest.mark.parametrize(("generate", "error"), [(broken_device, RuntimeError), (killed_thread, SystemExit)])
+def test_what_ends_the_generator_is_told_and_nothing_waits_for_ever(
+    generate: Callable[[Request, OnStep], Asset], error: type[BaseException]
+) -> None:
+    begin = threading.Event()
+
+    def work(request: Request, on_step: OnStep) -> Asset:
+        begin.wait(WAIT)
+        return generate(request, on_step)
+
+    scheduler = Scheduler(work)
+    scheduler.start()
+    first, second = scheduler.submit(request_of(1), 0.0), scheduler.submit(request_of(2), 0.0)
+    begin.set()
+    with pytest.raises(error):
+        first.result(WAIT)
+    assert isinstance(scheduler.failure.result(WAIT), error)
+    for future in (second, scheduler.submit(request_of(3), 0.0)):
+        with pytest.raises(Cancelled):
+            future.result(WAIT)
+    assert scheduler.stop(WAIT)
+
+
+def test_how_long_the_present_job_has_run_is_known(scheduler: Scheduler, gate: Gate) -> None:
+    assert scheduler.running_for == 0.0
+    future = scheduler.submit(request_of(1), 0.0)
+    assert gate.started.wait(WAIT)
+    assert scheduler.running_for > 0.0
+    gate.open.set()
+    future.result(WAIT)
