@@ -68,6 +68,8 @@ class TaskRunner:
 
     def __init__(self, scheduler: Scheduler, phase: Phase, container: SpzSettings) -> None:
         self.counters: Counter[str] = Counter()
+        # Unix time of the last result that was made.
+        self.last_success: float | None = None
         self._scheduler = scheduler
         self._phase = phase
         self._container = container
@@ -94,6 +96,7 @@ class TaskRunner:
             log.exception("Task %s: no result, generation failed unexpectedly", shown(task.id))
             raise PipelineError("generation failed unexpectedly") from error
         self.counters["generated"] += 1
+        self.last_success = time.time()
         log.info("%s", ResultLine(shown(task.id), asset.seconds, len(asset.splats), len(result.data)))
         return result
 

@@ -172,7 +172,7 @@ async def run_tasks(prompts: Sequence[Prompt], folder: Path, started: float) -> 
     validator.add_tasks(ImageTask(id=p.id, prompt=p.base64) for p in prompts if p.transport == "pull")
     arguments = ["--netuid", str(NETUID), "--phase", "demo", "--subtensor.network", f"file:{folder / 'chain.json'}"]
     arguments += ["--wallet.path", str(folder), "--wallet.name", "miner", "--wallet.hotkey", "default"]
-    arguments += ["--axon.ip", LOOPBACK, "--axon.port", str(miner_neuron.port)]
+    arguments += ["--axon.ip", LOOPBACK, "--axon.port", str(miner_neuron.port), "--monitor.port", "0"]
     miner = await MinerProcess.start(arguments, started)
     try:
         if await first_of(miner.ready, miner, READY_TIMEOUT):
