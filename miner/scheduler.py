@@ -144,7 +144,8 @@ class Scheduler:
                     self._fail(error)
                     return
             except BaseException as error:
-                job.future.set_exception(error)
+                # As itself it would end whoever waits, too.
+                job.future.set_exception(RuntimeError(f"the generator's thread ends: {type(error).__name__}"))
                 raise
             else:
                 job.future.set_result(asset)

@@ -156,7 +156,7 @@ def test_what_ends_the_generator_is_told_and_nothing_waits_for_ever(
     scheduler.start()
     first, second = scheduler.submit(request_of(1), 0.0), scheduler.submit(request_of(2), 0.0)
     begin.set()
-    with pytest.raises(error):
+    with pytest.raises(RuntimeError):
         first.result(WAIT)
     assert isinstance(scheduler.failure.result(WAIT), error)
     for future in (second, scheduler.submit(request_of(3), 0.0)):

@@ -1,0 +1,175 @@
+"""How a node ends: a whole one in this process, with a generator of the test's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import bittensor as bt
+import pytest
+import pytest_asyncio
+
+from miner import node as node_module
+from miner.chain import Neuron
+from miner.errors import ExitCode, MinerError
+from miner.localnet import LOOPBACK, LocalValidator, free_port, write_chain_file
+from miner.node import Node
+from miner.protocol import ImageTask
+from miner.settings import load_settings, parser
+from pipeline import Asset, OnStep, Request
+from tests.miner.conftest import make_asset
+
+TIMEOUT = 30.0
+
+
+class Bench:
+    """A validator with two tasks and a node that pulls them."""
+
+    def __init__(self, wallets: dict[str, bt.Wallet], folder: Path, image: str) -> None:
+        self.generate: Callable[[Request, OnStep], Asset] = lambda request, _: make_asset(request)
+        self.begun = threading.Event()
+        self.validator = LocalValidator(wallets["validator"], free_port(), lambda _: True)
+        self.validator.add_tasks(ImageTask(id=name, prompt=image) for name in ("a", "b"))
+        miner = wallets["miner"]
+        validator = Neuron(
+            uid=0,
+            hotkey=self.validator.hotkey,
+            coldkey="c",
+            stake=5000,
+            validator_permit=True,
+            ip=LOOPBACK,
+            port=self.validator.port,
+        )
+        self.chain_file = folder / "chain.json"
+        self.neurons = [validator, Neuron(uid=1, hotkey=miner.hotkey.ss58_address, coldkey="c")]
+        write_chain_file(self.chain_file, self.neurons)
+        config = folder / "miner.yaml"
+        config.write_text(
+            "phase: demo\nchain: {sync_interval: 0.2}\nserving: {enabled: false}\nmonitor: {enabled: false}\n"
+        )
+        arguments = f"--config {config} --wallet.path {miner.path} --wallet.name {miner.name}"
+        network = f"--subtensor.network file:{self.chain_file}"
+        self.node = Node(load_settings(parser().parse_args(f"{arguments} {network}".split())))
+
+    def work(self, request: Request, on_step: OnStep) -> Asset:
+        self.begun.set()
+        return self.generate(request, on_step)
+
+    @property
+    def verdicts(self) -> list[tuple[str, str]]:
+        return [(delivery.task_id, delivery.verdict) for delivery in self.validator.deliveries]
+
+
+@pytest_asyncio.fixture
+async def bench(
+    wallets: dict[str, bt.Wallet], tmp_path: Path, image_base64: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Bench]:
+    bench = Bench(wallets, tmp_path, image_base64)
+    monkeypatch.setattr(node_module, "load_generator", lambda settings: SimpleNamespace(generate=bench.work))
+    await bench.validator.start()
+    yield bench
+    await bench.validator.stop()
+
+
+async def test_a_broken_device_ends_the_process_after_the_task_was_answered(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Exit 1, which a process manager answers with a restart; the task that broke it does not come back."""
+
+    def break_device(request: Request, on_step: OnStep) -> Asset:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    bench.generate = break_device
+    with pytest.raises(MinerError, match="cannot go on in this process: RuntimeError: CUDA error") as caught:
+        await asyncio.wait_for(bench.node.run(), TIMEOUT)
+    assert caught.value.exit_code is ExitCode.FAILURE
+    assert bench.verdicts == [("a", "skipped")]
+    assert "Task a: no result" in caplog.text
+
+
+async def test_a_dead_generator_thread_ends_the_process(bench: Bench) -> None:
+    def die(request: Request, on_step: OnStep) -> Asset:
+        raise SystemExit
+
+    bench.generate = die
+    with pytest.raises(MinerError, match="SystemExit"):
+        await asyncio.wait_for(bench.node.run(), TIMEOUT)
+
+
+async def test_a_generation_that_hangs_ends_the_process(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def hang(request: Request, on_step: OnStep) -> Asset:
+        release.wait(TIMEOUT)
+        return make_asset(request)
+
+    bench.generate = hang
+    for name, seconds in (("GENERATION_LIMIT", 0.2), ("DRAIN_TIMEOUT", 0.2), ("STOP_TIMEOUT", 0.2)):
+        monkeypatch.setattr(node_module, name, seconds)
+    with pytest.raises(MinerError, match="hung"):
+        await asyncio.wait_for(bench.node.run(), TIMEOUT)
+    release.set()
+
+
+async def test_a_background_task_that_keeps_dying_ends_the_process(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(node_module, "watch_generator", die)
+    monkeypatch.setattr("miner.supervision.FIRST_RESTART_DELAY", 0.001)
+    with pytest.raises(MinerError, match="the generator's watch died 8 times in a row") as caught:
+        await asyncio.wait_for(bench.node.run(), TIMEOUT)
+    assert caught.value.exit_code is ExitCode.FAILURE
+    assert bench.node.restarts == {"the generator's watch": 8}
+
+
+async def test_a_signal_lets_the_task_in_hand_be_finished_and_takes_no_other(bench: Bench) -> None:
+    release = threading.Event()
+
+    def wait(request: Request, on_step: OnStep) -> Asset:
+        release.wait(TIMEOUT)
+        return make_asset(request)
+
+    bench.generate = wait
+    running = asyncio.create_task(bench.node.run())
+    assert await asyncio.to_thread(bench.begun.wait, TIMEOUT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(0)
+    release.set()
+    assert await asyncio.wait_for(running, TIMEOUT) is ExitCode.CLEAN
+    assert bench.verdicts == [("a", "valid")]
+
+
+async def test_a_task_that_does_not_end_in_time_is_named_and_left_with_its_validator(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run_on(request: Request, on_step: OnStep) -> Asset:
+        while True:
+            on_step("structure", 1, 2)
+
+    bench.generate = run_on
+    monkeypatch.setattr(node_module, "DRAIN_TIMEOUT", 0.1)
+    running = asyncio.create_task(bench.node.run())
+    assert await asyncio.to_thread(bench.begun.wait, TIMEOUT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await asyncio.wait_for(running, TIMEOUT) is ExitCode.CLEAN
+    assert bench.verdicts == []
+    assert "Task a: holding a task when we stopped; validator 0" in caplog.text
+
+
+async def test_deregistered_with_a_task_in_hand(bench: Bench) -> None:
+    def leave(request: Request, on_step: OnStep) -> Asset:
+        write_chain_file(bench.chain_file, bench.neurons[:1])
+        return make_asset(request)
+
+    bench.generate = leave
+    with pytest.raises(MinerError, match="no longer registered") as caught:
+        await asyncio.wait_for(bench.node.run(), TIMEOUT)
+    assert caught.value.exit_code is ExitCode.DEREGISTERED
