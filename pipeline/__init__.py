@@ -1,5 +1,6 @@
 """Prompt in, gaussian splats out. Knows nothing of Bittensor, tasks or validators."""
 
+from pipeline.backends import Backend, load_backend, warm_up
 from pipeline.devices import Compute, choose
 from pipeline.errors import (
     BackgroundModelError,
@@ -9,12 +10,23 @@ from pipeline.errors import (
     EmptyStructure,
     FormatError,
     NonFiniteOutput,
+    OutOfMemory,
     PipelineError,
     PromptError,
     TooManyVoxels,
+    UnsupportedPrompt,
 )
-from pipeline.generator import STAGES, Asset, Generator, OnStep, Request, VoxelLimit
-from pipeline.prompt import ImagePrompt, Prompt, TextPrompt, image_prompt, image_prompt_from_base64, text_prompt
+from pipeline.generator import Generator, Source
+from pipeline.prompt import (
+    ImagePrompt,
+    ImagesPrompt,
+    Prompt,
+    TextPrompt,
+    image_prompt,
+    image_prompt_from_base64,
+    text_prompt,
+)
+from pipeline.request import STAGES, Asset, OnStep, Request, VoxelLimit
 from pipeline.sampling import SamplerParams
 from pipeline.splats import Splats, normalise, validity
 from pipeline.weights import EMBEDDED as EMBEDDED_CHECKPOINT
@@ -23,6 +35,7 @@ __all__ = [
     "EMBEDDED_CHECKPOINT",
     "STAGES",
     "Asset",
+    "Backend",
     "BackgroundModelError",
     "Cancelled",
     "CheckpointError",
@@ -32,21 +45,27 @@ __all__ = [
     "FormatError",
     "Generator",
     "ImagePrompt",
+    "ImagesPrompt",
     "NonFiniteOutput",
     "OnStep",
+    "OutOfMemory",
     "PipelineError",
     "Prompt",
     "PromptError",
     "Request",
     "SamplerParams",
+    "Source",
     "Splats",
     "TextPrompt",
     "TooManyVoxels",
+    "UnsupportedPrompt",
     "VoxelLimit",
     "choose",
     "image_prompt",
     "image_prompt_from_base64",
+    "load_backend",
     "normalise",
     "text_prompt",
     "validity",
+    "warm_up",
 ]

@@ -1,8 +1,9 @@
-"""The one place that decides on which device and in which precision the networks run, and can say why."""
+"""The one place that decides where, in which precision and with which kernels the networks run, and can say why."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -10,6 +11,9 @@ import torch
 from pipeline.errors import PipelineError
 
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Kernels = Literal["auto", "plain", "fused"]
+# Triton's matrix instructions in half precision need Ampere or newer.
+_FUSED_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -19,32 +23,56 @@ class Compute:
     device: torch.device
     dtype: torch.dtype
     reason: str
+    fused: bool = False
 
 
-def choose(device: str = "auto", precision: Precision = "auto") -> Compute:
+def choose(device: str = "auto", precision: Precision = "auto", kernels: Kernels = "auto") -> Compute:
     """Resolve names from the settings: device "auto", "cpu", "cuda" or "cuda:N".
 
-    Raises PipelineError if the device is unknown or not there.
+    Raises PipelineError if the device is unknown or not there, or if the fused kernels cannot run on it.
     """
-    cuda = torch.cuda.is_available()
-    if device == "auto":
-        chosen, why = ("cuda", "a CUDA device is there") if cuda else ("cpu", "no CUDA device is there")
-    else:
-        chosen, why = device, "the settings ask for it"
-    try:
-        resolved = torch.device(chosen)
-    except RuntimeError:
-        raise PipelineError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from None
-    if resolved.type not in ("cpu", "cuda"):
-        raise PipelineError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
-    if resolved.type == "cuda" and (not cuda or (resolved.index or 0) >= torch.cuda.device_count()):
-        raise PipelineError(
-            f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-            "devices; check nvidia-smi, or set device: cpu"
-        )
+    resolved, why = _device(device)
     if precision == "auto":
         # float16 blocks are what upstream runs and was released in; CPUs are slow and inexact in it.
         dtype = torch.float16 if resolved.type == "cuda" else torch.float32
     else:
         dtype = getattr(torch, precision)
-    return Compute(resolved, dtype, f"{chosen} since {why}, {str(dtype).removeprefix('torch.')} blocks")
+    obstacle = "the settings ask for it" if kernels == "plain" else _obstacle(resolved, dtype)
+    if kernels == "fused" and obstacle is not None:
+        raise PipelineError(f"kernels: fused cannot be used, since {obstacle}; set kernels: auto")
+    ways = "fused kernels" if obstacle is None else f"plain kernels since {obstacle}"
+    reason = f"{resolved} since {why}, {str(dtype).removeprefix('torch.')} blocks, {ways}"
+    return Compute(resolved, dtype, reason, fused=obstacle is None)
+
+
+def _device(name: str) -> tuple[torch.device, str]:
+    cuda = torch.cuda.is_available()
+    if name == "auto":
+        chosen, why = ("cuda", "a CUDA device is there") if cuda else ("cpu", "no CUDA device is there")
+    else:
+        chosen, why = name, "the settings ask for it"
+    try:
+        resolved = torch.device(chosen)
+    except RuntimeError:
+        raise PipelineError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
+    if resolved.type not in ("cpu", "cuda"):
+        raise PipelineError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if resolved.type == "cuda" and (not cuda or (resolved.index or 0) >= torch.cuda.device_count()):
+        raise PipelineError(
+            f"device {name!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
+            "devices; check nvidia-smi, or set device: cpu"
+        )
+    return resolved, why
+
+
+def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the fused kernels cannot run; None if they can."""
+    if device.type != "cuda":
+        return "it is no GPU"
+    if dtype == torch.float32:
+        return "the precision is float32"
+    if torch.cuda.get_device_capability(device) < _FUSED_CAPABILITY:
+        return "the GPU is older than Ampere"
+    if find_spec("triton") is None:
+        return "the package triton is missing"
+    return None

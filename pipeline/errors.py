@@ -2,10 +2,12 @@
 
 PipelineError
 ├── PromptError            what a stranger sent cannot be used
-│   └── EmptyForeground    the image shows no object
+│   ├── EmptyForeground    the image shows no object
+│   └── UnsupportedPrompt  no checkpoint for prompts of this type is loaded
 ├── EmptyStructure         the structure sampler left no voxel occupied
 ├── TooManyVoxels          more voxels are occupied than the request allows
 ├── NonFiniteOutput        a network returned NaN or infinity
+├── OutOfMemory            the GPU's memory did not suffice, also not for half the voxels
 ├── FormatError            bytes are not a readable PLY or SPZ, or splats cannot be written as one
 ├── CheckpointError        a checkpoint is missing, damaged or of another architecture
 ├── BackgroundModelError   the background-removal model cannot be loaded
@@ -25,6 +27,10 @@ class EmptyForeground(PromptError):  # noqa: N818 - the names operators see in t
     """An image without a visible object, before or after background removal."""
 
 
+class UnsupportedPrompt(PromptError):  # noqa: N818
+    """A sentence or a picture, and no checkpoint for prompts of its type is loaded."""
+
+
 class EmptyStructure(PipelineError):  # noqa: N818
     """The structure decoder marked no voxel as occupied."""
 
@@ -35,6 +41,10 @@ class TooManyVoxels(PipelineError):  # noqa: N818
 
 class NonFiniteOutput(PipelineError):  # noqa: N818
     """A network returned NaN or infinity."""
+
+
+class OutOfMemory(PipelineError):  # noqa: N818
+    """The GPU's memory did not suffice; says what was asked for."""
 
 
 class FormatError(PipelineError):

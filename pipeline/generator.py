@@ -1,221 +1,184 @@
-"""Prompt in, splats out: the stages of TRELLIS in order, timed, with explicit randomness."""
+"""Prompt in, splats out: which networks a prompt goes to, and what it is turned into for them."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Literal
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
-from PIL import Image, ImageDraw
-from torch import Tensor
 
+from pipeline import batch
 from pipeline.background import BackgroundRemover, Provider
 from pipeline.conditioning import ImageEncoder
 from pipeline.devices import Compute
-from pipeline.errors import EmptyForeground, EmptyStructure, NonFiniteOutput, TooManyVoxels
-from pipeline.preprocessing import PICTURE_SIZE, cut_out, frame_object
-from pipeline.prompt import ImagePrompt
-from pipeline.sampling import SamplerParams, euler_steps
-from pipeline.splats import Splats
-from pipeline.trellis.checkpoint import Checkpoint, load_checkpoint
-from pipeline.trellis.gaussians import to_gaussians, to_splats
-from pipeline.trellis.structure_decoder import likeliest_voxels, occupied_voxels
-from pipeline.trellis.voxels import VoxelGrid
-from pipeline.weights import locate, locate_image_encoder
+from pipeline.engine import Engine
+from pipeline.errors import CheckpointError, OutOfMemory, PipelineError, UnsupportedPrompt
+from pipeline.flows import Context
+from pipeline.preprocessing import cut_out, frame_object
+from pipeline.prompt import ImagesPrompt, Prompt, TextPrompt
+from pipeline.request import Asset, OnStep, Request, VoxelLimit, ignore_steps
+from pipeline.sampling import Conditions
+from pipeline.text_conditioning import TextEncoder
+from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint
+from pipeline.weights import locate, locate_image_encoder, locate_text_encoder
 
-STAGES = ("background", "conditioning", "structure", "latents", "gaussians")
-# Called after each sampler step with the stage, the steps done and the number of steps.
-OnStep = Callable[[str, int, int], None]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class VoxelLimit:
-    """At most `count` occupied voxels; what is above is an error, or the least likely voxels are dropped."""
+class Source:
+    """Where networks come from: "embedded", a directory or a Hugging Face id, and what replaces single ones.
 
-    count: int
-    excess: Literal["refuse", "drop"] = "refuse"
+    overrides: key in pipeline.json's "models" -> path or id of another network of the same kind.
+    """
 
-
-@dataclass(frozen=True)
-class Request:
-    """What to generate: a picture, the seed of all noise, the two samplers' settings, a limit to the structure."""
-
-    prompt: ImagePrompt
-    seed: int
-    sparse_structure_sampler_params: SamplerParams
-    slat_sampler_params: SamplerParams
-    voxel_limit: VoxelLimit | None = None
+    checkpoint: str
+    overrides: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class Asset:
-    """A generated object and the numbers of its making; seconds has a key for each of STAGES."""
+class ImageRoute:
+    """How pictures become conditions, and the networks that take them."""
 
-    splats: Splats
-    seed: int
-    voxels: int
-    seconds: dict[str, float]
-
-    @property
-    def total_seconds(self) -> float:
-        """Time of all stages together."""
-        return sum(self.seconds.values())
+    engine: Engine
+    encoder: ImageEncoder
+    remove_background: BackgroundRemover
 
 
-@dataclass
-class _Stopwatch:
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=dict)
+@dataclass(frozen=True, eq=False)
+class TextRoute:
+    """How sentences become conditions, and the networks that take them."""
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds[name] = time.perf_counter() - start
-
-
-def _ignore(_stage: str, _done: int, _steps: int) -> None:
-    """Nobody watches."""
+    engine: Engine
+    encoder: TextEncoder
 
 
 class Generator:
-    """Owns the networks of one checkpoint; one call at a time."""
+    """Owns the networks for pictures, for sentences or for both; one call at a time."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, encoder: ImageEncoder, remove_background: BackgroundRemover, compute: Compute
-    ) -> None:
-        self.checkpoint = checkpoint
-        self._encoder = encoder
-        self._remove_background = remove_background
-        self._compute = compute
+    def __init__(self, compute: Compute, image: ImageRoute | None, text: TextRoute | None) -> None:
+        self.image = image
+        self.text = text
+        self._device = compute.device
 
     @staticmethod
     def load(
-        checkpoint: str, compute: Compute, *, background_model: str, background_provider: Provider = "cpu"
+        compute: Compute,
+        *,
+        image: Source | None = None,
+        text: Source | None = None,
+        background_model: str,
+        background_provider: Provider = "cpu",
     ) -> Generator:
-        """Load all that generation needs; checkpoint is "embedded", a directory or a Hugging Face id.
+        """Load all that generation from pictures, from sentences or from both needs.
 
         Raises CheckpointError or BackgroundModelError, both naming what is missing and the command that gets it.
         """
-        directory = locate(checkpoint, "pipeline.json")
-        remover = BackgroundRemover(background_model, background_provider)
-        networks = load_checkpoint(directory, compute.device, compute.dtype)
-        encoder = ImageEncoder(locate_image_encoder(networks.image_cond_model, directory), compute.device)
-        return Generator(networks, encoder, remover, compute)
+        loaded: LoadedNetworks = {}
+        image_route = text_route = None
+        if image is not None:
+            directory = locate(image.checkpoint, "pipeline.json")
+            remover = BackgroundRemover(background_model, background_provider)
+            engine = _engine(image, compute, loaded)
+            encoder = ImageEncoder(locate_image_encoder(engine.checkpoint.image_cond_model, directory), compute.device)
+            _check_width(engine, encoder.channels)
+            image_route = ImageRoute(engine, encoder, remover)
+        if text is not None:
+            engine = _engine(text, compute, loaded)
+            folder = locate_text_encoder(engine.checkpoint.text_cond_model, engine.checkpoint.directory)
+            text_encoder = TextEncoder(folder, compute.device)
+            _check_width(engine, text_encoder.channels)
+            text_route = TextRoute(engine, text_encoder)
+        return Generator(compute, image_route, text_route)
 
-    @property
-    def background_provider(self) -> str:
-        """The onnxruntime provider that background removal really runs on."""
-        return self._remove_background.provider
-
-    def warm_up(self, sparse_structure_sampler_params: SamplerParams, slat_sampler_params: SamplerParams) -> float:
-        """Generate once, so that the first request finds everything ready; returns the seconds it took."""
-        start = time.perf_counter()
-        picture = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), "white")
-        ImageDraw.Draw(picture).ellipse((120, 120, 400, 400), fill="red")
-        prompt = ImagePrompt(picture, "warm-up")
-        with suppress(EmptyStructure, EmptyForeground):
-            self.generate(Request(prompt, 0, sparse_structure_sampler_params, slat_sampler_params))
-        return time.perf_counter() - start
-
-    @torch.inference_mode()
-    def generate(self, request: Request, on_step: OnStep = _ignore) -> Asset:
+    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
         """Generate one object. `on_step` is called after each sampler step and may raise Cancelled to stop.
 
-        Raises EmptyForeground, EmptyStructure, TooManyVoxels, NonFiniteOutput, or what on_step raises.
+        Raises PromptError, EmptyStructure, TooManyVoxels, NonFiniteOutput, OutOfMemory, or what on_step raises.
         """
-        watch = _Stopwatch(self._compute.device)
-        with watch.stage("background"):
-            picture = frame_object(cut_out(request.prompt.image, self._remove_background))
-        with watch.stage("conditioning"):
-            cond = self._encoder(picture)
-        # One generator on the CPU, drawn from in upstream's order, makes the same noise on every device.
-        noise = torch.Generator("cpu").manual_seed(request.seed)
-        with watch.stage("structure"):
-            logits = self._sample_structure(cond, request.sparse_structure_sampler_params, noise, on_step)
-            coords = _limited(logits, request.voxel_limit)
-        grid = VoxelGrid(coords)
-        with watch.stage("latents"):
-            latents = self._sample_latents(cond, grid, request.slat_sampler_params, noise, on_step)
-        with watch.stage("gaussians"):
-            decoder = self.checkpoint.gaussian_decoder
-            raw = decoder(latents, grid)
-            if not bool(raw.isfinite().all()):
-                raise NonFiniteOutput("the gaussian decoder returned NaN or infinity; try precision: float32")
-            gaussians = to_gaussians(raw, grid, decoder.resolution, decoder.offset_perturbation, decoder.config)
-            splats = to_splats(gaussians)
-        return Asset(splats, request.seed, len(grid), watch.seconds)
+        (outcome,) = self.generate_batch(request, [request.seed], on_step)
+        if isinstance(outcome, PipelineError):
+            raise outcome
+        return outcome
 
-    def _sample_structure(self, cond: Tensor, params: SamplerParams, noise: torch.Generator, on_step: OnStep) -> Tensor:
-        flow = self.checkpoint.structure_flow
-        shape = (1, flow.in_channels, *[flow.resolution] * 3)
+    @torch.inference_mode()
+    def generate_batch(
+        self, request: Request, seeds: Sequence[int], on_step: OnStep = ignore_steps
+    ) -> list[Asset | PipelineError]:
+        """Generate one object for each seed; request.seed is not used. The k-th is what seeds[k] alone would give.
 
-        def velocity(x: Tensor, t: float, context: Tensor) -> Tensor:
-            v: Tensor = flow(x, _model_time(t, 1, x), context)
-            return v
+        In place of an object that could not be made stands its error. Raises PromptError, OutOfMemory, or what
+        on_step raises.
+        """
+        progress = batch.Progress(self._device)
+        engine, conditions = self._conditions(request.prompt, progress)
+        size = len(seeds) if engine.flows.batched else 1
+        outcomes: list[Asset | PipelineError] = []
+        for start in range(0, len(seeds), size):
+            outcomes += self._within_memory(engine, conditions, request, seeds[start : start + size], on_step)
+        return [_with_share(outcome, progress, len(seeds)) for outcome in outcomes]
 
-        sample = self._sample(
-            velocity, torch.randn(shape, generator=noise), cond, params, partial(on_step, "structure")
-        )
-        logits: Tensor = self.checkpoint.structure_decoder(sample)
-        if not bool(logits.isfinite().all()):
-            raise NonFiniteOutput("the structure decoder returned NaN or infinity; try precision: float32")
-        return logits
-
-    def _sample_latents(
-        self,
-        cond: Tensor,
-        grid: VoxelGrid,
-        params: SamplerParams,
-        noise: torch.Generator,
-        on_step: OnStep,
-    ) -> Tensor:
-        flow = self.checkpoint.latent_flow
-
-        def velocity(x: Tensor, t: float, context: Tensor) -> Tensor:
-            v: Tensor = flow(x, grid, _model_time(t, 1, x), context)
-            return v
-
-        start = torch.randn(len(grid), flow.in_channels, generator=noise)
-        sample = self._sample(velocity, start, cond, params, partial(on_step, "latents"))
-        return sample * self.checkpoint.latent_std + self.checkpoint.latent_mean
-
-    def _sample(
-        self,
-        velocity: Callable[[Tensor, float, Tensor], Tensor],
-        noise: Tensor,
-        cond: Tensor,
-        params: SamplerParams,
-        on_step: Callable[[int, int], None],
-    ) -> Tensor:
-        x = noise.to(self._compute.device)
+    def _conditions(self, prompt: Prompt, progress: batch.Progress) -> tuple[Engine, Conditions[Context]]:
+        if isinstance(prompt, TextPrompt):
+            if self.text is None:
+                raise UnsupportedPrompt("no text checkpoint is loaded; the phase needs text: {checkpoint: ...}")
+            with progress.stage("conditioning"):
+                tokens = self.text.encoder(prompt.text)
+            return self.text.engine, Conditions((tokens,), self.text.encoder.null)
+        if self.image is None:
+            raise UnsupportedPrompt("no image checkpoint is loaded; the phase needs image: {checkpoint: ...}")
+        several = prompt if isinstance(prompt, ImagesPrompt) else ImagesPrompt((prompt,))
+        with progress.stage("background"):
+            pictures = [frame_object(cut_out(image.image, self.image.remove_background)) for image in several.images]
+        with progress.stage("conditioning"):
+            views = tuple(self.image.encoder(picture) for picture in pictures)
         # For pictures the negative condition is a context of zeros.
-        for step in euler_steps(velocity, x, cond, torch.zeros_like(cond), params):
-            x = step.x_next
-            on_step(step.index + 1, params.steps)
-        if not bool(x.isfinite().all()):
-            raise NonFiniteOutput("a sampler returned NaN or infinity; try precision: float32")
-        return x
+        return self.image.engine, Conditions(views, None, several.combine)
+
+    def _within_memory(
+        self, engine: Engine, conditions: Conditions[Context], request: Request, seeds: Sequence[int], on_step: OnStep
+    ) -> list[Asset | PipelineError]:
+        """Generate; where the GPU's memory does not suffice, free it and try once more with half the voxels."""
+        progress = batch.Progress(self._device)
+        try:
+            return batch.generate(engine, conditions, request, seeds, on_step, progress)
+        except torch.OutOfMemoryError as error:
+            reason = str(error).partition(". ")[0]
+        # Outside the handler, since the error holds on to the tensors of every frame it came through.
+        torch.cuda.empty_cache()
+        asked = f"{progress.voxels} voxels" if progress.voxels else "the structure"
+        if progress.voxels:
+            request = replace(request, voxel_limit=VoxelLimit(max(1, progress.voxels // len(seeds) // 2), "drop"))
+        log.warning("The GPU's memory did not suffice for %s (%s); trying once more with less", asked, reason)
+        try:
+            return batch.generate(engine, conditions, request, seeds, on_step, batch.Progress(self._device))
+        except torch.OutOfMemoryError:
+            pass
+        torch.cuda.empty_cache()
+        raise OutOfMemory(
+            f"the GPU's memory does not suffice for {asked} ({reason}), nor did it when tried again with less: lower "
+            "max_voxels in the phase, or free the GPU of other processes"
+        )
 
 
-def _limited(logits: Tensor, limit: VoxelLimit | None) -> Tensor:
-    """Coordinates [N, 4] of the occupied voxels of logits [1, 1, R, R, R], within the limit."""
-    coords = occupied_voxels(logits)
-    if len(coords) == 0:
-        raise EmptyStructure("the structure sampler left every voxel empty; try another seed")
-    if limit is None or len(coords) <= limit.count:
-        return coords
-    if limit.excess == "refuse":
-        raise TooManyVoxels(f"the structure has {len(coords)} voxels, more than {limit.count}")
-    return likeliest_voxels(coords, logits, limit.count)
+def _engine(source: Source, compute: Compute, loaded: LoadedNetworks) -> Engine:
+    directory = locate(source.checkpoint, "pipeline.json")
+    checkpoint = load_checkpoint(directory, compute.device, compute.dtype, overrides=source.overrides, loaded=loaded)
+    return Engine(checkpoint, compute)
 
 
-def _model_time(t: float, batch: int, like: Tensor) -> Tensor:
-    """Time as the networks take it: times 1000, float32, one per batch item."""
-    return torch.full((batch,), 1000 * t, dtype=torch.float32, device=like.device)
+def _check_width(engine: Engine, channels: int) -> None:
+    if channels != engine.checkpoint.cond_channels:
+        raise CheckpointError(
+            f"{engine.checkpoint.directory}: the encoder makes tokens of width {channels}, the flows take "
+            f"{engine.checkpoint.cond_channels}"
+        )
+
+
+def _with_share(outcome: Asset | PipelineError, before: batch.Progress, count: int) -> Asset | PipelineError:
+    """The asset with its share of the seconds that were spent before its batch."""
+    if isinstance(outcome, PipelineError):
+        return outcome
+    seconds = {stage: spent + before.seconds[stage] / count for stage, spent in outcome.seconds.items()}
+    return replace(outcome, seconds=seconds)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import struct
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -18,6 +19,10 @@ MAX_IMAGE_SIDE = 4096
 # The validation service refuses longer sentences, so work on one earns nothing.
 MAX_TEXT_LENGTH = 1024
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+
+
+# How several pictures of one object become one condition; the names are upstream's.
+Combine = Literal["stochastic", "multidiffusion"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,24 @@ class ImagePrompt:
         return f"image {self.digest} ({self.image.width}x{self.image.height} {self.image.mode})"
 
 
-Prompt = TextPrompt | ImagePrompt
+@dataclass(frozen=True, eq=False)
+class ImagesPrompt:
+    """Several pictures of one object, which take turns from step to step or are averaged in every step."""
+
+    images: tuple[ImagePrompt, ...]
+    combine: Combine = "stochastic"
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise PromptError("the prompt has no image")
+
+    @property
+    def label(self) -> str:
+        """What to show in a log."""
+        return f"{len(self.images)} images, {self.combine}: " + "; ".join(image.label for image in self.images)
+
+
+Prompt = TextPrompt | ImagePrompt | ImagesPrompt
 
 
 def text_prompt(text: str) -> TextPrompt:

@@ -6,17 +6,17 @@ Formulas: microsoft/TRELLIS, FlowEulerSampler, FlowEulerCfgSampler and FlowEuler
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from torch import Tensor
 
-Condition = TypeVar("Condition")
-# (x, t, condition) -> velocity at x, of x's shape; t in [0, 1].
-Velocity = Callable[[Tensor, float, Condition], Tensor]
+Context = TypeVar("Context")
+# (x, t, contexts) -> the velocity at x under each context, each of x's shape; t in [0, 1].
+Velocities = Callable[[Tensor, float, Sequence[Context]], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,23 @@ class SamplerParams:
         return self.cfg_strength > 0 and lo <= t <= hi
 
 
+@dataclass(frozen=True)
+class Conditions(Generic[Context]):
+    """What a sample is conditioned on: one context or several views of one object, and the negative context.
+
+    Several views take turns from step to step ("stochastic"), or their velocities are averaged in every step
+    ("multidiffusion").
+    """
+
+    positive: tuple[Context, ...]
+    negative: Context
+    combine: Literal["stochastic", "multidiffusion"] = "stochastic"
+
+    def at(self, index: int) -> tuple[Context, ...]:
+        """The contexts whose velocities are averaged in step `index`."""
+        return self.positive if self.combine == "multidiffusion" else (self.positive[index % len(self.positive)],)
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """One Euler step: from x at time t with `velocity` to x_next at time t_next; index counts from 0."""
@@ -70,29 +87,34 @@ def schedule(steps: int, rescale_t: float) -> list[float]:
 
 
 def guided_velocity(
-    velocity: Velocity[Condition],
+    velocities: Velocities[Context],
     x: Tensor,
     t: float,
-    cond: Condition,
-    neg_cond: Condition,
+    contexts: Sequence[Context],
+    negative: Context,
     params: SamplerParams,
 ) -> Tensor:
-    """Velocity at (x, t): guided inside the interval, conditional outside it."""
-    conditional = velocity(x, t, cond)
+    """Velocity at (x, t), averaged over contexts: guided inside the interval, conditional outside it."""
     if not params.guided(t):
-        return conditional
+        return _mean(velocities(x, t, contexts))
+    *conditional, unconditional = velocities(x, t, [*contexts, negative])
     s = params.cfg_strength
-    return (1 + s) * conditional - s * velocity(x, t, neg_cond)
+    return (1 + s) * _mean(conditional) - s * unconditional
+
+
+def _mean(velocities: Sequence[Tensor]) -> Tensor:
+    first, *others = velocities
+    return sum(others, first) / len(velocities) if others else first
 
 
 def euler_steps(
-    velocity: Velocity[Condition], noise: Tensor, cond: Condition, neg_cond: Condition, params: SamplerParams
+    velocities: Velocities[Context], noise: Tensor, conditions: Conditions[Context], params: SamplerParams
 ) -> Iterator[Step]:
     """The steps from noise (t = 1) to the sample (t = 0), each computed when asked for."""
     times = schedule(params.steps, params.rescale_t)
     x = noise
     for index, (t, t_next) in enumerate(pairwise(times)):
-        v = guided_velocity(velocity, x, t, cond, neg_cond, params)
+        v = guided_velocity(velocities, x, t, conditions.at(index), conditions.negative, params)
         step = Step(index, t, t_next, x, v, x - (t - t_next) * v)
         yield step
         x = step.x_next

@@ -1,6 +1,8 @@
-"""Generate one object from a picture, without a network.
+"""Generate one object from a picture, several pictures of it, or a sentence, without a network.
 
     python scripts/generate.py chair.png -o chair.ply --phase demo --seed 7 --sheet chair-sheet.png
+    python scripts/generate.py front.png back.png --combine multidiffusion
+    python scripts/generate.py "a red chair" --checkpoint microsoft/TRELLIS-text-xlarge
 
 Prints the time of each stage and the splats' statistics. Exit 2 if the prompt, the phase or the weights are at fault.
 """
@@ -12,31 +14,50 @@ import secrets
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from PIL import Image
 from tqdm import tqdm
 
 from miner.errors import OperatorError
 from miner.settings import Phase, find_phase, load_yaml, shipped_config
 from pipeline import (
     Asset,
-    Generator,
     ImagePrompt,
+    ImagesPrompt,
     PipelineError,
+    Prompt,
     PromptError,
     Request,
+    Source,
+    TextPrompt,
     choose,
     image_prompt,
+    load_backend,
     ply,
     spz,
+    text_prompt,
     validity,
 )
 from pipeline.contact_sheet import contact_sheet
+from pipeline.prompt import Combine
 from pipeline.splats import statistics
 
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
-def read_prompt(path: Path) -> ImagePrompt:
+
+def read_prompt(words: list[str], combine: Combine) -> Prompt:
+    """Files are pictures of one object; anything else is a sentence. Raises PromptError."""
+    paths = [Path(word) for word in words]
+    if not any(path.suffix.lower() in PICTURE_SUFFIXES or path.is_file() for path in paths):
+        return text_prompt(" ".join(words))
+    images = tuple(read_picture(path) for path in paths)
+    return images[0] if len(images) == 1 else ImagesPrompt(images, combine)
+
+
+def read_picture(path: Path) -> ImagePrompt:
     """The picture in a file. Raises PromptError."""
     try:
         return image_prompt(path.read_bytes())
@@ -44,11 +65,25 @@ def read_prompt(path: Path) -> ImagePrompt:
         raise PromptError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def generate(prompt: ImagePrompt, phase: Phase, checkpoint: str, seed: int, device: str) -> Asset:
-    """Load what the phase names and generate, with a progress bar."""
-    generator = Generator.load(
-        checkpoint,
+def source(phase: Phase, prompt: Prompt, checkpoint: str | None) -> Source:
+    """What the prompt is generated with. Raises OperatorError if the phase does not say."""
+    if checkpoint is not None:
+        return Source(checkpoint)
+    text = isinstance(prompt, TextPrompt)
+    section = phase.text if text else phase.image
+    if section is None:
+        raise OperatorError(f"the phase has no {'text' if text else 'image'}.checkpoint: name one with --checkpoint")
+    return section.source()
+
+
+def generate(prompt: Prompt, phase: Phase, source: Source, seed: int, device: str) -> Asset:
+    """Load what the prompt needs and generate, with a progress bar."""
+    text = isinstance(prompt, TextPrompt)
+    generator = load_backend(
+        phase.backend,
         choose(device),
+        image=None if text else source,
+        text=source if text else None,
         background_model=phase.background.model,
         background_provider=phase.background.provider,
     )
@@ -63,6 +98,13 @@ def generate(prompt: ImagePrompt, phase: Phase, checkpoint: str, seed: int, devi
         return generator.generate(Request(prompt, seed, structure, latents, limit), show)
 
 
+def shown(prompt: Prompt) -> Image.Image | str:
+    """What stands beside the result on the contact sheet: the sentence, or the first picture."""
+    if isinstance(prompt, TextPrompt):
+        return prompt.text
+    return (prompt.images[0] if isinstance(prompt, ImagesPrompt) else prompt).image
+
+
 def report(asset: Asset) -> None:
     """Print how the asset was made and what it is."""
     print(f"seed {asset.seed}, {asset.voxels} voxels, {len(asset.splats)} gaussians")
@@ -74,7 +116,10 @@ def report(asset: Asset) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prompt", type=Path, help="an image file")
+    parser.add_argument("prompt", nargs="+", help="an image file, several of the same object, or a sentence")
+    parser.add_argument(
+        "--combine", choices=get_args(Combine), default="stochastic", help="how several pictures are combined"
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("out.ply"), help="a .ply or .spz file")
     parser.add_argument("--phase", default="phase3")
     parser.add_argument("--checkpoint", help="instead of the phase's")
@@ -86,13 +131,13 @@ def main() -> int:
         parser.error(f"--output must end in .ply or .spz, not {arguments.output.suffix!r}")
     try:
         phase = load_yaml(find_phase(arguments.phase, shipped_config() / "miner.yaml"), Phase)
-        prompt = read_prompt(arguments.prompt)
+        prompt = read_prompt(arguments.prompt, arguments.combine)
         seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
-        asset = generate(prompt, phase, arguments.checkpoint or phase.image.checkpoint, seed, arguments.device)
+        asset = generate(prompt, phase, source(phase, prompt, arguments.checkpoint), seed, arguments.device)
         data = ply.to_bytes(asset.splats) if arguments.output.suffix == ".ply" else spz.to_bytes(asset.splats)
         arguments.output.write_bytes(data)
         if arguments.sheet:
-            contact_sheet(prompt.image, asset.splats, f"seed {seed}").save(arguments.sheet)
+            contact_sheet(shown(prompt), asset.splats, f"seed {seed}").save(arguments.sheet)
     except (OperatorError, PipelineError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import Generator, choose
+from pipeline import Generator, Source, choose
 from scripts.make_tiny_checkpoint import make_text_checkpoint
 
 
 @pytest.fixture(scope="session")
 def generator() -> Generator:
     """The embedded checkpoint on the CPU in float32, with the demo's background model."""
-    return Generator.load("embedded", choose("cpu"), background_model="u2netp")
+    return Generator.load(choose("cpu"), image=Source("embedded"), background_model="u2netp")
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.trellis.segments import Segments
@@ -43,6 +45,12 @@ class VoxelGrid:
         if bool((self.coords[:, 0].diff() < 0).any()):
             raise ValueError("the rows of coords must be grouped by batch item, in order")
         self._windows: dict[tuple[int, int], Segments] = {}
+
+    @staticmethod
+    def of(positions: Sequence[Tensor]) -> VoxelGrid:
+        """The grid of a batch from the voxel indices [N_b, 3] of each of its items."""
+        rows = [F.pad(position, (1, 0), value=item) for item, position in enumerate(positions)]
+        return VoxelGrid(torch.cat(rows))
 
     def __len__(self) -> int:
         return len(self.coords)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.sampling import SamplerParams, Step, euler_steps, schedule
+from pipeline.sampling import Conditions, SamplerParams, Step, euler_steps, schedule
 from pipeline.trellis import VoxelGrid
 from scripts.parity_checks.report import Arrays, Golden, Report
 
@@ -34,12 +34,12 @@ def _run(g: Arrays, params: SamplerParams, flow: Flow) -> tuple[list[Step], list
     calls = []
     negative = g.get("neg_cond", torch.zeros_like(g["cond"]))
 
-    def velocity(x: Tensor, t: float, cond: Tensor) -> Tensor:
-        time = torch.full((len(cond),), 1000 * t, dtype=torch.float32)
-        calls.append([float(time[0]), float(cond is negative)])
-        return flow(x, time, cond)
+    def velocities(x: Tensor, t: float, contexts: Sequence[Tensor]) -> list[Tensor]:
+        time = torch.full((len(g["cond"]),), 1000 * t, dtype=torch.float32)
+        calls.extend([float(time[0]), float(context is negative)] for context in contexts)
+        return [flow(x, time, context) for context in contexts]
 
-    return list(euler_steps(velocity, g["noise"], g["cond"], negative, params)), calls
+    return list(euler_steps(velocities, g["noise"], Conditions((g["cond"],), negative), params)), calls
 
 
 def _compare(file: str, g: Arrays, golden: Golden, report: Report, flow: Flow) -> list[Step]:

@@ -7,11 +7,13 @@ from pipeline.errors import PipelineError
 
 @pytest.fixture
 def devices(monkeypatch: pytest.MonkeyPatch):
-    """Let torch see so many CUDA devices."""
+    """Let torch see so many CUDA devices of a capability, with Triton installed or not."""
 
-    def see(count: int) -> None:
+    def see(count: int, capability: tuple[int, int] = (9, 0), triton: bool = True) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr("pipeline.devices.find_spec", lambda name: object() if triton else None)
 
     return see
 
@@ -20,14 +22,14 @@ def test_without_cuda_auto_is_the_cpu_in_float32(devices) -> None:
     devices(0)
     compute = choose()
     assert (compute.device, compute.dtype) == (torch.device("cpu"), torch.float32)
-    assert compute.reason == "cpu since no CUDA device is there, float32 blocks"
+    assert compute.reason == "cpu since no CUDA device is there, float32 blocks, plain kernels since it is no GPU"
 
 
 def test_with_cuda_auto_is_cuda_in_float16(devices) -> None:
     devices(1)
     compute = choose()
     assert (compute.device, compute.dtype) == (torch.device("cuda"), torch.float16)
-    assert compute.reason == "cuda since a CUDA device is there, float16 blocks"
+    assert compute.reason == "cuda since a CUDA device is there, float16 blocks, fused kernels"
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,7 @@ def test_a_named_device_is_used_with_its_own_precision(device: str, expected: st
     devices(2)
     compute = choose(device)
     assert (compute.device, compute.dtype) == (torch.device(expected), dtype)
-    assert compute.reason == f"{expected} since the settings ask for it, {str(dtype)[6:]} blocks"
+    assert compute.reason.startswith(f"{expected} since the settings ask for it, {str(dtype)[6:]} blocks, ")
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
@@ -60,3 +62,32 @@ def test_another_device_is_refused(device: str, devices) -> None:
     devices(1)
     with pytest.raises(PipelineError, match="use auto, cpu, cuda or cuda:N"):
         choose(device)
+
+
+@pytest.mark.parametrize(
+    ("capability", "triton", "precision", "kernels", "why"),
+    [
+        ((7, 5), True, "auto", "auto", "the GPU is older than Ampere"),
+        ((8, 0), False, "auto", "auto", "the package triton is missing"),
+        ((9, 0), True, "float32", "auto", "the precision is float32"),
+        ((9, 0), True, "auto", "plain", "the settings ask for it"),
+    ],
+)
+def test_where_kernels_cannot_be_fused_it_says_why(capability, triton, precision, kernels, why, devices) -> None:
+    devices(1, capability, triton)
+    compute = choose("cuda", precision, kernels)
+    assert not compute.fused
+    assert compute.reason.endswith(f" blocks, plain kernels since {why}")
+
+
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+def test_kernels_are_fused_in_half_precision(precision, devices) -> None:
+    devices(1, (8, 0))
+    assert choose("cuda", precision).fused
+    assert choose("cuda", precision, "fused").fused
+
+
+def test_fused_kernels_that_cannot_run_are_refused(devices) -> None:
+    devices(0)
+    with pytest.raises(PipelineError, match="kernels: fused cannot be used, since it is no GPU; set kernels: auto"):
+        choose(kernels="fused")

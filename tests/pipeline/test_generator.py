@@ -22,11 +22,14 @@ from pipeline import (
     NonFiniteOutput,
     Request,
     SamplerParams,
+    Source,
     Splats,
     choose,
     spz,
     validity,
+    warm_up,
 )
+from pipeline.engine import Engine
 from pipeline.preprocessing import frame_object
 from pipeline.trellis import VoxelGrid
 
@@ -52,6 +55,11 @@ def drawing(kind: str) -> Image.Image:
         pixels[:5, :, 3] = 0
         image = Image.fromarray(pixels)
     return image
+
+
+def engine(generator: Generator) -> Engine:
+    assert generator.image is not None
+    return generator.image.engine
 
 
 def request(
@@ -107,7 +115,7 @@ def test_it_does_at_the_demo_s_settings(generator: Generator) -> None:
 
 
 def test_it_does_with_the_settings_the_checkpoint_recommends(generator: Generator) -> None:
-    checkpoint = generator.checkpoint
+    checkpoint = engine(generator).checkpoint
     structure = replace(checkpoint.sparse_structure_sampler_params, steps=12)
     check(generator.generate(request("cross", 3, structure, replace(checkpoint.slat_sampler_params, steps=3))))
 
@@ -116,14 +124,14 @@ def test_an_opaque_picture_goes_through_background_removal(generator: Generator)
     picture = Image.new("RGB", (240, 200), (220, 220, 215))
     ImageDraw.Draw(picture).ellipse((70, 50, 170, 150), fill=(190, 40, 30))
     check(generator.generate(Request(ImagePrompt(picture, "opaque"), 5, DEMO, FEWER)))
-    assert generator.background_provider == "CPUExecutionProvider"
+    assert generator.image.remove_background.provider == "CPUExecutionProvider"
 
 
 @torch.no_grad()
 def test_noise_is_upstream_s_from_the_global_generator(generator: Generator, asset: Asset) -> None:
     """Upstream seeds torch and draws a dense grid, then a row per voxel in the order of the coordinates."""
-    checkpoint = generator.checkpoint
-    cond = generator._encoder(frame_object(drawing("ball")))
+    checkpoint = engine(generator).checkpoint
+    cond = generator.image.encoder(frame_object(drawing("ball")))
     torch.manual_seed(0)
     flow = checkpoint.structure_flow
     x = torch.randn(1, flow.in_channels, flow.resolution, flow.resolution, flow.resolution)
@@ -151,14 +159,11 @@ def test_noise_is_upstream_s_from_the_global_generator(generator: Generator, ass
 
 
 def test_latents_are_denormalised_before_they_are_decoded(generator: Generator) -> None:
-    checkpoint = generator.checkpoint
+    checkpoint = engine(generator).checkpoint
     mean, std = torch.linspace(-2, 2, 8), torch.linspace(1, 3, 8)
-    other = Generator(
-        replace(checkpoint, latent_mean=mean, latent_std=std),
-        generator._encoder,
-        generator._remove_background,
-        generator._compute,
-    )
+    compute = choose("cpu")
+    engine_ = Engine(replace(checkpoint, latent_mean=mean, latent_std=std), compute)
+    other = Generator(compute, replace(generator.image, engine=engine_), None)
     decoded = []
     hook = checkpoint.gaussian_decoder.register_forward_pre_hook(lambda _module, args: decoded.append(args[0]))
     generator.generate(request())
@@ -225,7 +230,7 @@ def spoil() -> Iterator[Callable[[nn.Module, float | torch.Tensor], None]]:
 
 
 def test_an_empty_structure_is_named(generator: Generator, spoil) -> None:
-    spoil(generator.checkpoint.structure_decoder.out_layer[2], -1e6)
+    spoil(engine(generator).checkpoint.structure_decoder.out_layer[2], -1e6)
     with pytest.raises(EmptyStructure, match="left every voxel empty; try another seed"):
         generator.generate(request())
 
@@ -241,7 +246,7 @@ def test_an_empty_structure_is_named(generator: Generator, spoil) -> None:
     ],
 )
 def test_what_is_not_finite_is_not_handed_out(generator: Generator, network: str, value: float, spoil) -> None:
-    layer = getattr(generator.checkpoint, network).out_layer
+    layer = getattr(engine(generator).checkpoint, network).out_layer
     spoil(layer[2] if isinstance(layer, nn.Sequential) else layer, value)
     with pytest.raises(NonFiniteOutput, match="returned NaN or infinity; try precision: float32"):
         generator.generate(request())
@@ -249,7 +254,7 @@ def test_what_is_not_finite_is_not_handed_out(generator: Generator, network: str
 
 @pytest.mark.parametrize("channel", [96, 416])
 def test_no_attribute_may_be_nan(generator: Generator, channel: int, spoil) -> None:
-    layer = generator.checkpoint.gaussian_decoder.out_layer
+    layer = engine(generator).checkpoint.gaussian_decoder.out_layer
     bias = layer.bias.clone()
     bias[channel] = float("nan")
     spoil(layer, bias)
@@ -258,7 +263,7 @@ def test_no_attribute_may_be_nan(generator: Generator, channel: int, spoil) -> N
 
 
 def test_an_opacity_that_rounds_to_one_is_no_error(generator: Generator, spoil) -> None:
-    layer = generator.checkpoint.gaussian_decoder.out_layer
+    layer = engine(generator).checkpoint.gaussian_decoder.out_layer
     bias = layer.bias.clone()
     bias[416:] = 100.0
     spoil(layer, bias)
@@ -266,17 +271,17 @@ def test_an_opacity_that_rounds_to_one_is_no_error(generator: Generator, spoil) 
 
 
 def test_warming_up_generates_once(generator: Generator) -> None:
-    assert generator.warm_up(FEW, FEWER) > 0
+    assert warm_up(generator, FEW, FEWER) > 0
 
 
 def test_warming_up_survives_a_checkpoint_that_leaves_no_voxel(generator: Generator, spoil) -> None:
-    spoil(generator.checkpoint.structure_decoder.out_layer[2], -1e6)
-    assert generator.warm_up(FEW, FEWER) > 0
+    spoil(engine(generator).checkpoint.structure_decoder.out_layer[2], -1e6)
+    assert warm_up(generator, FEW, FEWER) > 0
 
 
 def test_bfloat16_makes_valid_splats_too(asset: Asset) -> None:
     compute = choose("cpu", "bfloat16")
-    other = Generator.load("embedded", compute, background_model="u2netp").generate(request())
+    other = Generator.load(compute, image=Source("embedded"), background_model="u2netp").generate(request())
     assert not same(other.splats, asset.splats)
     assert other.splats.means.dtype == torch.float32
     assert validity(other.splats) is None
@@ -291,4 +296,4 @@ def test_bfloat16_makes_valid_splats_too(asset: Asset) -> None:
 )
 def test_what_cannot_be_loaded_is_named(checkpoint: str, model: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        Generator.load(checkpoint, choose("cpu"), background_model=model)
+        Generator.load(choose("cpu"), image=Source(checkpoint), background_model=model)

@@ -1,20 +1,24 @@
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.sampling import SamplerParams, euler_steps, guided_velocity, schedule
+from pipeline.sampling import Conditions, SamplerParams, euler_steps, guided_velocity, schedule
 
 GOLDEN = Path(__file__).resolve().parent.parent / "data" / "trellis"
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())
 GUIDED = MANIFEST["cfg_schedule_rescale3_G_is_guided"]
 
 
-def constant(x: Tensor, t: float, cond: Tensor) -> Tensor:
-    return cond.expand_as(x)
+NOTHING = Conditions((None,), None)
+
+
+def constant(x: Tensor, t: float, contexts: Sequence[Tensor]) -> list[Tensor]:
+    return [context.expand_as(x) for context in contexts]
 
 
 @pytest.mark.parametrize("rescale_t", [1.0, 3.0, 0.5])
@@ -54,9 +58,9 @@ def test_strength_zero_is_conditional_only() -> None:
 
 def test_guidance_extrapolates_from_the_conditional_velocity() -> None:
     x, cond, neg = torch.zeros(2), torch.tensor([2.0, -1.0]), torch.tensor([1.0, 3.0])
-    v = guided_velocity(constant, x, 0.7, cond, neg, SamplerParams(1, 4.0))
+    v = guided_velocity(constant, x, 0.7, [cond], neg, SamplerParams(1, 4.0))
     assert v.tolist() == [5 * 2.0 - 4 * 1.0, 5 * -1.0 - 4 * 3.0]
-    outside = guided_velocity(constant, x, 0.3, cond, neg, SamplerParams(1, 4.0, (0.5, 1.0)))
+    outside = guided_velocity(constant, x, 0.3, [cond], neg, SamplerParams(1, 4.0, (0.5, 1.0)))
     assert outside.tolist() == cond.tolist()
 
 
@@ -64,7 +68,9 @@ def test_guidance_extrapolates_from_the_conditional_velocity() -> None:
 def test_a_constant_velocity_is_integrated_exactly(rescale_t: float) -> None:
     noise = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     velocity = torch.tensor([0.5, -4.0, 0.0], dtype=torch.float64)
-    steps = list(euler_steps(constant, noise, velocity, velocity, SamplerParams(7, 0.0, rescale_t=rescale_t)))
+    steps = list(
+        euler_steps(constant, noise, Conditions((velocity,), velocity), SamplerParams(7, 0.0, rescale_t=rescale_t))
+    )
     assert torch.allclose(steps[-1].x_next, noise - velocity, atol=1e-14, rtol=0)
 
 
@@ -74,7 +80,7 @@ def test_a_velocity_of_x_and_t_is_integrated_to_first_order() -> None:
     exact = 5 * torch.exp(torch.tensor(-1.0, dtype=torch.float64)) - 1
 
     def error(count: int) -> float:
-        steps = list(euler_steps(lambda x, t, _: x + t, noise, None, None, SamplerParams(count, 0.0)))
+        steps = list(euler_steps(lambda x, t, _: [x + t], noise, NOTHING, SamplerParams(count, 0.0)))
         return float((steps[-1].x_next - exact).abs())
 
     assert error(400) < 5e-3
@@ -83,7 +89,9 @@ def test_a_velocity_of_x_and_t_is_integrated_to_first_order() -> None:
 
 def test_steps_chain_and_are_numbered() -> None:
     noise = torch.ones(1)
-    steps = list(euler_steps(constant, noise, torch.ones(1), None, SamplerParams(5, 0.0, rescale_t=3.0)))
+    steps = list(
+        euler_steps(constant, noise, Conditions((torch.ones(1),), torch.ones(1)), SamplerParams(5, 0.0, rescale_t=3.0))
+    )
     assert [s.index for s in steps] == [0, 1, 2, 3, 4]
     assert steps[0].x is noise
     assert [s.t for s in steps] == schedule(5, 3.0)[:-1]
@@ -98,22 +106,44 @@ def test_calls_are_those_of_upstream_in_its_order() -> None:
     params = SamplerParams(**{**stated, "cfg_interval": tuple(stated["cfg_interval"])})
     calls = []
 
-    def velocity(x: Tensor, t: float, cond: str) -> Tensor:
-        calls.append([float(torch.tensor(1000 * t, dtype=torch.float32)), cond == "negative"])
-        return torch.zeros_like(x)
+    def velocities(x: Tensor, t: float, contexts: Sequence[str]) -> list[Tensor]:
+        time = float(torch.tensor(1000 * t, dtype=torch.float32))
+        calls.extend([time, context == "negative"] for context in contexts)
+        return [torch.zeros_like(x) for _ in contexts]
 
-    list(euler_steps(velocity, torch.zeros(1), "positive", "negative", params))
+    list(euler_steps(velocities, torch.zeros(1), Conditions(("positive",), "negative"), params))
     assert calls == MANIFEST["ss_sampler_calls_t1000_isuncond"]
+
+
+VIEWS = tuple(torch.tensor([value]) for value in (1.0, 2.0, 6.0))
+
+
+def test_several_views_take_turns() -> None:
+    steps = euler_steps(constant, torch.zeros(1), Conditions(VIEWS, torch.zeros(1)), SamplerParams(7, 0.0))
+    assert [float(step.velocity) for step in steps] == [1.0, 2.0, 6.0, 1.0, 2.0, 6.0, 1.0]
+
+
+def test_several_views_are_averaged_with_one_negative_call() -> None:
+    calls = []
+
+    def velocities(x: Tensor, t: float, contexts: Sequence[Tensor]) -> list[Tensor]:
+        calls.append(len(contexts))
+        return constant(x, t, contexts)
+
+    conditions = Conditions(VIEWS, torch.tensor([-1.0]), "multidiffusion")
+    steps = list(euler_steps(velocities, torch.zeros(1), conditions, SamplerParams(2, 4.0, (0.6, 1.0))))
+    assert [float(step.velocity) for step in steps] == [5 * 3.0 - 4 * -1.0, 3.0]
+    assert calls == [4, 3]
 
 
 def test_nothing_is_computed_before_it_is_asked_for() -> None:
     calls = []
 
-    def velocity(x: Tensor, t: float, cond: None) -> Tensor:
+    def velocities(x: Tensor, t: float, contexts: Sequence[None]) -> list[Tensor]:
         calls.append(t)
-        return x
+        return [x]
 
-    steps = euler_steps(velocity, torch.ones(1), None, None, SamplerParams(10, 0.0))
+    steps = euler_steps(velocities, torch.ones(1), NOTHING, SamplerParams(10, 0.0))
     assert calls == []
     next(steps)
     next(steps)

@@ -1,0 +1,93 @@
+"""What generates: the networks of this package or, for comparison, the published implementation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Literal, Protocol
+
+from PIL import Image, ImageDraw
+
+from pipeline.background import Provider
+from pipeline.devices import Compute
+from pipeline.errors import CheckpointError, EmptyForeground, EmptyStructure, PipelineError
+from pipeline.generator import Generator, Source
+from pipeline.preprocessing import PICTURE_SIZE
+from pipeline.prompt import ImagePrompt, Prompt, TextPrompt
+from pipeline.request import Asset, OnStep, Request, ignore_steps
+from pipeline.sampling import SamplerParams
+
+BackendName = Literal["native", "trellis"]
+
+
+class Backend(Protocol):
+    """Generates objects, one call at a time; `image` or `text` is None where such prompts are not taken."""
+
+    @property
+    def image(self) -> object | None:
+        """What turns pictures into objects."""
+
+    @property
+    def text(self) -> object | None:
+        """What turns sentences into objects."""
+
+    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
+        """See Generator.generate."""
+
+    def generate_batch(
+        self, request: Request, seeds: Sequence[int], on_step: OnStep = ignore_steps
+    ) -> list[Asset | PipelineError]:
+        """See Generator.generate_batch."""
+
+
+def load_backend(
+    name: BackendName,
+    compute: Compute,
+    *,
+    image: Source | None,
+    text: Source | None,
+    background_model: str,
+    background_provider: Provider = "cpu",
+) -> Backend:
+    """Load what generation from pictures, from sentences or from both needs; see Generator.load.
+
+    Raises CheckpointError, BackgroundModelError or, for "trellis", BackendError.
+    """
+    if name == "native":
+        return Generator.load(
+            compute,
+            image=image,
+            text=text,
+            background_model=background_model,
+            background_provider=background_provider,
+        )
+    # Imported only when chosen.
+    from pipeline.upstream import UpstreamGenerator
+
+    if any(source is not None and source.overrides for source in (image, text)):
+        raise CheckpointError("backend: trellis loads whole checkpoints; leave overrides out")
+    return UpstreamGenerator.load(
+        compute,
+        image=image.checkpoint if image else None,
+        text=text.checkpoint if text else None,
+        background_model=background_model,
+        background_provider=background_provider,
+    )
+
+
+def warm_up(backend: Backend, structure: SamplerParams, latents: SamplerParams) -> float:
+    """Generate once of each kind, so that the first request finds everything ready; returns the seconds it took."""
+    start = time.perf_counter()
+    prompts: list[Prompt] = []
+    if backend.image is not None:
+        picture = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), "white")
+        ImageDraw.Draw(picture).ellipse((120, 120, 400, 400), fill="red")
+        prompts.append(ImagePrompt(picture, "warm-up"))
+    if backend.text is not None:
+        prompts.append(TextPrompt("a red ball"))
+    for prompt in prompts:
+        # A structure may come out empty; all that matters is that the networks ran.
+        with suppress(EmptyStructure, EmptyForeground):
+            backend.generate(Request(prompt, 0, structure, latents))
+    return time.perf_counter() - start

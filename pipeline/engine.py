@@ -1,0 +1,98 @@
+"""The networks of one checkpoint at work: conditions and noise in, splats out. No prompts and no seeds here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from pipeline.devices import Compute
+from pipeline.errors import NonFiniteOutput
+from pipeline.flows import Context, Flows, PlainFlows
+from pipeline.sampling import Conditions, SamplerParams, Velocities, euler_steps, schedule
+from pipeline.splats import Splats
+from pipeline.trellis import VoxelGrid
+from pipeline.trellis.checkpoint import Checkpoint
+from pipeline.trellis.gaussians import to_gaussians, to_splats
+
+# Called after each sampler step with the number of steps done.
+OnSamplerStep = Callable[[int], None]
+
+
+class Engine:
+    """Samples and decodes with one checkpoint; noise comes from the caller and may lie on any device."""
+
+    def __init__(self, checkpoint: Checkpoint, compute: Compute) -> None:
+        self.checkpoint = checkpoint
+        self.device = compute.device
+        self.flows = _flows(checkpoint, compute)
+
+    @property
+    def structure_shape(self) -> tuple[int, ...]:
+        """Shape of the structure sampler's noise: channels, then the cells along x, y and z."""
+        flow = self.checkpoint.structure_flow
+        return (flow.in_channels, *[flow.resolution] * 3)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents' noise."""
+        return self.checkpoint.latent_flow.in_channels
+
+    def sample_structure(
+        self, conditions: Conditions[Context], params: SamplerParams, noise: Tensor, on_step: OnSamplerStep
+    ) -> Tensor:
+        """noise [B, *structure_shape] -> a latent grid of the same shape, on the engine's device."""
+        velocities = self.flows.structure(schedule(params.steps, params.rescale_t), conditions)
+        return self._sample(velocities, conditions, params, noise, on_step)
+
+    def decode_structure(self, sample: Tensor) -> Tensor:
+        """Latent grid [B, *structure_shape] -> occupancy logits [B, 1, R, R, R]."""
+        logits: Tensor = self.checkpoint.structure_decoder(sample)
+        return logits
+
+    def sample_latents(
+        self,
+        conditions: Conditions[Context],
+        params: SamplerParams,
+        grid: VoxelGrid,
+        noise: Tensor,
+        on_step: OnSamplerStep,
+    ) -> Tensor:
+        """noise [N, latent_channels] on the N voxels of a grid -> latents, denormalised, of the same shape."""
+        velocities = self.flows.latents(schedule(params.steps, params.rescale_t), conditions, grid)
+        sample = self._sample(velocities, conditions, params, noise, on_step)
+        return sample * self.checkpoint.latent_std + self.checkpoint.latent_mean
+
+    def decode_latents(self, latents: Tensor, grid: VoxelGrid) -> Splats:
+        """latents [N, latent_channels] on the N voxels of a grid -> splats, voxel by voxel.
+
+        Raises NonFiniteOutput.
+        """
+        decoder = self.checkpoint.gaussian_decoder
+        raw: Tensor = decoder(latents, grid)
+        if not bool(raw.isfinite().all()):
+            raise NonFiniteOutput("the gaussian decoder returned NaN or infinity; try precision: float32")
+        return to_splats(to_gaussians(raw, grid, decoder.resolution, decoder.offset_perturbation, decoder.config))
+
+    def _sample(
+        self,
+        velocities: Velocities[Context],
+        conditions: Conditions[Context],
+        params: SamplerParams,
+        noise: Tensor,
+        on_step: OnSamplerStep,
+    ) -> Tensor:
+        x = noise.to(self.device)
+        for step in euler_steps(velocities, x, conditions, params):
+            x = step.x_next
+            on_step(step.index + 1)
+        return x
+
+
+def _flows(checkpoint: Checkpoint, compute: Compute) -> Flows:
+    if compute.fused:
+        # Imported only here, since its kernels need Triton.
+        from pipeline.fused.flows import FusedFlows
+
+        return FusedFlows(checkpoint.structure_flow, checkpoint.latent_flow)
+    return PlainFlows(checkpoint.structure_flow, checkpoint.latent_flow)

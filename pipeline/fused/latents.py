@@ -1,0 +1,84 @@
+"""The latent flow over the voxels of one structure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.flows import Context
+from pipeline.fused.attention import attend
+from pipeline.fused.prepared import Prepared, tokens_first
+from pipeline.fused.residual import Modulation, Tables, pool, residual_blocks
+from pipeline.fused.trunk import Passes, Trunk
+from pipeline.sampling import Conditions, Velocities
+from pipeline.trellis import SLatFlowModel, VoxelGrid
+from pipeline.trellis.layers import FINAL_NORM_EPS, position_embedding
+
+
+class LatentSampler:
+    """Velocities of one sample at a time."""
+
+    def __init__(self, flow: SLatFlowModel) -> None:
+        self._flow = flow
+        self._trunk = Trunk(flow.blocks)
+        self._input_blocks = residual_blocks(flow.input_blocks)
+        self._out_blocks = residual_blocks(flow.out_blocks)
+
+    def prepare(self, times: Sequence[float], conditions: Conditions[Context], grid: VoxelGrid) -> Velocities[Context]:
+        """Velocities of x [N, channels] float32 on the N voxels of a grid, at the given times."""
+        flow, trunk = self._flow, self._trunk
+        levels = [grid]
+        for block in self._input_blocks:
+            if block.resample == "down":
+                levels.append(levels[-1].pooling.coarse)
+        tables = [Tables.of(level, coarsest=level is levels[-1]) for level in levels]
+        positions = position_embedding(levels[-1].positions, trunk.channels).to(flow.dtype)
+        prepared = Prepared(flow, trunk, times, conditions)
+        residual = [block.modulations(prepared.embedded) for block in (*self._input_blocks, *self._out_blocks)]
+
+        def velocities(x: Tensor, t: float, contexts: Sequence[Context]) -> list[Tensor]:
+            real = [prepared.keys_values(context) for context in contexts if context is not None]
+            passes = Passes(
+                [torch.cat(blocks) for blocks in zip(*real, strict=True)], len(real), len(contexts) - len(real)
+            )
+            modulations = [steps[prepared.row(t)] for steps in residual]
+            found = self._velocity(x, tables, positions, prepared.modulation(t), modulations, passes)
+            results = dict(zip(tokens_first(contexts), found, strict=True))
+            return [results[place] for place in range(len(contexts))]
+
+        return velocities
+
+    def _velocity(
+        self,
+        x: Tensor,
+        tables: Sequence[Tables],
+        positions: Tensor,
+        modulation: Tensor,
+        residual: Sequence[Modulation],
+        passes: Passes,
+    ) -> Tensor:
+        """x [N, channels] -> [passes, N, out_channels]."""
+        flow = self._flow
+        h = flow.input_layer(x).to(flow.dtype)[None]
+        level, skips = 0, []
+        modulations = iter(residual)
+        # Contexts enter in the trunk only: up to there, all passes are the same.
+        for block in self._input_blocks:
+            if block.resample == "down":
+                h = pool(h, tables[level])
+                level += 1
+            h = block(h, tables[level], next(modulations))
+            skips.append(h)
+        h = self._trunk(h[0] + positions, modulation, passes, attend).unflatten(0, (passes.count, -1))
+        for block in self._out_blocks:
+            if flow.use_skip_connection:
+                h = torch.cat([h, skips.pop().expand(passes.count, -1, -1)], dim=-1)
+            if block.resample == "up":
+                level -= 1
+            h = block(h, tables[level], next(modulations))
+        h = F.layer_norm(h, h.shape[-1:], eps=FINAL_NORM_EPS)
+        velocity: Tensor = flow.out_layer(h.to(x.dtype))
+        return velocity

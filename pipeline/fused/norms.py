@@ -1,0 +1,143 @@
+"""Triton kernels for norms and what stands around them, in one pass over memory.
+
+They compute in float32 and round once, when they store.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from pipeline.trellis.layers import BLOCK_NORM_EPS
+
+_WARPS = 4
+
+
+@triton.jit
+def normalised(x, channels, columns, eps):
+    """x [BLOCK], zero from `channels` on, to mean 0 and variance 1."""
+    centred = tl.where(columns < channels, x - tl.sum(x) / channels, 0.0)
+    return centred * tl.rsqrt(tl.sum(centred * centred) / channels + eps)
+
+
+@triton.jit
+def _add_norm_kernel(
+    x_ptr,
+    y_ptr,
+    gate_ptr,
+    constant_ptr,
+    scale_ptr,
+    shift_ptr,
+    out_ptr,
+    channels,
+    eps,
+    HAS_Y: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    HAS_CONSTANT: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    SCALE_OFFSET: tl.constexpr,
+    SILU: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    columns = tl.arange(0, BLOCK)
+    inside = columns < channels
+    row = tl.program_id(0).to(tl.int64) * channels + columns
+    x = tl.load(x_ptr + row, inside, 0.0).to(tl.float32)
+    if HAS_Y:
+        y = tl.load(y_ptr + row, inside, 0.0).to(tl.float32)
+        if HAS_GATE:
+            y *= tl.load(gate_ptr + columns, inside, 0.0).to(tl.float32)
+        x += y
+    if HAS_CONSTANT:
+        x += tl.load(constant_ptr + columns, inside, 0.0).to(tl.float32)
+    if HAS_Y or HAS_CONSTANT:
+        # The norm sees what the residual stream holds from now on, rounded as it is stored.
+        rounded = x.to(x_ptr.dtype.element_ty)
+        tl.store(x_ptr + row, rounded, inside)
+        x = rounded.to(tl.float32)
+    x = normalised(x, channels, columns, eps)
+    if HAS_SCALE:
+        scale = tl.load(scale_ptr + columns, inside, 0.0).to(tl.float32) + SCALE_OFFSET
+        x = x * scale + tl.load(shift_ptr + columns, inside, 0.0).to(tl.float32)
+    if SILU:
+        x *= tl.sigmoid(x)
+    tl.store(out_ptr + row, x.to(out_ptr.dtype.element_ty), inside)
+
+
+@triton.jit
+def _head_norm_kernel(
+    x_ptr, gamma_ptr, row_stride, heads, head_dim, scale, BLOCK_HEADS: tl.constexpr, BLOCK_DIM: tl.constexpr
+):
+    head = tl.arange(0, BLOCK_HEADS)[:, None]
+    column = tl.arange(0, BLOCK_DIM)[None, :]
+    inside = (head < heads) & (column < head_dim)
+    place = (tl.program_id(1) * heads + head) * head_dim + column
+    pointer = x_ptr + tl.program_id(0).to(tl.int64) * row_stride + place
+    x = tl.load(pointer, inside, 0.0).to(tl.float32)
+    norm = tl.maximum(tl.sqrt(tl.sum(x * x, axis=1)), 1e-12)
+    x = x / norm[:, None] * tl.load(gamma_ptr + place, inside, 0.0) * scale
+    tl.store(pointer, x.to(x_ptr.dtype.element_ty), inside)
+
+
+def add_norm(
+    x: Tensor,
+    *,
+    y: Tensor | None = None,
+    gate: Tensor | None = None,
+    constant: Tensor | None = None,
+    modulation: tuple[Tensor, Tensor] | None = None,
+    affine: tuple[Tensor, Tensor] | None = None,
+    silu: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """x += gate * y + constant, in place; then the layer norm of x, modulated or with affine, then SiLU.
+
+    x, y and out [R, C] contiguous; gate and constant [C]; modulation (scale, shift) gives norm * (1 + scale) + shift,
+    affine (weight, bias) gives norm * weight + bias, all [C]. Everything but x is optional. Returns out.
+    """
+    rows, channels = x.shape
+    out = torch.empty_like(x) if out is None else out
+    scale, shift = modulation or affine or (None, None)
+    _add_norm_kernel[(rows,)](
+        x,
+        y,
+        gate,
+        constant,
+        scale,
+        shift,
+        out,
+        channels,
+        BLOCK_NORM_EPS,
+        HAS_Y=y is not None,
+        HAS_GATE=gate is not None,
+        HAS_CONSTANT=constant is not None,
+        HAS_SCALE=scale is not None,
+        SCALE_OFFSET=1.0 if modulation else 0.0,
+        SILU=silu,
+        BLOCK=triton.next_power_of_2(channels),
+        num_warps=_WARPS,
+    )
+    return out
+
+
+def head_norm(x: Tensor, gamma: Tensor) -> None:
+    """Root-mean-square norm of each head, in place, in the first P of the parts that a row of x holds.
+
+    x [R, parts * heads * head_dim] contiguous; gamma [P, heads, head_dim] float32, P <= parts.
+    """
+    parts, heads, head_dim = gamma.shape
+    _head_norm_kernel[(len(x), parts)](
+        x,
+        gamma,
+        x.stride(0),
+        heads,
+        head_dim,
+        math.sqrt(head_dim),
+        BLOCK_HEADS=triton.next_power_of_2(heads),
+        BLOCK_DIM=triton.next_power_of_2(head_dim),
+        num_warps=_WARPS,
+    )

@@ -1,0 +1,56 @@
+"""What is asked of the generator, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.prompt import Prompt
+from pipeline.sampling import SamplerParams
+from pipeline.splats import Splats
+
+STAGES = ("background", "conditioning", "structure", "latents", "gaussians")
+# Called after each sampler step with the stage, the steps done and the number of steps.
+OnStep = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class VoxelLimit:
+    """At most `count` occupied voxels; what is above is an error, or the least likely voxels are dropped."""
+
+    count: int
+    excess: Literal["refuse", "drop"] = "refuse"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate: a prompt, the seed of all noise, the two samplers' settings, a limit to the structure."""
+
+    prompt: Prompt
+    seed: int
+    sparse_structure_sampler_params: SamplerParams
+    slat_sampler_params: SamplerParams
+    voxel_limit: VoxelLimit | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Asset:
+    """A generated object and the numbers of its making; seconds has a key for each of STAGES.
+
+    Of a batch, each asset has an equal share of the seconds.
+    """
+
+    splats: Splats
+    seed: int
+    voxels: int
+    seconds: dict[str, float]
+
+    @property
+    def total_seconds(self) -> float:
+        """Time of all stages together."""
+        return sum(self.seconds.values())
+
+
+def ignore_steps(_stage: str, _done: int, _steps: int) -> None:
+    """An OnStep for when nobody watches."""

@@ -1,0 +1,275 @@
+"""Time every stage of generation on a GPU, against the measured ceiling of its matrix products.
+
+    python scripts/benchmark.py --checkpoint random:image-large --phase phase3 --voxels 12000 --json result.json
+    python scripts/benchmark.py --checkpoint random:image-large --kernels plain
+    python scripts/benchmark.py --checkpoint DIR --candidates
+
+random:NAME writes a checkpoint of the public one's size with random weights first. A spherical shell of voxels stands
+for the structure, since random weights make none. Medians after a warm-up, with the device synchronised; the last
+line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+START = time.perf_counter()
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+import yaml
+from torch import Tensor
+
+from pipeline import Compute, SamplerParams, choose, ply
+from pipeline.conditioning import ImageEncoder
+from pipeline.engine import Engine
+from pipeline.flows import Context
+from pipeline.sampling import Conditions
+from pipeline.text_conditioning import TextEncoder
+from pipeline.trellis import VoxelGrid
+from pipeline.trellis.checkpoint import load_checkpoint
+from pipeline.trellis.structure_decoder import occupied_voxels
+from pipeline.weights import locate, locate_image_encoder, locate_text_encoder
+from scripts import operations, random_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+GIB = 2**30
+CANDIDATE_SECONDS = 25.0
+NEW_SIZES = (0.52, 0.71, 0.83, 0.97, 1.09, 1.31)
+
+
+def shell(voxels: int, device: torch.device) -> VoxelGrid:
+    """The `voxels` voxels of a 64^3 grid that are nearest to a sphere, in a layer about 1.3 voxels thick."""
+    axis = (torch.arange(64) + 0.5) / 64 - 0.5
+    radii = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
+    distance = (radii - (voxels / (4 * torch.pi * 1.3)) ** 0.5 / 64).abs()
+    nearest = distance.flatten().argsort(stable=True)[:voxels]
+    occupied = torch.zeros(64**3, dtype=torch.bool)
+    occupied[nearest] = True
+    return VoxelGrid.of([occupied.view(64, 64, 64).nonzero().to(device)])
+
+
+def ceiling(dtype: torch.dtype) -> float:
+    """Operations per second of an 8192^3 matrix product of random numbers."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
+    return 2 * 8192**3 / timed(lambda: a @ b, 20)
+
+
+def timed(work: Callable[[], object], repeats: int) -> float:
+    """Median seconds of `repeats` runs after two others."""
+    seconds = []
+    for _ in range(repeats + 2):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return median(seconds[2:])
+
+
+def phase_params(name: str) -> tuple[SamplerParams, SamplerParams]:
+    """The samplers of a phase."""
+    phase = yaml.safe_load((ROOT / "config" / "phases" / f"{name}.yaml").read_text())
+    keys = ("sparse_structure_sampler_params", "slat_sampler_params")
+    first, second = (SamplerParams(**phase[key] | {"cfg_interval": tuple(phase[key]["cfg_interval"])}) for key in keys)
+    return first, second
+
+
+class Subject:
+    """A loaded engine, a prompt's conditions and all that the stages work on."""
+
+    def __init__(self, directory: Path, compute: Compute, phase: str, voxels: int) -> None:
+        start = time.perf_counter()
+        self.engine = Engine(load_checkpoint(directory, compute.device, compute.dtype), compute)
+        checkpoint = self.engine.checkpoint
+        if checkpoint.image_cond_model:
+            encoder = ImageEncoder(locate_image_encoder(checkpoint.image_cond_model, directory), compute.device)
+            picture = torch.randint(0, 256, (518, 518, 3), dtype=torch.uint8).numpy()
+            self.encode = lambda: encoder(_image(picture))
+            negative = None
+        else:
+            text_encoder = TextEncoder(locate_text_encoder(checkpoint.text_cond_model, directory), compute.device)
+            self.encode = lambda: text_encoder("a red chair")
+            negative = text_encoder.null
+        torch.cuda.synchronize()
+        self.load_seconds = time.perf_counter() - start
+        self.structure_params, self.latent_params = phase_params(phase)
+        self.conditions: Conditions[Context] = Conditions((self.encode(),), negative)
+        self.grid = shell(voxels, compute.device)
+        self.structure_noise = torch.randn(1, *self.engine.structure_shape)
+
+    def structure(self) -> Tensor:
+        return self.engine.sample_structure(self.conditions, self.structure_params, self.structure_noise, _ignore)
+
+    def latents(self, grid: VoxelGrid) -> Tensor:
+        # As for a new structure: nothing that was derived from its coordinates is kept.
+        fresh = VoxelGrid(grid.coords)
+        noise = torch.randn(len(grid), self.engine.latent_channels)
+        return self.engine.sample_latents(self.conditions, self.latent_params, fresh, noise, _ignore)
+
+    def candidate(self) -> bytes:
+        """One whole candidate, its conditions given."""
+        occupied_voxels(self.engine.decode_structure(self.structure()))
+        return ply.to_bytes(self.engine.decode_latents(self.latents(self.grid), self.grid))
+
+
+def _image(pixels: Any) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(pixels)
+
+
+def _ignore(_done: int) -> None:
+    """Nobody watches."""
+
+
+def stages(subject: Subject, repeats: int) -> dict[str, tuple[float, float | None]]:
+    """Stage -> median seconds, operations (None where they are not matrix products)."""
+    engine, grid = subject.engine, subject.grid
+    checkpoint, context = engine.checkpoint, subject.conditions.positive[0]
+    assert context is not None
+    tokens = context.shape[1]
+    sample, latents = subject.structure(), subject.latents(grid)
+    splats = engine.decode_latents(latents, grid)
+    work: dict[str, tuple[Callable[[], object], float | None]] = {
+        "conditioning": (subject.encode, None),
+        "structure sampling": (
+            subject.structure,
+            operations.structure_sampling(checkpoint.structure_flow, subject.structure_params, tokens),
+        ),
+        "structure decoding": (lambda: occupied_voxels(engine.decode_structure(sample)), None),
+        "latent sampling": (
+            lambda: subject.latents(grid),
+            operations.latent_sampling(checkpoint.latent_flow, subject.latent_params, grid, tokens),
+        ),
+        "gaussian decoding": (
+            lambda: engine.decode_latents(latents, VoxelGrid(grid.coords)),
+            operations.gaussian_decoding(checkpoint.gaussian_decoder, grid),
+        ),
+        "PLY bytes": (lambda: ply.to_bytes(splats), None),
+    }
+    return {name: (timed(run, repeats), count) for name, (run, count) in work.items()}
+
+
+def first_against_tenth(subject: Subject) -> float:
+    """The worst ratio, over sizes never seen, of a structure's first latent sampling to its tenth."""
+    ratios = []
+    for factor in NEW_SIZES:
+        grid = shell(round(len(subject.grid) * factor), subject.engine.device)
+        seconds = []
+        for _ in range(10):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            subject.latents(grid)
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+        ratios.append(seconds[0] / seconds[-1])
+    return max(ratios)
+
+
+def candidates(subject: Subject) -> int:
+    """How many whole candidates fit into CANDIDATE_SECONDS."""
+    start, count = time.perf_counter(), 0
+    while True:
+        subject.candidate()
+        torch.cuda.synchronize()
+        if time.perf_counter() - start > CANDIDATE_SECONDS:
+            return count
+        count += 1
+
+
+def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    """All figures of one run."""
+    compute = choose("cuda", arguments.precision, arguments.kernels)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        subject = Subject(directory, compute, arguments.phase, arguments.voxels)
+        loaded = torch.cuda.memory_allocated()
+        subject.candidate()
+        torch.cuda.synchronize()
+        ready = time.perf_counter() - START - arguments.written
+        torch.cuda.reset_peak_memory_stats()
+        top = ceiling(compute.dtype)
+        torch.cuda.reset_peak_memory_stats()
+        measured = stages(subject, arguments.repeats)
+        peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        result: dict[str, Any] = {
+            "command": " ".join(sys.argv),
+            "device": torch.cuda.get_device_name(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "compute": compute.reason,
+            "voxels": len(subject.grid),
+            "load_seconds": round(subject.load_seconds, 2),
+            "start_to_ready_seconds": round(ready, 2),
+            "loaded_gib": round(loaded / GIB, 3),
+            "peak_gib": round(peak / GIB, 3),
+            "reserved_gib": round(reserved / GIB, 3),
+            "ceiling_tflops": round(top / 1e12, 1),
+            "milliseconds": {name: round(1e3 * seconds, 2) for name, (seconds, _) in measured.items()},
+            "tera_operations": {name: round(count / 1e12, 2) for name, (_, count) in measured.items() if count},
+            "share_of_ceiling": {
+                name: round(count / seconds / top, 3) for name, (seconds, count) in measured.items() if count
+            },
+        }
+        result["first_against_tenth"] = round(first_against_tenth(subject), 3)
+        if arguments.candidates:
+            result["candidates"] = candidates(subject)
+    result["total_milliseconds"] = round(sum(result["milliseconds"].values()), 1)
+    return result
+
+
+def show(result: dict[str, Any]) -> None:
+    """A table for people."""
+    print(f"{result['device']}, torch {result['torch']}, {result['compute']}")
+    for name, milliseconds in result["milliseconds"].items():
+        line = f"{name:20} {milliseconds:9.2f} ms"
+        if name in result["tera_operations"]:
+            line += f" {result['tera_operations'][name]:8.1f} T  {100 * result['share_of_ceiling'][name]:5.1f} %"
+        print(line)
+    print(f"{'sum':20} {result['total_milliseconds']:9.2f} ms; peak {result['peak_gib']} GiB")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="random:image-large", help="random:NAME, a directory or an id")
+    parser.add_argument("--phase", default="phase3")
+    parser.add_argument("--voxels", type=int, default=12000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--kernels", choices=["auto", "plain", "fused"], default="auto")
+    parser.add_argument("--precision", choices=["auto", "float32", "float16", "bfloat16"], default="auto")
+    parser.add_argument("--candidates", action="store_true", help=f"count those that fit {CANDIDATE_SECONDS:.0f} s")
+    parser.add_argument("--json", type=Path, help="write the figures to a file, too")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("this measures a CUDA GPU, and torch sees none", file=sys.stderr)
+        return 2
+    kind, _, name = arguments.checkpoint.partition(":")
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        if kind == "random":
+            directory = Path(folder)
+            random_checkpoint.write(name, directory, torch.float16, "cuda")
+            torch.cuda.empty_cache()
+        else:
+            directory = locate(arguments.checkpoint, "pipeline.json")
+        arguments.written = time.perf_counter() - start
+        result = measure(arguments, directory)
+    show(result)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

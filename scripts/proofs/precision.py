@@ -1,0 +1,99 @@
+"""How far half precision and the fused kernels are from float32, at full size on a GPU.
+
+    python scripts/proofs/precision.py [--checkpoint random:image-large] [--voxels 12000]
+
+Compares single velocities and whole sampling runs of phase 3, and two runs with the same seed. Deviations are the
+largest difference over the largest value of the float32 result, and the norm of the difference over its norm. The
+last line is JSON. Recorded results: precision.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import torch
+from torch import Tensor
+
+from pipeline import Compute, choose
+from scripts import random_checkpoint
+from scripts.benchmark import Subject, phase_params
+
+TIMES = (1.0, 0.75, 0.25)
+WAYS: tuple[tuple[Any, Any], ...] = (
+    ("float16", "plain"),
+    ("float16", "fused"),
+    ("bfloat16", "plain"),
+    ("bfloat16", "fused"),
+)
+
+
+def results(directory: Path, compute: Compute, voxels: int) -> dict[str, Tensor]:
+    """Velocities at a few times, and the samples of whole runs, in float32 on the CPU."""
+    torch.manual_seed(0)
+    subject = Subject(directory, compute, "phase3", voxels)
+    flows, grid = subject.engine.flows, subject.grid
+    contexts = [*subject.conditions.positive, subject.conditions.negative]
+    x = torch.randn(1, *subject.engine.structure_shape, generator=torch.Generator().manual_seed(1)).to(compute.device)
+    y = torch.randn(len(grid), subject.engine.latent_channels, generator=torch.Generator().manual_seed(2))
+    found: dict[str, Tensor] = {}
+    for name, velocities, noise in (
+        ("structure", flows.structure(TIMES, subject.conditions), x),
+        ("latent", flows.latents(TIMES, subject.conditions, grid), y.to(compute.device)),
+    ):
+        for t in TIMES:
+            for context, v in zip(("tokens", "negative"), velocities(noise, t, contexts), strict=True):
+                found[f"{name} velocity at {t}, {context}"] = v.cpu()
+    for number in ("first", "second"):
+        torch.manual_seed(3)
+        found[f"structure sample, {number} run"] = subject.structure().cpu()
+        found[f"latent sample, {number} run"] = subject.latents(grid).cpu()
+    return found
+
+
+def deviation(ours: Tensor, reference: Tensor) -> dict[str, float]:
+    """Largest and root-mean-square difference, relative to the reference's."""
+    difference = ours.double() - reference.double()
+    return {
+        "max": float(difference.abs().max() / reference.double().abs().max()),
+        "rms": float(difference.norm() / reference.double().norm()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", choices=[f"random:{name}" for name in random_checkpoint.FLOWS])
+    parser.add_argument("--voxels", type=int, default=12000)
+    arguments = parser.parse_args()
+    name = (arguments.checkpoint or "random:image-large").partition(":")[2]
+    print(f"phase 3: {phase_params('phase3')}")
+    report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "checkpoint": name}
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        random_checkpoint.write(name, Path(folder), torch.float16, "cuda")
+        reference = results(Path(folder), choose("cuda", "float32"), arguments.voxels)
+        for precision, kernels in WAYS:
+            gc.collect()
+            torch.cuda.empty_cache()
+            ours = results(Path(folder), choose("cuda", precision, kernels), arguments.voxels)
+            way = f"{precision} {kernels}"
+            report[way] = {key: deviation(value, reference[key]) for key, value in ours.items()}
+            report[way] |= {
+                f"{stage} sample, second run against first": deviation(
+                    ours[f"{stage} sample, second run"], ours[f"{stage} sample, first run"]
+                )
+                for stage in ("structure", "latent")
+            }
+            for key, figures in report[way].items():
+                print(f"{way:15} {key:45} max {figures['max']:.2e} rms {figures['rms']:.2e}")
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
