@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from miner.errors import OperatorError
 from miner.rules import PolicyRules
-from pipeline import EMBEDDED_CHECKPOINT, SamplerParams, VoxelLimit
+from pipeline import EMBEDDED_CHECKPOINT, SamplerParams, Source, VoxelLimit
 
 
 class _Section(BaseModel):
@@ -40,10 +40,18 @@ class SamplerSettings(_Section):
         return SamplerParams(**dict(self))
 
 
-class ImageSettings(_Section):
-    """What image tasks are generated with."""
+Role = Literal["sparse_structure_flow_model", "sparse_structure_decoder", "slat_flow_model", "slat_decoder_gs"]
+
+
+class CheckpointSettings(_Section):
+    """What tasks of one type are generated with: a checkpoint, and networks that take the place of its own."""
 
     checkpoint: str = Field(min_length=1)
+    overrides: dict[Role, str] = {}
+
+    def source(self) -> Source:
+        """As the pipeline takes it."""
+        return Source(self.checkpoint, {str(role): reference for role, reference in self.overrides.items()})
 
 
 class BackgroundSettings(_Section):
@@ -74,12 +82,25 @@ class Phase(_Section):
     """What shapes a result: config/phases/NAME.yaml."""
 
     note: str = ""
-    image: ImageSettings
+    image: CheckpointSettings | None = None
+    text: CheckpointSettings | None = None
     sparse_structure_sampler_params: SamplerSettings
     slat_sampler_params: SamplerSettings
     background: BackgroundSettings
     max_voxels: VoxelSettings | None = None
     export: ExportSettings = ExportSettings()
+    backend: Literal["native", "trellis"] = "native"
+
+    @model_validator(mode="after")
+    def _generates_something(self) -> Phase:
+        if self.image is None and self.text is None:
+            raise ValueError("needs image: {checkpoint: ...}, text: {checkpoint: ...}, or both")
+        return self
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """The references of the checkpoints it names."""
+        return tuple(section.checkpoint for section in (self.image, self.text) if section)
 
 
 class ServingSettings(_Section):
@@ -90,7 +111,7 @@ class ServingSettings(_Section):
     per_validator: int = Field(default=8, gt=0)
     requests_per_minute: float = Field(default=60.0, ge=1, allow_inf_nan=False)
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
-    max_connections: int = Field(default=256, gt=0, le=65536)
+    max_connections: int = Field(default=1024, gt=0, le=65536)
     header_timeout: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     body_timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     replay_window: float = Field(default=30.0, gt=0, allow_inf_nan=False)
@@ -100,14 +121,15 @@ class PullingSettings(_Section):
     """Pulling from validators' axons."""
 
     enabled: bool = True
-    pull_timeout: float = Field(default=12.0, gt=0)
-    submit_timeout: float = Field(default=300.0, gt=0)
+    pull_timeout: float = Field(default=12.0, gt=0, allow_inf_nan=False)
+    submit_timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    state_folder: Path = Path("~/.local/state/sn17-miner")
 
 
 class ChainSettings(_Section):
     """The metagraph."""
 
-    sync_interval: float = Field(default=300.0, gt=0)
+    sync_interval: float = Field(default=300.0, gt=0, allow_inf_nan=False)
 
 
 class SpzSettings(_Section):
@@ -131,6 +153,7 @@ class MinerSettings(_Section):
     phase: str
     device: str = "auto"
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    kernels: Literal["auto", "plain", "fused"] = "auto"
     serving: ServingSettings = ServingSettings()
     pulling: PullingSettings = PullingSettings()
     chain: ChainSettings = ChainSettings()
@@ -161,6 +184,11 @@ class Settings:
     def chain_file(self) -> Path | None:
         """The snapshot file if the network is `file:PATH`."""
         return Path(self.network.removeprefix("file:")) if self.network.startswith("file:") else None
+
+    def cooldowns(self, hotkey: str) -> Path:
+        """The file that remembers the cooldowns of this hotkey; beside the snapshot file where that is the chain."""
+        folder = self.miner.pulling.state_folder.expanduser() if self.chain_file is None else self.chain_file.parent
+        return folder / f"cooldowns-{self.netuid}-{hotkey}.json"
 
 
 def shipped_config() -> Path:
@@ -279,7 +307,7 @@ def load_settings(arguments: argparse.Namespace) -> Settings:
         rules_file=rules_file,
         rules=rules,
     )
-    toy = phase.image.checkpoint == EMBEDDED_CHECKPOINT
+    toy = EMBEDDED_CHECKPOINT in phase.checkpoints
     if toy and settings.chain_file is None and not arguments.allow_demo_checkpoint:
         raise OperatorError(
             f"phase {phase_name} generates with the embedded toy checkpoint, which must not answer the live network "
