@@ -5,26 +5,41 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 
 import bittensor as bt
 from bittensor.utils import networking
 
-from miner.chain import Chain, Snapshot, open_chain
-from miner.errors import ChainError, Deregistered, ExitCode, MinerError, OperatorError
-from miner.policy import Decision, decide
+from miner.blacklist import Blacklist
+from miner.chain import Snapshot, open_chain
+from miner.chain_watch import ChainWatch
+from miner.clocks import SYSTEM_CLOCK
+from miner.cooldowns import CooldownFile
+from miner.errors import ExitCode, MinerError, OperatorError
+from miner.monitor import Monitor, Status, installed_version
+from miner.policy import Decision
 from miner.pulling import Puller
 from miner.scheduler import Scheduler
 from miner.serving import AxonServer, check_port_free
 from miner.settings import Settings
+from miner.supervision import Supervisor
 from miner.tasks import TaskRunner
 from miner.threads import Returned, run_in_daemon
-from pipeline import BackgroundModelError, CheckpointError, Generator, PipelineError, choose
+from miner.validator_loop import Environment
+from pipeline import Backend, BackgroundModelError, CheckpointError, PipelineError, choose, load_backend, warm_up
 
 log = logging.getLogger(__name__)
 
-# A process manager waits 30 s for us; the current generation gets most of it.
+# When we stop, tasks in hand get this long to be generated and submitted, and then what still runs gets this long to
+# end; a process manager has to wait longer than both (kill_timeout in ecosystem.config.js).
 DRAIN_TIMEOUT = 20.0
+STOP_TIMEOUT = 5.0
+# No generation takes this long; one that does hangs, and only a new process helps.
+GENERATION_LIMIT = 900.0
+EXTERNAL_IP_TIMEOUT = 60.0
 
 
 def load_wallet(settings: Settings) -> bt.Wallet:
@@ -41,15 +56,17 @@ def load_wallet(settings: Settings) -> bt.Wallet:
     return wallet
 
 
-def load_generator(settings: Settings) -> Generator:
+def load_generator(settings: Settings) -> Backend:
     """The phase's generator, warmed up. Raises OperatorError if weights or devices are missing."""
     phase = settings.phase
     try:
-        compute = choose(settings.miner.device, settings.miner.precision)
+        compute = choose(settings.miner.device, settings.miner.precision, settings.miner.kernels)
         log.info("Networks on %s", compute.reason)
-        generator = Generator.load(
-            phase.image.checkpoint,
+        backend = load_backend(
+            phase.backend,
             compute,
+            image=phase.image.source() if phase.image else None,
+            text=phase.text.source() if phase.text else None,
             background_model=phase.background.model,
             background_provider=phase.background.provider,
         )
@@ -57,10 +74,20 @@ def load_generator(settings: Settings) -> Generator:
         raise OperatorError(f"phase {settings.phase_name} cannot be loaded: {error}") from error
     except PipelineError as error:
         raise OperatorError(str(error)) from error
-    log.info("Background removal with %s on %s", phase.background.model, generator.background_provider)
-    seconds = generator.warm_up(phase.sparse_structure_sampler_params.params(), phase.slat_sampler_params.params())
-    log.info("Loaded %s and warmed up in %.1f s", phase.image.checkpoint, seconds)
-    return generator
+    seconds = warm_up(backend, phase.sparse_structure_sampler_params.params(), phase.slat_sampler_params.params())
+    log.info("Loaded %s and warmed up in %.1f s", " and ".join(phase.checkpoints), seconds)
+    return backend
+
+
+async def watch_generator(scheduler: Scheduler) -> None:
+    """Raises MinerError once no more can be generated in this process."""
+    ended = asyncio.wrap_future(scheduler.failure)
+    while not ended.done():
+        await asyncio.wait({ended}, timeout=GENERATION_LIMIT / 10)
+        if scheduler.running_for > GENERATION_LIMIT:
+            raise MinerError(f"a generation has hung for {GENERATION_LIMIT:.0f} s; only a new process can go on")
+    error = ended.result()
+    raise MinerError(f"the generator cannot go on in this process: {type(error).__name__}: {error}")
 
 
 class Node:
@@ -69,68 +96,149 @@ class Node:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stop = asyncio.Event()
-        self._snapshot: Snapshot | None = None
+        self._chain: ChainWatch | None = None
+        self._supervisor: Supervisor | None = None
+        self._puller: Puller | None = None
+        self._blacklist: Blacklist | None = None
+        self._runner: TaskRunner | None = None
+        self._server: AxonServer | None = None
+        self._ready = False
+        self._started_at = time.monotonic()
 
     def decide(self, hotkey: str) -> Decision:
         """The policy on a hotkey with the present snapshot."""
-        return decide(self.snapshot, self._settings.rules, hotkey)
+        assert self._blacklist is not None
+        return self._blacklist.decide(hotkey)
 
     @property
     def snapshot(self) -> Snapshot:
         """The subnet as last seen; there is one from registration on."""
-        assert self._snapshot is not None
-        return self._snapshot
+        assert self._chain is not None
+        return self._chain.snapshot
+
+    @property
+    def snapshot_age(self) -> float:
+        """Seconds since the subnet was seen."""
+        assert self._chain is not None
+        return self._chain.age
+
+    @property
+    def restarts(self) -> Counter[str]:
+        """How often each background task died and was started again."""
+        return Counter() if self._supervisor is None else self._supervisor.restarts
+
+    @property
+    def counters(self) -> Counter[str]:
+        """How tasks ended, requests that were refused and background tasks that died."""
+        counters = Counter({f"restarts of {name}": count for name, count in self.restarts.items()})
+        if self._runner is not None:
+            counters += self._runner.counters
+        if self._server is not None:
+            counters += self._server.refusals
+        return counters
+
+    def status(self) -> Status:
+        """What the monitor tells."""
+        runner = self._runner
+        return Status(
+            status="stopping" if self._stop.is_set() else "ok" if self._ready else "starting",
+            pipeline_loaded=runner is not None,
+            phase=self._settings.phase_name,
+            queue=0 if runner is None else runner.waiting,
+            metagraph_age=None if self._blacklist is None else self.snapshot_age,
+            last_success=None if runner is None else runner.last_success,
+            uptime=time.monotonic() - self._started_at,
+            counters=self.counters,
+            version=installed_version(),
+        )
+
+    def choose_validators(self) -> None:
+        """Start and retire pulling to fit the present snapshot and policy."""
+        if self._puller is not None:
+            self._puller.update(self.snapshot)
 
     async def run(self) -> ExitCode:
         """Work until a signal or a reason to end. Raises MinerError with the exit code it stands for."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         settings = self._settings
         wallet = load_wallet(settings)
-        chain = open_chain(settings.network, settings.netuid)
-        self._snapshot = await self._unless_stopped(lambda: self._register(chain, wallet))
-        if self._snapshot is None:
+        async with self._monitored():
+            return await self._run(wallet)
+
+    async def _run(self, wallet: bt.Wallet) -> ExitCode:
+        settings = self._settings
+        hotkey, interval = wallet.hotkey.ss58_address, settings.miner.chain.sync_interval
+        chain = self._chain = ChainWatch(lambda: open_chain(settings.network, settings.netuid), hotkey, interval)
+        if await self._unless_stopped(self._register(chain, hotkey)) is None:
             return ExitCode.CLEAN
+        self._blacklist = Blacklist(settings.rules_file, settings.rules, lambda: self.snapshot)
         if settings.miner.serving.enabled:
             check_port_free(settings.axon_ip, settings.axon_port)
-        generator = await self._unless_stopped(lambda: load_generator(settings))
+        generator = await self._unless_stopped(run_in_daemon(lambda: load_generator(settings), "start-up"))
         if generator is None:
             return ExitCode.CLEAN
         scheduler = Scheduler(generator.generate)
-        runner = TaskRunner(scheduler, settings.phase, settings.miner.spz)
+        runner = self._runner = TaskRunner(scheduler, settings.phase, settings.miner.spz)
         scheduler.start()
         try:
-            await self._work(chain, wallet, runner)
+            await self._work(chain, wallet, scheduler, runner)
         finally:
-            ended = await asyncio.to_thread(scheduler.stop, DRAIN_TIMEOUT)
+            ended = await asyncio.to_thread(scheduler.stop, STOP_TIMEOUT)
             if not ended:
-                log.warning("The current generation did not stop within %.0f s and is abandoned", DRAIN_TIMEOUT)
-            totals = ", ".join(f"{name} {count}" for name, count in sorted(runner.counters.items()))
+                log.warning("The current generation did not stop within %.0f s and is abandoned", STOP_TIMEOUT)
+            totals = ", ".join(f"{name} {count}" for name, count in sorted(self.counters.items()))
             log.info("Stopped. Totals: %s", totals or "nothing done")
         return ExitCode.CLEAN
 
-    async def _work(self, chain: Chain, wallet: bt.Wallet, runner: TaskRunner) -> None:
+    async def _work(self, chain: ChainWatch, wallet: bt.Wallet, scheduler: Scheduler, runner: TaskRunner) -> None:
         settings = self._settings
-        puller = Puller(wallet.hotkey, runner, self.decide, settings.miner.pulling)
-        server = await self._serve(chain, wallet, runner) if settings.miner.serving.enabled else None
+        supervisor = self._supervisor = Supervisor()
+        environment = Environment(wallet.hotkey, runner, self.decide, settings.miner.pulling, SYSTEM_CLOCK)
+        puller = Puller(environment, supervisor, CooldownFile(settings.cooldowns(wallet.hotkey.ss58_address)))
+        if settings.miner.serving.enabled:
+            self._server = await self._serve(wallet, runner)
         try:
             log.info("Ready: phase %s, hotkey %s", settings.phase_name, wallet.hotkey.ss58_address)
-            while not self._stop.is_set():
-                if settings.miner.pulling.enabled:
-                    puller.update(self.snapshot)
-                await self._pause(settings.miner.chain.sync_interval)
-                if not self._stop.is_set():
-                    await self._sync(chain, wallet.hotkey.ss58_address)
+            if settings.miner.pulling.enabled:
+                self._puller = puller
+                self.choose_validators()
+            supervisor.start("the metagraph's refresh", lambda: chain.run(lambda _: self.choose_validators()))
+            supervisor.start("the blacklist's watch", self._watch_blacklist)
+            supervisor.start("the generator's watch", lambda: watch_generator(scheduler))
+            self._ready = True
+            failure = await self._unless_stopped(supervisor.failed())
         finally:
-            await puller.stop()
-            if server is not None:
-                await server.stop()
-                log.info("Axon closed")
+            self._stop.set()
+            self._ready = False
+            self._puller = None
+            await asyncio.gather(puller.stop(DRAIN_TIMEOUT), self._close(self._server))
+            await supervisor.stop()
+        if failure is not None:
+            raise failure
 
-    def _register(self, chain: Chain, wallet: bt.Wallet) -> Snapshot:
-        settings, hotkey = self._settings, wallet.hotkey.ss58_address
-        snapshot = chain.snapshot()
+    async def _watch_blacklist(self) -> None:
+        assert self._blacklist is not None
+        await self._blacklist.watch(self.choose_validators)
+
+    @asynccontextmanager
+    async def _monitored(self) -> AsyncIterator[None]:
+        settings = self._settings.miner.monitor
+        if not settings.enabled:
+            yield
+            return
+        monitor = Monitor(self.status, settings.host, settings.port)
+        await monitor.start()
+        log.info("Status at http://%s:%d/health", settings.host, settings.port)
+        try:
+            yield
+        finally:
+            await monitor.stop()
+
+    async def _register(self, chain: ChainWatch, hotkey: str) -> Snapshot:
+        settings, snapshot = self._settings, await chain.first_look()
         neuron = snapshot.find(hotkey)
         if neuron is None:
             raise OperatorError(
@@ -141,11 +249,9 @@ class Node:
         log.info("Registered as uid %d of %d at block %d", neuron.uid, len(snapshot.neurons), snapshot.block)
         return snapshot
 
-    async def _serve(self, chain: Chain, wallet: bt.Wallet, runner: TaskRunner) -> AxonServer:
+    async def _serve(self, wallet: bt.Wallet, runner: TaskRunner) -> AxonServer:
         settings = self._settings
-        external_ip = settings.axon_external_ip
-        if external_ip is None and settings.chain_file is None:
-            external_ip = await run_in_daemon(networking.get_external_ip, "external-ip")
+        external_ip = settings.axon_external_ip or await self._external_ip()
         axon = bt.Axon(
             wallet=wallet,
             port=settings.axon_port,
@@ -156,32 +262,33 @@ class Node:
         server = AxonServer(axon, settings.axon_ip, runner, self.decide, settings.miner.serving)
         await server.start()
         log.info("Axon listens on %s:%d", settings.axon_ip, settings.axon_port)
-        try:
-            await run_in_daemon(lambda: chain.announce(axon), "chain")
-        except ChainError as error:
-            log.warning("%s; validators cannot push to us, pulling goes on", error)
+        if external_ip is not None and self._chain is not None:
+            self._chain.axon = axon
         return server
 
-    async def _sync(self, chain: Chain, hotkey: str) -> None:
+    async def _external_ip(self) -> str | None:
+        """The address the internet sees us at; None on a local chain, or with a warning if nobody tells."""
+        if self._settings.chain_file is not None:
+            return None
         try:
-            snapshot = await run_in_daemon(chain.snapshot, "chain")
-        except MinerError as error:
-            log.warning("Metagraph not refreshed, the last one stays in use: %s", error)
-            return
-        if snapshot.find(hotkey) is None:
-            raise Deregistered(f"hotkey {hotkey} is no longer registered on subnet {snapshot.netuid}")
-        self._snapshot = snapshot
-        log.debug("Metagraph refreshed at block %d", snapshot.block)
+            async with asyncio.timeout(EXTERNAL_IP_TIMEOUT):
+                return str(await run_in_daemon(networking.get_external_ip, "external-ip"))
+        except (networking.ExternalIPNotFound, TimeoutError):
+            log.warning(
+                "Our address on the internet could not be found out, so the axon is not announced: name it with "
+                "--axon.external_ip; pulling goes on"
+            )
+            return None
 
-    async def _pause(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._stop.wait(), seconds)
-        except TimeoutError:
-            return
+    @staticmethod
+    async def _close(server: AxonServer | None) -> None:
+        if server is not None:
+            await server.stop()
+            log.info("Axon closed")
 
-    async def _unless_stopped(self, blocking: Callable[[], Returned]) -> Returned | None:
-        """What a blocking call returns, or None at once when a signal comes first."""
-        work = asyncio.ensure_future(run_in_daemon(blocking, "start-up"))
+    async def _unless_stopped(self, awaitable: Awaitable[Returned]) -> Returned | None:
+        """What is awaited, or None at once when a signal comes first."""
+        work = asyncio.ensure_future(awaitable)
         stop = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -189,6 +296,10 @@ class Node:
             return work.result()
         work.cancel()
         return None
+
+    def _on_hangup(self) -> None:
+        if self._blacklist is not None and self._blacklist.reload():
+            self.choose_validators()
 
     def _on_signal(self, number: int) -> None:
         log.info("%s received, stopping", signal.Signals(number).name)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import bittensor as bt
 import pytest
 
@@ -30,7 +34,7 @@ class Subnet:
     def __init__(self, folder: Path, wallets: dict[str, bt.Wallet]) -> None:
         self.wallet = wallets["miner"]
         self.chain_file = folder / "chain.json"
-        self.validator_port, self.miner_port = free_port(), free_port()
+        self.validator_port, self.miner_port, self.monitor_port = free_port(), free_port(), free_port()
         validator = Neuron(
             uid=0,
             hotkey=wallets["validator"].hotkey.ss58_address,
@@ -55,6 +59,7 @@ class Subnet:
             "--wallet.hotkey": "default",
             "--axon.ip": LOOPBACK,
             "--axon.port": str(self.miner_port),
+            "--monitor.port": str(self.monitor_port),
         }
         options |= {f"--{name.replace('_', '.')}": value for name, value in changes.items()}
         return [part for option in options.items() for part in option]
@@ -103,12 +108,26 @@ def test_taken_port(subnet: Subnet, tmp_path: Path) -> None:
 
 def test_missing_weights_name_the_download_command(subnet: Subnet, tmp_path: Path) -> None:
     done = run_miner(subnet.arguments(phase="phase3"), tmp_path)
-    assert_operators_mistake(done, "phase3", "hf download microsoft/TRELLIS-image-large")
+    assert_operators_mistake(done, "phase3", "download_weights.py microsoft/TRELLIS-image-large")
 
 
 def test_toys_stay_off_the_live_network(subnet: Subnet, tmp_path: Path) -> None:
     done = run_miner(subnet.arguments(subtensor_network="finney"), tmp_path)
     assert_operators_mistake(done, "toy checkpoint", "--phase")
+
+
+def test_taken_monitor_port(subnet: Subnet, tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind((LOOPBACK, subnet.monitor_port))
+        holder.listen()
+        done = run_miner(subnet.arguments(), tmp_path)
+        assert_operators_mistake(done, str(subnet.monitor_port), "--monitor.port")
+
+
+async def health(subnet: Subnet) -> tuple[int, dict[str, Any]]:
+    url = f"http://{LOOPBACK}:{subnet.monitor_port}/health"
+    async with aiohttp.ClientSession() as session, session.get(url) as reply:
+        return reply.status, await reply.json()
 
 
 async def read_until(stream: asyncio.StreamReader, text: str, lines: list[str]) -> None:
@@ -124,10 +143,23 @@ async def start_miner(subnet: Subnet, cwd: Path) -> asyncio.subprocess.Process:
         sys.executable,
         str(MINER),
         *subnet.arguments(),
+        "--logging.debug",
         cwd=cwd,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
+
+
+def wallet_files(subnet: Subnet) -> dict[Path, tuple[bytes, int]]:
+    """Content and time of change of all that lies in the wallet's folder."""
+    folder = Path(subnet.wallet.path) / subnet.wallet.name
+    return {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.rglob("*") if file.is_file()}
+
+
+def secrets_of(subnet: Subnet) -> list[str]:
+    """The hotkey's mnemonic, seed and private key."""
+    key = json.loads((Path(subnet.wallet.path) / subnet.wallet.name / "hotkeys" / "default").read_text())
+    return [str(key[name]).removeprefix("0x") for name in ("secretPhrase", "secretSeed", "privateKey") if key.get(name)]
 
 
 async def test_a_working_day(subnet: Subnet, wallets: dict[str, bt.Wallet], tmp_path: Path, image_base64: str) -> None:
@@ -143,6 +175,7 @@ async def test_a_working_day(subnet: Subnet, wallets: dict[str, bt.Wallet], tmp_
             ImageTask(id="rubbish", prompt="%"),
         ]
     )
+    wallet_before = wallet_files(subnet)
     process = await start_miner(subnet, tmp_path)
     assert process.stdout is not None
     lines: list[str] = []
@@ -151,6 +184,11 @@ async def test_a_working_day(subnet: Subnet, wallets: dict[str, bt.Wallet], tmp_
         request = Generate(prompt=image_base64, seed=1)
         answer = await validator.push(subnet.neurons[1], request, "pushed", TIMEOUT)
         assert answer.error == ""
+        code, status = await health(subnet)
+        assert (code, status["status"], status["phase"], status["pipeline_loaded"]) == (200, "ok", "demo", True)
+        assert status["counters"]["pushed"] == 1
+        assert abs(status["last_success"] - time.time()) < TIMEOUT
+        assert 0 <= status["metagraph_age"] < TIMEOUT
         await read_until(process.stdout, "Task rubbish: empty result submitted", lines)
         process.send_signal(signal.SIGTERM)
         rest = await asyncio.wait_for(process.stdout.read(), 30)
@@ -165,18 +203,24 @@ async def test_a_working_day(subnet: Subnet, wallets: dict[str, bt.Wallet], tmp_
     assert all(LINE.fullmatch(line.rstrip("\n")) for line in lines), log
     verdicts = {delivery.task_id: delivery.verdict for delivery in validator.deliveries}
     assert verdicts == {"image": "valid", "pushed": "valid", "text": "skipped", "rubbish": "skipped"}
-    assert log.count("NoTextCheckpoint") == 2  # one line as it happens, one in the totals
-    assert "NoTextCheckpoint 1" in log
+    assert log.count("UnsupportedPrompt") == 2  # one line as it happens, one in the totals
+    assert "UnsupportedPrompt 1" in log
     made = [line for line in map(ResultLine.parse, lines) if line is not None]
     assert {line.task_id for line in made} >= {"image"}
     assert all(line.gaussians >= 7000 for line in made)
     assert image_base64[:40] not in log
+    secrets = secrets_of(subnet)
+    assert len(secrets) >= 2
+    assert not any(secret in log for secret in secrets)
+    assert wallet_files(subnet) == wallet_before != {}
 
 
 async def test_deregistration_ends_the_miner(subnet: Subnet, tmp_path: Path) -> None:
     """Its own settings file looks at the chain every tenth of a second."""
     config = tmp_path / "fast.yaml"
     config.write_text("phase: demo\nchain: {sync_interval: 0.1}\n")
+    blacklist = tmp_path / "blacklist.yaml"
+    blacklist.write_text("allow: []\n")
     arguments = [*subnet.arguments(), "--config", str(config)]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(MINER), *arguments),
@@ -188,6 +232,10 @@ async def test_deregistration_ends_the_miner(subnet: Subnet, tmp_path: Path) -> 
     lines: list[str] = []
     try:
         await read_until(process.stdout, "| Ready:", lines)
+        blacklist.write_text("min_stake: 1e6\n")
+        process.send_signal(signal.SIGHUP)
+        await read_until(process.stdout, "others need a permit and 1e+06 stake", lines)
+        await read_until(process.stdout, "No more pulling from validator 0", lines)
         subnet.chain_file.write_text("not JSON for a moment")
         await read_until(process.stdout, "the last one stays in use", lines)
         write_chain_file(subnet.chain_file, subnet.neurons[:1])
@@ -204,5 +252,7 @@ async def test_stop_while_loading(subnet: Subnet, tmp_path: Path) -> None:
     assert process.stdout is not None
     lines: list[str] = []
     await read_until(process.stdout, "Registered as uid 1", lines)
+    code, status = await health(subnet)
+    assert (code, status["status"], status["last_success"]) == (503, "starting", None)
     process.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(process.wait(), 30) == ExitCode.CLEAN
