@@ -17,11 +17,11 @@ MAX_HEADER_BYTES = 16 * 1024
 BACKLOG = 128
 # Seconds in which a client must take our answer; the largest is about 20 MB.
 SEND_TIMEOUT = 120.0
-# Seconds in which a client should get its headers through, and how many more may try in a rush.
-GRACE = 1.0
+# Seconds in which a client should get its headers through, and how many times as many may try at once in a rush.
+GRACE = 3.0
 RUSH = 4
 # Files that the rest of the miner may have open meanwhile.
-SPARE_FILES = 1024
+SPARE_FILES = 512
 
 
 class Strangers:
@@ -30,9 +30,10 @@ class Strangers:
     Since an honest client is a stranger only while its headers are on their way, the oldest is the likeliest attacker.
     """
 
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """In a rush there may be more than `limit` that are younger than GRACE, up to RUSH times as many."""
+    def __init__(self, limit: int, rush: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """There may be more than `limit`, but not more than `rush`, while the oldest is younger than GRACE."""
         self._limit = limit
+        self._rush = rush
         self._clock = clock
         # A dict, since it keeps its order; the values are the times at which they came.
         self._connections: dict[Connection, float] = {}
@@ -46,7 +47,7 @@ class Strangers:
         self._connections[connection] = now
         while len(self._connections) > self._limit:
             oldest, since = next(iter(self._connections.items()))
-            if now - since < GRACE and len(self._connections) <= self._limit * RUSH:
+            if now - since < GRACE and len(self._connections) <= self._rush:
                 break
             self.remove(oldest)
             oldest.transport.abort()
@@ -98,18 +99,21 @@ class Connection(H11Protocol):
         self._deadline = deadline
 
 
-def allow_files(count: int) -> None:
-    """Let this process have that many open files, as far as the system permits."""
+def allow_files(count: int) -> int:
+    """Let this process have that many open files, as far as the system permits; how many of them it may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 def guard(config: Config, max_strangers: int, header_timeout: float) -> Strangers:
     """Make a server that has not started use these connections; every answer of its application must close its own."""
-    allow_files(max_strangers * RUSH + SPARE_FILES)
-    strangers = Strangers(max_strangers)
+    files = allow_files(max_strangers * RUSH + SPARE_FILES)
+    rush = max(files - SPARE_FILES, 1)
+    strangers = Strangers(min(max_strangers, rush), rush)
 
     def connect(**uvicorns: Any) -> Connection:
         return Connection(strangers, header_timeout, **uvicorns)

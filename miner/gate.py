@@ -35,7 +35,7 @@ Application = Callable[[Message, Receive, Send], Coroutine[Any, Any, None]]
 
 PATH = f"/{Generate.__name__}"
 # A client that is still sending gets this many seconds to see that it was refused.
-LINGER = 1.0
+LINGER = 2.0
 # Strangers may be refused thousands of times a second; the log gets a line for each that many seconds.
 LOG_INTERVAL = 60.0
 CLOSE = (b"connection", b"close")

@@ -207,6 +207,8 @@ class Node:
                 self.choose_validators()
             supervisor.start("the metagraph's refresh", lambda: chain.run(lambda _: self.choose_validators()))
             supervisor.start("the blacklist's watch", self._watch_blacklist)
+            if self._server is not None:
+                supervisor.start("the axon's watch", self._server.watch)
             supervisor.start("the generator's watch", lambda: watch_generator(scheduler))
             self._ready = True
             failure = await self._unless_stopped(supervisor.failed())

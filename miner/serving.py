@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 5.0
+WATCH_INTERVAL = 5.0
 
 
 def check_port_free(ip: str, port: int) -> None:
@@ -81,6 +82,12 @@ class AxonServer:
         self.axon.stop()
         listeners = self.axon.fast_server.servers
         await self._until(lambda: not any(listener.is_serving() for listener in listeners), STOP_TIMEOUT)
+
+    async def watch(self) -> None:
+        """Raises MinerError once the server, which runs on the SDK's thread, does not listen any more."""
+        while any(listener.is_serving() for listener in self.axon.fast_server.servers):  # noqa: ASYNC110 - see _until
+            await asyncio.sleep(WATCH_INTERVAL)
+        raise MinerError("the axon's server has ended by itself; only a new process can go on")
 
     @staticmethod
     async def _until(condition: Callable[[], bool], timeout: float) -> None:  # noqa: ASYNC109

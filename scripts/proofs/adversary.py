@@ -16,8 +16,10 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -34,6 +36,8 @@ MEGABYTE = 1_000_000
 # A refusal comes at once; what takes longer than this hangs.
 PATIENCE = 60.0
 HONEST_TIMEOUT = 180.0
+# Between two rounds of attacks, so that a hostile validator stays below its rate.
+PAUSE = 5.0
 # What the attacks may add to the miner's memory: the connections' buffers and one body in hand, not 500 bodies.
 MEMORY_BOUND = 300 * MEGABYTE
 
@@ -54,6 +58,11 @@ class Cast:
     hostile: bt.Keypair
     sluggish: bt.Keypair
     stranger: bt.Keypair
+
+    @staticmethod
+    def of(seed: str) -> Cast:
+        """The same keys for the same seed, in any process."""
+        return Cast(*(bt.Keypair.create_from_uri(f"//{seed}//{number}") for number in range(4)))
 
 
 @dataclass(frozen=True)
@@ -230,7 +239,10 @@ def attacks(target: Target, cast: Cast, connections: int, megabytes: int) -> dic
     }
 
 
-async def run_attacks(chosen: Mapping[str, tuple[Attack, set[str], int]]) -> dict[str, tuple[Counter[str], bool]]:
+Outcomes = dict[str, tuple[Counter[str], bool]]
+
+
+async def run_attacks(chosen: Mapping[str, tuple[Attack, set[str], int]]) -> Outcomes:
     """All at once; by name how they ended, and whether that is right."""
 
     async def run(attack: Attack, times: int) -> Counter[str]:
@@ -241,6 +253,33 @@ async def run_attacks(chosen: Mapping[str, tuple[Attack, set[str], int]]) -> dic
         name: (outcome, set(outcome) <= right)
         for (name, (_, right, _)), outcome in zip(chosen.items(), outcomes, strict=True)
     }
+
+
+def is_crowd(times: int) -> bool:
+    """Whether an attack is one of numbers."""
+    return times >= 20
+
+
+def attack_in_crowds(target: Target, seed: str, connections: int, megabytes: int) -> Outcomes:
+    """The attacks of numbers; to be run in a process of its own, which they keep busy."""
+    chosen = attacks(target, Cast.of(seed), connections, megabytes)
+    return asyncio.run(run_attacks({name: attack for name, attack in chosen.items() if is_crowd(attack[2])}))
+
+
+async def attack_from_all_sides(target: Target, seed: str, connections: int, megabytes: int) -> Outcomes:
+    """The attacks of numbers from another process, and all others again and again meanwhile."""
+    outcomes: Outcomes = {}
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        begin = asyncio.get_running_loop().run_in_executor
+        crowds = begin(pool, attack_in_crowds, target, seed, connections, megabytes)
+        while not crowds.done():
+            chosen = attacks(target, Cast.of(seed), connections, megabytes)
+            single = {name: attack for name, attack in chosen.items() if not is_crowd(attack[2])}
+            for name, (outcome, right) in (await run_attacks(single)).items():
+                before, was_right = outcomes.get(name, (Counter(), True))
+                outcomes[name] = (before + outcome, was_right and right)
+            await asyncio.wait([crowds], timeout=PAUSE)
+        return outcomes | await crowds
 
 
 def memory(pid: int) -> tuple[int, int]:
@@ -272,7 +311,8 @@ async def prove(folder: Path, connections: int, megabytes: int) -> bool:
     from scripts.run_demo import MinerProcess, Prompt, draw_lamp
 
     started = time.monotonic()
-    cast = Cast(*(bt.Keypair.create_from_mnemonic(bt.Keypair.generate_mnemonic()) for _ in range(4)))
+    seed = uuid.uuid4().hex
+    cast = Cast.of(seed)
     target = Target(free_port(), make_wallet(folder, "miner").hotkey.ss58_address)
     stakes = {cast.honest: 5000.0, cast.hostile: 4000.0, cast.sluggish: 3000.0}
     neurons = [
@@ -293,7 +333,7 @@ async def prove(folder: Path, connections: int, megabytes: int) -> bool:
         before = await push(target, cast.honest, prompt, quiet)
         _, peak_before = memory(miner.pid)
         honest = asyncio.create_task(push(target, cast.honest, prompt, over))
-        outcomes = await run_attacks(attacks(target, cast, connections, megabytes))
+        outcomes = await attack_from_all_sides(target, seed, connections, megabytes)
         over.set()
         served = await honest
         after, peak = memory(miner.pid)

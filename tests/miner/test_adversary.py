@@ -25,7 +25,7 @@ MEGABYTES = 3
 async def test_an_honest_validator_is_served_under_attack(
     tmp_path: Path, phase: Phase, container: SpzSettings, image_base64: str
 ) -> None:
-    cast = Cast(*(bt.Keypair.create_from_mnemonic(bt.Keypair.generate_mnemonic()) for _ in range(4)))
+    cast = Cast.of("test")
     allowed = [
         Neuron(uid=uid, hotkey=keypair.ss58_address, coldkey="c", stake=5000, validator_permit=True)
         for uid, keypair in enumerate((cast.honest, cast.hostile, cast.sluggish))

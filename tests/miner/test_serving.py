@@ -13,9 +13,10 @@ import bittensor as bt
 import pytest
 import pytest_asyncio
 
+from miner import serving
 from miner.chain import Neuron, Snapshot
 from miner.dendrite import Dendrite
-from miner.errors import OperatorError
+from miner.errors import MinerError, OperatorError
 from miner.localnet import LOOPBACK, free_port
 from miner.policy import decide
 from miner.protocol import Generate
@@ -311,6 +312,16 @@ async def test_an_admitted_caller_is_no_stranger(
         assert await reader.read() == b""
     held.release.set()
     assert (await asked).results
+
+
+async def test_a_server_that_ends_by_itself_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "WATCH_INTERVAL", 0.01)
+    watching = asyncio.create_task(bench.server.watch())
+    done, _ = await asyncio.wait([watching], timeout=0.1)
+    assert not done
+    bench.server.axon.stop()
+    with pytest.raises(MinerError, match="ended by itself"):
+        await asyncio.wait_for(watching, TIMEOUT)
 
 
 async def test_only_the_address_asked_for_is_bound(bench: Bench) -> None:
