@@ -60,9 +60,9 @@ class Supervisor:
                 # Raised on purpose: it says how the process is to end.
                 self._fail(error)
                 return
-            except (Exception, asyncio.CancelledError) as error:
+            except (Exception, asyncio.CancelledError):
                 ours = asyncio.current_task()
-                if isinstance(error, asyncio.CancelledError) and ours is not None and ours.cancelling():
+                if ours is not None and ours.cancelling():
                     raise
                 stable = self._clock.now() - started >= STABLE_AFTER
                 supervised.deaths = 1 if stable else supervised.deaths + 1
@@ -78,7 +78,7 @@ class Supervisor:
 
     def _check(self, group: str) -> None:
         deaths = [supervised.deaths for supervised in self._supervised.values() if supervised.group == group]
-        if min(deaths) >= HOPELESS:
+        if min(deaths, default=0) >= HOPELESS:
             self._fail(MinerError(f"{group} died {HOPELESS} times in a row and cannot do its job"))
 
     def _fail(self, error: MinerError) -> None:

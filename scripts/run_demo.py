@@ -25,9 +25,10 @@ from PIL import Image, ImageDraw
 
 from miner.chain import Neuron
 from miner.errors import ExitCode
-from miner.localnet import LOOPBACK, Delivery, LocalValidator, Timing, free_port, make_wallet, write_chain_file
+from miner.localnet import LOOPBACK, Delivery, LocalValidator, free_port, make_wallet, write_chain_file
 from miner.logs import ResultLine
 from miner.protocol import Generate, ImageTask
+from miner.validator_model import Timing
 from pipeline import STAGES, ply
 from pipeline.contact_sheet import contact_sheet
 
@@ -37,7 +38,7 @@ READY_TIMEOUT = 180.0
 TASKS_TIMEOUT = 180.0
 STOP_TIMEOUT = 30.0
 # The subnet's 300 s would make a dull demo.
-TIMING = Timing(throttle_period=0, task_cooldown=2, cooldown_penalty=0)
+TIMING = Timing(throttle_period=0, task_cooldown=2, cooldown_penalty=0, validation_lock=0)
 
 
 @dataclass(frozen=True)

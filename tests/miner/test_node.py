@@ -19,9 +19,10 @@ import pytest
 
 from miner.chain import Neuron
 from miner.errors import ExitCode
-from miner.localnet import LOOPBACK, LocalValidator, Timing, free_port, write_chain_file
+from miner.localnet import LOOPBACK, LocalValidator, free_port, write_chain_file
 from miner.logs import ResultLine
 from miner.protocol import Generate, ImageTask, TextTask
+from miner.validator_model import Timing
 
 MINER = Path(__file__).parents[2] / "neurons" / "miner.py"
 TIMEOUT = 90.0
@@ -165,7 +166,7 @@ def secrets_of(subnet: Subnet) -> list[str]:
 async def test_a_working_day(subnet: Subnet, wallets: dict[str, bt.Wallet], tmp_path: Path, image_base64: str) -> None:
     """Started from another folder: pulls an image, a sentence and rubbish, is pushed to, stops on SIGTERM."""
     miner = wallets["miner"].hotkey.ss58_address
-    timing = Timing(throttle_period=0, task_cooldown=1, cooldown_penalty=0)
+    timing = Timing(throttle_period=0, task_cooldown=1, cooldown_penalty=0, validation_lock=0)
     validator = LocalValidator(wallets["validator"], subnet.validator_port, lambda hotkey: hotkey == miner, timing)
     await validator.start()
     validator.add_tasks(

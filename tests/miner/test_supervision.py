@@ -137,3 +137,20 @@ async def test_stopping_waits_for_the_end() -> None:
     await asyncio.sleep(0)
     await supervisor.stop()
     assert ended == [1]
+
+
+async def test_what_fails_while_it_is_stopped_does_not_start_again() -> None:
+    runs = []
+
+    async def untidy() -> None:
+        runs.append(1)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError("the connection cannot be closed")
+
+    supervisor = Supervisor()
+    supervisor.start("a task", untidy)
+    await asyncio.sleep(0)
+    await asyncio.wait_for(supervisor.stop(), TIMEOUT)
+    assert (runs, supervisor.restarts) == ([1], {})
