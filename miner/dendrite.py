@@ -91,6 +91,9 @@ class Dendrite(bt.Dendrite):
 
 def _unix_time(date: str | None) -> float | None:
     try:
-        return parsedate_to_datetime(date).replace(tzinfo=UTC).timestamp() if date else None
+        moment = parsedate_to_datetime(date) if date else None
+        if moment is None:
+            return None
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 # A difference of clocks that the operator should hear of, in seconds.
 NOTABLE_SKEW = 10.0
+# A clock set to another time zone is off by less; what differs by more is not a clock.
+INCREDIBLE_SKEW = 86_400.0
 
 
 @dataclass
@@ -139,8 +141,11 @@ class ValidatorLoop:
         self._denied_for = reason
         return not decision.allowed
 
-    def _compare_clocks(self, date: float | None) -> None:
-        skew = 0.0 if date is None else date - self._environment.clock.wall()
+    def _credible(self, date: float | None) -> float | None:
+        """The validator's time, if it can be that; the operator hears of a notable difference once."""
+        if date is None:
+            return None
+        skew = date - self._environment.clock.wall()
         if abs(skew) > NOTABLE_SKEW and not self._skew_told:
             self._skew_told = True
             log.warning(
@@ -148,12 +153,12 @@ class ValidatorLoop:
                 self._record.name,
                 skew,
             )
+        return date if abs(skew) < INCREDIBLE_SKEW else None
 
     async def _pull(self, transport: Transport) -> Pulled:
         record, environment = self._record, self._environment
         sent = environment.clock.now()
         reply = await transport.exchange(record.neuron, PullTask(), environment.settings.pull_timeout)
-        self._compare_clocks(reply.date)
         answer = read_pull(reply.synapse)
         if isinstance(answer, TaskGiven):
             held, name = record.state.held, shown(answer.task.id)
@@ -165,7 +170,7 @@ class ValidatorLoop:
                 log.info("Task %s: pulled from %s, %s", name, record.name, answer.task.type)
         else:
             log.info("No task of %s: %s", record.name, answer)
-        return Pulled(answer, sent, reply.delivered, reply.date)
+        return Pulled(answer, sent, reply.delivered, self._credible(reply.date))
 
     async def _generate(self, held: HeldTask) -> str:
         """The result in base64, or an empty string, which skips the task without a penalty."""
@@ -195,8 +200,8 @@ class ValidatorLoop:
         sent = environment.clock.now()
         reply = await transport.exchange(record.neuron, submission, environment.settings.submit_timeout)
         received = environment.clock.now()
-        self._compare_clocks(reply.date)
-        validator_time = record.state.clock.seen(reply.date, received).at(received, environment.clock.wall())
+        date = self._credible(reply.date)
+        validator_time = record.state.clock.seen(date, received).at(received, environment.clock.wall())
         answer = read_submission(reply.synapse, skipped=not results, validator_time=validator_time)
         if results and answer.outcome.closes:
             record.margin = record.margin.after(self._encode_seconds + received - sent)
@@ -210,4 +215,4 @@ class ValidatorLoop:
             record.name,
             answer.reason,
         )
-        return Submitted(answer, sent, reply.delivered, reply.date)
+        return Submitted(answer, sent, reply.delivered, date)

@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import bittensor as bt
@@ -127,7 +128,7 @@ async def bench(
 # Rows of the answer table.
 
 
-@pytest.mark.parametrize("skew", [-40.0, 0.0, 40.0])
+@pytest.mark.parametrize("skew", [-36000.0, -40.0, 0.0, 40.0, 36000.0])
 async def test_tasks_are_done_one_after_the_other_without_a_violation(bench: Bench, skew: float) -> None:
     """Pull, free; submit, valid; and whatever the validator's clock shows."""
     bench.skew = skew
@@ -139,6 +140,30 @@ async def test_tasks_are_done_one_after_the_other_without_a_violation(bench: Ben
     assert all(299 <= wait <= 303 for wait in waits), waits
     assert bench.violations == 0
     assert bench.runner.counters == {"pulled": 3, "generated": 3, "accepted": 3}
+
+
+@pytest.mark.parametrize(("skew", "told"), [(3.0, 0), (-40.0, 1), (40.0, 1)])
+async def test_a_notable_difference_of_clocks_is_told_once(
+    bench: Bench, skew: float, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.skew = skew
+    bench.give("a", "b")
+    bench.update()
+    await bench.time.pass_sleep()
+    await bench.time.next_sleep()
+    assert caplog.text.count("differs from ours by") == told
+
+
+async def test_a_date_from_another_age_is_not_believed(bench: Bench) -> None:
+    """A broken proxy's; our own clock has to do then, with a wider margin."""
+    bench.connect = lambda: Faulty(bench.keypair, [], date=784111777.0)
+    bench.start_again()
+    bench.give("a", "b")
+    bench.update()
+    assert 300 <= await bench.time.pass_sleep() <= 303
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("a", "valid"), ("b", "valid")]
+    assert bench.violations == 0
 
 
 async def test_a_cooldown_we_knew_nothing_of_is_waited_for(bench: Bench) -> None:
@@ -438,16 +463,18 @@ async def test_an_outage_is_sat_out_and_its_end_noticed_within_a_minute(bench: B
 class Faulty(Dendrite):
     """Does to chosen exchanges what the test wants."""
 
-    def __init__(self, keypair: bt.Keypair, faults: list[Exception | int | None]) -> None:
+    def __init__(self, keypair: bt.Keypair, faults: list[Exception | int | None], date: float | None = None) -> None:
         super().__init__(keypair)
         self.faults = faults
+        self.date = date
 
     async def exchange(self, neuron: Neuron, synapse: AnySynapse, timeout: float) -> Reply[AnySynapse]:  # noqa: ASYNC109
         fault = self.faults.pop(0) if self.faults else None
         if isinstance(fault, Exception):
             raise fault
         port = neuron.port if fault is None else fault
-        return await super().exchange(neuron.model_copy(update={"port": port}), synapse, timeout)
+        reply = await super().exchange(neuron.model_copy(update={"port": port}), synapse, timeout)
+        return reply if self.date is None else replace(reply, date=self.date)
 
 
 async def test_a_submission_that_reached_nobody_is_sent_again_without_generating_again(bench: Bench) -> None:
