@@ -183,12 +183,16 @@ class Gate:
         end = asyncio.create_task(wait_for_end())
         try:
             await asyncio.wait({answer, end}, return_when=asyncio.FIRST_COMPLETED)
-            ended.set()
-            if not answer.done() and not answered:
+            if answered:
+                ended.set()
+            elif not answer.done():
                 log.warning("Validator %s hung up; what it asked for need not be made any more", shown(hotkey))
                 answer.cancel()
-            with suppress(asyncio.CancelledError):
-                await answer
+            await asyncio.wait({answer})
+            if not answer.cancelled() and (error := answer.exception()) is not None:
+                # The server's own log is silent, as the SDK sets it up.
+                log.error("A request of validator %s could not be answered", shown(hotkey), exc_info=error)
+                raise error
         finally:
             answer.cancel()
             end.cancel()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 
@@ -8,9 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miner.admission import Caller, Refused
-from miner.gate import LOG_INTERVAL, Message, RefusalLog, check_body, check_form, clean_scope, read_body, refuse
+from miner.admission import Admission, Caller, Refused
+from miner.gate import (
+    LOG_INTERVAL,
+    Gate,
+    Message,
+    Receive,
+    RefusalLog,
+    Send,
+    check_body,
+    check_form,
+    clean_scope,
+    read_body,
+    refuse,
+)
+from miner.policy import Decision
 from miner.protocol import Generate
+from miner.settings import ServingSettings
+from scripts.proofs.adversary import Target, signed_call
 
 HOTKEY = bt.Keypair.create_from_uri("//alice").ss58_address
 
@@ -165,6 +181,56 @@ async def test_a_refusal_is_json_that_the_sdks_client_reads_and_ends_the_connect
     assert int(dict(start["headers"])[b"content-length"]) == len(body["body"])
     assert not end.get("more_body", False)
     assert wire.incoming == []
+
+
+@pytest.mark.parametrize("client_stays", [True, False])
+async def test_an_application_that_fails_or_is_not_waited_for(
+    caplog: pytest.LogCaptureFixture, client_stays: bool
+) -> None:
+    """Neither passes in silence, and the place in the queue is free again."""
+    stopped = asyncio.Event()
+
+    async def application(scope: Message, receive: Receive, send: Send) -> None:
+        assert (await receive())["more_body"] is False
+        if client_stays:
+            raise RuntimeError("broken")
+        try:
+            # On Python 3.11 this loses a cancellation that comes together with what it waits for.
+            await asyncio.wait_for(receive(), 60)
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    class Client(Wire):
+        async def receive(self) -> Message:
+            if self.incoming:
+                return self.incoming.pop(0)
+            if client_stays:
+                await asyncio.Event().wait()
+            return {"type": "http.disconnect"}
+
+    settings, keypair = ServingSettings(queue_size=1, per_validator=1), bt.Keypair.create_from_uri("//alice")
+    admission = Admission(HOTKEY, lambda hotkey: Decision(True, ""), settings)
+    gate = Gate(application, admission, settings)
+    call = signed_call(keypair, Generate(prompt="a"))
+    lines = call.head(Target(1, HOTKEY)).split(b"\r\n")[1:]
+    headers = [tuple(line.split(b": ", 1)) for line in lines if line]
+    admitted: list[bool] = []
+    state = {"admitted": lambda: admitted.append(True)}
+    request = {**scope(), "type": "http", "headers": headers, "state": state}
+    with caplog.at_level(logging.WARNING, "miner.gate"):
+        if client_stays:
+            with pytest.raises(RuntimeError, match="broken"):
+                await gate(request, Client(part(call.body, more=False)).receive, Wire().send)
+        else:
+            await asyncio.wait_for(gate(request, Client(part(call.body, more=False)).receive, Wire().send), 10)
+            assert stopped.is_set()
+    (line,) = caplog.messages
+    assert ("could not be answered" if client_stays else "hung up") in line
+    assert HOTKEY in line
+    assert admitted == [True]
+    with admission.room(HOTKEY):
+        pass
 
 
 def test_a_thousand_refusals_are_two_lines(caplog: pytest.LogCaptureFixture) -> None:
