@@ -71,6 +71,7 @@ class Outcome(Enum):
     REJECTED = "rejected"
     SKIPPED = "skipped"
     NOT_VALIDATED = "not validated"
+    UNSCORED = "closed without a score"
     STILL_OPEN = "still open"
     NOT_HELD = "not held"
     UNKNOWN = "unknown"
@@ -114,8 +115,11 @@ def read_pull(answer: PullTask) -> PullAnswer:
     return OnCooldown(min(answer.cooldown_until, LAST_MOMENT), answer.cooldown_violations)
 
 
-def read_submission(answer: SubmitResults, skipped: bool, validator_time: float) -> SubmitAnswer:
-    """Understand the answer to a submission; `skipped`: it was an empty one; `validator_time`: its clock at least.
+def read_submission(answer: SubmitResults, skipped: bool, again: bool, validator_time: float) -> SubmitAnswer:
+    """Understand the answer to a submission.
+
+    `skipped`: it was an empty one; `again`: an earlier one of the same task may have arrived; `validator_time`: what
+    the validator's clock shows at least.
 
     Feedback with a score or with a cooldown in the future closes the task. Other feedback leaves it open: the id was
     another's, or an earlier submission is being validated or was so less than 30 s ago.
@@ -133,6 +137,10 @@ def read_submission(answer: SubmitResults, skipped: bool, validator_time: float)
         return SubmitAnswer(Outcome.SKIPPED, until, f"skipped, cooldown {wait:.0f} s")
     if feedback.validation_failed:
         return SubmitAnswer(Outcome.NOT_VALIDATED, until, f"the validator could not validate, cooldown {wait:.0f} s")
+    if not feedback.task_fidelity_score > 0 and again:
+        # An earlier one that was accepted while this one was being validated looks the same as a rejection.
+        reason = f"rejected, unless an earlier submission counted, cooldown {wait:.0f} s"
+        return SubmitAnswer(Outcome.UNSCORED, until, reason)
     if not feedback.task_fidelity_score > 0:
         return SubmitAnswer(Outcome.REJECTED, until, f"rejected, cooldown {wait:.0f} s")
     return SubmitAnswer(

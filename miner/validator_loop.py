@@ -112,6 +112,11 @@ class ValidatorLoop:
         record, clock = self._record, self._environment.clock
         record.state, action = transition(record.state, event, clock.now(), clock.wall())
         self._changed()
+        if isinstance(event, Pulled) and not isinstance(event.answer, TaskGiven) and isinstance(action, Wait):
+            # Of an outage the beginning is a warning.
+            level = logging.WARNING if record.state.failed_pulls == 1 else logging.INFO
+            seconds = action.until - clock.now()
+            log.log(level, "No task of %s: %s; next pull in %.0f s", record.name, event.answer, seconds)
         return action
 
     async def _perform(self, action: Action, transport: Transport) -> Event:
@@ -168,8 +173,6 @@ class ValidatorLoop:
             else:
                 environment.runner.counters["pulled"] += 1
                 log.info("Task %s: pulled from %s, %s", name, record.name, answer.task.type)
-        else:
-            log.info("No task of %s: %s", record.name, answer)
         return Pulled(answer, sent, reply.delivered, self._credible(reply.date))
 
     async def _generate(self, held: HeldTask) -> str:
@@ -202,7 +205,8 @@ class ValidatorLoop:
         received = environment.clock.now()
         date = self._credible(reply.date)
         validator_time = record.state.clock.seen(date, received).at(received, environment.clock.wall())
-        answer = read_submission(reply.synapse, skipped=not results, validator_time=validator_time)
+        again = held.submitted_at is not None
+        answer = read_submission(reply.synapse, skipped=not results, again=again, validator_time=validator_time)
         if results and answer.outcome.closes:
             record.margin = record.margin.after(self._encode_seconds + received - sent)
         environment.runner.counters[answer.outcome.value] += 1

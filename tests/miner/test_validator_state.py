@@ -100,7 +100,8 @@ def failed(delivered: bool = True) -> Pulled:
         # Answers to a submission.
         *(
             (submitting(), answered(outcome, 300), Stage.WAITING, Wait(NOW + 300 + UNKNOWN_CLOCK_MARGIN))
-            for outcome in (Outcome.ACCEPTED, Outcome.SKIPPED, Outcome.NOT_VALIDATED, Outcome.REJECTED)
+            for outcome in Outcome
+            if outcome.closes
         ),
         (submitting(), answered(Outcome.STILL_OPEN), Stage.WAITING, Wait(NOW + LOCK_DELAY)),
         (submitting(failures=1), answered(Outcome.STILL_OPEN), Stage.WAITING, Wait(NOW + 2 * LOCK_DELAY)),
