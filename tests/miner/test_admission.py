@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from miner.admission import Admission, Caller, RateLimit, Refused, ReplayWindow
 from miner.policy import Decision
 from miner.settings import ServingSettings
-from scripts.proofs.adversary import Call, Target
+from scripts.proofs.attacks import Call, Target
 
 NOW = 1_700_000_000.0
 MINER = bt.Keypair.create_from_uri("//miner")

@@ -14,7 +14,7 @@ from miner.scheduler import Scheduler
 from miner.serving import AxonServer
 from miner.settings import Phase, PolicyRules, ServingSettings, SpzSettings
 from miner.tasks import TaskRunner
-from scripts.proofs.adversary import Cast, Target, attacks, push, run_attacks
+from scripts.proofs.attacks import Cast, Target, attacks, push, run_attacks
 from tests.miner.conftest import instant_generate
 
 SETTINGS = ServingSettings(max_body_bytes=200_000, max_connections=60, header_timeout=1, body_timeout=1)

@@ -26,7 +26,7 @@ from miner.gate import (
 from miner.policy import Decision
 from miner.protocol import Generate
 from miner.settings import ServingSettings
-from scripts.proofs.adversary import Target, signed_call
+from scripts.proofs.attacks import Target, signed_call
 
 HOTKEY = bt.Keypair.create_from_uri("//alice").ss58_address
 

@@ -25,7 +25,7 @@ from miner.serving import AxonServer, check_port_free
 from miner.settings import Phase, PolicyRules, ServingSettings, SpzSettings
 from miner.tasks import TaskRunner
 from pipeline import Asset, EmptyForeground, Request, ply, spz
-from scripts.proofs.adversary import Target, connection, send, signed_call
+from scripts.proofs.attacks import Target, connection, send, signed_call
 from tests.miner.conftest import make_asset
 
 TIMEOUT = 20.0
