@@ -5,7 +5,8 @@
 Real: the state machine, the loops, the puller, the supervisor, the file of cooldowns, signatures and their checks.
 Modelled: the network (delays, time-outs, lost answers), the validators (miner/validator_model.py: the rules of the
 subnet's own), one generator that takes eight seconds, our restarts. Validators go down, restart with a state up to ten
-minutes old, reject some results, fail to validate others, and their clocks are off by up to a minute.
+minutes old, reject some results, fail to validate others, and their clocks are off by up to a minute; our loops die
+now and then of a simulated bug.
 
 The last line is a JSON document. Exit code 0 only if no cooldown was violated that we could have known, no task was
 lost, and accepted results are within 2 % of what an all-knowing miner gets from the same validators.
@@ -52,6 +53,7 @@ UNIX_START = 1_700_000_000.0
 GENERATION = 8.0
 RESULT = "UmVzdWx0"
 REJECTED_SHARE, UNVALIDATED_SHARE, FAILED_SHARE = 0.05, 0.01, 0.02
+LOST_ANSWER_SHARE, LOOP_DEATH_SHARE = 1 / 200, 1 / 500
 SAVE_INTERVAL = 600.0
 BOUND = 0.98
 
@@ -136,6 +138,7 @@ class World:
         self.models: dict[str, ValidatorModel] = {}
         self.tallies: dict[str, Tally] = {}
         self.ignored: Counter[Verdict] = Counter()
+        self.loop_deaths = 0
         self._drawn: Counter[str] = Counter()
         # The last cooldown that each validator managed to tell us.
         self._told: dict[str, int] = {}
@@ -226,6 +229,8 @@ class Line:
         """As a Dendrite's."""
         world, hotkey = self._world, neuron.hotkey
         plan = world.plan_of(hotkey)
+        if world.rng.random() < LOOP_DEATH_SHARE:
+            raise RuntimeError("simulated")
         await asyncio.sleep(world.rng.uniform(0.02, 0.3))
         if not plan.is_up(world.now()):
             return self._failed(synapse, 503, delivered=False)
@@ -240,8 +245,8 @@ class Line:
                 return self._failed(synapse, 403, delivered=False)
             await world.submit(hotkey, synapse)
         await asyncio.sleep(world.rng.uniform(0.02, 0.3))
-        # One answer in 200 gets lost, and so do those of a validator that has just gone down.
-        if not plan.is_up(world.now()) or world.rng.random() < 1 / 200:
+        # Some answers get lost, and so do those of a validator that has just gone down.
+        if not plan.is_up(world.now()) or world.rng.random() < LOST_ANSWER_SHARE:
             await asyncio.sleep(timeout)
             return self._failed(type(synapse).model_construct(dendrite=None), 408, delivered=True)
         if isinstance(synapse, PullTask | SubmitResults) and synapse.cooldown_until:
@@ -311,6 +316,7 @@ async def simulate(world: World, seconds: float, restarts: Sequence[tuple[float,
         await asyncio.sleep(begin - loop.time())
         # Killed, not stopped: tasks in hand are lost to us, and handed back.
         await supervisor.stop()
+        world.loop_deaths += supervisor.restarts.total()
         await asyncio.sleep(end - loop.time())
     for life in lives:
         life.cancel()
@@ -360,6 +366,7 @@ def run(hours: float, validators: int, seed: int) -> dict[str, Any]:
         "validators": validators,
         "seed": seed,
         "our_restarts": len(restarts),
+        "our_loops_died": world.loop_deaths,
         "outages": sum(len(plan.outages) for plan in plans),
         "assigned": sum(len(tally.assigned) for tally in tallies),
         "lost": len(lost),
