@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import bittensor as bt
 
-from miner.answers import Outcome, TaskGiven, read_pull, read_submission
+from miner.answers import OnCooldown, Outcome, PullAnswer, TaskGiven, read_pull, read_submission
 from miner.chain import Neuron
 from miner.clocks import Clock
 from miner.deadlines import Margin, deadline
@@ -165,15 +165,27 @@ class ValidatorLoop:
         sent = environment.clock.now()
         reply = await transport.exchange(record.neuron, PullTask(), environment.settings.pull_timeout)
         answer = read_pull(reply.synapse)
-        if isinstance(answer, TaskGiven):
-            held, name = record.state.held, shown(answer.task.id)
-            if held is not None and held.task.id == answer.task.id:
-                what = "its result is sent again" if held.results is not None else "it is generated again"
-                log.info("Task %s: handed back by %s, %s", name, record.name, what)
-            else:
-                environment.runner.counters["pulled"] += 1
-                log.info("Task %s: pulled from %s, %s", name, record.name, answer.task.type)
+        self._tell(answer)
         return Pulled(answer, sent, reply.delivered, self._credible(reply.date))
+
+    def _tell(self, answer: PullAnswer) -> None:
+        """What an answer says of tasks, for the log; each task's end stands there, also one that has to be inferred."""
+        record = self._record
+        held, unsettled = record.state.held, record.state.failed_submissions > 0
+        before = "" if held is None else shown(held.task.id)
+        if isinstance(answer, OnCooldown) and unsettled:
+            log.info("Task %s: its submission to %s has counted, accepted or not", before, record.name)
+        if not isinstance(answer, TaskGiven):
+            return
+        name = shown(answer.task.id)
+        if held is not None and held.task.id == answer.task.id:
+            what = "its result is sent again" if held.results is not None else "it is generated again"
+            log.info("Task %s: handed back by %s, %s", name, record.name, what)
+            return
+        if unsettled:
+            log.warning("Task %s: %s holds it no longer, its result has no taker", before, record.name)
+        self._environment.runner.counters["pulled"] += 1
+        log.info("Task %s: pulled from %s, %s", name, record.name, answer.task.type)
 
     async def _generate(self, held: HeldTask) -> str:
         """The result in base64, or an empty string, which skips the task without a penalty."""

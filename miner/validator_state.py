@@ -236,7 +236,8 @@ def _pulled(state: ValidatorState, event: Pulled, now: float, wall: float) -> tu
         case TaskGiven():
             return _given(state, event.answer, event.sent, now)
         case OnCooldown(until=until):
-            late = replace(state, asked_at=None)
+            # No task is held: a submission whose fate was unknown has counted.
+            late = replace(state, asked_at=None, failed_submissions=0)
             if until > state.clock.at(now, wall):
                 return _cool_down(replace(late, failed_pulls=0), until, now, wall)
             # We were too early by a clock that is wrong, ours or the one it tells.

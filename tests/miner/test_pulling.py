@@ -272,7 +272,9 @@ async def test_too_soon_after_an_accepted_one_is_tried_again_ever_more_slowly(be
     assert bench.violations == 0
 
 
-async def test_a_validator_that_forgot_the_task_is_asked_for_another(bench: Bench) -> None:
+async def test_a_validator_that_forgot_the_task_is_asked_for_another(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     """It restarted while we generated: HTTP 403."""
 
     def forget(request: Request, on_step: OnStep) -> Asset:
@@ -286,6 +288,7 @@ async def test_a_validator_that_forgot_the_task_is_asked_for_another(bench: Benc
     assert await bench.time.pass_sleep() < 5
     await bench.time.next_sleep()
     assert bench.verdicts == [("b", "valid")]
+    assert "holds it no longer" in caplog.text
     assert (bench.runner.counters["not held"], bench.runner.counters["accepted"]) == (1, 1)
 
 
@@ -326,7 +329,10 @@ async def test_an_error_of_the_validator_costs_one_more_try(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("counts", [True, False])
-async def test_a_time_out_may_have_counted_and_the_next_pull_tells(bench: Bench, counts: bool) -> None:
+async def test_a_time_out_may_have_counted_and_the_next_pull_tells(
+    bench: Bench, counts: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     answer = threading.Event()
     bench.validator.checking = lambda: answer.wait(TIMEOUT)
     bench.validator.score = 0.9 if counts else None
@@ -342,6 +348,7 @@ async def test_a_time_out_may_have_counted_and_the_next_pull_tells(bench: Bench,
         bench.time.wake()
         assert 290 <= await bench.time.next_sleep() <= 303
         assert bench.runner.counters == {"pulled": 1, "generated": 1, "unknown": 1}
+        assert "Task a: its submission to validator 0" in caplog.text
         # To learn costs one, which the next submission takes off.
         assert bench.violations == 1
     else:

@@ -189,6 +189,11 @@ def test_failures_are_forgotten_when_things_go_well() -> None:
     assert step(state, Pulled(NothingToDo(), NOW))[0].failed_pulls == 0
 
 
+def test_a_cooldown_settles_a_submission_of_unknown_fate() -> None:
+    state = replace(PULLING, held=SENT, failed_submissions=4)
+    assert step(state, Pulled(OnCooldown(int(UNIX) + 200, 1), NOW))[0].failed_submissions == 0
+
+
 def test_back_off_doubles_up_to_a_minute() -> None:
     assert [failure_delay(n) for n in (1, 2, 3, 4, 5, 6, 7, 10_000)] == [2, 4, 8, 16, 32, 60, 60, 60]
 
