@@ -60,7 +60,9 @@ def load_generator(settings: Settings) -> Backend:
     """The phase's generator, warmed up. Raises OperatorError if weights or devices are missing."""
     phase = settings.phase
     try:
-        compute = choose(settings.miner.device, settings.miner.precision, settings.miner.kernels)
+        compute = choose(
+            settings.miner.device, settings.miner.precision, settings.miner.kernels, fp8=phase.acceleration.fp8
+        )
         log.info("Networks on %s", compute.reason)
         backend = load_backend(
             phase.backend,
@@ -74,7 +76,7 @@ def load_generator(settings: Settings) -> Backend:
         raise OperatorError(f"phase {settings.phase_name} cannot be loaded: {error}") from error
     except PipelineError as error:
         raise OperatorError(str(error)) from error
-    seconds = warm_up(backend, phase.sparse_structure_sampler_params.params(), phase.slat_sampler_params.params())
+    seconds = warm_up(backend, *phase.samplers)
     log.info("Loaded %s and warmed up in %.1f s", " and ".join(phase.checkpoints), seconds)
     return backend
 

@@ -35,9 +35,9 @@ class SamplerSettings(_Section):
             raise ValueError("must be two numbers with 0 <= low <= high <= 1")
         return interval
 
-    def params(self) -> SamplerParams:
+    def params(self, reuse: int = 0) -> SamplerParams:
         """As the pipeline takes it."""
-        return SamplerParams(**dict(self))
+        return SamplerParams(**dict(self), reuse=reuse)
 
 
 Role = Literal["sparse_structure_flow_model", "sparse_structure_decoder", "slat_flow_model", "slat_decoder_gs"]
@@ -78,6 +78,13 @@ class ExportSettings(_Section):
     extent: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
+class AccelerationSettings(_Section):
+    """What is faster and not exact: products of 8-bit floats, and guided steps without an evaluation of their own."""
+
+    fp8: bool = False
+    reuse: int = Field(default=0, ge=0, le=4)
+
+
 class Phase(_Section):
     """What shapes a result: config/phases/NAME.yaml."""
 
@@ -90,12 +97,19 @@ class Phase(_Section):
     max_voxels: VoxelSettings | None = None
     export: ExportSettings = ExportSettings()
     backend: Literal["native", "trellis"] = "native"
+    acceleration: AccelerationSettings = AccelerationSettings()
 
     @model_validator(mode="after")
     def _generates_something(self) -> Phase:
         if self.image is None and self.text is None:
             raise ValueError("needs image: {checkpoint: ...}, text: {checkpoint: ...}, or both")
         return self
+
+    @property
+    def samplers(self) -> tuple[SamplerParams, SamplerParams]:
+        """Of the sparse structure and of the structured latents, as the pipeline takes them."""
+        reuse = self.acceleration.reuse
+        return self.sparse_structure_sampler_params.params(reuse), self.slat_sampler_params.params(reuse)
 
     @property
     def checkpoints(self) -> tuple[str, ...]:

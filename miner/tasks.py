@@ -109,11 +109,12 @@ class TaskRunner:
         return prompt
 
     def _request(self, task: Task, prompt: Prompt) -> Request:
+        structure, latents = self._phase.samplers
         return Request(
             prompt=prompt,
             seed=secrets.randbelow(2**31) if task.seed is None else task.seed,
-            sparse_structure_sampler_params=self._phase.sparse_structure_sampler_params.params(),
-            slat_sampler_params=self._phase.slat_sampler_params.params(),
+            sparse_structure_sampler_params=structure,
+            slat_sampler_params=latents,
             voxel_limit=self._phase.max_voxels.limit() if self._phase.max_voxels else None,
         )
 

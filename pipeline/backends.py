@@ -90,4 +90,6 @@ def warm_up(backend: Backend, structure: SamplerParams, latents: SamplerParams) 
         # A structure may come out empty; all that matters is that the networks ran.
         with suppress(EmptyStructure, EmptyForeground):
             backend.generate(Request(prompt, 0, structure, latents))
+    if isinstance(backend, Generator):
+        backend.rehearse()
     return time.perf_counter() - start

@@ -14,6 +14,8 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 Kernels = Literal["auto", "plain", "fused"]
 # Triton's matrix instructions in half precision need Ampere or newer.
 _FUSED_CAPABILITY = (8, 0)
+# Products with a scale for each row came with Hopper.
+_FP8_CAPABILITY = (9, 0)
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,15 @@ class Compute:
     dtype: torch.dtype
     reason: str
     fused: bool = False
+    fp8: bool = False
 
 
-def choose(device: str = "auto", precision: Precision = "auto", kernels: Kernels = "auto") -> Compute:
-    """Resolve names from the settings: device "auto", "cpu", "cuda" or "cuda:N".
+def choose(
+    device: str = "auto", precision: Precision = "auto", kernels: Kernels = "auto", *, fp8: bool = False
+) -> Compute:
+    """Resolve names from the settings: device "auto", "cpu", "cuda" or "cuda:N"; fp8: products of 8-bit floats.
 
-    Raises PipelineError if the device is unknown or not there, or if the fused kernels cannot run on it.
+    Raises PipelineError if the device is unknown or not there, or if the fused kernels or fp8 cannot run on it.
     """
     resolved, why = _device(device)
     if precision == "auto":
@@ -40,9 +45,16 @@ def choose(device: str = "auto", precision: Precision = "auto", kernels: Kernels
     obstacle = "the settings ask for it" if kernels == "plain" else _obstacle(resolved, dtype)
     if kernels == "fused" and obstacle is not None:
         raise PipelineError(f"kernels: fused cannot be used, since {obstacle}; set kernels: auto")
+    if fp8 and (obstacle is not None or torch.cuda.get_device_capability(resolved) < _FP8_CAPABILITY):
+        raise PipelineError(
+            "acceleration.fp8 needs fused kernels and a GPU of the Hopper generation or newer "
+            f"({obstacle or 'this one is older'}); leave it out of the phase"
+        )
     ways = "fused kernels" if obstacle is None else f"plain kernels since {obstacle}"
+    if fp8:
+        ways += " with 8-bit products"
     reason = f"{resolved} since {why}, {str(dtype).removeprefix('torch.')} blocks, {ways}"
-    return Compute(resolved, dtype, reason, fused=obstacle is None)
+    return Compute(resolved, dtype, reason, fused=obstacle is None, fp8=fp8)
 
 
 def _device(name: str) -> tuple[torch.device, str]:

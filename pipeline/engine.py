@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
+import torch
 from torch import Tensor
 
 from pipeline.devices import Compute
@@ -17,6 +19,8 @@ from pipeline.trellis.gaussians import to_gaussians, to_splats
 
 # Called after each sampler step with the number of steps done.
 OnSamplerStep = Callable[[int], None]
+# Slabs of 2,816 to 25,344 voxels.
+_REHEARSED_WIDTHS, _REHEARSED_DEPTH = (16, 24, 32, 40, 48), 11
 
 
 class Engine:
@@ -74,6 +78,22 @@ class Engine:
             raise NonFiniteOutput("the gaussian decoder returned NaN or infinity; try precision: float32")
         return to_splats(to_gaussians(raw, grid, decoder.resolution, decoder.offset_perturbation, decoder.config))
 
+    @torch.inference_mode()
+    def rehearse(self, conditions: Conditions[Context]) -> None:
+        """Run a guided and an unguided latent step over structures of many sizes.
+
+        Libraries choose and load their kernels by size; without this, the first structure of a new size takes longer.
+        """
+        params = SamplerParams(steps=2, cfg_strength=1.0, cfg_interval=(0.9, 1.0))
+        for width in _REHEARSED_WIDTHS:
+            positions = torch.nonzero(torch.ones(width, width, _REHEARSED_DEPTH, device=self.device))
+            grid = VoxelGrid.of([positions])
+            latents = self.sample_latents(
+                conditions, params, grid, torch.zeros(len(grid), self.latent_channels), _ignore
+            )
+            with suppress(NonFiniteOutput):
+                self.decode_latents(latents, grid)
+
     def _sample(
         self,
         velocities: Velocities[Context],
@@ -89,10 +109,14 @@ class Engine:
         return x
 
 
+def _ignore(_done: int) -> None:
+    """Nobody watches."""
+
+
 def _flows(checkpoint: Checkpoint, compute: Compute) -> Flows:
     if compute.fused:
         # Imported only here, since its kernels need Triton.
         from pipeline.fused.flows import FusedFlows
 
-        return FusedFlows(checkpoint.structure_flow, checkpoint.latent_flow)
+        return FusedFlows(checkpoint.structure_flow, checkpoint.latent_flow, fp8=compute.fp8)
     return PlainFlows(checkpoint.structure_flow, checkpoint.latent_flow)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from PIL import Image
 
 from pipeline import batch
 from pipeline.background import BackgroundRemover, Provider
@@ -15,7 +16,7 @@ from pipeline.devices import Compute
 from pipeline.engine import Engine
 from pipeline.errors import CheckpointError, OutOfMemory, PipelineError, UnsupportedPrompt
 from pipeline.flows import Context
-from pipeline.preprocessing import cut_out, frame_object
+from pipeline.preprocessing import PICTURE_SIZE, cut_out, frame_object
 from pipeline.prompt import ImagesPrompt, Prompt, TextPrompt
 from pipeline.request import Asset, OnStep, Request, VoxelLimit, ignore_steps
 from pipeline.sampling import Conditions
@@ -91,6 +92,24 @@ class Generator:
             _check_width(engine, text_encoder.channels)
             text_route = TextRoute(engine, text_encoder)
         return Generator(compute, image_route, text_route)
+
+    def rehearse(self) -> None:
+        """Let the fused kernels meet structures of many sizes, so that the first request of any size is no slower."""
+        conditions: list[tuple[Engine, Conditions[Context]]] = []
+        if self.image is not None:
+            tokens = self.image.encoder(Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE)))
+            conditions.append((self.image.engine, Conditions((tokens,), None)))
+        if self.text is not None:
+            null = self.text.encoder.null
+            conditions.append((self.text.engine, Conditions((null,), null)))
+        for engine, given in conditions:
+            if not engine.flows.batched:
+                try:
+                    engine.rehearse(given)
+                except torch.OutOfMemoryError:
+                    log.warning(
+                        "The GPU's memory does not suffice for large structures; consider max_voxels in the phase"
+                    )
 
     def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
         """Generate one object. `on_step` is called after each sampler step and may raise Cancelled to stop.

@@ -27,12 +27,15 @@ class SamplerParams:
     cfg_strength: s in v = (1 + s) * v_cond - s * v_neg; 0 means the conditional velocity only.
     cfg_interval: guidance applies where lo <= t <= hi, on the rescaled time.
     rescale_t:    r in t = r * u / (1 + (r - 1) * u); above 1 spends more steps near t = 1.
+    reuse:        guided steps that take the velocity of the step before instead of their own, between two that do
+                  not; not upstream's, and 0 is exact. Guided steps cost two evaluations and, near t = 1, are short.
     """
 
     steps: int
     cfg_strength: float
     cfg_interval: tuple[float, float] = (0.0, 1.0)
     rescale_t: float = 1.0
+    reuse: int = 0
 
     def __post_init__(self) -> None:
         lo, hi = self.cfg_interval
@@ -44,6 +47,8 @@ class SamplerParams:
             raise ValueError(f"cfg_interval must satisfy 0 <= lo <= hi <= 1, is {self.cfg_interval}")
         if not 0 < self.rescale_t < math.inf:
             raise ValueError(f"rescale_t must be finite and positive, is {self.rescale_t}")
+        if self.reuse < 0:
+            raise ValueError(f"reuse must not be negative, is {self.reuse}")
 
     def guided(self, t: float) -> bool:
         """Whether guidance applies at time t."""
@@ -112,9 +117,13 @@ def euler_steps(
 ) -> Iterator[Step]:
     """The steps from noise (t = 1) to the sample (t = 0), each computed when asked for."""
     times = schedule(params.steps, params.rescale_t)
-    x = noise
+    x, v, reused = noise, noise, params.reuse
     for index, (t, t_next) in enumerate(pairwise(times)):
-        v = guided_velocity(velocities, x, t, conditions.at(index), conditions.negative, params)
+        if reused < params.reuse and params.guided(t):
+            reused += 1
+        else:
+            v = guided_velocity(velocities, x, t, conditions.at(index), conditions.negative, params)
+            reused = 0
         step = Step(index, t, t_next, x, v, x - (t - t_next) * v)
         yield step
         x = step.x_next

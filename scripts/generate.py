@@ -81,13 +81,13 @@ def generate(prompt: Prompt, phase: Phase, source: Source, seed: int, device: st
     text = isinstance(prompt, TextPrompt)
     generator = load_backend(
         phase.backend,
-        choose(device),
+        choose(device, fp8=phase.acceleration.fp8),
         image=None if text else source,
         text=source if text else None,
         background_model=phase.background.model,
         background_provider=phase.background.provider,
     )
-    structure, latents = phase.sparse_structure_sampler_params.params(), phase.slat_sampler_params.params()
+    structure, latents = phase.samplers
     limit = phase.max_voxels.limit() if phase.max_voxels else None
     with tqdm(total=structure.steps + latents.steps, unit="step", leave=False) as bar:
 

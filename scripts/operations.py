@@ -34,9 +34,10 @@ def _trunk(blocks: Iterable[Any], tokens: int, context: int) -> tuple[float, flo
 
 
 def _evaluations(params: SamplerParams) -> tuple[int, int]:
-    """Steps, and how many of them are guided."""
-    times = schedule(params.steps, params.rescale_t)[:-1]
-    return len(times), sum(params.guided(t) for t in times)
+    """Evaluations under the context of tokens, and how many of them are guided."""
+    guided = sum(params.guided(t) for t in schedule(params.steps, params.rescale_t)[:-1])
+    evaluated = -(-guided // (params.reuse + 1))
+    return params.steps - guided + evaluated, evaluated
 
 
 def structure_sampling(flow: SparseStructureFlowModel, params: SamplerParams, context: int) -> float:
@@ -66,9 +67,10 @@ def latent_sampling(flow: SLatFlowModel, params: SamplerParams, grid: VoxelGrid,
 
 def _residual(block: Any, grid: VoxelGrid, skip_rows: int) -> float:
     pairs = int((grid.neighbours < len(grid)).sum())
-    kernels = (block.conv1.conv.weight, block.conv2.conv.weight)
-    convolutions = sum(2.0 * pairs * weight.shape[0] * weight.shape[-1] for weight in kernels)
-    return convolutions + linear(block.skip_connection, skip_rows)
+    total = linear(block.skip_connection, skip_rows)
+    for weight in (block.conv1.conv.weight, block.conv2.conv.weight):
+        total += 2.0 * pairs * int(weight.shape[0]) * int(weight.shape[-1])
+    return total
 
 
 def gaussian_decoding(decoder: SLatGaussianDecoder, grid: VoxelGrid) -> float:

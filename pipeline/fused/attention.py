@@ -29,7 +29,8 @@ def _attend_step(q, k, v, total, weight, largest, scale, valid, MASKED: tl.const
     return total, weight * fade + tl.sum(p, 1), now_largest
 
 
-@triton.jit
+# Triton would compile anew for lengths that 16 divides and for those it does not.
+@triton.jit(do_not_specialize=["queries", "keys"])
 def _attention_kernel(
     q_ptr,
     k_ptr,

@@ -16,7 +16,8 @@ from pipeline.trellis.layers import BLOCK_NORM_EPS
 OFFSETS = 27
 
 
-@triton.jit
+# Triton would compile anew for counts that 16 divides and for those it does not.
+@triton.jit(do_not_specialize=["rows", "sources", "skip_rows"])
 def _gather_sum_kernel(
     products_ptr,
     table_ptr,

@@ -16,9 +16,12 @@ class FusedFlows:
 
     batched = False
 
-    def __init__(self, structure_flow: SparseStructureFlowModel, latent_flow: SLatFlowModel) -> None:
-        self._structure = StructureSampler(structure_flow)
-        self._latents = LatentSampler(latent_flow)
+    def __init__(
+        self, structure_flow: SparseStructureFlowModel, latent_flow: SLatFlowModel, *, fp8: bool = False
+    ) -> None:
+        """fp8: the widest products of the trunks with 8-bit floats, which is faster and not exact."""
+        self._structure = StructureSampler(structure_flow, fp8=fp8)
+        self._latents = LatentSampler(latent_flow, fp8=fp8)
 
     def structure(self, times: Sequence[float], conditions: Conditions[Context]) -> Velocities[Context]:
         """See Flows."""

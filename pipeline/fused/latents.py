@@ -21,9 +21,9 @@ from pipeline.trellis.layers import FINAL_NORM_EPS, position_embedding
 class LatentSampler:
     """Velocities of one sample at a time."""
 
-    def __init__(self, flow: SLatFlowModel) -> None:
+    def __init__(self, flow: SLatFlowModel, *, fp8: bool = False) -> None:
         self._flow = flow
-        self._trunk = Trunk(flow.blocks)
+        self._trunk = Trunk(flow.blocks, fp8=fp8)
         self._input_blocks = residual_blocks(flow.input_blocks)
         self._out_blocks = residual_blocks(flow.out_blocks)
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from pipeline.fused.products import Rows, store_fp8
 from pipeline.trellis.layers import BLOCK_NORM_EPS
 
 _WARPS = 4
@@ -33,6 +33,7 @@ def _add_norm_kernel(
     scale_ptr,
     shift_ptr,
     out_ptr,
+    out_scale_ptr,
     channels,
     eps,
     HAS_Y: tl.constexpr,
@@ -41,11 +42,13 @@ def _add_norm_kernel(
     HAS_SCALE: tl.constexpr,
     SCALE_OFFSET: tl.constexpr,
     SILU: tl.constexpr,
+    FP8: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     columns = tl.arange(0, BLOCK)
     inside = columns < channels
-    row = tl.program_id(0).to(tl.int64) * channels + columns
+    number = tl.program_id(0).to(tl.int64)
+    row = number * channels + columns
     x = tl.load(x_ptr + row, inside, 0.0).to(tl.float32)
     if HAS_Y:
         y = tl.load(y_ptr + row, inside, 0.0).to(tl.float32)
@@ -65,7 +68,10 @@ def _add_norm_kernel(
         x = x * scale + tl.load(shift_ptr + columns, inside, 0.0).to(tl.float32)
     if SILU:
         x *= tl.sigmoid(x)
-    tl.store(out_ptr + row, x.to(out_ptr.dtype.element_ty), inside)
+    if FP8:
+        store_fp8(tl.where(inside, x, 0.0), out_ptr, out_scale_ptr, number, channels, columns)
+    else:
+        tl.store(out_ptr + row, x.to(out_ptr.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -92,15 +98,16 @@ def add_norm(
     modulation: tuple[Tensor, Tensor] | None = None,
     affine: tuple[Tensor, Tensor] | None = None,
     silu: bool = False,
-    out: Tensor | None = None,
-) -> Tensor:
+    out: Rows | None = None,
+) -> Rows:
     """x += gate * y + constant, in place; then the layer norm of x, modulated or with affine, then SiLU.
 
-    x, y and out [R, C] contiguous; gate and constant [C]; modulation (scale, shift) gives norm * (1 + scale) + shift,
-    affine (weight, bias) gives norm * weight + bias, all [C]. Everything but x is optional. Returns out.
+    x, y and out [R, C] contiguous, out in half precision or in 8 bits; gate and constant [C]; modulation (scale,
+    shift) gives norm * (1 + scale) + shift, affine (weight, bias) gives norm * weight + bias, all [C]. Everything but
+    x is optional. Returns out.
     """
     rows, channels = x.shape
-    out = torch.empty_like(x) if out is None else out
+    out = Rows.like(x, fp8=False) if out is None else out
     scale, shift = modulation or affine or (None, None)
     _add_norm_kernel[(rows,)](
         x,
@@ -109,7 +116,8 @@ def add_norm(
         constant,
         scale,
         shift,
-        out,
+        out.values,
+        out.scales,
         channels,
         BLOCK_NORM_EPS,
         HAS_Y=y is not None,
@@ -118,6 +126,7 @@ def add_norm(
         HAS_SCALE=scale is not None,
         SCALE_OFFSET=1.0 if modulation else 0.0,
         SILU=silu,
+        FP8=out.scales is not None,
         BLOCK=triton.next_power_of_2(channels),
         num_warps=_WARPS,
     )

@@ -65,7 +65,7 @@ class ResidualBlock:
         """
         block, (first, second) = self._block, self._kernels
         norm, skip = block.norm1, block.skip_connection(x)
-        h = add_norm(x.flatten(0, 1), affine=(norm.weight, norm.bias), silu=True).view_as(x)
+        h = add_norm(x.flatten(0, 1), affine=(norm.weight, norm.bias), silu=True).values.view_as(x)
         up = block.resample == "up"
         table = tables.from_coarse if up else tables.neighbours
         assert table is not None

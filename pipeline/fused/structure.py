@@ -38,12 +38,11 @@ class _Captured:
 class StructureSampler:
     """Velocities of one sample at a time."""
 
-    def __init__(self, flow: SparseStructureFlowModel) -> None:
+    def __init__(self, flow: SparseStructureFlowModel, *, fp8: bool = False) -> None:
         self._flow = flow
-        self._trunk = Trunk(flow.blocks)
+        self._trunk = Trunk(flow.blocks, fp8=fp8)
         self._captured: dict[tuple[int, int, int], _Captured] = {}
-        # Shared by all graphs: results are copied out before another one runs.
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool: Any = None
 
     def prepare(self, times: Sequence[float], conditions: Conditions[Context]) -> Velocities[Context]:
         """Velocities of x [1, channels, R, R, R] float32 at the given times."""
@@ -84,6 +83,8 @@ class StructureSampler:
         def run() -> Tensor:
             return self._velocity(x, modulation, passes)
 
+        # All graphs share their working memory: results are copied out before another one runs.
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph, out = _record(run, self._pool)
         return _Captured(graph, x, modulation, keys_values, out)
 

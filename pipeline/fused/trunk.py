@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.fused.norms import add_norm, head_norm
+from pipeline.fused.products import Product, Rows
 from pipeline.trellis.attention import CrossAttention, SelfAttention
 from pipeline.trellis.blocks import ModulatedBlock
-from pipeline.trellis.layers import FeedForward
 
 # (q [B, L, heads, dim], k and v [B, S, heads, dim]) -> [B, L, heads, dim]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -39,8 +38,11 @@ class Passes:
 class Trunk:
     """Runs the blocks of a flow model, whose parameters it shares."""
 
-    def __init__(self, blocks: nn.ModuleList) -> None:
+    def __init__(self, blocks: nn.ModuleList, *, fp8: bool = False) -> None:
+        """fp8: the products that take normed rows, and those of the MLP, with 8-bit floats."""
         self.blocks = [cast(ModulatedBlock, block) for block in blocks]
+        self._fp8 = fp8
+        self._products = [_Products.of(block, fp8=fp8) for block in self.blocks]
         self.channels: int = self.blocks[0].norm2.normalized_shape[0]
         self._self_gammas = [_gammas(block.self_attn, "qk") for block in self.blocks]
         self._query_gammas = [_gammas(block.cross_attn, "q") for block in self.blocks]
@@ -73,21 +75,26 @@ class Trunk:
         x = h
         y: Tensor | None = None
         gate: Tensor | None = None
-        for index, block in enumerate(self.blocks):
+        normed = Rows.like(x, fp8=self._fp8)
+        for index, (block, products) in enumerate(zip(self.blocks, self._products, strict=True)):
             shift, scale, gate_attention, shift_mlp, scale_mlp, gate_mlp = modulation[index]
-            normed = add_norm(x, y=y, gate=gate, modulation=(scale, shift))
-            y = _self_attention(block.self_attn, self._self_gammas[index], normed, length, attend)
+            add_norm(x, y=y, gate=gate, modulation=(scale, shift), out=normed)
+            y = self._self_attention(index, normed, length, attend)
             if index == 0:
                 # Contexts enter only now: up to here, all passes are the same.
                 x, y = x.repeat(passes.count, 1), y.repeat(passes.count, 1)
-                normed = torch.empty_like(x)
+                normed = Rows.like(x, fp8=self._fp8)
             if real:
                 norm = block.norm2
-                normed_real = add_norm(x[:real], y=y[:real], gate=gate_attention, affine=(norm.weight, norm.bias))
-                crossed = _cross_attention(
-                    block.cross_attn, self._query_gammas[index], normed_real, passes.keys_values[index], attend
+                add_norm(
+                    x[:real],
+                    y=y[:real],
+                    gate=gate_attention,
+                    affine=(norm.weight, norm.bias),
+                    out=normed.part(0, real),
                 )
-                add_norm(x[:real], y=crossed, modulation=(scale_mlp, shift_mlp), out=normed[:real])
+                crossed = self._cross_attention(index, normed.part(0, real), passes.keys_values[index], attend)
+                add_norm(x[:real], y=crossed, modulation=(scale_mlp, shift_mlp), out=normed.part(0, real))
             if passes.zero:
                 add_norm(
                     x[real:],
@@ -95,11 +102,47 @@ class Trunk:
                     gate=gate_attention,
                     constant=self._zero_contexts[index],
                     modulation=(scale_mlp, shift_mlp),
-                    out=normed[real:],
+                    out=normed.part(real),
                 )
-            y, gate = _feed_forward(block.mlp, normed), gate_mlp
+            y, gate = products.mlp_out(products.mlp_in.gelu(normed)), gate_mlp
         assert y is not None and gate is not None
-        return torch.addcmul(x, y, gate)
+        return torch.addcmul(x, y.to(x.dtype), gate)
+
+    def _self_attention(self, index: int, x: Rows, length: int, attend: Attend) -> Tensor:
+        attention, gamma = self.blocks[index].self_attn, self._self_gammas[index]
+        qkv = self._products[index].qkv(x)
+        if gamma is not None:
+            head_norm(qkv, gamma)
+        q, k, v = qkv.view(-1, length, 3, attention.heads, self.channels // attention.heads).unbind(2)
+        attended = attend(q, k, v).reshape(-1, self.channels)
+        out: Tensor = attention.to_out(attended.to(attention.to_out.weight.dtype))
+        return out
+
+    def _cross_attention(self, index: int, x: Rows, keys_values: Tensor, attend: Attend) -> Tensor:
+        attention, gamma = self.blocks[index].cross_attn, self._query_gammas[index]
+        q = self._products[index].q(x)
+        if gamma is not None:
+            head_norm(q, gamma)
+        k, v = keys_values.unbind(2)
+        q = q.view(len(keys_values), -1, *k.shape[2:]).to(k.dtype)
+        out: Tensor = attention.to_out(attend(q, k, v).reshape(-1, self.channels))
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Products:
+    """The linear layers of a block that take normed rows, and both of the MLP."""
+
+    qkv: Product
+    q: Product
+    mlp_in: Product
+    mlp_out: Product
+
+    @staticmethod
+    def of(block: ModulatedBlock, *, fp8: bool) -> _Products:
+        mlp_in, mlp_out = cast(nn.Linear, block.mlp.mlp[0]), cast(nn.Linear, block.mlp.mlp[2])
+        layers = (block.self_attn.to_qkv, block.cross_attn.to_q, mlp_in, mlp_out)
+        return _Products(*(Product(layer, fp8=fp8) for layer in layers))
 
 
 def _gammas(attention: SelfAttention | CrossAttention, parts: str) -> Tensor | None:
@@ -114,31 +157,3 @@ def _of_zeros(attention: CrossAttention) -> Tensor:
     value = attention.to_kv.bias.detach()[attention.to_q.out_features :]
     constant: Tensor = attention.to_out(value)
     return constant
-
-
-def _self_attention(attention: SelfAttention, gamma: Tensor | None, x: Tensor, length: int, attend: Attend) -> Tensor:
-    qkv = attention.to_qkv(x)
-    if gamma is not None:
-        head_norm(qkv, gamma)
-    q, k, v = qkv.view(-1, length, 3, attention.heads, x.shape[1] // attention.heads).unbind(2)
-    out: Tensor = attention.to_out(attend(q, k, v).reshape(x.shape))
-    return out
-
-
-def _cross_attention(
-    attention: CrossAttention, gamma: Tensor | None, x: Tensor, keys_values: Tensor, attend: Attend
-) -> Tensor:
-    q = attention.to_q(x)
-    if gamma is not None:
-        head_norm(q, gamma)
-    k, v = keys_values.unbind(2)
-    q = q.view(len(keys_values), -1, *k.shape[2:])
-    out: Tensor = attention.to_out(attend(q, k, v).reshape(x.shape))
-    return out
-
-
-def _feed_forward(mlp: FeedForward, x: Tensor) -> Tensor:
-    first, second = cast(nn.Linear, mlp.mlp[0]), cast(nn.Linear, mlp.mlp[2])
-    # The product, its bias and GELU (the tanh approximation) in one kernel of cuBLAS.
-    hidden = torch._addmm_activation(first.bias, x, first.weight.t(), use_gelu=True)
-    return F.linear(hidden, second.weight, second.bias)

@@ -31,7 +31,7 @@ def _params(golden: Golden, key: str) -> SamplerParams:
 
 def _run(g: Arrays, params: SamplerParams, flow: Flow) -> tuple[list[Step], list[list[float]]]:
     """All steps, and the calls made: [t * 1000, is the negative one]; without neg_cond it is zeros."""
-    calls = []
+    calls: list[list[float]] = []
     negative = g.get("neg_cond", torch.zeros_like(g["cond"]))
 
     def velocities(x: Tensor, t: float, contexts: Sequence[Tensor]) -> list[Tensor]:

@@ -27,18 +27,22 @@ from scripts import random_checkpoint
 from scripts.benchmark import Subject, phase_params
 
 TIMES = (1.0, 0.75, 0.25)
-WAYS: tuple[tuple[Any, Any], ...] = (
-    ("float16", "plain"),
-    ("float16", "fused"),
-    ("bfloat16", "plain"),
-    ("bfloat16", "fused"),
+# Precision, kernels, 8-bit products, guided steps that reuse a velocity.
+WAYS: tuple[tuple[Any, Any, bool, int], ...] = (
+    ("float16", "plain", False, 0),
+    ("float16", "fused", False, 0),
+    ("bfloat16", "plain", False, 0),
+    ("bfloat16", "fused", False, 0),
+    ("float16", "fused", True, 0),
+    ("float16", "fused", False, 1),
+    ("float16", "fused", True, 1),
 )
 
 
-def results(directory: Path, compute: Compute, voxels: int) -> dict[str, Tensor]:
+def results(directory: Path, compute: Compute, voxels: int, reuse: int = 0) -> dict[str, Tensor]:
     """Velocities at a few times, and the samples of whole runs, in float32 on the CPU."""
     torch.manual_seed(0)
-    subject = Subject(directory, compute, "phase3", voxels)
+    subject = Subject(directory, compute, phase_params("phase3", reuse), voxels)
     flows, grid = subject.engine.flows, subject.grid
     contexts = [*subject.conditions.positive, subject.conditions.negative]
     x = torch.randn(1, *subject.engine.structure_shape, generator=torch.Generator().manual_seed(1)).to(compute.device)
@@ -51,7 +55,7 @@ def results(directory: Path, compute: Compute, voxels: int) -> dict[str, Tensor]
         for t in TIMES:
             for context, v in zip(("tokens", "negative"), velocities(noise, t, contexts), strict=True):
                 found[f"{name} velocity at {t}, {context}"] = v.cpu()
-    for number in ("first", "second"):
+    for number in ("first", "second")[: 1 if compute.dtype == torch.float32 else 2]:
         torch.manual_seed(3)
         found[f"structure sample, {number} run"] = subject.structure().cpu()
         found[f"latent sample, {number} run"] = subject.latents(grid).cpu()
@@ -78,12 +82,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         random_checkpoint.write(name, Path(folder), torch.float16, "cuda")
         reference = results(Path(folder), choose("cuda", "float32"), arguments.voxels)
-        for precision, kernels in WAYS:
+        for precision, kernels, fp8, reuse in WAYS:
             gc.collect()
             torch.cuda.empty_cache()
-            ours = results(Path(folder), choose("cuda", precision, kernels), arguments.voxels)
-            way = f"{precision} {kernels}"
-            report[way] = {key: deviation(value, reference[key]) for key, value in ours.items()}
+            ours = results(Path(folder), choose("cuda", precision, kernels, fp8=fp8), arguments.voxels, reuse)
+            way = f"{precision} {kernels}" + fp8 * " fp8" + bool(reuse) * f" reuse {reuse}"
+            report[way] = {key: deviation(ours[key], expected) for key, expected in reference.items()}
             report[way] |= {
                 f"{stage} sample, second run against first": deviation(
                     ours[f"{stage} sample, second run"], ours[f"{stage} sample, first run"]
@@ -91,7 +95,7 @@ def main() -> None:
                 for stage in ("structure", "latent")
             }
             for key, figures in report[way].items():
-                print(f"{way:15} {key:45} max {figures['max']:.2e} rms {figures['rms']:.2e}")
+                print(f"{way:28} {key:45} max {figures['max']:.2e} rms {figures['rms']:.2e}")
     print(json.dumps(report))
 
 

@@ -136,6 +136,23 @@ def test_several_views_are_averaged_with_one_negative_call() -> None:
     assert calls == [4, 3]
 
 
+@pytest.mark.parametrize(
+    ("reuse", "expected"), [(0, "EEEEEEEEEE"), (1, "E.E.E.EEEE"), (2, "E..E..EEEE"), (9, "E.....EEEE")]
+)
+def test_guided_steps_may_reuse_the_velocity_before(reuse: int, expected: str) -> None:
+    asked = []
+
+    def velocities(x: Tensor, t: float, contexts: Sequence[None]) -> list[Tensor]:
+        asked.append(t)
+        return [x] * len(contexts)
+
+    params = SamplerParams(10, 1.0, (0.5, 1.0), reuse=reuse)
+    steps = list(euler_steps(velocities, torch.ones(1), NOTHING, params))
+    assert "".join("E" if step.t in asked else "." for step in steps) == expected
+    for before, step in itertools.pairwise(steps):
+        assert step.t in asked or step.velocity is before.velocity
+
+
 def test_nothing_is_computed_before_it_is_asked_for() -> None:
     calls = []
 
@@ -159,6 +176,7 @@ def test_nothing_is_computed_before_it_is_asked_for() -> None:
         ({"cfg_interval": (-0.1, 0.5)}, "cfg_interval must satisfy"),
         ({"cfg_interval": (0.5, 1.1)}, "cfg_interval must satisfy"),
         ({"cfg_interval": (float("nan"), 1.0)}, "cfg_interval must satisfy"),
+        ({"reuse": -1}, "reuse must not be negative, is -1"),
         ({"rescale_t": 0.0}, "rescale_t must be finite and positive, is 0.0"),
         ({"rescale_t": float("nan")}, "rescale_t must be finite and positive, is nan"),
         ({"rescale_t": float("inf")}, "rescale_t must be finite and positive, is inf"),

@@ -1,0 +1,18 @@
+"""Kernels run on a GPU or, where Triton is installed without one, in its interpreter; else the tests are skipped."""
+
+import os
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+if find_spec("triton") is None:
+    collect_ignore_glob = ["test_*.py"]
+elif not torch.cuda.is_available():
+    # Read by Triton when the kernels are defined.
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

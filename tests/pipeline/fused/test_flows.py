@@ -1,0 +1,147 @@
+"""The fused flows against the plain ones, on small checkpoints."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline import Compute, Generator, Request, SamplerParams, Source, TextPrompt, choose
+from pipeline.engine import Engine
+from pipeline.flows import Context, PlainFlows
+from pipeline.fused.flows import FusedFlows
+from pipeline.fused.latents import LatentSampler
+from pipeline.fused.prepared import Prepared
+from pipeline.fused.residual import Tables, pool
+from pipeline.fused.structure import StructureSampler
+from pipeline.fused.trunk import Passes
+from pipeline.sampling import Conditions
+from pipeline.trellis import VoxelGrid
+from pipeline.trellis.checkpoint import Checkpoint, load_checkpoint
+from pipeline.trellis.voxels import downsample
+from pipeline.weights import locate
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+TIMES = (1.0, 0.7)
+# GELU in cuBLAS is the tanh approximation, on the CPU it is exact: that alone is 1e-4. On a GPU, Triton multiplies
+# float32 with the digits of TF32.
+TOLERANCE = 2e-3 if torch.cuda.is_available() else 3e-4
+
+
+@pytest.fixture(params=["image", "text"])
+def checkpoint(request: pytest.FixtureRequest, tiny_text_checkpoint: Path, device: torch.device) -> Checkpoint:
+    directory = locate("embedded", "pipeline.json") if request.param == "image" else tiny_text_checkpoint
+    return load_checkpoint(directory, device, torch.float32)
+
+
+@pytest.fixture
+def conditions(checkpoint: Checkpoint, device: torch.device) -> Conditions[Context]:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(3, 1, 20, checkpoint.cond_channels, generator=generator).to(device)
+    negative = tokens[2] if checkpoint.text_cond_model else None
+    return Conditions((tokens[0], tokens[1]), negative)
+
+
+@pytest.fixture
+def grid(device: torch.device) -> VoxelGrid:
+    generator = torch.Generator().manual_seed(1)
+    return VoxelGrid.of([torch.randint(20, 25, (25, 3), generator=generator).unique(dim=0).to(device)])
+
+
+def combinations(conditions: Conditions[Context]) -> list[list[Context]]:
+    one, other = conditions.positive
+    negative = conditions.negative
+    # The interpreter takes seconds for each.
+    more = [[one], [one, negative], [other, one, negative]] if torch.cuda.is_available() else []
+    return [[negative, other], *more]
+
+
+def assert_close(ours: Tensor, reference: Tensor, tolerance: float = TOLERANCE) -> None:
+    assert ours.shape == reference.shape
+    difference = float((ours - reference).abs().max() / reference.abs().max())
+    assert difference <= tolerance, f"off by {difference:.2e}"
+
+
+@torch.inference_mode()
+def test_latent_velocities_are_the_plain_ones(checkpoint, conditions, grid: VoxelGrid, device: torch.device) -> None:
+    x = torch.randn(len(grid), 8, generator=torch.Generator().manual_seed(2)).to(device)
+    plain = PlainFlows(checkpoint.structure_flow, checkpoint.latent_flow).latents(TIMES, conditions, grid)
+    expected = [plain(x, 0.7, contexts) for contexts in combinations(conditions)]
+    fused = LatentSampler(checkpoint.latent_flow).prepare(TIMES, conditions, grid)
+    before = x.clone()
+    for contexts, reference in zip(combinations(conditions), expected, strict=True):
+        for ours, velocity in zip(fused(x, 0.7, contexts), reference, strict=True):
+            assert_close(ours, velocity)
+    assert torch.equal(x, before)
+    at_another_time, at_this = fused(x, 1.0, [conditions.positive[1]])[0], expected[0][1]
+    assert float((at_another_time - at_this).abs().max()) > 1e-2
+
+
+@torch.inference_mode()
+def test_structure_velocities_are_the_plain_ones(checkpoint, conditions, device: torch.device) -> None:
+    flow = checkpoint.structure_flow
+    x = torch.randn(1, 8, 16, 16, 16, generator=torch.Generator().manual_seed(3)).to(device)
+    plain = PlainFlows(flow, checkpoint.latent_flow).structure(TIMES, conditions)
+    sampler = StructureSampler(flow)
+    if device.type == "cuda":
+        fused = sampler.prepare(TIMES, conditions)
+        for contexts in combinations(conditions):
+            for ours, velocity in zip(fused(x, 0.7, contexts), plain(x, 0.7, contexts), strict=True):
+                assert_close(ours, velocity)
+        return
+    # Without a GPU there are no graphs; what they record can still run.
+    contexts = [conditions.positive[0], conditions.negative]
+    prepared = Prepared(flow, sampler._trunk, TIMES, conditions)
+    tokens = [prepared.keys_values(context) for context in contexts if context is not None]
+    keys_values = [torch.cat(blocks) for blocks in zip(*tokens, strict=True)]
+    passes = Passes(keys_values, len(tokens), len(contexts) - len(tokens))
+    ours = sampler._velocity(x, prepared.modulation(0.7), passes)
+    for velocity, reference in zip(ours, plain(x, 0.7, contexts), strict=True):
+        assert_close(velocity[None], reference)
+
+
+@torch.inference_mode()
+def test_the_plain_path_still_runs_on_the_shared_parameters(checkpoint, conditions, grid: VoxelGrid, device) -> None:
+    plain = PlainFlows(checkpoint.structure_flow, checkpoint.latent_flow)
+    x = torch.randn(len(grid), 8, generator=torch.Generator().manual_seed(4)).to(device)
+    contexts = [conditions.positive[0]]
+    before = plain.latents(TIMES, conditions, grid)(x, 0.7, contexts)[0]
+    FusedFlows(checkpoint.structure_flow, checkpoint.latent_flow)
+    assert_close(plain.latents(TIMES, conditions, grid)(x, 0.7, contexts)[0], before, 1e-6)
+
+
+def test_pooling_by_tables_is_the_plain_pooling(grid: VoxelGrid, device: torch.device) -> None:
+    x = torch.randn(len(grid), 16, generator=torch.Generator().manual_seed(5)).to(device)
+    tables = Tables.of(grid, coarsest=False)
+    assert torch.allclose(pool(x[None], tables)[0], downsample(x, grid.pooling), atol=1e-6)
+
+
+def compute(kernels: str) -> Compute:
+    return choose("cuda", "float16", "plain" if kernels == "plain" else "fused")
+
+
+@cuda
+def test_whole_objects_are_close_to_the_plain_ones(tiny_text_checkpoint: Path) -> None:
+    params = SamplerParams(steps=12, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
+    request = Request(TextPrompt("a red chair"), 3, params, params)
+    plain, fused = (
+        Generator.load(compute(kernels), text=Source(str(tiny_text_checkpoint)), background_model="u2netp")
+        for kernels in ("plain", "fused")
+    )
+    expected, made = plain.generate(request), fused.generate(request)
+    assert abs(made.voxels - expected.voxels) <= 0.02 * expected.voxels
+    again = fused.generate(request)
+    assert torch.equal(again.splats.means, made.splats.means)
+
+
+@cuda
+def test_a_batch_is_made_one_by_one(tiny_text_checkpoint: Path) -> None:
+    params = SamplerParams(steps=4, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
+    request = Request(TextPrompt("a red chair"), 3, params, params)
+    generator = Generator.load(compute("fused"), text=Source(str(tiny_text_checkpoint)), background_model="u2netp")
+    assert generator.text is not None
+    assert not generator.text.engine.flows.batched
+    assert isinstance(generator.text.engine, Engine)
+    alone = generator.generate(request)
+    outcomes = generator.generate_batch(request, [1, 3])
+    assert torch.equal(outcomes[1].splats.means, alone.splats.means)
