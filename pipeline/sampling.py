@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Generic, Literal, TypeVar
 
@@ -49,6 +49,10 @@ class SamplerParams:
             raise ValueError(f"rescale_t must be finite and positive, is {self.rescale_t}")
         if self.reuse < 0:
             raise ValueError(f"reuse must not be negative, is {self.reuse}")
+
+    def published(self) -> dict[str, object]:
+        """The settings that upstream knows, as its pipeline.json has them."""
+        return {name: value for name, value in asdict(self).items() if name != "reuse"}
 
     def guided(self, t: float) -> bool:
         """Whether guidance applies at time t."""

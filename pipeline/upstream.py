@@ -9,9 +9,9 @@ import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,8 +30,9 @@ from pipeline.errors import (
 from pipeline.preprocessing import cut_out, frame_object
 from pipeline.prompt import ImagesPrompt, Prompt, TextPrompt
 from pipeline.request import STAGES, Asset, OnStep, Request, VoxelLimit, ignore_steps
+from pipeline.sampling import SamplerParams
 from pipeline.splats import Splats
-from pipeline.trellis.gaussians import RawGaussians, to_splats
+from pipeline.trellis.gaussians import to_splats
 from pipeline.weights import locate
 
 _INSTALL = (
@@ -46,7 +47,7 @@ class BackendError(PipelineError):
 
 @dataclass(frozen=True, eq=False)
 class _Activated:
-    """The part of RawGaussians that `to_splats` reads, from upstream's own activations."""
+    """What `to_splats` reads, from upstream's own activations."""
 
     positions: Tensor
     scales: Tensor
@@ -143,8 +144,8 @@ class UpstreamGenerator:
             try:
                 result = run(
                     seed=request.seed,
-                    sparse_structure_sampler_params=asdict(structure),
-                    slat_sampler_params=asdict(latents),
+                    sparse_structure_sampler_params=_published_params(structure),
+                    slat_sampler_params=_published_params(latents),
                     formats=["gaussian"],
                 )
             except PipelineError:
@@ -246,6 +247,12 @@ def _watched(sampler: Any, stage: str, steps: int, on_step: OnStep, clock: _Cloc
                 vars(sampler).pop(leftover, None)
 
 
+def _published_params(params: SamplerParams) -> dict[str, Any]:
+    if params.reuse:
+        raise BackendError("upstream cannot reuse velocities: leave acceleration out of phases with `backend: trellis`")
+    return params.published()
+
+
 def _check_count(count: int, limit: VoxelLimit | None) -> None:
     if count == 0:
         raise EmptyStructure("the structure sampler left every voxel empty; try another seed")
@@ -265,4 +272,4 @@ def _splats(gaussian: Any) -> Splats:
     )
     if not all(bool(values.isfinite().all()) for values in vars(activated).values()):
         raise NonFiniteOutput("the trellis package returned NaN or infinity")
-    return to_splats(cast(RawGaussians, activated))
+    return to_splats(activated)

@@ -16,7 +16,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +124,8 @@ def pipeline_json(
         "name": name,
         "args": {
             "models": models,
-            "sparse_structure_sampler": {**SAMPLER, "params": asdict(settings)},
-            "slat_sampler": {**SAMPLER, "params": asdict(settings)},
+            "sparse_structure_sampler": {**SAMPLER, "params": settings.published()},
+            "slat_sampler": {**SAMPLER, "params": settings.published()},
             "slat_normalization": {"mean": [0.0] * LATENT_CHANNELS, "std": [1.0] * LATENT_CHANNELS},
             **encoder,
         },

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -144,7 +144,31 @@ def to_gaussians(
     )
 
 
-def to_splats(gaussians: RawGaussians) -> Splats:
+class Activated(Protocol):
+    """M gaussians after activation, as the properties of RawGaussians have them."""
+
+    @property
+    def positions(self) -> Tensor:
+        """[M, 3]."""
+
+    @property
+    def scales(self) -> Tensor:
+        """[M, 3]."""
+
+    @property
+    def quaternions(self) -> Tensor:
+        """[M, 4]."""
+
+    @property
+    def opacities(self) -> Tensor:
+        """[M]."""
+
+    @property
+    def features_dc(self) -> Tensor:
+        """[M, 3]."""
+
+
+def to_splats(gaussians: Activated) -> Splats:
     """Activated gaussians in the frame of upstream's PLY files: (x, y, z) -> (x, -z, y), a quarter turn about x.
 
     The turned quaternion is sqrt(1/2) * (w - x, x + w, y - z, z + y), with the sign that makes its entry of

@@ -173,6 +173,12 @@ def test_a_sentence_is_passed_on_with_seed_and_settings(upstream: UpstreamGenera
     assert all(seconds >= 0 for seconds in asset.seconds.values())
 
 
+def test_reused_velocities_are_refused(upstream: UpstreamGenerator) -> None:
+    params = replace(TEXT.slat_sampler_params, reuse=1)
+    with pytest.raises(BackendError, match="cannot reuse velocities: leave acceleration out"):
+        upstream.generate(replace(TEXT, slat_sampler_params=params))
+
+
 def test_a_picture_is_cut_out_and_framed_here(upstream: UpstreamGenerator) -> None:
     upstream.generate(replace(TEXT, prompt=picture("red")))
     (call,) = upstream.image.calls
