@@ -33,8 +33,6 @@ setup(
         # One of these two, never both: they install the same folder.
         "cpu": ["onnxruntime>=1.23.2"],
         "gpu": ["onnxruntime-gpu>=1.23.2"],
-        "text": ["accelerate", "diffusers>=0.42"],
-        "render": ["gsplat>=1.5"],
         "dev": [
             "hypothesis",
             "mypy",

@@ -140,19 +140,23 @@ def stages(subject: Subject, repeats: int) -> dict[str, tuple[float, float | Non
     engine, grid = subject.engine, subject.grid
     checkpoint, context = engine.checkpoint, subject.conditions.positive[0]
     assert context is not None
-    tokens = context.shape[1]
+    tokens, zero_negative = context.shape[1], subject.conditions.negative is None
     sample, latents = subject.structure(), subject.latents(grid)
     splats = engine.decode_latents(latents, grid)
     work: dict[str, tuple[Callable[[], object], float | None]] = {
         "conditioning": (subject.encode, None),
         "structure sampling": (
             subject.structure,
-            operations.structure_sampling(checkpoint.structure_flow, subject.structure_params, tokens),
+            operations.structure_sampling(
+                checkpoint.structure_flow, subject.structure_params, tokens, zero_negative=zero_negative
+            ),
         ),
         "structure decoding": (lambda: occupied_voxels(engine.decode_structure(sample)), None),
         "latent sampling": (
             lambda: subject.latents(grid),
-            operations.latent_sampling(checkpoint.latent_flow, subject.latent_params, grid, tokens),
+            operations.latent_sampling(
+                checkpoint.latent_flow, subject.latent_params, grid, tokens, zero_negative=zero_negative
+            ),
         ),
         "gaussian decoding": (
             lambda: engine.decode_latents(latents, VoxelGrid(grid.coords)),

@@ -40,15 +40,20 @@ def _evaluations(params: SamplerParams) -> tuple[int, int]:
     return params.steps - guided + evaluated, evaluated
 
 
-def structure_sampling(flow: SparseStructureFlowModel, params: SamplerParams, context: int) -> float:
-    """All steps of the structure sampler with a negative context of zeros; `context` is its tokens."""
+def structure_sampling(
+    flow: SparseStructureFlowModel, params: SamplerParams, context: int, *, zero_negative: bool
+) -> float:
+    """All steps of the structure sampler; contexts have `context` tokens, the negative one may be of zeros."""
     steps, guided = _evaluations(params)
     common, added, once = _trunk(flow.blocks, (flow.resolution // flow.patch_size) ** 3, context)
-    return steps * (common + added) + guided * common + once
+    negative = common if zero_negative else common + added
+    return steps * (common + added) + guided * negative + (1 if zero_negative else 2) * once
 
 
-def latent_sampling(flow: SLatFlowModel, params: SamplerParams, grid: VoxelGrid, context: int) -> float:
-    """All steps of the latent sampler with a negative context of zeros over a structure; `context` is its tokens."""
+def latent_sampling(
+    flow: SLatFlowModel, params: SamplerParams, grid: VoxelGrid, context: int, *, zero_negative: bool
+) -> float:
+    """All steps of the latent sampler over a structure; contexts as for `structure_sampling`."""
     steps, guided = _evaluations(params)
     levels = [grid]
     shared = 0.0
@@ -62,7 +67,8 @@ def latent_sampling(flow: SLatFlowModel, params: SamplerParams, grid: VoxelGrid,
         if block.resample == "up":
             levels.pop()
         common += _residual(block, levels[-1], skip_rows)
-    return steps * (shared + common + added) + guided * common + once
+    negative = common if zero_negative else common + added
+    return steps * (shared + common + added) + guided * negative + (1 if zero_negative else 2) * once
 
 
 def _residual(block: Any, grid: VoxelGrid, skip_rows: int) -> float:

@@ -1,23 +1,20 @@
 #!/usr/bin/env bash
-# Install for real operation: bash scripts/setup.sh [--gpu] [--text]
-#   --gpu   background removal on CUDA (onnxruntime-gpu instead of onnxruntime)
-#   --text  diffusers, for phases that turn sentences into pictures
+# Install for real operation: bash scripts/setup.sh [--gpu]
+#   --gpu  background removal on CUDA (onnxruntime-gpu instead of onnxruntime)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 runtime=cpu
-extras=()
 for argument in "$@"; do
     case "$argument" in
     --gpu) runtime=gpu ;;
-    --text) extras+=(text) ;;
-    *) fail "unknown option $argument; usage: bash scripts/setup.sh [--gpu] [--text]" ;;
+    *) fail "unknown option $argument; usage: bash scripts/setup.sh [--gpu]" ;;
     esac
 done
 if [ "$runtime" = gpu ] && [ -x "$PYTHON" ]; then
     "$PYTHON" -m pip uninstall --quiet --yes onnxruntime
 fi
-install "$runtime" "${extras[@]}"
+install "$runtime"
 fetch_background_model u2net
 "$PYTHON" - <<'END'
 import torch

@@ -92,28 +92,28 @@ def test_half_precision_is_upstream_s() -> None:
     assert error(ours, golden("ss_flow_img_forward")["y_fp16mode"]) < 4e-3
 
 
-# Deviations of upstream's own half precision on these weights, about doubled; the lower bound proves that the
-# blocks did compute in half precision. bfloat16 has three bits less; it is held to its mean deviation, since the
-# norms of a few voxels of the structure decoder make much of any rounding.
+# Twice the deviations of upstream's own float16 on these weights, and ten times for bfloat16, which has three bits
+# less; the lower bounds prove that the blocks did compute in half precision.
 @pytest.mark.parametrize(
-    ("name", "bound"),
+    ("name", "upstream"),
     [
-        ("ss_flow_img", 4e-3),
-        ("ss_flow_txt", 4e-3),
-        ("slat_flow_img", 5e-3),
-        ("slat_flow_txt", 5e-3),
-        ("ss_dec", 2.8e-2),
-        ("slat_dec_gs", 2e-3),
+        ("ss_flow_img", 2e-3),
+        ("ss_flow_txt", 2e-3),
+        ("slat_flow_img", 2.6e-3),
+        ("slat_flow_txt", 2.6e-3),
+        ("ss_dec", 1.4e-2),
+        ("slat_dec_gs", 1e-3),
     ],
 )
-def test_lower_precision_stays_near(name: str, bound: float) -> None:
+def test_lower_precision_stays_near(name: str, upstream: float) -> None:
     half, expected = run(name, torch.float16)
     assert half.dtype == torch.float32
-    assert 1e-4 < error(half, expected) < bound
+    assert 1e-4 < error(half, expected) < 2 * upstream
     brain, _ = run(name, torch.bfloat16)
     assert brain.dtype == torch.float32
-    deviation = float((brain - expected).square().mean().sqrt() / expected.square().mean().sqrt())
-    assert 1e-3 < deviation < 4e-2
+    assert error(brain, expected) < 10 * upstream
+    # The structure decoder computes in float32 instead.
+    assert (error(brain, expected) > 1e-3) == (name != "ss_dec")
 
 
 def test_a_batch_of_gaussian_decoder_grids() -> None:
