@@ -60,3 +60,48 @@ def test_mistakes_are_named(
 ) -> None:
     assert run(monkeypatch, *(str(picture) if a == "PICTURE" else a for a in arguments)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_sentence_is_a_prompt(
+    monkeypatch: pytest.MonkeyPatch, tiny_text_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, sheet = tmp_path / "chair.ply", tmp_path / "sheet.png"
+    arguments = ("a red", "chair", "--checkpoint", tiny_text_checkpoint, "--phase", "demo", "--seed", 5, "-o", out)
+    assert run(monkeypatch, *arguments, "--sheet", sheet, "--device", "cpu") == 0
+    assert len(ply.from_bytes(out.read_bytes())) >= 7000
+    with Image.open(sheet) as opened:
+        assert opened.width > 1000
+    assert "background 0.00" in capsys.readouterr().out
+
+
+def test_several_pictures_are_one_prompt(monkeypatch: pytest.MonkeyPatch, picture: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.png"
+    image = Image.new("RGBA", (64, 64))
+    image.paste((20, 30, 200, 255), (8, 28, 56, 36))
+    image.save(other)
+    clouds = []
+    for pictures in ((picture, other), (picture,)):
+        out = tmp_path / "out.ply"
+        arguments = (
+            *pictures,
+            "--combine",
+            "multidiffusion",
+            "--phase",
+            "demo",
+            "--seed",
+            5,
+            "--device",
+            "cpu",
+            "-o",
+            out,
+        )
+        assert run(monkeypatch, *arguments) == 0
+        clouds.append(ply.from_bytes(out.read_bytes()))
+    assert len(clouds[0]) != len(clouds[1]) or not bool((clouds[0].means == clouds[1].means).all())
+
+
+def test_a_phase_without_text_checkpoint_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "a red chair", "--phase", "demo", "--device", "cpu") == 2
+    assert "the phase has no text.checkpoint: name one with --checkpoint" in capsys.readouterr().err

@@ -1,0 +1,73 @@
+"""The fused flows on upstream's own inputs, weights and outputs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.fused.latents import LatentSampler
+from pipeline.fused.prepared import Prepared
+from pipeline.fused.structure import StructureSampler
+from pipeline.fused.trunk import Passes
+from pipeline.sampling import Conditions
+from pipeline.trellis import VoxelGrid
+from pipeline.trellis.checkpoint import build_network, load_weights
+
+GOLDEN = Path(__file__).resolve().parents[2] / "data" / "trellis"
+MODELS = json.loads((GOLDEN / "manifest.json").read_text())["models"]
+# In half precision on a GPU: twice the deviations of upstream's own float16. In the interpreter: GELU is the exact one.
+STRUCTURE_BOUND, LATENT_BOUND = (4e-3, 5.2e-3) if torch.cuda.is_available() else (5e-4, 5e-4)
+
+
+def load(name: str, device: torch.device) -> tuple[Any, dict[str, Tensor]]:
+    spec = MODELS[name]
+    network = build_network(spec["class"], spec["args"])
+    if device.type == "cuda":
+        network.to_precision(torch.float16)
+    load_weights(network, GOLDEN / spec["weights"], device)
+    with np.load(GOLDEN / f"{name}_forward.npz") as archive:
+        arrays = {key: torch.from_numpy(archive[key]).to(device) for key in archive.files}
+    return network.eval().requires_grad_(False), arrays
+
+
+def assert_near(ours: Tensor, expected: Tensor, bound: float) -> None:
+    assert ours.shape == expected.shape
+    difference = float((ours.double() - expected.double()).abs().max() / expected.double().abs().max())
+    assert difference < bound, f"off by {difference:.2e}"
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("item", [0, 1])
+@pytest.mark.parametrize("name", ["slat_flow_img", "slat_flow_txt"])
+def test_latent_velocity_is_upstream_s(name: str, item: int, device: torch.device) -> None:
+    flow, g = load(name, device)
+    if item >= len(g["t"]):
+        pytest.skip("the golden data has one sample")
+    rows = g["coords"][:, 0] == item
+    grid = VoxelGrid.of([g["coords"][rows, 1:]])
+    t, cond = float(g["t"][item]) / 1000, g["cond"][item : item + 1]
+    fused = LatentSampler(flow).prepare([t], Conditions((cond,), None), grid)
+    (ours,) = fused(g["feats"][rows], t, [cond])
+    assert_near(ours, g["y"][rows], LATENT_BOUND)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("item", [0, 1])
+@pytest.mark.parametrize("name", ["ss_flow_img", "ss_flow_txt"])
+def test_structure_velocity_is_upstream_s(name: str, item: int, device: torch.device) -> None:
+    flow, g = load(name, device)
+    if item >= len(g["t"]):
+        pytest.skip("the golden data has one sample")
+    t, cond, x = float(g["t"][item]) / 1000, g["cond"][item : item + 1], g["x"][item : item + 1]
+    sampler = StructureSampler(flow)
+    conditions = Conditions((cond,), None)
+    if device.type == "cuda":
+        (ours,) = sampler.prepare([t], conditions)(x, t, [cond])
+    else:
+        prepared = Prepared(flow, sampler._trunk, [t], conditions)
+        ours = sampler._velocity(x, prepared.modulation(t), Passes(prepared.keys_values(cond), 1, 0))
+    assert_near(ours, g["y"][item : item + 1], STRUCTURE_BOUND)
