@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -82,8 +83,7 @@ class Experiment:
         return self.block[sorted(range(len(self.block)), key=lot)[position]]
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """How one task of an experiment ended: accepted or not, None if nothing can be said that its arm is to answer for.
 
     `ended` is when that was known, in unix seconds; infinite for a task that may still be answered.
@@ -181,7 +181,7 @@ def _whole_blocks(experiment: Experiment, trials: Iterable[Trial]) -> list[Count
     """(accepted, judged) by arm of each block whose tasks have all ended, in the order in which they did."""
     size = len(experiment.block)
     members: dict[tuple[Stratum, int], dict[int, Trial]] = defaultdict(dict)
-    for trial in sorted(trials, key=lambda trial: trial.ended):
+    for trial in sorted(trials, key=attrgetter("ended")):
         # A task that is there twice was drawn once.
         members[trial.stratum, trial.turn // size].setdefault(trial.turn, trial)
     whole = [list(block.values()) for block in members.values() if len(block) == size]

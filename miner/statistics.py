@@ -130,9 +130,10 @@ def cliffs_delta(first: Floats, second: Floats, z: float = Z_95) -> EffectSize |
     m, n = len(first), len(second)
     if m == 0 or n == 0:
         return None
-    ordered = np.sort(second)
-    below = np.searchsorted(ordered, first, side="left").sum(dtype=np.int64)
-    not_above = np.searchsorted(ordered, first, side="right").sum(dtype=np.int64)
+    # Both in order: looking up neighbours one after the other is several times faster.
+    first, second = np.sort(first), np.sort(second)
+    below = np.searchsorted(second, first, side="left").sum(dtype=np.int64)
+    not_above = np.searchsorted(second, first, side="right").sum(dtype=np.int64)
     superiority = float(below + not_above) / (2 * m * n)
     low, high = _superiority_interval(superiority, m, n, z)
     return EffectSize(2 * superiority - 1, 2 * low - 1, 2 * high - 1)
