@@ -64,7 +64,7 @@ def test_text(run: Run, tmp_path: Path) -> None:
     assert rows["b"][2:10] == ["21", "5", "15", "1", "0", "25.0", "%", "11.2-46.9"]
     assert out.count("not enough data, 4 more tasks") == 1
     assert rows["all"][1:5] == ["41", "25", "15", "1"]
-    assert "b hhhhhhhh against a hhhhhhhh: -75.0 points (95 %: -88.8 to -48.1)" in out
+    assert "b hhhhhhhh against a hhhhhhhh: -75.0 points (95 %: -88.8 to -47.8)" in out
     assert "scripts/phase.py split" in out
 
 
