@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -122,14 +122,15 @@ class LedgerReader:
     def __exit__(self, *_: object) -> None:
         self._database.close()
 
-    def tasks(self, since: float = 0.0, experiment: str | None = None) -> list[TaskRow]:
+    def tasks(self, since: float = 0.0, experiment: str | None = None, without: Collection[str] = ()) -> list[TaskRow]:
         """Tasks assigned at `since`, unix seconds, or later, in the order of their assignment; those of one experiment
-        if it is named."""
+        if it is named. Columns `without` need not be read and are None.
+        """
         if experiment is not None and self._version < FIRST_WITH_EXPERIMENTS:
             return []
         where = "assigned_at >= ?" + (" AND experiment = ?" if experiment is not None else "")
         values = (since,) if experiment is None else (since, experiment)
-        return [TaskRow._make(row) for row in self._rows("tasks", TaskRow._fields, where, values, "key")]
+        return [TaskRow._make(row) for row in self._rows("tasks", TaskRow._fields, where, values, "key", without)]
 
     def open_tasks(self, since: float) -> list[TaskRow]:
         """Tasks assigned since then without a verdict: after a restart, those that a validator may hand back."""
@@ -154,14 +155,20 @@ class LedgerReader:
         return turns
 
     def _rows(
-        self, table: str, columns: Sequence[str], where: str, values: Sequence[object], order: str
+        self,
+        table: str,
+        columns: Sequence[str],
+        where: str,
+        values: Sequence[object],
+        order: str,
+        without: Collection[str] = (),
     ) -> list[tuple[object, ...]]:
         try:
             present = {str(column[1]) for column in self._database.execute(f"PRAGMA table_info({table})")}
             if not present:
                 return []
-            # Columns that a file of an older version does not have yet.
-            names = ", ".join(name if name in present else "NULL" for name in columns)
+            # A file of an older version does not have all columns yet.
+            names = ", ".join(name if name in present and name not in without else "NULL" for name in columns)
             query = f"SELECT {names} FROM {table} WHERE {where} ORDER BY {order}"  # noqa: S608
             return self._database.execute(query, tuple(values)).fetchall()
         except sqlite3.Error as error:

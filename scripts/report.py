@@ -30,6 +30,8 @@ from miner.summaries import COMPARED, GROUPINGS, By, Report, Summary, report
 from scripts.report_page import page
 from scripts.report_text import as_text, emptiness
 
+# Columns that no report needs.
+UNUSED = ("generated_at", "seed", "seeds", "stages", "cooldown_until", "error")
 SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
@@ -51,11 +53,11 @@ def read(path: Path, by: By, since: float) -> Report:
     if not path.expanduser().exists():
         return report([], by, since, time.time())
     with LedgerReader(path) as reader:
-        tasks = reader.tasks(since)
+        tasks = reader.tasks(since, without=UNUSED)
 
         def tasks_of(row: ExperimentRow) -> list[TaskRow]:
             if row.started_at < since:
-                return reader.tasks(experiment=row.name)
+                return reader.tasks(experiment=row.name, without=UNUSED)
             return [task for task in tasks if task.experiment == row.name]
 
         experiments = [(row, tasks_of(row)) for row in reader.experiments()]

@@ -124,6 +124,8 @@ def test_a_task_from_assignment_to_feedback(ledger: Ledger, path: Path) -> None:
     assert (row.seed, row.all_seeds, row.seconds) == (7, (6, 7), {"structure": 1.5, "latents": 2.0})
     assert (row.generation_seconds, row.local_score, row.submission_bytes) == (3.5, 0.64, 4_812_331)
     assert (row.outcome, row.score, row.cooldown_until, row.submissions) == ("accepted", 0.71, 1300, 1)
+    with LedgerReader(path) as reader:
+        assert reader.tasks(without=("seeds", "error", "volume")) == [row._replace(seeds=None, volume=None)]
     assert ledger.status.written == 3
 
 
