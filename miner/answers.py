@@ -84,11 +84,15 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class SubmitAnswer:
-    """How a submission ended, the cooldown's end in the validator's unix time, and the words for the log."""
+    """How a submission ended, the cooldown's end in the validator's unix time, and the words for the log.
+
+    `score` is that of an accepted result; no other is ever told.
+    """
 
     outcome: Outcome
     cooldown_until: int
     reason: str
+    score: float | None = None
 
 
 def _status(answer: bt.Synapse) -> tuple[int, str]:
@@ -149,4 +153,5 @@ def read_submission(answer: SubmitResults, skipped: bool, again: bool, validator
         f"accepted, Score={feedback.task_fidelity_score:.2f}, average {feedback.average_fidelity_score:.2f}, "
         f"{feedback.generations_within_the_window} in the window, duel rating {feedback.current_duel_rating:.0f}, "
         f"reward {feedback.current_miner_reward:.0f}, cooldown {wait:.0f} s",
+        feedback.task_fidelity_score,
     )

@@ -12,7 +12,7 @@ from miner.chain import Snapshot
 from miner.errors import OperatorError
 from miner.policy import Decision, decide
 from miner.rules import PolicyEntry, PolicyRules
-from miner.settings import load_yaml
+from miner.yaml_files import load_yaml
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
-DEFAULT_LEDGER = Path("~/.local/state/sn17-miner/ledger.sqlite")
+LEDGER_NAME = "ledger.sqlite"
+DEFAULT_LEDGER = Path("~/.local/state/sn17-miner") / LEDGER_NAME
 
 # Seconds that the writer waits for another process's lock before it reports it.
 BUSY_TIMEOUT = 1.0
@@ -155,13 +156,11 @@ def migrate(database: sqlite3.Connection) -> None:
     if check_version(database) == VERSION:
         return
     database.execute("BEGIN IMMEDIATE")
-    try:
+    # Commits, or rolls back if anything is raised.
+    with database:
         # Again, now that no other process can be doing the same.
-        for version, statements in enumerate(MIGRATIONS[check_version(database) :], check_version(database) + 1):
+        present = check_version(database)
+        for version, statements in enumerate(MIGRATIONS[present:], present + 1):
             for statement in statements:
                 database.execute(statement)
             database.execute(f"PRAGMA user_version = {version}")
-        database.execute("COMMIT")
-    except BaseException:
-        database.execute("ROLLBACK")
-        raise

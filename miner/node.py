@@ -11,25 +11,31 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
 import bittensor as bt
-from bittensor.utils import networking
 
 from miner.blacklist import Blacklist
+from miner.books import Books, unsettled
 from miner.chain import Snapshot, open_chain
 from miner.chain_watch import ChainWatch
 from miner.clocks import SYSTEM_CLOCK
+from miner.code_version import code_version
 from miner.cooldowns import CooldownFile
-from miner.errors import ExitCode, MinerError, OperatorError
+from miner.errors import ExitCode, MinerError
+from miner.ledger import Ledger
+from miner.loading import load
 from miner.monitor import Monitor, Status, installed_version
+from miner.phase_control import PhaseControl, PhaseFiles
+from miner.phase_state import StateFile
 from miner.policy import Decision
 from miner.pulling import Puller
+from miner.referee import Referee
 from miner.scheduler import Scheduler
 from miner.serving import AxonServer, check_port_free
 from miner.settings import Settings
+from miner.startup import find_external_ip, find_registration, load_wallet
 from miner.supervision import Supervisor
 from miner.tasks import TaskRunner
-from miner.threads import Returned, run_in_daemon
+from miner.threads import Returned
 from miner.validator_loop import Environment
-from pipeline import Backend, BackgroundModelError, CheckpointError, PipelineError, choose, load_backend, warm_up
 
 log = logging.getLogger(__name__)
 
@@ -37,48 +43,9 @@ log = logging.getLogger(__name__)
 # end; a process manager has to wait longer than both (kill_timeout in ecosystem.config.js).
 DRAIN_TIMEOUT = 20.0
 STOP_TIMEOUT = 5.0
+LEDGER_TIMEOUT = 2.0
 # No generation takes this long; one that does hangs, and only a new process helps.
 GENERATION_LIMIT = 900.0
-EXTERNAL_IP_TIMEOUT = 60.0
-
-
-def load_wallet(settings: Settings) -> bt.Wallet:
-    """The wallet, its hotkey readable. Raises OperatorError naming the file."""
-    wallet = bt.Wallet(settings.wallet_name, settings.wallet_hotkey, settings.wallet_path)
-    try:
-        _ = wallet.hotkey
-    except Exception as error:  # the wallet library raises its own types for a missing, damaged or locked file
-        raise OperatorError(
-            f"the hotkey {settings.wallet_path}/{settings.wallet_name}/hotkeys/{settings.wallet_hotkey} cannot be "
-            f"read ({error}): check --wallet.name, --wallet.hotkey and --wallet.path, or make it with "
-            f"`btcli wallet new-hotkey`"
-        ) from None
-    return wallet
-
-
-def load_generator(settings: Settings) -> Backend:
-    """The phase's generator, warmed up. Raises OperatorError if weights or devices are missing."""
-    phase = settings.phase
-    try:
-        compute = choose(
-            settings.miner.device, settings.miner.precision, settings.miner.kernels, fp8=phase.acceleration.fp8
-        )
-        log.info("Networks on %s", compute.reason)
-        backend = load_backend(
-            phase.backend,
-            compute,
-            image=phase.image.source() if phase.image else None,
-            text=phase.text.source() if phase.text else None,
-            background_model=phase.background.model,
-            background_provider=phase.background.provider,
-        )
-    except (CheckpointError, BackgroundModelError) as error:
-        raise OperatorError(f"phase {settings.phase_name} cannot be loaded: {error}") from error
-    except PipelineError as error:
-        raise OperatorError(str(error)) from error
-    seconds = warm_up(backend, *phase.samplers)
-    log.info("Loaded %s and warmed up in %.1f s", " and ".join(phase.checkpoints), seconds)
-    return backend
 
 
 async def watch_generator(scheduler: Scheduler) -> None:
@@ -104,6 +71,12 @@ class Node:
         self._blacklist: Blacklist | None = None
         self._runner: TaskRunner | None = None
         self._server: AxonServer | None = None
+        self._ledger = Ledger(settings.ledger)
+        files = PhaseFiles(settings.config, StateFile(settings.state_folder), settings.configured)
+        self._control = PhaseControl(
+            files, settings.check_allowed, lambda phase: load(phase, settings.miner), self._ledger
+        )
+        self._referee = Referee(self._ledger.path, self._control)
         self._ready = False
         self._started_at = time.monotonic()
 
@@ -145,7 +118,7 @@ class Node:
         return Status(
             status="stopping" if self._stop.is_set() else "ok" if self._ready else "starting",
             pipeline_loaded=runner is not None,
-            phase=self._settings.phase_name,
+            phase=self._phase,
             queue=0 if runner is None else runner.waiting,
             metagraph_age=None if self._blacklist is None else self.snapshot_age,
             last_success=None if runner is None else runner.last_success,
@@ -153,6 +126,12 @@ class Node:
             counters=self.counters,
             version=installed_version(),
         )
+
+    @property
+    def _phase(self) -> str:
+        """What runs, in one line."""
+        running = self._control.running
+        return self._settings.configured.name if running is None else running.short
 
     def choose_validators(self) -> None:
         """Start and retire pulling to fit the present snapshot and policy."""
@@ -174,41 +153,57 @@ class Node:
         settings = self._settings
         hotkey, interval = wallet.hotkey.ss58_address, settings.miner.chain.sync_interval
         chain = self._chain = ChainWatch(lambda: open_chain(settings.network, settings.netuid), hotkey, interval)
-        if await self._unless_stopped(self._register(chain, hotkey)) is None:
+        if await self._unless_stopped(find_registration(chain, hotkey, settings)) is None:
             return ExitCode.CLEAN
         self._blacklist = Blacklist(settings.rules_file, settings.rules, lambda: self.snapshot)
         if settings.miner.serving.enabled:
             check_port_free(settings.axon_ip, settings.axon_port)
-        generator = await self._unless_stopped(run_in_daemon(lambda: load_generator(settings), "start-up"))
-        if generator is None:
-            return ExitCode.CLEAN
-        scheduler = Scheduler(generator.generate)
-        runner = self._runner = TaskRunner(scheduler, settings.phase, settings.miner.spz)
-        scheduler.start()
+        self._ledger.start()
         try:
-            await self._work(chain, wallet, scheduler, runner)
+            phases = await self._unless_stopped(self._control.start())
+            if phases is None:
+                return ExitCode.CLEAN
+            scheduler = Scheduler()
+            runner = self._runner = TaskRunner(scheduler, phases, settings.miner.spz)
+            scheduler.start()
+            try:
+                await self._work(chain, wallet, scheduler, runner)
+            finally:
+                ended = await asyncio.to_thread(scheduler.stop, STOP_TIMEOUT)
+                if not ended:
+                    log.warning("The current generation did not stop within %.0f s and is abandoned", STOP_TIMEOUT)
         finally:
-            ended = await asyncio.to_thread(scheduler.stop, STOP_TIMEOUT)
-            if not ended:
-                log.warning("The current generation did not stop within %.0f s and is abandoned", STOP_TIMEOUT)
+            await asyncio.to_thread(self._ledger.close, LEDGER_TIMEOUT)
             totals = ", ".join(f"{name} {count}" for name, count in sorted(self.counters.items()))
             log.info("Stopped. Totals: %s", totals or "nothing done")
         return ExitCode.CLEAN
 
+    async def _books(self) -> Books:
+        rows = await asyncio.to_thread(unsettled, self._ledger.path)
+        version = await asyncio.to_thread(code_version)
+        return Books(self._ledger, version, self._uid_of, rows)
+
+    def _uid_of(self, hotkey: str) -> int | None:
+        neuron = self.snapshot.find(hotkey)
+        return None if neuron is None else neuron.uid
+
     async def _work(self, chain: ChainWatch, wallet: bt.Wallet, scheduler: Scheduler, runner: TaskRunner) -> None:
         settings = self._settings
         supervisor = self._supervisor = Supervisor()
-        environment = Environment(wallet.hotkey, runner, self.decide, settings.miner.pulling, SYSTEM_CLOCK)
+        books = await self._books()
+        environment = Environment(wallet.hotkey, runner, self.decide, settings.miner.pulling, SYSTEM_CLOCK, books)
         puller = Puller(environment, supervisor, CooldownFile(settings.cooldowns(wallet.hotkey.ss58_address)))
         if settings.miner.serving.enabled:
-            self._server = await self._serve(wallet, runner)
+            self._server = await self._serve(wallet, runner, books)
         try:
-            log.info("Ready: phase %s, hotkey %s", settings.phase_name, wallet.hotkey.ss58_address)
+            log.info("Ready: %s, hotkey %s", self._control.phases.choice.label, wallet.hotkey.ss58_address)
             if settings.miner.pulling.enabled:
                 self._puller = puller
                 self.choose_validators()
             supervisor.start("the metagraph's refresh", lambda: chain.run(lambda _: self.choose_validators()))
             supervisor.start("the blacklist's watch", self._watch_blacklist)
+            supervisor.start("the phases' watch", self._control.run)
+            supervisor.start("the experiment's watch", self._referee.run)
             if self._server is not None:
                 supervisor.start("the axon's watch", self._server.watch)
             supervisor.start("the generator's watch", lambda: watch_generator(scheduler))
@@ -241,21 +236,9 @@ class Node:
         finally:
             await monitor.stop()
 
-    async def _register(self, chain: ChainWatch, hotkey: str) -> Snapshot:
-        settings, snapshot = self._settings, await chain.first_look()
-        neuron = snapshot.find(hotkey)
-        if neuron is None:
-            raise OperatorError(
-                f"hotkey {hotkey} is not registered on subnet {settings.netuid} of {settings.network}: register it "
-                f"with `btcli subnets register --netuid {settings.netuid} --wallet.name {settings.wallet_name} "
-                f"--wallet.hotkey {settings.wallet_hotkey}`"
-            )
-        log.info("Registered as uid %d of %d at block %d", neuron.uid, len(snapshot.neurons), snapshot.block)
-        return snapshot
-
-    async def _serve(self, wallet: bt.Wallet, runner: TaskRunner) -> AxonServer:
+    async def _serve(self, wallet: bt.Wallet, runner: TaskRunner, books: Books) -> AxonServer:
         settings = self._settings
-        external_ip = settings.axon_external_ip or await self._external_ip()
+        external_ip = await find_external_ip(settings)
         axon = bt.Axon(
             wallet=wallet,
             port=settings.axon_port,
@@ -263,26 +246,12 @@ class Node:
             external_ip=external_ip or settings.axon_ip,
             external_port=settings.axon_external_port or settings.axon_port,
         )
-        server = AxonServer(axon, settings.axon_ip, runner, self.decide, settings.miner.serving)
+        server = AxonServer(axon, settings.axon_ip, runner, self.decide, settings.miner.serving, books)
         await server.start()
         log.info("Axon listens on %s:%d", settings.axon_ip, settings.axon_port)
         if external_ip is not None and self._chain is not None:
             self._chain.axon = axon
         return server
-
-    async def _external_ip(self) -> str | None:
-        """The address the internet sees us at; None on a local chain, or with a warning if nobody tells."""
-        if self._settings.chain_file is not None:
-            return None
-        try:
-            async with asyncio.timeout(EXTERNAL_IP_TIMEOUT):
-                return str(await run_in_daemon(networking.get_external_ip, "external-ip"))
-        except (networking.ExternalIPNotFound, TimeoutError):
-            log.warning(
-                "Our address on the internet could not be found out, so the axon is not announced: name it with "
-                "--axon.external_ip; pulling goes on"
-            )
-            return None
 
     @staticmethod
     async def _close(server: AxonServer | None) -> None:
@@ -302,6 +271,7 @@ class Node:
         return None
 
     def _on_hangup(self) -> None:
+        self._control.poke()
         if self._blacklist is not None and self._blacklist.reload():
             self.choose_validators()
 

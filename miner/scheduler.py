@@ -1,4 +1,4 @@
-"""The one owner of the generator: one job at a time, on a thread of its own."""
+"""The one owner of the device: one generation at a time, on a thread of its own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from miner.faults import breaks_the_device
-from pipeline import Asset, Cancelled, OnStep, Request
+from pipeline import Asset, Cancelled, OnStep
 
-Generate = Callable[[Request, OnStep], Asset]
+# Takes a function that it calls after each step and that may raise Cancelled.
+Work = Callable[[OnStep], Asset]
 
 # Weight of the last generation in the running estimate of how long one takes.
 DURATION_GAIN = 0.25
@@ -48,17 +49,15 @@ def next_turn(waiting: Sequence[Urgency], now: float, duration: float) -> int:
 @dataclass
 class _Job:
     urgency: Urgency
-    request: Request
+    work: Work
     future: Future[Asset]
 
 
 class Scheduler:
     """Runs jobs on a daemon thread; the futures may be awaited from any event loop."""
 
-    def __init__(self, generate: Generate) -> None:
-        """`generate` takes a request and a function that it calls after each step and that may raise Cancelled."""
+    def __init__(self) -> None:
         self.failure: Future[BaseException] = Future()
-        self._generate = generate
         self._jobs: list[_Job] = []
         self._changed = threading.Condition()
         self._stopping = False
@@ -70,8 +69,8 @@ class Scheduler:
         """Begin to work."""
         self._thread.start()
 
-    def submit(self, request: Request, priority: float, deadline: float = math.inf) -> Future[Asset]:
-        """Queue a request; `next_turn` says when it runs. Cancelling the future drops a job that has not begun.
+    def submit(self, work: Work, priority: float, deadline: float = math.inf) -> Future[Asset]:
+        """Queue a generation; `next_turn` says when it runs. Cancelling the future drops a job that has not begun.
 
         `deadline` is a moment of time.monotonic(); a job that misses it runs all the same. The future fails with what
         generation raised, or with Cancelled once the scheduler stops.
@@ -81,7 +80,7 @@ class Scheduler:
             if self._stopping:
                 future.set_exception(Cancelled("the miner is stopping"))
                 return future
-            self._jobs.append(_Job(Urgency(deadline, priority), request, future))
+            self._jobs.append(_Job(Urgency(deadline, priority), work, future))
             self._changed.notify()
         return future
 
@@ -133,25 +132,31 @@ class Scheduler:
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
-            if not job.future.set_running_or_notify_cancel():
-                continue
-            self._running_since = started = time.monotonic()
-            try:
-                asset = self._generate(job.request, self._stop_if_asked)
-            except Exception as error:  # whatever happened belongs to whoever waits for this job
-                job.future.set_exception(error)
-                if breaks_the_device(error):
-                    self._fail(error)
-                    return
-            except BaseException as error:
-                # As itself it would end whoever waits, too.
-                job.future.set_exception(RuntimeError(f"the generator's thread ends: {type(error).__name__}"))
-                raise
-            else:
-                job.future.set_result(asset)
-                self._duration += DURATION_GAIN * (time.monotonic() - started - self._duration)
-            finally:
-                self._running_since = None
+            broken = self._do(job) if job.future.set_running_or_notify_cancel() else None
+            # Networks that only this job still needs are to go now, not when the next one comes.
+            del job
+            if broken is not None:
+                self._fail(broken)
+                return
+
+    def _do(self, job: _Job) -> Exception | None:
+        """Run a job; the error, if no more jobs can be run after it."""
+        self._running_since = started = time.monotonic()
+        try:
+            asset = job.work(self._stop_if_asked)
+        except Exception as error:  # whatever happened belongs to whoever waits for this job
+            job.future.set_exception(error)
+            return error if breaks_the_device(error) else None
+        except BaseException as error:
+            # As itself it would end whoever waits, too.
+            job.future.set_exception(RuntimeError(f"the generator's thread ends: {type(error).__name__}"))
+            raise
+        else:
+            job.future.set_result(asset)
+            self._duration += DURATION_GAIN * (time.monotonic() - started - self._duration)
+            return None
+        finally:
+            self._running_since = None
 
     def _fail(self, error: BaseException) -> None:
         self._close()

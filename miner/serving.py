@@ -11,6 +11,8 @@ from collections.abc import Callable
 import bittensor as bt
 
 from miner.admission import Admission
+from miner.answers import Outcome
+from miner.books import Books
 from miner.connections import guard
 from miner.errors import MinerError, OperatorError
 from miner.gate import Gate, admitted_hotkey
@@ -52,9 +54,11 @@ class AxonServer:
         runner: TaskRunner,
         decide: Callable[[str], Decision],
         settings: ServingSettings,
+        books: Books | None = None,
     ) -> None:
         """`decide` maps a hotkey to a decision."""
         self.axon = axon
+        self._books = books or Books()
         self._runner = runner
         self._decide = decide
         axon.attach(forward_fn=self.forward, verify_fn=self.verify)
@@ -104,13 +108,16 @@ class AxonServer:
     async def forward(self, synapse: Generate) -> Generate:
         """Generate and answer; without a result, `error` says why."""
         hotkey = str(admitted_hotkey.get())
+        name = f"push-{synapse.dendrite.nonce:x}"
+        entry = self._books.entry("push", hotkey, name, synapse.task_type)
         task = Task(
-            id=f"push-{synapse.dendrite.nonce:x}",
+            id=name,
             type=synapse.task_type,
             prompt=synapse.prompt,
             priority=self._decide(hotkey).priority,
             seed=synapse.seed,
             data_format=synapse.data_format,
+            entry=entry,
         )
         self._runner.counters["pushed"] += 1
         log.info("Task %s: pushed by validator %s, %s", task.id, shown(hotkey), task.type)
@@ -120,6 +127,7 @@ class AxonServer:
             return failed(synapse, 503, str(error))
         except PipelineError as error:
             synapse.error = str(error)
+            entry.answered(Outcome.UNKNOWN.value)
             return synapse
         decision = self._decide(hotkey)
         if not decision.allowed:
@@ -128,6 +136,8 @@ class AxonServer:
         synapse.results = result.base64
         synapse.gaussians = len(result.asset.splats)
         synapse.seconds = result.asset.seconds
+        # Whoever pushes says nothing more: what it made of the result is its own.
+        entry.answered(Outcome.UNKNOWN.value)
         log.info("Task %s: answered to validator %s", task.id, shown(hotkey))
         return synapse
 

@@ -9,17 +9,25 @@ import math
 import secrets
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+from miner.books import Entry
 from miner.logs import ResultLine, shown
+from miner.phase_settings import Phase
+from miner.phases import NamedPhase
+from miner.running import Begun, Phases
 from miner.scheduler import Scheduler
-from miner.settings import Phase, SpzSettings
+from miner.settings import SpzSettings
 from pipeline import (
     Asset,
+    Cancelled,
     PipelineError,
     Prompt,
     Request,
+    Splats,
     UnsupportedPrompt,
     image_prompt_from_base64,
     normalise,
@@ -28,6 +36,7 @@ from pipeline import (
     text_prompt,
     validity,
 )
+from pipeline.splats import statistics
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +50,7 @@ class Task:
     """What somebody wants: the prompt as it came, the seed (None: any) and the result's format.
 
     `deadline` is the moment of time.monotonic() at which its generation should be done. One that is done later is
-    delivered all the same.
+    delivered all the same. `entry` is its place in the ledger; None for what no validator wants.
     """
 
     id: str
@@ -51,13 +60,15 @@ class Task:
     seed: int | None = None
     data_format: Literal["spz", "ply"] = "spz"
     deadline: float = math.inf
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A generated asset, its file, the file as it travels, and how long the two took to make."""
+    """A generated asset and its phase, its file, the file as it travels, and how long the two took to make."""
 
     asset: Asset
+    phase: NamedPhase
     data: bytes
     base64: str
     encode_seconds: float
@@ -66,13 +77,21 @@ class Result:
 class TaskRunner:
     """Decodes prompts, has the scheduler generate, encodes and checks; counts how tasks end."""
 
-    def __init__(self, scheduler: Scheduler, phase: Phase, container: SpzSettings) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        phases: Phases,
+        container: SpzSettings,
+        on_result: Callable[[Task, Result], None] = lambda _task, _result: None,
+    ) -> None:
+        """`on_result` is called on the event loop with each result, and must return at once."""
         self.counters: Counter[str] = Counter()
         # Unix time of the last result that was made.
         self.last_success: float | None = None
         self._scheduler = scheduler
-        self._phase = phase
+        self._phases = phases
         self._container = container
+        self._on_result = on_result
 
     @property
     def waiting(self) -> int:
@@ -81,52 +100,61 @@ class TaskRunner:
 
     async def run(self, task: Task) -> Result:
         """The task's result. Raises PipelineError with the reason if there is none; it has been logged and counted."""
+        entry = task.entry
+        begun = self._phases.begin(entry.stratum, entry.drawn) if entry else self._phases.begin()
+        if entry is not None:
+            entry.assigned(begun)
         try:
-            prompt = await asyncio.to_thread(self._decode, task)
-            job = self._scheduler.submit(self._request(task, prompt), task.priority, task.deadline)
-            asset = await asyncio.wrap_future(job)
-            result = await asyncio.to_thread(self._result, task, asset)
+            result = await self._make(task, begun)
         except PipelineError as error:
             name = type(error).__name__
             self.counters[name] += 1
             log.warning("Task %s: no result, %s: %s", shown(task.id), name, error)
+            # What we give up because we stop is begun again after the restart.
+            if entry is not None and not isinstance(error, Cancelled):
+                entry.failed(error)
             raise
         except Exception as error:  # whatever one task provokes must not stop the others
             self.counters["internal error"] += 1
             log.exception("Task %s: no result, generation failed unexpectedly", shown(task.id))
+            if entry is not None:
+                entry.failed(error)
             raise PipelineError("generation failed unexpectedly") from error
         self.counters["generated"] += 1
         self.last_success = time.time()
+        asset = result.asset
         log.info("%s", ResultLine(shown(task.id), asset.seconds, len(asset.splats), len(result.data)))
+        self._on_result(task, result)
         return result
 
-    def _decode(self, task: Task) -> Prompt:
+    async def _make(self, task: Task, begun: Begun) -> Result:
+        phase = begun.phase.settings
+        prompt = await asyncio.to_thread(self._decode, task, phase)
+        work = partial(begun.loaded.backend.generate, _request(task, prompt, phase))
+        asset = await asyncio.wrap_future(self._scheduler.submit(work, task.priority, task.deadline))
+        return await asyncio.to_thread(self._result, task, asset, begun.phase)
+
+    @staticmethod
+    def _decode(task: Task, phase: Phase) -> Prompt:
         prompt = text_prompt(task.prompt) if task.type == "text" else image_prompt_from_base64(task.prompt)
         log.info("Task %s: %s", shown(task.id), prompt.label)
         # Known before the generator is asked, so that such tasks do not wait in its queue.
-        if (self._phase.text if task.type == "text" else self._phase.image) is None:
+        if (phase.text if task.type == "text" else phase.image) is None:
             raise UnsupportedPrompt(f"the phase has no checkpoint for {task.type} tasks")
         return prompt
 
-    def _request(self, task: Task, prompt: Prompt) -> Request:
-        structure, latents = self._phase.samplers
-        return Request(
-            prompt=prompt,
-            seed=secrets.randbelow(2**31) if task.seed is None else task.seed,
-            sparse_structure_sampler_params=structure,
-            slat_sampler_params=latents,
-            voxel_limit=self._phase.max_voxels.limit() if self._phase.max_voxels else None,
-        )
-
-    def _result(self, task: Task, asset: Asset) -> Result:
+    def _result(self, task: Task, asset: Asset, phase: NamedPhase) -> Result:
         started = time.monotonic()
-        data = self._encode(task, asset)
-        text = base64.b64encode(data).decode()
-        return Result(asset, data, text, time.monotonic() - started)
-
-    def _encode(self, task: Task, asset: Asset) -> bytes:
-        extent = self._phase.export.extent
+        extent = phase.settings.export.extent
         splats = asset.splats if extent is None else normalise(asset.splats, extent)
+        data = self._encode(task, splats)
+        text = base64.b64encode(data).decode()
+        seconds = time.monotonic() - started
+        if task.entry is not None:
+            task.entry.generated(asset, statistics(splats), len(text))
+        return Result(asset, phase, data, text, seconds)
+
+    def _encode(self, task: Task, splats: Splats) -> bytes:
         if task.data_format == "ply":
             data = ply.to_bytes(splats)
             received = ply.verify_round_trip(splats, data)
@@ -137,3 +165,14 @@ class TaskRunner:
         if reason is not None:
             raise InvalidResult(f"the validator would score it 0: {reason}")
         return data
+
+
+def _request(task: Task, prompt: Prompt, phase: Phase) -> Request:
+    structure, latents = phase.samplers
+    return Request(
+        prompt=prompt,
+        seed=secrets.randbelow(2**31) if task.seed is None else task.seed,
+        sparse_structure_sampler_params=structure,
+        slat_sampler_params=latents,
+        voxel_limit=phase.max_voxels.limit() if phase.max_voxels else None,
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import bittensor as bt
 
 from miner.answers import OnCooldown, Outcome, PullAnswer, TaskGiven, read_pull, read_submission
+from miner.books import Books, Entry
 from miner.chain import Neuron
 from miner.clocks import Clock
 from miner.deadlines import Margin, deadline
@@ -49,11 +50,15 @@ INCREDIBLE_SKEW = 86_400.0
 
 @dataclass
 class Record:
-    """What outlives a validator's loop: where it is, what we do with it, how long it takes to take a result."""
+    """What outlives a validator's loop: where it is, what we do with it, how long it takes to take a result.
+
+    `entry` is that of the last task.
+    """
 
     neuron: Neuron
     state: ValidatorState = field(default_factory=ValidatorState)
     margin: Margin = field(default_factory=Margin)
+    entry: Entry | None = None
 
     @property
     def name(self) -> str:
@@ -70,6 +75,7 @@ class Environment:
     decide: Callable[[str], Decision]
     settings: PullingSettings
     clock: Clock
+    books: Books = field(default_factory=Books)
 
 
 class ValidatorLoop:
@@ -175,6 +181,7 @@ class ValidatorLoop:
         before = "" if held is None else shown(held.task.id)
         if isinstance(answer, OnCooldown) and unsettled:
             log.info("Task %s: its submission to %s has counted, accepted or not", before, record.name)
+            self._settle(Outcome.UNSCORED, None, answer.until)
         if not isinstance(answer, TaskGiven):
             return
         name = shown(answer.task.id)
@@ -184,18 +191,28 @@ class ValidatorLoop:
             return
         if unsettled:
             log.warning("Task %s: %s holds it no longer, its result has no taker", before, record.name)
+            self._settle(Outcome.NOT_HELD, None, None)
         self._environment.runner.counters["pulled"] += 1
         log.info("Task %s: pulled from %s, %s", name, record.name, answer.task.type)
+
+    def _settle(self, outcome: Outcome, score: float | None, cooldown_until: float | None) -> None:
+        """Tell the ledger how the last task ended."""
+        if self._record.entry is not None:
+            self._record.entry.answered(outcome.value, score, cooldown_until)
 
     async def _generate(self, held: HeldTask) -> str:
         """The result in base64, or an empty string, which skips the task without a penalty."""
         record, environment = self._record, self._environment
+        if record.entry is None or record.entry.task_id != held.task.id:
+            hotkey = record.neuron.hotkey
+            record.entry = environment.books.entry("pull", hotkey, held.task.id, held.task.type)
         task = Task(
             held.task.id,
             held.task.type,
             held.task.prompt,
             environment.decide(record.neuron.hotkey).priority,
             deadline=deadline(held.assigned_at, held.throttle_period, record.margin),
+            entry=record.entry,
         )
         try:
             result = await environment.runner.run(task)
@@ -222,6 +239,7 @@ class ValidatorLoop:
         if results and answer.outcome.closes:
             record.margin = record.margin.after(self._encode_seconds + received - sent)
         environment.runner.counters[answer.outcome.value] += 1
+        self._settle(answer.outcome, answer.score, answer.cooldown_until)
         expected = answer.outcome in (Outcome.ACCEPTED, Outcome.SKIPPED)
         log.log(
             logging.INFO if expected else logging.WARNING,

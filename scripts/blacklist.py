@@ -31,8 +31,9 @@ import bittensor as bt
 
 from miner.chain import open_chain
 from miner.errors import MinerError, OperatorError
+from miner.ledger_schema import DEFAULT_LEDGER
 from miner.rules import PolicyEntry, PolicyRules
-from miner.settings import load_yaml, shipped_config
+from miner.yaml_files import load_yaml, shipped_config
 from miner.statistics import wilson_interval
 from scripts.yaml_lists import UneditableError, add_item, remove_item
 
@@ -69,6 +70,7 @@ def suggestions(outcomes: Iterable[ValidatorOutcomes], below: float) -> list[tup
 
 def read_outcomes(ledger: Path) -> list[ValidatorOutcomes] | None:
     """The counts that the ledger keeps, None if it keeps none. Raises OperatorError if it is no database."""
+    ledger = ledger.expanduser()
     if not ledger.is_file():
         return None
     try:
@@ -219,7 +221,7 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=remove)
     commands.add_parser("list", help="show what is in force").set_defaults(run=show)
     command = commands.add_parser("suggest", help="validators that reject nearly everything, from the ledger")
-    command.add_argument("--ledger", type=Path, default=Path("ledger.sqlite"))
+    command.add_argument("--ledger", type=Path, default=DEFAULT_LEDGER, help=f"default: {DEFAULT_LEDGER}")
     command.add_argument("--below", type=float, default=0.1, help="share of accepted results (default: 0.1)")
     command.set_defaults(run=suggest)
     return top

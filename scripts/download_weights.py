@@ -29,7 +29,9 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from safetensors import SafetensorError, safe_open
 
 from miner.errors import OperatorError
-from miner.settings import Phase, find_phase, load_yaml, shipped_config
+from miner.phase_settings import Phase
+from miner.phases import load_phase
+from miner.yaml_files import shipped_config
 from pipeline.errors import PipelineError
 from pipeline.trellis.checkpoint import ROLES, read_json
 from pipeline.weights import EMBEDDED, HubReference, encoder_reference, network_stem
@@ -195,7 +197,7 @@ def targets_of(phase: Phase) -> list[Target]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Download what the command line names, and say what to write into the phase."""
-    phase = load_yaml(find_phase(arguments.phase, shipped_config() / "miner.yaml"), Phase) if arguments.phase else None
+    phase = load_phase(arguments.phase, shipped_config() / "miner.yaml").settings if arguments.phase else None
     of_phase = targets_of(phase) if phase else []
     others = [Target(text.partition("@")[0].replace("/", "--"), text) for text in arguments.references]
     targets = [target for target in (*of_phase, *others) if target.reference != EMBEDDED]

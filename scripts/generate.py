@@ -22,7 +22,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from miner.errors import OperatorError
-from miner.settings import Phase, find_phase, load_yaml, shipped_config
+from miner.phase_settings import Phase
+from miner.phases import load_phase
+from miner.yaml_files import shipped_config
 from pipeline import (
     Asset,
     ImagePrompt,
@@ -130,7 +132,7 @@ def main() -> int:
     if arguments.output.suffix not in (".ply", ".spz"):
         parser.error(f"--output must end in .ply or .spz, not {arguments.output.suffix!r}")
     try:
-        phase = load_yaml(find_phase(arguments.phase, shipped_config() / "miner.yaml"), Phase)
+        phase = load_phase(arguments.phase, shipped_config() / "miner.yaml").settings
         prompt = read_prompt(arguments.prompt, arguments.combine)
         seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
         asset = generate(prompt, phase, source(phase, prompt, arguments.checkpoint), seed, arguments.device)

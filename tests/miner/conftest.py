@@ -4,7 +4,9 @@ import asyncio
 import base64
 import io
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import bittensor as bt
 import pytest
@@ -14,7 +16,12 @@ from PIL import Image
 from miner.chain import Neuron, Snapshot
 from miner.clocks import Clock
 from miner.localnet import make_wallet
-from miner.settings import Phase, SpzSettings, load_yaml, shipped_config
+from miner.phase_settings import Phase
+from miner.phase_state import Chosen
+from miner.phases import load_phase
+from miner.running import Loaded, Phases
+from miner.settings import SpzSettings
+from miner.yaml_files import shipped_config
 from pipeline import STAGES, Asset, OnStep, Request, Splats
 
 
@@ -79,6 +86,12 @@ def instant_generate(request: Request, on_step: OnStep) -> Asset:
     return make_asset(request)
 
 
+def phases_with(phase: Phase, generate: Callable[[Request, OnStep], Asset] = instant_generate) -> Phases:
+    """One phase, never swapped, with a generator of the test's."""
+    loaded = Loaded(SimpleNamespace(generate=generate), phase.loaded)
+    return Phases(Chosen(phase="demo", settings=phase), loaded)
+
+
 def png_base64(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
@@ -114,7 +127,7 @@ def snapshot(wallets: dict[str, bt.Wallet]) -> Snapshot:
 
 @pytest.fixture(scope="session")
 def phase() -> Phase:
-    return load_yaml(shipped_config() / "phases" / "demo.yaml", Phase)
+    return load_phase("demo", shipped_config() / "miner.yaml").settings
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,15 @@ import bittensor as bt
 
 from miner.chain import Neuron, Snapshot
 from miner.localnet import LOOPBACK, free_port, make_wallet
+from miner.phase_settings import Phase
 from miner.policy import decide
+from miner.rules import PolicyRules
 from miner.scheduler import Scheduler
 from miner.serving import AxonServer
-from miner.settings import Phase, PolicyRules, ServingSettings, SpzSettings
+from miner.settings import ServingSettings, SpzSettings
 from miner.tasks import TaskRunner
 from scripts.proofs.attacks import Cast, Target, attacks, push, run_attacks
-from tests.miner.conftest import instant_generate
+from tests.miner.conftest import phases_with
 
 SETTINGS = ServingSettings(max_body_bytes=200_000, max_connections=60, header_timeout=1, body_timeout=1)
 CONNECTIONS = 60
@@ -31,9 +33,9 @@ async def test_an_honest_validator_is_served_under_attack(
         for uid, keypair in enumerate((cast.honest, cast.hostile, cast.sluggish))
     ]
     snapshot, rules = Snapshot(17, 1, tuple(allowed)), PolicyRules()
-    scheduler = Scheduler(instant_generate)
+    scheduler = Scheduler()
     scheduler.start()
-    runner = TaskRunner(scheduler, phase, container)
+    runner = TaskRunner(scheduler, phases_with(phase), container)
     wallet = make_wallet(tmp_path, "miner")
     target = Target(free_port(), wallet.hotkey.ss58_address)
     axon = bt.Axon(wallet=wallet, port=target.port, ip=LOOPBACK, external_ip=LOOPBACK)

@@ -11,7 +11,7 @@ from miner import blacklist
 from miner.blacklist import Blacklist, resolve_uids
 from miner.chain import Neuron, Snapshot
 from miner.rules import PolicyRules
-from miner.settings import load_yaml, shipped_config
+from miner.yaml_files import load_yaml, shipped_config
 
 
 def snapshot(*hotkeys: str) -> Snapshot:

@@ -20,6 +20,7 @@ from miner.errors import ExitCode, MinerError
 from miner.localnet import LOOPBACK, LocalValidator, free_port, write_chain_file
 from miner.node import Node
 from miner.protocol import ImageTask
+from miner.running import Loaded
 from miner.settings import load_settings, parser
 from pipeline import Asset, OnStep, Request
 from tests.miner.conftest import make_asset
@@ -70,7 +71,8 @@ async def bench(
     wallets: dict[str, bt.Wallet], tmp_path: Path, image_base64: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Bench]:
     bench = Bench(wallets, tmp_path, image_base64)
-    monkeypatch.setattr(node_module, "load_generator", lambda settings: SimpleNamespace(generate=bench.work))
+    backend = SimpleNamespace(generate=bench.work)
+    monkeypatch.setattr(node_module, "load", lambda phase, settings: Loaded(backend, phase.settings.loaded))
     await bench.validator.start()
     yield bench
     await bench.validator.stop()

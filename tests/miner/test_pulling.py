@@ -20,18 +20,19 @@ from miner.chain import Neuron, Snapshot
 from miner.cooldowns import CooldownFile
 from miner.dendrite import AnySynapse, Dendrite, Reply, Transport
 from miner.localnet import LOOPBACK, Delivery, LocalValidator, free_port
+from miner.phase_settings import Phase
 from miner.policy import Decision
 from miner.protocol import ImageTask, ProtocolTask, PullTask, SubmitResults, TextTask, signed_submission
 from miner.pulling import Puller
-from miner.scheduler import Scheduler
-from miner.settings import Phase, PullingSettings, SpzSettings
+from miner.scheduler import Scheduler, Work
+from miner.settings import PullingSettings, SpzSettings
 from miner.supervision import Supervisor
 from miner.tasks import TaskRunner
 from miner.validator_loop import Environment
 from miner.validator_model import MinerState
 from miner.validator_state import DENIED_DELAY, LOCK_DELAY, Stage
 from pipeline import Asset, OnStep, Request
-from tests.miner.conftest import ManualClock, instant_generate, make_asset
+from tests.miner.conftest import ManualClock, instant_generate, make_asset, phases_with
 
 TIMEOUT = 20.0
 
@@ -69,8 +70,9 @@ class Bench:
         )
         self.refused = ""
         self.generate: Callable[[Request, OnStep], Asset] = instant_generate
-        self.scheduler = Scheduler(lambda request, on_step: self.generate(request, on_step))
-        self.runner = TaskRunner(self.scheduler, phase, container)
+        self.scheduler = Scheduler()
+        phases = phases_with(phase, lambda request, on_step: self.generate(request, on_step))
+        self.runner = TaskRunner(self.scheduler, phases, container)
         self.file = CooldownFile(folder / "cooldowns.json")
         self.connect: Callable[[], Transport] | None = None
         self.submit_timeout = TIMEOUT
@@ -641,9 +643,9 @@ async def test_deadlines_leave_what_encoding_and_submitting_have_taken(bench: Be
     deadlines = []
     submit = bench.scheduler.submit
 
-    def record(request: Request, priority: float, deadline: float) -> object:
+    def record(work: Work, priority: float, deadline: float) -> object:
         deadlines.append(deadline - bench.time.now())
-        return submit(request, priority, deadline)
+        return submit(work, priority, deadline)
 
     bench.scheduler.submit = record  # type: ignore[method-assign, assignment]
     bench.validator.checking = lambda: bench.time.__dict__.update(passed=bench.time.passed + 4)

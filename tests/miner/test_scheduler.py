@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 
 import pytest
 from PIL import Image
 
-from miner.scheduler import Scheduler, Urgency, next_turn
+from miner.scheduler import Scheduler, Urgency, Work, next_turn
 from pipeline import Asset, Cancelled, EmptyStructure, ImagePrompt, OnStep, Request, SamplerParams
 from tests.miner.conftest import make_asset
 
@@ -28,7 +29,10 @@ class Gate:
         self.started = threading.Event()
         self.open = threading.Event()
 
-    def __call__(self, request: Request, on_step: OnStep) -> Asset:
+    def job(self, seed: int) -> Work:
+        return lambda on_step: self.run(request_of(seed), on_step)
+
+    def run(self, request: Request, on_step: OnStep) -> Asset:
         self.order.append(request.seed)
         self.started.set()
         while not self.open.wait(0.01):
@@ -45,16 +49,16 @@ def gate() -> Gate:
 
 @pytest.fixture
 def scheduler(gate: Gate) -> Iterator[Scheduler]:
-    scheduler = Scheduler(gate)
+    scheduler = Scheduler()
     scheduler.start()
     yield scheduler
     assert scheduler.stop(WAIT)
 
 
 def test_higher_priority_first_then_first_come_first_served(scheduler: Scheduler, gate: Gate) -> None:
-    first = scheduler.submit(request_of(1), 0.0)
+    first = scheduler.submit(gate.job(1), 0.0)
     assert gate.started.wait(WAIT)
-    others = [scheduler.submit(request_of(seed), priority) for seed, priority in ((2, 5), (3, 9), (4, 5))]
+    others = [scheduler.submit(gate.job(seed), priority) for seed, priority in ((2, 5), (3, 9), (4, 5))]
     assert scheduler.waiting == 3
     gate.open.set()
     assert [future.result(WAIT).seed for future in (first, *others)] == [1, 2, 3, 4]
@@ -64,14 +68,14 @@ def test_higher_priority_first_then_first_come_first_served(scheduler: Scheduler
 def test_a_failing_job_fails_alone(scheduler: Scheduler, gate: Gate) -> None:
     gate.open.set()
     with pytest.raises(EmptyStructure):
-        scheduler.submit(request_of(-1), 0.0).result(WAIT)
-    assert scheduler.submit(request_of(5), 0.0).result(WAIT).seed == 5
+        scheduler.submit(gate.job(-1), 0.0).result(WAIT)
+    assert scheduler.submit(gate.job(5), 0.0).result(WAIT).seed == 5
 
 
 def test_a_cancelled_job_is_never_begun(scheduler: Scheduler, gate: Gate) -> None:
-    first = scheduler.submit(request_of(1), 0.0)
+    first = scheduler.submit(gate.job(1), 0.0)
     assert gate.started.wait(WAIT)
-    second, third = scheduler.submit(request_of(2), 0.0), scheduler.submit(request_of(3), 0.0)
+    second, third = scheduler.submit(gate.job(2), 0.0), scheduler.submit(gate.job(3), 0.0)
     assert second.cancel()
     assert scheduler.waiting == 1
     gate.open.set()
@@ -82,12 +86,12 @@ def test_a_cancelled_job_is_never_begun(scheduler: Scheduler, gate: Gate) -> Non
 
 
 def test_stop_ends_what_runs_and_fails_what_waits(gate: Gate) -> None:
-    scheduler = Scheduler(gate)
+    scheduler = Scheduler()
     scheduler.start()
-    running, waiting = scheduler.submit(request_of(1), 0.0), scheduler.submit(request_of(2), 0.0)
+    running, waiting = scheduler.submit(gate.job(1), 0.0), scheduler.submit(gate.job(2), 0.0)
     assert gate.started.wait(WAIT)
     assert scheduler.stop(WAIT)
-    for future in (running, waiting, scheduler.submit(request_of(3), 0.0)):
+    for future in (running, waiting, scheduler.submit(gate.job(3), 0.0)):
         with pytest.raises(Cancelled):
             future.result(WAIT)
     assert gate.order == [1]
@@ -131,35 +135,33 @@ def test_deadlines_that_can_be_kept_are_kept() -> None:
 
 def test_a_job_that_is_late_runs_all_the_same(scheduler: Scheduler, gate: Gate) -> None:
     gate.open.set()
-    assert scheduler.submit(request_of(3), 0.0, deadline=-1e9).result(WAIT).seed == 3
+    assert scheduler.submit(gate.job(3), 0.0, deadline=-1e9).result(WAIT).seed == 3
 
 
-def broken_device(request: Request, on_step: OnStep) -> Asset:
+def broken_device(on_step: OnStep) -> Asset:
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
-def killed_thread(request: Request, on_step: OnStep) -> Asset:
+def killed_thread(on_step: OnStep) -> Asset:
     raise SystemExit
 
 
 @pytest.mark.parametrize(("generate", "error"), [(broken_device, RuntimeError), (killed_thread, SystemExit)])
-def test_what_ends_the_generator_is_told_and_nothing_waits_for_ever(
-    generate: Callable[[Request, OnStep], Asset], error: type[BaseException]
-) -> None:
+def test_what_ends_the_generator_is_told_and_nothing_waits_for_ever(generate: Work, error: type[BaseException]) -> None:
     begin = threading.Event()
 
-    def work(request: Request, on_step: OnStep) -> Asset:
+    def work(on_step: OnStep) -> Asset:
         begin.wait(WAIT)
-        return generate(request, on_step)
+        return generate(on_step)
 
-    scheduler = Scheduler(work)
+    scheduler = Scheduler()
     scheduler.start()
-    first, second = scheduler.submit(request_of(1), 0.0), scheduler.submit(request_of(2), 0.0)
+    first, second = scheduler.submit(work, 0.0), scheduler.submit(work, 0.0)
     begin.set()
     with pytest.raises(RuntimeError):
         first.result(WAIT)
     assert isinstance(scheduler.failure.result(WAIT), error)
-    for future in (second, scheduler.submit(request_of(3), 0.0)):
+    for future in (second, scheduler.submit(work, 0.0)):
         with pytest.raises(Cancelled):
             future.result(WAIT)
     assert scheduler.stop(WAIT)
@@ -167,8 +169,24 @@ def test_what_ends_the_generator_is_told_and_nothing_waits_for_ever(
 
 def test_how_long_the_present_job_has_run_is_known(scheduler: Scheduler, gate: Gate) -> None:
     assert scheduler.running_for == 0.0
-    future = scheduler.submit(request_of(1), 0.0)
+    future = scheduler.submit(gate.job(1), 0.0)
     assert gate.started.wait(WAIT)
     assert scheduler.running_for > 0.0
     gate.open.set()
     future.result(WAIT)
+
+
+def test_a_job_that_is_done_keeps_nothing_alive(scheduler: Scheduler, gate: Gate) -> None:
+    """Networks, say, that no other needs: the thread would hold them until the next job comes."""
+    gate.open.set()
+
+    class Networks:
+        def generate(self, on_step: OnStep) -> Asset:
+            return gate.run(request_of(1), on_step)
+
+    networks, gone = Networks(), threading.Event()
+    weakref.finalize(networks, gone.set)
+    future = scheduler.submit(networks.generate, 0.0)
+    del networks
+    assert future.result(WAIT).seed == 1
+    assert gone.wait(WAIT)

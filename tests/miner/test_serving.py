@@ -18,15 +18,17 @@ from miner.chain import Neuron, Snapshot
 from miner.dendrite import Dendrite
 from miner.errors import MinerError, OperatorError
 from miner.localnet import LOOPBACK, free_port
+from miner.phase_settings import Phase
 from miner.policy import decide
 from miner.protocol import Generate
+from miner.rules import PolicyRules
 from miner.scheduler import Scheduler
 from miner.serving import AxonServer, check_port_free
-from miner.settings import Phase, PolicyRules, ServingSettings, SpzSettings
+from miner.settings import ServingSettings, SpzSettings
 from miner.tasks import TaskRunner
 from pipeline import Asset, EmptyForeground, Request, ply, spz
 from scripts.proofs.attacks import Target, connection, send, signed_call
-from tests.miner.conftest import make_asset
+from tests.miner.conftest import make_asset, phases_with
 
 TIMEOUT = 20.0
 SETTINGS = ServingSettings(queue_size=2, max_body_bytes=500_000, header_timeout=0.5, body_timeout=0.5)
@@ -51,11 +53,12 @@ class Bench:
 async def bench(
     wallets: dict[str, bt.Wallet], snapshot: Snapshot, phase: Phase, container: SpzSettings
 ) -> AsyncIterator[Bench]:
-    scheduler = Scheduler(lambda request, on_step: bench.generate(request))
+    scheduler = Scheduler()
     scheduler.start()
+    phases = phases_with(phase, lambda request, on_step: bench.generate(request))
     port = free_port()
     neuron = Neuron(uid=1, hotkey=wallets["miner"].hotkey.ss58_address, coldkey="c", ip=LOOPBACK, port=port)
-    bench = Bench(neuron, TaskRunner(scheduler, phase, container))
+    bench = Bench(neuron, TaskRunner(scheduler, phases, container))
     axon = bt.Axon(wallet=wallets["miner"], port=port, ip=LOOPBACK, external_ip=LOOPBACK)
     server = AxonServer(axon, LOOPBACK, bench.runner, lambda hotkey: decide(snapshot, bench.rules, hotkey), SETTINGS)
     bench.server = server

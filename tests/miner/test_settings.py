@@ -14,12 +14,15 @@ def load(*arguments: str) -> Settings:
 
 def test_without_arguments_the_shipped_phase3_runs_on_finney() -> None:
     settings = load()
-    assert (settings.netuid, settings.network, settings.phase_name) == (17, "finney", "phase3")
-    structure, latents = settings.phase.sparse_structure_sampler_params, settings.phase.slat_sampler_params
+    assert (settings.netuid, settings.network, settings.configured.name) == (17, "finney", "phase3")
+    structure, latents = (
+        settings.configured.settings.sparse_structure_sampler_params,
+        settings.configured.settings.slat_sampler_params,
+    )
     assert (structure.steps, structure.cfg_strength) == (50, 9.0)
     assert (latents.steps, latents.cfg_strength) == (35, 4.0)
     assert structure.params().cfg_interval == (0.5, 1.0)
-    assert settings.phase.background.model != "bria-rmbg"
+    assert settings.configured.settings.background.model != "bria-rmbg"
 
 
 def test_standard_bittensor_flags() -> None:
@@ -39,11 +42,11 @@ def test_demo_checkpoint_is_refused_on_a_live_network() -> None:
     with pytest.raises(OperatorError, match="toy checkpoint"):
         load("--phase", "demo")
     assert load("--phase", "demo", "--subtensor.network", "file:x.json").chain_file == Path("x.json")
-    assert load("--phase", "demo", "--allow-demo-checkpoint").phase_name == "demo"
+    assert load("--phase", "demo", "--allow-demo-checkpoint").configured.name == "demo"
 
 
 def test_unknown_phase_lists_those_there_are() -> None:
-    with pytest.raises(OperatorError, match=r"no phase 'phase9'.*demo, phase3"):
+    with pytest.raises(OperatorError, match=r"no phase 'phase9'.*baseline, demo, few-step, phase3, test3"):
         load("--phase", "phase9")
 
 
@@ -51,13 +54,13 @@ def test_phase_beside_the_settings_file_comes_first(config_folder: Path) -> None
     file = config_folder / "phases" / "phase3.yaml"
     file.write_text(file.read_text().replace("steps: 50", "steps: 7"))
     settings = load("--config", str(config_folder / "miner.yaml"))
-    assert settings.phase.sparse_structure_sampler_params.steps == 7
+    assert settings.configured.settings.sparse_structure_sampler_params.steps == 7
 
 
 def test_settings_file_without_phases_falls_back_to_those_shipped(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("phase: phase3\nserving: {enabled: false}\n")
     settings = load("--config", str(tmp_path / "mine.yaml"))
-    assert settings.phase_name == "phase3"
+    assert settings.configured.name == "phase3"
     assert not settings.miner.serving.enabled
 
 
@@ -70,11 +73,11 @@ def test_settings_file_without_phases_falls_back_to_those_shipped(tmp_path: Path
         ("miner.yaml", "precision: auto", "precision: float8", "precision: .*'float16'"),
         ("miner.yaml", "phase: phase3", "phase: [", "cannot be read as YAML"),
         ("phases/phase3.yaml", "steps: 50", "steps: 0", "sparse_structure_sampler_params.steps: .*greater than"),
-        ("phases/phase3.yaml", "[0.5, 1.0]", "[1.0, 0.5]", "cfg_interval: .*low <= high"),
-        ("phases/phase3.yaml", "provider: cpu", "provider: tpu", "background.provider: .*'cuda'"),
-        ("phases/phase3.yaml", "background:", "max_voxels: {count: 0}\nbackground:", "max_voxels.count: .*greater"),
-        ("phases/phase3.yaml", "background:", "max_voxels: {count: 9, excess: x}\nbackground:", "excess: .*'drop'"),
-        ("phases/phase3.yaml", "rescale_t: 3.0", "rescale_t: .nan", "rescale_t"),
+        ("phases/baseline.yaml", "[0.5, 1.0]", "[1.0, 0.5]", "cfg_interval: .*low <= high"),
+        ("phases/baseline.yaml", "provider: cpu", "provider: tpu", "background.provider: .*'cuda'"),
+        ("phases/baseline.yaml", "background:", "max_voxels: {count: 0}\nbackground:", "max_voxels.count: .*greater"),
+        ("phases/baseline.yaml", "background:", "max_voxels: {count: 9, excess: x}\nbackground:", "excess: .*'drop'"),
+        ("phases/baseline.yaml", "rescale_t: 3.0", "rescale_t: .nan", "rescale_t"),
         ("blacklist.yaml", "min_stake: 1000", "min_steak: 1000", "unknown key min_steak; allowed here: allow, "),
         (
             "blacklist.yaml",

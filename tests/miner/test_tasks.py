@@ -4,18 +4,20 @@ from pathlib import Path
 
 import pytest
 
+from miner.phase_settings import Phase
 from miner.scheduler import Scheduler
-from miner.settings import Phase, SpzSettings, load_settings, parser
+from miner.settings import SpzSettings, load_settings, parser
 from miner.tasks import InvalidResult, Task, TaskRunner
 from pipeline import Asset, FormatError, Request, spz
-from tests.miner.conftest import instant_generate, make_asset
+from tests.miner.conftest import instant_generate, make_asset, phases_with
 
 
 async def run_one(phase: Phase, container: SpzSettings, image: str, generate: object = instant_generate) -> Asset:
-    scheduler = Scheduler(generate)  # type: ignore[arg-type]
+    scheduler = Scheduler()
     scheduler.start()
+    phases = phases_with(phase, generate)  # type: ignore[arg-type]
     try:
-        result = await TaskRunner(scheduler, phase, container).run(Task("t", "image", image, 0.0, seed=5))
+        result = await TaskRunner(scheduler, phases, container).run(Task("t", "image", image, 0.0, seed=5))
     finally:
         scheduler.stop(10.0)
     decoded = spz.from_bytes(result.data)
@@ -32,7 +34,7 @@ async def test_the_phase_may_ask_for_an_extent(config_folder: Path, container: S
     file = config_folder / "phases" / "phase3.yaml"
     file.write_text(file.read_text() + "\nexport: {extent: 1.5}\n")
     settings = load_settings(parser().parse_args(["--config", str(config_folder / "miner.yaml")]))
-    means = (await run_one(settings.phase, container, image_base64)).splats.means
+    means = (await run_one(settings.configured.settings, container, image_base64)).splats.means
     sides = means.amax(0) - means.amin(0)
     assert float(sides.max()) == pytest.approx(1.5, abs=2**-12)
     assert float((means.amax(0) + means.amin(0)).abs().max()) <= 2**-11

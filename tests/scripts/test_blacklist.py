@@ -15,7 +15,7 @@ import pytest
 from miner.chain import Neuron
 from miner.localnet import write_chain_file
 from miner.rules import PolicyRules
-from miner.settings import load_yaml, shipped_config
+from miner.yaml_files import load_yaml, shipped_config
 from scripts.blacklist import MIN_OUTCOMES, ValidatorOutcomes, main, suggestions
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "blacklist.py"

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miner.settings import shipped_config
+from miner.yaml_files import shipped_config
 from scripts.yaml_lists import UneditableError, add_item, remove_item
 
 ENTRY = {"hotkey": "h", "reason": "why: not # a comment", "until": datetime(2026, 1, 31, 12, tzinfo=UTC)}
