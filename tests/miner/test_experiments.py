@@ -155,6 +155,25 @@ def test_only_whole_blocks_count_in_the_order_in_which_they_ended() -> None:
     assert evaluate(EVEN, [pending[0], pending[0]]).blocks == 0
 
 
+def block(stratum: Stratum, winner: str, *ended: float) -> list[Trial]:
+    """The first block of a stratum, in which only one arm was accepted."""
+    arms = (EVEN.arm(stratum, 0), EVEN.arm(stratum, 1))
+    return [Trial(stratum, turn, arm, arm == winner, ended[turn]) for turn, arm in enumerate(arms)]
+
+
+def test_blocks_count_in_the_order_in_which_they_ended() -> None:
+    lost_last = [*block(IMAGE, "baseline", 0.0, 100.0), *block(TEXT, "phase3", 1.0, 2.0)]
+    lost_first = [*block(IMAGE, "baseline", 0.0, 1.5), *block(TEXT, "phase3", 1.0, 2.0)]
+    assert highest(evaluate(EVEN, lost_last))["phase3", "baseline"] > 1.1
+    assert highest(evaluate(EVEN, lost_first))["phase3", "baseline"] == pytest.approx(1.0)
+
+
+def test_of_a_task_that_is_there_twice_the_first_verdict_counts() -> None:
+    once = block(IMAGE, "phase3", 1.0, 2.0)
+    again = [trial._replace(accepted=not trial.accepted, ended=trial.ended + 10) for trial in once]
+    assert evaluate(EVEN, [*again, *once]) == evaluate(EVEN, once)
+
+
 def test_the_bets_are_fair_whatever_the_block() -> None:
     """Over all orders of the arms, equally likely, a block's factor is 1 on average, for any results of its tasks."""
     for arms, results in itertools.product(["ab", "aabb", "aaab", "abbbbb"], [0, 1, 2, 3, 4]):

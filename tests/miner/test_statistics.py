@@ -184,6 +184,16 @@ def test_the_interval_of_effect_sizes_covers_at_95_percent() -> None:
     assert 0.935 <= coverage <= 0.975
 
 
+def test_the_ends_of_the_interval_of_an_effect_size_solve_the_published_equation() -> None:
+    found = cliffs_delta(FIRST, SECOND)
+    assert found is not None
+    m, n = len(FIRST), len(SECOND)
+    for end in ((found.low + 1) / 2, (found.high + 1) / 2):
+        spread = 1 + ((m + n) / 2 - 1) * ((1 - end) / (2 - end) + end / (1 + end))
+        deviation = math.sqrt(end * (1 - end) * spread / (m * n))
+        assert abs(found.superiority - end) / deviation == pytest.approx(stats.norm.ppf(0.975), abs=1e-9)
+
+
 def test_words_for_effect_sizes() -> None:
     words = []
     for shift in (0.0, 0.4, 0.7, 1.5):
