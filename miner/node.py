@@ -72,9 +72,12 @@ class Node:
         self._runner: TaskRunner | None = None
         self._server: AxonServer | None = None
         self._ledger = Ledger(settings.ledger)
-        files = PhaseFiles(settings.config, StateFile(settings.state_folder), settings.configured)
         self._control = PhaseControl(
-            files, settings.check_allowed, lambda phase: load(phase, settings.miner), self._ledger
+            PhaseFiles(settings.config, StateFile(settings.state_folder)),
+            settings.configured,
+            settings.check_allowed,
+            lambda phase: load(phase, settings.miner),
+            self._ledger,
         )
         self._referee = Referee(self._ledger.path, self._control)
         self._ready = False

@@ -29,11 +29,10 @@ Stamps = dict[Path, tuple[int, int, int]]
 
 @dataclass(frozen=True)
 class PhaseFiles:
-    """Where phases and the choice among them stand: the settings file, the state, and the phase the miner was told."""
+    """Where phases and the choice among them stand: the settings file and the state."""
 
     config: Path
     state: StateFile
-    configured: NamedPhase
 
     def find(self, phase: Chosen | NamedPhase) -> NamedPhase | None:
         """The phase of that name as its file says now; None if the file is broken or gone."""
@@ -59,11 +58,11 @@ class PhaseFiles:
             found[file] = status.st_mtime_ns, status.st_size, status.st_ino
         return found
 
-    def begin(self) -> PhaseState:
-        """What a miner that starts is to run, which is written down. Raises OperatorError."""
+    def begin(self, configured: NamedPhase) -> PhaseState:
+        """What a miner that is started with a phase is to run, which is written down. Raises OperatorError."""
 
         def change(state: PhaseState | None) -> PhaseState:
-            name, told = self.configured.name, Chosen.of(self.configured)
+            name, told = configured.name, Chosen.of(configured)
             if state is None:
                 return PhaseState(configured=name, at=time.time(), action="start", current=told)
             if state.configured not in (None, name):
@@ -92,12 +91,17 @@ class PhaseControl:
     def __init__(
         self,
         files: PhaseFiles,
+        configured: NamedPhase,
         check_allowed: Callable[[NamedPhase], None],
         load: Callable[[NamedPhase], Loaded],
         ledger: Ledger | None = None,
     ) -> None:
-        """`check_allowed` raises OperatorError for phases that must not run here; `load` blocks, see miner.loading."""
+        """`configured` is what the settings file or the command line names.
+
+        `check_allowed` raises OperatorError for phases that must not run here; `load` blocks, see miner.loading.
+        """
         self.files = files
+        self._configured = configured
         self._check_allowed = check_allowed
         self._load = load
         self._ledger = ledger
@@ -125,10 +129,10 @@ class PhaseControl:
         # Before the files are read: what changes from now on is noticed.
         self._seen = self._done = self.files.stamps()
         try:
-            state = await asyncio.to_thread(self.files.begin)
+            state = await asyncio.to_thread(self.files.begin, self._configured)
         except StateError as error:
-            log.error("%s; phase %s runs, as the settings have it", error, self.files.configured.name)
-            told = Chosen.of(self.files.configured)
+            log.error("%s; phase %s runs, as the settings have it", error, self._configured.name)
+            told = Chosen.of(self._configured)
             state = PhaseState(configured=None, at=time.time(), action="start", current=told)
         self._check(state.current)
         loaded = await run_in_daemon(lambda: self._load(state.current.phases[0]), "start-up")

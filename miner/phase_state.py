@@ -186,7 +186,7 @@ class StateFile:
             return PhaseState.model_validate(yaml.safe_load(self.path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else " ".join(str(error).split())
             raise StateError(f"{self.path} cannot be read ({problem}): delete it, and apply a phase anew") from None
 

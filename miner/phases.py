@@ -42,7 +42,7 @@ class NamedPhase:
     def yaml(self) -> str:
         """All settings as a complete file of a phase."""
         content = self.settings.model_dump(mode="json", exclude_none=True)
-        content = {key: value for key, value in content.items() if value or key not in WORDS}
+        content = {key: value for key, value in content.items() if value not in ("", {})}
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
 
