@@ -39,6 +39,15 @@ class ImageEncoder:
         """RGB picture of any square size -> tokens [1, T, C] float32 on the encoder's device."""
         resized = picture.resize((self.picture_size, self.picture_size), Image.Resampling.LANCZOS)
         pixels = torch.from_numpy(np.array(resized)).to(self._device).permute(2, 0, 1).float() / 255
-        mean, std = (pixels.new_tensor(v)[:, None, None] for v in (_MEAN, _STD))
-        tokens: Tensor = self._model(((pixels - mean) / std)[None]).last_hidden_state
-        return F.layer_norm(tokens, tokens.shape[-1:], eps=_TOKEN_NORM_EPS)
+        return normalised_tokens(self._model(normalised_pixels(pixels[None])).last_hidden_state)
+
+
+def normalised_pixels(pixels: Tensor) -> Tensor:
+    """[B, 3, S, S] in 0..1 -> what the encoder takes."""
+    mean, std = (pixels.new_tensor(v)[:, None, None] for v in (_MEAN, _STD))
+    return (pixels - mean) / std
+
+
+def normalised_tokens(states: Tensor) -> Tensor:
+    """The encoder's states [B, T, C] before its own final norm -> tokens."""
+    return F.layer_norm(states, states.shape[-1:], eps=_TOKEN_NORM_EPS)

@@ -1,0 +1,105 @@
+"""Sizes of the shipped networks, and the encoder of structures that only training needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scripts.random_checkpoint import GAUSSIANS
+from scripts.train_tiny.voxels import LATENT_CHANNELS
+
+IMAGE_SIZE, PATCH_SIZE, TOKEN_WIDTH = 112, 8, 128
+_FLOW = {
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "cond_channels": TOKEN_WIDTH,
+    "patch_size": 2,
+    "mlp_ratio": 4,
+    "pe_mode": "ape",
+    "qk_rms_norm": True,
+    "use_fp16": True,
+}
+# File's stem -> class name and arguments.
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ss_flow_tiny": (
+        "SparseStructureFlowModel",
+        {**_FLOW, "resolution": 16, "model_channels": 144, "num_blocks": 6, "num_heads": 6},
+    ),
+    "ss_dec_tiny": (
+        "SparseStructureDecoder",
+        {
+            "out_channels": 1,
+            "latent_channels": LATENT_CHANNELS,
+            "num_res_blocks": 1,
+            "num_res_blocks_middle": 1,
+            "channels": [64, 32, 16],
+            "use_fp16": True,
+        },
+    ),
+    "slat_flow_tiny": (
+        "ElasticSLatFlowModel",
+        {
+            **_FLOW,
+            "resolution": 64,
+            "model_channels": 128,
+            "num_blocks": 4,
+            "num_heads": 4,
+            "num_io_res_blocks": 2,
+            "io_block_channels": [32],
+        },
+    ),
+    "slat_dec_gs_tiny": (
+        "ElasticSLatGaussianDecoder",
+        {
+            "resolution": 64,
+            "model_channels": 96,
+            "latent_channels": LATENT_CHANNELS,
+            "num_blocks": 2,
+            "num_heads": 3,
+            "mlp_ratio": 4,
+            "attn_mode": "swin",
+            "window_size": 8,
+            "use_fp16": True,
+            "representation_config": GAUSSIANS,
+        },
+    ),
+}
+
+
+def image_encoder() -> Any:
+    """A small DINOv2 with registers, without its final norm, which the pipeline does not use."""
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    config = Dinov2WithRegistersConfig(
+        hidden_size=TOKEN_WIDTH,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH_SIZE,
+        num_register_tokens=4,
+    )
+    model = Dinov2WithRegistersModel(config)
+    model.layernorm = nn.Identity()
+    return model
+
+
+class StructureEncoder(nn.Module):
+    """Occupancy [B, 64, 64, 64] -> mean and logarithm of the variance of latents, each [B, 8, 16, 16, 16]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList([nn.Conv3d(1, 32, 4, stride=2, padding=1), nn.Conv3d(32, 64, 4, stride=2, padding=1)])
+        self.mix = nn.ModuleList([nn.Conv3d(64, 64, 3, padding=1) for _ in range(3)])
+        self.out = nn.Conv3d(64, 2 * LATENT_CHANNELS, 3, padding=1)
+
+    def forward(self, occupancy: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        h = occupancy[:, None].float()
+        for down in self.down:
+            h = F.silu(down(h))
+        for mix in self.mix:
+            h = h + F.silu(mix(h))
+        mean, log_variance = self.out(h).chunk(2, dim=1)
+        return mean, log_variance.clamp(-10, 4)
