@@ -292,10 +292,9 @@ def test_a_locked_file_is_reported_once_and_written_when_it_is_free(ledger: Ledg
     assert ledger.flush(10)
     with closing(sqlite3.connect(path, isolation_level=None)) as other, Heard("cannot be written") as heard:
         other.execute("BEGIN IMMEDIATE")
-        before = time.monotonic()
+        # Were these to wait for the lock, which this very thread holds, nothing would ever go on.
         for task_id in "bcd":
             ledger.record(assigned(ledger, task_id))
-        assert time.monotonic() - before < 1
         assert "database is locked" in heard.wait()
         assert "locked" in ledger.status.problem
         assert [row.task_id for row in rows(path)] == ["a"]
