@@ -11,6 +11,7 @@ setup(
     packages=[*find_packages(include=["miner", "miner.*", "pipeline", "pipeline.*"]), "miner.config"],
     package_dir={"miner.config": "config"},
     package_data={
+        "miner": ["static/*", "static/vendor/*", "static/vendor/*/*"],
         "miner.config": ["*.yaml", "phases/*.yaml"],
         "pipeline": ["checkpoints/*/*.json", "checkpoints/*/*/*.json", "checkpoints/*/*/*.safetensors"],
     },
@@ -20,6 +21,7 @@ setup(
         "huggingface_hub",
         "numpy>=2.0.1,<3",
         "pillow>=12.1",
+        "prometheus_client>=0.26,<1",
         "pydantic>=2.3,<3",
         "pyyaml>=6",
         "rembg>=2.0.86",

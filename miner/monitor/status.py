@@ -1,0 +1,126 @@
+"""What the miner tells of itself, as frozen values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+import torch
+
+from miner.clocks import Clock
+from miner.ledger import LedgerStatus
+from miner.validator_loop import Record
+
+SERVICE = "sn17-miner"
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Bytes of one GPU: in use by tensors, held by torch, and all there is."""
+
+    device: str
+    name: str
+    allocated: int
+    reserved: int
+    total: int
+
+
+def gpu_memory() -> tuple[GpuMemory, ...]:
+    """The GPUs that this process works on. Returns at once, also while a kernel hangs: torch's own books are read."""
+    if not torch.cuda.is_initialized():
+        return ()
+    found = []
+    for index in range(torch.cuda.device_count()):
+        reserved = torch.cuda.memory_reserved(index)
+        if reserved:
+            properties = torch.cuda.get_device_properties(index)
+            allocated = torch.cuda.memory_allocated(index)
+            found.append(GpuMemory(f"cuda:{index}", properties.name, allocated, reserved, properties.total_memory))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class ValidatorView:
+    """One validator that is pulled from; moments are unix seconds, None is "now" or "there is none".
+
+    `next_pull`: not before; `cooldown_end`: of the cooldown it imposed; `failures`: pulls or submissions in a row that
+    came to nothing.
+    """
+
+    uid: int
+    hotkey: str
+    stage: str
+    next_pull: float | None
+    cooldown_end: float | None
+    failures: int
+    task: str | None
+
+
+def validator_views(records: Iterable[Record], clock: Clock) -> tuple[ValidatorView, ...]:
+    """The state of each validator, in the order of their uids."""
+    now, wall = clock.now(), clock.wall()
+
+    def moment(steady: float) -> float | None:
+        return wall + steady - now if now < steady < math.inf else None
+
+    views = (
+        ValidatorView(
+            uid=record.neuron.uid,
+            hotkey=record.neuron.hotkey,
+            stage=record.state.stage.value,
+            next_pull=moment(record.state.pull_after),
+            cooldown_end=moment(record.state.cooldown_end),
+            failures=record.state.failed_pulls + record.state.failed_submissions,
+            task=record.state.held.task.id if record.state.busy and record.state.held is not None else None,
+        )
+        for record in records
+    )
+    return tuple(sorted(views, key=lambda view: view.uid))
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the miner tells of itself; times are unix seconds, ages and durations seconds, None is "not yet"."""
+
+    status: Literal["starting", "ok", "stopping"]
+    pipeline_loaded: bool
+    phase: str
+    queue: int
+    metagraph_age: float | None
+    last_success: float | None
+    uptime: float
+    counters: Mapping[str, int]
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    gpus: tuple[GpuMemory, ...] = ()
+    ledger: LedgerStatus | None = None
+    validators: tuple[ValidatorView, ...] = ()
+    service: str = SERVICE
+    version: str = ""
+
+    @property
+    def able_to_work(self) -> bool:
+        """Whether tasks are taken."""
+        return self.status == "ok"
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, in types of JSON."""
+        # asdict copies mappings by their own class, and a Counter cannot be made of pairs.
+        plain = {"counters": dict(self.counters), "restarts": dict(self.restarts)}
+        return {
+            **{name: value for name, value in vars(self).items() if name not in plain},
+            **plain,
+            "gpus": [asdict(gpu) for gpu in self.gpus],
+            "ledger": None if self.ledger is None else asdict(self.ledger),
+            "validators": [asdict(view) for view in self.validators],
+        }
+
+
+def installed_version() -> str:
+    """The version of the installed package, "unknown" for a bare checkout."""
+    try:
+        return version(SERVICE)
+    except PackageNotFoundError:
+        return "unknown"

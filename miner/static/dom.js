@@ -1,0 +1,35 @@
+// Elements and words. Whatever strangers wrote goes through text nodes and attributes, never through markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+export const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
+export const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+
+export const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)} %`);
+export const interval = (low, high) => `${Math.round(100 * low)}–${Math.round(100 * high)} %`;
+export const number = (value, digits = 0) =>
+  value === null || value === undefined ? "–" : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+export const gibibytes = (bytes) => number(bytes / 2 ** 30, 1);
+export const thousands = (count) => (count >= 1000 ? `${Math.round(count / 1000)}K` : `${count}`);
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  const s = Math.max(0, Math.round(seconds));
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min${s < 600 && s % 60 ? ` ${s % 60} s` : ""}`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+}
+
+export function utc(seconds, withDay) {
+  const text = new Date(1000 * seconds).toISOString();
+  return withDay ? `${text.slice(5, 10)} ${text.slice(11, 16)}` : text.slice(11, 16);
+}

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from miner.ledger import Ledger
+from miner.monitor import Dashboard
+from miner.monitor.dashboard import FILES, STATIC, content_security_policy
+from pipeline import ply
+from tests.miner.conftest import make_splats
+from tests.miner.monitor.conftest import HOSTILE, HOTKEYS, OK, Site, one_task, some_result, write_ledger
+
+
+def key_of(minutes_ago: float) -> int:
+    return time.time_ns() - int(60e9 * minutes_ago)
+
+
+async def test_figures_of_the_ledger(site: Site) -> None:
+    write_ledger(
+        site.ledger, [*one_task(key_of(90)), *one_task(key_of(30), outcome="rejected"), *one_task(key_of(500))]
+    )
+    told = await (await site.get("/figures.json?hours=6")).json()
+    assert (told["hours"], told["total"]["accepted"], told["total"]["rejected"], told["problem"]) == (6, 1, 1, "")
+    told = await (await site.get("/figures.json")).json()
+    assert (told["hours"], told["total"]["accepted"]) == (24, 2)
+
+
+@pytest.mark.parametrize("hours", ["7", "x", "-6", "24.0", ""])
+async def test_other_spans_are_refused(site: Site, hours: str) -> None:
+    reply = await site.get(f"/figures.json?hours={hours}")
+    assert reply.status == 400
+    assert "6, 24, 168, 720" in (await reply.json())["error"]
+
+
+async def test_figures_serve_all_who_look_for_a_while(site: Site) -> None:
+    write_ledger(site.ledger, one_task(key_of(1)))
+    replies = await asyncio.gather(*(site.get("/figures.json") for _ in range(4)))
+    write_ledger(site.ledger, one_task(key_of(0)))
+    told = [await reply.json() for reply in (*replies, await site.get("/figures.json"))]
+    assert len({one["now"] for one in told}) == 1
+    assert told[-1]["total"]["tasks"] == 1
+
+
+async def test_without_a_ledger_and_with_a_damaged_one(site: Site) -> None:
+    told = await (await site.get("/figures.json?hours=6")).json()
+    assert (told["phases"], told["problem"]) == ([], "")
+    site.ledger.write_bytes(b"no database" * 100)
+    told = await (await site.get("/figures.json?hours=24")).json()
+    assert told["phases"] == []
+    assert "cannot be read" in told["problem"]
+
+
+async def test_the_status_names_validators(site: Site) -> None:
+    told = await (await site.get("/status.json")).json()
+    assert [view["hotkey"] for view in told["validators"]] == list(HOTKEYS)
+    assert told["able_to_work"] is True
+    assert told["now"] == pytest.approx(time.time(), abs=60)
+
+
+async def test_results_with_what_became_of_them(site: Site) -> None:
+    accepted, open_, unknown = key_of(3), key_of(2), key_of(1)
+    write_ledger(site.ledger, [*one_task(accepted), *one_task(open_)[:2]])
+    for key in (accepted, open_, unknown):
+        assert site.gallery._save(some_result(key, prompt=HOSTILE))
+    first, second, third = (await (await site.get("/results.json")).json())["results"]
+    assert [one["key"] for one in (first, second, third)] == [str(unknown), str(open_), str(accepted)]
+    assert (third["outcome"], third["score"], third["uid"], third["validator"]) == ("accepted", 0.71, 27, HOTKEYS[0])
+    assert (second["outcome"], second["uid"]) == (None, 27)
+    assert (first["outcome"], first["uid"]) == (None, None)
+    assert (third["prompt"], third["seed"], third["picture"]) == (HOSTILE, str(2**62 + 1), False)
+
+
+@pytest.mark.parametrize("data_format", ["spz", "ply"])
+async def test_a_result_as_ply_whatever_it_was_sent_as(site: Site, data_format: str) -> None:
+    assert site.gallery._save(some_result(5, data_format=data_format))
+    reply = await site.get("/results/5.ply")
+    assert reply.content_type == "application/octet-stream"
+    assert 'filename="5.ply"' in reply.headers["Content-Disposition"]
+    assert len(ply.from_bytes(await site.data("/results/5.ply"))) == len(make_splats())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/results/404.ply",
+        "/results/6.ply",
+        "/results/..%2F5.ply",
+        "/results/5.json",
+        "/pictures/5.webp",
+        "/pictures/..%2F..%2Fledger.sqlite",
+        "/static/nothing.js",
+        "/static/..%2Fnode.py",
+        "/static/vendor/THIRD_PARTY.md",
+        "/static/vendor/three-0.180.0/..%2F..%2F..%2Fnode.py",
+        "/static/vendor/",
+        "/ledger.sqlite",
+    ],
+)
+async def test_nothing_else_can_be_had(site: Site, path: str) -> None:
+    site.gallery.results.mkdir()
+    (site.gallery.results / "6.spz").write_bytes(b"damaged")
+    (site.gallery.results / "6.json").write_text("{}")
+    site.ledger.write_bytes(b"")
+    assert (await site.get(path)).status == 404
+
+
+async def test_pages_and_their_files_are_whole(site: Site) -> None:
+    """Whatever a page, a style sheet or a script asks for is served, with its type, and nothing asks elsewhere."""
+    seen, asked = set[str](), {"/", "/viewer"}
+    while asked:
+        path = asked.pop()
+        seen.add(path)
+        reply = await site.get(path)
+        assert reply.status == 200, path
+        if "vendor" not in path:
+            text = await reply.text()
+            outside = re.findall(r"(?:https?:)?//[\w.-]+\.\w+", text)
+            assert set(outside) <= {"http://www.w3.org"}, path
+            found = re.findall(r'(?:src|href|from) ?=? ?"((?:/static/|\./)[^"]+)"', text)
+            asked |= {one.replace("./", "/static/") for one in found} - seen
+    assert {f"/static/{name}" for name in FILES} <= seen
+    assert {file.name for file in STATIC.iterdir() if file.is_file()} == FILES.keys() | {
+        "dashboard.html",
+        "viewer.html",
+    }
+
+
+async def test_the_policy_lets_nothing_in(site: Site) -> None:
+    policies = [(await site.get(path)).headers["Content-Security-Policy"] for path in ("/", "/viewer")]
+    for policy in policies:
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe-inline" not in policy
+        assert "'unsafe-eval'" not in policy
+        assert not re.search(r"https?:|\*", policy)
+    assert "wasm" not in policies[0]
+    assert re.search(r"script-src 'self'? 'wasm-unsafe-eval'|'wasm-unsafe-eval' 'self'", policies[1])
+
+
+def test_an_inline_import_map_is_known_by_its_hash() -> None:
+    import base64
+    import hashlib
+
+    page = '<script type="importmap">{"imports": {}}</script>'
+    digest = base64.b64encode(hashlib.sha256(b'{"imports": {}}').digest()).decode()
+    assert f"script-src 'self' 'sha256-{digest}';" in content_security_policy(page)
+    assert "sha256" not in content_security_policy("<p>")
+
+
+async def test_without_a_gallery_there_are_no_results(tmp_path: Path) -> None:
+    from miner.localnet import LOOPBACK, free_port
+    from miner.monitor import Monitor
+
+    site = Site(tmp_path, free_port())
+    site.monitor = Monitor(lambda: OK, LOOPBACK, site.port, Dashboard(lambda: OK, site.ledger, None).routes())
+    await site.monitor.start()
+    assert await (await site.get("/results.json")).json() == {"results": []}
+    assert (await site.get("/results/1.ply")).status == (await site.get("/pictures/1.webp")).status == 404
+    await site.monitor.stop()
+
+
+async def test_reading_goes_on_beside_the_writer(site: Site) -> None:
+    ledger = Ledger(site.ledger)
+    ledger.start()
+    for event in one_task(key_of(1)):
+        ledger.record(event)
+    assert await asyncio.to_thread(ledger.flush, 30)
+    assert (await (await site.get("/figures.json?hours=6")).json())["total"]["tasks"] == 1
+    assert await asyncio.to_thread(ledger.close, 30)
