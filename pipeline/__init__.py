@@ -28,7 +28,7 @@ from pipeline.prompt import (
 )
 from pipeline.request import STAGES, Asset, OnStep, Request, VoxelLimit
 from pipeline.sampling import SamplerParams
-from pipeline.splats import Splats, normalise, validity
+from pipeline.splats import Splats, normalise, upright, validity
 from pipeline.weights import EMBEDDED as EMBEDDED_CHECKPOINT
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
     "load_backend",
     "normalise",
     "text_prompt",
+    "upright",
     "validity",
     "warm_up",
 ]

@@ -1,6 +1,6 @@
 """How far half precision and the fused kernels are from float32, at full size on a GPU.
 
-    python scripts/proofs/precision.py [--checkpoint random:image-large] [--voxels 12000]
+    python scripts/proofs/precision.py [--checkpoint image-large] [--voxels 12000]
 
 Compares single velocities and whole sampling runs of phase 3, and two runs with the same seed. Deviations are the
 largest difference over the largest value of the float32 result, and the norm of the difference over its norm. The
@@ -73,10 +73,10 @@ def deviation(ours: Tensor, reference: Tensor) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", choices=[f"random:{name}" for name in random_checkpoint.FLOWS])
+    parser.add_argument("--checkpoint", choices=random_checkpoint.FLOWS, default="image-large", help="of that size")
     parser.add_argument("--voxels", type=int, default=12000)
     arguments = parser.parse_args()
-    name = (arguments.checkpoint or "random:image-large").partition(":")[2]
+    name = arguments.checkpoint
     print(f"phase 3: {phase_params('phase3')}")
     report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "checkpoint": name}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():

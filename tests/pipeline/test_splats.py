@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.splats import Splats, normalise, statistics, validity
+from pipeline.splats import Splats, normalise, statistics, upright, validity
 
 
 def cloud(n: int, degree_coefficients: int | None = None, seed: int = 0) -> Splats:
@@ -198,3 +198,26 @@ def test_normalise_refuses_what_it_cannot_scale() -> None:
         normalise(replace(cloud(2), means=torch.full((2, 3), math.nan)), 1.0)
     with pytest.raises(ValueError, match="more than one distinct position"):
         normalise(replace(cloud(2), means=torch.ones(2, 3)), 1.0)
+
+
+def axes(quaternions: torch.Tensor) -> torch.Tensor:
+    """[N, 3, 3]: columns are where a gaussian's own axes point."""
+    w, x, y, z = torch.nn.functional.normalize(quaternions.double(), dim=1).unbind(1)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def test_upright_turns_places_and_gaussians_by_half_a_turn_about_x() -> None:
+    splats = cloud(50)
+    turned = upright(splats)
+    half_turn = torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64))
+    assert torch.equal(turned.means.double(), splats.means.double() @ half_turn)
+    assert torch.allclose(axes(turned.quaternions), half_turn @ axes(splats.quaternions), atol=1e-6)
+    assert torch.equal(turned.log_scales, splats.log_scales)
+    assert torch.allclose(upright(turned).means, splats.means)
+    with pytest.raises(ValueError, match="splats of degree 1 cannot be turned"):
+        upright(cloud(5, 3))
