@@ -7,6 +7,7 @@ from enum import Enum
 
 import bittensor as bt
 
+from miner.logs import quoted
 from miner.protocol import ProtocolTask, PullTask, SubmitResults
 
 # A validator that does not find us in its metagraph advises an hour, but looks again every ten minutes.
@@ -100,8 +101,7 @@ def _status(answer: bt.Synapse) -> tuple[int, str]:
     code = terminal.status_code if terminal and terminal.status_code else 0
     message = terminal.status_message if terminal and terminal.status_message else "no answer"
     # What follows in pydantic's messages are pieces of the answer: a prompt, perhaps.
-    words = " ".join(message.split("[type=", 1)[0].split())[:200]
-    return int(code), "".join(letter if letter.isprintable() else "?" for letter in words)
+    return int(code), quoted(" ".join(message.split("[type=", 1)[0].split())[:200])
 
 
 def read_pull(answer: PullTask) -> PullAnswer:

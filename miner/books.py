@@ -37,11 +37,16 @@ class Books:
         code_version: str = "",
         uid_of: Callable[[str], int | None] = lambda _: None,
         unsettled: Iterable[TaskRow] = (),
+        observe: Callable[[Event], None] = lambda _: None,
     ) -> None:
-        """`uid_of` tells a hotkey's uid; `unsettled`: pulled tasks without a verdict that may be handed back to us."""
+        """`uid_of` tells a hotkey's uid; `unsettled`: pulled tasks without a verdict that may be handed back to us.
+
+        `observe` is told all that the ledger is told, from any thread.
+        """
         self.ledger = ledger
         self.code_version = code_version
         self.uid_of = uid_of
+        self._observe = observe
         self._unsettled = {(row.validator, row.task_id): row for row in unsettled}
 
     def entry(self, transport: Transport, validator: str, task_id: str, task_type: TaskType) -> Entry:
@@ -51,6 +56,7 @@ class Books:
 
     def record(self, event: Event) -> None:
         """Have it written."""
+        self._observe(event)
         if self.ledger is not None:
             self.ledger.record(event)
 

@@ -20,7 +20,7 @@ LOG_FORMAT = "%(asctime)s | %(levelname)s | %(message)s"
 FILE_NAME = "miner.log"
 # Of one file; housekeeping deletes the old ones.
 FILE_BYTES = 20_000_000
-MOST_FILES = 1000
+MOST_FILES = 100
 SHAPES = re.compile(r"(Score|Final stats|generation) ?(=|:|took)", re.IGNORECASE)
 
 

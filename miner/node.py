@@ -7,8 +7,7 @@ import logging
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 
 import bittensor as bt
 
@@ -22,7 +21,8 @@ from miner.cooldowns import CooldownFile
 from miner.errors import ExitCode, MinerError
 from miner.ledger import Ledger
 from miner.loading import load
-from miner.monitor import Monitor, Status, installed_version
+from miner.monitor import Status, gpu_memory, installed_version, validator_views
+from miner.monitor.generate import Run
 from miner.phase_control import PhaseControl, PhaseFiles
 from miner.phase_state import StateFile
 from miner.policy import Decision
@@ -36,6 +36,7 @@ from miner.supervision import Supervisor
 from miner.tasks import TaskRunner
 from miner.threads import Returned
 from miner.validator_loop import Environment
+from miner.watching import Watching
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Node:
             self._ledger,
         )
         self._referee = Referee(self._ledger.path, self._control)
+        self._watching = Watching(settings, self.status, self._ledger, self._local_run)
         self._ready = False
         self._started_at = time.monotonic()
 
@@ -127,6 +129,10 @@ class Node:
             last_success=None if runner is None else runner.last_success,
             uptime=time.monotonic() - self._started_at,
             counters=self.counters,
+            restarts=self.restarts,
+            gpus=gpu_memory(),
+            ledger=self._ledger.status,
+            validators=validator_views(self._puller.records.values(), SYSTEM_CLOCK) if self._puller else (),
             version=installed_version(),
         )
 
@@ -135,6 +141,10 @@ class Node:
         """What runs, in one line."""
         running = self._control.running
         return self._settings.configured.name if running is None else running.short
+
+    def _local_run(self) -> Run | None:
+        """What generates for those on this machine, once and as long as we work."""
+        return self._runner.run if self._runner is not None and self._ready else None
 
     def choose_validators(self) -> None:
         """Start and retire pulling to fit the present snapshot and policy."""
@@ -149,7 +159,7 @@ class Node:
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         settings = self._settings
         wallet = load_wallet(settings)
-        async with self._monitored():
+        async with self._watching.serving():
             return await self._run(wallet)
 
     async def _run(self, wallet: bt.Wallet) -> ExitCode:
@@ -167,7 +177,7 @@ class Node:
             if phases is None:
                 return ExitCode.CLEAN
             scheduler = Scheduler()
-            runner = self._runner = TaskRunner(scheduler, phases, settings.miner.spz)
+            runner = self._runner = TaskRunner(scheduler, phases, settings.miner.spz, self._watching.on_result)
             scheduler.start()
             try:
                 await self._work(chain, wallet, scheduler, runner)
@@ -184,7 +194,7 @@ class Node:
     async def _books(self) -> Books:
         rows = await asyncio.to_thread(unsettled, self._ledger.path)
         version = await asyncio.to_thread(code_version)
-        return Books(self._ledger, version, self._uid_of, rows)
+        return Books(self._ledger, version, self._uid_of, rows, self._watching.observe)
 
     def _uid_of(self, hotkey: str) -> int | None:
         neuron = self.snapshot.find(hotkey)
@@ -210,6 +220,7 @@ class Node:
             if self._server is not None:
                 supervisor.start("the axon's watch", self._server.watch)
             supervisor.start("the generator's watch", lambda: watch_generator(scheduler))
+            self._watching.supervise(supervisor)
             self._ready = True
             failure = await self._unless_stopped(supervisor.failed())
         finally:
@@ -224,20 +235,6 @@ class Node:
     async def _watch_blacklist(self) -> None:
         assert self._blacklist is not None
         await self._blacklist.watch(self.choose_validators)
-
-    @asynccontextmanager
-    async def _monitored(self) -> AsyncIterator[None]:
-        settings = self._settings.miner.monitor
-        if not settings.enabled:
-            yield
-            return
-        monitor = Monitor(self.status, settings.host, settings.port)
-        await monitor.start()
-        log.info("Status at http://%s:%d/health", settings.host, settings.port)
-        try:
-            yield
-        finally:
-            await monitor.stop()
 
     async def _serve(self, wallet: bt.Wallet, runner: TaskRunner, books: Books) -> AxonServer:
         settings = self._settings

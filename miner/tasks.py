@@ -15,7 +15,7 @@ from functools import partial
 from typing import Literal
 
 from miner.books import Entry
-from miner.logs import ResultLine, shown
+from miner.logs import ResultLine, quoted, shown
 from miner.phase_settings import Phase
 from miner.phases import NamedPhase
 from miner.running import Begun, Phases
@@ -109,7 +109,7 @@ class TaskRunner:
         except PipelineError as error:
             name = type(error).__name__
             self.counters[name] += 1
-            log.warning("Task %s: no result, %s: %s", shown(task.id), name, error)
+            log.warning("Task %s: no result, %s: %s", shown(task.id), name, quoted(str(error)))
             # What we give up because we stop is begun again after the restart.
             if entry is not None and not isinstance(error, Cancelled):
                 entry.failed(error)
@@ -137,7 +137,7 @@ class TaskRunner:
     @staticmethod
     def _decode(task: Task, phase: Phase) -> Prompt:
         prompt = text_prompt(task.prompt) if task.type == "text" else image_prompt_from_base64(task.prompt)
-        log.info("Task %s: %s", shown(task.id), prompt.label)
+        log.info("Task %s: %s", shown(task.id), quoted(prompt.label))
         # Known before the generator is asked, so that such tasks do not wait in its queue.
         if (phase.text if task.type == "text" else phase.image) is None:
             raise UnsupportedPrompt(f"the phase has no checkpoint for {task.type} tasks")
