@@ -6,8 +6,10 @@ import asyncio
 import base64
 import json
 import logging
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +18,15 @@ import pytest
 import pytest_asyncio
 
 from miner.answers import Outcome
+from miner.books import Books, unsettled
 from miner.chain import Neuron, Snapshot
 from miner.cooldowns import CooldownFile
 from miner.dendrite import AnySynapse, Dendrite, Reply, Transport
+from miner.ledger import Ledger
+from miner.ledger_reader import LedgerReader, TaskRow
 from miner.localnet import LOOPBACK, Delivery, LocalValidator, free_port
 from miner.phase_settings import Phase
+from miner.phases import NamedPhase
 from miner.policy import Decision
 from miner.protocol import ImageTask, ProtocolTask, PullTask, SubmitResults, TextTask, signed_submission
 from miner.pulling import Puller
@@ -32,6 +38,7 @@ from miner.validator_loop import Environment
 from miner.validator_model import MinerState
 from miner.validator_state import DENIED_DELAY, LOCK_DELAY, Stage
 from pipeline import Asset, OnStep, Request
+from pipeline.splats import statistics
 from tests.miner.conftest import ManualClock, instant_generate, make_asset, phases_with
 
 TIMEOUT = 20.0
@@ -74,6 +81,7 @@ class Bench:
         phases = phases_with(phase, lambda request, on_step: self.generate(request, on_step))
         self.runner = TaskRunner(self.scheduler, phases, container)
         self.file = CooldownFile(folder / "cooldowns.json")
+        self.ledger = Ledger(folder / "ledger.sqlite")
         self.connect: Callable[[], Transport] | None = None
         self.submit_timeout = TIMEOUT
         self.supervisor = Supervisor(self.time.clock)
@@ -82,7 +90,8 @@ class Bench:
     def start_again(self) -> Puller:
         """A miner's pulling side that knows what is on the disk."""
         settings = PullingSettings(submit_timeout=self.submit_timeout)
-        environment = Environment(self.keypair, self.runner, self.decide, settings, self.time.clock)
+        books = Books(self.ledger, "1.0", lambda _: self.neuron.uid, unsettled(self.ledger.path))
+        environment = Environment(self.keypair, self.runner, self.decide, settings, self.time.clock, books)
         self.puller = Puller(environment, self.supervisor, self.file, self.connect)
         return self.puller
 
@@ -100,6 +109,12 @@ class Bench:
     def state(self) -> MinerState:
         """What the validator knows of us."""
         return self.validator.model.miners[self.keypair.ss58_address]
+
+    def rows(self) -> list[TaskRow]:
+        """What the ledger knows."""
+        assert self.ledger.flush(TIMEOUT)
+        with LedgerReader(self.ledger.path) as reader:
+            return reader.tasks()
 
     @property
     def violations(self) -> int:
@@ -121,10 +136,12 @@ async def bench(
     bench = Bench(wallets, phase, container, image_base64, tmp_path)
     await bench.validator.start()
     bench.scheduler.start()
+    bench.ledger.start()
     yield bench
     await bench.puller.stop()
     await bench.validator.stop()
     assert bench.scheduler.stop(TIMEOUT)
+    assert bench.ledger.close(TIMEOUT)
 
 
 # Rows of the answer table.
@@ -685,3 +702,134 @@ async def test_validator_refuses_a_wrong_signature(bench: Bench) -> None:
     assert isinstance(first.synapse, SubmitResults)
     assert first.synapse.cooldown_until > bench.time.wall() + 890
     assert (second.synapse.dendrite.status_code, second.delivered) == (403, False)
+
+
+# What the ledger is told.
+
+
+async def test_an_accepted_task_is_in_the_ledger_from_assignment_to_feedback(bench: Bench, phase: Phase) -> None:
+    bench.give("a")
+    bench.update()
+    await bench.time.next_sleep()
+    (row,) = bench.rows()
+    assert (row.transport, row.validator, row.uid, row.task_id) == ("pull", bench.validator.hotkey, 0, "a")
+    assert (row.task_type, row.phase, row.code_version) == ("image", "demo", "1.0")
+    assert row.config_hash == NamedPhase("demo", phase).config_hash
+    assert row.generated_at is not None
+    assert row.answered_at is not None
+    assert row.assigned_at <= row.generated_at <= row.answered_at
+    assert row.seconds == {
+        "background": 0.25,
+        "conditioning": 0.25,
+        "structure": 0.25,
+        "latents": 0.25,
+        "gaussians": 0.25,
+    }
+    assert (row.gaussians, row.all_seeds) == (7000, (row.seed,))
+    (delivery,) = bench.validator.deliveries
+    assert delivery.splats is not None
+    assert row.submission_bytes == len(base64.b64encode(delivery.data))
+    expected = statistics(make_asset(Request(None, row.seed, None, None)).splats)  # type: ignore[arg-type]
+    assert (row.density_max, row.opacity_min) == (expected.density_max, pytest.approx(expected.opacity_min))
+    assert row.volume == pytest.approx(expected.volume)
+    assert (row.outcome, row.score, row.submissions, row.error) == ("accepted", 0.9, 1, None)
+    assert row.cooldown_until == bench.state.cooldown_until
+
+
+@pytest.mark.parametrize(("score", "outcome"), [(0.59, "rejected"), (None, "not validated")])
+async def test_a_result_without_a_score_has_none_in_the_ledger(bench: Bench, score: float | None, outcome: str) -> None:
+    bench.validator.score = score
+    bench.give("a")
+    bench.update()
+    await bench.time.next_sleep()
+    (row,) = bench.rows()
+    assert (row.outcome, row.score, row.gaussians) == (outcome, None, 7000)
+
+
+async def test_a_failed_task_is_in_the_ledger_with_its_error(bench: Bench) -> None:
+    bench.validator.add_tasks([ImageTask(id="x", prompt="???"), TextTask(id="y", prompt="a chair")])
+    bench.update()
+    await bench.time.pass_sleep()
+    await bench.time.next_sleep()
+    first, second = bench.rows()
+    assert (first.task_id, first.outcome, first.gaussians) == ("x", "skipped", None)
+    assert first.error is not None
+    assert first.error.startswith("PromptError: ")
+    assert (second.task_type, second.outcome) == ("text", "skipped")
+    assert second.error == "UnsupportedPrompt: the phase has no checkpoint for text tasks"
+
+
+async def test_the_lock_and_the_verdict_after_it_are_one_row(bench: Bench) -> None:
+    def lock(request: Request, on_step: OnStep) -> Asset:
+        bench.state.locked_until = int(bench.time.wall()) + 30
+        return make_asset(request)
+
+    bench.generate = lock
+    bench.give("a")
+    bench.update()
+    await bench.time.next_sleep()
+    assert [(row.outcome, row.submissions) for row in bench.rows()] == [("still open", 1)]
+    bench.time.wake()
+    await bench.time.next_sleep()
+    assert [(row.outcome, row.submissions) for row in bench.rows()] == [("accepted", 2)]
+
+
+async def test_a_cooldown_settles_a_submission_of_unknown_fate_in_the_ledger_too(bench: Bench) -> None:
+    answer = threading.Event()
+    bench.validator.checking = lambda: answer.wait(TIMEOUT)
+    bench.submit_timeout = 0.5
+    bench.start_again()
+    bench.give("a")
+    bench.update()
+    await bench.time.next_sleep()
+    assert [row.outcome for row in bench.rows()] == ["unknown"]
+    answer.set()
+    await until(lambda: bool(bench.verdicts))
+    bench.time.wake()
+    await bench.time.next_sleep()
+    (row,) = bench.rows()
+    assert (row.outcome, row.score, row.cooldown_until) == (
+        "closed without a score",
+        None,
+        bench.state.cooldown_until,
+    )
+
+
+async def test_a_task_handed_back_after_our_restart_goes_on_in_its_row(bench: Bench) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def hang(request: Request, on_step: OnStep) -> Asset:
+        begun.set()
+        release.wait(TIMEOUT)
+        return make_asset(request)
+
+    bench.generate = hang
+    bench.give("a")
+    bench.update()
+    assert await asyncio.to_thread(begun.wait, TIMEOUT)
+    (before,) = bench.rows()
+    assert (before.generated_at, before.outcome) == (None, None)
+    await bench.puller.stop()
+    release.set()
+    bench.generate = instant_generate
+    bench.start_again()
+    bench.update()
+    await until(lambda: bench.runner.counters["accepted"] == 1)
+    (row,) = bench.rows()
+    assert (row.key, row.assigned_at, row.outcome) == (before.key, before.assigned_at, "accepted")
+
+
+async def test_a_locked_ledger_holds_up_no_task(bench: Bench) -> None:
+    bench.give("a", "b", "c")
+    bench.update()
+    await bench.time.next_sleep()
+    assert bench.ledger.flush(TIMEOUT)
+    with closing(sqlite3.connect(bench.ledger.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        bench.time.wake()
+        await bench.time.pass_sleep()
+        await bench.time.next_sleep()
+        assert bench.verdicts == [("a", "valid"), ("b", "valid"), ("c", "valid")]
+        other.execute("ROLLBACK")
+    await asyncio.to_thread(bench.ledger.flush, TIMEOUT)
+    assert [row.outcome for row in bench.rows()] == ["accepted"] * 3

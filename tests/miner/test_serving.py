@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import bittensor as bt
@@ -14,9 +15,12 @@ import pytest
 import pytest_asyncio
 
 from miner import serving
+from miner.books import Books
 from miner.chain import Neuron, Snapshot
 from miner.dendrite import Dendrite
 from miner.errors import MinerError, OperatorError
+from miner.ledger import Ledger
+from miner.ledger_reader import LedgerReader
 from miner.localnet import LOOPBACK, free_port
 from miner.phase_settings import Phase
 from miner.policy import decide
@@ -40,6 +44,7 @@ class Bench:
 
     neuron: Neuron
     runner: TaskRunner
+    ledger: Ledger
     rules: PolicyRules = field(default_factory=PolicyRules)
     generate: Callable[[Request], Asset] = make_asset
     server: AxonServer = field(init=False)
@@ -51,21 +56,26 @@ class Bench:
 
 @pytest_asyncio.fixture
 async def bench(
-    wallets: dict[str, bt.Wallet], snapshot: Snapshot, phase: Phase, container: SpzSettings
+    wallets: dict[str, bt.Wallet], snapshot: Snapshot, phase: Phase, container: SpzSettings, tmp_path: Path
 ) -> AsyncIterator[Bench]:
     scheduler = Scheduler()
     scheduler.start()
     phases = phases_with(phase, lambda request, on_step: bench.generate(request))
     port = free_port()
     neuron = Neuron(uid=1, hotkey=wallets["miner"].hotkey.ss58_address, coldkey="c", ip=LOOPBACK, port=port)
-    bench = Bench(neuron, TaskRunner(scheduler, phases, container))
+    bench = Bench(neuron, TaskRunner(scheduler, phases, container), Ledger(tmp_path / "ledger.sqlite"))
+    bench.ledger.start()
+    books = Books(bench.ledger, "1.0", lambda hotkey: 7)
     axon = bt.Axon(wallet=wallets["miner"], port=port, ip=LOOPBACK, external_ip=LOOPBACK)
-    server = AxonServer(axon, LOOPBACK, bench.runner, lambda hotkey: decide(snapshot, bench.rules, hotkey), SETTINGS)
+    server = AxonServer(
+        axon, LOOPBACK, bench.runner, lambda hotkey: decide(snapshot, bench.rules, hotkey), SETTINGS, books
+    )
     bench.server = server
     await server.start()
     yield bench
     await server.stop()
     scheduler.stop(TIMEOUT)
+    assert bench.ledger.close(TIMEOUT)
     with pytest.raises(ConnectionError):
         await asyncio.open_connection(LOOPBACK, port)
 
@@ -346,3 +356,28 @@ def test_a_taken_port_is_the_operators_mistake() -> None:
 def test_an_address_that_is_not_ours_is_the_operators_mistake() -> None:
     with pytest.raises(OperatorError, match=r"203.0.113.7.*--axon.ip"):
         check_port_free("203.0.113.7", free_port())
+
+
+async def test_pushed_tasks_are_in_the_ledger_without_a_verdict(
+    bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str
+) -> None:
+    good = await ask(bench, wallets["validator"], Generate(prompt=image_base64, seed=7))
+    bad = await ask(bench, wallets["validator"], Generate(prompt="???"))
+    assert (bool(good.results), bool(bad.error)) == (True, True)
+    assert bench.ledger.flush(TIMEOUT)
+    with LedgerReader(bench.ledger.path) as reader:
+        first, second = reader.tasks()
+    hotkey = wallets["validator"].hotkey.ss58_address
+    for row in (first, second):
+        assert (row.transport, row.validator, row.uid, row.task_type) == ("push", hotkey, 7, "image")
+        assert (row.outcome, row.score) == ("unknown", None)
+    assert (first.seed, first.gaussians, first.submission_bytes) == (7, 7000, len(good.results))
+    assert second.error is not None
+    assert second.error.startswith("PromptError: ")
+
+
+async def test_requests_that_are_refused_are_not_in_the_ledger(
+    bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str
+) -> None:
+    await ask(bench, wallets["stranger"], Generate(prompt=image_base64))
+    assert bench.ledger.status.waiting == bench.ledger.status.written == 0
