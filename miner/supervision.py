@@ -29,6 +29,7 @@ def restart_delay(deaths: int) -> float:
 @dataclass
 class _Supervised:
     group: str
+    vital: bool
     task: asyncio.Task[None] | None = None
     deaths: int = 0
 
@@ -42,12 +43,15 @@ class Supervisor:
         self._supervised: dict[str, _Supervised] = {}
         self._failure: asyncio.Future[MinerError] = asyncio.get_running_loop().create_future()
 
-    def start(self, name: str, run: Callable[[], Awaitable[None]], group: str | None = None) -> None:
+    def start(
+        self, name: str, run: Callable[[], Awaitable[None]], group: str | None = None, *, vital: bool = True
+    ) -> None:
         """Run `run` and, whenever it raises, run it again; one that returns is done.
 
-        When all tasks of a group (by default the task alone) have died HOPELESS times in a row, the miner fails.
+        When all tasks of a group (by default the task alone) have died HOPELESS times in a row, the miner fails, unless
+        they are not vital.
         """
-        supervised = _Supervised(group or name)
+        supervised = _Supervised(group or name, vital)
         self._supervised[name] = supervised
         supervised.task = asyncio.create_task(self._keep_running(name, supervised, run), name=name)
 
@@ -69,7 +73,8 @@ class Supervisor:
                 self.restarts[name] += 1
                 delay = restart_delay(supervised.deaths)
                 log.exception("%s died (%d in a row) and starts again in %.0f s", name, supervised.deaths, delay)
-                self._check(supervised.group)
+                if supervised.vital:
+                    self._check(supervised.group)
                 await self._clock.sleep(delay)
             else:
                 if self._supervised.get(name) is supervised:

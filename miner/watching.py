@@ -50,10 +50,10 @@ class Watching:
     def supervise(self, supervisor: Supervisor) -> None:
         """Start what works in the background."""
         if self._gallery is not None:
-            supervisor.start("the gallery", self._gallery.run)
+            supervisor.start("the gallery", self._gallery.run, vital=False)
         if self._housekeeping.enabled:
             keeper = Housekeeper(self._housekeeping, self._state, self._ledger.path, self._ledger.record)
-            supervisor.start("the housekeeping", keeper.run)
+            supervisor.start("the housekeeping", keeper.run, vital=False)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
