@@ -1,0 +1,95 @@
+"""How near a generated object is to the one on its prompt."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.rendering import rasterize
+from pipeline.splats import Splats
+from scripts.train_tiny.pictures import BEHIND_AZIMUTH, PROMPT_AZIMUTH, camera, pictures
+from scripts.train_tiny.shapes import Objects
+
+VIEW_SIZE = 128
+_COVERED = 0.5
+
+
+@dataclass(frozen=True)
+class Measures:
+    """voxel_iou: with one voxel of tolerance; silhouette_iou and colour_error in the prompt's view, behind_iou from the
+    other side. Colour errors are mean absolute differences, 0..1, where both silhouettes are."""
+
+    voxel_iou: float
+    silhouette_iou: float
+    colour_error: float
+    behind_iou: float
+
+
+def tolerant_iou(ours: Tensor, truth: Tensor) -> float:
+    """(|A in B+1| + |B in A+1|) / (|A| + |B|) of occupied voxels [R, R, R] bool, where +1 is dilated by one."""
+    a, b = ours[None, None].float(), truth[None, None].float()
+    inside = (a * F.max_pool3d(b, 3, 1, 1)).sum() + (b * F.max_pool3d(a, 3, 1, 1)).sum()
+    return float(inside / (a.sum() + b.sum()))
+
+
+def silhouette_iou(ours: Tensor, truth: Tensor) -> float:
+    """Intersection over union of two alphas [H, W]."""
+    a, b = ours > _COVERED, truth > _COVERED
+    return float((a & b).sum() / (a | b).sum().clamp(min=1))
+
+
+def colour_error(ours: Tensor, truth: Tensor) -> float:
+    """Mean absolute difference of RGBA pictures [4, H, W] inside both silhouettes; 1 if they do not meet."""
+    both = (ours[3] > _COVERED) & (truth[3] > _COVERED)
+    if not bool(both.any()):
+        return 1.0
+    return float((ours[:3] - truth[:3]).abs().mean(dim=0)[both].mean())
+
+
+def views(splats: Splats) -> Tensor:
+    """RGBA [2, 4, S, S] from the prompt's camera and from behind."""
+    cameras = [camera(azimuth, VIEW_SIZE) for azimuth in (PROMPT_AZIMUTH, BEHIND_AZIMUTH)]
+    drawn = rasterize(splats, cameras, background=(0.0, 0.0, 0.0))
+    rgb = drawn.rgb / drawn.alpha[..., None].clamp(min=1e-6)
+    return torch.cat([rgb.clamp(0, 1), drawn.alpha[..., None]], dim=-1).permute(0, 3, 1, 2)
+
+
+def true_views(thing: Objects) -> Tensor:
+    """The same of the object itself, one object."""
+    return torch.cat([pictures(thing, VIEW_SIZE, azimuth) for azimuth in (PROMPT_AZIMUTH, BEHIND_AZIMUTH)])
+
+
+def measure(occupied: Tensor, truth: Tensor, ours: Tensor, true: Tensor) -> Measures:
+    """Occupied voxels [R, R, R] and views [2, 4, S, S] of a result and of the object it should be."""
+    return Measures(
+        voxel_iou=tolerant_iou(occupied, truth),
+        silhouette_iou=silhouette_iou(ours[0, 3], true[0, 3]),
+        colour_error=colour_error(ours[0], true[0]),
+        behind_iou=silhouette_iou(ours[1, 3], true[1, 3]),
+    )
+
+
+def summary(found: list[Measures]) -> dict[str, tuple[float, float]]:
+    """Mean of each measure and half the width of its 95 % interval (normal approximation)."""
+    table = torch.tensor([list(asdict(measures).values()) for measures in found], dtype=torch.float64)
+    half = 1.96 * table.std(dim=0) / math.sqrt(len(found)) if len(found) > 1 else torch.zeros(table.shape[1])
+    names = asdict(found[0])
+    return {name: (float(table[:, i].mean()), float(half[i])) for i, name in enumerate(names)}
+
+
+def matched(ours: Tensor, true: Tensor) -> float:
+    """The share of results whose nearest prompt, by the mean difference of the pictures on grey, is their own.
+
+    Views [N, 4, S, S] from the prompt's camera.
+    """
+
+    def on_grey(rgba: Tensor) -> Tensor:
+        return (rgba[:, :3] * rgba[:, 3:] + 0.5 * (1 - rgba[:, 3:])).flatten(1)
+
+    distances = torch.cdist(on_grey(ours), on_grey(true), p=1)
+    own = torch.arange(len(ours), device=ours.device)
+    return float((distances.argmin(dim=1) == own).double().mean())
