@@ -28,6 +28,7 @@ from miner.phase_state import StateFile
 from miner.policy import Decision
 from miner.pulling import Puller
 from miner.referee import Referee
+from miner.running import Phases
 from miner.scheduler import Scheduler
 from miner.serving import AxonServer, check_port_free
 from miner.settings import Settings
@@ -119,11 +120,11 @@ class Node:
 
     def status(self) -> Status:
         """What the monitor tells."""
-        runner = self._runner
+        runner, running, standing = self._runner, self._control.running, self._referee.standing
         return Status(
             status="stopping" if self._stop.is_set() else "ok" if self._ready else "starting",
             pipeline_loaded=runner is not None,
-            phase=self._phase,
+            phase=running.short if running else self._settings.configured.name,
             queue=0 if runner is None else runner.waiting,
             metagraph_age=None if self._blacklist is None else self.snapshot_age,
             last_success=None if runner is None else runner.last_success,
@@ -133,14 +134,15 @@ class Node:
             gpus=gpu_memory(),
             ledger=self._ledger.status,
             validators=validator_views(self._puller.records.values(), SYSTEM_CLOCK) if self._puller else (),
+            config_hashes={phase.name: phase.config_hash for phase in running.phases} if running else {},
+            experiment=standing.as_json() if standing else None,
             version=installed_version(),
         )
 
     @property
-    def _phase(self) -> str:
-        """What runs, in one line."""
-        running = self._control.running
-        return self._settings.configured.name if running is None else running.short
+    def phases(self) -> Phases:
+        """What tasks are generated with; there is something once the networks are loaded."""
+        return self._control.phases
 
     def _local_run(self) -> Run | None:
         """What generates for those on this machine, once and as long as we work."""
@@ -215,8 +217,8 @@ class Node:
                 self.choose_validators()
             supervisor.start("the metagraph's refresh", lambda: chain.run(lambda _: self.choose_validators()))
             supervisor.start("the blacklist's watch", self._watch_blacklist)
-            supervisor.start("the phases' watch", self._control.run)
-            supervisor.start("the experiment's watch", self._referee.run)
+            supervisor.start("the phases' watch", self._control.run, vital=False)
+            supervisor.start("the experiment's watch", self._referee.run, vital=False)
             if self._server is not None:
                 supervisor.start("the axon's watch", self._server.watch)
             supervisor.start("the generator's watch", lambda: watch_generator(scheduler))

@@ -83,7 +83,11 @@ def validator_views(records: Iterable[Record], clock: Clock) -> tuple[ValidatorV
 
 @dataclass(frozen=True)
 class Status:
-    """What the miner tells of itself; times are unix seconds, ages and durations seconds, None is "not yet"."""
+    """What the miner tells of itself; times are unix seconds, ages and durations seconds, None is "not yet".
+
+    `config_hashes` are those of the phases that tasks are generated with, by name; `experiment` says how the split
+    that runs stands, see miner.referee.Standing.
+    """
 
     status: Literal["starting", "ok", "stopping"]
     pipeline_loaded: bool
@@ -97,6 +101,8 @@ class Status:
     gpus: tuple[GpuMemory, ...] = ()
     ledger: LedgerStatus | None = None
     validators: tuple[ValidatorView, ...] = ()
+    config_hashes: Mapping[str, str] = field(default_factory=dict)
+    experiment: Mapping[str, Any] | None = None
     service: str = SERVICE
     version: str = ""
 

@@ -16,6 +16,7 @@ from miner.errors import OperatorError
 from miner.ledger import LedgerStatus
 from miner.localnet import LOOPBACK, free_port
 from miner.monitor import GpuMemory, Monitor, Status, gpu_memory, installed_version, validator_views
+from miner.monitor.server import is_loopback
 from miner.protocol import ImageTask
 from miner.validator_loop import Record
 from miner.validator_state import HeldTask, Stage, ValidatorState
@@ -42,6 +43,8 @@ async def test_a_miner_that_works(site: Site) -> None:
             {"device": "cuda:0", "name": "NVIDIA H200", "allocated": 1 << 30, "reserved": 2 << 30, "total": 140 << 30}
         ],
         "ledger": {"written": 5, "waiting": 0, "dropped": 0, "failures": 0, "problem": ""},
+        "config_hashes": {},
+        "experiment": None,
         "service": "sn17-miner",
         "version": "1.2.3",
     }
@@ -109,6 +112,25 @@ async def test_a_client_that_stays_connected_does_not_keep_us_from_stopping(tmp_
         await asyncio.wait_for(site.monitor.stop(), 10)
     with pytest.raises(ConnectionError):
         await asyncio.open_connection(LOOPBACK, site.port)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_ours"),
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("[::1]", True),
+        ("::ffff:127.0.0.1", True),
+        ("::ffff:203.0.113.7", False),
+        ("0.0.0.0", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("", False),
+    ],
+)
+def test_names_of_this_machine(name: str, is_ours: bool) -> None:
+    assert is_loopback(name) is is_ours
 
 
 def test_the_version_is_the_packages() -> None:
