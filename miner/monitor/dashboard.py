@@ -24,7 +24,7 @@ STATIC = Path(__file__).parent.parent / "static"
 VENDOR = STATIC / "vendor"
 # Results that the page shows.
 LATEST = 24
-# Seconds for which figures of the ledger serve all who look, however many pages are open.
+# Seconds for which what was read from the ledger serves all who look, however many pages are open.
 FRESH = 10.0
 # A task has its key a little before it is written down as assigned, and no earlier.
 KEY_MARGIN = 60.0
@@ -64,7 +64,7 @@ class Dashboard:
         self._status = status
         self._ledger = ledger
         self._gallery = gallery
-        self._figures: dict[int, tuple[float, Json]] = {}
+        self._read: dict[int | str, tuple[float, Json]] = {}
         self._reading = asyncio.Lock()
         self._vendored = {path.relative_to(VENDOR).as_posix(): path for path in VENDOR.glob("*/*.js")}
         self._page = (STATIC / "dashboard.html").read_text(encoding="utf-8")
@@ -117,17 +117,11 @@ class Dashboard:
         if asked not in map(str, SPANS):
             return error(400, f"hours must be one of {', '.join(map(str, SPANS))}")
         hours = int(asked)
-        # One reader at a time: what the others wait for serves them, too.
-        async with self._reading:
-            made_at, content = self._figures.get(hours, (float("-inf"), {}))
-            if time.monotonic() - made_at > FRESH:
-                content = await asyncio.to_thread(self._read_figures, hours)
-                self._figures[hours] = time.monotonic(), content
-        return web.json_response(content)
+        return web.json_response(await self._fresh(hours, lambda: self._read_figures(hours)))
 
     async def results(self, _request: web.Request) -> web.Response:
         """The latest results, the newest first, with what became of them."""
-        return web.json_response({"results": await asyncio.to_thread(self._read_results)})
+        return web.json_response(await self._fresh("results", lambda: {"results": self._read_results()}))
 
     async def splats(self, request: web.Request) -> web.Response:
         """A result as PLY, whatever it was sent as."""
@@ -145,6 +139,15 @@ class Dashboard:
             return error(404, "there is no such picture")
         # A key's picture never changes.
         return web.FileResponse(path, headers={"Content-Type": "image/webp", "Cache-Control": "max-age=86400"})
+
+    async def _fresh(self, what: int | str, read: Callable[[], Json]) -> Json:
+        # One reader at a time: what the others wait for serves them, too.
+        async with self._reading:
+            read_at, content = self._read.get(what, (float("-inf"), {}))
+            if time.monotonic() - read_at > FRESH:
+                content = await asyncio.to_thread(read)
+                self._read[what] = time.monotonic(), content
+        return content
 
     def _tasks(self, since: float) -> list[TaskRow]:
         if not self._ledger.is_file():

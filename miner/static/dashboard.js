@@ -33,6 +33,16 @@ function drawHeader() {
   document.title = `${status.status === "ok" ? "" : `${status.status} · `}${status.phase} · Miner`;
 }
 
+function drawExperiment() {
+  const { experiment } = known.status;
+  place("experiment").hidden = !experiment;
+  if (!experiment) return;
+  const worse = experiment.losers.length ? `${experiment.losers.join(" and ")} clearly worse than another arm` : "no arm is better yet";
+  const verdict = experiment.winner === null ? worse : `${experiment.winner} has won`;
+  const arms = experiment.arms.map((arm) => `${arm.phase} ${arm.accepted} of ${arm.counted}`).join(", ");
+  place("experiment").replaceChildren("Experiment ", el("code", {}, experiment.experiment), ": ", el("b", {}, verdict), `; accepted: ${arms}`);
+}
+
 function tile(title, value, detail, ...more) {
   return el("div", { class: "tile" }, el("h3", {}, title), el("b", { class: "number" }, value), ...more, el("small", {}, detail));
 }
@@ -173,6 +183,7 @@ async function readStatus() {
     known.status = await get("/status.json");
     known.asked = performance.now();
     drawHeader();
+    drawExperiment();
     drawTiles();
     drawValidators();
     notice(known.figures?.problem || known.status.ledger?.problem || "");

@@ -41,6 +41,9 @@ async def test_the_dashboard(site: Site, browser: Browser, image_base64: str) ->
     site.status = replace(
         OK, phase=HOSTILE, validators=(hostile, OK.validators[1]), gpus=(GpuMemory("cuda:0", HOSTILE, 1, 2**31, 2**36),)
     )
+    arms = [{"phase": HOSTILE, "accepted": 3, "counted": 5}, {"phase": "phase3", "accepted": 1, "counted": 1}]
+    experiment = {"experiment": "e1", "arms": arms, "winner": None, "losers": [HOSTILE]}
+    site.status = replace(site.status, experiment=experiment)
     assert site.gallery._save(some_result(keys[0], prompt=HOSTILE, phase=HOSTILE, task_id=HOSTILE))
     assert site.gallery._save(some_result(keys[1], picture=image_base64))
     draw(site.gallery.results, keys[1], site.gallery.pictures)
@@ -83,13 +86,14 @@ async def check_figures(tab: Tab) -> None:
     assert "23–88 %" in rows[1]
     assert await tab.evaluate("document.querySelectorAll('#stages rect').length") == 10
     badges = await tab.evaluate("[...document.querySelectorAll('.badge')].map((one) => one.textContent)")
+    assert "3 of 5, phase3 1 of 1" in await tab.evaluate("document.getElementById('experiment').textContent")
     assert sorted(badges) == ["0.71", "rejected"]
     assert await tab.evaluate(TURN) == "translateX(-50%)"
 
 
 async def check_that_words_stay_words(tab: Tab) -> None:
     """A prompt, a task's id, names of phases and GPUs: shown as they came, and never run."""
-    for place in ("#identity", "#tiles", "#phases", "#validators", ".result:last-child .words"):
+    for place in ("#identity", "#experiment", "#tiles", "#phases", "#validators", ".result:last-child .words"):
         assert HOSTILE in await tab.evaluate(f"document.querySelector({place!r}).textContent"), place
     assert await tab.evaluate("document.title") != "1"
     assert await tab.evaluate("document.querySelectorAll('main script, img[onerror]').length") == 0
@@ -115,9 +119,7 @@ async def test_the_viewer_shows_what_the_validator_sees(site: Site, browser: Bro
     assert tab.problems == []
     assert all(address.startswith((site.url, f"blob:{site.url}")) for address in tab.asked), tab.asked
 
-
-async def test_a_result_that_is_gone(site: Site, browser: Browser) -> None:
-    tab = await browser.open(f"{site.url}/viewer?key=404")
+    await tab.load(f"{site.url}/viewer?key=404")
     await tab.until("document.getElementById('progress').textContent.includes('not kept any more')")
     await tab.load(f"{site.url}/viewer?key=<script>")
     await tab.until("document.getElementById('progress').textContent.includes('names no result')")
