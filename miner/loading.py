@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
+import time
 import weakref
 
 import torch
@@ -11,18 +13,38 @@ import torch
 from miner.errors import OperatorError
 from miner.phases import NamedPhase
 from miner.running import Loaded
+from miner.scheduler import Scheduler
 from miner.settings import MinerSettings
+from miner.threads import run_in_daemon
 from pipeline import BackgroundModelError, CheckpointError, PipelineError, choose, load_backend, warm_up
 
 log = logging.getLogger(__name__)
 
+# A warm-up waits for a moment without tasks, so many seconds; then it matters more than any of them.
+WARM_UP_WITHIN = 60.0
+WARM_UP_PRIORITY = 1e12
 
-def load(phase: NamedPhase, settings: MinerSettings) -> Loaded:
-    """What generates with a phase, ready to. Raises OperatorError if weights, devices or memory are missing."""
+
+async def load(phase: NamedPhase, settings: MinerSettings, scheduler: Scheduler) -> Loaded:
+    """What generates with a phase, warmed up. Raises OperatorError if weights, devices or memory are missing.
+
+    Networks come into memory while others generate. What only one may do at a time with a device, such as to record
+    graphs of it, has its turn in the scheduler.
+    """
     try:
-        return _load(phase, settings)
+        loaded = await run_in_daemon(lambda: _load(phase, settings), "loading")
+        turn = time.monotonic() + WARM_UP_WITHIN
+        warming = scheduler.submit(lambda _: warm_up(loaded.backend, *phase.settings.samplers), WARM_UP_PRIORITY, turn)
+        seconds = await asyncio.wrap_future(warming)
+    except (CheckpointError, BackgroundModelError) as error:
+        raise OperatorError(f"phase {phase.name} cannot be loaded: {error}") from None
+    except PipelineError as error:
+        raise OperatorError(str(error)) from None
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(". ")[0]
+    else:
+        log.info("Loaded %s and warmed up in %.1f s", " and ".join(phase.settings.checkpoints), seconds)
+        return loaded
     # Outside the handler, since the error holds on to the tensors of every frame it came through.
     release()
     raise OperatorError(
@@ -33,23 +55,16 @@ def load(phase: NamedPhase, settings: MinerSettings) -> Loaded:
 
 def _load(phase: NamedPhase, settings: MinerSettings) -> Loaded:
     wanted = phase.settings
-    try:
-        compute = choose(settings.device, settings.precision, settings.kernels, fp8=wanted.acceleration.fp8)
-        log.info("Networks on %s", compute.reason)
-        backend = load_backend(
-            wanted.backend,
-            compute,
-            image=wanted.image.source() if wanted.image else None,
-            text=wanted.text.source() if wanted.text else None,
-            background_model=wanted.background.model,
-            background_provider=wanted.background.provider,
-        )
-    except (CheckpointError, BackgroundModelError) as error:
-        raise OperatorError(f"phase {phase.name} cannot be loaded: {error}") from error
-    except PipelineError as error:
-        raise OperatorError(str(error)) from error
-    seconds = warm_up(backend, *wanted.samplers)
-    log.info("Loaded %s and warmed up in %.1f s", " and ".join(wanted.checkpoints), seconds)
+    compute = choose(settings.device, settings.precision, settings.kernels, fp8=wanted.acceleration.fp8)
+    log.info("Networks on %s", compute.reason)
+    backend = load_backend(
+        wanted.backend,
+        compute,
+        image=wanted.image.source() if wanted.image else None,
+        text=wanted.text.source() if wanted.text else None,
+        background_model=wanted.background.model,
+        background_provider=wanted.background.provider,
+    )
     return Loaded(backend, wanted.loaded)
 
 

@@ -73,12 +73,13 @@ class Node:
         self._blacklist: Blacklist | None = None
         self._runner: TaskRunner | None = None
         self._server: AxonServer | None = None
+        self._scheduler = Scheduler()
         self._ledger = Ledger(settings.ledger)
         self._control = PhaseControl(
             PhaseFiles(settings.config, StateFile(settings.state_folder)),
             settings.configured,
             settings.check_allowed,
-            lambda phase: load(phase, settings.miner),
+            lambda phase: load(phase, settings.miner, self._scheduler),
             self._ledger,
         )
         self._referee = Referee(self._ledger.path, self._control)
@@ -174,20 +175,17 @@ class Node:
         if settings.miner.serving.enabled:
             check_port_free(settings.axon_ip, settings.axon_port)
         self._ledger.start()
+        self._scheduler.start()
         try:
             phases = await self._unless_stopped(self._control.start())
-            if phases is None:
-                return ExitCode.CLEAN
-            scheduler = Scheduler()
-            runner = self._runner = TaskRunner(scheduler, phases, settings.miner.spz, self._watching.on_result)
-            scheduler.start()
-            try:
-                await self._work(chain, wallet, scheduler, runner)
-            finally:
-                ended = await asyncio.to_thread(scheduler.stop, STOP_TIMEOUT)
-                if not ended:
-                    log.warning("The current generation did not stop within %.0f s and is abandoned", STOP_TIMEOUT)
+            if phases is not None:
+                runner = TaskRunner(self._scheduler, phases, settings.miner.spz, self._watching.on_result)
+                self._runner = runner
+                await self._work(chain, wallet, runner)
         finally:
+            ended = await asyncio.to_thread(self._scheduler.stop, STOP_TIMEOUT)
+            if not ended:
+                log.warning("The current generation did not stop within %.0f s and is abandoned", STOP_TIMEOUT)
             await asyncio.to_thread(self._ledger.close, LEDGER_TIMEOUT)
             totals = ", ".join(f"{name} {count}" for name, count in sorted(self.counters.items()))
             log.info("Stopped. Totals: %s", totals or "nothing done")
@@ -202,7 +200,7 @@ class Node:
         neuron = self.snapshot.find(hotkey)
         return None if neuron is None else neuron.uid
 
-    async def _work(self, chain: ChainWatch, wallet: bt.Wallet, scheduler: Scheduler, runner: TaskRunner) -> None:
+    async def _work(self, chain: ChainWatch, wallet: bt.Wallet, runner: TaskRunner) -> None:
         settings = self._settings
         supervisor = self._supervisor = Supervisor()
         books = await self._books()
@@ -221,7 +219,7 @@ class Node:
             supervisor.start("the experiment's watch", self._referee.run, vital=False)
             if self._server is not None:
                 supervisor.start("the axon's watch", self._server.watch)
-            supervisor.start("the generator's watch", lambda: watch_generator(scheduler))
+            supervisor.start("the generator's watch", lambda: watch_generator(self._scheduler))
             self._watching.supervise(supervisor)
             self._ready = True
             failure = await self._unless_stopped(supervisor.failed())

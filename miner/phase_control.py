@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from miner.loading import Retired
 from miner.phase_state import Action, Choice, Chosen, ChosenSplit, PhaseState, StateError, StateFile
 from miner.phases import NamedPhase, load_phase, phase_folders
 from miner.running import Loaded, Phases
-from miner.threads import run_in_daemon
 
 log = logging.getLogger(__name__)
 
@@ -93,12 +92,12 @@ class PhaseControl:
         files: PhaseFiles,
         configured: NamedPhase,
         check_allowed: Callable[[NamedPhase], None],
-        load: Callable[[NamedPhase], Loaded],
+        load: Callable[[NamedPhase], Awaitable[Loaded]],
         ledger: Ledger | None = None,
     ) -> None:
         """`configured` is what the settings file or the command line names.
 
-        `check_allowed` raises OperatorError for phases that must not run here; `load` blocks, see miner.loading.
+        `check_allowed` raises OperatorError for phases that must not run here; `load`: see miner.loading.
         """
         self.files = files
         self._configured = configured
@@ -135,7 +134,7 @@ class PhaseControl:
             told = Chosen.of(self._configured)
             state = PhaseState(configured=None, at=time.time(), action="start", current=told)
         self._check(state.current)
-        loaded = await run_in_daemon(lambda: self._load(state.current.phases[0]), "start-up")
+        loaded = await self._load(state.current.phases[0])
         self._state = state
         self._phases = Phases(state.current, loaded, await asyncio.to_thread(self._turns, state.current))
         known = await asyncio.to_thread(self._experiments)
@@ -219,7 +218,7 @@ class PhaseControl:
             return self.phases.loaded
         log.info("Loading what %s needs; %s goes on meanwhile", choice.label, self.phases.choice.label)
         try:
-            return await run_in_daemon(lambda: self._load(phase), "loading")
+            return await self._load(phase)
         except OperatorError:
             raise
         except Exception as error:  # whatever a phase provokes must not stop the one that runs

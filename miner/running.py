@@ -5,27 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from miner.experiments import Stratum
 from miner.ledger_events import Draw
 from miner.phase_state import Choice, ChosenSplit
 from miner.phases import NamedPhase
-from pipeline import Asset, OnStep, Request
-
-
-class Generates(Protocol):
-    """A backend, as far as tasks need it."""
-
-    def generate(self, request: Request, on_step: OnStep) -> Asset:
-        """See pipeline.Generator.generate."""
+from pipeline import Backend
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
     """Networks in memory, and what phases need to be able to run with them. They go when nothing refers to this."""
 
-    backend: Generates
+    backend: Backend
     what: str
 
 

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from miner.faults import breaks_the_device
-from pipeline import Asset, Cancelled, OnStep
+from pipeline import Cancelled, OnStep
 
+Made = TypeVar("Made")
 # Takes a function that it calls after each step and that may raise Cancelled.
-Work = Callable[[OnStep], Asset]
+Work = Callable[[OnStep], Made]
 
 # Weight of the last generation in the running estimate of how long one takes.
 DURATION_GAIN = 0.25
@@ -49,8 +51,8 @@ def next_turn(waiting: Sequence[Urgency], now: float, duration: float) -> int:
 @dataclass
 class _Job:
     urgency: Urgency
-    work: Work
-    future: Future[Asset]
+    work: Work[Any]
+    future: Future[Any]
 
 
 class Scheduler:
@@ -69,13 +71,14 @@ class Scheduler:
         """Begin to work."""
         self._thread.start()
 
-    def submit(self, work: Work, priority: float, deadline: float = math.inf) -> Future[Asset]:
-        """Queue a generation; `next_turn` says when it runs. Cancelling the future drops a job that has not begun.
+    def submit(self, work: Work[Made], priority: float, deadline: float = math.inf) -> Future[Made]:
+        """Queue a generation, or what else needs the device to itself; `next_turn` says when it runs.
 
+        Cancelling the future drops a job that has not begun.
         `deadline` is a moment of time.monotonic(); a job that misses it runs all the same. The future fails with what
         generation raised, or with Cancelled once the scheduler stops.
         """
-        future: Future[Asset] = Future()
+        future: Future[Made] = Future()
         with self._changed:
             if self._stopping:
                 future.set_exception(Cancelled("the miner is stopping"))
@@ -143,7 +146,7 @@ class Scheduler:
         """Run a job; the error, if no more jobs can be run after it."""
         self._running_since = started = time.monotonic()
         try:
-            asset = job.work(self._stop_if_asked)
+            made = job.work(self._stop_if_asked)
         except Exception as error:  # whatever happened belongs to whoever waits for this job
             job.future.set_exception(error)
             return error if breaks_the_device(error) else None
@@ -152,7 +155,7 @@ class Scheduler:
             job.future.set_exception(RuntimeError(f"the generator's thread ends: {type(error).__name__}"))
             raise
         else:
-            job.future.set_result(asset)
+            job.future.set_result(made)
             self._duration += DURATION_GAIN * (time.monotonic() - started - self._duration)
             return None
         finally:

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ from miner.clocks import Clock
 from miner.localnet import make_wallet
 from miner.phase_settings import Phase
 from miner.phase_state import Chosen
-from miner.phases import load_phase
+from miner.phases import NamedPhase, load_phase
 from miner.running import Loaded, Phases
 from miner.settings import SpzSettings
 from miner.yaml_files import shipped_config
@@ -88,8 +88,17 @@ def instant_generate(request: Request, on_step: OnStep) -> Asset:
 
 def phases_with(phase: Phase, generate: Callable[[Request, OnStep], Asset] = instant_generate) -> Phases:
     """One phase, never swapped, with a generator of the test's."""
-    loaded = Loaded(SimpleNamespace(generate=generate), phase.loaded)
+    loaded = Loaded(SimpleNamespace(generate=generate), phase.loaded)  # type: ignore[arg-type]
     return Phases(Chosen(phase="demo", settings=phase), loaded)
+
+
+def loaded_at_once(backend: object) -> Callable[..., Awaitable[Loaded]]:
+    """In the place of miner.loading.load: the test's backend, whatever the phase."""
+
+    async def load(phase: NamedPhase, *_: object) -> Loaded:
+        return Loaded(backend, phase.settings.loaded)  # type: ignore[arg-type]
+
+    return load
 
 
 def png_base64(image: Image.Image) -> str:

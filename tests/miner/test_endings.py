@@ -20,10 +20,9 @@ from miner.errors import ExitCode, MinerError
 from miner.localnet import LOOPBACK, LocalValidator, free_port, write_chain_file
 from miner.node import Node
 from miner.protocol import ImageTask
-from miner.running import Loaded
 from miner.settings import load_settings, parser
 from pipeline import Asset, OnStep, Request
-from tests.miner.conftest import make_asset
+from tests.miner.conftest import loaded_at_once, make_asset
 
 TIMEOUT = 30.0
 
@@ -72,7 +71,7 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     bench = Bench(wallets, tmp_path, image_base64)
     backend = SimpleNamespace(generate=bench.work)
-    monkeypatch.setattr(node_module, "load", lambda phase, settings: Loaded(backend, phase.settings.loaded))
+    monkeypatch.setattr(node_module, "load", loaded_at_once(backend))
     await bench.validator.start()
     yield bench
     await bench.validator.stop()

@@ -24,12 +24,11 @@ from miner.localnet import LOOPBACK, LocalValidator, free_port, write_chain_file
 from miner.node import Node
 from miner.phase_settings import Phase
 from miner.protocol import ImageTask
-from miner.running import Loaded
 from miner.settings import load_settings, parser
 from miner.validator_model import Timing
 from pipeline import Asset, OnStep, Request
 from scripts.phase import main as phase_script
-from tests.miner.conftest import make_asset
+from tests.miner.conftest import loaded_at_once, make_asset
 
 TIMEOUT = 30.0
 TIMING = Timing(throttle_period=0, task_cooldown=0, cooldown_penalty=0, validation_lock=0)
@@ -101,7 +100,7 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     bench = Bench(wallets, tmp_path, image_base64)
     backend = SimpleNamespace(generate=bench.generate)
-    monkeypatch.setattr(node_module, "load", lambda phase, settings: Loaded(backend, phase.settings.loaded))
+    monkeypatch.setattr(node_module, "load", loaded_at_once(backend))
     await bench.validator.start()
     yield bench
     await bench.validator.stop()

@@ -25,12 +25,11 @@ from miner.localnet import LOOPBACK, LocalValidator, free_port, write_chain_file
 from miner.logs import configure
 from miner.node import Node
 from miner.protocol import ImageTask, TextTask
-from miner.running import Loaded
 from miner.settings import load_settings, parser
 from miner.supervision import Supervisor
 from miner.validator_model import Timing
 from pipeline import ply
-from tests.miner.conftest import ManualClock, instant_generate
+from tests.miner.conftest import ManualClock, instant_generate, loaded_at_once
 from tests.miner.monitor.conftest import until
 
 TIMING = Timing(throttle_period=0, task_cooldown=1, cooldown_penalty=0, validation_lock=0)
@@ -90,7 +89,7 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     bench = Bench(wallets, tmp_path, image_base64)
     backend = SimpleNamespace(generate=instant_generate)
-    monkeypatch.setattr(node_module, "load", lambda phase, settings: Loaded(backend, phase.settings.loaded))
+    monkeypatch.setattr(node_module, "load", loaded_at_once(backend))
     await bench.validator.start()
     yield bench
     await bench.validator.stop()
