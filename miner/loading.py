@@ -7,6 +7,7 @@ import gc
 import logging
 import time
 import weakref
+from collections.abc import Callable
 
 import torch
 
@@ -78,21 +79,20 @@ def release() -> None:
 class Retired:
     """Networks that no new task gets; their memory goes once the last task that has them is done."""
 
-    def __init__(self) -> None:
+    def __init__(self, release: Callable[[], object]) -> None:
+        """`release` gives memory back in its turn, see `release` of this module."""
+        self._release = release
         self._waiting: dict[weakref.ref[Loaded], str] = {}
 
     def add(self, loaded: Loaded, label: str) -> None:
         """`label` says for the log whose they were."""
         self._waiting[weakref.ref(loaded)] = label
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     def look(self) -> None:
         """Give back the memory of those that nothing needs any more."""
         gone = [reference for reference in self._waiting if reference() is None]
-        if not gone:
-            return
-        release()
         for reference in gone:
-            log.info("The networks of %s are out of memory", self._waiting.pop(reference))
+            log.info("Nothing needs the networks of %s any more, their memory is given back", self._waiting[reference])
+            del self._waiting[reference]
+        if gone:
+            self._release()

@@ -20,7 +20,7 @@ from miner.code_version import code_version
 from miner.cooldowns import CooldownFile
 from miner.errors import ExitCode, MinerError
 from miner.ledger import Ledger
-from miner.loading import load
+from miner.loading import load, release
 from miner.monitor import Status, gpu_memory, installed_version, validator_views
 from miner.monitor.generate import Run
 from miner.phase_control import PhaseControl, PhaseFiles
@@ -80,6 +80,7 @@ class Node:
             settings.configured,
             settings.check_allowed,
             lambda phase: load(phase, settings.miner, self._scheduler),
+            lambda: self._scheduler.submit(lambda _: release(), 0.0),
             self._ledger,
         )
         self._referee = Referee(self._ledger.path, self._control)

@@ -93,18 +93,19 @@ class PhaseControl:
         configured: NamedPhase,
         check_allowed: Callable[[NamedPhase], None],
         load: Callable[[NamedPhase], Awaitable[Loaded]],
+        release: Callable[[], object],
         ledger: Ledger | None = None,
     ) -> None:
         """`configured` is what the settings file or the command line names.
 
-        `check_allowed` raises OperatorError for phases that must not run here; `load`: see miner.loading.
+        `check_allowed` raises OperatorError for phases that must not run here; `load` and `release`: see miner.loading.
         """
         self.files = files
         self._configured = configured
         self._check_allowed = check_allowed
         self._load = load
         self._ledger = ledger
-        self._retired = Retired()
+        self._retired = Retired(release)
         self._poked = asyncio.Event()
         self._told = ""
         self._seen: Stamps = {}

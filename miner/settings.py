@@ -159,7 +159,7 @@ class Settings:
         if EMBEDDED_CHECKPOINT in phase.settings.checkpoints and self.chain_file is None and not self.toys_allowed:
             raise OperatorError(
                 f"phase {phase.name} generates with the embedded toy checkpoint, which must not answer the live "
-                f"network {self.network}: choose another phase, or --subtensor.network file:PATH (or insist with "
+                f"network {self.network}: choose another --phase, or --subtensor.network file:PATH (or insist with "
                 "--allow-demo-checkpoint)"
             )
 

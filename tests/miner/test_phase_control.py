@@ -64,6 +64,7 @@ class Bench:
         self.image = image
         self.made: dict[int, tuple[str, int]] = {}
         self.loads: list[str] = []
+        self.released = threading.Event()
         self.alive: dict[str, weakref.ref[Backend]] = {}
         self.loading: Callable[[], object] = lambda: None
         self.generating: Callable[[], object] = lambda: None
@@ -84,7 +85,9 @@ class Bench:
 
     def new_control(self, configured: str = "a") -> PhaseControl:
         files = PhaseFiles(self.config, self.state)
-        self.control = PhaseControl(files, self.phase(configured), self.check_allowed, self.load, self.ledger)
+        self.control = PhaseControl(
+            files, self.phase(configured), self.check_allowed, self.load, self.released.set, self.ledger
+        )
         return self.control
 
     def check_allowed(self, phase: NamedPhase) -> None:
@@ -267,7 +270,8 @@ async def test_networks_that_no_task_needs_any_more_go(bench: Bench, caplog: pyt
 
     await until(gone)
     await bench.control.look()
-    assert f"The networks of phase {bench.phase('a').label} are out of memory" in caplog.text
+    assert f"Nothing needs the networks of phase {bench.phase('a').label} any more" in caplog.text
+    assert bench.released.is_set()
     assert bench.alive["other"]() is not None
 
 
