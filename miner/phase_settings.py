@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline import SamplerParams, Source, VoxelLimit
+from pipeline import SamplerParams, Source, Splats, VoxelLimit, normalise, upright
 from pipeline.background import MODELS
 
 
@@ -78,9 +78,20 @@ class VoxelSettings(_Section):
 
 
 class ExportSettings(_Section):
-    """What happens to the splats before they are written; None leaves them as generated."""
+    """What happens to the splats before they are written; unless asked for, nothing.
 
+    upright: half a turn, since upstream's files have the object's upper side at -y and validators look with +y up.
+    extent: centre the object and scale its longest side to this.
+    """
+
+    upright: bool = False
     extent: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    def apply(self, splats: Splats) -> Splats:
+        """The splats as they are to be written."""
+        if self.upright:
+            splats = upright(splats)
+        return splats if self.extent is None else normalise(splats, self.extent)
 
 
 class AccelerationSettings(_Section):

@@ -30,7 +30,6 @@ from pipeline import (
     Splats,
     UnsupportedPrompt,
     image_prompt_from_base64,
-    normalise,
     ply,
     spz,
     text_prompt,
@@ -145,8 +144,7 @@ class TaskRunner:
 
     def _result(self, task: Task, asset: Asset, phase: NamedPhase) -> Result:
         started = time.monotonic()
-        extent = phase.settings.export.extent
-        splats = asset.splats if extent is None else normalise(asset.splats, extent)
+        splats = phase.settings.export.apply(asset.splats)
         data = self._encode(task, splats)
         text = base64.b64encode(data).decode()
         seconds = time.monotonic() - started

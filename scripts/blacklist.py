@@ -33,8 +33,8 @@ from miner.chain import open_chain
 from miner.errors import MinerError, OperatorError
 from miner.ledger_schema import DEFAULT_LEDGER
 from miner.rules import PolicyEntry, PolicyRules
-from miner.yaml_files import load_yaml, shipped_config
 from miner.statistics import wilson_interval
+from miner.yaml_files import load_yaml, shipped_config
 from scripts.yaml_lists import UneditableError, add_item, remove_item
 
 # Fewer outcomes tell nothing: of 20, a validator that accepts 20 % rejects all about once in a hundred times.

@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from miner.phase_settings import Phase
+from miner.phase_settings import ExportSettings, Phase
 from miner.scheduler import Scheduler
 from miner.settings import SpzSettings, load_settings, parser
 from miner.tasks import InvalidResult, Task, TaskRunner
@@ -38,6 +39,13 @@ async def test_the_phase_may_ask_for_an_extent(config_folder: Path, container: S
     sides = means.amax(0) - means.amin(0)
     assert float(sides.max()) == pytest.approx(1.5, abs=2**-12)
     assert float((means.amax(0) + means.amin(0)).abs().max()) <= 2**-11
+
+
+async def test_the_phase_may_set_objects_upright(phase: Phase, container: SpzSettings, image_base64: str) -> None:
+    turned = phase.model_copy(update={"export": ExportSettings(upright=True, extent=1.5)})
+    upside_down = phase.model_copy(update={"export": ExportSettings(extent=1.5)})
+    ours, theirs = [(await run_one(p, container, image_base64)).splats.means for p in (turned, upside_down)]
+    assert torch.allclose(ours, theirs * torch.tensor([1.0, -1.0, -1.0]), atol=2**-12)
 
 
 async def test_splats_too_far_out_for_the_container_are_not_sent(
