@@ -32,7 +32,7 @@ from miner.running import Phases
 from miner.scheduler import Scheduler
 from miner.serving import AxonServer, check_port_free
 from miner.settings import Settings
-from miner.startup import find_external_ip, find_registration, load_wallet
+from miner.startup import check_chain_file, find_external_ip, find_registration, load_wallet
 from miner.supervision import Supervisor
 from miner.tasks import TaskRunner
 from miner.threads import Returned
@@ -162,6 +162,7 @@ class Node:
             loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         settings = self._settings
+        check_chain_file(settings)
         wallet = load_wallet(settings)
         async with self._watching.serving():
             return await self._run(wallet)

@@ -33,6 +33,12 @@ def load_wallet(settings: Settings) -> bt.Wallet:
     return wallet
 
 
+def check_chain_file(settings: Settings) -> None:
+    """Raises OperatorError if it is missing: what we keep lies beside it, and a mistyped path must not make folders."""
+    if settings.chain_file is not None and not settings.chain_file.is_file():
+        raise OperatorError(f"the chain file {settings.chain_file} does not exist (--subtensor.network file:PATH)")
+
+
 async def find_registration(chain: ChainWatch, hotkey: str, settings: Settings) -> Snapshot:
     """The subnet with us on it. Raises OperatorError if we are not registered."""
     snapshot = await chain.first_look()

@@ -96,8 +96,10 @@ def test_not_registered_names_hotkey_and_cure(subnet: Subnet, tmp_path: Path) ->
 
 
 def test_missing_chain_file(subnet: Subnet, tmp_path: Path) -> None:
-    done = run_miner(subnet.arguments(subtensor_network="file:/nowhere/chain.json"), tmp_path)
-    assert_operators_mistake(done, "/nowhere/chain.json", "does not exist")
+    missing = tmp_path / "nowhere" / "chain.json"
+    done = run_miner(subnet.arguments(subtensor_network=f"file:{missing}"), tmp_path)
+    assert_operators_mistake(done, str(missing), "does not exist")
+    assert not missing.parent.exists()
 
 
 def test_taken_port(subnet: Subnet, tmp_path: Path) -> None:
