@@ -33,6 +33,7 @@ from pipeline.trellis.gaussian_decoder import SLatGaussianDecoder
 from pipeline.trellis.structure_decoder import SparseStructureDecoder
 from pipeline.trellis.structure_flow import SparseStructureFlowModel, patchify
 from pipeline.weights import EMBEDDED, locate
+from scripts.random_checkpoint import GAUSSIANS
 
 SEED = 17
 WIDTH = 96
@@ -88,17 +89,7 @@ NETWORKS: Networks = {
             "attn_mode": "swin",
             "window_size": 8,
             "use_fp16": True,
-            "representation_config": {
-                "lr": {"_xyz": 1.0, "_features_dc": 1.0, "_opacity": 1.0, "_scaling": 1.0, "_rotation": 0.1},
-                "perturb_offset": True,
-                "voxel_size": 1.5,
-                "num_gaussians": 32,
-                "2d_filter_kernel_size": 0.1,
-                "3d_filter_kernel_size": 9e-4,
-                "scaling_bias": 4e-3,
-                "opacity_bias": 0.1,
-                "scaling_activation": "softplus",
-            },
+            "representation_config": GAUSSIANS,
         },
     ),
 }
