@@ -23,6 +23,10 @@ OnSamplerStep = Callable[[int], None]
 _REHEARSED_WIDTHS, _REHEARSED_DEPTH = (16, 24, 32, 40, 48), 11
 
 
+def _unwatched(_done: int) -> None:
+    """The OnSamplerStep for when nobody watches."""
+
+
 class Engine:
     """Samples and decodes with one checkpoint; noise comes from the caller and may lie on any device."""
 
@@ -43,7 +47,7 @@ class Engine:
         return self.checkpoint.latent_flow.in_channels
 
     def sample_structure(
-        self, conditions: Conditions[Context], params: SamplerParams, noise: Tensor, on_step: OnSamplerStep
+        self, conditions: Conditions[Context], params: SamplerParams, noise: Tensor, on_step: OnSamplerStep = _unwatched
     ) -> Tensor:
         """noise [B, *structure_shape] -> a latent grid of the same shape, on the engine's device."""
         velocities = self.flows.structure(schedule(params.steps, params.rescale_t), conditions)
@@ -60,7 +64,7 @@ class Engine:
         params: SamplerParams,
         grid: VoxelGrid,
         noise: Tensor,
-        on_step: OnSamplerStep,
+        on_step: OnSamplerStep = _unwatched,
     ) -> Tensor:
         """noise [N, latent_channels] on the N voxels of a grid -> latents, denormalised, of the same shape."""
         velocities = self.flows.latents(schedule(params.steps, params.rescale_t), conditions, grid)
@@ -88,9 +92,7 @@ class Engine:
         for width in _REHEARSED_WIDTHS:
             positions = torch.nonzero(torch.ones(width, width, _REHEARSED_DEPTH, device=self.device))
             grid = VoxelGrid.of([positions])
-            latents = self.sample_latents(
-                conditions, params, grid, torch.zeros(len(grid), self.latent_channels), _ignore
-            )
+            latents = self.sample_latents(conditions, params, grid, torch.zeros(len(grid), self.latent_channels))
             with suppress(NonFiniteOutput):
                 self.decode_latents(latents, grid)
 
@@ -107,10 +109,6 @@ class Engine:
             x = step.x_next
             on_step(step.index + 1)
         return x
-
-
-def _ignore(_done: int) -> None:
-    """Nobody watches."""
 
 
 def _flows(checkpoint: Checkpoint, compute: Compute) -> Flows:

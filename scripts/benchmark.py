@@ -125,22 +125,18 @@ class Subject:
         self.structure_noise = torch.randn(1, *self.engine.structure_shape)
 
     def structure(self) -> Tensor:
-        return self.engine.sample_structure(self.conditions, self.structure_params, self.structure_noise, _ignore)
+        return self.engine.sample_structure(self.conditions, self.structure_params, self.structure_noise)
 
     def latents(self, grid: VoxelGrid) -> Tensor:
         # As for a new structure: nothing that was derived from its coordinates is kept.
         fresh = VoxelGrid(grid.coords)
         noise = torch.randn(len(grid), self.engine.latent_channels)
-        return self.engine.sample_latents(self.conditions, self.latent_params, fresh, noise, _ignore)
+        return self.engine.sample_latents(self.conditions, self.latent_params, fresh, noise)
 
     def candidate(self, grid: VoxelGrid) -> bytes:
         """One whole candidate, its conditions given."""
         occupied_voxels(self.engine.decode_structure(self.structure()))
         return ply.to_bytes(self.engine.decode_latents(self.latents(grid), VoxelGrid(grid.coords)))
-
-
-def _ignore(_done: int) -> None:
-    """Nobody watches."""
 
 
 def stages(subject: Subject, repeats: int) -> dict[str, tuple[float, float | None]]:

@@ -59,18 +59,14 @@ class Subject:
         engine, source = self.engine, torch.Generator("cpu").manual_seed(seed)
         conditions = Conditions((self._encoder(frame_object(prompt)),), None)
         noise = torch.randn(1, *engine.structure_shape, generator=source)
-        logits = engine.decode_structure(engine.sample_structure(conditions, structure, noise, _ignore))
+        logits = engine.decode_structure(engine.sample_structure(conditions, structure, noise))
         coords = occupied_voxels(logits)
         if len(coords) == 0:
             return logits[0, 0] > 0, logits.new_zeros(2, 4, 1, 1)
         grid = VoxelGrid(coords)
         noise = torch.randn(len(grid), engine.latent_channels, generator=source)
-        sample = engine.sample_latents(conditions, latents, grid, noise, _ignore)
+        sample = engine.sample_latents(conditions, latents, grid, noise)
         return logits[0, 0] > 0, views(engine.decode_latents(sample, grid))
-
-
-def _ignore(_done: int) -> None:
-    """Nobody watches."""
 
 
 def evaluate(

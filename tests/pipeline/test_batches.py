@@ -211,7 +211,6 @@ def test_without_memory_half_the_voxels_are_tried(generator: Generator, starve) 
     made = generator.generate(BALL)
     assert given == [free, free // 2]
     assert made.voxels == free // 2
-    assert validity(made.splats) is None or len(made.splats) < 7000
 
 
 def test_memory_that_was_short_for_a_moment_costs_nothing(generator: Generator, starve) -> None:
@@ -228,3 +227,17 @@ def test_without_memory_at_all_the_error_says_what_was_asked_for(generator: Gene
     with pytest.raises(OutOfMemory, match=f"does not suffice for {what} .*out of memory.*lower max_voxels"):
         generator.generate(BALL)
     assert generator.generate(BALL).voxels == expected
+
+
+def test_rehearsal_meets_structures_of_several_sizes(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert generator.image is not None
+    engine, sizes = generator.image.engine, []
+    monkeypatch.setattr("pipeline.engine._REHEARSED_WIDTHS", (3, 5))
+    hook = engine.checkpoint.latent_flow.register_forward_pre_hook(lambda _flow, args: sizes.append(len(args[1])))
+    generator.rehearse()
+    assert sizes == []  # one size is as good as another for the plain path
+    monkeypatch.setattr(engine.flows, "batched", False)
+    generator.rehearse()
+    hook.remove()
+    # A guided step asks for two velocities, the other for one.
+    assert sizes == [99] * 3 + [275] * 3
