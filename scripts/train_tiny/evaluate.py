@@ -30,11 +30,11 @@ from pipeline.trellis import VoxelGrid
 from pipeline.trellis.checkpoint import load_checkpoint
 from pipeline.trellis.structure_decoder import occupied_voxels
 from pipeline.weights import locate, locate_image_encoder
+from scripts.train_tiny.distances import Objects
 from scripts.train_tiny.measures import Measures, matched, measure, summary, true_views, views
 from scripts.train_tiny.objects import make_thing
 from scripts.train_tiny.pictures import pictures
 from scripts.train_tiny.pool import HELD_OUT
-from scripts.train_tiny.shapes import Objects
 from scripts.train_tiny.voxels import occupancy
 
 PROMPT_SIZE = 256

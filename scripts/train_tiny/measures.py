@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pipeline.rendering import rasterize
 from pipeline.splats import Splats
+from scripts.train_tiny.distances import Objects
 from scripts.train_tiny.pictures import BEHIND_AZIMUTH, PROMPT_AZIMUTH, camera, pictures
-from scripts.train_tiny.shapes import Objects
 
 VIEW_SIZE = 128
 _COVERED = 0.5

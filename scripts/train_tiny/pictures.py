@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.cameras import Camera, orbit
-from scripts.train_tiny.shapes import Objects
+from scripts.train_tiny.distances import Objects
 
 # The prompt's camera: from the front, to the right and above.
 PROMPT_AZIMUTH, PROMPT_ELEVATION, RADIUS, FIELD_OF_VIEW = 35.0, -22.0, 2.0, 32.0

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from scripts.train_tiny.distances import Objects
 from scripts.train_tiny.pictures import lit
-from scripts.train_tiny.shapes import Objects
 
 RESOLUTION = 64
 # Voxels whose centre is nearer to the surface than this many voxels are occupied: between half a side, which would
