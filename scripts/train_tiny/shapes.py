@@ -1,6 +1,7 @@
 """Solids that objects are composed of.
 
-The frame is that of exported splats: x to the right, y up, z towards the viewer; objects fit the cube [-0.5, 0.5]^3.
+The frame is that in which validators look at splats: x to the right, y up, z towards the viewer. Objects fit the cube
+[-0.5, 0.5]^3.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from scripts.train_tiny.voxels import RESOLUTION
 _DISC_WIDTH, _DISC_THICKNESS, _OPACITY = 0.38, 0.12, 0.95
 _SH_C0 = 0.28209479177387814
 _KL_WEIGHT = 2e-4
-_VAE_BATCH, _STRUCTURE_BATCH, _DECODER_BATCH, _LATENT_BATCH = 32, 256, 16, 48
+_VAE_BATCH, _STRUCTURE_BATCH, _DECODER_BATCH, _LATENT_BATCH = 8, 128, 4, 24
 _COLOURS = 2
 # Objects that figures for the log are taken from, apart from those of the evaluation.
 _CHECKED, _APART = 128, 1_000_000
@@ -105,6 +105,8 @@ def initialise(network: nn.Module) -> None:
 def structure_vae(place: Workplace, seconds: float) -> None:
     """Occupancy to latents of unit size and back; the decoder is the shipped one."""
     encoder, decoder = StructureEncoder().to(place.device), place.build("ss_dec_tiny")
+    for network in (encoder, decoder):
+        network.to(memory_format=torch.channels_last_3d)
     rows = place.rows(_VAE_BATCH)
 
     def losses() -> dict[str, Tensor]:
@@ -246,8 +248,7 @@ def disc_losses(decoder: SLatGaussianDecoder, raw: Tensor, grid: VoxelGrid, valu
     places = centres + (flat + each(normal * values[:, 6:7])).clamp(-0.74, 0.74) / RESOLUTION
     sizes = torch.tensor([_DISC_WIDTH, _DISC_WIDTH, _DISC_THICKNESS], device=raw.device) / RESOLUTION
     colours = (each(values[:, :3]) / 2) / _SH_C0
-    quaternions = each(turned_from_z(normal))
-    agreement = (found.quaternions * quaternions).sum(-1).square()
+    agreement = (third_axis(found.quaternions) * each(normal)).sum(-1).square()
     return {
         "place": 4 * (RESOLUTION * (found.xyz - places)).square().mean(),
         "size": (found.scales.log() - sizes.log()).square().mean(),
@@ -257,12 +258,10 @@ def disc_losses(decoder: SLatGaussianDecoder, raw: Tensor, grid: VoxelGrid, valu
     }
 
 
-def turned_from_z(normal: Tensor) -> Tensor:
-    """Unit quaternions [N, 4], w first, that turn (0, 0, 1) to the normals [N, 3] or, which is the same for a disc, to
-    their opposites: of the two, the one with z >= 0."""
-    upper = torch.where(normal[:, 2:] < 0, -normal, normal)
-    x, y, z = upper.unbind(-1)
-    return F.normalize(torch.stack([1 + z, -y, x, torch.zeros_like(x)], dim=-1), dim=-1)
+def third_axis(quaternions: Tensor) -> Tensor:
+    """Where unit quaternions [N, 4], w first, turn (0, 0, 1) to: [N, 3]."""
+    w, x, y, z = quaternions.unbind(-1)
+    return torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], dim=-1)
 
 
 def latent_flow(place: Workplace, seconds: float) -> None:
@@ -299,8 +298,8 @@ class Stage:
 
 
 STAGES = {
-    "structure_vae": Stage(structure_vae, ("ss_dec_tiny", "structure_encoder"), 100),
-    "structure_flow": Stage(structure_flow, ("ss_flow_tiny", "image_encoder", "text_encoder"), 420),
+    "structure_vae": Stage(structure_vae, ("ss_dec_tiny", "structure_encoder"), 80),
+    "structure_flow": Stage(structure_flow, ("ss_flow_tiny", "image_encoder", "text_encoder"), 320),
     "gaussian_decoder": Stage(gaussian_decoder, ("slat_dec_gs_tiny",), 60),
-    "latent_flow": Stage(latent_flow, ("slat_flow_tiny", "latent_statistics"), 300),
+    "latent_flow": Stage(latent_flow, ("slat_flow_tiny", "latent_statistics"), 250),
 }

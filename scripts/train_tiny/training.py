@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 # Of the exponential moving average of the weights, which samples better than the last ones.
 _AVERAGE = 0.999
@@ -20,6 +20,22 @@ _MAX_GRADIENT = 1.0
 # Of logit-normal times, as upstream trains: more of them near 1, where the noise is.
 _TIME_MEAN, _TIME_DEVIATION = 1.0, 1.0
 CONDITION_DROPPED = 0.12
+
+
+class Averaged:
+    """An exponential moving average of a network's parameters, which forgets the first ones quickly."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self._parameters = list(self.network.parameters())
+        self._steps = 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take a step towards the present parameters; larger ones at the beginning."""
+        self._steps += 1
+        keep = min(_AVERAGE, (1 + self._steps) / (10 + self._steps))
+        torch._foreach_lerp_(self._parameters, list(network.parameters()), 1 - keep)
 
 
 def train(
@@ -37,7 +53,7 @@ def train(
     line of JSON with the losses is added to `log`.
     """
     networks = list(networks)
-    averages = [AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGE)) for network in networks]
+    averages = [Averaged(network) for network in networks]
     parameters = [parameter for network in networks for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     start, logged, step = time.monotonic(), 0.0, 0
@@ -52,13 +68,13 @@ def train(
         nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT)
         optimizer.step()
         for average, network in zip(averages, networks, strict=True):
-            average.update_parameters(network)
+            average.update(network)
         step += 1
         if spent - logged >= _LOG_SECONDS or step == 1:
             logged = spent
             values = {key: round(float(value.detach()), 5) for key, value in found.items()}
             write_line(log, {"stage": name, "step": step, "seconds": round(spent, 1)} | values)
-    return [average.module for average in averages]
+    return [average.network for average in averages]
 
 
 def write_line(log: Path, content: dict[str, object]) -> None:

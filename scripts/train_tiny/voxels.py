@@ -17,15 +17,18 @@ LATENT_CHANNELS = 8
 
 
 def to_scene(positions: Tensor) -> Tensor:
-    """Voxel indices [..., 3] -> their centres in the frame of exported splats: (x, y, z) -> (x, -z, y)."""
+    """Voxel indices [..., 3] -> their centres in the objects' frame: (x, y, z) -> (x, z, -y).
+
+    That of the files that upstream exports, (x, -z, y), after the half turn of `export: {upright: true}`.
+    """
     x, y, z = ((positions.float() + 0.5) / RESOLUTION - 0.5).unbind(-1)
-    return torch.stack([x, -z, y], dim=-1)
+    return torch.stack([x, z, -y], dim=-1)
 
 
 def to_voxel_axes(vectors: Tensor) -> Tensor:
-    """Directions [..., 3] in the frame of exported splats -> along the voxel axes, the inverse of `to_scene`'s turn."""
+    """Directions [..., 3] in the objects' frame -> along the voxel axes, the inverse of `to_scene`'s turn."""
     x, y, z = vectors.unbind(-1)
-    return torch.stack([x, z, -y], dim=-1)
+    return torch.stack([x, -z, y], dim=-1)
 
 
 def occupancy(objects: Objects) -> Tensor:
