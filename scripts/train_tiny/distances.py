@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,115 +13,105 @@ from torch import Tensor
 
 from scripts.train_tiny.shapes import Part, rotation
 
-# Parts of an object beyond which none is made.
-MAX_PARTS = 14
-# What a missing part's distance is: far from everywhere.
-_NOWHERE = 10.0
 _EPSILON = 1e-9
+# Points this far from each other tell how the distance changes, and with it the normal.
+_STEP = 1e-3
+# Corners of a tetrahedron: the differences along these four directions add up to the gradient.
+_TETRAHEDRON = ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0))
 # So that the compiler makes one kernel of it all, and no tensors between that hold a number for each part and point.
-_ONE_KERNEL = {"realize_reads_threshold": 10_000, "realize_opcount_threshold": 10_000}
+_ONE_KERNEL: dict[str, str | int | bool | Callable[..., Any]] = {
+    "realize_reads_threshold": 10_000,
+    "realize_opcount_threshold": 10_000,
+}
 
 
 @dataclass(frozen=True, eq=False)
-class Objects:
-    """B objects of up to MAX_PARTS parts: kinds [B, P] int64 (-1 for none), centres, sizes and colours [B, P, 3],
-    rotations [B, P, 3, 3] from the part's frame to the object's; float32, all on one device."""
+class Solids:
+    """Up to M parts of one kind for each of B objects: centres, sizes and colours [B, M, 3], rotations [B, M, 3, 3]
+    from the part's frame to the object's; float32."""
 
-    kinds: Tensor
     centres: Tensor
     sizes: Tensor
     colours: Tensor
     rotations: Tensor
 
     @staticmethod
-    def of(objects: Sequence[Sequence[Part]], device: torch.device) -> Objects:
-        """From lists of parts. Raises ValueError if an object has more than MAX_PARTS."""
-        if longest := max((len(parts) for parts in objects if len(parts) > MAX_PARTS), default=0):
-            raise ValueError(f"an object has {longest} parts, more than {MAX_PARTS}")
-        nothing = Part(-1, (0, 0, 0), (1, 1, 1), (0, 0, 0))
-        padded = [[*parts, *[nothing] * (MAX_PARTS - len(parts))] for parts in objects]
+    def of(objects: Sequence[Sequence[Part]], device: torch.device) -> Solids:
+        """From lists of parts, filled up with parts that are far from everywhere."""
+        # Never one alone, which the compiler would make another kernel for.
+        width = max(2, *(len(parts) for parts in objects))
+        padded = [[*parts, *[_NOWHERE] * (width - len(parts))] for parts in objects]
 
         def table(values: list[list[object]]) -> Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device)
 
-        return Objects(
-            kinds=torch.tensor([[part.kind for part in parts] for parts in padded], device=device),
+        return Solids(
             centres=table([[part.centre for part in parts] for parts in padded]),
             sizes=table([[part.size for part in parts] for parts in padded]),
             colours=table([[part.colour for part in parts] for parts in padded]),
             rotations=table([[rotation(part.tilt) for part in parts] for parts in padded]),
         )
 
-    def __len__(self) -> int:
-        return len(self.kinds)
 
-    def __getitem__(self, rows: slice | Tensor) -> Objects:
-        return Objects(*(tensor[rows] for tensor in vars(self).values()))
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """`count` objects: their parts by kind, for the kinds there are. Objects of one category make small tables."""
+
+    count: int
+    solids: dict[int, Solids]
+
+    @staticmethod
+    def of(objects: Sequence[Sequence[Part]], device: torch.device) -> Objects:
+        """From lists of parts."""
+        kinds = sorted({part.kind for parts in objects for part in parts})
+        return Objects(
+            len(objects),
+            {kind: Solids.of([[p for p in parts if p.kind == kind] for parts in objects], device) for kind in kinds},
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Of all tensors."""
+        return next(iter(self.solids.values())).centres.device
 
     def distance(self, points: Tensor) -> Tensor:
         """points [B, N, 3] -> signed distance to the object [B, N]: negative inside, a bound where not exact."""
-        if points.is_cuda:
-            nearest: Tensor = _compiled(_nearest_distance)(*self._solids, points)
-            return nearest
-        return self._each(points).values
+        nearest = [
+            (_compiled(kind) if points.is_cuda else _nearest(kind))(s.centres, s.sizes, s.rotations, points)
+            for kind, s in self.solids.items()
+        ]
+        return torch.stack(nearest).amin(dim=0)
 
     def surface(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """points [B, N, 3] -> distance [B, N], outward normal [B, N, 3] and colour [B, N, 3] of the nearest part."""
-        part = _compiled(_nearest_part)(*self._solids, points) if points.is_cuda else self._each(points).indices
-        item = torch.arange(len(self), device=points.device)[:, None]
-        with torch.enable_grad():
-            variable = points.detach().requires_grad_()
-            distance = part_distances(*(tensor[item, part] for tensor in self._solids), variable)
-            (gradient,) = torch.autograd.grad(distance.sum(), variable)
-        return distance.detach(), F.normalize(gradient, dim=-1), self.colours[item, part]
-
-    @property
-    def _solids(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.kinds, self.centres, self.sizes, self.rotations
-
-    def _each(self, points: Tensor) -> torch.return_types.min:
-        """Distance [B, N] and index of the nearest part, part by part: a processor has no work to waste on others."""
-        rows = []
-        for item, kinds in enumerate(self.kinds.tolist()):
-            found = points.new_full((len(kinds), points.shape[1]), _NOWHERE)
-            for part, kind in enumerate(kinds):
-                if kind >= 0:
-                    solid = (self.centres[item, part], self.sizes[item, part], self.rotations[item, part])
-                    found[part] = _SOLIDS[kind](*_local(solid[0], solid[2], points[item]), *solid[1])
-            rows.append(found)
-        return torch.stack(rows).min(dim=1)
+        best, colour = torch.full_like(points[..., 0], torch.inf), torch.zeros_like(points)
+        for kind, solids in self.solids.items():
+            found = _part_distances(kind, solids.centres, solids.sizes, solids.rotations, points).min(dim=1)
+            theirs = solids.colours.gather(1, found.indices[..., None].expand(-1, -1, 3))
+            colour = torch.where((found.values < best)[..., None], theirs, colour)
+            best = torch.minimum(best, found.values)
+        corners = points.new_tensor(_TETRAHEDRON)
+        slopes = [self.distance(points + _STEP * corner)[..., None] * corner for corner in corners]
+        return best, F.normalize(torch.stack(slopes).sum(dim=0), dim=-1), colour
 
 
-def part_distances(kinds: Tensor, centres: Tensor, sizes: Tensor, rotations: Tensor, points: Tensor) -> Tensor:
-    """Signed distances [...] of points [..., 3] to one part each: kinds [...], centres and sizes [..., 3], rotations
-    [..., 3, 3], all broadcast together."""
-    local = _local(centres, rotations, points)
-    # Parts of other kinds, and missing ones, go through every formula; what comes out of it is not looked at.
-    size = sizes.clamp(min=1e-3).unbind(-1)
-    found = torch.full_like(local[0], _NOWHERE)
-    for kind, distance in enumerate(_SOLIDS):
-        found = torch.where(kinds == kind, distance(*local, *size), found)
-    return found
+def _part_distances(kind: int, centres: Tensor, sizes: Tensor, rotations: Tensor, points: Tensor) -> Tensor:
+    """Signed distances [B, M, N] of points [B, N, 3] to the parts."""
+    local = _local(centres.unsqueeze(2), rotations.unsqueeze(2), points.unsqueeze(1))
+    return _FORMULAS[kind](*local, *sizes.unsqueeze(2).unbind(-1))
 
 
-def _nearest_distance(kinds: Tensor, centres: Tensor, sizes: Tensor, rotations: Tensor, points: Tensor) -> Tensor:
-    return _all_parts(kinds, centres, sizes, rotations, points).amin(dim=1)
+def _nearest(kind: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    def nearest(centres: Tensor, sizes: Tensor, rotations: Tensor, points: Tensor) -> Tensor:
+        return _part_distances(kind, centres, sizes, rotations, points).amin(dim=1)
 
-
-def _nearest_part(kinds: Tensor, centres: Tensor, sizes: Tensor, rotations: Tensor, points: Tensor) -> Tensor:
-    return _all_parts(kinds, centres, sizes, rotations, points).argmin(dim=1)
-
-
-def _all_parts(kinds: Tensor, centres: Tensor, sizes: Tensor, rotations: Tensor, points: Tensor) -> Tensor:
-    """[B, P, N]."""
-    solids = (tensor.unsqueeze(2) for tensor in (kinds, centres, sizes, rotations))
-    return part_distances(*solids, points[:, None])
+    return nearest
 
 
 @cache
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """In one kernel instead of a hundred; compiled when first called."""
-    return torch.compile(function, dynamic=True, options=_ONE_KERNEL)
+def _compiled(kind: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """In one kernel instead of dozens; compiled when first called."""
+    return torch.compile(_nearest(kind), dynamic=True, options=_ONE_KERNEL)
 
 
 def _local(centres: Tensor, rotations: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,4 +161,5 @@ def _capsule(x: Tensor, y: Tensor, z: Tensor, radius: Tensor, half: Tensor, _unu
 
 
 # In the order of the kinds' numbers.
-_SOLIDS = (_box, _ellipsoid, _cone, _torus, _capsule)
+_FORMULAS = (_box, _ellipsoid, _cone, _torus, _capsule)
+_NOWHERE = Part(0, (100.0, 0.0, 0.0), (0.1, 0.1, 0.1), (0.0, 0.0, 0.0))

@@ -48,7 +48,7 @@ class Window:
 
 def pictures(objects: Objects, size: int, azimuth: float = PROMPT_AZIMUTH, window: Window | None = None) -> Tensor:
     """RGBA [B, 4, size, size] in 0..1, colours not multiplied by alpha; alpha is 0 or 1."""
-    count, device = len(objects), objects.kinds.device
+    count, device = objects.count, objects.device
     pose = torch.linalg.inv(camera(azimuth, size).world_to_camera.double()).float().to(device)
     axis = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
     plane = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).view(1, -1, 2).expand(count, -1, -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from pathlib import Path
 
 import torch
@@ -13,8 +12,6 @@ from scripts.train_tiny.architecture import image_encoder, text_encoder
 from scripts.train_tiny.pool import Pool
 from scripts.train_tiny.words import tokenize, write_tokenizer
 
-# Every so many steps the condition is a sentence instead of a picture.
-_SENTENCES_EVERY = 4
 _DROPPED = 0.12
 
 
@@ -32,22 +29,26 @@ class Prompts:
         self._captions = tokenize(pool.captions, directory).to(device)
         self._no_caption = tokenize([""], directory).to(device)
         self.images, self.texts = image_encoder().to(device), text_encoder(vocabulary).to(device)
-        self._steps = count(1)
 
     @property
     def networks(self) -> list[nn.Module]:
         """The image and the text encoder."""
         return [self.images, self.texts]
 
-    def tokens(self, chosen: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Conditions [B, S, C] of some objects, some of them dropped as the pipeline's negative conditions are, and
-        the pictures' own tokens with none dropped, or None in a step on sentences."""
-        dropped = torch.rand(len(chosen), 1, device=chosen.device) < _DROPPED
-        if next(self._steps) % _SENTENCES_EVERY == 0:
-            ids = torch.where(dropped, self._no_caption, self._captions[chosen])
-            return self.texts(input_ids=ids).last_hidden_state, None
+    def of_pictures(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Conditions [B, T, C] by the pictures of some objects, some of them dropped as the pipeline's negative
+        condition is, to zero; and the same with none dropped."""
         tokens = self.image_tokens(self._pool.pictures[chosen])
-        return torch.where(dropped[..., None], 0.0, tokens), tokens
+        return torch.where(self._dropped(chosen)[..., None], 0.0, tokens), tokens
+
+    def of_sentences(self, chosen: Tensor) -> Tensor:
+        """Conditions [B, 77, C] by the captions of some objects, some of them replaced by the empty sentence."""
+        ids = torch.where(self._dropped(chosen), self._no_caption, self._captions[chosen])
+        states: Tensor = self.texts(input_ids=ids).last_hidden_state
+        return states
+
+    def _dropped(self, chosen: Tensor) -> Tensor:
+        return torch.rand(len(chosen), 1, device=chosen.device) < _DROPPED
 
     def image_tokens(self, pictures: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] -> tokens [B, T, C], as the pipeline makes them."""

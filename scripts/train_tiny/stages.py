@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -33,8 +34,8 @@ from scripts.train_tiny.voxels import RESOLUTION
 # Of the gaussians that a voxel is covered with: discs on the surface, standard deviations in voxels.
 _DISC_WIDTH, _DISC_THICKNESS, _OPACITY = 0.38, 0.12, 0.95
 _SH_C0 = 0.28209479177387814
-_KL_WEIGHT = 2e-4
-_VAE_BATCH, _STRUCTURE_BATCH, _DECODER_BATCH, _LATENT_BATCH = 8, 128, 4, 24
+_KL_WEIGHT = 1e-3
+_VAE_BATCH, _STRUCTURE_BATCH, _DECODER_BATCH, _LATENT_BATCH = 8, 160, 8, 32
 _COLOURS = 2
 # Objects that figures for the log are taken from, apart from those of the evaluation.
 _CHECKED, _APART = 128, 1_000_000
@@ -53,6 +54,10 @@ class Workplace:
     def device(self) -> torch.device:
         """The pool's."""
         return self.pool.pictures.device
+
+    def half_precision(self) -> AbstractContextManager[object]:
+        """bfloat16 for what happens inside; without the cache of weights, which graphs cannot have."""
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
     def build(self, name: str) -> Any:
         """A network of the shipped size with fresh weights, on the device."""
@@ -105,13 +110,13 @@ def initialise(network: nn.Module) -> None:
 def structure_vae(place: Workplace, seconds: float) -> None:
     """Occupancy to latents of unit size and back; the decoder is the shipped one."""
     encoder, decoder = StructureEncoder().to(place.device), place.build("ss_dec_tiny")
-    for network in (encoder, decoder):
+    networks: list[Any] = [encoder, decoder]
+    for network in networks:
         network.to(memory_format=torch.channels_last_3d)
-    rows = place.rows(_VAE_BATCH)
 
-    def losses() -> dict[str, Tensor]:
-        occupied = place.pool.occupied[next(rows)].float()
-        with torch.autocast(place.device.type, torch.bfloat16):
+    def losses(chosen: Tensor) -> dict[str, Tensor]:
+        occupied = place.pool.occupied[chosen].float()
+        with place.half_precision():
             mean, log_variance = encoder(occupied)
             sample = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
             logits = decoder(sample.float())[:, 0].float()
@@ -124,7 +129,9 @@ def structure_vae(place: Workplace, seconds: float) -> None:
             "kl": _KL_WEIGHT * kl,
         }
 
-    encoder_, decoder_ = train("structure_vae", [encoder, decoder], losses, seconds=seconds, rate=1e-3, log=place.log)
+    encoder_, decoder_ = train(
+        "structure_vae", [encoder, decoder], place.rows(_VAE_BATCH), [losses], seconds=seconds, rate=1e-3, log=place.log
+    )
     spread = _structure_spread(place, encoder_)
     tensors = dict(decoder_.state_dict())
     # The flow works on latents of unit size; the decoder takes them so.
@@ -159,23 +166,31 @@ def structure_flow(place: Workplace, seconds: float) -> None:
     structure_encoder.to(place.device).eval().requires_grad_(False)
     with torch.no_grad():
         samples = torch.cat([(structure_encoder(part)[0] / spread).half() for part in place.pool.occupied.split(256)])
-    rows = place.rows(_STRUCTURE_BATCH)
 
-    def losses() -> dict[str, Tensor]:
-        chosen = next(rows)
+    def velocity_loss(chosen: Tensor, conditions: Tensor) -> Tensor:
         t = random_times(len(chosen), place.device)
         x, velocity = noisy(samples[chosen].float(), t.view(-1, 1, 1, 1, 1))
-        with torch.autocast(place.device.type, torch.bfloat16):
-            conditions, tokens = prompts.tokens(chosen)
-            found = flow(x, 1000 * t, conditions)
-        loss = F.mse_loss(found.float(), velocity)
-        if tokens is None:
-            return {"velocity of sentences": loss}
+        return F.mse_loss(flow(x, 1000 * t, conditions).float(), velocity)
+
+    def pictures(chosen: Tensor) -> dict[str, Tensor]:
+        with place.half_precision():
+            conditions, tokens = prompts.of_pictures(chosen)
+            loss = velocity_loss(chosen, conditions)
         seen = colours(tokens[:, -((IMAGE_SIZE // PATCH_SIZE) ** 2) :].float())
         return {"velocity": loss, "colours": 2 * F.mse_loss(seen, patch_colours(place.pool.pictures[chosen]))}
 
+    def sentences(chosen: Tensor) -> dict[str, Tensor]:
+        with place.half_precision():
+            return {"velocity of sentences": velocity_loss(chosen, prompts.of_sentences(chosen))}
+
     trained = train(
-        "structure_flow", [flow, *prompts.networks, colours], losses, seconds=seconds, rate=8e-4, log=place.log
+        "structure_flow",
+        [flow, *prompts.networks, colours],
+        place.rows(_STRUCTURE_BATCH),
+        [pictures, pictures, pictures, sentences],
+        seconds=seconds,
+        rate=8e-4,
+        log=place.log,
     )
     prompts.images.load_state_dict(trained[1].state_dict())
     for name, network in zip(("ss_flow_tiny", "image_encoder", "text_encoder"), trained, strict=False):
@@ -184,7 +199,7 @@ def structure_flow(place: Workplace, seconds: float) -> None:
 
 
 @torch.no_grad()
-def _check_structures(place: Workplace, flow: nn.Module, prompts: Prompts) -> None:
+def _check_structures(place: Workplace, flow: Any, prompts: Prompts) -> None:
     """Log how well structures of new objects are sampled."""
     held_out = make_pool(_CHECKED, place.device, HELD_OUT + _APART)
     decoder = place.load("ss_dec_tiny", place.build("ss_dec_tiny"))
@@ -218,16 +233,24 @@ def latent_statistics(place: Workplace) -> tuple[Tensor, Tensor]:
 def gaussian_decoder(place: Workplace, seconds: float) -> None:
     """Latents to discs that cover the surface, in the colour of the voxel."""
     decoder: SLatGaussianDecoder = place.build("slat_dec_gs_tiny")
-    rows = place.rows(_DECODER_BATCH)
 
-    def losses() -> dict[str, Tensor]:
-        grid, values = place.pool.latents(next(rows))
+    def losses(chosen: Tensor) -> dict[str, Tensor]:
+        grid, values = place.pool.latents(chosen)
         # What the flow will hand over is not exact.
         noise = 0.05 * torch.rand((), device=place.device) * torch.randn_like(values)
         raw = decoder(values + noise, grid)
         return disc_losses(decoder, raw, grid, values)
 
-    (decoder_,) = train("gaussian_decoder", [decoder], losses, seconds=seconds, rate=2e-3, log=place.log)
+    (decoder_,) = train(
+        "gaussian_decoder",
+        [decoder],
+        place.rows(_DECODER_BATCH),
+        [losses],
+        seconds=seconds,
+        rate=2e-3,
+        log=place.log,
+        captured=False,
+    )
     place.save("slat_dec_gs_tiny", decoder_.state_dict())
 
 
@@ -270,20 +293,31 @@ def latent_flow(place: Workplace, seconds: float) -> None:
     place.load("image_encoder", prompts.images)
     place.load("text_encoder", prompts.texts)
     mean, std = latent_statistics(place)
-    rows = place.rows(_LATENT_BATCH)
 
-    def losses() -> dict[str, Tensor]:
-        chosen = next(rows)
+    def velocity_loss(chosen: Tensor, conditions: Tensor) -> Tensor:
         grid, values = place.pool.latents(chosen)
         t = random_times(len(chosen), place.device)
         x, velocity = noisy((values - mean) / std, t[grid.batch, None])
-        with torch.autocast(place.device.type, torch.bfloat16):
-            conditions, tokens = prompts.tokens(chosen)
-            found = flow(x, grid, 1000 * t, conditions)
-        name = "velocity of sentences" if tokens is None else "velocity"
-        return {name: F.mse_loss(found.float(), velocity)}
+        return F.mse_loss(flow(x, grid, 1000 * t, conditions).float(), velocity)
 
-    (flow_,) = train("latent_flow", [flow], losses, seconds=seconds, rate=1e-3, log=place.log)
+    def pictures(chosen: Tensor) -> dict[str, Tensor]:
+        with place.half_precision():
+            return {"velocity": velocity_loss(chosen, prompts.of_pictures(chosen)[0])}
+
+    def sentences(chosen: Tensor) -> dict[str, Tensor]:
+        with place.half_precision():
+            return {"velocity of sentences": velocity_loss(chosen, prompts.of_sentences(chosen))}
+
+    (flow_,) = train(
+        "latent_flow",
+        [flow],
+        place.rows(_LATENT_BATCH),
+        [pictures, pictures, pictures, sentences],
+        seconds=seconds,
+        rate=1e-3,
+        log=place.log,
+        captured=False,
+    )
     place.save("slat_flow_tiny", flow_.state_dict())
     place.save("latent_statistics", {"mean": mean, "std": std})
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -30,10 +31,11 @@ class Subject:
         directory = locate(reference, "pipeline.json")
         self.engine = Engine(load_checkpoint(directory, compute.device, compute.dtype), compute)
         checkpoint = self.engine.checkpoint
+        self._negative: Tensor | None = None
+        self._encode: Callable[[Any], Tensor]
         if checkpoint.image_cond_model:
             pictures = ImageEncoder(locate_image_encoder(checkpoint.image_cond_model, directory), compute.device)
             self._encode = lambda prompt: pictures(frame_object(prompt))
-            self._negative = None
         else:
             sentences = TextEncoder(locate_text_encoder(checkpoint.text_cond_model, directory), compute.device)
             self._encode, self._negative = sentences, sentences.null

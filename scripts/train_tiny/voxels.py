@@ -33,9 +33,9 @@ def to_voxel_axes(vectors: Tensor) -> Tensor:
 
 def occupancy(objects: Objects) -> Tensor:
     """[B, 64, 64, 64] bool: the voxels at the surface."""
-    axis = torch.arange(RESOLUTION, device=objects.kinds.device)
+    axis = torch.arange(RESOLUTION, device=objects.device)
     cells = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
-    points = to_scene(cells).expand(len(objects), -1, -1)
+    points = to_scene(cells).expand(objects.count, -1, -1)
     near = objects.distance(points).abs() * RESOLUTION < _REACH
     occupied: Tensor = near.unflatten(1, (RESOLUTION,) * 3)
     return occupied
