@@ -1,20 +1,21 @@
 """The part of the validator's score that one small public network decides: `quality`, three quarters of it.
 
-The rest of the score, alignment with the prompt, lpips and ssim between views, is NOT computed here: a quality of 1 is no
-promise that a result is accepted. What is computed follows subnet 17's validation service 2.4.0 (404-Repo,
+The rest of the score, alignment with the prompt, lpips and ssim between views, is NOT computed here: a quality of 1 is
+no promise that a result is accepted. What is computed follows subnet 17's validation service 2.4.0 (404-Repo,
 three-gen-subnet at 5fc61f1), whose quirks are part of the contract: they are repeated here, each with a remark.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.cameras import VALIDATOR_SIZE, validator_views
+from pipeline.cameras import VALIDATOR_SIZE, Camera, validator_views
 from pipeline.conditioning import normalised_pixels
 from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory
 from pipeline.rendering import render
@@ -101,7 +102,7 @@ def as_validators_see(splats: Splats) -> Splats:
     """
     means = splats.means
     side = float((means.amax(0) - means.amin(0)).amax()) if len(means) else 0.0
-    if not 0 < side < float("inf"):
+    if not 0 < side < math.inf:
         raise NonFiniteOutput(f"splats with an extent of {side} cannot be brought to size")
     scale = EXTENT / side
     # Quirk of the validator's: one mean over x, y and z together, so an object moves along the diagonal.
@@ -111,15 +112,15 @@ def as_validators_see(splats: Splats) -> Splats:
     return dataclasses.replace(
         splats,
         means=moved,
-        log_scales=splats.log_scales + torch.tensor(scale).log().item(),
+        log_scales=splats.log_scales + math.log(scale),
         opacity_logits=opacities.logit(),
         # Higher bands are ignored by the validator.
         f_rest=None,
     )
 
 
-def validator_pixels(splats: Splats, cameras: Any) -> Tensor:
-    """Normalised splats as pictures on white: [V, H, W, 3] uint8, truncated and not rounded, as the validator does."""
+def validator_pixels(splats: Splats, cameras: Sequence[Camera]) -> Tensor:
+    """Normalised splats as pictures on white: [V, H, W, 3] uint8; a quirk of the validator's: truncated, not rounded."""
     return (render(splats, cameras) * 255).to(torch.uint8)
 
 
