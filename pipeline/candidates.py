@@ -108,14 +108,14 @@ class Search:
         """Whether there is an object that can be sent."""
         return self._best is not None and self._best[0][0]
 
-    def make_one(self, on_step: OnStep = ignore_steps) -> None:
-        """Make and score the next candidate; does nothing once none is wanted, as after a wait for the device.
+    def make_one(self, on_step: OnStep = ignore_steps) -> Candidate | None:
+        """Make and score the next candidate; None, and nothing is made, if none is wanted any more after a wait.
 
-        An object that cannot be made is one candidate less and no error. Raises what on_step raises, and what is no
-        PipelineError.
+        That an object cannot be made is a candidate with a problem, and no error. Raises what on_step raises, and what
+        is no PipelineError.
         """
         if not self.wants_another:
-            return
+            return None
         started = self._now()
         if not self._candidates:
             self._end = min(self._end, started + self._seconds)
@@ -131,6 +131,7 @@ class Search:
         else:
             quality, problem = self._judged(asset)
         self._candidates.append(Candidate(seed, self._now() - started, quality, problem))
+        return self._candidates[-1]
 
     def best(self) -> Best:
         """The best of those made. Raises PipelineError, that of the first candidate, if none could be made.

@@ -120,7 +120,8 @@ def as_validators_see(splats: Splats) -> Splats:
 
 
 def validator_pixels(splats: Splats, cameras: Sequence[Camera]) -> Tensor:
-    """Normalised splats as pictures on white: [V, H, W, 3] uint8; a quirk of the validator's: truncated, not rounded."""
+    """Normalised splats as pictures on white: [V, H, W, 3] uint8."""
+    # Quirk of the validator's: truncated and not rounded.
     return (render(splats, cameras) * 255).to(torch.uint8)
 
 
