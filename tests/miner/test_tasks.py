@@ -163,30 +163,38 @@ async def test_the_tasks_deadline_and_the_phases_seconds_end_the_search(bench: B
 
 
 async def test_nobody_waits_for_more_candidates_of_another_task(bench: Bench, phase: Phase) -> None:
-    """A second task that would be late comes after the candidate that is being made, whatever the first one's rank."""
-    # As if a generation took 20 s, so that both would be late if they had to wait for another.
-    bench.scheduler._duration = 20.0
-    now = time.monotonic()
-    begun, release = threading.Event(), threading.Event()
-    order: list[str] = []
+    """Tasks that would be late come before another candidate of a task that has one, whatever their priorities."""
+    proceed = threading.Semaphore(0)
+    order: list[int] = []
 
     def generate(request: Request, _: OnStep) -> Asset:
-        order.append("first" if request.seed in SEEDS else "second")
-        begun.set()
-        assert release.wait(TIMEOUT)
+        order.append(request.seed)
+        assert proceed.acquire(timeout=TIMEOUT)
         return make_asset(request)
 
+    async def until(begun: int, waiting: int) -> None:
+        async with asyncio.timeout(TIMEOUT):
+            while (len(order), bench.scheduler.waiting) != (begun, waiting):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.001)
+
     bench.generate = generate
-    runner = bench.runner(scored(phase, count=3))
-    first = asyncio.create_task(runner.run(Task("a", "image", bench.image, 9.0, seed=5, deadline=now + 20)))
-    assert await asyncio.to_thread(begun.wait, TIMEOUT)
-    second = asyncio.create_task(runner.run(Task("b", "image", bench.image, 1.0, seed=77, deadline=now + 21)))
-    while not bench.scheduler.waiting:  # noqa: ASYNC110 - the scheduler tells nobody
-        await asyncio.sleep(0.001)
-    release.set()
-    assert len((await first).candidates) == 3
-    assert len((await second).candidates) == 3
-    assert order[:3] == ["first", "second", "first"]
+    # As if a generation took 20 s, so that whoever waits for another is late.
+    bench.scheduler._duration = 20.0
+    soon = time.monotonic() + 13
+    runner = bench.runner(scored(phase, count=2))
+    tasks = [Task("a", "image", bench.image, 9.0, seed=5, deadline=soon)]
+    tasks += [Task(name, "image", bench.image, 1.0, seed=seed, deadline=soon + 1) for name, seed in (("b", 6), ("c", 7))]
+    running = []
+    for number, task in enumerate(tasks):
+        running.append(asyncio.create_task(runner.run(task)))
+        await until(1, number)
+    proceed.release()
+    # The first task's second candidate waits with the third task now.
+    await until(2, 2)
+    for _ in range(5):
+        proceed.release()
+    assert [len(result.candidates) for result in await asyncio.gather(*running)] == [2, 2, 2]
+    assert order[:3] == [5, 6, 7]
 
 
 async def test_a_candidate_that_fails_does_not_lose_the_task(
