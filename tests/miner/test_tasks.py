@@ -183,7 +183,9 @@ async def test_nobody_waits_for_more_candidates_of_another_task(bench: Bench, ph
     soon = time.monotonic() + 13
     runner = bench.runner(scored(phase, count=2))
     tasks = [Task("a", "image", bench.image, 9.0, seed=5, deadline=soon)]
-    tasks += [Task(name, "image", bench.image, 1.0, seed=seed, deadline=soon + 1) for name, seed in (("b", 6), ("c", 7))]
+    tasks += [
+        Task(name, "image", bench.image, 1.0, seed=seed, deadline=soon + 1) for name, seed in (("b", 6), ("c", 7))
+    ]
     running = []
     for number, task in enumerate(tasks):
         running.append(asyncio.create_task(runner.run(task)))
