@@ -103,6 +103,11 @@ class TaskRunner:
         self._phases = phases
         self._container = container
         self._on_result = on_result
+        self._hurried = False
+
+    def hurry(self) -> None:
+        """From now on no task looks for a better candidate than it has: we stop."""
+        self._hurried = True
 
     @property
     def waiting(self) -> int:
@@ -158,7 +163,7 @@ class TaskRunner:
             received=lambda splats: self._packed(task, _exported(splats, phase))[1],
         )
         priority = task.priority
-        while search.wants_another:
+        while search.wants_another and not (self._hurried and search.has_valid):
             try:
                 await asyncio.wrap_future(self._scheduler.submit(search.make_one, priority, task.deadline))
             except PipelineError:

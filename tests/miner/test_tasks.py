@@ -199,6 +199,23 @@ async def test_nobody_waits_for_more_candidates_of_another_task(bench: Bench, ph
     assert order[:3] == [5, 6, 7]
 
 
+async def test_when_we_stop_the_best_so_far_is_taken(bench: Bench, phase: Phase) -> None:
+    runner = bench.runner(scored(phase, count=4))
+    failed: list[int] = []
+
+    def generate(request: Request, _: OnStep) -> Asset:
+        runner.hurry()
+        if not failed:
+            failed.append(request.seed)
+            raise EmptyStructure("nothing")
+        return make_asset(request)
+
+    bench.generate = generate
+    result = await runner.run(Task("t", "image", bench.image, 1.0, seed=5))
+    # There has to be one.
+    assert [c.seed for c in result.candidates] == SEEDS[:2]
+
+
 async def test_a_candidate_that_fails_does_not_lose_the_task(
     bench: Bench, phase: Phase, caplog: pytest.LogCaptureFixture
 ) -> None:
