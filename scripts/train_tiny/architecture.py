@@ -1,4 +1,4 @@
-"""Sizes of the shipped networks, and the encoder of structures that only training needs."""
+"""Sizes of the shipped networks and encoders, and the encoder of structures that only training needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.text_conditioning import TOKENS
 from scripts.random_checkpoint import GAUSSIANS
 from scripts.train_tiny.voxels import LATENT_CHANNELS
 
@@ -43,9 +44,9 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             **_FLOW,
             "resolution": 64,
-            "model_channels": 128,
+            "model_channels": 112,
             "num_blocks": 4,
-            "num_heads": 4,
+            "num_heads": 7,
             "num_io_res_blocks": 2,
             "io_block_channels": [32],
         },
@@ -83,6 +84,23 @@ def image_encoder() -> Any:
     model = Dinov2WithRegistersModel(config)
     model.layernorm = nn.Identity()
     return model
+
+
+def text_encoder(vocabulary: int) -> Any:
+    """The text half of a small CLIP, its tokens as wide as those of pictures: the flows take either."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=TOKEN_WIDTH,
+        intermediate_size=2 * TOKEN_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+    )
+    return CLIPTextModel(config)
 
 
 class StructureEncoder(nn.Module):

@@ -1,9 +1,12 @@
 """Measure a trained tiny checkpoint on objects it never saw.
 
-    python scripts/train_tiny/evaluate.py --checkpoint DIR --objects 200 --seed 0 --json result.json
+    python scripts/train_tiny/evaluate.py --objects 200 --seed 0 --json result.json
+    python scripts/train_tiny/evaluate.py --checkpoint embedded-text --objects 200
+    python scripts/train_tiny/evaluate.py --objects 48 --curves --json curves.json
 
-The prompts are pictures with alpha; results are compared with the objects themselves. Means with the half widths of
-their 95 % intervals; the last line is JSON.
+The prompts are pictures with alpha, or sentences if that is what the checkpoint takes; results are compared with the
+objects themselves. Means with the half widths of their 95 % intervals; the last line is JSON. --curves repeats it for
+all strengths of guidance and numbers of steps.
 """
 
 from __future__ import annotations
@@ -13,118 +16,87 @@ import json
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
-from PIL import Image
-from torch import Tensor
 
-from pipeline import SamplerParams, choose
-from pipeline.conditioning import ImageEncoder
-from pipeline.engine import Engine
-from pipeline.preprocessing import frame_object
-from pipeline.sampling import Conditions
-from pipeline.trellis import VoxelGrid
-from pipeline.trellis.checkpoint import load_checkpoint
-from pipeline.trellis.structure_decoder import occupied_voxels
-from pipeline.weights import locate, locate_image_encoder
-from scripts.train_tiny.measures import Measures, matched, measure, summary, true_views, views
-from scripts.train_tiny.objects import make_thing
-from scripts.train_tiny.pictures import pictures
-from scripts.train_tiny.pool import HELD_OUT
-from scripts.train_tiny.shapes import Objects
-from scripts.train_tiny.voxels import occupancy
+from pipeline import SamplerParams
+from scripts.train_tiny.exam import MATCHED_AMONG, Question, examine, questions
+from scripts.train_tiny.measures import summary
+from scripts.train_tiny.subject import Subject
 
-PROMPT_SIZE = 256
-MATCHED_AMONG = 20
+STRENGTHS = (0.0, 1.0, 2.5, 4.0, 7.0, 9.0)
+STEPS = (2, 5, 12, 25, 50)
 
 
-class Subject:
-    """A checkpoint, loaded as the miner loads it."""
-
-    def __init__(self, reference: str, device: str) -> None:
-        compute = choose(device)
-        directory = locate(reference, "pipeline.json")
-        self.engine = Engine(load_checkpoint(directory, compute.device, compute.dtype), compute)
-        name = self.engine.checkpoint.image_cond_model
-        self._encoder = ImageEncoder(locate_image_encoder(name, directory), compute.device)
-
-    @torch.inference_mode()
-    def generate(
-        self, prompt: Image.Image, seed: int, structure: SamplerParams, latents: SamplerParams
-    ) -> tuple[Tensor, Tensor]:
-        """Occupied voxels [64, 64, 64] bool and views [2, 4, S, S]; nothing and black if no voxel is occupied."""
-        engine, source = self.engine, torch.Generator("cpu").manual_seed(seed)
-        conditions = Conditions((self._encoder(frame_object(prompt)),), None)
-        noise = torch.randn(1, *engine.structure_shape, generator=source)
-        logits = engine.decode_structure(engine.sample_structure(conditions, structure, noise))
-        coords = occupied_voxels(logits)
-        if len(coords) == 0:
-            return logits[0, 0] > 0, logits.new_zeros(2, 4, 1, 1)
-        grid = VoxelGrid(coords)
-        noise = torch.randn(len(grid), engine.latent_channels, generator=source)
-        sample = engine.sample_latents(conditions, latents, grid, noise)
-        return logits[0, 0] > 0, views(engine.decode_latents(sample, grid))
+def measured(
+    subject: Subject, asked: list[Question], structure: SamplerParams, latents: SamplerParams, batch: int
+) -> dict[str, Any]:
+    """Settings, means with intervals, the matched share and the seconds, in types of JSON."""
+    start = time.monotonic()
+    result = examine(subject, asked, structure, latents, batch)
+    return {
+        "structure": structure.published(),
+        "latents": latents.published(),
+        **{name: [round(value, 4) for value in pair] for name, pair in summary(result.measures).items()},
+        "matched": round(result.matched, 4),
+        "seconds": round(time.monotonic() - start, 1),
+    }
 
 
-def evaluate(
-    subject: Subject, first: int, count: int, structure: SamplerParams, latents: SamplerParams
-) -> tuple[list[Measures], float]:
-    """Measures of `count` held-out objects, and the share of results matched to their own prompt among 20."""
-    found, ours, true = [], [], []
-    for number in range(first, first + count):
-        thing = Objects.of([make_thing(HELD_OUT + number).parts], subject.engine.device)
-        rgba = (pictures(thing, PROMPT_SIZE)[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-        occupied, seen = subject.generate(Image.fromarray(rgba, "RGBA"), number, structure, latents)
-        expected = true_views(thing)
-        seen = seen.expand_as(expected)
-        found.append(measure(occupied, occupancy(thing)[0], seen, expected))
-        ours.append(seen[0])
-        true.append(expected[0])
-    shares = [
-        matched(torch.stack(ours[start : start + MATCHED_AMONG]), torch.stack(true[start : start + MATCHED_AMONG]))
-        for start in range(0, count - MATCHED_AMONG + 1, MATCHED_AMONG)
-    ]
-    return found, sum(shares) / len(shares) if shares else float("nan")
+def show(result: dict[str, Any]) -> None:
+    """A line for people."""
+    pairs = {name: value for name, value in result.items() if isinstance(value, list)}
+    measures = "  ".join(f"{name} {mean:.3f} ± {half:.3f}" for name, (mean, half) in pairs.items())
+    settings = f"{result['structure']['steps']:3} steps at {result['structure']['cfg_strength']:4}"
+    print(f"{settings}: {measures}  matched {result['matched']:.2f} of {MATCHED_AMONG}", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="embedded")
     parser.add_argument("--objects", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0, help="of the first object, among those never trained on")
+    parser.add_argument("--seed", type=int, default=0, help="number of the first object among those never trained on")
     parser.add_argument("--steps", type=int, help="of both samplers, instead of what the checkpoint recommends")
     parser.add_argument("--strength", type=float, help="of guidance, for both samplers")
+    parser.add_argument("--curves", action="store_true", help="all strengths and steps instead of one pair")
+    parser.add_argument("--batch", type=int, default=4, help="objects at a time")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     subject = Subject(arguments.checkpoint, arguments.device)
     checkpoint = subject.engine.checkpoint
-    changes = {"steps": arguments.steps, "cfg_strength": arguments.strength}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    structure, latents = (
-        replace(params, **changes)
-        for params in (checkpoint.sparse_structure_sampler_params, checkpoint.slat_sampler_params)
-    )
-    start = time.monotonic()
-    found, share = evaluate(subject, arguments.seed, arguments.objects, structure, latents)
-    measures = summary(found)
-    for name, (mean, half) in measures.items():
-        print(f"{name:15} {mean:.3f} ± {half:.3f}")
-    print(f"{'matched':15} {share:.3f} among {MATCHED_AMONG}")
-    result = {
+    recommended = checkpoint.sparse_structure_sampler_params, checkpoint.slat_sampler_params
+    asked = questions(arguments.seed, arguments.objects, subject.engine.device, sentences=subject.takes_sentences)
+    changes: list[dict[str, Any]] = [
+        {
+            key: value
+            for key, value in (("steps", arguments.steps), ("cfg_strength", arguments.strength))
+            if value is not None
+        }
+    ]
+    if arguments.curves:
+        changes = [{"steps": steps, "cfg_strength": strength} for strength, steps in product(STRENGTHS, STEPS)]
+    results = []
+    for change in changes:
+        structure, latents = (replace(params, **change) for params in recommended)
+        results.append(measured(subject, asked, structure, latents, arguments.batch))
+        show(results[-1])
+    content = {
+        "checkpoint": arguments.checkpoint,
         "objects": arguments.objects,
         "seed": arguments.seed,
-        "structure": structure.published(),
-        "latents": latents.published(),
-        "matched": share,
-        "seconds": round(time.monotonic() - start, 1),
-    } | measures
+        "device": torch.cuda.get_device_name() if subject.engine.device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "results": results,
+    }
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result))
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(content))
     return 0
 
 

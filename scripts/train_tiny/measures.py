@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.rendering import rasterize
-from pipeline.splats import Splats
+from pipeline import Splats
+from pipeline.cameras import Camera
+from pipeline.likeness import compare, render_rgba
+from scripts.train_tiny.distances import Objects
 from scripts.train_tiny.pictures import BEHIND_AZIMUTH, PROMPT_AZIMUTH, camera, pictures
-from scripts.train_tiny.shapes import Objects
 
 VIEW_SIZE = 128
-_COVERED = 0.5
 
 
 @dataclass(frozen=True)
@@ -36,26 +36,14 @@ def tolerant_iou(ours: Tensor, truth: Tensor) -> float:
     return float(inside / (a.sum() + b.sum()))
 
 
-def silhouette_iou(ours: Tensor, truth: Tensor) -> float:
-    """Intersection over union of two alphas [H, W]."""
-    a, b = ours > _COVERED, truth > _COVERED
-    return float((a & b).sum() / (a | b).sum().clamp(min=1))
-
-
-def colour_error(ours: Tensor, truth: Tensor) -> float:
-    """Mean absolute difference of RGBA pictures [4, H, W] inside both silhouettes; 1 if they do not meet."""
-    both = (ours[3] > _COVERED) & (truth[3] > _COVERED)
-    if not bool(both.any()):
-        return 1.0
-    return float((ours[:3] - truth[:3]).abs().mean(dim=0)[both].mean())
+def cameras() -> tuple[Camera, Camera]:
+    """The prompt's, and one behind the object."""
+    return camera(PROMPT_AZIMUTH, VIEW_SIZE), camera(BEHIND_AZIMUTH, VIEW_SIZE)
 
 
 def views(splats: Splats) -> Tensor:
     """RGBA [2, 4, S, S] from the prompt's camera and from behind."""
-    cameras = [camera(azimuth, VIEW_SIZE) for azimuth in (PROMPT_AZIMUTH, BEHIND_AZIMUTH)]
-    drawn = rasterize(splats, cameras, background=(0.0, 0.0, 0.0))
-    rgb = drawn.rgb / drawn.alpha[..., None].clamp(min=1e-6)
-    return torch.cat([rgb.clamp(0, 1), drawn.alpha[..., None]], dim=-1).permute(0, 3, 1, 2)
+    return render_rgba(splats, cameras())
 
 
 def true_views(thing: Objects) -> Tensor:
@@ -65,12 +53,9 @@ def true_views(thing: Objects) -> Tensor:
 
 def measure(occupied: Tensor, truth: Tensor, ours: Tensor, true: Tensor) -> Measures:
     """Occupied voxels [R, R, R] and views [2, 4, S, S] of a result and of the object it should be."""
-    return Measures(
-        voxel_iou=tolerant_iou(occupied, truth),
-        silhouette_iou=silhouette_iou(ours[0, 3], true[0, 3]),
-        colour_error=colour_error(ours[0], true[0]),
-        behind_iou=silhouette_iou(ours[1, 3], true[1, 3]),
-    )
+    found = compare(ours, true)
+    front, behind = found.silhouettes
+    return Measures(tolerant_iou(occupied, truth), front, found.colour_error, behind)
 
 
 def summary(found: list[Measures]) -> dict[str, tuple[float, float]]:

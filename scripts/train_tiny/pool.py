@@ -1,4 +1,4 @@
-"""Objects to train on, made once and kept on the device: framed pictures, occupied voxels and what lies in them."""
+"""Objects to train on, made once and kept on the device: pictures, captions, occupied voxels and what is in them."""
 
 from __future__ import annotations
 
@@ -12,58 +12,55 @@ from torch import Tensor
 
 from pipeline.trellis import VoxelGrid
 from scripts.train_tiny.architecture import IMAGE_SIZE
-from scripts.train_tiny.objects import make_thing
+from scripts.train_tiny.distances import Objects
+from scripts.train_tiny.objects import Thing, make_thing
 from scripts.train_tiny.pictures import framed
-from scripts.train_tiny.shapes import Objects, Part
 from scripts.train_tiny.voxels import latents, occupancy
 
 # Seeds from here on are never trained on.
 HELD_OUT = 10_000_000
 _CHUNK = 64
+_WORTH_PROCESSES = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """objects; pictures [N, 3, S, S] uint8 on black; occupied [N, 64, 64, 64] bool; of each object's voxels, in the
-    order of their coordinates, the latents [n, 8] float16."""
+    """captions of N objects; pictures [N, 3, S, S] uint8 on black; occupied [N, 64, 64, 64] bool; of each object's
+    voxels, in the order of their coordinates, the latents [n, 8] float16."""
 
-    objects: Objects
+    captions: list[str]
     pictures: Tensor
     occupied: Tensor
     voxel_latents: list[Tensor]
 
     def latents(self, chosen: Tensor) -> tuple[VoxelGrid, Tensor]:
         """The voxels of some objects and their latents [N, 8] float32."""
-        grid = VoxelGrid.of([self.occupied[index].nonzero() for index in chosen])
-        return grid, torch.cat([self.voxel_latents[int(index)] for index in chosen]).float()
+        grid = VoxelGrid(self.occupied[chosen].nonzero())
+        return grid, torch.cat([self.voxel_latents[index] for index in chosen.tolist()]).float()
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Rows of random batches [size], or of all objects if there are fewer, without end."""
-        size = min(size, len(self.objects))
+        size = min(size, len(self.captions))
         while True:
-            order = torch.randperm(len(self.objects), generator=generator)
+            order = torch.randperm(len(self.captions), generator=generator)
             yield from order[: len(order) // size * size].to(self.pictures.device).split(size)
 
 
-def _parts(seed: int) -> tuple[Part, ...]:
-    return make_thing(seed).parts
-
-
-def make_objects(seeds: range, device: torch.device) -> Objects:
-    """The objects of consecutive seeds."""
+def _make_things(seeds: range) -> list[Thing]:
+    if len(seeds) < _WORTH_PROCESSES:
+        return [make_thing(seed) for seed in seeds]
     with ProcessPoolExecutor(os.cpu_count()) as workers:
-        return Objects.of(list(workers.map(_parts, seeds, chunksize=256)), device)
+        return list(workers.map(make_thing, seeds, chunksize=256))
 
 
 @torch.no_grad()
 def make_pool(count: int, device: torch.device, first_seed: int = 0) -> Pool:
-    """The first `count` objects from a seed on; count is rounded down to full chunks."""
-    seeds = range(first_seed, first_seed + count // _CHUNK * _CHUNK)
-    objects = make_objects(seeds, device)
+    """The first `count` objects from a seed on."""
+    things = _make_things(range(first_seed, first_seed + count))
     pictures, occupied, values = [], [], []
-    for start in range(0, len(objects), _CHUNK):
-        part = objects[start : start + _CHUNK]
+    for start in range(0, len(things), _CHUNK):
+        part = Objects.of([thing.parts for thing in things[start : start + _CHUNK]], device)
         pictures.append((framed(part, IMAGE_SIZE) * 255).round().byte())
         occupied.append(occupancy(part))
         values += [rows.half() for rows in latents(part, occupied[-1])]
-    return Pool(objects, torch.cat(pictures), torch.cat(occupied), values)
+    return Pool([thing.caption for thing in things], torch.cat(pictures), torch.cat(occupied), values)

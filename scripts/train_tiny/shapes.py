@@ -1,27 +1,18 @@
-"""Solids with signed distances, and objects composed of them, many at a time.
+"""Solids that objects are composed of.
 
-The frame is that of exported splats: x to the right, y up, z towards the viewer; objects fit the cube [-0.5, 0.5]^3.
+The frame is that in which validators look at splats: x to the right, y up, z towards the viewer. Objects fit the cube
+[-0.5, 0.5]^3.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 Vector = tuple[float, float, float]
 
 BOX, ELLIPSOID, CONE, TORUS, CAPSULE = range(5)
-# Parts of an object beyond which none is made.
-MAX_PARTS = 14
-# What a missing part's distance is: far from everywhere.
-_NOWHERE = 10.0
-_EPSILON = 1e-9
 
 
 @dataclass(frozen=True)
@@ -93,120 +84,3 @@ def fitted(parts: Sequence[Part], extent: float) -> list[Part]:
         )
         for part in parts
     ]
-
-
-@dataclass(frozen=True, eq=False)
-class Objects:
-    """B objects of up to MAX_PARTS parts: kinds [B, P] int64 (-1 for none), centres, sizes and colours [B, P, 3],
-    rotations [B, P, 3, 3] from the part's frame to the object's; float32, all on one device."""
-
-    kinds: Tensor
-    centres: Tensor
-    sizes: Tensor
-    colours: Tensor
-    rotations: Tensor
-
-    @staticmethod
-    def of(objects: Sequence[Sequence[Part]], device: torch.device) -> Objects:
-        """From lists of parts. Raises ValueError if an object has more than MAX_PARTS."""
-        if longest := max((len(parts) for parts in objects if len(parts) > MAX_PARTS), default=0):
-            raise ValueError(f"an object has {longest} parts, more than {MAX_PARTS}")
-        nothing = Part(-1, (0, 0, 0), (1, 1, 1), (0, 0, 0))
-        padded = [[*parts, *[nothing] * (MAX_PARTS - len(parts))] for parts in objects]
-
-        def table(values: list[list[object]]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=device)
-
-        return Objects(
-            kinds=torch.tensor([[part.kind for part in parts] for parts in padded], device=device),
-            centres=table([[part.centre for part in parts] for parts in padded]),
-            sizes=table([[part.size for part in parts] for parts in padded]),
-            colours=table([[part.colour for part in parts] for parts in padded]),
-            rotations=table([[rotation(part.tilt) for part in parts] for parts in padded]),
-        )
-
-    def __len__(self) -> int:
-        return len(self.kinds)
-
-    def __getitem__(self, rows: slice | Tensor) -> Objects:
-        return Objects(*(tensor[rows] for tensor in vars(self).values()))
-
-    def distances(self, points: Tensor) -> Tensor:
-        """points [B, N, 3] -> signed distance to each part [B, P, N]: negative inside, a bound where not exact."""
-        return _distances(self.kinds, self.centres, self.sizes, self.rotations, points)
-
-    def distance(self, points: Tensor) -> Tensor:
-        """points [B, N, 3] -> signed distance to the object [B, N]."""
-        nearest = _compiled_nearest() if points.is_cuda else _nearest
-        found: Tensor = nearest(self.kinds, self.centres, self.sizes, self.rotations, points)
-        return found
-
-    def surface(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """points [B, N, 3] -> distance [B, N], outward normal [B, N, 3] and colour [B, N, 3] of the nearest part."""
-        with torch.enable_grad():
-            variable = points.detach().requires_grad_()
-            nearest = self.distances(variable).min(dim=1)
-            (gradient,) = torch.autograd.grad(nearest.values.sum(), variable)
-        colours = self.colours.gather(1, nearest.indices[:, :, None].expand(-1, -1, 3))
-        return nearest.values.detach(), F.normalize(gradient, dim=-1), colours
-
-
-def _distances(kinds: Tensor, centres: Tensor, sizes: Tensor, rotations: Tensor, points: Tensor) -> Tensor:
-    # Written out, so that a compiler makes one kernel of it all: a product of matrices would be one of its own.
-    away = points[:, None] - centres[:, :, None]
-    turned = rotations[:, :, None]
-    local = torch.stack([(turned[..., j] * away).sum(dim=-1) for j in range(3)], dim=-1)
-    size = sizes[:, :, None]
-    found = torch.full(local.shape[:3], _NOWHERE, device=points.device)
-    for kind, distance in enumerate((_box, _ellipsoid, _cone, _torus, _capsule)):
-        found = torch.where((kinds == kind)[:, :, None], distance(local, size), found)
-    return found
-
-
-def _nearest(kinds: Tensor, centres: Tensor, sizes: Tensor, rotations: Tensor, points: Tensor) -> Tensor:
-    return _distances(kinds, centres, sizes, rotations, points).amin(dim=1)
-
-
-@cache
-def _compiled_nearest() -> Callable[..., Tensor]:
-    """In one kernel instead of a hundred; compiled when first called."""
-    return torch.compile(_nearest, dynamic=False)
-
-
-def _length(x: Tensor) -> Tensor:
-    return (x.square().sum(-1) + _EPSILON).sqrt()
-
-
-def _box(p: Tensor, size: Tensor) -> Tensor:
-    q = p.abs() - size
-    return _length(q.clamp(min=0)) + q.amax(-1).clamp(max=0)
-
-
-def _ellipsoid(p: Tensor, size: Tensor) -> Tensor:
-    # Other kinds of parts come here, too, and have sizes of nothing.
-    size = size.clamp(min=1e-3)
-    k = _length(p / size)
-    return k * (k - 1) / _length(p / size.square())
-
-
-def _cone(p: Tensor, size: Tensor) -> Tensor:
-    # Inigo Quilez's capped cone, in the half plane of radius and height.
-    low, height, high = size.unbind(-1)
-    radius, y = _length(p[..., [0, 2]]), p[..., 1]
-    cap = torch.stack([radius - torch.minimum(radius, torch.where(y < 0, low, high)), y.abs() - height], dim=-1)
-    slope = torch.stack([high - low, 2 * height], dim=-1)
-    from_top = torch.stack([high - radius, height - y], dim=-1)
-    along = ((from_top * slope).sum(-1) / slope.square().sum(-1)).clamp(0, 1)
-    side = torch.stack([radius - high, y - height], dim=-1) + slope * along[..., None]
-    inside = torch.where((side[..., 0] < 0) & (cap[..., 1] < 0), -1.0, 1.0)
-    return inside * (torch.minimum(cap.square().sum(-1), side.square().sum(-1)) + _EPSILON).sqrt()
-
-
-def _torus(p: Tensor, size: Tensor) -> Tensor:
-    ring = _length(p[..., [0, 2]]) - size[..., 0]
-    return _length(torch.stack([ring, p[..., 1]], dim=-1)) - size[..., 1]
-
-
-def _capsule(p: Tensor, size: Tensor) -> Tensor:
-    y = p[..., 1] - torch.maximum(torch.minimum(p[..., 1], size[..., 1]), -size[..., 1])
-    return _length(torch.stack([p[..., 0], y, p[..., 2]], dim=-1)) - size[..., 0]

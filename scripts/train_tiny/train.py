@@ -1,83 +1,125 @@
-"""Train the tiny checkpoint: python scripts/train_tiny/train.py --work DIR [--seconds 400] [--only STAGE ...]
+"""Train the tiny checkpoints: python scripts/train_tiny/train.py --work DIR [--only STAGE ...]
 
-Runs the stages whose files are missing from DIR, each for so many seconds, then writes DIR/checkpoint if all are there.
-Needs a GPU; nothing is downloaded. DIR/log.jsonl holds the losses. A stage that was cut short leaves no file and starts
-anew; files of earlier stages can be brought from elsewhere.
+Runs the stages whose files are missing from DIR, then writes DIR/checkpoints if all are there. Needs a GPU; nothing is
+downloaded. DIR/log.jsonl holds the losses. A stage that was cut short leaves no file and starts anew; files of earlier
+stages can be brought from elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.trellis.checkpoint import build_network
-from scripts.make_tiny_checkpoint import SETTINGS, pipeline_json, save_network
-from scripts.train_tiny.architecture import NETWORKS, image_encoder
+from pipeline import SamplerParams
+from pipeline.trellis.checkpoint import Network, build_network
+from scripts.train_tiny.architecture import NETWORKS, image_encoder, text_encoder
 from scripts.train_tiny.pool import make_pool
-from scripts.train_tiny.stages import STAGES, Workplace
+from scripts.train_tiny.stages import STAGES, Stage, Workplace
+from scripts.train_tiny.words import write_tokenizer
 
-MODELS = {
-    "sparse_structure_flow_model": "ckpts/ss_flow_tiny",
-    "sparse_structure_decoder": "ckpts/ss_dec_tiny",
-    "slat_flow_model": "ckpts/slat_flow_tiny",
-    "slat_decoder_gs": "ckpts/slat_dec_gs_tiny",
+ROLES = {
+    "sparse_structure_flow_model": "ss_flow_tiny",
+    "sparse_structure_decoder": "ss_dec_tiny",
+    "slat_flow_model": "slat_flow_tiny",
+    "slat_decoder_gs": "slat_dec_gs_tiny",
 }
+IMAGES = ("TrellisImageTo3DPipeline", {"image_cond_model": "image_encoder"})
+TEXTS = ("TrellisTextTo3DPipeline", {"text_cond_model": "text_encoder"})
+SETTINGS = SamplerParams(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
 
 
 def assemble(work: Path, directory: Path) -> None:
-    """Write the checkpoint in upstream's form, blocks in float16."""
+    """Write the two checkpoints in upstream's form, blocks in float16: "tiny" for pictures, and "tiny-text", which has
+    an encoder of its own and takes the other's networks."""
+    images, texts = directory / "tiny", directory / "tiny-text"
     for stem, (class_name, args) in NETWORKS.items():
         network = build_network(class_name, args)
         network.load_state_dict(load_file(work / f"{stem}.safetensors"), assign=True)
-        save_network(network, class_name, args, directory / "ckpts" / stem)
+        save_network(network, class_name, args, images / "ckpts" / stem)
     encoder = image_encoder()
     encoder.load_state_dict(load_file(work / "image_encoder.safetensors"))
     encoder.layernorm = nn.LayerNorm(encoder.config.hidden_size, eps=encoder.config.layer_norm_eps)
-    encoder.half().save_pretrained(directory / "image_encoder")
-    statistics = load_file(work / "latent_statistics.safetensors")
-    config = pipeline_json("TrellisImageTo3DPipeline", MODELS, SETTINGS, {"image_cond_model": "image_encoder"})
-    config["args"]["slat_normalization"] = {key: statistics[key].tolist() for key in ("mean", "std")}
-    (directory / "pipeline.json").write_text(json.dumps(config, indent=2) + "\n")
+    encoder.half().save_pretrained(images / "image_encoder")
+    sentences = text_encoder(write_tokenizer(texts / "text_encoder"))
+    sentences.load_state_dict(load_file(work / "text_encoder.safetensors"))
+    sentences.half().save_pretrained(texts / "text_encoder")
+    statistics = {key: value.tolist() for key, value in load_file(work / "latent_statistics.safetensors").items()}
+    for folder, config in (
+        (images, pipeline_json(IMAGES, "ckpts", statistics)),
+        (texts, pipeline_json(TEXTS, "../tiny/ckpts", statistics)),
+    ):
+        (folder / "pipeline.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def pipeline_json(kind: tuple[str, dict[str, str]], ckpts: str, statistics: dict[str, list[float]]) -> dict[str, Any]:
+    """The content of a checkpoint's pipeline.json: its kind's name and encoder, where the networks are."""
+    name, encoder = kind
+    sampler = {"name": "FlowEulerGuidanceIntervalSampler", "args": {"sigma_min": 1e-5}, "params": SETTINGS.published()}
+    models = {role: f"{ckpts}/{stem}" for role, stem in ROLES.items()}
+    return {
+        "name": name,
+        "args": {
+            "models": models,
+            "sparse_structure_sampler": sampler,
+            "slat_sampler": sampler,
+            "slat_normalization": statistics,
+            **encoder,
+        },
+    }
+
+
+def save_network(network: Network, class_name: str, args: dict[str, Any], stem: Path) -> None:
+    """Write the pair of files; blocks in float16 as the public checkpoints have them."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps({"name": class_name, "args": args}, indent=2) + "\n")
+    network.to_precision(torch.float16)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in network.state_dict().items()}, stem.with_suffix(".safetensors")
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=400, help="for each stage")
+    parser.add_argument("--pace", type=float, default=1.0, help="times the seconds of each stage")
+    parser.add_argument("--within", type=float, default=math.inf, help="seconds after which nothing more is trained")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--objects", type=int, default=60_000, help="to make and train on")
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--objects", type=int, default=24_000, help="to make and train on")
     parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    missing = [
-        name
-        for name, (_, files) in STAGES.items()
-        if name in arguments.only and not all((work / f"{file}.safetensors").is_file() for file in files)
-    ]
+    missing = [name for name in arguments.only if not _is_done(STAGES[name], work)]
     if missing:
         torch.manual_seed(0)
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
         start = time.monotonic()
         pool = make_pool(arguments.objects, torch.device(arguments.device))
-        print(f"{len(pool.objects)} objects in {time.monotonic() - start:.0f} s", flush=True)
-        generator = torch.Generator().manual_seed(1)
-        place = Workplace(work, pool, arguments.seconds, arguments.batch, generator)
+        print(f"{len(pool.captions)} objects in {time.monotonic() - start:.0f} s", flush=True)
+        place = Workplace(work, pool, work / "log.jsonl", torch.Generator().manual_seed(1))
         for name in missing:
-            STAGES[name][0](place, work / "log.jsonl")
-    if all((work / f"{file}.safetensors").is_file() for _, files in STAGES.values() for file in files):
-        assemble(work, work / "checkpoint")
-        print(f"{work / 'checkpoint'} is complete")
+            remaining = arguments.within - (time.monotonic() - start)
+            STAGES[name].run(place, min(arguments.pace * STAGES[name].seconds, remaining))
+    if all(_is_done(stage, work) for stage in STAGES.values()):
+        assemble(work, work / "checkpoints")
+        print(f"{work / 'checkpoints'} is complete")
     return 0
+
+
+def _is_done(stage: Stage, work: Path) -> bool:
+    return all((work / f"{file}.safetensors").is_file() for file in stage.files)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-_AVERAGE = 0.9995
+# Of the exponential moving average of the weights, which samples better than the last ones.
+_AVERAGE = 0.999
 _WARM_UP = 0.03
 _LOG_SECONDS = 10.0
 _MAX_GRADIENT = 1.0
@@ -22,22 +23,19 @@ CONDITION_DROPPED = 0.12
 
 
 class Averaged:
-    """An exponential moving average of a network's weights, which samples better than the last ones."""
+    """An exponential moving average of a network's parameters, which forgets the first ones quickly."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self._parameters = list(self.network.parameters())
         self._steps = 0
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take a step towards the present weights; larger ones at the beginning."""
+        """Take a step towards the present parameters; larger ones at the beginning."""
         self._steps += 1
         keep = min(_AVERAGE, (1 + self._steps) / (10 + self._steps))
-        for average, now in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
-            if average.is_floating_point():
-                average.lerp_(now, 1 - keep)
-            else:
-                average.copy_(now)
+        torch._foreach_lerp_(self._parameters, list(network.parameters()), 1 - keep)
 
 
 def train(
@@ -48,8 +46,8 @@ def train(
     seconds: float,
     rate: float,
     log: Path,
-) -> list[Averaged]:
-    """Minimise the sum of the losses for so many seconds; returns the averaged networks.
+) -> list[nn.Module]:
+    """Minimise the sum of the losses for so many seconds; returns the networks with averaged weights.
 
     The learning rate rises to `rate`, then falls to zero along a cosine by the time that is left. Every few seconds a
     line of JSON with the losses is added to `log`.
@@ -57,7 +55,7 @@ def train(
     networks = list(networks)
     averages = [Averaged(network) for network in networks]
     parameters = [parameter for network in networks for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     start, logged, step = time.monotonic(), 0.0, 0
     while (spent := time.monotonic() - start) < seconds:
         share = spent / seconds
@@ -75,11 +73,16 @@ def train(
         if spent - logged >= _LOG_SECONDS or step == 1:
             logged = spent
             values = {key: round(float(value.detach()), 5) for key, value in found.items()}
-            line = json.dumps({"stage": name, "step": step, "seconds": round(spent, 1)} | values)
-            print(line, flush=True)
-            with log.open("a") as file:
-                file.write(line + "\n")
-    return averages
+            write_line(log, {"stage": name, "step": step, "seconds": round(spent, 1)} | values)
+    return [average.network for average in averages]
+
+
+def write_line(log: Path, content: dict[str, object]) -> None:
+    """Print a line of JSON and add it to the log."""
+    line = json.dumps(content)
+    print(line, flush=True)
+    with log.open("a") as file:
+        file.write(line + "\n")
 
 
 def random_times(count: int, device: torch.device) -> Tensor:
@@ -91,9 +94,3 @@ def noisy(sample: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Sample and noise mixed at times t, which broadcasts: the mixture and the velocity that a flow has to find."""
     noise = torch.randn_like(sample)
     return (1 - t) * sample + t * noise, noise - sample
-
-
-def drop_conditions(tokens: Tensor) -> Tensor:
-    """Tokens [B, S, C] with some of the conditions zero, so that the flow learns what it does without."""
-    kept = torch.rand(len(tokens), 1, 1, device=tokens.device) >= CONDITION_DROPPED
-    return tokens * kept

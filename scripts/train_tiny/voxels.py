@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from scripts.train_tiny.distances import Objects
 from scripts.train_tiny.pictures import lit
-from scripts.train_tiny.shapes import Objects
 
 RESOLUTION = 64
 # Voxels whose centre is nearer to the surface than this many voxels are occupied: between half a side, which would
@@ -17,15 +17,18 @@ LATENT_CHANNELS = 8
 
 
 def to_scene(positions: Tensor) -> Tensor:
-    """Voxel indices [..., 3] -> their centres in the frame of exported splats: (x, y, z) -> (x, -z, y)."""
+    """Voxel indices [..., 3] -> their centres in the objects' frame: (x, y, z) -> (x, z, -y).
+
+    That of the files that upstream exports, (x, -z, y), after the half turn of `export: {upright: true}`.
+    """
     x, y, z = ((positions.float() + 0.5) / RESOLUTION - 0.5).unbind(-1)
-    return torch.stack([x, -z, y], dim=-1)
+    return torch.stack([x, z, -y], dim=-1)
 
 
 def to_voxel_axes(vectors: Tensor) -> Tensor:
-    """Directions [..., 3] in the frame of exported splats -> along the voxel axes, the inverse of `to_scene`'s turn."""
+    """Directions [..., 3] in the objects' frame -> along the voxel axes, the inverse of `to_scene`'s turn."""
     x, y, z = vectors.unbind(-1)
-    return torch.stack([x, z, -y], dim=-1)
+    return torch.stack([x, -z, y], dim=-1)
 
 
 def occupancy(objects: Objects) -> Tensor:

@@ -1,0 +1,83 @@
+"""A checkpoint as the evaluation sees it: many prompts at a time, to voxels and splats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline import SamplerParams, Splats, choose, upright
+from pipeline.conditioning import ImageEncoder
+from pipeline.engine import Engine
+from pipeline.preprocessing import frame_object
+from pipeline.sampling import Conditions
+from pipeline.text_conditioning import TextEncoder
+from pipeline.trellis import VoxelGrid
+from pipeline.trellis.checkpoint import load_checkpoint
+from pipeline.trellis.structure_decoder import occupied_voxels
+from pipeline.weights import locate, locate_image_encoder, locate_text_encoder
+
+Prompt = Image.Image | str
+
+
+class Subject:
+    """A checkpoint loaded as the miner loads it, in float32 and by the plain path, so that figures hold anywhere."""
+
+    def __init__(self, reference: str, device: str) -> None:
+        compute = choose(device, "float32", "plain")
+        directory = locate(reference, "pipeline.json")
+        self.engine = Engine(load_checkpoint(directory, compute.device, compute.dtype), compute)
+        checkpoint = self.engine.checkpoint
+        if checkpoint.image_cond_model:
+            pictures = ImageEncoder(locate_image_encoder(checkpoint.image_cond_model, directory), compute.device)
+            self._encode = lambda prompt: pictures(frame_object(prompt))
+            self._negative = None
+        else:
+            sentences = TextEncoder(locate_text_encoder(checkpoint.text_cond_model, directory), compute.device)
+            self._encode, self._negative = sentences, sentences.null
+
+    @property
+    def takes_sentences(self) -> bool:
+        """Whether its prompts are sentences."""
+        return self._negative is not None
+
+    @torch.inference_mode()
+    def structures(self, prompts: Sequence[Prompt], seeds: Sequence[int], params: SamplerParams) -> Tensor:
+        """Logits [B, 1, 64, 64, 64] of what is sampled for each prompt."""
+        noise = torch.stack([torch.randn(self.engine.structure_shape, generator=_source(seed)) for seed in seeds])
+        return self.engine.decode_structure(self.engine.sample_structure(self._conditions(prompts), params, noise))
+
+    @torch.inference_mode()
+    def splats(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], logits: Tensor, params: SamplerParams
+    ) -> list[Splats | None]:
+        """Splats, upright, on the structures; None where no voxel is occupied."""
+        filled = [index for index in range(len(prompts)) if bool((logits[index] > 0).any())]
+        found: list[Splats | None] = [None] * len(prompts)
+        if not filled:
+            return found
+        grid = VoxelGrid(occupied_voxels(logits[filled]))
+        sizes = grid.batch.bincount().tolist()
+        channels = self.engine.latent_channels
+        noise = torch.cat(
+            [
+                torch.randn(size, channels, generator=_source(seeds[index] + 1))
+                for size, index in zip(sizes, filled, strict=True)
+            ]
+        )
+        conditions = self._conditions([prompts[index] for index in filled])
+        sample = self.engine.sample_latents(conditions, params, grid, noise)
+        for part, rows, index in zip(sample.split(sizes), grid.positions.split(sizes), filled, strict=True):
+            found[index] = upright(self.engine.decode_latents(part, VoxelGrid.of([rows])))
+        return found
+
+    def _conditions(self, prompts: Sequence[Prompt]) -> Conditions[Tensor | None]:
+        tokens = torch.cat([self._encode(prompt) for prompt in prompts])
+        negative = None if self._negative is None else self._negative.expand(len(tokens), -1, -1)
+        return Conditions((tokens,), negative)
+
+
+def _source(seed: int) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
