@@ -2,6 +2,9 @@
 
 from setuptools import find_packages, setup
 
+# Only for phases with text_to_image.
+TEXT_TO_IMAGE = ["accelerate", "diffusers>=0.42,<1"]
+
 setup(
     name="sn17-miner",
     version="0.1.0",
@@ -35,7 +38,9 @@ setup(
         # One of these two, never both: they install the same folder.
         "cpu": ["onnxruntime>=1.23.2"],
         "gpu": ["onnxruntime-gpu>=1.23.2"],
+        "text-to-image": TEXT_TO_IMAGE,
         "dev": [
+            *TEXT_TO_IMAGE,
             "hypothesis",
             "mypy",
             "plyfile",

@@ -15,7 +15,7 @@ from miner.ledger_events import Answered, Assigned, Draw, Event, Generated, Gene
 from miner.ledger_reader import LedgerReader, TaskRow
 from miner.ledger_schema import figures
 from miner.running import Begun, Drawn
-from pipeline import Asset
+from pipeline import Best
 from pipeline.splats import Statistics
 
 log = logging.getLogger(__name__)
@@ -108,18 +108,19 @@ class Entry:
             )
         )
 
-    def generated(self, asset: Asset, statistics: Statistics, submission_bytes: int) -> None:
-        """A result is ready to be sent."""
+    def generated(self, best: Best, statistics: Statistics, submission_bytes: int | None) -> None:
+        """A result is ready to be sent, in so many bytes; None: it is withheld."""
         self._books.record(
             Generated(
                 key=self.key,
                 at=time.time(),
-                seed=asset.seed,
-                seeds=(asset.seed,),
-                seconds=asset.seconds,
+                seed=best.asset.seed,
+                seeds=tuple(candidate.seed for candidate in best.candidates),
+                seconds=best.asset.seconds,
                 statistics=figures(vars(statistics)),
-                local_score=None,
+                local_score=best.quality,
                 submission_bytes=submission_bytes,
+                candidates=tuple(map(vars, best.candidates)),
             )
         )
 

@@ -72,10 +72,11 @@ class Assigned:
 
 @dataclass(frozen=True)
 class Generated:
-    """A result is ready: all seeds tried and the one chosen, seconds of each stage, what came out.
+    """A result is there: all seeds tried and the one chosen, seconds of each of its stages, what came out.
 
-    `statistics` is what `miner.ledger_schema.figures` makes of the splats' statistics, `local_score` None if the
-    result was not scored here, `submission_bytes` its size as it travels.
+    `statistics` is what `miner.ledger_schema.figures` makes of the splats' statistics, `local_score` the quality that
+    `pipeline.scoring` found, None if the result was not scored here, `submission_bytes` its size as it travels, None if
+    it is withheld. `candidates` are the fields of a `pipeline.Candidate` each, in the order they were made.
     """
 
     key: int
@@ -85,7 +86,8 @@ class Generated:
     seconds: Mapping[str, float]
     statistics: Mapping[str, float]
     local_score: float | None
-    submission_bytes: int
+    submission_bytes: int | None
+    candidates: tuple[Mapping[str, Value], ...] = ()
 
     def statement(self) -> Statement:
         """As SQL."""
@@ -97,6 +99,7 @@ class Generated:
             "generation_seconds": sum(self.seconds.values()),
             "local_score": self.local_score,
             "submission_bytes": self.submission_bytes,
+            "candidates": json.dumps([dict(candidate) for candidate in self.candidates]) if self.candidates else None,
         }
         columns |= {name: self.statistics.get(name) for name in FIGURES}
         return _update(self.key, columns)

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from miner.errors import OperatorError
 from miner.ledger_schema import NewerLedgerError, check_version
@@ -53,6 +53,7 @@ class TaskRow(NamedTuple):
     scale_p50: float | None
     scale_p95: float | None
     local_score: float | None
+    candidates: str | None
     submission_bytes: int | None
     answered_at: float | None
     outcome: str | None
@@ -65,6 +66,11 @@ class TaskRow(NamedTuple):
     def all_seeds(self) -> tuple[int, ...]:
         """The seeds of all candidates."""
         return tuple(json.loads(self.seeds)) if self.seeds else ()
+
+    @property
+    def all_candidates(self) -> list[dict[str, Any]]:
+        """The fields of a `pipeline.Candidate` for each, in the order they were made."""
+        return list(json.loads(self.candidates)) if self.candidates else []
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -105,6 +105,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             FROM tasks WHERE outcome IN ('accepted', 'rejected') GROUP BY validator
         """,
     ),
+    ("ALTER TABLE tasks ADD COLUMN candidates TEXT",),
 )
 VERSION = len(MIGRATIONS)
 

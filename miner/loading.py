@@ -8,6 +8,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -17,7 +18,17 @@ from miner.running import Loaded
 from miner.scheduler import Scheduler
 from miner.settings import MinerSettings
 from miner.threads import run_in_daemon
-from pipeline import BackgroundModelError, CheckpointError, PipelineError, choose, load_backend, warm_up
+from pipeline import (
+    BackgroundModelError,
+    CheckpointError,
+    OnStep,
+    PipelineError,
+    QualityScorer,
+    TextToImageError,
+    choose,
+    load_backend,
+    warm_up,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +46,9 @@ async def load(phase: NamedPhase, settings: MinerSettings, scheduler: Scheduler)
     try:
         loaded = await run_in_daemon(lambda: _load(phase, settings), "loading")
         turn = time.monotonic() + WARM_UP_WITHIN
-        warming = scheduler.submit(lambda _: warm_up(loaded.backend, *phase.settings.samplers), WARM_UP_PRIORITY, turn)
+        warming = scheduler.submit(partial(_warm_up, loaded, phase), WARM_UP_PRIORITY, turn)
         seconds = await asyncio.wrap_future(warming)
-    except (CheckpointError, BackgroundModelError) as error:
+    except (CheckpointError, BackgroundModelError, TextToImageError) as error:
         raise OperatorError(f"phase {phase.name} cannot be loaded: {error}") from None
     except PipelineError as error:
         raise OperatorError(str(error)) from None
@@ -65,8 +76,19 @@ def _load(phase: NamedPhase, settings: MinerSettings) -> Loaded:
         text=wanted.text.source() if wanted.text else None,
         background_model=wanted.background.model,
         background_provider=wanted.background.provider,
+        text_to_image=wanted.text_to_image.model if wanted.text_to_image else None,
     )
-    return Loaded(backend, wanted.loaded)
+    scorer = QualityScorer.load(wanted.scorer.weights, compute.device) if wanted.scorer else None
+    return Loaded(backend, wanted.loaded, scorer)
+
+
+def _warm_up(loaded: Loaded, phase: NamedPhase, _: OnStep) -> float:
+    """The seconds it took."""
+    started = time.monotonic()
+    warm_up(loaded.backend, *phase.settings.samplers)
+    if isinstance(loaded.scorer, QualityScorer):
+        loaded.scorer.warm_up()
+    return time.monotonic() - started
 
 
 def release() -> None:

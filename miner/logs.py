@@ -100,21 +100,28 @@ def shown(name: str) -> str:
 
 @dataclass(frozen=True)
 class ResultLine:
-    """How one result was made: seconds of each stage, the number of gaussians, bytes of what is sent."""
+    """How one result was made: seconds of each stage, the number of gaussians, bytes of what is sent.
+
+    `candidates`: how many it is the best of; `quality`: None if it was not scored.
+    """
 
     task_id: str
     seconds: dict[str, float]
     gaussians: int
     size: int
+    candidates: int = 1
+    quality: float | None = None
 
     def __str__(self) -> str:
         total = sum(self.seconds.values())
         count = f"{round(self.gaussians / 1000)}K" if self.gaussians >= 1000 else str(self.gaussians)
         # One stage is called gaussians, too, so stages come after the count.
         stages = ", ".join(f"{stage} {value:.2f}" for stage, value in self.seconds.items())
+        scored = "" if self.quality is None else f"; best of {self.candidates}, quality {self.quality:.3f}"
         return (
             f"Task {self.task_id}: TRELLIS generation took {total:.1f} seconds. "
             f"Final stats: {count} gaussians ({self.gaussians}), {self.size} bytes; seconds: {stages}"
+            f"{scored}"
         )
 
     @staticmethod
@@ -122,10 +129,13 @@ class ResultLine:
         """The inverse of str(), from a whole log line; None for other lines."""
         match = re.search(
             r"Task (\S+): TRELLIS generation took [\d.]+ seconds\. "
-            r"Final stats: \d+K? gaussians \((\d+)\), (\d+) bytes; seconds: (.*)",
+            r"Final stats: \d+K? gaussians \((\d+)\), (\d+) bytes; seconds: ([^;]*)"
+            r"(?:; best of (\d+), quality ([\d.]+))?",
             line,
         )
         if match is None:
             return None
         stages = (stage.rsplit(" ", 1) for stage in match[4].split(", "))
-        return ResultLine(match[1], {name: float(value) for name, value in stages}, int(match[2]), int(match[3]))
+        seconds = {name: float(value) for name, value in stages}
+        scored = (int(match[5]), float(match[6])) if match[5] else ()
+        return ResultLine(match[1], seconds, int(match[2]), int(match[3]), *scored)

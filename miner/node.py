@@ -229,6 +229,7 @@ class Node:
             self._stop.set()
             self._ready = False
             self._puller = None
+            runner.hurry()
             await asyncio.gather(puller.stop(DRAIN_TIMEOUT), self._close(self._server))
             await supervisor.stop()
         if failure is not None:

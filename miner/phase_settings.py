@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline import SamplerParams, Source, Splats, VoxelLimit, normalise, upright
+from pipeline import (
+    DEFAULT_SCORER,
+    SamplerParams,
+    Source,
+    Splats,
+    TextToImageParams,
+    VoxelLimit,
+    normalise,
+    upright,
+)
 from pipeline.background import MODELS
 
 
@@ -101,6 +110,40 @@ class AccelerationSettings(_Section):
     reuse: int = Field(default=0, ge=0, le=4)
 
 
+class TextToImageSettings(_Section):
+    """What draws sentences, so that objects are made of pictures. The licence of the model is the operator's matter.
+
+    Models that are distilled to few steps take no guidance.
+    """
+
+    model: str = Field(min_length=1)
+    steps: int = Field(default=4, ge=1, le=1000)
+    guidance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    def params(self) -> TextToImageParams:
+        """As the pipeline takes them."""
+        return TextToImageParams(self.steps, self.guidance)
+
+
+class CandidateSettings(_Section):
+    """How many objects are made for one task at most, and within how many seconds from the beginning of the first."""
+
+    count: int = Field(default=1, ge=1, le=100)
+    seconds: float = Field(default=20.0, gt=0, le=600, allow_inf_nan=False)
+
+
+class ScorerSettings(_Section):
+    """The validator's quality term, computed here: a directory or Hugging Face id with its weights."""
+
+    weights: str = Field(default=DEFAULT_SCORER, min_length=1)
+
+
+class GateSettings(_Section):
+    """A result with less quality is not sent; the task is skipped, which costs no penalty."""
+
+    quality: float = Field(ge=0, le=1, allow_inf_nan=False)
+
+
 class Phase(_Section):
     """What shapes a result: config/phases/NAME.yaml, with what it extends. `note` and `hypothesis` are for people."""
 
@@ -111,10 +154,14 @@ class Phase(_Section):
     sparse_structure_sampler_params: SamplerSettings
     slat_sampler_params: SamplerSettings
     background: BackgroundSettings
+    text_to_image: TextToImageSettings | None = None
     max_voxels: VoxelSettings | None = None
     export: ExportSettings = ExportSettings()
     backend: Literal["native", "trellis"] = "native"
     acceleration: AccelerationSettings = AccelerationSettings()
+    candidates: CandidateSettings = CandidateSettings()
+    scorer: ScorerSettings | None = None
+    gate: GateSettings | None = None
 
     @model_validator(mode="after")
     def _can_be_loaded(self) -> Phase:
@@ -122,6 +169,14 @@ class Phase(_Section):
             raise ValueError("needs image: {checkpoint: ...}, text: {checkpoint: ...}, or both")
         if self.backend == "trellis" and any(section.overrides for section in (self.image, self.text) if section):
             raise ValueError("backend: trellis loads whole checkpoints; leave overrides out")
+        if self.text_to_image is not None and self.text is not None:
+            raise ValueError("text and text_to_image: sentences go one way or the other; leave one of the two out")
+        if self.text_to_image is not None and self.image is None:
+            raise ValueError("text_to_image needs image: {checkpoint: ...}, which makes objects of what it draws")
+        if self.scorer is None and self.candidates.count > 1:
+            raise ValueError("candidates.count: only 1 is allowed without scorer: {}, which tells which one is best")
+        if self.scorer is None and self.gate is not None:
+            raise ValueError("gate.quality needs scorer: {}, which tells the quality")
         return self
 
     @property
@@ -131,6 +186,11 @@ class Phase(_Section):
         return self.sparse_structure_sampler_params.params(reuse), self.slat_sampler_params.params(reuse)
 
     @property
+    def takes_text(self) -> bool:
+        """Whether objects are made of sentences."""
+        return self.text is not None or self.text_to_image is not None
+
+    @property
     def checkpoints(self) -> tuple[str, ...]:
         """The references of the checkpoints it names."""
         return tuple(section.checkpoint for section in (self.image, self.text) if section)
@@ -138,7 +198,6 @@ class Phase(_Section):
     @property
     def loaded(self) -> str:
         """What has to be in memory for it: phases of which this is equal run with the same networks."""
-        content = self.model_dump(
-            mode="json", include={"image": True, "text": True, "background": True, "backend": True}
-        )
+        whole = ("image", "text", "background", "backend", "scorer")
+        content = self.model_dump(mode="json", include={**dict.fromkeys(whole, True), "text_to_image": {"model"}})
         return json.dumps(content | {"fp8": self.acceleration.fp8}, sort_keys=True)

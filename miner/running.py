@@ -10,7 +10,7 @@ from miner.experiments import Stratum
 from miner.ledger_events import Draw
 from miner.phase_state import Choice, ChosenSplit
 from miner.phases import NamedPhase
-from pipeline import Backend
+from pipeline import Backend, Scorer
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +19,7 @@ class Loaded:
 
     backend: Backend
     what: str
+    scorer: Scorer | None = None
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ class Summary:
 
     `rate` is of accepted in judged tasks, with its 95 % Wilson interval; None is "no data". `other` tasks were not
     judged: their validator failed, they are open yet, or nobody knows. `score` is the mean of the accepted ones' and
-    says nothing of the rejected, whose score is not told. `contrasts` are empty for hours.
+    says nothing of the rejected, whose score is not told. `quality` is the median of what was scored here, sent or
+    not. `contrasts` are empty for hours.
     """
 
     key: str
@@ -75,6 +76,7 @@ class Summary:
     interval: tuple[float, float]
     verdict: Verdict
     score: float | None
+    quality: float | None
     seconds_p50: float | None
     seconds_p95: float | None
     gaussians_p50: float | None
@@ -218,6 +220,7 @@ class _Columns:
             interval=wilson_interval(accepted, judged),
             verdict=verdict(accepted, judged),
             score=float(score.mean()) if len(score) else None,
+            quality=quantile(_finite(self._numbers["local_score"][members]), 0.5),
             seconds_p50=quantile(seconds, 0.5),
             seconds_p95=quantile(seconds, 0.95),
             gaussians_p50=quantile(_finite(self._numbers["gaussians"][members]), 0.5),

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from miner.books import Entry
@@ -23,11 +22,15 @@ from miner.scheduler import Scheduler
 from miner.settings import SpzSettings
 from pipeline import (
     Asset,
+    Best,
     Cancelled,
+    Candidate,
     PipelineError,
     Prompt,
     Request,
+    Search,
     Splats,
+    TextToImageParams,
     UnsupportedPrompt,
     image_prompt_from_base64,
     ply,
@@ -42,6 +45,10 @@ log = logging.getLogger(__name__)
 
 class InvalidResult(PipelineError):  # noqa: N818
     """The validator would score the result 0."""
+
+
+class Withheld(PipelineError):  # noqa: N818
+    """The result has less quality than the phase's gate lets through."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +71,18 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A generated asset and its phase, its file, the file as it travels, and how long the two took to make."""
+    """A generated asset and its phase, its file, the file as it travels, and how long the two took to make.
+
+    The asset is the best of the candidates; quality is None if it was not scored.
+    """
 
     asset: Asset
     phase: NamedPhase
     data: bytes
     base64: str
     encode_seconds: float
+    quality: float | None
+    candidates: tuple[Candidate, ...]
 
 
 class TaskRunner:
@@ -91,6 +103,11 @@ class TaskRunner:
         self._phases = phases
         self._container = container
         self._on_result = on_result
+        self._hurried = False
+
+    def hurry(self) -> None:
+        """From now on no task looks for a better candidate than it has: we stop."""
+        self._hurried = True
 
     @property
     def waiting(self) -> int:
@@ -122,47 +139,93 @@ class TaskRunner:
         self.counters["generated"] += 1
         self.last_success = time.time()
         asset = result.asset
-        log.info("%s", ResultLine(shown(task.id), asset.seconds, len(asset.splats), len(result.data)))
+        of, quality = len(result.candidates), result.quality
+        log.info("%s", ResultLine(shown(task.id), asset.seconds, len(asset.splats), len(result.data), of, quality))
         self._on_result(task, result)
         return result
 
     async def _make(self, task: Task, begun: Begun) -> Result:
         phase = begun.phase.settings
         prompt = await asyncio.to_thread(self._decode, task, phase)
-        work = partial(begun.loaded.backend.generate, _request(task, prompt, phase))
-        asset = await asyncio.wrap_future(self._scheduler.submit(work, task.priority, task.deadline))
-        return await asyncio.to_thread(self._result, task, asset, begun.phase)
+        best = await self._search(task, _request(task, prompt, phase), begun)
+        return await asyncio.to_thread(self._result, task, best, begun.phase)
+
+    async def _search(self, task: Task, request: Request, begun: Begun) -> Best:
+        """The best of the candidates there is time for, each made in its own turn of the scheduler."""
+        phase = begun.phase.settings
+        search = Search(
+            begun.loaded.backend,
+            request,
+            begun.loaded.scorer,
+            count=phase.candidates.count,
+            seconds=phase.candidates.seconds,
+            deadline=task.deadline,
+            received=lambda splats: self._packed(task, _exported(splats, phase))[1],
+        )
+        priority = task.priority
+        while search.wants_another and not (self._hurried and search.has_valid):
+            try:
+                await asyncio.wrap_future(self._scheduler.submit(search.make_one, priority, task.deadline))
+            except PipelineError:
+                raise
+            except Exception:  # what comes of one more must not lose what there is
+                if not search.has_valid:
+                    raise
+                self.counters["internal error"] += 1
+                log.exception("Task %s: a candidate failed unexpectedly; the best before it is taken", shown(task.id))
+                break
+            # Nobody waits for one more candidate while another task would be late.
+            priority = 0.0
+        return search.best()
 
     @staticmethod
     def _decode(task: Task, phase: Phase) -> Prompt:
         prompt = text_prompt(task.prompt) if task.type == "text" else image_prompt_from_base64(task.prompt)
         log.info("Task %s: %s", shown(task.id), quoted(prompt.label))
         # Known before the generator is asked, so that such tasks do not wait in its queue.
-        if (phase.text if task.type == "text" else phase.image) is None:
+        if not (phase.takes_text if task.type == "text" else phase.image):
             raise UnsupportedPrompt(f"the phase has no checkpoint for {task.type} tasks")
         return prompt
 
-    def _result(self, task: Task, asset: Asset, phase: NamedPhase) -> Result:
+    def _result(self, task: Task, best: Best, phase: NamedPhase) -> Result:
         started = time.monotonic()
-        splats = phase.settings.export.apply(asset.splats)
-        data = self._encode(task, splats)
-        text = base64.b64encode(data).decode()
-        seconds = time.monotonic() - started
-        if task.entry is not None:
-            task.entry.generated(asset, statistics(splats), len(text))
-        return Result(asset, phase, data, text, seconds)
-
-    def _encode(self, task: Task, splats: Splats) -> bytes:
-        if task.data_format == "ply":
-            data = ply.to_bytes(splats)
-            received = ply.verify_round_trip(splats, data)
-        else:
-            data = spz.to_bytes(splats, level=self._container.level, workers=self._container.workers)
-            received = spz.verify_round_trip(splats, data)
+        splats = _exported(best.asset.splats, phase.settings)
+        data, received = self._packed(task, splats)
         reason = validity(received)
         if reason is not None:
             raise InvalidResult(f"the validator would score it 0: {reason}")
-        return data
+        text = base64.b64encode(data).decode()
+        seconds = time.monotonic() - started
+        withheld = _withheld(task, best, phase.settings)
+        if task.entry is not None:
+            task.entry.generated(best, statistics(splats), None if withheld else len(text))
+        if withheld:
+            raise Withheld(withheld)
+        return Result(best.asset, phase, data, text, seconds, best.quality, best.candidates)
+
+    def _packed(self, task: Task, splats: Splats) -> tuple[bytes, Splats]:
+        """The file of a result, and what its reader gets. Raises FormatError."""
+        if task.data_format == "ply":
+            data = ply.to_bytes(splats)
+            return data, ply.verify_round_trip(splats, data)
+        data = spz.to_bytes(splats, level=self._container.level, workers=self._container.workers)
+        return data, spz.verify_round_trip(splats, data)
+
+
+def _exported(splats: Splats, phase: Phase) -> Splats:
+    """The splats as the phase has them sent. Raises InvalidResult where they do not allow that."""
+    try:
+        return phase.export.apply(splats)
+    except ValueError as error:
+        raise InvalidResult(f"export is impossible: {error}") from None
+
+
+def _withheld(task: Task, best: Best, phase: Phase) -> str:
+    """Why a result is not sent, "" if it is: what no validator judges and what could not be scored pass the gate."""
+    if phase.gate is None or task.entry is None or best.quality is None or best.quality >= phase.gate.quality:
+        return ""
+    of = f"the best of {len(best.candidates)} has" if len(best.candidates) > 1 else "it has"
+    return f"{of} quality {best.quality:.3f}, the phase's gate asks for {phase.gate.quality:g}"
 
 
 def _request(task: Task, prompt: Prompt, phase: Phase) -> Request:
@@ -173,4 +236,5 @@ def _request(task: Task, prompt: Prompt, phase: Phase) -> Request:
         sparse_structure_sampler_params=structure,
         slat_sampler_params=latents,
         voxel_limit=phase.max_voxels.limit() if phase.max_voxels else None,
+        text_to_image_params=phase.text_to_image.params() if phase.text_to_image else TextToImageParams(),
     )

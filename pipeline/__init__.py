@@ -1,6 +1,7 @@
 """Prompt in, gaussian splats out. Knows nothing of Bittensor, tasks or validators."""
 
 from pipeline.backends import Backend, load_backend, warm_up
+from pipeline.candidates import Best, Candidate, Scorer, Search, best_of
 from pipeline.devices import Compute, choose
 from pipeline.errors import (
     BackgroundModelError,
@@ -13,6 +14,7 @@ from pipeline.errors import (
     OutOfMemory,
     PipelineError,
     PromptError,
+    TextToImageError,
     TooManyVoxels,
     UnsupportedPrompt,
 )
@@ -26,18 +28,23 @@ from pipeline.prompt import (
     image_prompt_from_base64,
     text_prompt,
 )
-from pipeline.request import STAGES, Asset, OnStep, Request, VoxelLimit
+from pipeline.request import STAGES, Asset, OnStep, Request, TextToImageParams, VoxelLimit
 from pipeline.sampling import SamplerParams
+from pipeline.scoring import QualityScorer
 from pipeline.splats import Splats, normalise, upright, validity
 from pipeline.weights import EMBEDDED as EMBEDDED_CHECKPOINT
+from pipeline.weights import SCORER as DEFAULT_SCORER
 
 __all__ = [
+    "DEFAULT_SCORER",
     "EMBEDDED_CHECKPOINT",
     "STAGES",
     "Asset",
     "Backend",
     "BackgroundModelError",
+    "Best",
     "Cancelled",
+    "Candidate",
     "CheckpointError",
     "Compute",
     "EmptyForeground",
@@ -52,14 +59,20 @@ __all__ = [
     "PipelineError",
     "Prompt",
     "PromptError",
+    "QualityScorer",
     "Request",
     "SamplerParams",
+    "Scorer",
+    "Search",
     "Source",
     "Splats",
     "TextPrompt",
+    "TextToImageError",
+    "TextToImageParams",
     "TooManyVoxels",
     "UnsupportedPrompt",
     "VoxelLimit",
+    "best_of",
     "choose",
     "image_prompt",
     "image_prompt_from_base64",

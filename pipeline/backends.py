@@ -17,6 +17,7 @@ from pipeline.preprocessing import PICTURE_SIZE
 from pipeline.prompt import ImagePrompt, Prompt, TextPrompt
 from pipeline.request import Asset, OnStep, Request, ignore_steps
 from pipeline.sampling import SamplerParams
+from pipeline.text_to_image import DrawingBackend, TextToImage
 
 BackendName = Literal["native", "trellis"]
 
@@ -49,11 +50,27 @@ def load_backend(
     text: Source | None,
     background_model: str,
     background_provider: Provider = "cpu",
+    text_to_image: str | None = None,
 ) -> Backend:
     """Load what generation from pictures, from sentences or from both needs; see Generator.load.
 
-    Raises CheckpointError, BackgroundModelError or, for "trellis", BackendError.
+    text_to_image: the model that draws sentences, for use without `text`; see TextToImage.load.
+    Raises CheckpointError, BackgroundModelError, TextToImageError or, for "trellis", BackendError.
     """
+    # First, since it says at once when the package is missing.
+    draw = None if text_to_image is None else TextToImage.load(text_to_image, compute)
+    backend = _load(name, compute, image, text, background_model, background_provider)
+    return backend if draw is None else DrawingBackend(backend, draw, compute.device)
+
+
+def _load(
+    name: BackendName,
+    compute: Compute,
+    image: Source | None,
+    text: Source | None,
+    background_model: str,
+    background_provider: Provider,
+) -> Backend:
     if name == "native":
         return Generator.load(
             compute,
@@ -90,6 +107,7 @@ def warm_up(backend: Backend, structure: SamplerParams, latents: SamplerParams) 
         # A structure may come out empty; all that matters is that the networks ran.
         with suppress(EmptyStructure, EmptyForeground):
             backend.generate(Request(prompt, 0, structure, latents))
-    if isinstance(backend, Generator):
-        backend.rehearse()
+    generator = backend.backend if isinstance(backend, DrawingBackend) else backend
+    if isinstance(generator, Generator):
+        generator.rehearse()
     return time.perf_counter() - start

@@ -10,6 +10,7 @@ PipelineError
 ├── OutOfMemory            the GPU's memory did not suffice, also not for half the voxels
 ├── FormatError            bytes are not a readable PLY or SPZ, or splats cannot be written as one
 ├── CheckpointError        a checkpoint is missing, damaged or of another architecture
+├── TextToImageError       diffusers is missing, or failed on a sentence
 ├── BackgroundModelError   the background-removal model cannot be loaded
 └── Cancelled              the caller gave the work up
 """
@@ -57,6 +58,10 @@ class CheckpointError(PipelineError):
 
 class BackgroundModelError(PipelineError):
     """The background-removal model or its runtime is missing or damaged."""
+
+
+class TextToImageError(PipelineError):
+    """The package diffusers is missing, or what it was asked for it cannot do."""
 
 
 class Cancelled(PipelineError):  # noqa: N818

@@ -62,6 +62,8 @@ class Generator:
         self.image = image
         self.text = text
         self._device = compute.device
+        # Of the last prompt, since candidates of one prompt follow each other.
+        self._known: tuple[Prompt, Engine, Conditions[Context]] | None = None
 
     @staticmethod
     def load(
@@ -139,6 +141,12 @@ class Generator:
         return [_with_share(outcome, progress, len(seeds)) for outcome in outcomes]
 
     def _conditions(self, prompt: Prompt, progress: batch.Progress) -> tuple[Engine, Conditions[Context]]:
+        if self._known is None or self._known[0] is not prompt:
+            self._known = None
+            self._known = (prompt, *self._conditioned(prompt, progress))
+        return self._known[1:]
+
+    def _conditioned(self, prompt: Prompt, progress: batch.Progress) -> tuple[Engine, Conditions[Context]]:
         if isinstance(prompt, TextPrompt):
             if self.text is None:
                 raise UnsupportedPrompt("no text checkpoint is loaded; the phase needs text: {checkpoint: ...}")

@@ -12,6 +12,14 @@ from pipeline.errors import CheckpointError
 from pipeline.weights import refuse_pickle
 
 
+def silence() -> None:
+    """No progress bars and no warnings of transformers in the log."""
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()
+    set_verbosity_error()
+
+
 def load_pretrained(model_class: Any, what: str, directory: Path, device: torch.device, unused: str = "(?!)") -> Any:
     """The model of a directory (config.json, model.safetensors), float32, on `device`, in evaluation mode.
 
@@ -20,15 +28,13 @@ def load_pretrained(model_class: Any, what: str, directory: Path, device: torch.
     """
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     if not (directory / "config.json").is_file():
         raise CheckpointError(f"{directory / 'config.json'} is missing")
     if not any(directory.glob("*.safetensors")):
         refuse_pickle(directory / "pytorch_model")
-    disable_progress_bar()
     # transformers would fill in random weights where the file does not fit, and only warn; we refuse below.
-    set_verbosity_error()
+    silence()
     try:
         model, report = model_class.from_pretrained(
             directory,

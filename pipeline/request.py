@@ -11,6 +11,8 @@ from pipeline.sampling import SamplerParams
 from pipeline.splats import Splats
 
 STAGES = ("background", "conditioning", "structure", "latents", "gaussians")
+# Comes before the others where a sentence is drawn first.
+PICTURE_STAGE = "picture"
 # Called after each sampler step with the stage, the steps done and the number of steps.
 OnStep = Callable[[str, int, int], None]
 
@@ -24,19 +26,32 @@ class VoxelLimit:
 
 
 @dataclass(frozen=True)
+class TextToImageParams:
+    """How a sentence is drawn: sampler steps, and guidance, of which models distilled to few steps take none."""
+
+    steps: int = 4
+    guidance: float = 0.0
+
+
+@dataclass(frozen=True)
 class Request:
-    """What to generate: a prompt, the seed of all noise, the two samplers' settings, a limit to the structure."""
+    """What to generate: a prompt, the seed of all noise, the two samplers' settings, a limit to the structure.
+
+    text_to_image_params: for sentences, where a text-to-image model is loaded.
+    """
 
     prompt: Prompt
     seed: int
     sparse_structure_sampler_params: SamplerParams
     slat_sampler_params: SamplerParams
     voxel_limit: VoxelLimit | None = None
+    text_to_image_params: TextToImageParams = TextToImageParams()
 
 
 @dataclass(frozen=True, eq=False)
 class Asset:
-    """A generated object and the numbers of its making; seconds has a key for each of STAGES.
+    """A generated object and the numbers of its making; seconds has a key for each of STAGES, and
+    PICTURE_STAGE first where a sentence was drawn.
 
     Of a batch, each asset has an equal share of the seconds.
     """

@@ -19,6 +19,12 @@ _HUB_NAMES = {
     "dinov2_vitl14_reg": "facebook/dinov2-with-registers-large",
     "dinov2_vitg14_reg": "facebook/dinov2-with-registers-giant",
 }
+# The validator's quality scorer: its weights at the revision that validators use, and the shape of its backbone.
+SCORER = "404-Gen/validation@948bf06988b630681c7bc468aebf2bbe010856f7"
+SCORER_FILE = "quality_scorer.safetensors"
+SCORER_BACKBONE = "facebook/dinov2-small"
+# What a directory of diffusers begins with.
+MODEL_INDEX = "model_index.json"
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
@@ -107,6 +113,26 @@ def _locate_encoder(name: str, checkpoint: Path, what: str) -> Path:
     if (checkpoint / name / "config.json").is_file():
         return checkpoint / name
     return locate(encoder_reference(name), "config.json")
+
+
+def locate_scorer(reference: str) -> tuple[Path, Path]:
+    """The scorer's weights, and the directory with the config.json of its backbone.
+
+    The reference is a directory or "org/name[@revision]" in the local cache. A directory may hold the config.json, too;
+    else it is that of facebook/dinov2-small in the cache. Raises CheckpointError naming the download command.
+    """
+    path = Path(reference).expanduser()
+    if path.is_dir() and not (path / SCORER_FILE).is_file():
+        refuse_pickle(path / Path(SCORER_FILE).stem)
+        raise CheckpointError(f"{path} is no scorer: it has no {SCORER_FILE}")
+    directory = locate(reference, SCORER_FILE)
+    if path.is_dir() and (path / "config.json").is_file():
+        return path / SCORER_FILE, path
+    try:
+        return directory / SCORER_FILE, locate(SCORER_BACKBONE, "config.json")
+    except CheckpointError:
+        # The command for the scorer gets both, the other would get the backbone's own weights as well.
+        raise _not_here(SCORER if path.is_dir() else reference) from None
 
 
 def network_stem(path: str) -> str:

@@ -5,9 +5,9 @@
     python scripts/download_weights.py microsoft/TRELLIS-image-large@main
 
 By default everything goes to the Hugging Face cache, where the miner finds it under the names in the phase. With --to
-it goes to a plain directory, to be named as the phase's checkpoint: DIR for one checkpoint, DIR/image and DIR/text for
-two. Besides --phase or instead of it, a checkpoint (org/name), a single network (org/name/path) or an encoder
-(org/name) can be named, each with a revision (@revision).
+it goes to a plain directory, to be named in the phase: DIR for one checkpoint, DIR/image, DIR/text, DIR/scorer and
+DIR/text_to_image for several things. Besides --phase or instead of it, a checkpoint, a scorer, a text-to-image model
+or an encoder (org/name) or a single network (org/name/path) can be named, each with a revision (@revision).
 
 Run again after an interruption: files continue where they stopped, and what is there is checked against the hub's
 checksums. HF_ENDPOINT and HF_TOKEN have their usual meaning. Exit 1 if another attempt may help, 2 if not.
@@ -34,8 +34,17 @@ from miner.phases import load_phase
 from miner.yaml_files import shipped_config
 from pipeline.errors import PipelineError
 from pipeline.trellis.checkpoint import ROLES, read_json
-from pipeline.weights import EMBEDDED, HubReference, encoder_reference, network_stem
+from pipeline.weights import (
+    EMBEDDED,
+    MODEL_INDEX,
+    SCORER_BACKBONE,
+    SCORER_FILE,
+    HubReference,
+    encoder_reference,
+    network_stem,
+)
 from scripts import fetch_background_model, hub
+from scripts.diffusers_files import get_text_to_image
 from scripts.hub import DownloadError, RemoteFile
 
 # Puts a file where the miner looks for it; the path is relative to the checkpoint's directory.
@@ -50,11 +59,15 @@ TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 @dataclass(frozen=True)
 class Target:
-    """One checkpoint, network or encoder to get; `name` is its folder where there are several."""
+    """One checkpoint, network, encoder, scorer or text-to-image model to get.
+
+    `name` is its folder where there are several, `key` where a phase names it.
+    """
 
     name: str
     reference: str
     overrides: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""
 
 
 def check_header(path: Path) -> None:
@@ -152,6 +165,20 @@ def get_encoder_files(source: HubReference, files: tuple[str, ...], place: Place
                 get(source, folder + file, place, relative + file)
 
 
+def get_scorer(source: HubReference, place: Place) -> None:
+    """The weights of the quality scorer, and the shape of its backbone from the repository of that."""
+    get(source, SCORER_FILE, place, SCORER_FILE)
+    get(HubReference(SCORER_BACKBONE, "", None), "config.json", place, "config.json")
+
+
+def get_text_to_image_model(source: HubReference, place: Place) -> None:
+    """A model in diffusers' layout."""
+    get_text_to_image(
+        lambda path: hub.find(source.repository, path, source.revision) is not None,
+        lambda path: get(source, path, place, path),
+    )
+
+
 def get_checkpoint(config: Path, checkpoint: HubReference | Path, overrides: Mapping[str, str], place: Place) -> None:
     """What a pipeline.json lists, with the networks of `overrides` in place of its own."""
     try:
@@ -173,6 +200,12 @@ def download(target: Target, folder: Path | None, there: dict[str, Path]) -> Non
         if folder and folder.resolve() != directory.resolve():
             raise DownloadError(f"{directory} is a directory already: --to can only be that directory")
         place = in_folder(directory, there) if folder else in_cache
+        if (directory / MODEL_INDEX).is_file():
+            return
+        if (directory / SCORER_FILE).is_file():
+            if not (directory / "config.json").is_file():
+                get(HubReference(SCORER_BACKBONE, "", None), "config.json", place, "config.json")
+            return
         get_checkpoint(directory / "pipeline.json", directory, target.overrides, place)
         return
     source = HubReference.parse(target.reference)
@@ -184,15 +217,26 @@ def download(target: Target, folder: Path | None, there: dict[str, Path]) -> Non
     elif hub.find(source.repository, "pipeline.json", source.revision):
         config = get(source, "pipeline.json", place, "pipeline.json")
         get_checkpoint(config, source, target.overrides, place)
+    elif hub.find(source.repository, SCORER_FILE, source.revision):
+        get_scorer(source, place)
+    elif hub.find(source.repository, MODEL_INDEX, source.revision):
+        get_text_to_image_model(source, place)
     else:
         text = hub.find(source.repository, "vocab.json", source.revision)
         get_encoder_files(source, ENCODERS["text_cond_model" if text else "image_cond_model"], place, "", "")
 
 
 def targets_of(phase: Phase) -> list[Target]:
-    """The checkpoints of a phase."""
+    """What a phase generates with."""
     sections = {"image": phase.image, "text": phase.text}
-    return [Target(name, s.checkpoint, s.source().overrides) for name, s in sections.items() if s]
+    found = [
+        Target(name, s.checkpoint, s.source().overrides, f"{name}.checkpoint") for name, s in sections.items() if s
+    ]
+    if phase.scorer:
+        found.append(Target("scorer", phase.scorer.weights, key="scorer.weights"))
+    if phase.text_to_image:
+        found.append(Target("text_to_image", phase.text_to_image.model, key="text_to_image.model"))
+    return found
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -206,7 +250,7 @@ def run(arguments: argparse.Namespace) -> None:
         folder = arguments.to / target.name if arguments.to and len(targets) > 1 else arguments.to
         download(target, folder, there)
         if folder and target in of_phase:
-            print(f"set {target.name}.checkpoint of phase {arguments.phase} to {folder.resolve()}")
+            print(f"set {target.key} of phase {arguments.phase} to {folder.resolve()}")
     if phase:
         print(f"background model: {fetch_background_model.fetch(phase.background.model)}")
 

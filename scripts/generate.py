@@ -4,7 +4,8 @@
     python scripts/generate.py front.png back.png --combine multidiffusion
     python scripts/generate.py "a red chair" --checkpoint microsoft/TRELLIS-text-xlarge
 
-Prints the time of each stage and the splats' statistics. Exit 2 if the prompt, the phase or the weights are at fault.
+Prints each candidate of the phase, scored as the miner would send it, the time of each stage and the splats'
+statistics. Exit 2 if the prompt, the phase or the weights are at fault.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -26,15 +27,20 @@ from miner.phase_settings import Phase
 from miner.phases import load_phase
 from miner.yaml_files import shipped_config
 from pipeline import (
-    Asset,
+    Best,
+    FormatError,
     ImagePrompt,
     ImagesPrompt,
     PipelineError,
     Prompt,
     PromptError,
+    QualityScorer,
     Request,
     Source,
+    Splats,
     TextPrompt,
+    TextToImageParams,
+    best_of,
     choose,
     image_prompt,
     load_backend,
@@ -67,37 +73,73 @@ def read_picture(path: Path) -> ImagePrompt:
         raise PromptError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def source(phase: Phase, prompt: Prompt, checkpoint: str | None) -> Source:
-    """What the prompt is generated with. Raises OperatorError if the phase does not say."""
-    if checkpoint is not None:
-        return Source(checkpoint)
-    text = isinstance(prompt, TextPrompt)
-    section = phase.text if text else phase.image
-    if section is None:
-        raise OperatorError(f"the phase has no {'text' if text else 'image'}.checkpoint: name one with --checkpoint")
-    return section.source()
+@dataclass(frozen=True)
+class Sources:
+    """What a prompt is generated with: networks for pictures or for sentences, and what draws sentences."""
+
+    image: Source | None = None
+    text: Source | None = None
+    drawn_by: str | None = None
 
 
-def generate(prompt: Prompt, phase: Phase, source: Source, seed: int, device: str) -> Asset:
-    """Load what the prompt needs and generate, with a progress bar."""
-    text = isinstance(prompt, TextPrompt)
+def sources(phase: Phase, prompt: Prompt, checkpoint: str | None) -> Sources:
+    """What the prompt is generated with; a checkpoint takes the place of the phase's. Raises OperatorError."""
+    given = None if checkpoint is None else Source(checkpoint)
+    image = given or (phase.image.source() if phase.image else None)
+    if not isinstance(prompt, TextPrompt):
+        if image is None:
+            raise OperatorError("the phase has no image.checkpoint: name one with --checkpoint")
+        return Sources(image=image)
+    if phase.text_to_image is not None:
+        return Sources(image=image, drawn_by=phase.text_to_image.model)
+    text = given or (phase.text.source() if phase.text else None)
+    if text is None:
+        raise OperatorError("the phase has no text.checkpoint: name one with --checkpoint")
+    return Sources(text=text)
+
+
+def as_received(splats: Splats, phase: Phase) -> Splats:
+    """What a validator would decode and judge. Raises FormatError."""
+    try:
+        exported = phase.export.apply(splats)
+    except ValueError as error:
+        raise FormatError(f"export is impossible: {error}") from None
+    return spz.verify_round_trip(exported, spz.to_bytes(exported))
+
+
+def generate(prompt: Prompt, phase: Phase, sources: Sources, seed: int, device: str) -> Best:
+    """Load what the prompt needs and generate the phase's candidates, with a progress bar."""
+    compute = choose(device, fp8=phase.acceleration.fp8)
     generator = load_backend(
         phase.backend,
-        choose(device, fp8=phase.acceleration.fp8),
-        image=None if text else source,
-        text=source if text else None,
+        compute,
+        image=sources.image,
+        text=sources.text,
         background_model=phase.background.model,
         background_provider=phase.background.provider,
+        text_to_image=sources.drawn_by,
     )
+    scorer = QualityScorer.load(phase.scorer.weights, compute.device) if phase.scorer else None
     structure, latents = phase.samplers
     limit = phase.max_voxels.limit() if phase.max_voxels else None
-    with tqdm(total=structure.steps + latents.steps, unit="step", leave=False) as bar:
+    drawing = phase.text_to_image.params() if phase.text_to_image else TextToImageParams()
+    request = Request(prompt, seed, structure, latents, limit, drawing)
+    count, seconds = phase.candidates.count, phase.candidates.seconds
+    with tqdm(total=count * (structure.steps + latents.steps), unit="step", leave=False) as bar:
 
         def show(stage: str, _done: int, _steps: int) -> None:
             bar.set_description(stage, refresh=False)
             bar.update()
 
-        return generator.generate(Request(prompt, seed, structure, latents, limit), show)
+        return best_of(
+            generator,
+            request,
+            scorer,
+            count=count,
+            seconds=seconds,
+            received=lambda splats: as_received(splats, phase),
+            on_step=show,
+        )
 
 
 def shown(prompt: Prompt) -> Image.Image | str:
@@ -107,8 +149,16 @@ def shown(prompt: Prompt) -> Image.Image | str:
     return (prompt.images[0] if isinstance(prompt, ImagesPrompt) else prompt).image
 
 
-def report(asset: Asset) -> None:
-    """Print how the asset was made and what it is."""
+def report(best: Best, phase: Phase) -> None:
+    """Print how the best was found and made, and what it is."""
+    asset = best.asset
+    if phase.scorer is not None:
+        for number, candidate in enumerate(best.candidates, 1):
+            quality = "not scored" if candidate.quality is None else f"quality {candidate.quality:.4f}"
+            problem = f", {candidate.problem}" if candidate.problem else ""
+            print(f"candidate {number}: seed {candidate.seed}, {candidate.seconds:.2f} s, {quality}{problem}")
+    if phase.gate is not None and best.quality is not None and best.quality < phase.gate.quality:
+        print(f"the phase's gate, quality {phase.gate.quality:g}, would withhold it")
     print(f"seed {asset.seed}, {asset.voxels} voxels, {len(asset.splats)} gaussians")
     print("seconds: " + ", ".join(f"{stage} {value:.2f}" for stage, value in asset.seconds.items()))
     for name, value in asdict(statistics(asset.splats)).items():
@@ -135,15 +185,16 @@ def main() -> int:
         phase = load_phase(arguments.phase, shipped_config() / "miner.yaml").settings
         prompt = read_prompt(arguments.prompt, arguments.combine)
         seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
-        asset = generate(prompt, phase, source(phase, prompt, arguments.checkpoint), seed, arguments.device)
+        best = generate(prompt, phase, sources(phase, prompt, arguments.checkpoint), seed, arguments.device)
+        asset = best.asset
         data = ply.to_bytes(asset.splats) if arguments.output.suffix == ".ply" else spz.to_bytes(asset.splats)
         arguments.output.write_bytes(data)
         if arguments.sheet:
-            contact_sheet(shown(prompt), asset.splats, f"seed {seed}").save(arguments.sheet)
+            contact_sheet(shown(prompt), asset.splats, f"seed {asset.seed}").save(arguments.sheet)
     except (OperatorError, PipelineError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    report(asset)
+    report(best, phase)
     return 0
 
 

@@ -31,7 +31,7 @@ from scripts.report_page import page
 from scripts.report_text import as_text, emptiness
 
 # Columns that no report needs.
-UNUSED = ("generated_at", "seed", "seeds", "stages", "cooldown_until", "error")
+UNUSED = ("generated_at", "seed", "seeds", "candidates", "stages", "cooldown_until", "error")
 SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
@@ -90,8 +90,8 @@ def _finite(value: object) -> object:
 def as_csv(told: Report, _path: Path) -> str:
     """A row for each group and one, "all", for their sum; of each column the medians and Cliff's delta."""
     text = io.StringIO()
-    plain = ["tasks", "accepted", "rejected", "skipped", "other", "rate", "score", "seconds_p50", "seconds_p95"]
-    plain.append("gaussians_p50")
+    plain = ["tasks", "accepted", "rejected", "skipped", "other", "rate", "score", "quality"]
+    plain += ["seconds_p50", "seconds_p95", "gaussians_p50"]
     compared = [f"{name}_{what}" for name in COMPARED for what in ("accepted_median", "rejected_median", "delta")]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["label", "key", *plain, "low", "high", "verdict", *compared])

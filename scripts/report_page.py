@@ -91,8 +91,8 @@ def _rates(told: Report) -> Iterable[str]:
     yield rate_plot((*shown, told.total))
     if len(shown) < len(told.groups):
         yield f'<p class="muted">{len(shown)} of {len(told.groups)} are drawn; the table has all.</p>'
-    head = ["", "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 %", "score", "p50 s", "p95 s"]
-    yield _table([*head, "gaussians", "verdict"], map(_summary_row, (*told.groups, told.total)))
+    head = ["", "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 %", "score", "quality", "p50 s"]
+    yield _table([*head, "p95 s", "gaussians", "verdict"], map(_summary_row, (*told.groups, told.total)))
     for item in told.differences:
         d = item.difference
         more = f"; not told apart, which would take some {item.tasks_each:,} judged each" if item.tasks_each else ""
@@ -114,6 +114,7 @@ def _summary_row(summary: Summary) -> str:
         percent(summary.rate),
         f"{100 * low:.1f}–{100 * high:.1f}" if summary.judged else "–",
         number(summary.score, ".3f"),
+        number(summary.quality, ".3f"),
         number(summary.seconds_p50, ".1f"),
         number(summary.seconds_p95, ".1f"),
         number(summary.gaussians_p50, ",.0f"),

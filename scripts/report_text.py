@@ -54,6 +54,7 @@ def summary_row(summary: Summary) -> list[str]:
         percent(summary.rate),
         f"{100 * low:.1f}-{100 * high:.1f}" if summary.judged else "-",
         number(summary.score, ".3f"),
+        number(summary.quality, ".3f"),
         number(summary.seconds_p50, ".1f"),
         number(summary.seconds_p95, ".1f"),
         number(summary.gaussians_p50, ",.0f"),
@@ -109,7 +110,7 @@ def as_text(told: Report, path: Path) -> str:
     since = f" since {moment(told.since)}" if told.since else ""
     lines = [f"{path}: {told.total.tasks} tasks{since}, as of {moment(told.until)} UTC", ""]
     head = ["by " + told.by, "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 % interval", "score"]
-    head += ["p50 s", "p95 s", "gaussians", "verdict"]
+    head += ["quality", "p50 s", "p95 s", "gaussians", "verdict"]
     lines += table([head, *(summary_row(group) for group in (*told.groups, told.total))], left=1)
     if told.differences:
         lines.append("")

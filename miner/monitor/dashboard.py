@@ -185,6 +185,7 @@ class Dashboard:
                     "prompt_picture": one.has_prompt_picture,
                     "outcome": row.outcome if row else None,
                     "score": row.score if row else None,
+                    "quality": row.local_score if row else None,
                     "uid": row.uid if row else None,
                     "validator": row.validator if row else None,
                 }

@@ -75,6 +75,7 @@ def _phase(name: str, config_hash: str, tasks: Sequence[TaskRow], width: int) ->
         **rate,
         "verdict": str(verdict(rate["accepted"], rate["accepted"] + rate["rejected"])),
         "score": sum(scores) / len(scores) if scores else None,
+        "quality": _quantiles(task.local_score for task in tasks),
         "seconds": _quantiles(task.generation_seconds for task in tasks),
         "gaussians": _quantiles(task.gaussians for task in tasks),
         "stages": {stage: _quantiles(seconds) for stage, seconds in stages.items()},

@@ -95,10 +95,11 @@ function drawFigures() {
       el("td", {}, `${number(phase.accepted)} of ${number(phase.accepted + phase.rejected)}`),
       el("td", { class: "left" }, phase.verdict),
       el("td", {}, number(phase.score, 3)),
+      el("td", {}, number(phase.quality?.p50, 3)),
       el("td", {}, phase.gaussians ? thousands(Math.round(phase.gaussians.p50)) : "–"),
     ),
   );
-  const head = [["phase", "left"], ["0 to 100 %, with bands", "left"], ["rate"], ["95 %"], ["accepted"], ["verdict", "left"], ["score"], ["gaussians"]];
+  const head = [["phase", "left"], ["0 to 100 %, with bands", "left"], ["rate"], ["95 %"], ["accepted"], ["verdict", "left"], ["score"], ["quality"], ["gaussians"]];
   place("phases").replaceChildren(table(head, rows));
   place("over-time").replaceChildren(...ratesOverTime(figures));
   place("stages").replaceChildren(...stageTimes(figures.phases));
@@ -163,7 +164,8 @@ function card(result) {
   if (result.prompt_picture) stand.append(el("img", { class: "prompt", src: `/pictures/${result.key}.prompt.webp`, alt: "the prompt", loading: "lazy" }));
   stand.append(badge(result));
   const words = result.prompt ?? `task ${shorten(result.task_id)}`;
-  const facts = `${thousands(result.gaussians)} · ${number(result.seconds, 1)} s · ${result.phase}`;
+  const quality = result.quality === null ? "" : ` · quality ${number(result.quality, 2)}`;
+  const facts = `${thousands(result.gaussians)} · ${number(result.seconds, 1)} s · ${result.phase}${quality}`;
   return el(
     "a",
     { class: "result", href: `/viewer?key=${result.key}`, "data-key": result.key },

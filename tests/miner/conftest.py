@@ -22,7 +22,7 @@ from miner.phases import NamedPhase, load_phase
 from miner.running import Loaded, Phases
 from miner.settings import SpzSettings
 from miner.yaml_files import shipped_config
-from pipeline import STAGES, Asset, OnStep, Request, Splats
+from pipeline import STAGES, Asset, OnStep, Request, Scorer, Splats
 
 
 class ManualClock:
@@ -86,9 +86,11 @@ def instant_generate(request: Request, on_step: OnStep) -> Asset:
     return make_asset(request)
 
 
-def phases_with(phase: Phase, generate: Callable[[Request, OnStep], Asset] = instant_generate) -> Phases:
-    """One phase, never swapped, with a generator of the test's."""
-    loaded = Loaded(SimpleNamespace(generate=generate), phase.loaded)  # type: ignore[arg-type]
+def phases_with(
+    phase: Phase, generate: Callable[[Request, OnStep], Asset] = instant_generate, scorer: Scorer | None = None
+) -> Phases:
+    """One phase, with a generator and a scorer of the test's."""
+    loaded = Loaded(SimpleNamespace(generate=generate), phase.loaded, scorer)  # type: ignore[arg-type]
     return Phases(Chosen(phase="demo", settings=phase), loaded)
 
 

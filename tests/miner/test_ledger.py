@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ from miner.ledger_events import (
     PhaseChanged,
 )
 from miner.ledger_reader import ExperimentRow, LedgerReader, PhaseRow, TaskRow
-from miner.ledger_schema import CLOSED, FIGURES, OUTCOMES, VERSION, figures
+from miner.ledger_schema import CLOSED, FIGURES, MIGRATIONS, OUTCOMES, VERSION, figures
 from pipeline.splats import Splats, Statistics, statistics
 from scripts.blacklist import ValidatorOutcomes, read_outcomes
 from scripts.proofs.ledger_kill import kill_once
@@ -488,6 +488,35 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path, tmp_path:
         assert reader.phases() == [phase]
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    fresh = Ledger(tmp_path / "fresh.sqlite")
+    fresh.start()
+    fresh.record(assigned(fresh))
+    assert fresh.close(10)
+    assert schema(path) == schema(fresh.path)
+
+
+def test_a_file_from_before_candidates_were_kept_is_brought_up_to_date(path: Path, tmp_path: Path) -> None:
+    version_1(path)
+    with closing(sqlite3.connect(path)) as database:
+        for statement in MIGRATIONS[1]:
+            database.execute(statement)
+        database.execute("PRAGMA user_version = 2")
+        database.commit()
+    (before,) = rows(path)
+    assert (before.task_id, before.candidates, before.all_candidates) == ("old", None, [])
+    ledger = Ledger(path)
+    ledger.start()
+    task = assigned(ledger, "new")
+    ledger.record(task)
+    candidate = {"seed": 7, "seconds": 1.5, "quality": 0.64, "problem": ""}
+    ledger.record(replace(generated(task.key, {}), candidates=(candidate, candidate | {"quality": None})))
+    assert ledger.close(10)
+    first, second = rows(path)
+    assert first == before
+    assert second.all_candidates == [candidate, candidate | {"quality": None}]
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)
+        assert database.execute("SELECT accepted FROM validator_outcomes").fetchone() == (1,)
     fresh = Ledger(tmp_path / "fresh.sqlite")
     fresh.start()
     fresh.record(assigned(fresh))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,13 +14,14 @@ import torch
 
 from miner import loading
 from miner.errors import OperatorError
-from miner.phase_settings import Phase
+from miner.phase_settings import Phase, ScorerSettings, TextToImageSettings
 from miner.phases import NamedPhase
 from miner.scheduler import Scheduler
 from miner.settings import MinerSettings
-from pipeline import BackgroundModelError, CheckpointError, OutOfMemory
-from tests.miner.conftest import make_asset
+from pipeline import BackgroundModelError, CheckpointError, OutOfMemory, QualityScorer, TextToImageError
+from tests.miner.conftest import make_asset, make_splats
 from tests.miner.test_scheduler import request_of
+from tests.scorers import write_scorer
 
 TIMEOUT = 20.0
 SETTINGS = MinerSettings(phase="demo", device="cpu")
@@ -80,6 +82,7 @@ async def test_the_warm_up_never_runs_beside_a_generation(
     [
         (CheckpointError("run download_weights.py x"), "phase demo cannot be loaded: run download_weights.py x"),
         (BackgroundModelError("u2net is missing"), "phase demo cannot be loaded: u2net is missing"),
+        (TextToImageError("pip install it"), "phase demo cannot be loaded: pip install it"),
         (OutOfMemory("the GPU's memory does not suffice"), "memory does not suffice"),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. More words"),
@@ -105,6 +108,37 @@ async def test_what_is_missing_is_the_operators_to_mend(
         await loading.load(named, SETTINGS, scheduler)
     # Nothing of it keeps the scheduler from going on.
     assert scheduler.submit(lambda _: 3, 0.0).result(TIMEOUT) == 3
+
+
+async def test_what_a_phase_needs_for_choosing_and_for_sentences_is_loaded_and_warm(
+    scheduler: Scheduler, named: NamedPhase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(loading, "load_backend", lambda *_, **options: asked.update(options) or SimpleNamespace())
+    monkeypatch.setattr(loading, "warm_up", lambda *_: 0.0)
+    warmed: list[object] = []
+    monkeypatch.setattr(QualityScorer, "warm_up", lambda scorer: warmed.append(scorer))
+    plain = await loading.load(named, SETTINGS, scheduler)
+    assert (plain.scorer, asked["text_to_image"], warmed) == (None, None, [])
+    scorer = ScorerSettings(weights=str(write_scorer(tmp_path)))
+    changes = {"scorer": scorer, "text_to_image": TextToImageSettings(model="org/turbo")}
+    more = NamedPhase("more", named.settings.model_copy(update=changes))
+    loaded = await loading.load(more, SETTINGS, scheduler)
+    assert isinstance(loaded.scorer, QualityScorer)
+    assert (asked["text_to_image"], warmed) == ("org/turbo", [loaded.scorer])
+    assert 0 < loaded.scorer(make_splats(100)) < 1
+
+
+async def test_a_scorer_that_is_not_here_is_named_with_the_command(
+    scheduler: Scheduler, named: NamedPhase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(loading, "load_backend", lambda *_, **__: SimpleNamespace())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    settings = named.settings.model_copy(update={"scorer": ScorerSettings()})
+    with pytest.raises(
+        OperatorError, match=r"phase demo cannot be loaded: .*download_weights\.py 404-Gen/validation@948"
+    ):
+        await loading.load(NamedPhase("demo", settings), SETTINGS, scheduler)
 
 
 async def test_an_unknown_device_is_the_operators_mistake(scheduler: Scheduler, named: NamedPhase) -> None:

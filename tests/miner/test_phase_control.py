@@ -27,7 +27,7 @@ from miner.running import Loaded
 from miner.scheduler import Scheduler
 from miner.settings import MinerSettings, SpzSettings
 from miner.tasks import Result, Task, TaskRunner
-from pipeline import Asset, OnStep, Request, spz
+from pipeline import Asset, Candidate, OnStep, Request, spz
 from pipeline.weights import locate
 from tests.miner.conftest import make_asset
 
@@ -574,7 +574,7 @@ async def test_real_networks_are_swapped_under_load(
                 on_step(stage, done, of)
 
             made = work(count)
-            if isinstance(made, Asset):
+            if isinstance(made, Candidate):
                 steps[made.seed] = taken
             return made
 

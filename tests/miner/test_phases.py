@@ -112,6 +112,28 @@ def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
         ("extends: base\nimage: {overrides: {decoder: x}}\n", r"image.overrides.decoder: .*slat_flow_model"),
         ("extends: base\nimage: null\n", r"needs image: \{checkpoint: ...\}, text:"),
         ("extends: base\nbackend: trellis\nimage: {overrides: {slat_flow_model: x}}\n", r"leave overrides out"),
+        ("extends: base\ncandidates: {number: 4}\n", r"unknown key candidates.number; allowed here: count, seconds"),
+        ("extends: base\ncandidates: {count: 0}\n", r"top.yaml: candidates.count: .*greater than or equal to 1"),
+        ("extends: base\ncandidates: {count: 101}\n", r"candidates.count: .*less than or equal to 100"),
+        ("extends: base\ncandidates: {count: true}\n", r"candidates.count: .*valid integer"),
+        ("extends: base\ncandidates: {seconds: 0}\n", r"candidates.seconds: .*greater than 0"),
+        ("extends: base\ncandidates: {seconds: .inf}\n", r"candidates.seconds: .*"),
+        ("extends: base\ncandidates: {count: 2}\n", r"top.yaml: .*candidates.count: only 1 is allowed without scorer"),
+        ("extends: base\nscorer: {model: x}\n", r"unknown key scorer.model; allowed here: weights"),
+        ("extends: base\nscorer: {weights: ''}\n", r"scorer.weights: .*at least 1 character"),
+        ("extends: base\ngate: {quality: 0.5}\n", r"top.yaml: .*gate.quality needs scorer: \{\}"),
+        ("extends: base\nscorer: {}\ngate: {quality: 1.5}\n", r"gate.quality: .*less than or equal to 1"),
+        ("extends: base\nscorer: {}\ngate: {}\n", r"gate.quality: Field required"),
+        ("extends: base\nscorer: {}\ngate: {score: 1}\n", r"unknown key gate.score; allowed here: quality"),
+        ("extends: base\ntext_to_image: {steps: 2}\n", r"text_to_image.model: Field required"),
+        ("extends: base\ntext_to_image: {model: m, steps: 0}\n", r"text_to_image.steps: .*greater than or equal to 1"),
+        ("extends: base\ntext_to_image: {model: m, cfg: 0}\n", r"text_to_image.cfg; allowed here: model, steps, guid"),
+        ("extends: base\ntext_to_image: {model: m, guidance: -1}\n", r"text_to_image.guidance: .*greater than or eq"),
+        ("extends: base\ntext: {checkpoint: x}\ntext_to_image: {model: m}\n", r"text and text_to_image: .*leave one"),
+        (
+            "extends: base\nimage: null\ntext_to_image: {model: m}\n",
+            r"top.yaml: .*needs image: \{checkpoint: ...\}, text:",
+        ),
         ("note: alone\n", r"top.yaml: sparse_structure_sampler_params: Field required"),
         ("{", r"top.yaml cannot be read as YAML"),
         ("- base\n", r"top.yaml must hold keys and values"),
@@ -157,6 +179,7 @@ def test_the_hash_is_of_what_shapes_a_result(config: Path) -> None:
     assert digest("extends: base\n") == base
     assert digest(COMPLETE.replace("5.0", "5")) == base
     assert digest(COMPLETE + "export: {extent: null}\nmax_voxels: null\nbackend: native\n") == base
+    assert digest(COMPLETE + "candidates: {count: 1}\nscorer: null\ngate: null\ntext_to_image: null\n") == base
     assert digest(COMPLETE.replace("{model: u2netp}", "{provider: cpu, model: u2netp}")) == base
     others = [
         digest(COMPLETE.replace("steps: 9", "steps: 10")),
@@ -165,8 +188,13 @@ def test_the_hash_is_of_what_shapes_a_result(config: Path) -> None:
         digest(COMPLETE + "export: {extent: 1.5}\n"),
         digest(COMPLETE + "acceleration: {reuse: 1}\n"),
         digest(COMPLETE.replace("image:", "text:")),
+        digest(COMPLETE + "scorer: {}\n"),
+        digest(COMPLETE + "scorer: {}\ncandidates: {count: 2}\n"),
+        digest(COMPLETE + "scorer: {}\ngate: {quality: 0.5}\n"),
+        digest(COMPLETE + "text_to_image: {model: m}\n"),
+        digest(COMPLETE + "text_to_image: {model: m, steps: 1}\n"),
     ]
-    assert len({base, *others}) == 7
+    assert len({base, *others}) == 12
 
 
 def test_the_hash_of_a_phase_does_not_change_with_the_software() -> None:
@@ -192,8 +220,14 @@ def test_what_has_to_be_loaded_for_a_phase(config: Path) -> None:
         loaded(COMPLETE.replace("u2netp", "u2net")),
         loaded(COMPLETE + "backend: trellis\n"),
         loaded(COMPLETE + "acceleration: {fp8: true}\n"),
+        loaded(COMPLETE + "scorer: {}\n"),
+        loaded(COMPLETE + "scorer: {weights: /elsewhere}\n"),
+        loaded(COMPLETE + "text_to_image: {model: m}\n"),
     ]
-    assert len({base, *other}) == 7
+    assert len({base, *other}) == 10
+    for more in ("candidates: {count: 9, seconds: 3}\n", "gate: {quality: 0.5}\n"):
+        assert loaded(COMPLETE + "scorer: {}\n" + more) == other[-3]
+    assert loaded(COMPLETE + "text_to_image: {model: m, steps: 1, guidance: 2}\n") == other[-1]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -204,6 +238,21 @@ def test_what_is_shown_is_a_complete_file_of_the_same_phase(tmp_path: Path, name
     assert again == phase
     assert again.config_hash == phase.config_hash
     assert "extends" not in yaml.safe_load(phase.yaml)
+
+
+def test_a_phase_that_says_everything_is_shown_whole(config: Path, tmp_path: Path) -> None:
+    write(
+        config,
+        "x",
+        COMPLETE + "scorer: {}\ncandidates: {count: 4}\ngate: {quality: 0.6}\ntext_to_image: {model: m, steps: 1}\n",
+    )
+    phase = load_phase("x", config)
+    (tmp_path / "again.yaml").write_text(phase.yaml)
+    assert NamedPhase("x", load_yaml(tmp_path / "again.yaml", Phase)).config_hash == phase.config_hash
+    assert phase.settings.scorer is not None
+    assert phase.settings.scorer.weights == "404-Gen/validation@948bf06988b630681c7bc468aebf2bbe010856f7"
+    keys = flat(phase)
+    assert (keys["candidates.count"], keys["candidates.seconds"], keys["gate.quality"]) == (4, 20.0, 0.6)
 
 
 def test_settings_by_dotted_key(config: Path) -> None:

@@ -25,7 +25,7 @@ from miner.dendrite import AnySynapse, Dendrite, Reply, Transport
 from miner.ledger import Ledger
 from miner.ledger_reader import LedgerReader, TaskRow
 from miner.localnet import LOOPBACK, Delivery, LocalValidator, free_port
-from miner.phase_settings import Phase
+from miner.phase_settings import CandidateSettings, GateSettings, Phase, ScorerSettings
 from miner.phases import NamedPhase
 from miner.policy import Decision
 from miner.protocol import ImageTask, ProtocolTask, PullTask, SubmitResults, TextTask, signed_submission
@@ -37,7 +37,8 @@ from miner.tasks import TaskRunner
 from miner.validator_loop import Environment
 from miner.validator_model import MinerState
 from miner.validator_state import DENIED_DELAY, LOCK_DELAY, Stage
-from pipeline import Asset, OnStep, Request
+from pipeline import Asset, OnStep, OutOfMemory, Request, Splats
+from pipeline.candidates import candidate_seed
 from pipeline.splats import statistics
 from tests.miner.conftest import ManualClock, instant_generate, make_asset, phases_with
 
@@ -78,14 +79,23 @@ class Bench:
         self.refused = ""
         self.generate: Callable[[Request, OnStep], Asset] = instant_generate
         self.scheduler = Scheduler()
-        phases = phases_with(phase, lambda request, on_step: self.generate(request, on_step))
-        self.runner = TaskRunner(self.scheduler, phases, container)
+        self.score: Callable[[Splats], float] = lambda splats: 0.5
+        self.phases = phases_with(phase, self.make)
+        self.runner = TaskRunner(self.scheduler, self.phases, container)
         self.file = CooldownFile(folder / "cooldowns.json")
         self.ledger = Ledger(folder / "ledger.sqlite")
         self.connect: Callable[[], Transport] | None = None
         self.submit_timeout = TIMEOUT
         self.supervisor = Supervisor(self.time.clock)
         self.puller = self.start_again()
+
+    def make(self, request: Request, on_step: OnStep) -> Asset:
+        return self.generate(request, on_step)
+
+    def run_phase(self, phase: Phase) -> None:
+        """From the next task on, this phase, and a scorer with it."""
+        other = phases_with(phase, self.make, lambda splats: self.score(splats))
+        self.phases.swap(other.choice, other.loaded)
 
     def start_again(self) -> Puller:
         """A miner's pulling side that knows what is on the disk."""
@@ -833,3 +843,57 @@ async def test_a_locked_ledger_holds_up_no_task(bench: Bench) -> None:
         other.execute("ROLLBACK")
     await asyncio.to_thread(bench.ledger.flush, TIMEOUT)
     assert [row.outcome for row in bench.rows()] == ["accepted"] * 3
+
+
+# Quality.
+
+
+def gated(phase: Phase, quality: float, count: int = 1) -> Phase:
+    candidates = CandidateSettings(count=count, seconds=600.0)
+    changes = {"candidates": candidates, "scorer": ScorerSettings(), "gate": GateSettings(quality=quality)}
+    return phase.model_copy(update=changes)
+
+
+async def test_a_result_below_the_gate_is_answered_with_the_signed_empty_result(
+    bench: Bench, phase: Phase, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No penalty: the next task comes after the plain cooldown, and no result was seen by the validator."""
+    qualities = iter([0.41, 0.55, 0.3, 0.7])
+    bench.score = lambda splats: next(qualities)
+    bench.run_phase(gated(phase, 0.6, count=2))
+    bench.give("low", "high")
+    bench.update()
+    with caplog.at_level("INFO", "miner"):
+        assert 299 <= await bench.time.pass_sleep() <= 303
+        await bench.time.next_sleep()
+    assert bench.verdicts == [("low", "skipped"), ("high", "valid")]
+    assert bench.violations == 0
+    assert bench.runner.counters == {"pulled": 2, "Withheld": 1, "generated": 1, "skipped": 1, "accepted": 1}
+    low = "Task low: no result, Withheld: the best of 2 has quality 0.550, the phase's gate asks for 0.6"
+    assert low in caplog.text
+    assert "Task low: empty result submitted to validator 0" in caplog.text
+    withheld, sent = bench.rows()
+    assert (withheld.outcome, withheld.local_score, withheld.submission_bytes) == ("skipped", 0.55, None)
+    assert withheld.gaussians == 7000
+    assert withheld.error is not None
+    assert withheld.error.startswith("Withheld: the best of 2 has quality 0.550")
+    assert (sent.outcome, sent.local_score, sent.error) == ("accepted", 0.7, None)
+    for row, told in ((withheld, [0.41, 0.55]), (sent, [0.3, 0.7])):
+        assert [candidate["quality"] for candidate in row.all_candidates] == told
+        assert row.all_seeds == tuple(candidate["seed"] for candidate in row.all_candidates)
+        assert row.seed == row.all_seeds[1] == candidate_seed(row.all_seeds[0], 1)
+        assert all(candidate["seconds"] >= 0 and not candidate["problem"] for candidate in row.all_candidates)
+
+
+async def test_what_could_not_be_scored_passes_the_gate(bench: Bench, phase: Phase) -> None:
+    def fail(_: Splats) -> float:
+        raise OutOfMemory("no room to score")
+
+    bench.score = fail
+    bench.run_phase(gated(phase, 0.6))
+    bench.give("a")
+    bench.update()
+    await bench.time.next_sleep()
+    assert bench.verdicts == [("a", "valid")]
+    (row,) = bench.rows()
+    assert (row.local_score, row.all_candidates[0]["problem"]) == (None, "not scored, OutOfMemory: no room to score")

@@ -22,7 +22,7 @@ from miner.errors import MinerError, OperatorError
 from miner.ledger import Ledger
 from miner.ledger_reader import LedgerReader
 from miner.localnet import LOOPBACK, free_port
-from miner.phase_settings import Phase
+from miner.phase_settings import GateSettings, Phase, ScorerSettings
 from miner.policy import decide
 from miner.protocol import Generate
 from miner.rules import PolicyRules
@@ -104,6 +104,17 @@ async def test_a_validator_gets_its_result(
 async def test_the_seed_is_the_validators(bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str) -> None:
     answers = [await ask(bench, wallets["validator"], Generate(prompt=image_base64, seed=s)) for s in (3, 3, 4)]
     assert answers[0].results == answers[1].results != answers[2].results
+
+
+async def test_a_result_below_the_gate_is_not_sent(
+    bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str, phase: Phase
+) -> None:
+    gated = phase.model_copy(update={"scorer": ScorerSettings(), "gate": GateSettings(quality=0.3)})
+    other = phases_with(gated, lambda request, _: make_asset(request), lambda splats: 0.25)
+    bench.runner._phases.swap(other.choice, other.loaded)
+    answer = await ask(bench, wallets["validator"], Generate(prompt=image_base64))
+    assert (answer.results, answer.error) == ("", "it has quality 0.250, the phase's gate asks for 0.3")
+    assert bench.runner.counters == {"pushed": 1, "Withheld": 1}
 
 
 @pytest.mark.parametrize("who", ["miner", "stranger"])

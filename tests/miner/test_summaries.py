@@ -124,6 +124,14 @@ def test_accepted_against_rejected() -> None:
     assert (local.accepted, local.rejected, local.effect) == (20, 0, None)
 
 
+def test_the_quality_is_of_all_that_was_scored_here() -> None:
+    outcomes = ("accepted", "rejected", "skipped")
+    tasks = [task(n, outcome, local_score=0.5 + n / 10) for n, outcome in enumerate(outcomes)]
+    tasks.append(task(9, "accepted", local_score=None))
+    assert told(tasks).total.quality == pytest.approx(0.6)
+    assert told(tasks[3:]).total.quality is None
+
+
 @pytest.mark.parametrize(
     ("hours", "width"), [(0, HOUR), (48, HOUR), (60, 2 * HOUR), (24 * 30, 24 * HOUR), (24 * 365, 7 * 24 * HOUR)]
 )

@@ -5,10 +5,13 @@ import pytest
 from pipeline.errors import CheckpointError
 from pipeline.weights import (
     EMBEDDED,
+    SCORER,
+    SCORER_FILE,
     HubReference,
     locate,
     locate_image_encoder,
     locate_network,
+    locate_scorer,
     locate_text_encoder,
     refuse_pickle,
 )
@@ -222,3 +225,27 @@ def test_a_pickle_is_refused_and_nothing_is_not(tmp_path: Path) -> None:
     (tmp_path / "flow.ckpt").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"flow\.ckpt is a pickle.*flow\.safetensors"):
         refuse_pickle(tmp_path / "flow")
+
+
+def test_the_scorer_is_found_in_the_cache(cache: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"run `python scripts/download_weights\.py {SCORER}`"):
+        locate_scorer(SCORER)
+    commit = SCORER.partition("@")[2]
+    weights = download(cache, "404-Gen/validation", SCORER_FILE, revision=commit, commit=commit) / SCORER_FILE
+    # The command gets both files, so it is named for either.
+    with pytest.raises(CheckpointError, match=rf"the weights {SCORER} are not on this machine"):
+        locate_scorer(SCORER)
+    backbone = download(cache, "facebook/dinov2-small", "config.json")
+    assert locate_scorer(SCORER) == (weights, backbone)
+
+
+def test_a_scorer_in_a_directory_may_bring_its_own_config(cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "scorer"
+    folder.mkdir()
+    with pytest.raises(CheckpointError, match="is no scorer: it has no quality_scorer"):
+        locate_scorer(str(folder))
+    (folder / SCORER_FILE).write_bytes(b"")
+    backbone = download(cache, "facebook/dinov2-small", "config.json")
+    assert locate_scorer(str(folder)) == (folder / SCORER_FILE, backbone)
+    (folder / "config.json").write_text("{}")
+    assert locate_scorer(str(folder)) == (folder / SCORER_FILE, folder)

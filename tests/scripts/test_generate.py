@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from pipeline import ply, spz
+from pipeline import QualityScorer, ply, spz, upright
+from pipeline.candidates import candidate_seed
 from scripts.generate import main
+from tests.scorers import write_scorer
 
 
 @pytest.fixture
@@ -105,3 +109,42 @@ def test_a_phase_without_text_checkpoint_says_so(
 ) -> None:
     assert run(monkeypatch, "a red chair", "--phase", "demo", "--device", "cpu") == 2
     assert "the phase has no text.checkpoint: name one with --checkpoint" in capsys.readouterr().err
+
+
+@pytest.fixture
+def phases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder for phases that extend the shipped ones."""
+    monkeypatch.setattr("scripts.generate.shipped_config", lambda: tmp_path)
+    (tmp_path / "phases").mkdir()
+    return tmp_path / "phases"
+
+
+def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
+    monkeypatch: pytest.MonkeyPatch, picture: Path, phases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (
+        f"extends: demo\nscorer: {{weights: {write_scorer(tmp_path)}}}\ncandidates: {{count: 2, seconds: 600}}\n"
+        "gate: {quality: 1}\nsparse_structure_sampler_params: {steps: 4}\nslat_sampler_params: {steps: 2}\n"
+        "export: {upright: true}\n"
+    )
+    (phases / "two.yaml").write_text(content)
+    out = tmp_path / "out.ply"
+    assert run(monkeypatch, picture, "--phase", "two", "--seed", 3, "--device", "cpu", "-o", out) == 0
+    told = capsys.readouterr().out
+    found = re.findall(r"^candidate (\d): seed (\d+), [\d.]+ s, quality ([\d.]+)$", told, re.MULTILINE)
+    assert [(number, seed) for number, seed, _ in found] == [("1", "3"), ("2", str(candidate_seed(3, 1)))]
+    best = max(found, key=lambda row: float(row[2]))
+    assert f"seed {best[1]}, " in told.partition("would withhold it")[2]
+    # Scored as it would be sent, the right way up; the file is as it was generated.
+    quality = QualityScorer.load(str(tmp_path), torch.device("cpu"))(upright(ply.from_bytes(out.read_bytes())))
+    assert float(best[2]) == pytest.approx(quality, abs=0.01)
+
+
+def test_a_sentence_goes_through_a_picture_where_the_phase_says_so(
+    monkeypatch: pytest.MonkeyPatch, phases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (phases / "drawn.yaml").write_text("extends: demo\ntext_to_image: {model: org/turbo}\n")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert run(monkeypatch, "a red chair", "--phase", "drawn", "--device", "cpu") == 2
+    assert "text_to_image needs the package diffusers" in capsys.readouterr().err

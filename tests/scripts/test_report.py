@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from miner.ledger import Ledger
-from miner.ledger_events import Answered, Assigned
+from miner.ledger_events import Answered, Assigned, Generated
 from miner.summaries import COMPARED
 from scripts.proofs.ledger_scale import fill
 from scripts.report import main, parse_since
@@ -49,6 +49,8 @@ def few(path: Path, outcomes: list[tuple[str, str]], validator: str = "5V", at: 
         key = ledger.new_key()
         moment = time.time() if at is None else at
         ledger.record(Assigned(key, moment, "pull", validator, 3, str(number), "image", phase, "h" * 12, "1"))
+        if phase == "a":
+            ledger.record(Generated(key, moment + 4, 1, (1,), {"structure": 2.0}, {}, 0.5, 9))
         ledger.record(Answered(key, moment + 5, outcome, score=0.7))
     assert ledger.close(30)
 
@@ -60,7 +62,7 @@ def test_text(run: Run, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     rows = {line.split()[0]: line.split() for line in out.splitlines()[2:6]}
     assert rows["a"][2:9] == ["20", "20", "0", "0", "0", "100.0", "%"]
-    assert rows["a"][9:] == ["83.9-100.0", "0.700", "-", "-", "-", "at", "least", "excellent"]
+    assert rows["a"][9:] == ["83.9-100.0", "0.700", "0.500", "2.0", "2.0", "-", "at", "least", "excellent"]
     assert rows["b"][2:10] == ["21", "5", "15", "1", "0", "25.0", "%", "11.2-46.9"]
     assert out.count("not enough data, 4 more tasks") == 1
     assert rows["all"][1:5] == ["41", "25", "15", "1"]

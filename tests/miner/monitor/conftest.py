@@ -45,7 +45,13 @@ OK = Status(
 
 
 def one_task(
-    key: int, *, phase: str = "phase3", validator: str = HOTKEYS[0], outcome: str = "accepted", seconds: float = 3.5
+    key: int,
+    *,
+    phase: str = "phase3",
+    validator: str = HOTKEYS[0],
+    outcome: str = "accepted",
+    seconds: float = 3.5,
+    quality: float | None = None,
 ) -> list[Event]:
     """What the ledger is told of a task that was assigned at `key` nanoseconds."""
     at = key / 1e9
@@ -53,7 +59,7 @@ def one_task(
     stages = {stage: value * seconds / 3.5 for stage, value in stages.items()}
     return [
         Assigned(key, at, "pull", validator, 27, f"task-{key}", "image", phase, f"{phase}-hash", "0.1.0"),
-        Generated(key, at + 4, 7, (7,), stages, {"gaussians": 371_424}, None, 4_812_331),
+        Generated(key, at + 4, 7, (7,), stages, {"gaussians": 371_424}, quality, 4_812_331),
         Answered(key, at + 5, outcome, 0.71 if outcome == "accepted" else None, at + 300),
     ]
 

@@ -22,11 +22,11 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[TaskRow]:
     events = [
         *one_task(at(20), phase="baseline", outcome="rejected", seconds=2.0),
         *one_task(at(19.9), phase="baseline", outcome="rejected", seconds=2.0),
-        *one_task(at(10), seconds=3.0),
+        *one_task(at(10), seconds=3.0, quality=0.8),
         *one_task(at(9.9), outcome="rejected", seconds=4.0),
         *one_task(at(9.8), seconds=5.0, validator=HOTKEYS[1]),
         *one_task(at(2), seconds=3.0),
-        *one_task(at(1.9), outcome="skipped"),
+        *one_task(at(1.9), outcome="skipped", quality=0.4),
         *one_task(at(0.1))[:2],
     ]
     write_ledger(path, events)
@@ -42,6 +42,9 @@ def test_rates_are_of_judged_tasks_with_wilsons_interval(rows: list[TaskRow]) ->
     assert (newer["low"], newer["high"]) == wilson_interval(3, 4)
     assert (older["rate"], older["verdict"]) == (0.0, str(verdict(0, 2)))
     assert newer["score"] == pytest.approx(0.71)
+    # Of all that was scored here, what was withheld too.
+    assert newer["quality"]["p50"] == pytest.approx(0.6)
+    assert older["quality"] is None
     assert (told["total"]["accepted"], told["total"]["rejected"], told["total"]["tasks"]) == (3, 3, 8)
 
 
