@@ -22,12 +22,12 @@ from miner.chain import Neuron
 from miner.dendrite import Dendrite
 from miner.protocol import Generate, ProtocolTask, PullTask, SubmitResults
 from miner.validator_model import Timing, ValidatorModel, Verdict
-from pipeline import FormatError, Splats, spz, validity
+from pipeline import FormatError, Likeness, Reference, Splats, likeness, spz, validity
 
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-# This validator does not judge quality: what is valid scores 1.
+# What is valid scores this where nothing is known of how the object looks.
 VALID_SCORE = 1.0
 DEFAULT_TIMING = Timing()
 START_TIMEOUT = 20.0
@@ -35,13 +35,24 @@ START_TIMEOUT = 20.0
 
 @dataclass(frozen=True, eq=False)
 class Delivery:
-    """A result that came in: the file, its splats, and why it was refused (splats None) if it was."""
+    """A result that came in: the file, its splats, and why it was refused (splats None) if it was.
+
+    likeness: to the object that the task's prompt shows, where that is known.
+    """
 
     task_id: str
     transport: str
     data: bytes
     splats: Splats | None
     verdict: str
+    likeness: Likeness | None = None
+
+    @property
+    def score(self) -> float:
+        """0..1, as this validator judges it."""
+        if self.splats is None:
+            return 0.0
+        return VALID_SCORE if self.likeness is None else self.likeness.score
 
 
 def free_port() -> int:
@@ -66,15 +77,18 @@ def write_chain_file(path: Path, neurons: Iterable[Neuron], netuid: int = 17, bl
     partial.replace(path)
 
 
-def check_result(task_id: str, transport: str, results: str) -> Delivery:
-    """Decode a result as the validation service does: strict base64, SPZ, validity."""
+def check_result(task_id: str, transport: str, results: str, reference: Reference | None = None) -> Delivery:
+    """Decode a result as the validation service does: strict base64, SPZ, validity; then look at it."""
     try:
         data = base64.b64decode(results, validate=True)
         splats = spz.from_bytes(data)
     except (ValueError, FormatError) as error:
         return Delivery(task_id, transport, b"", None, f"undecodable: {error}")
     reason = validity(splats)
-    return Delivery(task_id, transport, data, splats if reason is None else None, reason or "valid")
+    if reason is not None:
+        return Delivery(task_id, transport, data, None, reason)
+    found = None if reference is None else likeness(splats, reference)
+    return Delivery(task_id, transport, data, splats, "valid", found)
 
 
 class LocalValidator:
@@ -93,6 +107,7 @@ class LocalValidator:
         self.port = port
         self.deliveries: list[Delivery] = []
         self._tasks: deque[ProtocolTask] = deque()
+        self._references: dict[str, Reference] = {}
         self.model = ValidatorModel(self.hotkey, self._next_task, is_registered, now, timing)
         self._dendrite = Dendrite(wallet.hotkey)
         self._axon = bt.Axon(wallet=wallet, port=port, ip=LOOPBACK, external_ip=LOOPBACK)
@@ -128,13 +143,19 @@ class LocalValidator:
         """Queue tasks for whoever pulls."""
         self._tasks.extend(tasks)
 
+    def add_reference(self, task_id: str, reference: Reference) -> None:
+        """Judge the task's results by how much they look like this, and not by validity alone."""
+        self._references[task_id] = reference
+
     def _next_task(self) -> ProtocolTask | None:
         return self._tasks.popleft() if self._tasks else None
 
     async def push(self, miner: Neuron, request: Generate, task_id: str, timeout: float) -> Generate:  # noqa: ASYNC109
         """Send a task to a miner's axon and check the answer."""
         answer = await self._dendrite.ask(miner, request, timeout)
-        self._deliver(check_result(task_id, "push", answer.results))
+        self._deliver(
+            await asyncio.to_thread(check_result, task_id, "push", answer.results, self._references.get(task_id))
+        )
         return answer
 
     async def pull(self, synapse: PullTask) -> PullTask:
@@ -149,8 +170,9 @@ class LocalValidator:
 
     async def check(self, task: ProtocolTask, results: str) -> tuple[Delivery, float | None]:
         """Decode a result and score it; the score is None if validation itself fails."""
-        delivery = await asyncio.to_thread(check_result, task.id, "pull", results)
-        return delivery, VALID_SCORE if delivery.splats is not None else 0.0
+        reference = self._references.get(task.id)
+        delivery = await asyncio.to_thread(check_result, task.id, "pull", results, reference)
+        return delivery, delivery.score
 
     async def submit(self, synapse: SubmitResults) -> SubmitResults:
         """Check signature, task id, encoding and validity; answer with feedback and the cooldown."""

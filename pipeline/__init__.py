@@ -19,6 +19,7 @@ from pipeline.errors import (
     UnsupportedPrompt,
 )
 from pipeline.generator import Generator, Source
+from pipeline.likeness import Likeness, Reference, likeness
 from pipeline.prompt import (
     ImagePrompt,
     ImagesPrompt,
@@ -53,6 +54,7 @@ __all__ = [
     "Generator",
     "ImagePrompt",
     "ImagesPrompt",
+    "Likeness",
     "NonFiniteOutput",
     "OnStep",
     "OutOfMemory",
@@ -60,6 +62,7 @@ __all__ = [
     "Prompt",
     "PromptError",
     "QualityScorer",
+    "Reference",
     "Request",
     "SamplerParams",
     "Scorer",
@@ -76,6 +79,7 @@ __all__ = [
     "choose",
     "image_prompt",
     "image_prompt_from_base64",
+    "likeness",
     "load_backend",
     "normalise",
     "text_prompt",

@@ -36,7 +36,7 @@ class Pool:
     def latents(self, chosen: Tensor) -> tuple[VoxelGrid, Tensor]:
         """The voxels of some objects and their latents [N, 8] float32."""
         grid = VoxelGrid(self.occupied[chosen].nonzero())
-        return grid, torch.cat([self.voxel_latents[index] for index in chosen.tolist()]).float()
+        return grid, torch.cat([self.voxel_latents[index].float() for index in chosen.tolist()])
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Rows of random batches [size], or of all objects if there are fewer, without end."""

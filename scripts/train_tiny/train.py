@@ -25,8 +25,9 @@ from pipeline import SamplerParams
 from pipeline.trellis.checkpoint import Network, build_network
 from scripts.train_tiny.architecture import NETWORKS, image_encoder, text_encoder
 from scripts.train_tiny.pool import make_pool
-from scripts.train_tiny.stages import STAGES, Stage, Workplace
+from scripts.train_tiny.stages import STAGES, Stage
 from scripts.train_tiny.words import write_tokenizer
+from scripts.train_tiny.workplace import Workplace
 
 ROLES = {
     "sparse_structure_flow_model": "ss_flow_tiny",

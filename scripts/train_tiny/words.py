@@ -14,6 +14,8 @@ from scripts.train_tiny.objects import make_thing
 
 # Enough for every word of every category to have come.
 _SURVEYED = 4000
+# More tokens than it takes to make a token of every word.
+_AMPLE = 10_000
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -21,16 +23,10 @@ def write_tokenizer(directory: Path) -> int:
     """Write vocab.json and merges.txt as CLIP's tokenizer reads them; returns the size of the vocabulary."""
     from tokenizers.pre_tokenizers import ByteLevel
 
-    words = sorted({word for seed in range(_SURVEYED) for word in make_thing(seed).caption.split()})
-    merges: dict[tuple[str, str], None] = {}
-    for word in words:
-        # Letter after letter is joined to what stands before it; the last one carries the word's end.
-        letters = [*word[:-1], f"{word[-1]}</w>"]
-        for length in range(1, len(letters)):
-            merges["".join(letters[:length]), letters[length]] = None
     letters = sorted(ByteLevel.alphabet())
     tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
-    tokens += [joined for joined in dict.fromkeys(map("".join, merges)) if joined not in tokens]
+    merges = _merges()
+    tokens += [first + second for first, second in merges]
     tokens += [START, END]
     directory.mkdir(parents=True, exist_ok=True)
     vocabulary = {token: index for index, token in enumerate(tokens)}
@@ -38,6 +34,21 @@ def write_tokenizer(directory: Path) -> int:
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (directory / "merges.txt").write_text("\n".join(lines) + "\n")
     return len(tokens)
+
+
+def _merges() -> list[tuple[str, str]]:
+    """Pairs of tokens, in order, that put the captions' words together."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from tokenizers.trainers import BpeTrainer
+
+    tokenizer = Tokenizer(BPE(end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    trainer = BpeTrainer(vocab_size=_AMPLE, end_of_word_suffix="</w>", show_progress=False)
+    tokenizer.train_from_iterator((make_thing(seed).caption for seed in range(_SURVEYED)), trainer)
+    merges: list[list[str]] = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [(first, second) for first, second in merges]
 
 
 def tokenize(sentences: Sequence[str], directory: Path) -> Tensor:

@@ -1,0 +1,150 @@
+"""From occupied voxels to latents and back, and the flow of those latents with its encoders of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.sampling import Conditions, SamplerParams, euler_steps
+from scripts.train_tiny.architecture import (
+    IMAGE_SIZE,
+    PATCH_SIZE,
+    TOKEN_WIDTH,
+    StructureEncoder,
+)
+from scripts.train_tiny.measures import tolerant_iou
+from scripts.train_tiny.pool import HELD_OUT, make_pool
+from scripts.train_tiny.prompts import Prompts
+from scripts.train_tiny.training import noisy, random_times, train, write_line
+from scripts.train_tiny.workplace import Workplace
+
+_KL_WEIGHT = 1e-3
+_VAE_BATCH, _FLOW_BATCH = 8, 160
+# Colours per side of a patch that its token has to tell.
+_COLOURS = 2
+# Objects that figures for the log are taken from, apart from those of the evaluation.
+_CHECKED, _APART = 128, 1_000_000
+
+
+def structure_vae(place: Workplace, seconds: float) -> None:
+    """Occupancy to latents of unit size and back; the decoder is the shipped one."""
+    encoder, decoder = StructureEncoder().to(place.device), place.build("ss_dec_tiny")
+    networks: list[Any] = [encoder, decoder]
+    for network in networks:
+        network.to(memory_format=torch.channels_last_3d)
+
+    def losses(chosen: Tensor) -> dict[str, Tensor]:
+        occupied = place.pool.occupied[chosen].float()
+        with place.half_precision():
+            mean, log_variance = encoder(occupied)
+            sample = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+            logits = decoder(sample.float())[:, 0].float()
+        p = torch.sigmoid(logits)
+        overlap = 2 * (p * occupied).sum() / (p.sum() + occupied.sum())
+        kl = 0.5 * (mean.float().square() + log_variance.float().exp() - 1 - log_variance.float()).mean()
+        return {
+            "entropy": 20 * F.binary_cross_entropy_with_logits(logits, occupied),
+            "dice": 1 - overlap,
+            "kl": _KL_WEIGHT * kl,
+        }
+
+    encoder_, decoder_ = train(
+        "structure_vae", [encoder, decoder], place.rows(_VAE_BATCH), [losses], seconds=seconds, rate=1e-3, log=place.log
+    )
+    spread = _structure_spread(place, encoder_)
+    tensors = dict(decoder_.state_dict())
+    # The flow works on latents of unit size; the decoder takes them so.
+    tensors["input_layer.weight"] = tensors["input_layer.weight"] * spread.view(1, -1, 1, 1, 1)
+    place.save("ss_dec_tiny", tensors)
+    place.save("structure_encoder", encoder_.state_dict() | {"spread": spread})
+    with torch.no_grad():
+        occupied = make_pool(_CHECKED, place.device, HELD_OUT + _APART).occupied
+        found = decoder_(encoder_(occupied)[0])[:, 0] > 0
+    iou = [tolerant_iou(*pair) for pair in zip(found, occupied, strict=True)]
+    exact = (found & occupied).sum() / (found | occupied).sum()
+    write_line(place.log, {"stage": "structure_vae", "tolerant_iou": mean(iou), "iou": float(exact)})
+
+
+@torch.no_grad()
+def _structure_spread(place: Workplace, encoder: nn.Module) -> Tensor:
+    means = torch.cat([encoder(part)[0] for part in place.pool.occupied[:1024].split(64)])
+    return means.square().mean(dim=(0, 2, 3, 4)).sqrt()
+
+
+def structure_flow(place: Workplace, seconds: float) -> None:
+    """The flow of structures, and with it the two encoders."""
+    flow, prompts = place.build("ss_flow_tiny"), Prompts(place.pool, place.folder)
+    if place.device.type == "cuda":
+        for block in flow.blocks:
+            block.compile(dynamic=False)
+    # Structures do not ask for colours, latents will: the pictures' tokens have to tell those of their patch.
+    colours = nn.Linear(TOKEN_WIDTH, 3 * _COLOURS**2).to(place.device)
+    tensors = load_file(place.folder / "structure_encoder.safetensors")
+    spread = tensors.pop("spread").to(place.device).view(1, -1, 1, 1, 1)
+    structure_encoder = StructureEncoder()
+    structure_encoder.load_state_dict(tensors)
+    structure_encoder.to(place.device).eval().requires_grad_(False)
+    with torch.no_grad():
+        samples = torch.cat([(structure_encoder(part)[0] / spread).half() for part in place.pool.occupied.split(256)])
+
+    def velocity_loss(chosen: Tensor, conditions: Tensor) -> Tensor:
+        t = random_times(len(chosen), place.device)
+        x, velocity = noisy(samples[chosen].float(), t.view(-1, 1, 1, 1, 1))
+        return F.mse_loss(flow(x, 1000 * t, conditions).float(), velocity)
+
+    def pictures(chosen: Tensor) -> dict[str, Tensor]:
+        with place.half_precision():
+            conditions, tokens = prompts.of_pictures(chosen)
+            loss = velocity_loss(chosen, conditions)
+        seen = colours(tokens[:, -((IMAGE_SIZE // PATCH_SIZE) ** 2) :].float())
+        return {"velocity": loss, "colours": 2 * F.mse_loss(seen, patch_colours(place.pool.pictures[chosen]))}
+
+    def sentences(chosen: Tensor) -> dict[str, Tensor]:
+        with place.half_precision():
+            return {"velocity of sentences": velocity_loss(chosen, prompts.of_sentences(chosen))}
+
+    trained = train(
+        "structure_flow",
+        [flow, *prompts.networks, colours],
+        place.rows(_FLOW_BATCH),
+        [pictures, pictures, pictures, sentences],
+        seconds=seconds,
+        rate=8e-4,
+        log=place.log,
+    )
+    prompts.images.load_state_dict(trained[1].state_dict())
+    for name, network in zip(("ss_flow_tiny", "image_encoder", "text_encoder"), trained, strict=False):
+        place.save(name, network.state_dict())
+    _check_structures(place, trained[0], prompts)
+
+
+@torch.no_grad()
+def _check_structures(place: Workplace, flow: Any, prompts: Prompts) -> None:
+    """Log how well structures of new objects are sampled."""
+    held_out = make_pool(_CHECKED, place.device, HELD_OUT + _APART)
+    decoder = place.load("ss_dec_tiny", place.build("ss_dec_tiny"))
+    tokens = prompts.image_tokens(held_out.pictures)
+
+    def velocities(x: Tensor, t: float, contexts: Sequence[Tensor]) -> list[Tensor]:
+        return [flow(x, torch.full((len(x),), 1000 * t, device=x.device), context) for context in contexts]
+
+    for strength in (0.0, 2.5):
+        params = SamplerParams(12, strength, (0.5, 1.0), 3.0)
+        x = torch.randn(len(tokens), *(flow.in_channels, *[flow.resolution] * 3), device=place.device)
+        for step in euler_steps(velocities, x, Conditions((tokens,), torch.zeros_like(tokens)), params):
+            x = step.x_next
+        found = decoder(x)[:, 0] > 0
+        iou = [tolerant_iou(*pair) for pair in zip(found, held_out.occupied, strict=True)]
+        write_line(place.log, {"stage": "structure_flow", "strength": strength, "tolerant_iou": mean(iou)})
+
+
+def patch_colours(pictures: Tensor) -> Tensor:
+    """uint8 [B, 3, S, S] -> mean colours [B, patches, 3 * 2 * 2] of the quarters of each patch, 0..1."""
+    cells = F.avg_pool2d(pictures.float() / 255, PATCH_SIZE // _COLOURS)
+    return F.unfold(cells, _COLOURS, stride=_COLOURS).transpose(1, 2)

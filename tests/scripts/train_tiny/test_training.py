@@ -1,0 +1,146 @@
+"""The stages of training, as small as they go: that they learn, and that what they leave can be loaded."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline import Generator, Request, SamplerParams, Source, VoxelLimit, choose, image_prompt, text_prompt
+from pipeline.errors import EmptyStructure
+from scripts.train_tiny import structure_stages, train
+from scripts.train_tiny.latent_stages import disc_quaternions
+from scripts.train_tiny.objects import make_thing
+from scripts.train_tiny.pool import make_pool
+from scripts.train_tiny.prompts import Prompts
+from scripts.train_tiny.stages import STAGES
+from scripts.train_tiny.structure_stages import patch_colours
+from scripts.train_tiny.training import Averaged
+from scripts.train_tiny.training import train as optimise
+from scripts.train_tiny.words import tokenize, write_tokenizer
+
+CPU = torch.device("cpu")
+LIMIT = 16_000_000
+
+
+def test_losses_fall_and_the_average_follows(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+    points = torch.randn(64, 3)
+    rows = iter(lambda: torch.arange(64), None)
+
+    def losses(chosen: Tensor) -> dict[str, Tensor]:
+        return {"error": (network(points[chosen])[:, 0] - points[chosen].sum(dim=1)).square().mean()}
+
+    (found,) = optimise("line", [network], rows, [losses], seconds=1.0, rate=0.05, log=tmp_path / "log.jsonl")
+    torch.testing.assert_close(found.weight, torch.ones(1, 3), atol=0.05, rtol=0)
+    first = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
+    assert (first["stage"], first["step"]) == ("line", 1)
+    assert first["error"] > 0.1
+
+
+def test_average_forgets_the_first_weights() -> None:
+    """Also after few steps, which a plain moving average does not."""
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(network.weight, 100.0)
+    average = Averaged(network)
+    nn.init.constant_(network.weight, 1.0)
+    for _ in range(200):
+        average.update()
+    assert float(average.network.weight) == pytest.approx(1.0, abs=0.01)
+
+
+def test_discs_face_along_the_normal() -> None:
+    normal = F.normalize(torch.randn(200, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
+    w, x, y, z = disc_quaternions(normal).unbind(-1)
+    axis = torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], dim=-1)
+    torch.testing.assert_close(axis, normal, atol=1e-5, rtol=0)
+
+
+def test_patch_colours() -> None:
+    pictures = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    pictures[0, 0, :4, 8:12] = 255
+    found = patch_colours(pictures).view(4, 3, 2, 2)
+    assert found.sum() == 1
+    assert found[1, 0, 0, 0] == 1
+
+
+def test_captions_are_whole_words(tmp_path: Path) -> None:
+    size = write_tokenizer(tmp_path)
+    captions = [make_thing(seed).caption for seed in range(50)]
+    ids = tokenize([*captions, "zzz"], tmp_path)
+    assert ids.shape == (51, 77)
+    assert ids.max() == size - 1
+    begin, end = size - 2, size - 1
+    for caption, row in zip(captions, ids.tolist(), strict=False):
+        words = row[1 : row.index(end)]
+        assert row[0] == begin
+        assert len(words) == len(caption.split())
+    assert len({tuple(row) for row in ids.tolist()}) == len({*captions}) + 1
+
+
+def test_dropped_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is dropped becomes what the pipeline takes for nothing: zero, or the empty sentence."""
+    pool = make_pool(2, CPU)
+    prompts = Prompts(pool, tmp_path)
+    with torch.no_grad():
+        conditions, tokens = prompts.of_pictures(torch.tensor([0, 1]))
+        monkeypatch.setattr("scripts.train_tiny.prompts._DROPPED", 1.0)
+        assert not prompts.of_pictures(torch.tensor([0, 1]))[0].any()
+        none = prompts.of_sentences(torch.tensor([0, 1]))
+        monkeypatch.setattr("scripts.train_tiny.prompts._DROPPED", 0.0)
+        sentences = prompts.of_sentences(torch.tensor([0, 1]))
+        torch.testing.assert_close(prompts.of_pictures(torch.tensor([0, 1]))[0], tokens)
+    assert conditions.shape == tokens.shape == (2, 5 + 14 * 14, 128)
+    torch.testing.assert_close(none[0], none[1])
+    assert not torch.allclose(sentences[0], none[0])
+
+
+def test_all_stages_and_both_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From nothing to two checkpoints that the miner loads, within the size that may be shipped."""
+    monkeypatch.setattr(structure_stages, "_CHECKED", 1)
+    for name, stage in STAGES.items():
+        monkeypatch.setitem(STAGES, name, replace(stage, seconds=0.5))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--work", str(tmp_path), "--objects", "2", "--device", "cpu"])
+    assert train.main() == 0
+    stages = [json.loads(line)["stage"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert list(dict.fromkeys(stages)) == list(STAGES)
+    checkpoints = tmp_path / "checkpoints"
+    files = [path for path in checkpoints.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < LIMIT
+    steps = SamplerParams(1, 1.0, (0.0, 1.0), 3.0)
+    generator = Generator.load(
+        choose("cpu"),
+        image=Source(str(checkpoints / "tiny")),
+        text=Source(str(checkpoints / "tiny-text")),
+        background_model="u2netp",
+    )
+    assert generator.image is not None and generator.text is not None
+    # The same networks serve both.
+    assert generator.image.engine.checkpoint.structure_flow is generator.text.engine.checkpoint.structure_flow
+    for prompt in (image_prompt(_picture()), text_prompt("a red chair")):
+        # What was hardly trained may make nothing; what matters is that it runs.
+        with suppress(EmptyStructure):
+            generator.generate(Request(prompt, 0, steps, steps, VoxelLimit(300, "drop")))
+    # A second run finds everything done.
+    before = load_file(tmp_path / "ss_dec_tiny.safetensors")["input_layer.weight"]
+    assert train.main() == 0
+    assert torch.equal(load_file(tmp_path / "ss_dec_tiny.safetensors")["input_layer.weight"], before)
+
+
+def _picture() -> bytes:
+    image = Image.new("RGBA", (64, 64))
+    ImageDraw.Draw(image).ellipse((10, 10, 50, 50), fill=(200, 30, 30, 255))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
