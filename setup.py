@@ -42,6 +42,7 @@ setup(
         "dev": [
             *TEXT_TO_IMAGE,
             "hypothesis",
+            "matplotlib",
             "mypy",
             "plyfile",
             "pytest",

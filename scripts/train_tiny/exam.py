@@ -18,7 +18,7 @@ from scripts.train_tiny.pool import HELD_OUT
 from scripts.train_tiny.subject import Prompt, Subject
 from scripts.train_tiny.voxels import occupancy
 
-PROMPT_SIZE = 256
+PROMPT_SIZE = 512
 MATCHED_AMONG = 20
 
 

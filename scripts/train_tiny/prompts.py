@@ -30,6 +30,11 @@ class Prompts:
         self._no_caption = tokenize([""], directory).to(device)
         self.images, self.texts = image_encoder().to(device), text_encoder(vocabulary).to(device)
 
+        # What normalising pixels comes to, on the device beforehand: a graph must not copy anything there.
+        ends = torch.tensor([0.0, 1.0], device=device).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+        self._bias, white = normalised_pixels(ends)
+        self._gain = white - self._bias
+
     @property
     def networks(self) -> list[nn.Module]:
         """The image and the text encoder."""
@@ -39,7 +44,7 @@ class Prompts:
         """Conditions [B, T, C] by the pictures of some objects, some of them dropped as the pipeline's negative
         condition is, to zero; and the same with none dropped."""
         tokens = self.image_tokens(self._pool.pictures[chosen])
-        return torch.where(self._dropped(chosen)[..., None], 0.0, tokens), tokens
+        return tokens * ~self._dropped(chosen)[..., None], tokens
 
     def of_sentences(self, chosen: Tensor) -> Tensor:
         """Conditions [B, 77, C] by the captions of some objects, some of them replaced by the empty sentence."""
@@ -52,4 +57,5 @@ class Prompts:
 
     def image_tokens(self, pictures: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] -> tokens [B, T, C], as the pipeline makes them."""
-        return normalised_tokens(self.images(normalised_pixels(pictures.float() / 255)).last_hidden_state)
+        pixels = pictures.float() / 255 * self._gain + self._bias
+        return normalised_tokens(self.images(pixels).last_hidden_state)

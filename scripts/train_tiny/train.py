@@ -96,7 +96,7 @@ def main() -> int:
     parser.add_argument("--pace", type=float, default=1.0, help="times the seconds of each stage")
     parser.add_argument("--within", type=float, default=math.inf, help="seconds after which nothing more is trained")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--objects", type=int, default=24_000, help="to make and train on")
+    parser.add_argument("--objects", type=int, default=48_000, help="to make and train on")
     parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
     work: Path = arguments.work

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import SamplerParams
+from scripts.train_tiny import curves, evaluate
+from scripts.train_tiny.exam import examine, questions
+from scripts.train_tiny.measures import Measures
+from scripts.train_tiny.subject import Subject
+
+ONE_STEP = SamplerParams(1, 0.0, (0.5, 1.0), 3.0)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return Subject("embedded", "cpu")
+
+
+def test_objects_at_a_time_change_nothing(subject: Subject) -> None:
+    asked = questions(0, 3, torch.device("cpu"), sentences=False)
+    together = examine(subject, asked, ONE_STEP, ONE_STEP, batch=3)
+    alone = examine(subject, asked, ONE_STEP, ONE_STEP, batch=1)
+    for a, b in zip(together.measures, alone.measures, strict=True):
+        assert vars(a) == pytest.approx(vars(b), abs=1e-3)
+    assert math.isnan(together.matched)
+
+
+def test_an_empty_structure_is_a_miss_and_no_error(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        subject.engine, "decode_structure", lambda sample: torch.full((len(sample), 1, 64, 64, 64), -1.0)
+    )
+    (found,) = examine(subject, questions(0, 1, torch.device("cpu"), sentences=False), ONE_STEP, ONE_STEP, 1).measures
+    assert found == Measures(0.0, 0.0, 1.0, 0.0)
+
+
+def test_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "result.json"
+    arguments = ["--objects", "2", "--steps", "1", "--strength", "0", "--device", "cpu", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
+    assert evaluate.main() == 0
+    content = json.loads(path.read_text())
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == content
+    (result,) = content["results"]
+    assert (result["structure"]["steps"], result["latents"]["cfg_strength"]) == (1, 0.0)
+    assert 0 <= result["voxel_iou"][0] <= 1
+
+
+def test_curves(tmp_path: Path) -> None:
+    """A line for each number of steps, the same file for the same figures."""
+    results = [
+        {
+            "structure": {"steps": steps, "cfg_strength": strength},
+            **{name: [0.1 * strength + 0.01 * steps, 0.02] for name in curves.PANELS},
+        }
+        for steps in (2, 5)
+        for strength in (0.0, 2.5)
+    ]
+    first, second = tmp_path / "a.svg", tmp_path / "b.svg"
+    for path in (first, second):
+        curves.draw({"results": results}, path)
+    assert first.read_bytes() == second.read_bytes()
+    assert b"2 steps" in first.read_bytes()
