@@ -19,7 +19,7 @@ from scripts.train_tiny.voxels import latents, occupancy
 
 # Seeds from here on are never trained on.
 HELD_OUT = 10_000_000
-_CHUNK = 64
+_AT_ONCE = 64
 _WORTH_PROCESSES = 1000
 
 
@@ -59,8 +59,9 @@ def make_pool(count: int, device: torch.device, first_seed: int = 0) -> Pool:
     # By category, since objects with parts of the same kinds are measured faster together; batches are random anyway.
     things = sorted(_make_things(range(first_seed, first_seed + count)), key=lambda thing: thing.category)
     pictures, occupied, values = [], [], []
-    for start in range(0, len(things), _CHUNK):
-        part = Objects.of([thing.parts for thing in things[start : start + _CHUNK]], device)
+    at_once = _AT_ONCE if device.type == "cuda" else 1
+    for start in range(0, len(things), at_once):
+        part = Objects.of([thing.parts for thing in things[start : start + at_once]], device)
         pictures.append((framed(part, IMAGE_SIZE) * 255).round().byte())
         occupied.append(occupancy(part))
         values += [rows.half() for rows in latents(part, occupied[-1])]

@@ -55,7 +55,14 @@ def structure_vae(place: Workplace, seconds: float) -> None:
         }
 
     encoder_, decoder_ = train(
-        "structure_vae", [encoder, decoder], place.rows(_VAE_BATCH), [losses], seconds=seconds, rate=1e-3, log=place.log
+        "structure_vae",
+        [encoder, decoder],
+        place.rows(_VAE_BATCH),
+        [losses],
+        seconds=seconds,
+        rate=1e-3,
+        log=place.log,
+        captured=place.graphs,
     )
     spread = _structure_spread(place, encoder_)
     tensors = dict(decoder_.state_dict())
@@ -117,6 +124,7 @@ def structure_flow(place: Workplace, seconds: float) -> None:
         seconds=seconds,
         rate=8e-4,
         log=place.log,
+        captured=place.graphs,
     )
     prompts.images.load_state_dict(trained[1].state_dict())
     for name, network in zip(("ss_flow_tiny", "image_encoder", "text_encoder"), trained, strict=False):

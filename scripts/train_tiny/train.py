@@ -98,6 +98,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--objects", type=int, default=48_000, help="to make and train on")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--eager", action="store_true", help="without CUDA graphs, which is slower")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def main() -> int:
         start = time.monotonic()
         pool = make_pool(arguments.objects, torch.device(arguments.device))
         print(f"{len(pool.captions)} objects in {time.monotonic() - start:.0f} s", flush=True)
-        place = Workplace(work, pool, work / "log.jsonl", torch.Generator().manual_seed(1))
+        place = Workplace(work, pool, work / "log.jsonl", torch.Generator().manual_seed(1), not arguments.eager)
         for name in missing:
             remaining = arguments.within - (time.monotonic() - start)
             STAGES[name].run(place, min(arguments.pace * STAGES[name].seconds, remaining))

@@ -110,7 +110,7 @@ def train(
     seconds: float,
     rate: float,
     log: Path,
-    captured: bool = True,
+    captured: bool,
 ) -> list[nn.Module]:
     """Minimise losses of batches for so many seconds; returns the networks with averaged weights.
 

@@ -19,12 +19,13 @@ from scripts.train_tiny.pool import Pool
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where the files are, what is trained on and where that is logged."""
+    """Where the files are, what is trained on, where that is logged, and whether steps are replayed as CUDA graphs."""
 
     folder: Path
     pool: Pool
     log: Path
     generator: torch.Generator
+    graphs: bool
 
     @property
     def device(self) -> torch.device:
