@@ -146,6 +146,18 @@ def write_text_encoder(directory: Path) -> None:
     (directory / "merges.txt").write_text("#version: 0.2\n")
 
 
+def write_scorer(directory: Path) -> None:
+    """DINOv2-S/14 with a score head, as the validator's scorer is published."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14)
+    config.save_pretrained(directory)
+    torch.manual_seed(0)
+    tensors = {f"backbone.{name}": tensor for name, tensor in Dinov2Model(config).state_dict().items()}
+    tensors |= {"score_head.weight": torch.randn(1, config.hidden_size), "score_head.bias": torch.zeros(1)}
+    save_file(tensors, directory / "quality_scorer.safetensors")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=FLOWS)
