@@ -4,8 +4,8 @@
     python scripts/generate.py front.png back.png --combine multidiffusion
     python scripts/generate.py "a red chair" --checkpoint microsoft/TRELLIS-text-xlarge
 
-Prints each candidate of the phase, scored as the miner would send it, the time of each stage and the splats'
-statistics. Exit 2 if the prompt, the phase or the weights are at fault.
+Writes the best of the phase's candidates as the phase would have it sent. Prints each candidate's quality, the time of
+each stage and the splats' statistics. Exit 2 if the prompt, the phase or the weights are at fault.
 """
 
 from __future__ import annotations
@@ -98,13 +98,18 @@ def sources(phase: Phase, prompt: Prompt, checkpoint: str | None) -> Sources:
     return Sources(text=text)
 
 
-def as_received(splats: Splats, phase: Phase) -> Splats:
-    """What a validator would decode and judge. Raises FormatError."""
+def exported(splats: Splats, phase: Phase) -> Splats:
+    """The splats as the phase has them written. Raises FormatError."""
     try:
-        exported = phase.export.apply(splats)
+        return phase.export.apply(splats)
     except ValueError as error:
         raise FormatError(f"export is impossible: {error}") from None
-    return spz.verify_round_trip(exported, spz.to_bytes(exported))
+
+
+def as_received(splats: Splats, phase: Phase) -> Splats:
+    """What a validator would decode and judge. Raises FormatError."""
+    sent = exported(splats, phase)
+    return spz.verify_round_trip(sent, spz.to_bytes(sent))
 
 
 def generate(prompt: Prompt, phase: Phase, sources: Sources, seed: int, device: str) -> Best:
@@ -149,8 +154,8 @@ def shown(prompt: Prompt) -> Image.Image | str:
     return (prompt.images[0] if isinstance(prompt, ImagesPrompt) else prompt).image
 
 
-def report(best: Best, phase: Phase) -> None:
-    """Print how the best was found and made, and what it is."""
+def report(best: Best, splats: Splats, phase: Phase) -> None:
+    """Print how the best was found and made, and what was written of it."""
     asset = best.asset
     if phase.scorer is not None:
         for number, candidate in enumerate(best.candidates, 1):
@@ -159,11 +164,11 @@ def report(best: Best, phase: Phase) -> None:
             print(f"candidate {number}: seed {candidate.seed}, {candidate.seconds:.2f} s, {quality}{problem}")
     if phase.gate is not None and best.quality is not None and best.quality < phase.gate.quality:
         print(f"the phase's gate, quality {phase.gate.quality:g}, would withhold it")
-    print(f"seed {asset.seed}, {asset.voxels} voxels, {len(asset.splats)} gaussians")
+    print(f"seed {asset.seed}, {asset.voxels} voxels, {len(splats)} gaussians")
     print("seconds: " + ", ".join(f"{stage} {value:.2f}" for stage, value in asset.seconds.items()))
-    for name, value in asdict(statistics(asset.splats)).items():
+    for name, value in asdict(statistics(splats)).items():
         print(f"{name}: {value}")
-    print(f"a validator would find it {validity(asset.splats) or 'valid'}")
+    print(f"a validator would find it {validity(splats) or 'valid'}")
 
 
 def main() -> int:
@@ -186,15 +191,16 @@ def main() -> int:
         prompt = read_prompt(arguments.prompt, arguments.combine)
         seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
         best = generate(prompt, phase, sources(phase, prompt, arguments.checkpoint), seed, arguments.device)
-        asset = best.asset
-        data = ply.to_bytes(asset.splats) if arguments.output.suffix == ".ply" else spz.to_bytes(asset.splats)
-        arguments.output.write_bytes(data)
+        splats = exported(best.asset.splats, phase)
+        arguments.output.write_bytes(
+            ply.to_bytes(splats) if arguments.output.suffix == ".ply" else spz.to_bytes(splats)
+        )
         if arguments.sheet:
-            contact_sheet(shown(prompt), asset.splats, f"seed {asset.seed}").save(arguments.sheet)
+            contact_sheet(shown(prompt), splats, f"seed {best.asset.seed}").save(arguments.sheet)
     except (OperatorError, PipelineError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    report(best, phase)
+    report(best, splats, phase)
     return 0
 
 

@@ -135,9 +135,13 @@ def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
     assert [(number, seed) for number, seed, _ in found] == [("1", "3"), ("2", str(candidate_seed(3, 1)))]
     best = max(found, key=lambda row: float(row[2]))
     assert f"seed {best[1]}, " in told.partition("would withhold it")[2]
-    # Scored as it would be sent, the right way up; the file is as it was generated.
-    quality = QualityScorer.load(str(tmp_path), torch.device("cpu"))(upright(ply.from_bytes(out.read_bytes())))
+    # Scored and written as it would be sent, the right way up.
+    splats = ply.from_bytes(out.read_bytes())
+    quality = QualityScorer.load(str(tmp_path), torch.device("cpu"))(splats)
     assert float(best[2]) == pytest.approx(quality, abs=0.01)
+    (phases / "two.yaml").write_text(content.replace("upright: true", "upright: false").replace("count: 2", "count: 1"))
+    assert run(monkeypatch, picture, "--phase", "two", "--seed", best[1], "--device", "cpu", "-o", out) == 0
+    torch.testing.assert_close(upright(ply.from_bytes(out.read_bytes())).means, splats.means)
 
 
 def test_a_sentence_goes_through_a_picture_where_the_phase_says_so(
