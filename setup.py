@@ -16,7 +16,12 @@ setup(
     package_data={
         "miner": ["static/*", "static/vendor/*", "static/vendor/*/*"],
         "miner.config": ["*.yaml", "phases/*.yaml"],
-        "pipeline": ["checkpoints/*/*.json", "checkpoints/*/*/*.json", "checkpoints/*/*/*.safetensors"],
+        "pipeline": [
+            "checkpoints/*/*.json",
+            "checkpoints/*/*/*.json",
+            "checkpoints/*/*/*.safetensors",
+            "checkpoints/*/*/*.txt",
+        ],
     },
     install_requires=[
         "aiohttp",

@@ -14,7 +14,7 @@ from miner.ledger_schema import LEDGER_NAME
 from miner.phases import NamedPhase, load_phase
 from miner.rules import PolicyRules
 from miner.yaml_files import load_yaml, shipped_config
-from pipeline import EMBEDDED_CHECKPOINT
+from pipeline import is_embedded
 
 
 class _Section(BaseModel):
@@ -156,9 +156,10 @@ class Settings:
 
     def check_allowed(self, phase: NamedPhase) -> None:
         """Raises OperatorError if the phase generates with toys and this is a live network."""
-        if EMBEDDED_CHECKPOINT in phase.settings.checkpoints and self.chain_file is None and not self.toys_allowed:
+        has_toys = any(map(is_embedded, phase.settings.checkpoints))
+        if has_toys and self.chain_file is None and not self.toys_allowed:
             raise OperatorError(
-                f"phase {phase.name} generates with the embedded toy checkpoint, which must not answer the live "
+                f"phase {phase.name} generates with an embedded toy checkpoint, which must not answer the live "
                 f"network {self.network}: choose another --phase, or --subtensor.network file:PATH (or insist with "
                 "--allow-demo-checkpoint)"
             )

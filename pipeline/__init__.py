@@ -33,12 +33,11 @@ from pipeline.request import STAGES, Asset, OnStep, Request, TextToImageParams, 
 from pipeline.sampling import SamplerParams
 from pipeline.scoring import QualityScorer
 from pipeline.splats import Splats, normalise, upright, validity
-from pipeline.weights import EMBEDDED as EMBEDDED_CHECKPOINT
 from pipeline.weights import SCORER as DEFAULT_SCORER
+from pipeline.weights import is_embedded
 
 __all__ = [
     "DEFAULT_SCORER",
-    "EMBEDDED_CHECKPOINT",
     "STAGES",
     "Asset",
     "Backend",
@@ -79,6 +78,7 @@ __all__ = [
     "choose",
     "image_prompt",
     "image_prompt_from_base64",
+    "is_embedded",
     "likeness",
     "load_backend",
     "normalise",

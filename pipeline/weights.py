@@ -10,8 +10,10 @@ from pathlib import Path
 
 from pipeline.errors import CheckpointError
 
-EMBEDDED = "embedded"
-_EMBEDDED_DIRECTORY = Path(__file__).parent / "checkpoints" / "tiny"
+# For pictures, and for sentences with the same networks.
+EMBEDDED, EMBEDDED_TEXT = "embedded", "embedded-text"
+_CHECKPOINTS = Path(__file__).parent / "checkpoints"
+_EMBEDDED = {EMBEDDED: _CHECKPOINTS / "tiny", EMBEDDED_TEXT: _CHECKPOINTS / "tiny-text"}
 # Upstream names its image encoders as torch.hub does; these are the same networks for transformers.
 _HUB_NAMES = {
     "dinov2_vits14_reg": "facebook/dinov2-with-registers-small",
@@ -65,13 +67,20 @@ def _not_here(reference: str) -> CheckpointError:
     )
 
 
+def is_embedded(reference: str) -> bool:
+    """Whether a checkpoint is one of the two that come with the package, which are toys."""
+    return reference in _EMBEDDED
+
+
 def locate(reference: str, marker: str) -> Path:
-    """The directory that holds `marker` for "embedded", a path, or "org/name[@revision]" in the local cache.
+    """The directory that holds `marker`.
+
+    For "embedded" or "embedded-text", a path, or "org/name[@revision]" in the local cache.
 
     Raises CheckpointError naming the download command if it is not on this machine.
     """
-    if reference == EMBEDDED:
-        return _EMBEDDED_DIRECTORY
+    if is_embedded(reference):
+        return _EMBEDDED[reference]
     path = Path(reference).expanduser()
     if (path / marker).is_file():
         return path

@@ -35,12 +35,12 @@ from miner.yaml_files import shipped_config
 from pipeline.errors import PipelineError
 from pipeline.trellis.checkpoint import ROLES, read_json
 from pipeline.weights import (
-    EMBEDDED,
     MODEL_INDEX,
     SCORER_BACKBONE,
     SCORER_FILE,
     HubReference,
     encoder_reference,
+    is_embedded,
     network_stem,
 )
 from scripts import fetch_background_model, hub
@@ -244,7 +244,7 @@ def run(arguments: argparse.Namespace) -> None:
     phase = load_phase(arguments.phase, shipped_config() / "miner.yaml").settings if arguments.phase else None
     of_phase = targets_of(phase) if phase else []
     others = [Target(text.partition("@")[0].replace("/", "--"), text) for text in arguments.references]
-    targets = [target for target in (*of_phase, *others) if target.reference != EMBEDDED]
+    targets = [target for target in (*of_phase, *others) if not is_embedded(target.reference)]
     there: dict[str, Path] = {}
     for target in targets:
         folder = arguments.to / target.name if arguments.to and len(targets) > 1 else arguments.to

@@ -1,12 +1,13 @@
 """Make the embedded checkpoint: TRELLIS's own form at a thousandth of its size, with random weights.
 
     python scripts/make_tiny_checkpoint.py pipeline/checkpoints/tiny
+    python scripts/make_tiny_checkpoint.py --kind sentences pipeline/checkpoints/tiny-text
     python scripts/make_tiny_checkpoint.py --kind text DIR
 
 The weights are random. Only the last layers of the two structure networks are fitted, by least squares, so that
-the structure is a pebble in the middle and not dust; what it makes has nothing to do with the prompt. A checkpoint
-for sentences has flow models and a text encoder of its own, and takes the decoders of the embedded one, as upstream's
-take those of the image checkpoint.
+the structure is a pebble in the middle and not dust; what it makes has nothing to do with the prompt. The embedded
+checkpoint for sentences is a text encoder beside the networks of the other one. One of kind text, for tests, has flow
+models of its own, too, and takes the decoders of the embedded one, as upstream's take those of the image checkpoint.
 """
 
 from __future__ import annotations
@@ -137,6 +138,12 @@ TEXT_MODELS = {
     "slat_flow_model": "ckpts/slat_flow_txt_tiny",
     "slat_decoder_gs": str(EMBEDDED_CKPTS / "slat_dec_gs_tiny"),
 }
+SENTENCE_PIPELINE = pipeline_json(
+    "TrellisTextTo3DPipeline",
+    {role: f"../{EMBEDDED_CKPTS.parent.name}/{path}" for role, path in MODELS.items()},
+    SETTINGS,
+    {"text_cond_model": "text_encoder"},
+)
 TEXT_PIPELINE = pipeline_json(
     "TrellisTextTo3DPipeline", TEXT_MODELS, TEXT_SETTINGS, {"text_cond_model": "text_encoder"}
 )
@@ -295,7 +302,9 @@ def save_image_encoder(directory: Path, generator: torch.Generator) -> None:
     model.save_pretrained(directory)
 
 
-def save_text_encoder(directory: Path, generator: torch.Generator) -> None:
+def save_text_encoder(
+    directory: Path, generator: torch.Generator, width: int = TEXT_WIDTH, dtype: torch.dtype = torch.float32
+) -> None:
     """Write the text half of a small CLIP, and a tokenizer whose tokens are single bytes."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -304,8 +313,8 @@ def save_text_encoder(directory: Path, generator: torch.Generator) -> None:
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     config = CLIPTextConfig(
         vocab_size=len(tokens),
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=4 * TEXT_WIDTH,
+        hidden_size=width,
+        intermediate_size=4 * width,
         num_hidden_layers=2,
         num_attention_heads=HEADS,
         max_position_embeddings=TEXT_TOKENS,
@@ -314,7 +323,7 @@ def save_text_encoder(directory: Path, generator: torch.Generator) -> None:
     )
     model = CLIPTextModel(config)
     random_weights(model, generator)
-    model.save_pretrained(directory)
+    model.to(dtype).save_pretrained(directory)
     (directory / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
     (directory / "merges.txt").write_text("#version: 0.2\n")
 
@@ -353,7 +362,15 @@ def make_text_checkpoint(directory: Path) -> None:
     save_text_encoder(directory / "text_encoder", generator)
 
 
-KINDS = {"image": make_image_checkpoint, "text": make_text_checkpoint}
+@torch.no_grad()
+def make_sentence_checkpoint(directory: Path) -> None:
+    """Write pipeline.json and text_encoder/ below `directory`, which is to lie beside the embedded checkpoint."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "pipeline.json").write_text(json.dumps(SENTENCE_PIPELINE, indent=2) + "\n")
+    save_text_encoder(directory / "text_encoder", torch.Generator().manual_seed(SEED), WIDTH, torch.float16)
+
+
+KINDS = {"image": make_image_checkpoint, "sentences": make_sentence_checkpoint, "text": make_text_checkpoint}
 
 
 def main() -> None:

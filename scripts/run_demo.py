@@ -1,8 +1,8 @@
-"""The demo: a miner and a local validator on this machine, three image tasks, pictures of the results.
+"""The demo: a miner and a local validator on this machine, three pictures and a sentence, pictures of the results.
 
     python scripts/run_demo.py [--output demo-output]
 
-Exit 0 only if all three tasks were answered with valid results.
+Exit 0 only if all tasks were answered with valid results.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
@@ -27,7 +28,7 @@ from miner.chain import Neuron
 from miner.errors import ExitCode
 from miner.localnet import LOOPBACK, Delivery, LocalValidator, free_port, make_wallet, write_chain_file
 from miner.logs import ResultLine
-from miner.protocol import Generate, ImageTask
+from miner.protocol import Generate, ImageTask, TextTask
 from miner.validator_model import Timing
 from pipeline import STAGES, ply
 from pipeline.contact_sheet import contact_sheet
@@ -43,18 +44,31 @@ TIMING = Timing(throttle_period=0, task_cooldown=2, cooldown_penalty=0, validati
 
 @dataclass(frozen=True)
 class Prompt:
-    """One demo task."""
+    """One demo task: a picture or a sentence."""
 
     id: str
     transport: str
-    image: Image.Image
+    shows: Image.Image | str
 
     @property
-    def base64(self) -> str:
-        """The picture's file as it travels."""
+    def task_type(self) -> Literal["image", "text"]:
+        """As the protocol has it."""
+        return "text" if isinstance(self.shows, str) else "image"
+
+    @property
+    def text(self) -> str:
+        """As it travels: a picture's file in base64, a sentence as it is."""
+        if isinstance(self.shows, str):
+            return self.shows
         buffer = io.BytesIO()
-        self.image.save(buffer, "PNG")
+        self.shows.save(buffer, "PNG")
         return base64.b64encode(buffer.getvalue()).decode()
+
+    @property
+    def task(self) -> ImageTask | TextTask:
+        """For miners that pull."""
+        kind = TextTask if self.task_type == "text" else ImageTask
+        return kind(id=self.id, prompt=self.text)
 
 
 def draw_lamp() -> Image.Image:
@@ -69,13 +83,14 @@ def draw_lamp() -> Image.Image:
 
 
 def demo_prompts() -> list[Prompt]:
-    """Two photographs that scikit-image ships, opaque, and a drawing with an alpha channel."""
+    """Two photographs that scikit-image ships, opaque, a drawing with an alpha channel, and a sentence."""
     from skimage import data
 
     return [
         Prompt("1", "push", Image.fromarray(data.coffee())),
         Prompt("2", "pull", Image.fromarray(data.rocket())),
         Prompt("3", "pull", draw_lamp()),
+        Prompt("4", "pull", "a red chair with brown legs"),
     ]
 
 
@@ -170,7 +185,7 @@ async def run_tasks(prompts: Sequence[Prompt], folder: Path, started: float) -> 
     miner_neuron = Neuron(uid=1, hotkey=miner_hotkey, coldkey=coldkey, ip=LOOPBACK, port=free_port())
     write_chain_file(folder / "chain.json", [validator_neuron, miner_neuron], NETUID)
     await validator.start()
-    validator.add_tasks(ImageTask(id=p.id, prompt=p.base64) for p in prompts if p.transport == "pull")
+    validator.add_tasks(p.task for p in prompts if p.transport == "pull")
     arguments = ["--netuid", str(NETUID), "--phase", "demo", "--subtensor.network", f"file:{folder / 'chain.json'}"]
     arguments += ["--wallet.path", str(folder), "--wallet.name", "miner", "--wallet.hotkey", "default"]
     arguments += ["--axon.ip", LOOPBACK, "--axon.port", str(miner_neuron.port), "--monitor.port", "0"]
@@ -179,7 +194,7 @@ async def run_tasks(prompts: Sequence[Prompt], folder: Path, started: float) -> 
         if await first_of(miner.ready, miner, READY_TIMEOUT):
             for prompt in prompts:
                 if prompt.transport == "push":
-                    request = Generate(prompt=prompt.base64)
+                    request = Generate(task_type=prompt.task_type, prompt=prompt.text)
                     await validator.push(miner_neuron, request, prompt.id, TASKS_TIMEOUT)
             await all_delivered(validator, miner, len(prompts))
     finally:
@@ -196,7 +211,7 @@ def write_outputs(prompts: Sequence[Prompt], deliveries: Sequence[Delivery], out
     for prompt in prompts:
         for suffix in ("ply", "spz", "png"):
             (output / f"{prompt.id}.{suffix}").unlink(missing_ok=True)
-    pictures = {prompt.id: prompt.image for prompt in prompts}
+    shown = {prompt.id: prompt.shows for prompt in prompts}
     for delivery in deliveries:
         if delivery.splats is None:
             continue
@@ -204,7 +219,7 @@ def write_outputs(prompts: Sequence[Prompt], deliveries: Sequence[Delivery], out
         stem.with_suffix(".spz").write_bytes(delivery.data)
         stem.with_suffix(".ply").write_bytes(ply.to_bytes(delivery.splats))
         caption = f"task {delivery.task_id}, {delivery.transport}: {len(delivery.splats)} gaussians"
-        contact_sheet(pictures[delivery.task_id], delivery.splats, caption).save(stem.with_suffix(".png"))
+        contact_sheet(shown[delivery.task_id], delivery.splats, caption).save(stem.with_suffix(".png"))
 
 
 def print_table(prompts: Sequence[Prompt], deliveries: Sequence[Delivery], lines: Sequence[ResultLine]) -> None:
@@ -239,7 +254,7 @@ def main() -> int:
     valid = {d.task_id for d in deliveries if d.splats is not None}
     print(f"\n{len(valid)} of {len(prompts)} tasks answered with valid results in {time.monotonic() - started:.0f} s")
     if valid == {prompt.id for prompt in prompts}:
-        print(f"Pictures and files: {output}/1.png 2.png 3.png, *.ply, *.spz")
+        print(f"Pictures and files: {output}/*.png, *.ply, *.spz")
         return 0
     return 1
 

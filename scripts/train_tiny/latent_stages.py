@@ -14,7 +14,10 @@ from scripts.train_tiny.voxels import RESOLUTION
 from scripts.train_tiny.workplace import Workplace
 
 # Of the gaussians that a voxel is covered with: discs on the surface, standard deviations in voxels.
-_DISC_WIDTH, _DISC_THICKNESS, _OPACITY = 0.38, 0.12, 0.95
+_DISC_WIDTH, _DISC_THICKNESS, _OPACITY = 0.2, 0.1, 0.95
+# How far they lie below it, in voxels, and how far they spread, of the voxel: discs look larger than they are, and
+# rasterisers blur. Silhouettes drawn of the targets themselves overlap 0.93 with the true ones, 0.89 without the two.
+_INSET, _SPREAD = 0.2, 0.9
 _SH_C0 = 0.28209479177387814
 # Of length 1, and along no edge that objects have.
 _WAY = (0.48, 0.60, 0.64)
@@ -61,11 +64,11 @@ def disc_losses(decoder: SLatGaussianDecoder, raw: Tensor, grid: VoxelGrid, valu
         return x.repeat_interleave(count, dim=0)
 
     normal = F.normalize(values[:, 3:6], dim=-1)
-    spread = torch.tanh(decoder.offset_perturbation) * 0.5 * config.voxel_size
+    spread = _SPREAD * torch.tanh(decoder.offset_perturbation) * 0.5 * config.voxel_size
     spread = spread.repeat(len(values), 1)
     flat = spread - (spread * each(normal)).sum(-1, keepdim=True) * each(normal)
     centres = each((grid.positions.float() + 0.5) / RESOLUTION)
-    places = centres + (flat + each(normal * values[:, 6:7])).clamp(-0.74, 0.74) / RESOLUTION
+    places = centres + (flat + each(normal * (values[:, 6:7] - _INSET))).clamp(-0.74, 0.74) / RESOLUTION
     sizes = torch.tensor([_DISC_WIDTH, _DISC_WIDTH, _DISC_THICKNESS], device=raw.device) / RESOLUTION
     colours = (each(values[:, :3]) / 2) / _SH_C0
     agreement = (found.quaternions * each(disc_quaternions(normal))).sum(-1).square()

@@ -15,7 +15,7 @@ from pipeline.likeness import compare, render_rgba
 from scripts.train_tiny.distances import Objects
 from scripts.train_tiny.pictures import BEHIND_AZIMUTH, PROMPT_AZIMUTH, camera, pictures
 
-VIEW_SIZE = 128
+VIEW_SIZE = 256
 
 
 @dataclass(frozen=True)

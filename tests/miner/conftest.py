@@ -138,7 +138,7 @@ def snapshot(wallets: dict[str, bt.Wallet]) -> Snapshot:
 
 @pytest.fixture(scope="session")
 def phase() -> Phase:
-    return load_phase("demo", shipped_config() / "miner.yaml").settings
+    return load_phase("demo", shipped_config() / "miner.yaml").settings.model_copy(update={"text": None})
 
 
 @pytest.fixture(scope="session")

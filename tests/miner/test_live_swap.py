@@ -164,5 +164,5 @@ async def test_a_day_with_phases(
     capsys.readouterr()
     assert await bench.phase("history") == 0
     out = capsys.readouterr().out
-    assert "start     demo         ec25c64bd990" in out
+    assert f"start     demo         {rows[0].config_hash}" in out
     assert "split     demo=50 quick=50" in out

@@ -68,8 +68,10 @@ class Bench:
         neurons = [validator, Neuron(uid=1, hotkey=miner.hotkey.ss58_address, coldkey="c")]
         write_chain_file(folder / "chain.json", neurons)
         config = folder / "miner.yaml"
+        (folder / "phases").mkdir()
+        (folder / "phases" / "pictures.yaml").write_text("extends: demo\ntext: null\n")
         config.write_text(
-            "phase: demo\nserving: {enabled: false}\n"
+            "phase: pictures\nserving: {enabled: false}\n"
             f"monitor: {{port: {self.port}, generate: {{enabled: true, max_body_bytes: 65536}}}}\n"
         )
         arguments = f"--config {config} --wallet.path {miner.path} --wallet.name {miner.name}"
@@ -111,9 +113,9 @@ async def test_a_node_that_is_watched(bench: Bench, image_base64: str) -> None:
     status = await bench.get("/status.json")
     assert [view["hotkey"] for view in status["validators"]] == [bench.validator.hotkey]
     metrics = await bench.get("/metrics")
-    assert 'outcome="accepted",phase="demo",transport="pull",type="image"} 2.0' in metrics
-    assert 'sn17_miner_generations_failed_total{phase="demo",transport="pull",type="text"} 1.0' in metrics
-    assert 'sn17_miner_stage_seconds_count{phase="demo",stage="structure"} 2.0' in metrics
+    assert 'outcome="accepted",phase="pictures",transport="pull",type="image"} 2.0' in metrics
+    assert 'sn17_miner_generations_failed_total{phase="pictures",transport="pull",type="text"} 1.0' in metrics
+    assert 'sn17_miner_stage_seconds_count{phase="pictures",stage="structure"} 2.0' in metrics
 
     # What is generated for this machine shows in the gallery, too, and not in the ledger.
     form = aiohttp.FormData()

@@ -107,7 +107,7 @@ def test_several_pictures_are_one_prompt(monkeypatch: pytest.MonkeyPatch, pictur
 def test_a_phase_without_text_checkpoint_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "a red chair", "--phase", "demo", "--device", "cpu") == 2
+    assert run(monkeypatch, "a red chair", "--phase", "phase3", "--device", "cpu") == 2
     assert "the phase has no text.checkpoint: name one with --checkpoint" in capsys.readouterr().err
 
 
@@ -147,7 +147,7 @@ def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
 def test_a_sentence_goes_through_a_picture_where_the_phase_says_so(
     monkeypatch: pytest.MonkeyPatch, phases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (phases / "drawn.yaml").write_text("extends: demo\ntext_to_image: {model: org/turbo}\n")
+    (phases / "drawn.yaml").write_text("extends: demo\ntext: null\ntext_to_image: {model: org/turbo}\n")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "diffusers", None)
     assert run(monkeypatch, "a red chair", "--phase", "drawn", "--device", "cpu") == 2

@@ -9,6 +9,7 @@ from plyfile import PlyData
 
 from miner.localnet import check_result
 from miner.logs import ResultLine
+from miner.protocol import ImageTask, TextTask
 from pipeline import STAGES, spz
 from pipeline.preprocessing import has_alpha
 from scripts.run_demo import Prompt, demo_prompts, print_table, write_outputs
@@ -17,10 +18,13 @@ from tests.miner.conftest import make_splats
 PROMPTS = [Prompt("1", "push", Image.new("RGB", (8, 8), "red")), Prompt("2", "pull", Image.new("RGB", (8, 8), "blue"))]
 
 
-def test_three_tasks_by_both_ways_and_one_with_alpha() -> None:
-    prompts = demo_prompts()
-    assert [prompt.transport for prompt in prompts] == ["push", "pull", "pull"]
-    assert [has_alpha(prompt.image) for prompt in prompts] == [False, False, True]
+def test_tasks_of_both_types_by_both_ways_and_one_with_alpha() -> None:
+    *pictures, sentence = demo_prompts()
+    assert [prompt.transport for prompt in pictures] == ["push", "pull", "pull"]
+    assert [isinstance(prompt.task, ImageTask) for prompt in pictures] == [True] * 3
+    alphas = [has_alpha(prompt.shows) for prompt in pictures if isinstance(prompt.shows, Image.Image)]
+    assert alphas == [False, False, True]
+    assert (sentence.task, sentence.task_type) == (TextTask(id="4", prompt=str(sentence.shows)), "text")
 
 
 def test_files_of_a_valid_result_and_none_of_an_invalid_one(tmp_path: Path) -> None:
