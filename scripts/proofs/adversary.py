@@ -83,7 +83,7 @@ async def prove(folder: Path, connections: int, megabytes: int) -> bool:
     arguments = ["--phase", "demo", "--subtensor.network", f"file:{folder / 'chain.json'}", "--monitor.port", "0"]
     arguments += ["--wallet.path", str(folder), "--wallet.name", "miner"]
     miner = await MinerProcess.start([*arguments, "--axon.ip", LOOPBACK, "--axon.port", str(target.port)], started)
-    prompt = Prompt("honest", "push", draw_lamp()).base64
+    prompt = Prompt("honest", "push", draw_lamp()).text
     try:
         async with asyncio.timeout(HONEST_TIMEOUT):
             await miner.ready.wait()
