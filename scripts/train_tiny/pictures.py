@@ -24,7 +24,7 @@ _LIGHT = (0.45, 0.75, 0.55)
 _AMBIENT = 0.55
 # What the pipeline leaves around an object, and the alpha from which on it belongs to it (pipeline.preprocessing).
 _MARGIN = 1.2
-_PROBE_SIZE = 64
+_PROBE_SIZE = 128
 
 
 def prompt_camera(size: int) -> Camera:
