@@ -14,6 +14,8 @@ from scripts.train_tiny.exam import examine, questions
 from scripts.train_tiny.measures import Measures
 from scripts.train_tiny.subject import Subject
 
+# With fewer the embedded checkpoint makes a block of many voxels.
+FOUR_STEPS = SamplerParams(4, 0.0, (0.5, 1.0), 3.0)
 ONE_STEP = SamplerParams(1, 0.0, (0.5, 1.0), 3.0)
 
 
@@ -24,8 +26,8 @@ def subject() -> Subject:
 
 def test_objects_at_a_time_change_nothing(subject: Subject) -> None:
     asked = questions(0, 3, torch.device("cpu"), sentences=False)
-    together = examine(subject, asked, ONE_STEP, ONE_STEP, batch=3)
-    alone = examine(subject, asked, ONE_STEP, ONE_STEP, batch=1)
+    together = examine(subject, asked, FOUR_STEPS, ONE_STEP, batch=3)
+    alone = examine(subject, asked, FOUR_STEPS, ONE_STEP, batch=1)
     for a, b in zip(together.measures, alone.measures, strict=True):
         assert vars(a) == pytest.approx(vars(b), abs=1e-3)
     assert math.isnan(together.matched)
@@ -41,13 +43,13 @@ def test_an_empty_structure_is_a_miss_and_no_error(subject: Subject, monkeypatch
 
 def test_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "result.json"
-    arguments = ["--objects", "2", "--steps", "1", "--strength", "0", "--device", "cpu", "--json", str(path)]
+    arguments = ["--objects", "2", "--steps", "4", "--strength", "0", "--device", "cpu", "--json", str(path)]
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
     assert evaluate.main() == 0
     content = json.loads(path.read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == content
     (result,) = content["results"]
-    assert (result["structure"]["steps"], result["latents"]["cfg_strength"]) == (1, 0.0)
+    assert (result["structure"]["steps"], result["latents"]["cfg_strength"]) == (4, 0.0)
     assert 0 <= result["voxel_iou"][0] <= 1
 
 
