@@ -14,7 +14,8 @@ module.exports = {
       cwd: __dirname,
       interpreter: ".venv/bin/python",
       args: "--netuid 17 --wallet.name miner --wallet.hotkey default",
-      // 2: a mistake only the operator can put right; 3: deregistered. Starting again helps neither.
+      // 2: a mistake only the operator can put right; 3: deregistered. Starting again helps neither. Because of the
+      // back-off below, pm2 then shows "waiting restart", though it waits for nothing.
       stop_exit_codes: [2, 3],
       // Others are worth a restart: 0.5 s after the first, then ever later up to 15 s. One that ran for two minutes
       // was good; after fifty in a row that were not, pm2 gives up.
