@@ -45,6 +45,13 @@ def test_demo_checkpoint_is_refused_on_a_live_network() -> None:
     assert load("--phase", "demo", "--allow-demo-checkpoint").configured.name == "demo"
 
 
+@pytest.mark.parametrize("missing", ["image", "text"])
+def test_either_of_the_embedded_checkpoints_is_refused_on_a_live_network(config_folder: Path, missing: str) -> None:
+    (config_folder / "phases" / "toy.yaml").write_text(f"extends: demo\n{missing}: null\n")
+    with pytest.raises(OperatorError, match="toy checkpoint"):
+        load("--config", str(config_folder / "miner.yaml"), "--phase", "toy")
+
+
 def test_unknown_phase_lists_those_there_are() -> None:
     with pytest.raises(OperatorError, match=r"no phase 'phase9'.*baseline, demo, few-step, phase3, test3"):
         load("--phase", "phase9")

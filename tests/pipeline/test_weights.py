@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from pipeline.errors import CheckpointError
 from pipeline.weights import (
     EMBEDDED,
+    EMBEDDED_TEXT,
     SCORER,
     SCORER_FILE,
     HubReference,
@@ -41,6 +43,14 @@ def test_the_embedded_checkpoint_is_there() -> None:
     directory = locate(EMBEDDED, "pipeline.json")
     assert (directory / "pipeline.json").is_file()
     assert locate_image_encoder("image_encoder", directory) == directory / "image_encoder"
+
+
+def test_the_embedded_checkpoint_for_sentences_takes_the_networks_of_the_other() -> None:
+    directory = locate(EMBEDDED_TEXT, "pipeline.json")
+    assert locate_text_encoder("text_encoder", directory) == directory / "text_encoder"
+    models = json.loads((directory / "pipeline.json").read_text())["args"]["models"]
+    found = {locate_network(reference, directory).resolve().parent for reference in models.values()}
+    assert found == {(locate(EMBEDDED, "pipeline.json") / "ckpts").resolve()}
 
 
 def test_a_directory_is_taken_as_it_is(tmp_path: Path) -> None:
