@@ -19,9 +19,10 @@ from miner.clocks import SYSTEM_CLOCK
 from miner.code_version import code_version
 from miner.cooldowns import CooldownFile
 from miner.errors import ExitCode, MinerError
+from miner.gpus import gpu_memory
 from miner.ledger import Ledger
 from miner.loading import load, release
-from miner.monitor import Status, gpu_memory, installed_version, validator_views
+from miner.monitor import Status, installed_version, validator_views
 from miner.monitor.generate import Run
 from miner.phase_control import PhaseControl, PhaseFiles
 from miner.phase_state import StateFile

@@ -8,38 +8,12 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-import torch
-
 from miner.clocks import Clock
+from miner.gpus import GpuMemory
 from miner.ledger import LedgerStatus
 from miner.validator_loop import Record
 
 SERVICE = "sn17-miner"
-
-
-@dataclass(frozen=True)
-class GpuMemory:
-    """Bytes of one GPU: in use by tensors, held by torch, and all there is."""
-
-    device: str
-    name: str
-    allocated: int
-    reserved: int
-    total: int
-
-
-def gpu_memory() -> tuple[GpuMemory, ...]:
-    """The GPUs that this process works on. Returns at once, also while a kernel hangs: torch's own books are read."""
-    if not torch.cuda.is_initialized():
-        return ()
-    found = []
-    for index in range(torch.cuda.device_count()):
-        reserved = torch.cuda.memory_reserved(index)
-        if reserved:
-            properties = torch.cuda.get_device_properties(index)
-            allocated = torch.cuda.memory_allocated(index)
-            found.append(GpuMemory(f"cuda:{index}", properties.name, allocated, reserved, properties.total_memory))
-    return tuple(found)
 
 
 @dataclass(frozen=True)

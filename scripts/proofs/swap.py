@@ -3,7 +3,7 @@
 Two checkpoints with random weights, a scheduler with two tasks waiting at any time, the loader and the control that the
 miner has; no network and no background model. Tells how many tasks were made by which, how long the swap took from the
 changed state to the first task of the new phase, and the memory of the GPU: with one, with both, and after the old
-one's last task. Needs torch, transformers, pydantic, pyyaml and safetensors only. Exit 1 if a task was lost.
+one's last task, also as /health tells it. Needs neither bittensor nor rembg. Exit 1 if a task was lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 
+from miner.gpus import gpu_memory
 from miner.loading import load, release
 from miner.phase_control import PhaseControl, PhaseFiles
 from miner.phase_state import Chosen, PhaseState, StateFile
@@ -156,6 +157,7 @@ async def prove(miner: Miner) -> dict[str, object]:
         "gib_with_one": with_one,
         "gib_at_most": with_both,
         "gib_after_the_swap": allocated(),
+        "as_health_has_it": [asdict(gpu) for gpu in gpu_memory()],
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from miner.monitor import GpuMemory
+from miner.gpus import GpuMemory
 from miner.painter import EXTENT, draw
 from pipeline import Splats, normalise, spz
 from pipeline.cameras import orbit

@@ -6,8 +6,9 @@ from dataclasses import replace
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from miner.gpus import GpuMemory
 from miner.ledger_events import Answered, Assigned, Event, Generated, GenerationFailed
-from miner.monitor import GpuMemory, Metrics, ValidatorView
+from miner.monitor import Metrics, ValidatorView
 from miner.monitor import metrics as module
 from tests.miner.monitor.conftest import HOTKEYS, OK, Site, one_task
 
