@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.rendering import SH_C0
 from pipeline.trellis import SLatGaussianDecoder, VoxelGrid
 from pipeline.trellis.gaussians import to_gaussians
 from scripts.train_tiny.prompts import Prompts
@@ -18,7 +19,6 @@ _DISC_WIDTH, _DISC_THICKNESS, _OPACITY = 0.2, 0.1, 0.95
 # How far they lie below it, in voxels, and how far they spread, of the voxel: discs look larger than they are, and
 # rasterisers blur. Silhouettes drawn of the targets themselves overlap 0.93 with the true ones, 0.89 without the two.
 _INSET, _SPREAD = 0.2, 0.9
-_SH_C0 = 0.28209479177387814
 # Of length 1, and along no edge that objects have.
 _WAY = (0.48, 0.60, 0.64)
 _DECODER_BATCH, _FLOW_BATCH = 4, 32
@@ -70,7 +70,7 @@ def disc_losses(decoder: SLatGaussianDecoder, raw: Tensor, grid: VoxelGrid, valu
     centres = each((grid.positions.float() + 0.5) / RESOLUTION)
     places = centres + (flat + each(normal * (values[:, 6:7] - _INSET))).clamp(-0.74, 0.74) / RESOLUTION
     sizes = torch.tensor([_DISC_WIDTH, _DISC_WIDTH, _DISC_THICKNESS], device=raw.device) / RESOLUTION
-    colours = (each(values[:, :3]) / 2) / _SH_C0
+    colours = (each(values[:, :3]) / 2) / SH_C0
     agreement = (found.quaternions * each(disc_quaternions(normal))).sum(-1).square()
     return {
         "place": 4 * (RESOLUTION * (found.xyz - places)).square().mean(),

@@ -94,7 +94,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--pace", type=float, default=1.0, help="times the seconds of each stage")
-    parser.add_argument("--within", type=float, default=math.inf, help="seconds after which nothing more is trained")
+    parser.add_argument(
+        "--within", type=float, default=math.inf, help="seconds in all; a stage may get half of its own, no less"
+    )
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--objects", type=int, default=48_000, help="to make and train on")
     parser.add_argument("--device", default="cuda")
@@ -113,7 +115,11 @@ def main() -> int:
         place = Workplace(work, pool, work / "log.jsonl", torch.Generator().manual_seed(1), not arguments.eager)
         for name in missing:
             remaining = arguments.within - (time.monotonic() - start)
-            STAGES[name].run(place, min(arguments.pace * STAGES[name].seconds, remaining))
+            seconds = arguments.pace * STAGES[name].seconds
+            if remaining < seconds / 2:
+                print(f"{name} is not begun: {remaining:.0f} of its {seconds:.0f} s remain", file=sys.stderr)
+                return 1
+            STAGES[name].run(place, min(seconds, remaining))
     if all(_is_done(stage, work) for stage in STAGES.values()):
         assemble(work, work / "checkpoints")
         print(f"{work / 'checkpoints'} is complete")

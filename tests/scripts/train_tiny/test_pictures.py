@@ -7,6 +7,7 @@ import torch
 
 from pipeline import Splats, upright
 from pipeline.likeness import compare, render_rgba
+from pipeline.rendering import SH_C0
 from scripts.train_tiny.distances import Objects
 from scripts.train_tiny.measures import cameras, matched, tolerant_iou, true_views
 from scripts.train_tiny.objects import make_thing
@@ -33,7 +34,7 @@ def as_exported(objects: Objects) -> Splats:
         quaternions=torch.tensor([1.0, 0, 0, 0]).expand(count, 4),
         log_scales=torch.full((count, 3), 0.4 / 64).log(),
         opacity_logits=torch.full((count,), 6.0),
-        f_dc=values[:, :3] / 2 / 0.28209479177387814,
+        f_dc=values[:, :3] / 2 / SH_C0,
     )
 
 

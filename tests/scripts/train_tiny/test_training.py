@@ -140,6 +140,17 @@ def test_all_stages_and_both_checkpoints(tmp_path: Path, monkeypatch: pytest.Mon
     assert torch.equal(load_file(tmp_path / "ss_dec_tiny.safetensors")["input_layer.weight"], before)
 
 
+def test_a_stage_without_time_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or a later run would take an untrained network for a trained one."""
+    arguments = ["--work", str(tmp_path), "--objects", "1", "--device", "cpu", "--within", "1"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    assert train.main() == 1
+    assert "structure_vae is not begun" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
 def _picture() -> bytes:
     image = Image.new("RGBA", (64, 64))
     ImageDraw.Draw(image).ellipse((10, 10, 50, 50), fill=(200, 30, 30, 255))
