@@ -95,7 +95,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--pace", type=float, default=1.0, help="times the seconds of each stage")
     parser.add_argument(
-        "--within", type=float, default=math.inf, help="seconds in all; a stage may get half of its own, no less"
+        "--within", type=float, default=math.inf, help="seconds; no stage gets less than half of its own"
     )
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--objects", type=int, default=48_000, help="to make and train on")
