@@ -24,16 +24,16 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.sampling import Conditions, SamplerParams, euler_steps
 from pipeline.trellis.blocks import ModulatedBlock
-from pipeline.trellis.checkpoint import NETWORK_CLASSES, Network, build_network
+from pipeline.trellis.checkpoint import NETWORK_CLASSES, Network
 from pipeline.trellis.gaussian_decoder import SLatGaussianDecoder
 from pipeline.trellis.structure_decoder import SparseStructureDecoder
 from pipeline.trellis.structure_flow import SparseStructureFlowModel, patchify
 from pipeline.weights import EMBEDDED, locate
+from scripts.checkpoint_files import save_network, save_tokenizer
 from scripts.random_checkpoint import GAUSSIANS
 
 SEED = 17
@@ -274,17 +274,6 @@ def shape_gaussians(decoder: SLatGaussianDecoder) -> None:
     layer.bias.data[13 * g :] = 3.5
 
 
-def save_network(network: Network, class_name: str, args: dict[str, Any], stem: Path) -> None:
-    """Write the pair of files; blocks in float16 as the public checkpoints have them."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps({"name": class_name, "args": args}, indent=2) + "\n")
-    half = build_network(class_name, args)
-    half.to_precision(torch.float16)
-    dtypes = {name: tensor.dtype for name, tensor in half.state_dict().items()}
-    tensors = {name: tensor.to(dtypes[name]).contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, stem.with_suffix(".safetensors"))
-
-
 def save_image_encoder(directory: Path, generator: torch.Generator) -> None:
     """Write a small DINOv2 with registers: 112 pixels, 64 patches and 5 other tokens."""
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
@@ -306,26 +295,22 @@ def save_text_encoder(
     directory: Path, generator: torch.Generator, width: int = TEXT_WIDTH, dtype: torch.dtype = torch.float32
 ) -> None:
     """Write the text half of a small CLIP, and a tokenizer whose tokens are single bytes."""
-    from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    letters = sorted(ByteLevel.alphabet())
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    size = save_tokenizer(directory)
     config = CLIPTextConfig(
-        vocab_size=len(tokens),
+        vocab_size=size,
         hidden_size=width,
         intermediate_size=4 * width,
         num_hidden_layers=2,
         num_attention_heads=HEADS,
         max_position_embeddings=TEXT_TOKENS,
-        bos_token_id=len(tokens) - 2,
-        eos_token_id=len(tokens) - 1,
+        bos_token_id=size - 2,
+        eos_token_id=size - 1,
     )
     model = CLIPTextModel(config)
     random_weights(model, generator)
     model.to(dtype).save_pretrained(directory)
-    (directory / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
-    (directory / "merges.txt").write_text("#version: 0.2\n")
 
 
 @torch.no_grad()

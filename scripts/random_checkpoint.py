@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from pipeline.devices import Precision
 from pipeline.trellis.checkpoint import build_network
+from scripts.checkpoint_files import save_tokenizer
 
 STATISTICS = {"mean": [0.0] * 8, "std": [2.4] * 8}
 SAMPLER = {
@@ -133,17 +134,13 @@ def write_image_encoder(directory: Path) -> None:
 
 def write_text_encoder(directory: Path) -> None:
     """The text model of CLIP ViT-L/14, with a vocabulary of single bytes."""
-    from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
         hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768
     )
     CLIPTextModel(config).save_pretrained(directory)
-    letters = sorted(ByteLevel.alphabet())
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (directory / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
-    (directory / "merges.txt").write_text("#version: 0.2\n")
+    save_tokenizer(directory)
 
 
 def write_scorer(directory: Path) -> None:

@@ -18,11 +18,12 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from pipeline import SamplerParams
-from pipeline.trellis.checkpoint import Network, build_network
+from pipeline.trellis.checkpoint import build_network
+from scripts.checkpoint_files import save_network
 from scripts.train_tiny.architecture import NETWORKS, image_encoder, text_encoder
 from scripts.train_tiny.pool import make_pool
 from scripts.train_tiny.stages import STAGES, Stage
@@ -78,16 +79,6 @@ def pipeline_json(kind: tuple[str, dict[str, str]], ckpts: str, statistics: dict
             **encoder,
         },
     }
-
-
-def save_network(network: Network, class_name: str, args: dict[str, Any], stem: Path) -> None:
-    """Write the pair of files; blocks in float16 as the public checkpoints have them."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps({"name": class_name, "args": args}, indent=2) + "\n")
-    network.to_precision(torch.float16)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in network.state_dict().items()}, stem.with_suffix(".safetensors")
-    )
 
 
 def main() -> int:

@@ -10,30 +10,18 @@ import torch
 from torch import Tensor
 
 from pipeline.text_conditioning import TOKENS
+from scripts.checkpoint_files import save_tokenizer
 from scripts.train_tiny.objects import make_thing
 
 # Enough for every word of every category to have come.
 _SURVEYED = 4000
 # More tokens than it takes to make a token of every word.
 _AMPLE = 10_000
-START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def write_tokenizer(directory: Path) -> int:
     """Write vocab.json and merges.txt as CLIP's tokenizer reads them; returns the size of the vocabulary."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    letters = sorted(ByteLevel.alphabet())
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
-    merges = _merges()
-    tokens += [first + second for first, second in merges]
-    tokens += [START, END]
-    directory.mkdir(parents=True, exist_ok=True)
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    (directory / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    (directory / "merges.txt").write_text("\n".join(lines) + "\n")
-    return len(tokens)
+    return save_tokenizer(directory, _merges())
 
 
 def _merges() -> list[tuple[str, str]]:
