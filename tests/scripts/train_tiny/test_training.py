@@ -25,7 +25,7 @@ from scripts.train_tiny.pool import make_pool
 from scripts.train_tiny.prompts import Prompts
 from scripts.train_tiny.stages import STAGES
 from scripts.train_tiny.structure_stages import patch_colours
-from scripts.train_tiny.training import Averaged
+from scripts.train_tiny.training import Averaged, Optimisation
 from scripts.train_tiny.training import train as optimise
 from scripts.train_tiny.words import tokenize, write_tokenizer
 
@@ -49,6 +49,32 @@ def test_losses_fall_and_the_average_follows(tmp_path: Path) -> None:
     first = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
     assert (first["stage"], first["step"]) == ("line", 1)
     assert first["error"] > 0.1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_replayed_steps_are_the_eager_ones() -> None:
+    """Two losses in turn, each of parameters that the other has nothing to do with."""
+    batches = torch.randn(14, 32, 8, generator=torch.Generator().manual_seed(1)).cuda()
+    weights = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        body, first, second = (nn.Linear(8, 8).cuda() for _ in range(3))
+
+        def of_first(batch: Tensor, body: nn.Module = body, head: nn.Module = first) -> dict[str, Tensor]:
+            return {"first": head(body(batch).relu()).square().mean(), "small": body(batch).mean().square()}
+
+        def of_second(batch: Tensor, body: nn.Module = body, head: nn.Module = second) -> dict[str, Tensor]:
+            return {"second": (head(body(batch).relu()) - batch).square().mean()}
+
+        turns = [of_first, of_second]
+        networks = [body, first, second]
+        optimisation = Optimisation(networks, 0.01, batches[0], captured=captured)
+        for step, batch in enumerate(batches):
+            optimisation.rate.fill_(0.01 / (1 + step))
+            found = optimisation.step(turns[step % 2], batch, turns)
+        weights.append([*(p for network in networks for p in network.parameters()), found["second"]])
+    for eager, replayed in zip(*weights, strict=True):
+        torch.testing.assert_close(replayed, eager, atol=1e-4, rtol=1e-3)
 
 
 def test_average_forgets_the_first_weights() -> None:
