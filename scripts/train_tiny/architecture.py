@@ -12,6 +12,9 @@ from scripts.random_checkpoint import GAUSSIANS
 from scripts.train_tiny.voxels import LATENT_CHANNELS
 
 IMAGE_SIZE, PATCH_SIZE, TOKEN_WIDTH = 112, 8, 128
+# Per side of a patch, the parts that its token has to tell the contents of; and the numbers about all of them.
+PATCH_PARTS = 2
+PATCH_CONTENTS = 7 * PATCH_PARTS**2
 _FLOW = {
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
@@ -70,7 +73,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def image_encoder() -> Any:
-    """A small DINOv2 with registers, without its final norm, which the pipeline does not use."""
+    """A small DINOv2 with registers."""
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
     config = Dinov2WithRegistersConfig(
@@ -81,9 +84,7 @@ def image_encoder() -> Any:
         patch_size=PATCH_SIZE,
         num_register_tokens=4,
     )
-    model = Dinov2WithRegistersModel(config)
-    model.layernorm = nn.Identity()
-    return model
+    return Dinov2WithRegistersModel(config)
 
 
 def text_encoder(vocabulary: int) -> Any:

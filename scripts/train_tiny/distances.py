@@ -111,6 +111,8 @@ def _nearest(kind: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
 @cache
 def _compiled(kind: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """In one kernel instead of dozens; compiled when first called."""
+    # All kinds are one function to the compiler, which gives up on one with more variants than this.
+    torch._dynamo.config.recompile_limit = 64
     return torch.compile(_nearest(kind), dynamic=True, options=_ONE_KERNEL)
 
 

@@ -100,9 +100,7 @@ def disc_quaternions(normal: Tensor) -> Tensor:
 
 def latent_flow(place: Workplace, seconds: float) -> None:
     """The flow of latents on the voxels of a structure, under the frozen encoders."""
-    flow, prompts = place.build("slat_flow_tiny"), Prompts(place.pool, place.folder)
-    place.load("image_encoder", prompts.images)
-    place.load("text_encoder", prompts.texts)
+    flow, prompts = place.build("slat_flow_tiny"), Prompts(place.pool, place.folder, trained=True)
     mean, std = latent_statistics(place)
 
     def velocity_loss(chosen: Tensor, conditions: Tensor) -> Tensor:

@@ -46,8 +46,13 @@ class Window:
     half: Tensor
 
 
-def pictures(objects: Objects, size: int, azimuth: float = PROMPT_AZIMUTH, window: Window | None = None) -> Tensor:
+def pictures(objects: Objects, size: int, azimuth: float = PROMPT_AZIMUTH) -> Tensor:
     """RGBA [B, 4, size, size] in 0..1, colours not multiplied by alpha; alpha is 0 or 1."""
+    return _traced(objects, size, azimuth)[:, :4]
+
+
+def _traced(objects: Objects, size: int, azimuth: float = PROMPT_AZIMUTH, window: Window | None = None) -> Tensor:
+    """[B, 7, size, size]: RGBA, and the point that is seen, in the objects' frame; all 0 where nothing is."""
     count, device = objects.count, objects.device
     pose = torch.linalg.inv(camera(azimuth, size).world_to_camera.double()).float().to(device)
     axis = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
@@ -63,9 +68,9 @@ def pictures(objects: Objects, size: int, azimuth: float = PROMPT_AZIMUTH, windo
     points = origin + depth[..., None] * rays
     distance, normal, colour = objects.surface(points)
     hit = (distance < _HIT) & (depth < RADIUS + _REACH)
-    rgba = torch.cat([lit(colour, normal), torch.ones_like(colour[..., :1])], dim=-1)
-    rgba = torch.where(hit[..., None], rgba, 0.0)
-    drawn: Tensor = rgba.transpose(1, 2).unflatten(2, (size, size))
+    seen = torch.cat([lit(colour, normal), torch.ones_like(colour[..., :1]), points], dim=-1)
+    seen = torch.where(hit[..., None], seen, 0.0)
+    drawn: Tensor = seen.transpose(1, 2).unflatten(2, (size, size))
     return drawn
 
 
@@ -78,7 +83,8 @@ def lit(colour: Tensor, normal: Tensor) -> Tensor:
 
 
 def framed(objects: Objects, size: int) -> Tensor:
-    """RGB [B, 3, size, size] on black, as the pipeline frames the prompts: the object in the middle, with a margin."""
+    """[B, 7, size, size]: RGB on black, as the pipeline frames the prompts, the object in the middle with a margin;
+    alpha; and the point that is seen, multiplied by alpha."""
     alpha = pictures(objects, _PROBE_SIZE)[:, 3] > 0.5
     cells = torch.arange(_PROBE_SIZE, device=alpha.device)
     sides = []
@@ -89,5 +95,4 @@ def framed(objects: Objects, size: int) -> Tensor:
         sides.append(torch.stack([low, high + 1], dim=1).float() / _PROBE_SIZE * 2 - 1)
     box = torch.stack(sides, dim=1)
     window = Window(box.mean(dim=2), _MARGIN / 2 * (box[:, :, 1] - box[:, :, 0]).amax(dim=1))
-    rgba = pictures(objects, 2 * size, window=window)
-    return F.avg_pool2d(rgba[:, :3] * rgba[:, 3:], 2)
+    return F.avg_pool2d(_traced(objects, 2 * size, window=window), 2)

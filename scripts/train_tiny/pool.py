@@ -8,10 +8,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.trellis import VoxelGrid
-from scripts.train_tiny.architecture import IMAGE_SIZE
+from scripts.train_tiny.architecture import IMAGE_SIZE, PATCH_PARTS, PATCH_SIZE
 from scripts.train_tiny.distances import Objects
 from scripts.train_tiny.objects import Thing, make_thing
 from scripts.train_tiny.pictures import framed
@@ -21,15 +22,18 @@ from scripts.train_tiny.voxels import latents, occupancy
 HELD_OUT = 10_000_000
 _AT_ONCE = 64
 _WORTH_PROCESSES = 1000
+_ENLARGED = 4.0
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """captions of N objects; pictures [N, 3, S, S] uint8 on black; occupied [N, 64, 64, 64] bool; of each object's
-    voxels, in the order of their coordinates, the latents [n, 8] float16."""
+    """captions of N objects; pictures [N, 3, S, S] uint8 on black and what is in their patches [N, P, 28] float16;
+    occupied [N, 64, 64, 64] bool; of each object's voxels, in the order of their coordinates, the latents [n, 8]
+    float16."""
 
     captions: list[str]
     pictures: Tensor
+    patches: Tensor
     occupied: Tensor
     voxel_latents: list[Tensor]
 
@@ -58,11 +62,22 @@ def make_pool(count: int, device: torch.device, first_seed: int = 0) -> Pool:
     """The first `count` objects from a seed on."""
     # By category, since objects with parts of the same kinds are measured faster together; batches are random anyway.
     things = sorted(_make_things(range(first_seed, first_seed + count)), key=lambda thing: thing.category)
-    pictures, occupied, values = [], [], []
+    pictures, patches, occupied, values = [], [], [], []
     at_once = _AT_ONCE if device.type == "cuda" else 1
     for start in range(0, len(things), at_once):
         part = Objects.of([thing.parts for thing in things[start : start + at_once]], device)
-        pictures.append((framed(part, IMAGE_SIZE) * 255).round().byte())
+        seen = framed(part, IMAGE_SIZE)
+        pictures.append((seen[:, :3] * 255).round().byte())
+        patches.append(patch_contents(seen).half())
         occupied.append(occupancy(part))
         values += [rows.half() for rows in latents(part, occupied[-1])]
-    return Pool([thing.caption for thing in things], torch.cat(pictures), torch.cat(occupied), values)
+    captions = [thing.caption for thing in things]
+    return Pool(captions, torch.cat(pictures), torch.cat(patches), torch.cat(occupied), values)
+
+
+def patch_contents(seen: Tensor) -> Tensor:
+    """What `framed` draws, [B, 7, S, S] -> [B, patches, 28]: means over the quarters of each patch; the points that are
+    seen are enlarged, so that they weigh as much as colours."""
+    cells = F.avg_pool2d(seen, PATCH_SIZE // PATCH_PARTS)
+    cells = torch.cat([cells[:, :4], _ENLARGED * cells[:, 4:]], dim=1)
+    return F.unfold(cells, PATCH_PARTS, stride=PATCH_PARTS).transpose(1, 2)

@@ -21,7 +21,7 @@ class Stage:
 
 STAGES = {
     "structure_vae": Stage(structure_vae, ("ss_dec_tiny", "structure_encoder"), 80),
-    "structure_flow": Stage(structure_flow, ("ss_flow_tiny", "image_encoder", "text_encoder"), 440),
+    "structure_flow": Stage(structure_flow, ("ss_flow_tiny", "image_encoder/model", "text_encoder/model"), 470),
     "gaussian_decoder": Stage(gaussian_decoder, ("slat_dec_gs_tiny",), 80),
     "latent_flow": Stage(latent_flow, ("slat_flow_tiny", "latent_statistics"), 250),
 }

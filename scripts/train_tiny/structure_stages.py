@@ -12,12 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.sampling import Conditions, SamplerParams, euler_steps
-from scripts.train_tiny.architecture import (
-    IMAGE_SIZE,
-    PATCH_SIZE,
-    TOKEN_WIDTH,
-    StructureEncoder,
-)
+from scripts.train_tiny.architecture import PATCH_CONTENTS, TOKEN_WIDTH, StructureEncoder
 from scripts.train_tiny.measures import tolerant_iou
 from scripts.train_tiny.pool import HELD_OUT, make_pool
 from scripts.train_tiny.prompts import Prompts
@@ -26,8 +21,7 @@ from scripts.train_tiny.workplace import Workplace
 
 _KL_WEIGHT = 1e-3
 _VAE_BATCH, _FLOW_BATCH = 8, 160
-# Colours per side of a patch that its token has to tell.
-_COLOURS = 2
+_PATCHES_WEIGHT = 10.0
 # Objects that figures for the log are taken from, apart from those of the evaluation.
 _CHECKED, _APART = 128, 1_000_000
 
@@ -86,12 +80,13 @@ def _structure_spread(place: Workplace, encoder: nn.Module) -> Tensor:
 
 def structure_flow(place: Workplace, seconds: float) -> None:
     """The flow of structures, and with it the two encoders."""
-    flow, prompts = place.build("ss_flow_tiny"), Prompts(place.pool, place.folder)
+    flow, prompts = place.build("ss_flow_tiny"), Prompts(place.pool, place.folder, trained=False)
     if place.device.type == "cuda":
         for block in flow.blocks:
             block.compile(dynamic=False)
-    # Structures do not ask for colours, latents will: the pictures' tokens have to tell those of their patch.
-    colours = nn.Linear(TOKEN_WIDTH, 3 * _COLOURS**2).to(place.device)
+    # The pictures' tokens have to tell what is in their patch: the flow alone teaches slowly where that is in space,
+    # and never its colours, which latents will ask for.
+    contents = nn.Linear(TOKEN_WIDTH, PATCH_CONTENTS).to(place.device)
     tensors = load_file(place.folder / "structure_encoder.safetensors")
     spread = tensors.pop("spread").to(place.device).view(1, -1, 1, 1, 1)
     structure_encoder = StructureEncoder()
@@ -109,8 +104,9 @@ def structure_flow(place: Workplace, seconds: float) -> None:
         with place.half_precision():
             conditions, tokens = prompts.of_pictures(chosen)
             loss = velocity_loss(chosen, conditions)
-        seen = colours(tokens[:, -((IMAGE_SIZE // PATCH_SIZE) ** 2) :].float())
-        return {"velocity": loss, "colours": 2 * F.mse_loss(seen, patch_colours(place.pool.pictures[chosen]))}
+        truth = place.pool.patches[chosen].float()
+        told = contents(tokens[:, -truth.shape[1] :].float())
+        return {"velocity": loss, "patches": _PATCHES_WEIGHT * F.mse_loss(told, truth)}
 
     def sentences(chosen: Tensor) -> dict[str, Tensor]:
         with place.half_precision():
@@ -118,17 +114,17 @@ def structure_flow(place: Workplace, seconds: float) -> None:
 
     trained = train(
         "structure_flow",
-        [flow, *prompts.networks, colours],
+        [flow, *prompts.networks, contents],
         place.rows(_FLOW_BATCH),
         [pictures, pictures, pictures, sentences],
         seconds=seconds,
-        rate=8e-4,
+        rate=1e-3,
         log=place.log,
         captured=place.graphs,
     )
-    prompts.images.load_state_dict(trained[1].state_dict())
-    for name, network in zip(("ss_flow_tiny", "image_encoder", "text_encoder"), trained, strict=False):
-        place.save(name, network.state_dict())
+    place.save("ss_flow_tiny", trained[0].state_dict())
+    prompts.images, prompts.texts = trained[1:3]
+    prompts.save(place.folder)
     _check_structures(place, trained[0], prompts)
 
 
@@ -150,9 +146,3 @@ def _check_structures(place: Workplace, flow: Any, prompts: Prompts) -> None:
         found = decoder(x)[:, 0] > 0
         iou = [tolerant_iou(*pair) for pair in zip(found, held_out.occupied, strict=True)]
         write_line(place.log, {"stage": "structure_flow", "strength": strength, "tolerant_iou": mean(iou)})
-
-
-def patch_colours(pictures: Tensor) -> Tensor:
-    """uint8 [B, 3, S, S] -> mean colours [B, patches, 3 * 2 * 2] of the quarters of each patch, 0..1."""
-    cells = F.avg_pool2d(pictures.float() / 255, PATCH_SIZE // _COLOURS)
-    return F.unfold(cells, _COLOURS, stride=_COLOURS).transpose(1, 2)

@@ -19,13 +19,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from pipeline import SamplerParams
 from pipeline.trellis.checkpoint import build_network
 from scripts.checkpoint_files import save_network
-from scripts.train_tiny.architecture import NETWORKS, image_encoder, text_encoder
+from scripts.train_tiny.architecture import NETWORKS
 from scripts.train_tiny.pool import make_pool
+from scripts.train_tiny.prompts import IMAGE_ENCODER, TEXT_ENCODER
 from scripts.train_tiny.stages import STAGES, Stage
 from scripts.train_tiny.words import write_tokenizer
 from scripts.train_tiny.workplace import Workplace
@@ -36,26 +36,27 @@ ROLES = {
     "slat_flow_model": "slat_flow_tiny",
     "slat_decoder_gs": "slat_dec_gs_tiny",
 }
-IMAGES = ("TrellisImageTo3DPipeline", {"image_cond_model": "image_encoder"})
-TEXTS = ("TrellisTextTo3DPipeline", {"text_cond_model": "text_encoder"})
+IMAGES = ("TrellisImageTo3DPipeline", {"image_cond_model": IMAGE_ENCODER})
+TEXTS = ("TrellisTextTo3DPipeline", {"text_cond_model": TEXT_ENCODER})
 SETTINGS = SamplerParams(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
 
 
 def assemble(work: Path, directory: Path) -> None:
     """Write the two checkpoints in upstream's form, blocks in float16: "tiny" for pictures, and "tiny-text", which has
     an encoder of its own and takes the other's networks."""
+    from transformers import CLIPTextModel, Dinov2WithRegistersModel
+
     images, texts = directory / "tiny", directory / "tiny-text"
     for stem, (class_name, args) in NETWORKS.items():
         network = build_network(class_name, args)
         network.load_state_dict(load_file(work / f"{stem}.safetensors"), assign=True)
         save_network(network, class_name, args, images / "ckpts" / stem)
-    encoder = image_encoder()
-    encoder.load_state_dict(load_file(work / "image_encoder.safetensors"))
-    encoder.layernorm = nn.LayerNorm(encoder.config.hidden_size, eps=encoder.config.layer_norm_eps)
-    encoder.half().save_pretrained(images / "image_encoder")
-    sentences = text_encoder(write_tokenizer(texts / "text_encoder"))
-    sentences.load_state_dict(load_file(work / "text_encoder.safetensors"))
-    sentences.half().save_pretrained(texts / "text_encoder")
+    for name, encoder, folder in (
+        (IMAGE_ENCODER, Dinov2WithRegistersModel, images),
+        (TEXT_ENCODER, CLIPTextModel, texts),
+    ):
+        encoder.from_pretrained(work / name, local_files_only=True).half().save_pretrained(folder / name)
+    write_tokenizer(texts / TEXT_ENCODER)
     statistics = {key: value.tolist() for key, value in load_file(work / "latent_statistics.safetensors").items()}
     for folder, config in (
         (images, pipeline_json(IMAGES, "ckpts", statistics)),

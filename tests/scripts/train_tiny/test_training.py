@@ -21,12 +21,12 @@ from pipeline.errors import EmptyStructure
 from scripts.train_tiny import structure_stages, train
 from scripts.train_tiny.latent_stages import disc_quaternions
 from scripts.train_tiny.objects import make_thing
-from scripts.train_tiny.pool import make_pool
+from scripts.train_tiny.pool import make_pool, patch_contents
 from scripts.train_tiny.prompts import Prompts
 from scripts.train_tiny.stages import STAGES
-from scripts.train_tiny.structure_stages import patch_colours
 from scripts.train_tiny.training import Averaged, Optimisation
 from scripts.train_tiny.training import train as optimise
+from scripts.train_tiny.voxels import to_scene
 from scripts.train_tiny.words import tokenize, write_tokenizer
 
 CPU = torch.device("cpu")
@@ -85,7 +85,7 @@ def test_average_forgets_the_first_weights() -> None:
     nn.init.constant_(network.weight, 1.0)
     for _ in range(200):
         average.update()
-    assert float(average.network.weight) == pytest.approx(1.0, abs=0.01)
+    assert next(average.network.parameters()).item() == pytest.approx(1.0, abs=0.01)
 
 
 def test_discs_face_along_the_normal() -> None:
@@ -95,12 +95,27 @@ def test_discs_face_along_the_normal() -> None:
     torch.testing.assert_close(axis, normal, atol=1e-5, rtol=0)
 
 
-def test_patch_colours() -> None:
-    pictures = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
-    pictures[0, 0, :4, 8:12] = 255
-    found = patch_colours(pictures).view(4, 3, 2, 2)
-    assert found.sum() == 1
+def test_patch_contents() -> None:
+    seen = torch.zeros(1, 7, 16, 16)
+    seen[0, 0, :4, 8:12] = 1.0
+    seen[0, 6, 12:, :4] = 0.25
+    found = patch_contents(seen).view(4, 7, 2, 2)
+    assert found.count_nonzero() == 2
     assert found[1, 0, 0, 0] == 1
+    # Places count four times.
+    assert found[2, 6, 1, 0] == 1
+
+
+def test_patches_tell_where_surfaces_are() -> None:
+    """The points of the pool's patches are on the object: none is far from its voxels."""
+    pool = make_pool(2, CPU)
+    places = (pool.patches.view(2, -1, 7, 4)[:, :, 3:].float()).transpose(2, 3)
+    full = places[..., 0] > 0.99
+    assert full.any()
+    for number, occupied in enumerate(pool.occupied):
+        voxels = to_scene(occupied.nonzero())
+        points = places[number][full[number]][:, 1:] / 4
+        assert torch.cdist(points, voxels).amin(dim=1).quantile(0.9) < 1.5 / 64
 
 
 def test_captions_are_whole_words(tmp_path: Path) -> None:
@@ -120,7 +135,7 @@ def test_captions_are_whole_words(tmp_path: Path) -> None:
 def test_dropped_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is dropped becomes what the pipeline takes for nothing: zero, or the empty sentence."""
     pool = make_pool(2, CPU)
-    prompts = Prompts(pool, tmp_path)
+    prompts = Prompts(pool, tmp_path, trained=False)
     with torch.no_grad():
         conditions, tokens = prompts.of_pictures(torch.tensor([0, 1]))
         monkeypatch.setattr("scripts.train_tiny.prompts._DROPPED", 1.0)
