@@ -88,9 +88,10 @@ def main() -> int:
         scorer = QualityScorer.load(folder, device)
     scorer.warm_up()
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    found = [measure(scorer, count, device, arguments.repeats) for count in arguments.count]
-    for row in found:
-        print(", ".join(f"{key} {value}" for key, value in row.items()))
+    found = []
+    for count in arguments.count:
+        found.append(measure(scorer, count, device, arguments.repeats))
+        print(", ".join(f"{key} {value}" for key, value in found[-1].items()), flush=True)
     print(json.dumps({"device": name, "torch": torch.__version__, "results": found}))
     return 0
 

@@ -26,7 +26,7 @@ _DECODER_BATCH, _FLOW_BATCH = 4, 32
 
 def latent_statistics(place: Workplace) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [8] of the latents."""
-    _, values = place.pool.latents(torch.arange(min(512, len(place.pool.captions))))
+    _, values = place.pool.latents(place.pool.some(512))
     return values.mean(dim=0), values.std(dim=0).clamp(min=0.05)
 
 

@@ -42,6 +42,10 @@ class Pool:
         grid = VoxelGrid(self.occupied[chosen].nonzero())
         return grid, torch.cat([self.voxel_latents[index].float() for index in chosen.tolist()])
 
+    def some(self, count: int) -> Tensor:
+        """Rows of so many objects, or of all if there are fewer, of every category, which lie side by side."""
+        return torch.arange(0, len(self.captions), max(1, len(self.captions) // count), device=self.pictures.device)
+
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Rows of random batches [size], or of all objects if there are fewer, without end."""
         size = min(size, len(self.captions))

@@ -74,7 +74,7 @@ def structure_vae(place: Workplace, seconds: float) -> None:
 
 @torch.no_grad()
 def _structure_spread(place: Workplace, encoder: nn.Module) -> Tensor:
-    means = torch.cat([encoder(part)[0] for part in place.pool.occupied[:1024].split(64)])
+    means = torch.cat([encoder(part)[0] for part in place.pool.occupied[place.pool.some(1024)].split(64)])
     return means.square().mean(dim=(0, 2, 3, 4)).sqrt()
 
 
