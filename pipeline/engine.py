@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.devices import Compute
 from pipeline.errors import NonFiniteOutput
@@ -19,8 +20,12 @@ from pipeline.trellis.gaussians import to_gaussians, to_splats
 
 # Called after each sampler step with the number of steps done.
 OnSamplerStep = Callable[[int], None]
-# Slabs of 2,816 to 25,344 voxels.
-_REHEARSED_WIDTHS, _REHEARSED_DEPTH = (16, 24, 32, 40, 48), 11
+
+# Attention for the windows of a structure, whose numbers and lengths are always new: cuDNN takes a tenth of a second to
+# plan for them.
+_UNPLANNED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+# Cells of two voxels along each axis of a structure.
+_CELLS = 32
 
 
 def _unwatched(_done: int) -> None:
@@ -77,21 +82,21 @@ class Engine:
         Raises NonFiniteOutput.
         """
         decoder = self.checkpoint.gaussian_decoder
-        raw: Tensor = decoder(latents, grid)
+        with sdpa_kernel(_UNPLANNED):
+            raw: Tensor = decoder(latents, grid)
         if not bool(raw.isfinite().all()):
             raise NonFiniteOutput("the gaussian decoder returned NaN or infinity; try precision: float32")
         return to_splats(to_gaussians(raw, grid, decoder.resolution, decoder.offset_perturbation, decoder.config))
 
     @torch.inference_mode()
     def rehearse(self, conditions: Conditions[Context]) -> None:
-        """Run a guided and an unguided latent step over structures of many sizes.
+        """Run a guided and an unguided latent step over structures of all sizes that the flows tell apart.
 
         Libraries choose and load their kernels by size; without this, the first structure of a new size takes longer.
         """
         params = SamplerParams(steps=2, cfg_strength=1.0, cfg_interval=(0.9, 1.0))
-        for width in _REHEARSED_WIDTHS:
-            positions = torch.nonzero(torch.ones(width, width, _REHEARSED_DEPTH, device=self.device))
-            grid = VoxelGrid.of([positions])
+        for cells, voxels in self.flows.sizes:
+            grid = _structure_of(cells, voxels, self.device)
             latents = self.sample_latents(conditions, params, grid, torch.zeros(len(grid), self.latent_channels))
             with suppress(NonFiniteOutput):
                 self.decode_latents(latents, grid)
@@ -109,6 +114,14 @@ class Engine:
             x = step.x_next
             on_step(step.index + 1)
         return x
+
+
+def _structure_of(cells: int, voxels: int, device: torch.device) -> VoxelGrid:
+    """So many voxels, spread evenly over so many cells of twice their size, at most eight in each."""
+    number = torch.arange(voxels, device=device)
+    cell, child = number % cells, number // cells
+    corner = torch.stack([cell // _CELLS**2, cell // _CELLS % _CELLS, cell % _CELLS], dim=1)
+    return VoxelGrid.of([2 * corner + torch.stack([child // 4, child // 2 % 2, child % 2], dim=1)])
 
 
 def _flows(checkpoint: Checkpoint, compute: Compute) -> Flows:

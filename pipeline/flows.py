@@ -21,9 +21,12 @@ class Flows(Protocol):
     """The two flow models, ready to be sampled; both methods prepare what stays the same for all steps of a sampler.
 
     times: the times at which velocities will be asked for. batched: whether x may hold several samples.
+    sizes: numbers of coarse cells and of voxels that structures are filled up to, the next larger one each; empty if
+    one size is as good as another.
     """
 
     batched: bool
+    sizes: Sequence[tuple[int, int]]
 
     def structure(self, times: Sequence[float], conditions: Conditions[Context]) -> Velocities[Context]:
         """Velocities of x [B, channels, R, R, R] float32."""
@@ -36,6 +39,7 @@ class PlainFlows:
     """Calls the networks as they are, once for each context."""
 
     batched = True
+    sizes: Sequence[tuple[int, int]] = ()
 
     def __init__(self, structure_flow: SparseStructureFlowModel, latent_flow: SLatFlowModel) -> None:
         self._structure_flow = structure_flow

@@ -105,13 +105,10 @@ class Generator:
             null = self.text.encoder.null
             conditions.append((self.text.engine, Conditions((null,), null)))
         for engine, given in conditions:
-            if not engine.flows.batched:
-                try:
-                    engine.rehearse(given)
-                except torch.OutOfMemoryError:
-                    log.warning(
-                        "The GPU's memory does not suffice for large structures; consider max_voxels in the phase"
-                    )
+            try:
+                engine.rehearse(given)
+            except torch.OutOfMemoryError:
+                log.warning("The GPU's memory does not suffice for large structures; consider max_voxels in the phase")
 
     def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
         """Generate one object. `on_step` is called after each sampler step and may raise Cancelled to stop.

@@ -6,15 +6,20 @@ from collections.abc import Sequence
 
 from pipeline.flows import Context
 from pipeline.fused.latents import LatentSampler
+from pipeline.fused.residual import COARSE_BUCKET, FINE_BUCKET
 from pipeline.fused.structure import StructureSampler
 from pipeline.sampling import Conditions, Velocities
 from pipeline.trellis import SLatFlowModel, SparseStructureFlowModel, VoxelGrid
+
+# Up to 7,168 cells and 28,672 voxels.
+_BUCKETS = 28
 
 
 class FusedFlows:
     """See pipeline.flows.Flows; one sample at a time, since one fills the GPU."""
 
     batched = False
+    sizes: Sequence[tuple[int, int]] = [(COARSE_BUCKET * n, FINE_BUCKET * n) for n in range(1, _BUCKETS + 1)]
 
     def __init__(
         self, structure_flow: SparseStructureFlowModel, latent_flow: SLatFlowModel, *, fp8: bool = False

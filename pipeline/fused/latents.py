@@ -34,8 +34,9 @@ class LatentSampler:
         for block in self._input_blocks:
             if block.resample == "down":
                 levels.append(levels[-1].pooling.coarse)
-        tables = [Tables.of(level, coarsest=level is levels[-1]) for level in levels]
+        tables = Tables.of(levels)
         positions = position_embedding(levels[-1].positions, trunk.channels).to(flow.dtype)
+        positions = F.pad(positions, (0, 0, 0, len(tables[-1].neighbours) - len(positions)))
         prepared = Prepared(flow, trunk, times, conditions)
         residual = [block.modulations(prepared.embedded) for block in (*self._input_blocks, *self._out_blocks)]
 
@@ -62,7 +63,8 @@ class LatentSampler:
     ) -> Tensor:
         """x [N, channels] -> [passes, N, out_channels]."""
         flow = self._flow
-        h = flow.input_layer(x).to(flow.dtype)[None]
+        filled = F.pad(x, (0, 0, 0, len(tables[0].neighbours) - len(x)))
+        h = flow.input_layer(filled).to(flow.dtype)[None]
         level, skips = 0, []
         modulations = iter(residual)
         # Contexts enter in the trunk only: up to there, all passes are the same.
@@ -72,7 +74,7 @@ class LatentSampler:
                 level += 1
             h = block(h, tables[level], next(modulations))
             skips.append(h)
-        h = self._trunk(h[0] + positions, modulation, passes, attend).unflatten(0, (passes.count, -1))
+        h = self._trunk(h[0] + positions, modulation, passes, attend, tables[-1].rows).unflatten(0, (passes.count, -1))
         for block in self._out_blocks:
             if flow.use_skip_connection:
                 h = torch.cat([h, skips.pop().expand(passes.count, -1, -1)], dim=-1)
@@ -81,4 +83,4 @@ class LatentSampler:
             h = block(h, tables[level], next(modulations))
         h = F.layer_norm(h, h.shape[-1:], eps=FINAL_NORM_EPS)
         velocity: Tensor = flow.out_layer(h.to(x.dtype))
-        return velocity
+        return velocity[:, : len(x)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +16,21 @@ from pipeline.trellis.sparse_blocks import SparseResBlock3d
 from pipeline.trellis.voxels import VoxelGrid
 
 Modulation = tuple[Tensor, Tensor]
+# Rows of the coarsest level, where nearly all the work is, and of those that are finer.
+COARSE_BUCKET, FINE_BUCKET = 256, 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Tables:
     """What a level of a voxel grid with one sample means for convolutions, as int32 indices, -1 for none.
 
+    rows: how many there are; N is a few more, and those behind them are nobody's neighbours, parents or children.
     neighbours [N, 27]: the row at each kernel offset; parent [N]: the coarse row of each fine row;
     children [M, 8]: the fine rows of each coarse row; from_coarse [N, 27]: the coarse row of the neighbour at each
     offset. The last three lead to the next coarser level and are None on the coarsest.
     """
+
+    rows: int
 
     neighbours: Tensor
     parent: Tensor | None = None
@@ -31,18 +38,36 @@ class Tables:
     from_coarse: Tensor | None = None
 
     @staticmethod
-    def of(grid: VoxelGrid, *, coarsest: bool) -> Tables:
-        """The tables of one level."""
-        rows = len(grid)
-        neighbours = grid.neighbours.masked_fill(grid.neighbours == rows, -1)
-        if coarsest:
-            return Tables(neighbours.int())
-        coarse, parent = grid.pooling
+    def of(levels: Sequence[VoxelGrid]) -> list[Tables]:
+        """Those of a grid and its coarser levels, finest first."""
+        sizes = [bucket(len(level), coarsest=level is levels[-1]) for level in levels]
+        finer = [Tables._of(level, *pair) for level, pair in zip(levels, pairwise(sizes), strict=False)]
+        return [*finer, Tables(len(levels[-1]), _neighbours(levels[-1], sizes[-1]).int())]
+
+    @staticmethod
+    def _of(grid: VoxelGrid, size: int, coarse_size: int) -> Tables:
+        rows, parent = len(grid), grid.pooling.parent
+        neighbours = _neighbours(grid, size)
         from_coarse = torch.where(neighbours < 0, -1, parent[neighbours.clamp(min=0)])
         octant = ((grid.positions % 2) * torch.tensor([4, 2, 1], device=parent.device)).sum(dim=1)
-        children = torch.full((len(coarse), 8), -1, dtype=torch.int64, device=parent.device)
+        children = torch.full((coarse_size, 8), -1, dtype=torch.int64, device=parent.device)
         children[parent, octant] = torch.arange(rows, device=parent.device)
-        return Tables(neighbours.int(), parent.int(), children, from_coarse.int())
+        return Tables(rows, neighbours.int(), F.pad(parent, (0, size - rows)).int(), children, from_coarse.int())
+
+
+def bucket(rows: int, *, coarsest: bool) -> int:
+    """The number of rows that `rows` of a level are filled up to.
+
+    Libraries choose their kernels anew for each number of rows, which takes them a tenth of a sampling; so there are
+    few.
+    """
+    step = COARSE_BUCKET if coarsest else FINE_BUCKET
+    return -(-rows // step) * step
+
+
+def _neighbours(grid: VoxelGrid, size: int) -> Tensor:
+    neighbours = grid.neighbours.masked_fill(grid.neighbours == len(grid), -1)
+    return F.pad(neighbours, (0, 0, 0, size - len(grid)), value=-1)
 
 
 class ResidualBlock:

@@ -94,7 +94,7 @@ class StructureSampler:
         patches = patchify(x, flow.patch_size)
         tokens = patches.flatten(2).transpose(1, 2)[0]
         h = (flow.input_layer(tokens) + flow.pos_emb).to(flow.dtype)
-        h = self._trunk(h, modulation, passes, attend_fixed).to(x.dtype)
+        h = self._trunk(h, modulation, passes, attend_fixed, len(h)).to(x.dtype)
         out = flow.out_layer(F.layer_norm(h, h.shape[-1:], eps=FINAL_NORM_EPS)).unflatten(0, (passes.count, -1))
         return unpatchify(out.transpose(1, 2).unflatten(2, patches.shape[2:]), flow.patch_size)
 

@@ -65,10 +65,10 @@ class Trunk:
             prepared.append(keys_values.unflatten(-1, (2, block.cross_attn.heads, -1)))
         return prepared
 
-    def __call__(self, h: Tensor, modulation: Tensor, passes: Passes, attend: Attend) -> Tensor:
+    def __call__(self, h: Tensor, modulation: Tensor, passes: Passes, attend: Attend, rows: int) -> Tensor:
         """h [L, C] contiguous, the same for all passes; modulation [blocks, 6, C] -> [passes * L, C].
 
-        h is overwritten.
+        Only the first `rows` of h are there to be attended to. h is overwritten.
         """
         length = len(h)
         real = passes.real * length
@@ -79,7 +79,7 @@ class Trunk:
         for index, (block, products) in enumerate(zip(self.blocks, self._products, strict=True)):
             shift, scale, gate_attention, shift_mlp, scale_mlp, gate_mlp = modulation[index]
             add_norm(x, y=y, gate=gate, modulation=(scale, shift), out=normed)
-            y = self._self_attention(index, normed, length, attend)
+            y = self._self_attention(index, normed, length, attend, rows)
             if index == 0:
                 # Contexts enter only now: up to here, all passes are the same.
                 x, y = x.repeat(passes.count, 1), y.repeat(passes.count, 1)
@@ -108,13 +108,13 @@ class Trunk:
         assert y is not None and gate is not None
         return torch.addcmul(x, y.to(x.dtype), gate)
 
-    def _self_attention(self, index: int, x: Rows, length: int, attend: Attend) -> Tensor:
+    def _self_attention(self, index: int, x: Rows, length: int, attend: Attend, rows: int) -> Tensor:
         attention, gamma = self.blocks[index].self_attn, self._self_gammas[index]
         qkv = self._products[index].qkv(x)
         if gamma is not None:
             head_norm(qkv, gamma)
         q, k, v = qkv.view(-1, length, 3, attention.heads, self.channels // attention.heads).unbind(2)
-        attended = attend(q, k, v).reshape(-1, self.channels)
+        attended = attend(q, k[:, :rows], v[:, :rows]).reshape(-1, self.channels)
         out: Tensor = attention.to_out(attended.to(attention.to_out.weight.dtype))
         return out
 

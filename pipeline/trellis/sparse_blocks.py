@@ -34,10 +34,12 @@ class SparseConv3d(nn.Module):
     def forward(self, x: Tensor, grid: VoxelGrid) -> Tensor:
         """x [N, in_channels] -> [N, out_channels], of x's dtype."""
         weight, bias = self.conv.weight.flatten(1), self.conv.bias
-        # One more row, of zeros, stands for all missing neighbours.
+        # One more row, of zeros, stands for all missing neighbours. As padding it gets no gradients, which a GPU would
+        # add up one after the other.
         padded = F.pad(x, (0, 0, 0, 1))
         rows = max(1, _GATHERED_ELEMENTS // weight.shape[1])
-        return torch.cat([F.linear(padded[part].flatten(1), weight, bias) for part in grid.neighbours.split(rows)])
+        parts = [F.embedding(part, padded, padding_idx=len(x)) for part in grid.neighbours.split(rows)]
+        return torch.cat([F.linear(part.flatten(1), weight, bias) for part in parts])
 
 
 class SparseResBlock3d(nn.Module):

@@ -113,4 +113,4 @@ def downsample(features: Tensor, pooling: Pooling) -> Tensor:
 
 def upsample(features: Tensor, pooling: Pooling) -> Tensor:
     """features [M, C] of the coarse voxels -> [N, C]: each fine voxel takes its parent's."""
-    return features[pooling.parent]
+    return features.index_select(0, pooling.parent)

@@ -232,11 +232,10 @@ def test_without_memory_at_all_the_error_says_what_was_asked_for(generator: Gene
 def test_rehearsal_meets_structures_of_several_sizes(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     assert generator.image is not None
     engine, sizes = generator.image.engine, []
-    monkeypatch.setattr("pipeline.engine._REHEARSED_WIDTHS", (3, 5))
     hook = engine.checkpoint.latent_flow.register_forward_pre_hook(lambda _flow, args: sizes.append(len(args[1])))
     generator.rehearse()
     assert sizes == []  # one size is as good as another for the plain path
-    monkeypatch.setattr(engine.flows, "batched", False)
+    monkeypatch.setattr(engine.flows, "sizes", [(20, 99), (40, 275)])
     generator.rehearse()
     hook.remove()
     # A guided step asks for two velocities, the other for one.

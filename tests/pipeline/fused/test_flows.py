@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline import Compute, Generator, Request, SamplerParams, Source, TextPrompt, choose
-from pipeline.engine import Engine
+from pipeline.engine import Engine, _structure_of
 from pipeline.flows import Context, PlainFlows
 from pipeline.fused.flows import FusedFlows
 from pipeline.fused.latents import LatentSampler
 from pipeline.fused.prepared import Prepared
-from pipeline.fused.residual import Tables, pool
+from pipeline.fused.residual import Tables, bucket, pool
 from pipeline.fused.structure import StructureSampler
 from pipeline.fused.trunk import Passes
 from pipeline.sampling import Conditions
@@ -43,7 +44,11 @@ def conditions(checkpoint: Checkpoint, device: torch.device) -> Conditions[Conte
 
 
 @pytest.fixture
-def grid(device: torch.device) -> VoxelGrid:
+def grid(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> VoxelGrid:
+    # The interpreter takes long for each row that only fills up.
+    if device.type == "cpu":
+        monkeypatch.setattr("pipeline.fused.residual.COARSE_BUCKET", 4)
+        monkeypatch.setattr("pipeline.fused.residual.FINE_BUCKET", 10)
     generator = torch.Generator().manual_seed(1)
     return VoxelGrid.of([torch.randint(20, 25, (25, 3), generator=generator).unique(dim=0).to(device)])
 
@@ -112,8 +117,26 @@ def test_the_plain_path_still_runs_on_the_shared_parameters(checkpoint, conditio
 
 def test_pooling_by_tables_is_the_plain_pooling(grid: VoxelGrid, device: torch.device) -> None:
     x = torch.randn(len(grid), 16, generator=torch.Generator().manual_seed(5)).to(device)
-    tables = Tables.of(grid, coarsest=False)
-    assert torch.allclose(pool(x[None], tables)[0], downsample(x, grid.pooling), atol=1e-6)
+    expected = downsample(x, grid.pooling)
+    tables, coarse = Tables.of([grid, grid.pooling.coarse])
+    filled = F.pad(x, (0, 0, 0, len(tables.neighbours) - len(x)), value=7.0)
+    pooled = pool(filled[None], tables)[0]
+    assert len(pooled) == len(coarse.neighbours)
+    assert torch.allclose(pooled[: coarse.rows], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("cells", "voxels"), [(1, 1), (7, 49), (256, 1024), (300, 2400)])
+def test_structures_to_rehearse_with_have_the_sizes_asked_for(cells: int, voxels: int) -> None:
+    grid = _structure_of(cells, voxels, torch.device("cpu"))
+    assert len(grid.coords.unique(dim=0)) == voxels
+    assert len(grid.pooling.coarse) == cells
+
+
+def test_all_sizes_are_those_that_structures_are_filled_up_to() -> None:
+    sizes = FusedFlows.sizes
+    assert [bucket(cells, coarsest=True) for cells, _ in sizes] == [cells for cells, _ in sizes]
+    for voxels in (1, 1024, 1025, 12_000, 28_672):
+        assert bucket(voxels, coarsest=False) in [size for _, size in sizes]
 
 
 def compute(kernels: str) -> Compute:
