@@ -22,7 +22,8 @@ from typing import Literal
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from PIL import Image, ImageDraw
+import torch
+from PIL import Image
 
 from miner.chain import Neuron
 from miner.errors import ExitCode
@@ -32,12 +33,18 @@ from miner.protocol import Generate, ImageTask, TextTask
 from miner.validator_model import Timing
 from pipeline import STAGES, ply
 from pipeline.contact_sheet import contact_sheet
+from scripts.train_tiny.distances import Objects
+from scripts.train_tiny.objects import make_thing
+from scripts.train_tiny.pictures import pictures
+from scripts.train_tiny.pool import HELD_OUT
 
 NETUID = 17
 VALIDATOR_STAKE = 5000.0
 READY_TIMEOUT = 180.0
 TASKS_TIMEOUT = 180.0
 STOP_TIMEOUT = 30.0
+TOYS = (2, 11)
+PICTURE_SIZE = 512
 # The subnet's 300 s would make a dull demo.
 TIMING = Timing(throttle_period=0, task_cooldown=2, cooldown_penalty=0, validation_lock=0)
 
@@ -71,25 +78,21 @@ class Prompt:
         return kind(id=self.id, prompt=self.text)
 
 
-def draw_lamp() -> Image.Image:
-    """A table lamp on a transparent background."""
-    image = Image.new("RGBA", (1024, 1024))
-    draw = ImageDraw.Draw(image)
-    draw.polygon([(370, 170), (650, 170), (790, 520), (230, 520)], fill=(240, 190, 70, 255))
-    draw.polygon([(590, 170), (650, 170), (790, 520), (640, 520)], fill=(214, 160, 48, 255))
-    draw.rectangle((488, 520, 536, 800), fill=(120, 80, 60, 255))
-    draw.ellipse((330, 770, 694, 890), fill=(96, 62, 48, 255))
-    return image.resize((512, 512), Image.Resampling.LANCZOS)
+def toy(number: int) -> Image.Image:
+    """A picture with alpha of one of the objects that the embedded checkpoint was never trained on."""
+    objects = Objects.of([make_thing(HELD_OUT + number).parts], torch.device("cpu"))
+    rgba = pictures(objects, PICTURE_SIZE)[0].permute(1, 2, 0)
+    return Image.fromarray((rgba * 255).round().byte().numpy(), "RGBA")
 
 
 def demo_prompts() -> list[Prompt]:
-    """Two photographs that scikit-image ships, opaque, a drawing with an alpha channel, and a sentence."""
+    """A photograph that scikit-image ships, opaque, two toys with an alpha channel, and a sentence."""
     from skimage import data
 
     return [
         Prompt("1", "push", Image.fromarray(data.coffee())),
-        Prompt("2", "pull", Image.fromarray(data.rocket())),
-        Prompt("3", "pull", draw_lamp()),
+        Prompt("2", "pull", toy(TOYS[0])),
+        Prompt("3", "pull", toy(TOYS[1])),
         Prompt("4", "pull", "a red chair with brown legs"),
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import Generator, Source, choose
-from scripts.make_tiny_checkpoint import make_text_checkpoint
+from tests.text_checkpoint import write_text_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,8 @@ def generator() -> Generator:
 
 @pytest.fixture(scope="session")
 def tiny_text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a small checkpoint for sentences, with its text encoder; not to be written to."""
+    """The directory of a small checkpoint for sentences of upstream's architecture, with random weights, which make no
+    object; not to be written to."""
     directory = tmp_path_factory.mktemp("checkpoints") / "tiny-text"
-    make_text_checkpoint(directory)
+    write_text_checkpoint(directory)
     return directory

@@ -119,7 +119,7 @@ def allocated() -> float:
 
 
 def peak() -> float:
-    """GiB at most since the beginning."""
+    """GiB at most since the checkpoints were written."""
     return round(torch.cuda.max_memory_allocated() / GIB, 2) if torch.cuda.is_available() else 0.0
 
 
@@ -175,6 +175,9 @@ def main() -> int:
                 random_checkpoint.write(arguments.checkpoint, directory, torch.float16, device)
             else:
                 directory.symlink_to(Path(arguments.checkpoint).resolve())
+        if device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         miner = Miner(folder, checkpoints, arguments.steps, device)
         try:
             result = asyncio.run(prove(miner))

@@ -36,7 +36,7 @@ class Prompts:
             self.texts = type(self.texts).from_pretrained(directory, local_files_only=True)
         self.images.layernorm = nn.Identity()
         for encoder in self.networks:
-            encoder.to(device).train(not trained).requires_grad_(not trained)
+            encoder.to(device).float().train(not trained).requires_grad_(not trained)
 
         # What normalising pixels comes to, on the device beforehand: a graph must not copy anything there.
         ends = torch.tensor([0.0, 1.0], device=device).view(2, 1, 1, 1).expand(2, 3, 1, 1)

@@ -2,7 +2,7 @@
 
 Runs the stages whose files are missing from DIR, then writes DIR/checkpoints if all are there. Needs a GPU; nothing is
 downloaded. DIR/log.jsonl holds the losses. A stage that was cut short leaves no file and starts anew; files of earlier
-stages can be brought from elsewhere.
+stages can be brought from elsewhere, those of the shipped checkpoints as well.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROLES = {
 }
 IMAGES = ("TrellisImageTo3DPipeline", {"image_cond_model": IMAGE_ENCODER})
 TEXTS = ("TrellisTextTo3DPipeline", {"text_cond_model": TEXT_ENCODER})
-SETTINGS = SamplerParams(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
+SETTINGS = SamplerParams(steps=12, cfg_strength=0.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
 
 
 def assemble(work: Path, directory: Path) -> None:

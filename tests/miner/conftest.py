@@ -16,7 +16,7 @@ from PIL import Image
 from miner.chain import Neuron, Snapshot
 from miner.clocks import Clock
 from miner.localnet import make_wallet
-from miner.phase_settings import Phase
+from miner.phase_settings import ExportSettings, Phase
 from miner.phase_state import Chosen
 from miner.phases import NamedPhase, load_phase
 from miner.running import Loaded, Phases
@@ -138,7 +138,9 @@ def snapshot(wallets: dict[str, bt.Wallet]) -> Snapshot:
 
 @pytest.fixture(scope="session")
 def phase() -> Phase:
-    return load_phase("demo", shipped_config() / "miner.yaml").settings.model_copy(update={"text": None})
+    """The demo's, for pictures alone, whose results leave as they were generated."""
+    demo = load_phase("demo", shipped_config() / "miner.yaml").settings
+    return demo.model_copy(update={"text": None, "export": ExportSettings()})
 
 
 @pytest.fixture(scope="session")

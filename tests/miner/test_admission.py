@@ -134,8 +134,8 @@ def test_no_nonce_is_taken_twice_and_old_ones_are_forgotten(steps: list[tuple[fl
             assert nonce not in taken
             taken.add(nonce)
             window.remember(nonce, now)
+            assert len(window) <= sum(used >= int((now - 31) * 1e9) for used in taken)
         assert all(window.problem(used, now) for used in taken)
-        assert len(window) <= sum(used >= int((now - 31) * 1e9) for used in taken)
 
 
 def test_a_rate_is_a_minutes_worth_at_once_and_then_what_time_brings() -> None:

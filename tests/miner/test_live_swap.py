@@ -113,7 +113,7 @@ async def test_a_day_with_phases(
     monkeypatch.setattr(validator_state, "CLOCK_MARGIN", 0.0)
     monkeypatch.setattr(validator_state, "IDLE_DELAY", 0.1)
     running = asyncio.create_task(bench.node.run())
-    assert await bench.next_task() == 25
+    assert await bench.next_task() == 12
     assert await bench.phase("apply", "quick") == 0
     await until(lambda: bench.node.status().phase == "quick")
     bench.proceed.release()
@@ -128,11 +128,11 @@ async def test_a_day_with_phases(
     await until(lambda: bench.settings.sparse_structure_sampler_params.steps == 8)
     bench.proceed.release()
     assert await bench.next_task() == 8
-    for steps in (7, 25):
+    for steps in (7, 12):
         assert await bench.phase("rollback") == 0
         await until(lambda steps=steps: bench.settings.sparse_structure_sampler_params.steps == steps)  # type: ignore[misc]
     bench.proceed.release()
-    assert await bench.next_task() == 25
+    assert await bench.next_task() == 12
     assert await bench.phase("split", "demo=50", "quick=50") == 0
     await until(lambda: bench.node.status().phase == "demo=50 quick=50")
     await until(lambda: bench.node.status().experiment is not None)
@@ -141,7 +141,7 @@ async def test_a_day_with_phases(
     assert status["experiment"]["winner"] is None
     assert status["config_hashes"] == {arm.name: arm.config_hash for arm in bench.node.phases.choice.phases}
     bench.proceed.release()
-    assert await bench.next_task() in (8, 25)
+    assert await bench.next_task() in (8, 12)
     bench.proceed.release()
     await until(lambda: len(bench.validator.deliveries) == 6)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -38,7 +38,7 @@ def write(config: Path, name: str, content: str) -> Path:
         ("baseline", (30, 7.5), (20, 3.0)),
         ("test3", (60, 5.0), (50, 2.5)),
         ("phase3", (50, 9.0), (35, 4.0)),
-        ("demo", (25, 5.0), (25, 5.0)),
+        ("demo", (12, 0.0), (12, 0.0)),
     ],
 )
 def test_the_figures_of_those_shipped(name: str, structure: tuple[int, float], latents: tuple[int, float]) -> None:

@@ -234,7 +234,7 @@ def test_several_need_a_scorer() -> None:
 def test_one_candidate_is_what_the_generator_makes(
     generator: Generator, scorer: Callable[[Splats], float] | None
 ) -> None:
-    request = Request(ImagePrompt(drawing("ball"), "ball"), 3, FEW, FEWER)
+    request = Request(ImagePrompt(drawing("egg"), "egg"), 3, FEW, FEWER)
     best = best_of(generator, request, scorer, count=1, seconds=math.inf)
     assert same(best.asset.splats, generator.generate(request).splats)
     assert [c.seed for c in best.candidates] == [best.asset.seed] == [3]
@@ -242,9 +242,9 @@ def test_one_candidate_is_what_the_generator_makes(
 
 
 def test_candidates_are_what_their_seeds_give_alone_and_the_picture_is_looked_at_once(generator: Generator) -> None:
-    request = Request(ImagePrompt(drawing("ball"), "ball"), 3, FEW, FEWER)
+    request = Request(ImagePrompt(drawing("egg"), "egg"), 3, FEW, FEWER)
     best = best_of(generator, request, lambda splats: float(splats.means.std()), count=3)
-    other = replace(request, prompt=ImagePrompt(drawing("ball"), "ball"), seed=best.asset.seed)
+    other = replace(request, prompt=ImagePrompt(drawing("egg"), "egg"), seed=best.asset.seed)
     alone = generator.generate(other)
     assert same(best.asset.splats, alone.splats)
     assert alone.seconds["conditioning"] > 0

@@ -218,7 +218,7 @@ def test_a_sentence_is_made_of_its_picture(backend: DrawingBackend, generator: G
 
 
 def test_pictures_go_through_as_before(backend: DrawingBackend, generator: Generator, square: Square) -> None:
-    request = replace(REQUEST, prompt=ImagePrompt(drawing("ball"), "ball"))
+    request = replace(REQUEST, prompt=ImagePrompt(drawing("egg"), "egg"))
     assert same(backend.generate(request).splats, generator.generate(request).splats)
     (first, second) = backend.generate_batch(request, [3, 4])
     assert not isinstance(first, Exception)

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from pipeline import Generator, ImagePrompt, Request, SamplerParams, TooManyVoxels, VoxelLimit
 from pipeline.trellis.structure_decoder import likeliest_voxels, occupied_voxels
 
-STRUCTURE = SamplerParams(steps=4, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
+STRUCTURE = SamplerParams(steps=3, cfg_strength=1.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
 
 
 @pytest.fixture(scope="module")

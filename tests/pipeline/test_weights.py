@@ -53,6 +53,11 @@ def test_the_embedded_checkpoint_for_sentences_takes_the_networks_of_the_other()
     assert found == {(locate(EMBEDDED, "pipeline.json") / "ckpts").resolve()}
 
 
+def test_the_embedded_checkpoints_are_small() -> None:
+    folder = locate(EMBEDDED, "pipeline.json").parent
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 16_000_000
+
+
 def test_a_directory_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "pipeline.json").write_text("{}")
     assert locate(str(tmp_path), "pipeline.json") == tmp_path

@@ -403,7 +403,7 @@ def test_a_disk_that_is_too_small_is_found_before_downloading(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert main(IMAGE) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"the disk is full: {IMAGE}/ckpts/ss_flow_tiny.safetensors needs 0.00 GB more, ")
+    assert line.startswith(f"the disk is full: {IMAGE}/ckpts/ss_flow_tiny.safetensors needs 0.01 GB more, ")
     assert "ss_flow_tiny.safetensors" not in " ".join(hub.fetched())
 
 

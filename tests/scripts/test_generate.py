@@ -68,10 +68,10 @@ def test_mistakes_are_named(
 
 
 def test_a_sentence_is_a_prompt(
-    monkeypatch: pytest.MonkeyPatch, tiny_text_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, sheet = tmp_path / "chair.ply", tmp_path / "sheet.png"
-    arguments = ("a red", "chair", "--checkpoint", tiny_text_checkpoint, "--phase", "demo", "--seed", 5, "-o", out)
+    arguments = ("a red", "chair", "--phase", "demo", "--seed", 5, "-o", out)
     assert run(monkeypatch, *arguments, "--sheet", sheet, "--device", "cpu") == 0
     assert len(ply.from_bytes(out.read_bytes())) >= 7000
     with Image.open(sheet) as opened:
@@ -127,7 +127,7 @@ def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
     monkeypatch.setattr("pipeline.scoring.validator_views", lambda: validator_views()[:2])
     (phases / "quick.yaml").write_text(
         "extends: demo\nsparse_structure_sampler_params: {steps: 4}\nslat_sampler_params: {steps: 2}\n"
-        "max_voxels: {count: 250, excess: drop}\n"
+        "max_voxels: {count: 250, excess: drop}\nexport: {upright: false}\n"
     )
     (phases / "two.yaml").write_text(
         f"extends: quick\nscorer: {{weights: {write_scorer(tmp_path)}}}\ncandidates: {{count: 2, seconds: 600}}\n"

@@ -23,7 +23,7 @@ def test_tasks_of_both_types_by_both_ways_and_one_with_alpha() -> None:
     assert [prompt.transport for prompt in pictures] == ["push", "pull", "pull"]
     assert [isinstance(prompt.task, ImageTask) for prompt in pictures] == [True] * 3
     alphas = [has_alpha(prompt.shows) for prompt in pictures if isinstance(prompt.shows, Image.Image)]
-    assert alphas == [False, False, True]
+    assert alphas == [False, True, True]
     assert (sentence.task, sentence.task_type) == (TextTask(id="4", prompt=str(sentence.shows)), "text")
 
 

@@ -144,11 +144,11 @@ def compute(kernels: str) -> Compute:
 
 
 @cuda
-def test_whole_objects_are_close_to_the_plain_ones(tiny_text_checkpoint: Path) -> None:
+def test_whole_objects_are_close_to_the_plain_ones() -> None:
     params = SamplerParams(steps=12, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
     request = Request(TextPrompt("a red chair"), 3, params, params)
     plain, fused = (
-        Generator.load(compute(kernels), text=Source(str(tiny_text_checkpoint)), background_model="u2netp")
+        Generator.load(compute(kernels), text=Source("embedded-text"), background_model="u2netp")
         for kernels in ("plain", "fused")
     )
     expected, made = plain.generate(request), fused.generate(request)
@@ -158,10 +158,10 @@ def test_whole_objects_are_close_to_the_plain_ones(tiny_text_checkpoint: Path) -
 
 
 @cuda
-def test_a_batch_is_made_one_by_one(tiny_text_checkpoint: Path) -> None:
+def test_a_batch_is_made_one_by_one() -> None:
     params = SamplerParams(steps=4, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
     request = Request(TextPrompt("a red chair"), 3, params, params)
-    generator = Generator.load(compute("fused"), text=Source(str(tiny_text_checkpoint)), background_model="u2netp")
+    generator = Generator.load(compute("fused"), text=Source("embedded-text"), background_model="u2netp")
     assert generator.text is not None
     assert not generator.text.engine.flows.batched
     assert isinstance(generator.text.engine, Engine)
