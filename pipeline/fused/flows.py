@@ -11,8 +11,8 @@ from pipeline.fused.structure import StructureSampler
 from pipeline.sampling import Conditions, Velocities
 from pipeline.trellis import SLatFlowModel, SparseStructureFlowModel, VoxelGrid
 
-# Up to 7,168 cells and 28,672 voxels.
-_BUCKETS = 28
+# Up to 6,144 cells and 24,576 voxels.
+_BUCKETS = 24
 
 
 class FusedFlows:
