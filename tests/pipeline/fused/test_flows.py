@@ -24,8 +24,8 @@ from pipeline.weights import locate
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 TIMES = (1.0, 0.7)
-# GELU in cuBLAS is the tanh approximation, on the CPU it is exact: that alone is up to 7e-4. On a GPU, Triton multiplies
-# float32 with the digits of TF32.
+# GELU in cuBLAS is the tanh approximation, on the CPU it is exact: that alone is up to 7e-4. On a GPU, Triton takes
+# float32 to the digits of TF32.
 TOLERANCE = 2e-3 if torch.cuda.is_available() else 1e-3
 
 
