@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
@@ -19,15 +19,12 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.devices import Precision
+from pipeline.sampling import SamplerParams
 from pipeline.trellis.checkpoint import build_network
-from scripts.checkpoint_files import save_tokenizer
+from scripts.checkpoint_files import save_pipeline, save_tokenizer
 
 STATISTICS = {"mean": [0.0] * 8, "std": [2.4] * 8}
-SAMPLER = {
-    "name": "FlowEulerGuidanceIntervalSampler",
-    "args": {"sigma_min": 1e-5},
-    "params": {"steps": 25, "cfg_strength": 5.0, "cfg_interval": [0.5, 1.0], "rescale_t": 3.0},
-}
+SETTINGS = SamplerParams(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
 GAUSSIANS = {
     "lr": {"_xyz": 1.0, "_features_dc": 1.0, "_opacity": 1.0, "_scaling": 1.0, "_rotation": 0.1},
     "perturb_offset": True,
@@ -107,15 +104,9 @@ def write(name: str, directory: Path, dtype: torch.dtype, device: str) -> None:
             tensor.normal_(0, fan_in**-0.5) if fan_in else tensor.fill_(0.02)
         save_file(network.state_dict(), directory / "ckpts" / f"{role}.safetensors")
         (directory / "ckpts" / f"{role}.json").write_text(json.dumps({"name": class_name, "args": args}))
-    kind = name.partition("-")[0]
-    config = {
-        "models": {role: f"ckpts/{role}" for role in networks(name)},
-        "sparse_structure_sampler": SAMPLER,
-        "slat_sampler": SAMPLER,
-        "slat_normalization": STATISTICS,
-        f"{kind}_cond_model": "encoder",
-    }
-    (directory / "pipeline.json").write_text(json.dumps({"name": "random", "args": config}))
+    kind: Literal["image", "text"] = "image" if name.startswith("image") else "text"
+    models = {role: f"ckpts/{role}" for role in networks(name)}
+    save_pipeline(directory, kind, models=models, encoder="encoder", settings=SETTINGS, statistics=STATISTICS)
     if kind == "image":
         write_image_encoder(directory / "encoder")
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import nn
 from pipeline.sampling import SamplerParams
 from pipeline.trellis.checkpoint import build_network
 from pipeline.weights import EMBEDDED, locate
-from scripts.checkpoint_files import save_network, save_tokenizer
+from scripts.checkpoint_files import save_network, save_pipeline, save_tokenizer
 from scripts.random_checkpoint import STATISTICS
 
 SEED = 17
@@ -51,25 +50,13 @@ def write_text_checkpoint(directory: Path) -> None:
         save_network(network, class_name, args, directory / "ckpts" / stem)
     write_text_encoder(directory / "text_encoder", generator)
     decoders = locate(EMBEDDED, "pipeline.json") / "ckpts"
-    sampler = {
-        "name": "FlowEulerGuidanceIntervalSampler",
-        "args": {"sigma_min": 1e-5},
-        "params": SETTINGS.published(),
+    models = {
+        "sparse_structure_flow_model": "ckpts/ss_flow_txt_tiny",
+        "sparse_structure_decoder": str(decoders / "ss_dec_tiny"),
+        "slat_flow_model": "ckpts/slat_flow_txt_tiny",
+        "slat_decoder_gs": str(decoders / "slat_dec_gs_tiny"),
     }
-    config = {
-        "models": {
-            "sparse_structure_flow_model": "ckpts/ss_flow_txt_tiny",
-            "sparse_structure_decoder": str(decoders / "ss_dec_tiny"),
-            "slat_flow_model": "ckpts/slat_flow_txt_tiny",
-            "slat_decoder_gs": str(decoders / "slat_dec_gs_tiny"),
-        },
-        "sparse_structure_sampler": sampler,
-        "slat_sampler": sampler,
-        "slat_normalization": STATISTICS,
-        "text_cond_model": "text_encoder",
-    }
-    content = {"name": "TrellisTextTo3DPipeline", "args": config}
-    (directory / "pipeline.json").write_text(json.dumps(content))
+    save_pipeline(directory, "text", models=models, encoder="text_encoder", settings=SETTINGS, statistics=STATISTICS)
 
 
 def write_text_encoder(directory: Path, generator: torch.Generator) -> None:

@@ -31,7 +31,6 @@ class Tables:
     """
 
     rows: int
-
     neighbours: Tensor
     parent: Tensor | None = None
     children: Tensor | None = None

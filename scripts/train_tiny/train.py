@@ -8,12 +8,10 @@ stages can be brought from elsewhere, those of the shipped checkpoints as well.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
@@ -22,7 +20,7 @@ from safetensors.torch import load_file
 
 from pipeline import SamplerParams
 from pipeline.trellis.checkpoint import build_network
-from scripts.checkpoint_files import save_network
+from scripts.checkpoint_files import save_network, save_pipeline
 from scripts.train_tiny.architecture import NETWORKS
 from scripts.train_tiny.pool import make_pool
 from scripts.train_tiny.prompts import IMAGE_ENCODER, TEXT_ENCODER
@@ -36,8 +34,6 @@ ROLES = {
     "slat_flow_model": "slat_flow_tiny",
     "slat_decoder_gs": "slat_dec_gs_tiny",
 }
-IMAGES = ("TrellisImageTo3DPipeline", {"image_cond_model": IMAGE_ENCODER})
-TEXTS = ("TrellisTextTo3DPipeline", {"text_cond_model": TEXT_ENCODER})
 SETTINGS = SamplerParams(steps=12, cfg_strength=0.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
 
 
@@ -58,28 +54,10 @@ def assemble(work: Path, directory: Path) -> None:
         encoder.from_pretrained(work / name, local_files_only=True).half().save_pretrained(folder / name)
     write_tokenizer(texts / TEXT_ENCODER)
     statistics = {key: value.tolist() for key, value in load_file(work / "latent_statistics.safetensors").items()}
-    for folder, config in (
-        (images, pipeline_json(IMAGES, "ckpts", statistics)),
-        (texts, pipeline_json(TEXTS, "../tiny/ckpts", statistics)),
-    ):
-        (folder / "pipeline.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def pipeline_json(kind: tuple[str, dict[str, str]], ckpts: str, statistics: dict[str, list[float]]) -> dict[str, Any]:
-    """The content of a checkpoint's pipeline.json: its kind's name and encoder, where the networks are."""
-    name, encoder = kind
-    sampler = {"name": "FlowEulerGuidanceIntervalSampler", "args": {"sigma_min": 1e-5}, "params": SETTINGS.published()}
-    models = {role: f"{ckpts}/{stem}" for role, stem in ROLES.items()}
-    return {
-        "name": name,
-        "args": {
-            "models": models,
-            "sparse_structure_sampler": sampler,
-            "slat_sampler": sampler,
-            "slat_normalization": statistics,
-            **encoder,
-        },
-    }
+    models = {role: f"ckpts/{stem}" for role, stem in ROLES.items()}
+    save_pipeline(images, "image", models=models, encoder=IMAGE_ENCODER, settings=SETTINGS, statistics=statistics)
+    models = {role: f"../{images.name}/{path}" for role, path in models.items()}
+    save_pipeline(texts, "text", models=models, encoder=TEXT_ENCODER, settings=SETTINGS, statistics=statistics)
 
 
 def main() -> int:

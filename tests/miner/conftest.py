@@ -112,7 +112,7 @@ def png_base64(image: Image.Image) -> str:
 @pytest.fixture(scope="session")
 def image_base64() -> str:
     image = Image.new("RGBA", (64, 64))
-    image.paste((200, 30, 30, 255), (16, 16, 48, 48))
+    image.paste((200, 30, 30, 255), (27, 4, 37, 60))
     return png_base64(image)
 
 

@@ -118,7 +118,7 @@ class Square:
     def __call__(self, sentence: str, seed: int, params: TextToImageParams) -> Image.Image:
         self.calls.append((sentence, seed, params))
         picture = Image.new("RGB", (96, 96), "white")
-        picture.paste((200, 30, 30), (20 + seed, 20, 60 + seed, 76))
+        picture.paste((200, 30, 30), (34 + seed, 14, 46 + seed, 82))
         return picture
 
 

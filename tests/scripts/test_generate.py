@@ -18,7 +18,7 @@ from tests.scorers import write_scorer
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     image = Image.new("RGBA", (64, 64))
-    image.paste((200, 30, 30, 255), (16, 16, 48, 48))
+    image.paste((200, 30, 30, 255), (27, 4, 37, 60))
     image.save(tmp_path / "red.png")
     return tmp_path / "red.png"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline import Compute, Generator, Request, SamplerParams, Source, TextPrompt, choose
 from pipeline.engine import Engine, _structure_of
@@ -24,15 +24,20 @@ from pipeline.weights import locate
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 TIMES = (1.0, 0.7)
-# GELU in cuBLAS is the tanh approximation, on the CPU it is exact: that alone is up to 7e-4. On a GPU, Triton takes
-# float32 to the digits of TF32.
-TOLERANCE = 2e-3 if torch.cuda.is_available() else 1e-3
+# On a GPU, Triton multiplies float32 with the digits of TF32.
+TOLERANCE = 2e-3 if torch.cuda.is_available() else 3e-5
 
 
 @pytest.fixture(params=["image", "text"])
 def checkpoint(request: pytest.FixtureRequest, tiny_text_checkpoint: Path, device: torch.device) -> Checkpoint:
     directory = locate("embedded", "pipeline.json") if request.param == "image" else tiny_text_checkpoint
-    return load_checkpoint(directory, device, torch.float32)
+    loaded = load_checkpoint(directory, device, torch.float32)
+    if device.type == "cpu":
+        # GELU in cuBLAS is the tanh approximation, as the plain one is; in that product on a CPU it is exact.
+        for module in (*loaded.structure_flow.modules(), *loaded.latent_flow.modules()):
+            if isinstance(module, nn.GELU):
+                module.approximate = "none"
+    return loaded
 
 
 @pytest.fixture
@@ -78,8 +83,10 @@ def test_latent_velocities_are_the_plain_ones(checkpoint, conditions, grid: Voxe
         for ours, velocity in zip(fused(x, 0.7, contexts), reference, strict=True):
             assert_close(ours, velocity)
     assert torch.equal(x, before)
-    at_another_time, at_this = fused(x, 1.0, [conditions.positive[1]])[0], expected[0][1]
-    assert float((at_another_time - at_this).abs().max()) > 4e-3
+    (at_another_time,), (reference,) = (way(x, 1.0, [conditions.positive[1]]) for way in (fused, plain))
+    assert_close(at_another_time, reference)
+    with pytest.raises(AssertionError, match="off by"):
+        assert_close(at_another_time, expected[0][1])
 
 
 @torch.inference_mode()

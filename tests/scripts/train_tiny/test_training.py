@@ -107,7 +107,7 @@ def test_patch_contents() -> None:
 
 
 def test_patches_tell_where_surfaces_are() -> None:
-    """The points of the pool's patches are on the object: none is far from its voxels."""
+    """The points of the pool's patches are on the object, but for some that are means across an edge."""
     pool = make_pool(2, CPU)
     places = (pool.patches.view(2, -1, 7, 4)[:, :, 3:].float()).transpose(2, 3)
     full = places[..., 0] > 0.99
