@@ -1,7 +1,8 @@
 """Rows that belong to several sequences: the samples of a batch, or the windows of a voxel grid.
 
 Rows are taken with `index_select`, whose gradient a GPU adds up all at once; that of `x[rows]` goes one by one through
-rows that are taken often.
+rows that are taken often. Where a row is taken thousands of times it is `embedding`, whose gradient is added up in
+float32 also for half precision.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -67,4 +69,4 @@ class Segments:
 
     def spread(self, values: Tensor) -> Tensor:
         """A value per sequence [B, C] -> its rows' values [N, C], or [1, C] where B is 1 and broadcasting does."""
-        return values if self.count == 1 else values.index_select(0, self.owner)
+        return values if self.count == 1 else F.embedding(self.owner, values)
