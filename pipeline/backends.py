@@ -15,11 +15,13 @@ from pipeline.errors import CheckpointError, EmptyForeground, EmptyStructure, Pi
 from pipeline.generator import Generator, Source
 from pipeline.preprocessing import PICTURE_SIZE
 from pipeline.prompt import ImagePrompt, Prompt, TextPrompt
-from pipeline.request import Asset, OnStep, Request, ignore_steps
+from pipeline.request import Asset, OnStep, Request, VoxelLimit, ignore_steps
 from pipeline.sampling import SamplerParams
 from pipeline.text_to_image import DrawingBackend, TextToImage
 
 BackendName = Literal["native", "trellis"]
+# A warm-up's structure is nobody's: untrained weights may fill all of the grid, which takes many times the memory.
+_WARM_UP_LIMIT = VoxelLimit(12_000, "drop")
 
 
 class Backend(Protocol):
@@ -106,7 +108,7 @@ def warm_up(backend: Backend, structure: SamplerParams, latents: SamplerParams) 
     for prompt in prompts:
         # A structure may come out empty; all that matters is that the networks ran.
         with suppress(EmptyStructure, EmptyForeground):
-            backend.generate(Request(prompt, 0, structure, latents))
+            backend.generate(Request(prompt, 0, structure, latents, _WARM_UP_LIMIT))
     generator = backend.backend if isinstance(backend, DrawingBackend) else backend
     if isinstance(generator, Generator):
         generator.rehearse()

@@ -31,10 +31,12 @@ JACOBIAN_MARGIN = 0.3
 TILE_SIZES = (4, 8, 16)
 # What handling one (gaussian, tile) pair costs, in evaluations of a gaussian at a pixel.
 PAIR_COST = 40
-# Gaussians composited at once per tile: between two such steps, tiles that are opaque or empty drop out.
-STEP = 32
-# Evaluations held at once: on a CPU what its cache takes, on a GPU what keeps it busy.
-CPU_BLOCK, GPU_BLOCK = 1 << 21, 1 << 26
+# Gaussians composited at once per tile: between two such steps, tiles that are opaque or empty drop out. On a GPU fewer
+# steps are worth more than fewer evaluations.
+CPU_STEP, GPU_STEP = 32, 128
+# Evaluations of a block of tiles: on a CPU what its cache takes, on a GPU what keeps it busy. Those of one step are held
+# at once, and for gradients all.
+CPU_BLOCK, GPU_BLOCK, GPU_GRADIENT_BLOCK = 1 << 21, 1 << 29, 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ def rasterize(
     Colours come from `f_dc` alone. Runs on the splats' device in float32 whatever autocast says (where torch
     may use TF32 for products, it is only as exact as that); the same call gives the same bits. `tile_size`
     (pixels; by default the cheapest for these splats) and `block_size` (evaluations of a gaussian at a pixel
-    held at once) change speed and memory, not the picture.
+    in a block of tiles) change speed and memory, not the picture.
 
     Raises ValueError without cameras or when they differ in picture size.
     """
@@ -83,16 +85,22 @@ def rasterize(
         raise ValueError("cameras differ in picture size: render each size on its own")
     device = splats.means.device
     colours = torch.tensor(background, dtype=torch.float32, device=device)
-    block = block_size or (CPU_BLOCK if device.type == "cpu" else GPU_BLOCK)
     views = []
     with torch.autocast(device.type, enabled=False):
         for camera in cameras:
             gaussians = _project(splats, camera)
             side = tile_size or _cheapest_tile_size(gaussians, width, height)
+            block = block_size or _block_size(gaussians.table)
             views.append(_composite(gaussians, width, height, side, block // side**2))
     pictures = torch.stack(views)
     alpha = pictures[..., 3:]
     return Rendering(pictures[..., :3] + (1 - alpha) * colours, alpha[..., 0])
+
+
+def _block_size(table: Tensor) -> int:
+    if table.device.type == "cpu":
+        return CPU_BLOCK
+    return GPU_GRADIENT_BLOCK if table.requires_grad else GPU_BLOCK
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,17 +258,18 @@ def _composite(gaussians: _Projected, width: int, height: int, tile_size: int, b
 def _composite_block(table: Tensor, counts: Tensor, members: Tensor, middle: Tensor, tile_size: int) -> Tensor:
     """Front-to-back compositing of B tiles around `middle` [B, 2]: rgb times alpha, alpha [B, pixels, 4]."""
     monomials = _monomials(tile_size, table)
+    at_once = CPU_STEP if table.device.type == "cpu" else GPU_STEP
     gathered = table.index_select(0, members.flatten()).view(*members.shape, -1)
     pieces = zip(
-        torch.split(_coefficients(gathered[..., :6], middle), STEP, dim=1),
-        torch.split(gathered[..., 6:], STEP, dim=1),
+        torch.split(_coefficients(gathered[..., :6], middle), at_once, dim=1),
+        torch.split(gathered[..., 6:], at_once, dim=1),
         strict=True,
     )
     result = table.new_zeros(len(members), tile_size**2, 4)
     through = table.new_ones(len(members), tile_size**2, 1)
     active = torch.arange(len(members), device=table.device)
     for step, (piece, colour) in enumerate(pieces):
-        alive = (through > MIN_TRANSMITTANCE).any(1)[:, 0] & (counts[active] > step * STEP)
+        alive = (through > MIN_TRANSMITTANCE).any(1)[:, 0] & (counts[active] > step * at_once)
         kept = alive.nonzero()[:, 0]
         if len(kept) < len(active):
             active, through = active[kept], through[kept]

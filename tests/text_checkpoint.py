@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.sampling import SamplerParams
-from pipeline.trellis.checkpoint import build_network
+from pipeline.trellis.checkpoint import NETWORK_CLASSES
 from pipeline.weights import EMBEDDED, locate
 from scripts.checkpoint_files import save_network, save_pipeline, save_tokenizer
 from scripts.random_checkpoint import STATISTICS
@@ -45,7 +45,7 @@ def write_text_checkpoint(directory: Path) -> None:
     """Random weights, which make no object; the decoders are the embedded ones, where they are."""
     generator = torch.Generator().manual_seed(SEED)
     for stem, (class_name, args) in NETWORKS.items():
-        network = build_network(class_name, args).to_empty(device="cpu")
+        network = NETWORK_CLASSES[class_name.removeprefix("Elastic")](**args)
         randomise(network, generator)
         save_network(network, class_name, args, directory / "ckpts" / stem)
     write_text_encoder(directory / "text_encoder", generator)

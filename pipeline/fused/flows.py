@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.flows import Context
+from pipeline.fused.graphs import GraphMemory
 from pipeline.fused.latents import LatentSampler
 from pipeline.fused.residual import COARSE_BUCKET, FINE_BUCKET
 from pipeline.fused.structure import StructureSampler
@@ -25,8 +26,10 @@ class FusedFlows:
         self, structure_flow: SparseStructureFlowModel, latent_flow: SLatFlowModel, *, fp8: bool = False
     ) -> None:
         """fp8: the widest products of the trunks with 8-bit floats, which is faster and not exact."""
-        self._structure = StructureSampler(structure_flow, fp8=fp8)
-        self._latents = LatentSampler(latent_flow, fp8=fp8)
+        device = structure_flow.out_layer.weight.device
+        memory = GraphMemory(device) if device.type == "cuda" else None
+        self._structure = StructureSampler(structure_flow, memory, fp8=fp8)
+        self._latents = LatentSampler(latent_flow, memory, fp8=fp8)
 
     def structure(self, times: Sequence[float], conditions: Conditions[Context]) -> Velocities[Context]:
         """See Flows."""

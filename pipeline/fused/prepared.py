@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.flows import Context
-from pipeline.fused.trunk import Trunk
+from pipeline.fused.trunk import Passes, Trunk
 from pipeline.sampling import Conditions
 from pipeline.trellis import SLatFlowModel, SparseStructureFlowModel
 
@@ -31,9 +31,12 @@ class Prepared:
         self._modulations = trunk.modulations(self.embedded)
         self._rows = {t: row for row, t in enumerate(times)}
         contexts = (*conditions.positive, conditions.negative)
-        self._keys_values = [
-            (context, trunk.keys_values(context.to(flow.dtype))) for context in contexts if context is not None
-        ]
+        # By identity, which lasts as long as the conditions do.
+        self._conditions = conditions
+        self._keys_values = {
+            id(context): trunk.keys_values(context.to(flow.dtype)) for context in contexts if context is not None
+        }
+        self._passes: dict[tuple[int, ...], Passes] = {}
 
     def row(self, t: float) -> int:
         """The place of a time among those prepared for."""
@@ -43,9 +46,14 @@ class Prepared:
         """[blocks, 6, C], see `Trunk.modulations`."""
         return self._modulations[self._rows[t]]
 
-    def keys_values(self, context: Tensor) -> list[Tensor]:
-        """For each block [1, S, 2, heads, dim]; the context is one of the conditions' own."""
-        return next(prepared for known, prepared in self._keys_values if known is context)
+    def passes(self, contexts: Sequence[Context]) -> Passes:
+        """Those of contexts that are the conditions' own, those of tokens first."""
+        key = tuple(map(id, contexts))
+        if key not in self._passes:
+            real = [self._keys_values[id(context)] for context in contexts if context is not None]
+            keys_values = [torch.cat(blocks) for blocks in zip(*real, strict=True)]
+            self._passes[key] = Passes(keys_values, len(real), len(contexts) - len(real))
+        return self._passes[key]
 
 
 def tokens_first(contexts: Sequence[Context]) -> list[int]:

@@ -15,7 +15,8 @@ from pipeline.fused.norms import add_norm
 from pipeline.trellis.sparse_blocks import SparseResBlock3d
 from pipeline.trellis.voxels import VoxelGrid
 
-Modulation = tuple[Tensor, Tensor]
+# Scale and shift, each [out_channels].
+Modulation = tuple[Tensor, ...]
 # Rows of the coarsest level, where nearly all the work is, and of those that are finer.
 COARSE_BUCKET, FINE_BUCKET = 256, 1024
 
@@ -77,9 +78,10 @@ class ResidualBlock:
         self._block = block
         self._kernels = [pack_kernel(conv.conv.weight) for conv in (block.conv1, block.conv2)]
 
-    def modulations(self, times: Tensor) -> list[Modulation]:
-        """Embedded times [T, C] -> scale and shift, each [out_channels], for each time."""
-        return [(scale, shift) for scale, shift in self._block.emb_layers(times).unflatten(-1, (2, -1)).unbind(0)]
+    def modulations(self, times: Tensor) -> Tensor:
+        """Embedded times [T, C] -> scale and shift [T, 2 * out_channels]."""
+        found: Tensor = self._block.emb_layers(times)
+        return found
 
     def __call__(self, x: Tensor, tables: Tables, modulation: Modulation) -> Tensor:
         """x [B, rows, in_channels] -> [B, rows of `tables`, out_channels].

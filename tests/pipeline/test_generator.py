@@ -279,6 +279,16 @@ def test_warming_up_survives_a_checkpoint_that_leaves_no_voxel(generator: Genera
     assert warm_up(generator, FEW, FEWER) > 0
 
 
+def test_warming_up_needs_no_more_memory_than_a_task(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[Request] = []
+    monkeypatch.setattr(generator, "generate", requests.append)
+    warm_up(generator, FEW, FEWER)
+    (request,) = requests
+    assert request.voxel_limit is not None
+    assert request.voxel_limit.excess == "drop"
+    assert request.voxel_limit.count <= 16_000
+
+
 def test_bfloat16_makes_valid_splats_too(asset: Asset) -> None:
     compute = choose("cpu", "bfloat16")
     other = Generator.load(compute, image=Source("embedded"), background_model="u2netp").generate(request())
