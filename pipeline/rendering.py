@@ -34,8 +34,8 @@ PAIR_COST = 40
 # Gaussians composited at once per tile: between two such steps, tiles that are opaque or empty drop out. On a GPU fewer
 # steps are worth more than fewer evaluations.
 CPU_STEP, GPU_STEP = 32, 128
-# Evaluations of a block of tiles: on a CPU what its cache takes, on a GPU what keeps it busy. Those of one step are held
-# at once, and for gradients all.
+# Evaluations of a block of tiles: on a CPU what its cache takes, on a GPU what keeps it busy. Those of one step are
+# held at once, and for gradients all.
 CPU_BLOCK, GPU_BLOCK, GPU_GRADIENT_BLOCK = 1 << 21, 1 << 29, 1 << 26
 
 
