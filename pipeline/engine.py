@@ -90,16 +90,20 @@ class Engine:
 
     @torch.inference_mode()
     def rehearse(self, conditions: Conditions[Context]) -> None:
-        """Run a guided and an unguided latent step over structures of all sizes that the flows tell apart.
+        """Run guided and unguided latent steps over structures of all sizes that the flows tell apart.
 
         Libraries choose and load their kernels by size; without this, the first structure of a new size takes longer.
         """
-        params = SamplerParams(steps=2, cfg_strength=1.0, cfg_interval=(0.9, 1.0))
+        # Two steps of either kind, since the first is run and the second recorded.
+        params = SamplerParams(steps=4, cfg_strength=1.0, cfg_interval=(0.6, 1.0))
         for cells, voxels in self.flows.sizes:
             grid = _structure_of(cells, voxels, self.device)
             latents = self.sample_latents(conditions, params, grid, torch.zeros(len(grid), self.latent_channels))
             with suppress(NonFiniteOutput):
                 self.decode_latents(latents, grid)
+        if self.device.type == "cuda":
+            # Torch would keep memory for each size that was met.
+            torch.cuda.empty_cache()
 
     def _sample(
         self,

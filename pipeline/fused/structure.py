@@ -50,19 +50,21 @@ class StructureSampler:
         real, zero = passes.real, passes.zero
         key = (real, zero, passes.keys_values[0].shape[1] if real else 0)
         if key not in self._replayed:
+            # Without self, so that a swapped network's memory goes with its last reference.
+            flow, trunk = self._flow, self._trunk
 
             def run(x: Tensor, modulation: Tensor, *keys_values: Tensor) -> Tensor:
-                return self._velocity(x, modulation, Passes(keys_values, real, zero))
+                return _velocity(flow, trunk, x, modulation, Passes(keys_values, real, zero))
 
             self._replayed[key] = Replayed(run, self._memory)
         return self._replayed[key]
 
-    def _velocity(self, x: Tensor, modulation: Tensor, passes: Passes) -> Tensor:
-        """x [1, channels, R, R, R] -> [passes, out_channels, R, R, R]."""
-        flow = self._flow
-        patches = patchify(x, flow.patch_size)
-        tokens = patches.flatten(2).transpose(1, 2)[0]
-        h = (flow.input_layer(tokens) + flow.pos_emb).to(flow.dtype)
-        h = self._trunk(h, modulation, passes, attend_fixed, len(h)).to(x.dtype)
-        out = flow.out_layer(F.layer_norm(h, h.shape[-1:], eps=FINAL_NORM_EPS)).unflatten(0, (passes.count, -1))
-        return unpatchify(out.transpose(1, 2).unflatten(2, patches.shape[2:]), flow.patch_size)
+
+def _velocity(flow: SparseStructureFlowModel, trunk: Trunk, x: Tensor, modulation: Tensor, passes: Passes) -> Tensor:
+    """x [1, channels, R, R, R] -> [passes, out_channels, R, R, R]."""
+    patches = patchify(x, flow.patch_size)
+    tokens = patches.flatten(2).transpose(1, 2)[0]
+    h = (flow.input_layer(tokens) + flow.pos_emb).to(flow.dtype)
+    h = trunk(h, modulation, passes, attend_fixed, len(h)).to(x.dtype)
+    out = flow.out_layer(F.layer_norm(h, h.shape[-1:], eps=FINAL_NORM_EPS)).unflatten(0, (passes.count, -1))
+    return unpatchify(out.transpose(1, 2).unflatten(2, patches.shape[2:]), flow.patch_size)

@@ -91,13 +91,14 @@ class Miner:
             structure, latents = phase.settings.samplers
             request = Request(text_prompt("a red chair"), seed, structure, latents, VoxelLimit(12_000, "drop"))
             job = self.scheduler.submit(partial(_generate, loaded.backend, request), 1.0, time.monotonic() + 60)
-            del loaded
             try:
                 await asyncio.wrap_future(job)
             except Exception as error:  # whatever it is, the task is lost
                 self.account.errors.append(f"{type(error).__name__}: {error}")
             else:
                 self.account.note(phase.name)
+            # As a task of the miner's does, it held on to the networks until it was done.
+            del loaded
             self.progress.set()
 
     async def until(self, phase: str, count: int) -> None:

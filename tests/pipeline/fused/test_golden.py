@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.fused.latents import LatentSampler
-from pipeline.fused.prepared import Prepared
 from pipeline.fused.structure import StructureSampler
-from pipeline.fused.trunk import Passes
 from pipeline.sampling import Conditions
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.checkpoint import build_network, load_weights
@@ -50,7 +48,7 @@ def test_latent_velocity_is_upstream_s(name: str, item: int, device: torch.devic
     rows = g["coords"][:, 0] == item
     grid = VoxelGrid.of([g["coords"][rows, 1:]])
     t, cond = float(g["t"][item]) / 1000, g["cond"][item : item + 1]
-    fused = LatentSampler(flow).prepare([t], Conditions((cond,), None), grid)
+    fused = LatentSampler(flow, None).prepare([t], Conditions((cond,), None), grid)
     (ours,) = fused(g["feats"][rows], t, [cond])
     assert_near(ours, g["y"][rows], LATENT_BOUND)
 
@@ -63,11 +61,6 @@ def test_structure_velocity_is_upstream_s(name: str, item: int, device: torch.de
     if item >= len(g["t"]):
         pytest.skip("the golden data has one sample")
     t, cond, x = float(g["t"][item]) / 1000, g["cond"][item : item + 1], g["x"][item : item + 1]
-    sampler = StructureSampler(flow)
-    conditions = Conditions((cond,), None)
-    if device.type == "cuda":
-        (ours,) = sampler.prepare([t], conditions)(x, t, [cond])
-    else:
-        prepared = Prepared(flow, sampler._trunk, [t], conditions)
-        ours = sampler._velocity(x, prepared.modulation(t), Passes(prepared.keys_values(cond), 1, 0))
+    fused = StructureSampler(flow, None).prepare([t], Conditions((cond,), None))
+    (ours,) = fused(x, t, [cond])
     assert_near(ours, g["y"][item : item + 1], STRUCTURE_BOUND)
