@@ -13,6 +13,8 @@ from scripts.train_tiny.pool import Pool
 from scripts.train_tiny.words import tokenize, write_tokenizer
 
 IMAGE_ENCODER, TEXT_ENCODER = "image_encoder", "text_encoder"
+# As it is shipped, having learned colours, too.
+FINAL_TEXT_ENCODER = "final_text_encoder"
 _DROPPED = 0.12
 
 

@@ -1,4 +1,4 @@
-"""The four trainings, each from the pool and the files of those before to files of its own."""
+"""The five trainings, each from the pool and the files of those before to files of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from scripts.train_tiny.latent_stages import gaussian_decoder, latent_flow
+from scripts.train_tiny.prompts import FINAL_TEXT_ENCODER
+from scripts.train_tiny.sentence_stage import text_encoder
 from scripts.train_tiny.structure_stages import structure_flow, structure_vae
 from scripts.train_tiny.workplace import Workplace
 
@@ -23,5 +25,6 @@ STAGES = {
     "structure_vae": Stage(structure_vae, ("ss_dec_tiny", "structure_encoder"), 80),
     "structure_flow": Stage(structure_flow, ("ss_flow_tiny", "image_encoder/model", "text_encoder/model"), 470),
     "gaussian_decoder": Stage(gaussian_decoder, ("slat_dec_gs_tiny",), 80),
-    "latent_flow": Stage(latent_flow, ("slat_flow_tiny", "latent_statistics"), 250),
+    "latent_flow": Stage(latent_flow, ("slat_flow_tiny", "latent_statistics"), 380),
+    "text_encoder": Stage(text_encoder, (f"{FINAL_TEXT_ENCODER}/model",), 240),
 }

@@ -78,6 +78,17 @@ def _structure_spread(place: Workplace, encoder: nn.Module) -> Tensor:
     return means.square().mean(dim=(0, 2, 3, 4)).sqrt()
 
 
+@torch.no_grad()
+def structure_samples(place: Workplace) -> Tensor:
+    """What the flow of structures has to make: the pool's latents [N, 8, 16, 16, 16] float16, of unit size."""
+    tensors = load_file(place.folder / "structure_encoder.safetensors")
+    spread = tensors.pop("spread").to(place.device).view(1, -1, 1, 1, 1)
+    encoder = StructureEncoder()
+    encoder.load_state_dict(tensors)
+    encoder.to(place.device).eval()
+    return torch.cat([(encoder(part)[0] / spread).half() for part in place.pool.occupied.split(256)])
+
+
 def structure_flow(place: Workplace, seconds: float) -> None:
     """The flow of structures, and with it the two encoders."""
     flow, prompts = place.build("ss_flow_tiny"), Prompts(place.pool, place.folder, trained=False)
@@ -87,13 +98,7 @@ def structure_flow(place: Workplace, seconds: float) -> None:
     # The pictures' tokens have to tell what is in their patch: the flow alone teaches slowly where that is in space,
     # and never its colours, which latents will ask for.
     contents = nn.Linear(TOKEN_WIDTH, PATCH_CONTENTS).to(place.device)
-    tensors = load_file(place.folder / "structure_encoder.safetensors")
-    spread = tensors.pop("spread").to(place.device).view(1, -1, 1, 1, 1)
-    structure_encoder = StructureEncoder()
-    structure_encoder.load_state_dict(tensors)
-    structure_encoder.to(place.device).eval().requires_grad_(False)
-    with torch.no_grad():
-        samples = torch.cat([(structure_encoder(part)[0] / spread).half() for part in place.pool.occupied.split(256)])
+    samples = structure_samples(place)
 
     def velocity_loss(chosen: Tensor, conditions: Tensor) -> Tensor:
         t = random_times(len(chosen), place.device)

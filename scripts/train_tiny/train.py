@@ -23,7 +23,7 @@ from pipeline.trellis.checkpoint import build_network
 from scripts.checkpoint_files import save_network, save_pipeline
 from scripts.train_tiny.architecture import NETWORKS
 from scripts.train_tiny.pool import make_pool
-from scripts.train_tiny.prompts import IMAGE_ENCODER, TEXT_ENCODER
+from scripts.train_tiny.prompts import FINAL_TEXT_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from scripts.train_tiny.stages import STAGES, Stage
 from scripts.train_tiny.words import write_tokenizer
 from scripts.train_tiny.workplace import Workplace
@@ -47,11 +47,11 @@ def assemble(work: Path, directory: Path) -> None:
         network = build_network(class_name, args)
         network.load_state_dict(load_file(work / f"{stem}.safetensors"), assign=True)
         save_network(network, class_name, args, images / "ckpts" / stem)
-    for name, encoder, folder in (
-        (IMAGE_ENCODER, Dinov2WithRegistersModel, images),
-        (TEXT_ENCODER, CLIPTextModel, texts),
+    for source, encoder, target in (
+        (work / IMAGE_ENCODER, Dinov2WithRegistersModel, images / IMAGE_ENCODER),
+        (work / FINAL_TEXT_ENCODER, CLIPTextModel, texts / TEXT_ENCODER),
     ):
-        encoder.from_pretrained(work / name, local_files_only=True).half().save_pretrained(folder / name)
+        encoder.from_pretrained(source, local_files_only=True).half().save_pretrained(target)
     write_tokenizer(texts / TEXT_ENCODER)
     statistics = {key: value.tolist() for key, value in load_file(work / "latent_statistics.safetensors").items()}
     models = {role: f"ckpts/{stem}" for role, stem in ROLES.items()}
