@@ -25,7 +25,7 @@ sys.path[0] = str(ROOT)
 from miner.chain import Neuron
 from miner.localnet import LOOPBACK, free_port, make_wallet, write_chain_file
 from scripts.proofs.attacks import HONEST_TIMEOUT, MEGABYTE, Cast, Outcomes, Target, attacks, push, run_attacks
-from scripts.run_demo import TOYS, MinerProcess, Prompt, toy
+from scripts.run_demo import TOYS, MinerProcess, toy
 
 # Between two rounds of attacks, so that a hostile validator stays below its rate.
 PAUSE = 5.0
@@ -83,7 +83,7 @@ async def prove(folder: Path, connections: int, megabytes: int) -> bool:
     arguments = ["--phase", "demo", "--subtensor.network", f"file:{folder / 'chain.json'}", "--monitor.port", "0"]
     arguments += ["--wallet.path", str(folder), "--wallet.name", "miner"]
     miner = await MinerProcess.start([*arguments, "--axon.ip", LOOPBACK, "--axon.port", str(target.port)], started)
-    prompt = Prompt("honest", "push", toy(TOYS[0])).text
+    prompt = toy("honest", TOYS[0]).text
     try:
         async with asyncio.timeout(HONEST_TIMEOUT):
             await miner.ready.wait()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from miner.logs import ResultLine
 from miner.protocol import ImageTask, TextTask
 from pipeline import STAGES, spz
 from pipeline.preprocessing import has_alpha
-from scripts.run_demo import Prompt, demo_prompts, print_table, write_outputs
+from scripts.run_demo import Prompt, accepted, demo_prompts, print_table, write_outputs
 from tests.miner.conftest import make_splats
 
 PROMPTS = [Prompt("1", "push", Image.new("RGB", (8, 8), "red")), Prompt("2", "pull", Image.new("RGB", (8, 8), "blue"))]
@@ -22,9 +23,21 @@ def test_tasks_of_both_types_by_both_ways_and_one_with_alpha() -> None:
     *pictures, sentence = demo_prompts()
     assert [prompt.transport for prompt in pictures] == ["push", "pull", "pull"]
     assert [isinstance(prompt.task, ImageTask) for prompt in pictures] == [True] * 3
+    assert [prompt.reference is None for prompt in pictures] == [True, False, False]
     alphas = [has_alpha(prompt.shows) for prompt in pictures if isinstance(prompt.shows, Image.Image)]
     assert alphas == [False, True, True]
     assert (sentence.task, sentence.task_type) == (TextTask(id="4", prompt=str(sentence.shows)), "text")
+
+
+def test_a_valid_result_that_looks_like_something_else_is_not_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    toy = demo_prompts()[1]
+    assert toy.reference is not None
+    results = base64.b64encode(spz.to_bytes(make_splats(7000))).decode()
+    unlike, unknown = check_result("2", "pull", results, toy.reference), check_result("2", "pull", results)
+    assert (unlike.verdict, accepted(unlike), accepted(unknown)) == ("valid", False, True)
+    print_table([toy], [unlike], [])
+    (likeness,) = re.findall(r"valid, likeness (0\.\d\d)$", capsys.readouterr().out, re.MULTILINE)
+    assert float(likeness) < 0.6
 
 
 def test_files_of_a_valid_result_and_none_of_an_invalid_one(tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from pipeline import SamplerParams
+from pipeline.likeness import compare
 from scripts.train_tiny import curves, evaluate
 from scripts.train_tiny.exam import examine, questions
-from scripts.train_tiny.measures import Measures, tolerant_iou
+from scripts.train_tiny.measures import Measures, tolerant_iou, views
 from scripts.train_tiny.subject import Subject
 
 TWO_STEPS = SamplerParams(2, 0.0, (0.5, 1.0), 3.0)
 ONE_STEP = SamplerParams(1, 0.0, (0.5, 1.0), 3.0)
+FEW_STEPS = SamplerParams(4, 0.0, (0.5, 1.0), 3.0)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,20 @@ def test_new_objects_get_the_shape_their_prompts_tell(checkpoint: str, least: fl
     table = torch.tensor([[tolerant_iou(ours, question.occupied) for question in asked] for ours in found])
     assert float(table.diagonal().mean()) >= least
     assert float(table[~torch.eye(3, dtype=torch.bool)].mean()) <= 0.4
+
+
+def test_new_objects_look_like_the_pictures_of_them(subject: Subject) -> None:
+    """Of the shipped weights; and unlike pictures of others."""
+    asked = questions(0, 2, torch.device("cpu"), sentences=False)
+    prompts, seeds = [question.prompt for question in asked], [question.seed for question in asked]
+    splats = subject.splats(prompts, seeds, subject.structures(prompts, seeds, FEW_STEPS), FEW_STEPS)
+    for ours, question, other in zip(splats, asked, reversed(asked), strict=True):
+        assert ours is not None
+        seen = views(ours)
+        found, mistaken = compare(seen, question.views), compare(seen, other.views)
+        assert min(found.silhouettes) >= 0.8
+        assert found.colour_error <= 0.1
+        assert mistaken.score < 0.5 * found.score
 
 
 def test_an_empty_structure_is_a_miss_and_no_error(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
