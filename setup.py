@@ -52,6 +52,7 @@ setup(
             "plyfile",
             "pytest",
             "pytest-asyncio",
+            "pytest-xdist",
             "ruff",
             "types-PyYAML",
             "types-requests",

@@ -46,7 +46,7 @@ async def load(phase: NamedPhase, settings: MinerSettings, scheduler: Scheduler)
     try:
         loaded = await run_in_daemon(lambda: _load(phase, settings), "loading")
         turn = time.monotonic() + WARM_UP_WITHIN
-        warming = scheduler.submit(partial(_warm_up, loaded, phase), WARM_UP_PRIORITY, turn)
+        warming = scheduler.submit(partial(_warm_up, loaded), WARM_UP_PRIORITY, turn)
         seconds = await asyncio.wrap_future(warming)
     except (CheckpointError, BackgroundModelError, TextToImageError) as error:
         raise OperatorError(f"phase {phase.name} cannot be loaded: {error}") from None
@@ -82,10 +82,10 @@ def _load(phase: NamedPhase, settings: MinerSettings) -> Loaded:
     return Loaded(backend, wanted.loaded, scorer)
 
 
-def _warm_up(loaded: Loaded, phase: NamedPhase, _: OnStep) -> float:
+def _warm_up(loaded: Loaded, _: OnStep) -> float:
     """The seconds it took."""
     started = time.monotonic()
-    warm_up(loaded.backend, *phase.settings.samplers)
+    warm_up(loaded.backend)
     if isinstance(loaded.scorer, QualityScorer):
         loaded.scorer.warm_up()
     return time.monotonic() - started

@@ -11,12 +11,12 @@ from PIL import Image, ImageDraw
 
 from pipeline.background import Provider
 from pipeline.devices import Compute
+from pipeline.engine import REHEARSAL
 from pipeline.errors import CheckpointError, EmptyForeground, EmptyStructure, PipelineError
 from pipeline.generator import Generator, Source
 from pipeline.preprocessing import PICTURE_SIZE
 from pipeline.prompt import ImagePrompt, Prompt, TextPrompt
 from pipeline.request import Asset, OnStep, Request, VoxelLimit, ignore_steps
-from pipeline.sampling import SamplerParams
 from pipeline.text_to_image import DrawingBackend, TextToImage
 
 BackendName = Literal["native", "trellis"]
@@ -95,8 +95,11 @@ def _load(
     )
 
 
-def warm_up(backend: Backend, structure: SamplerParams, latents: SamplerParams) -> float:
-    """Generate once of each kind, so that the first request finds everything ready; returns the seconds it took."""
+def warm_up(backend: Backend) -> float:
+    """Generate once of each kind, so that the first request finds everything ready, whatever its settings.
+
+    Returns the seconds it took.
+    """
     start = time.perf_counter()
     prompts: list[Prompt] = []
     if backend.image is not None:
@@ -108,7 +111,7 @@ def warm_up(backend: Backend, structure: SamplerParams, latents: SamplerParams) 
     for prompt in prompts:
         # A structure may come out empty; all that matters is that the networks ran.
         with suppress(EmptyStructure, EmptyForeground):
-            backend.generate(Request(prompt, 0, structure, latents, _WARM_UP_LIMIT))
+            backend.generate(Request(prompt, 0, REHEARSAL, REHEARSAL, _WARM_UP_LIMIT))
     generator = backend.backend if isinstance(backend, DrawingBackend) else backend
     if isinstance(generator, Generator):
         generator.rehearse()

@@ -24,6 +24,8 @@ OnSamplerStep = Callable[[int], None]
 # Attention for the windows of a structure, whose numbers and lengths are always new: cuDNN takes a tenth of a second to
 # plan for them.
 _UNPLANNED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+# Guided steps and unguided ones, two of each, since fused flows run a step the first time and record it the second.
+REHEARSAL = SamplerParams(steps=4, cfg_strength=1.0, cfg_interval=(0.6, 1.0))
 # Cells of two voxels along each axis of a structure.
 _CELLS = 32
 
@@ -90,15 +92,13 @@ class Engine:
 
     @torch.inference_mode()
     def rehearse(self, conditions: Conditions[Context]) -> None:
-        """Run guided and unguided latent steps over structures of all sizes that the flows tell apart.
+        """Sample latents in a few steps on structures of all sizes that the flows tell apart.
 
         Libraries choose and load their kernels by size; without this, the first structure of a new size takes longer.
         """
-        # Two steps of either kind, since the first is run and the second recorded.
-        params = SamplerParams(steps=4, cfg_strength=1.0, cfg_interval=(0.6, 1.0))
         for cells, voxels in self.flows.sizes:
             grid = _structure_of(cells, voxels, self.device)
-            latents = self.sample_latents(conditions, params, grid, torch.zeros(len(grid), self.latent_channels))
+            latents = self.sample_latents(conditions, REHEARSAL, grid, torch.zeros(len(grid), self.latent_channels))
             with suppress(NonFiniteOutput):
                 self.decode_latents(latents, grid)
         if self.device.type == "cuda":

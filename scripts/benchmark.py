@@ -247,11 +247,12 @@ def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
                 name: round(count / seconds / top, 3) for name, (seconds, count) in measured.items() if count
             },
         }
-        if arguments.new_sizes:
-            result["first_against_tenth"] = [round(ratio, 3) for ratio in first_against_tenth(subject)]
-            result["another_phase"] = round(another_phase(subject), 3)
         if arguments.candidates:
             result["candidates"] = candidates(subject)
+        if arguments.new_sizes:
+            result["first_against_tenth"] = [round(ratio, 3) for ratio in first_against_tenth(subject)]
+            # Last, since the subject keeps the other phase.
+            result["another_phase"] = round(another_phase(subject), 3)
     result["total_milliseconds"] = round(sum(result["milliseconds"].values()), 1)
     return result
 

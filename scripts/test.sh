@@ -10,4 +10,5 @@ cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-exec "$PYTHON" -m pytest "$@"
+# Modules of tests are shared out between two processes; `pytest` alone runs them one after the other.
+exec "$PYTHON" -m pytest --numprocesses 2 --dist loadfile "$@"

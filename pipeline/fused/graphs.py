@@ -16,18 +16,24 @@ class GraphMemory:
     """Working memory that graphs share, which is right for those that never run at the same time."""
 
     def __init__(self, device: torch.device) -> None:
-        self.pool = torch.cuda.graph_pool_handle()
-        self.stream = torch.cuda.Stream(device)
-        # Keeps the pool in being while there is no other graph.
-        self._first = self.record(lambda: torch.zeros(1, device=device))
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)
+        self._keeper: torch.cuda.CUDAGraph | None = None
 
     def record(self, run: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """A graph of what `run` does, which must have been run before, and the memory of its result."""
+        if self._keeper is None:
+            # Keeps the pool in being while there is no other graph.
+            self._keeper, _ = self._record(lambda: torch.zeros(1, device=self._device))
+        return self._record(run)
+
+    def _record(self, run: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         graph = torch.cuda.CUDAGraph()
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             # Other threads may use the GPU meanwhile, to encode the previous result.
-            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 out = run()
             finally:

@@ -238,5 +238,5 @@ def test_rehearsal_meets_structures_of_several_sizes(generator: Generator, monke
     monkeypatch.setattr(engine.flows, "sizes", [(20, 99), (40, 275)])
     generator.rehearse()
     hook.remove()
-    # A guided step asks for two velocities, the other for one.
-    assert sizes == [99] * 3 + [275] * 3
+    # Two guided steps ask for two velocities each, two others for one.
+    assert sizes == [99] * 6 + [275] * 6

@@ -271,18 +271,18 @@ def test_an_opacity_that_rounds_to_one_is_no_error(generator: Generator, spoil) 
 
 
 def test_warming_up_generates_once(generator: Generator) -> None:
-    assert warm_up(generator, FEW, FEWER) > 0
+    assert warm_up(generator) > 0
 
 
 def test_warming_up_survives_a_checkpoint_that_leaves_no_voxel(generator: Generator, spoil) -> None:
     spoil(engine(generator).checkpoint.structure_decoder.out_layer[2], -1e6)
-    assert warm_up(generator, FEW, FEWER) > 0
+    assert warm_up(generator) > 0
 
 
 def test_warming_up_needs_no_more_memory_than_a_task(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     requests: list[Request] = []
     monkeypatch.setattr(generator, "generate", requests.append)
-    warm_up(generator, FEW, FEWER)
+    warm_up(generator)
     (request,) = requests
     assert request.voxel_limit is not None
     assert request.voxel_limit.excess == "drop"

@@ -261,7 +261,7 @@ def test_it_is_loaded_and_warmed_up_with_the_rest(package: Path, model: Path) ->
     )
     assert isinstance(backend, DrawingBackend)
     assert backend.image is not None
-    warm_up(backend, FEW, FEWER)
+    warm_up(backend)
     assert [prompt for prompt, *_ in pipe(backend.text).calls] == ["a red ball"]
 
 
