@@ -43,7 +43,7 @@ class GraphMemory:
 
 class Replayed:
     """A function of tensors whose shapes stay the same: run when it is first called, recorded the second time and
-    replayed from then on. Without memory for graphs, as on a CPU, it is always run."""
+    replayed from then on. Without memory for graphs, as on a CPU, or without enough, it is always run."""
 
     def __init__(self, run: Callable[..., Tensor], memory: GraphMemory | None) -> None:
         self._run = run
@@ -60,7 +60,12 @@ class Replayed:
             return self._run(*inputs)
         if self._graph is None:
             self._inputs = [x.clone() for x in inputs]
-            self._graph, self._out = self._memory.record(lambda: self._run(*self._inputs))
+            try:
+                self._graph, self._out = self._memory.record(lambda: self._run(*self._inputs))
+            except torch.OutOfMemoryError:
+                # While it records, torch cannot give cached memory back to make room; otherwise it can.
+                self._memory, self._inputs = None, ()
+                return self._run(*inputs)
         for target, source in zip(self._inputs, inputs, strict=True):
             target.copy_(source)
         self._graph.replay()

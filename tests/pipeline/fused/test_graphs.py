@@ -1,5 +1,8 @@
 """Functions that are recorded and replayed."""
 
+from collections.abc import Callable
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor
@@ -49,21 +52,30 @@ def test_graphs_of_one_memory_take_turns_and_come_and_go(device: torch.device) -
         assert torch.allclose(second, (3 * x).sum()[None])
 
 
+def test_without_enough_memory_to_record_the_function_is_run() -> None:
+    class Full:
+        def record(self, _run: Callable[[], Tensor]) -> None:
+            raise torch.OutOfMemoryError
+
+    replayed = Replayed(lambda x: x + 1, cast(GraphMemory, Full()))
+    x = torch.ones(2)
+    assert [replayed(n * x).tolist() for n in range(4)] == [[n + 1.0] * 2 for n in range(4)]
+
+
 @needs_cuda
-def test_a_function_that_fails_while_it_is_recorded_spoils_nothing(device: torch.device) -> None:
+def test_memory_that_runs_out_while_recording_spoils_nothing(device: torch.device) -> None:
     calls: list[int] = []
 
-    def fails_the_second_time(x: Tensor) -> Tensor:
+    def runs_out_the_second_time(x: Tensor) -> Tensor:
         calls.append(1)
         out = x + 1
         if len(calls) == 2:
             raise torch.OutOfMemoryError
         return out
 
-    x = torch.ones(2, device=device)
-    replayed = Replayed(fails_the_second_time, GraphMemory(device))
-    assert replayed(x).tolist() == [2.0, 2.0]
-    with pytest.raises(torch.OutOfMemoryError):
-        replayed(x)
-    assert [replayed(x).tolist() for _ in range(2)] == [[2.0, 2.0]] * 2
-    assert len(calls) == 3
+    x, memory = torch.ones(2, device=device), GraphMemory(device)
+    replayed, other = Replayed(runs_out_the_second_time, memory), Replayed(lambda x: x + 2, memory)
+    for _ in range(3):
+        assert replayed(x).tolist() == [2.0, 2.0]
+        assert other(x).tolist() == [3.0, 3.0]
+    assert len(calls) == 4
