@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -98,6 +100,13 @@ def disc_quaternions(normal: Tensor) -> Tensor:
     return F.normalize(torch.stack(product, dim=1), dim=-1)
 
 
+def latent_loss(flow: Any, grid: VoxelGrid, samples: Tensor, conditions: Tensor) -> Tensor:
+    """How far velocities are off at random times: samples [N, 8] on the voxels of a grid, of unit size."""
+    t = random_times(len(conditions), samples.device)
+    x, velocity = noisy(samples, t[grid.batch, None])
+    return F.mse_loss(flow(x, grid, 1000 * t, conditions).float(), velocity)
+
+
 def latent_flow(place: Workplace, seconds: float) -> None:
     """The flow of latents on the voxels of a structure, under the frozen encoders."""
     flow, prompts = place.build("slat_flow_tiny"), Prompts(place.pool, place.folder, trained=True)
@@ -105,9 +114,7 @@ def latent_flow(place: Workplace, seconds: float) -> None:
 
     def velocity_loss(chosen: Tensor, conditions: Tensor) -> Tensor:
         grid, values = place.pool.latents(chosen)
-        t = random_times(len(chosen), place.device)
-        x, velocity = noisy((values - mean) / std, t[grid.batch, None])
-        return F.mse_loss(flow(x, grid, 1000 * t, conditions).float(), velocity)
+        return latent_loss(flow, grid, (values - mean) / std, conditions)
 
     def pictures(chosen: Tensor) -> dict[str, Tensor]:
         with place.half_precision():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from scripts.train_tiny.latent_stages import latent_loss
 from scripts.train_tiny.prompts import FINAL_TEXT_ENCODER, Prompts
-from scripts.train_tiny.structure_stages import structure_samples
-from scripts.train_tiny.training import noisy, random_times, train
+from scripts.train_tiny.structure_stages import structure_loss, structure_samples
+from scripts.train_tiny.training import train
 from scripts.train_tiny.workplace import Workplace
 
 # Objects whose structures a step looks at, and of these the ones whose latents.
@@ -27,23 +27,14 @@ def text_encoder(place: Workplace, seconds: float) -> None:
     statistics = load_file(place.folder / "latent_statistics.safetensors", device=str(place.device))
     mean, std = statistics["mean"], statistics["std"]
 
-    def structure_loss(chosen: Tensor, conditions: Tensor) -> Tensor:
-        t = random_times(len(chosen), place.device)
-        x, velocity = noisy(samples[chosen].float(), t.view(-1, 1, 1, 1, 1))
-        return F.mse_loss(structure_flow(x, 1000 * t, conditions).float(), velocity)
-
-    def latent_loss(chosen: Tensor, conditions: Tensor) -> Tensor:
-        grid, values = place.pool.latents(chosen)
-        t = random_times(len(chosen), place.device)
-        x, velocity = noisy((values - mean) / std, t[grid.batch, None])
-        return F.mse_loss(latent_flow(x, grid, 1000 * t, conditions).float(), velocity)
-
     def losses(chosen: Tensor) -> dict[str, Tensor]:
+        grid, values = place.pool.latents(chosen[:_WITH_LATENTS])
         with place.half_precision():
             conditions = prompts.of_sentences(chosen)
+            some = conditions[:_WITH_LATENTS]
             return {
-                "velocity of structures": structure_loss(chosen, conditions),
-                "velocity of latents": latent_loss(chosen[:_WITH_LATENTS], conditions[:_WITH_LATENTS]),
+                "velocity of structures": structure_loss(structure_flow, samples[chosen], conditions),
+                "velocity of latents": latent_loss(latent_flow, grid, (values - mean) / std, some),
             }
 
     trained: list[Any] = train(

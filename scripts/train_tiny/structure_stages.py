@@ -89,6 +89,13 @@ def structure_samples(place: Workplace) -> Tensor:
     return torch.cat([(encoder(part)[0] / spread).half() for part in place.pool.occupied.split(256)])
 
 
+def structure_loss(flow: Any, samples: Tensor, conditions: Tensor) -> Tensor:
+    """How far velocities are off at random times: samples [B, 8, 16, 16, 16]."""
+    t = random_times(len(samples), samples.device)
+    x, velocity = noisy(samples.float(), t.view(-1, 1, 1, 1, 1))
+    return F.mse_loss(flow(x, 1000 * t, conditions).float(), velocity)
+
+
 def structure_flow(place: Workplace, seconds: float) -> None:
     """The flow of structures, and with it the two encoders."""
     flow, prompts = place.build("ss_flow_tiny"), Prompts(place.pool, place.folder, trained=False)
@@ -100,22 +107,18 @@ def structure_flow(place: Workplace, seconds: float) -> None:
     contents = nn.Linear(TOKEN_WIDTH, PATCH_CONTENTS).to(place.device)
     samples = structure_samples(place)
 
-    def velocity_loss(chosen: Tensor, conditions: Tensor) -> Tensor:
-        t = random_times(len(chosen), place.device)
-        x, velocity = noisy(samples[chosen].float(), t.view(-1, 1, 1, 1, 1))
-        return F.mse_loss(flow(x, 1000 * t, conditions).float(), velocity)
-
     def pictures(chosen: Tensor) -> dict[str, Tensor]:
         with place.half_precision():
             conditions, tokens = prompts.of_pictures(chosen)
-            loss = velocity_loss(chosen, conditions)
+            loss = structure_loss(flow, samples[chosen], conditions)
         truth = place.pool.patches[chosen].float()
         told = contents(tokens[:, -truth.shape[1] :].float())
         return {"velocity": loss, "patches": _PATCHES_WEIGHT * F.mse_loss(told, truth)}
 
     def sentences(chosen: Tensor) -> dict[str, Tensor]:
         with place.half_precision():
-            return {"velocity of sentences": velocity_loss(chosen, prompts.of_sentences(chosen))}
+            loss = structure_loss(flow, samples[chosen], prompts.of_sentences(chosen))
+        return {"velocity of sentences": loss}
 
     trained = train(
         "structure_flow",
