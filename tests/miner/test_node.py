@@ -28,6 +28,13 @@ MINER = Path(__file__).parents[2] / "neurons" / "miner.py"
 TIMEOUT = 90.0
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| (DEBUG|INFO|WARNING|ERROR) \| .+")
 
+# The demo's phase in fewer steps.
+QUICK = """
+extends: demo
+sparse_structure_sampler_params: {steps: 3}
+slat_sampler_params: {steps: 2}
+"""
+
 
 class Subnet:
     """A chain file and the arguments that lead a miner to it."""
@@ -141,11 +148,11 @@ async def read_until(stream: asyncio.StreamReader, text: str, lines: list[str]) 
             lines.append(line)
 
 
-async def start_miner(subnet: Subnet, cwd: Path) -> asyncio.subprocess.Process:
+async def start_miner(subnet: Subnet, cwd: Path, **changes: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         str(MINER),
-        *subnet.arguments(),
+        *subnet.arguments(**changes),
         "--logging.debug",
         cwd=cwd,
         stdout=asyncio.subprocess.PIPE,
@@ -166,7 +173,12 @@ def secrets_of(subnet: Subnet) -> list[str]:
 
 
 async def test_a_working_day(subnet: Subnet, wallets: dict[str, bt.Wallet], tmp_path: Path, image_base64: str) -> None:
-    """Started from another folder: pulls an image, a sentence and rubbish, is pushed to, stops on SIGTERM."""
+    """Started from another folder, with a quick phase of its own: pulls an image, a sentence and rubbish, is pushed to,
+    stops on SIGTERM."""
+    config = tmp_path / "config" / "miner.yaml"
+    (config.parent / "phases").mkdir(parents=True)
+    config.write_text("phase: quick\n")
+    (config.parent / "phases" / "quick.yaml").write_text(QUICK)
     miner = wallets["miner"].hotkey.ss58_address
     timing = Timing(throttle_period=0, task_cooldown=1, cooldown_penalty=0, validation_lock=0)
     validator = LocalValidator(wallets["validator"], subnet.validator_port, lambda hotkey: hotkey == miner, timing)
@@ -179,7 +191,7 @@ async def test_a_working_day(subnet: Subnet, wallets: dict[str, bt.Wallet], tmp_
         ]
     )
     wallet_before = wallet_files(subnet)
-    process = await start_miner(subnet, tmp_path)
+    process = await start_miner(subnet, tmp_path, phase="quick", config=str(config))
     assert process.stdout is not None
     lines: list[str] = []
     try:
@@ -188,7 +200,7 @@ async def test_a_working_day(subnet: Subnet, wallets: dict[str, bt.Wallet], tmp_
         answer = await validator.push(subnet.neurons[1], request, "pushed", TIMEOUT)
         assert answer.error == ""
         code, status = await health(subnet)
-        assert (code, status["status"], status["phase"], status["pipeline_loaded"]) == (200, "ok", "demo", True)
+        assert (code, status["status"], status["phase"], status["pipeline_loaded"]) == (200, "ok", "quick", True)
         assert status["counters"]["pushed"] == 1
         assert abs(status["last_success"] - time.time()) < TIMEOUT
         assert 0 <= status["metagraph_age"] < TIMEOUT

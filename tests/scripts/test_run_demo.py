@@ -19,8 +19,13 @@ from tests.miner.conftest import make_splats
 PROMPTS = [Prompt("1", "push", Image.new("RGB", (8, 8), "red")), Prompt("2", "pull", Image.new("RGB", (8, 8), "blue"))]
 
 
-def test_tasks_of_both_types_by_both_ways_and_one_with_alpha() -> None:
-    *pictures, sentence = demo_prompts()
+@pytest.fixture(scope="module")
+def prompts() -> list[Prompt]:
+    return demo_prompts()
+
+
+def test_tasks_of_both_types_by_both_ways_and_one_with_alpha(prompts: list[Prompt]) -> None:
+    *pictures, sentence = prompts
     assert [prompt.transport for prompt in pictures] == ["push", "pull", "pull"]
     assert [isinstance(prompt.task, ImageTask) for prompt in pictures] == [True] * 3
     assert [prompt.reference is None for prompt in pictures] == [True, False, False]
@@ -29,8 +34,10 @@ def test_tasks_of_both_types_by_both_ways_and_one_with_alpha() -> None:
     assert (sentence.task, sentence.task_type) == (TextTask(id="4", prompt=str(sentence.shows)), "text")
 
 
-def test_a_valid_result_that_looks_like_something_else_is_not_accepted(capsys: pytest.CaptureFixture[str]) -> None:
-    toy = demo_prompts()[1]
+def test_a_valid_result_that_looks_like_something_else_is_not_accepted(
+    prompts: list[Prompt], capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = prompts[1]
     assert toy.reference is not None
     results = base64.b64encode(spz.to_bytes(make_splats(7000))).decode()
     unlike, unknown = check_result("2", "pull", results, toy.reference), check_result("2", "pull", results)
