@@ -96,7 +96,8 @@ class Engine:
 
         Libraries choose and load their kernels by size; without this, the first structure of a new size takes longer.
         """
-        for cells, voxels in self.flows.sizes:
+        # The largest first, whose memory then serves the others.
+        for cells, voxels in sorted(self.flows.sizes, reverse=True):
             grid = _structure_of(cells, voxels, self.device)
             latents = self.sample_latents(conditions, REHEARSAL, grid, torch.zeros(len(grid), self.latent_channels))
             with suppress(NonFiniteOutput):

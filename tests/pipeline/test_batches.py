@@ -239,4 +239,4 @@ def test_rehearsal_meets_structures_of_several_sizes(generator: Generator, monke
     generator.rehearse()
     hook.remove()
     # Two guided steps ask for two velocities each, two others for one.
-    assert sizes == [99] * 6 + [275] * 6
+    assert sizes == [275] * 6 + [99] * 6

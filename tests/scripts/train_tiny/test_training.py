@@ -7,7 +7,9 @@ import json
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline import Generator, Request, SamplerParams, Source, VoxelLimit, choose, image_prompt, text_prompt
 from pipeline.errors import EmptyStructure
-from scripts.train_tiny import structure_stages, train
+from scripts.train_tiny import structure_stages, train, training
 from scripts.train_tiny.latent_stages import disc_quaternions
 from scripts.train_tiny.objects import make_thing
 from scripts.train_tiny.pool import make_pool, patch_contents
@@ -33,8 +35,11 @@ CPU = torch.device("cpu")
 LIMIT = 16_000_000
 
 
-def test_losses_fall_and_the_average_follows(tmp_path: Path) -> None:
+def test_losses_fall_and_the_average_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    # A clock by which 1,500 steps take a second.
+    readings = count()
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(readings) / 1500))
     network = nn.Linear(3, 1)
     points = torch.randn(64, 3)
     rows = iter(lambda: torch.arange(64), None)
