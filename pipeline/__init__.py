@@ -1,7 +1,7 @@
 """Prompt in, gaussian splats out. Knows nothing of Bittensor, tasks or validators."""
 
 from pipeline.backends import Backend, load_backend, warm_up
-from pipeline.candidates import Best, Candidate, Scorer, Search, best_of
+from pipeline.candidates import Best, Candidate, Scorer, Search
 from pipeline.devices import Compute, choose
 from pipeline.errors import (
     BackgroundModelError,
@@ -74,7 +74,6 @@ __all__ = [
     "TooManyVoxels",
     "UnsupportedPrompt",
     "VoxelLimit",
-    "best_of",
     "choose",
     "image_prompt",
     "image_prompt_from_base64",

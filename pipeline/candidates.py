@@ -133,6 +133,15 @@ class Search:
         self._candidates.append(Candidate(seed, self._now() - started, quality, problem))
         return self._candidates[-1]
 
+    def run(self, on_step: OnStep = ignore_steps) -> Best:
+        """Make one candidate after the other, until none is wanted any more; the best of them.
+
+        Raises what `make_one` and `best` raise.
+        """
+        while self.wants_another:
+            self.make_one(on_step)
+        return self.best()
+
     def best(self) -> Best:
         """The best of those made. Raises PipelineError, that of the first candidate, if none could be made.
 
@@ -171,27 +180,3 @@ class Search:
         if self._best is None or rank > self._best[0]:
             self._best = rank, asset, quality
         return quality, problem
-
-
-def best_of(
-    generator: Generates,
-    request: Request,
-    scorer: Scorer | None = None,
-    *,
-    count: int = 1,
-    seconds: float = math.inf,
-    deadline: float = math.inf,
-    received: Callable[[Splats], Splats] = lambda splats: splats,
-    on_step: OnStep = ignore_steps,
-    now: Callable[[], float] = time.monotonic,
-) -> Best:
-    """The best of at most `count` candidates, one after the other; see Search for what stops it and what is better.
-
-    Raises what Search.make_one and Search.best raise.
-    """
-    search = Search(
-        generator, request, scorer, count=count, seconds=seconds, deadline=deadline, received=received, now=now
-    )
-    while search.wants_another:
-        search.make_one(on_step)
-    return search.best()

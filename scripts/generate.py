@@ -36,11 +36,11 @@ from pipeline import (
     PromptError,
     QualityScorer,
     Request,
+    Search,
     Source,
     Splats,
     TextPrompt,
     TextToImageParams,
-    best_of,
     choose,
     image_prompt,
     load_backend,
@@ -136,15 +136,15 @@ def generate(prompt: Prompt, phase: Phase, sources: Sources, seed: int, device: 
             bar.set_description(stage, refresh=False)
             bar.update()
 
-        return best_of(
+        search = Search(
             generator,
             request,
             scorer,
             count=count,
             seconds=seconds,
             received=lambda splats: as_received(splats, phase),
-            on_step=show,
         )
+        return search.run(show)
 
 
 def shown(prompt: Prompt) -> Image.Image | str:

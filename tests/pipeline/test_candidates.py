@@ -28,7 +28,7 @@ from pipeline import (
     TextPrompt,
     UnsupportedPrompt,
 )
-from pipeline.candidates import Best, Search, best_of, candidate_seed
+from pipeline.candidates import Best, Search, candidate_seed
 from pipeline.request import ignore_steps
 from tests.pipeline.test_generator import FEW, FEWER, drawing, same
 
@@ -75,7 +75,7 @@ class Bench:
         return outcome
 
     def best(self, count: int, request: Request = REQUEST, **limits: object) -> Best:
-        return best_of(self, request, self.score, count=count, now=lambda: self.now, **limits)  # type: ignore[arg-type]
+        return Search(self, request, self.score, count=count, now=lambda: self.now, **limits).run()  # type: ignore[arg-type]
 
 
 def test_the_best_is_taken_and_every_number_is_told() -> None:
@@ -179,7 +179,7 @@ def test_an_object_that_could_not_be_scored_is_sent_if_there_is_no_other() -> No
         raise OutOfMemory("no room")
 
     bench = Bench({0: 0.9, 1: 0.1})
-    best = best_of(bench, REQUEST, fail, count=2, now=lambda: bench.now)
+    best = Search(bench, REQUEST, fail, count=2, now=lambda: bench.now).run()
     assert (best.asset.seed, best.quality) == (11, None)
     assert best.candidates[0].problem == "not scored, OutOfMemory: no room"
 
@@ -221,13 +221,14 @@ def test_whoever_stops_it_or_breaks_the_device_is_heard_at_once(error: Exception
 def test_steps_are_told() -> None:
     steps: list[str] = []
     bench = Bench({0: 0.1, 1: 0.2})
-    bench.best(2, on_step=lambda stage, done, of: steps.append(stage))
+    search = Search(bench, REQUEST, bench.score, count=2, now=lambda: bench.now)
+    search.run(lambda stage, done, of: steps.append(stage))
     assert steps == ["structure", "structure"]
 
 
 def test_several_need_a_scorer() -> None:
     with pytest.raises(ValueError, match="2 candidates need a scorer"):
-        best_of(Bench({}), REQUEST, count=2)
+        Search(Bench({}), REQUEST, count=2)
 
 
 @pytest.mark.parametrize("scorer", [None, lambda splats: 0.5])
@@ -235,7 +236,7 @@ def test_one_candidate_is_what_the_generator_makes(
     generator: Generator, scorer: Callable[[Splats], float] | None
 ) -> None:
     request = Request(ImagePrompt(drawing("egg"), "egg"), 3, FEW, FEWER)
-    best = best_of(generator, request, scorer, count=1, seconds=math.inf)
+    best = Search(generator, request, scorer, count=1, seconds=math.inf).run()
     assert same(best.asset.splats, generator.generate(request).splats)
     assert [c.seed for c in best.candidates] == [best.asset.seed] == [3]
     assert best.quality == (scorer and 0.5)
@@ -243,7 +244,7 @@ def test_one_candidate_is_what_the_generator_makes(
 
 def test_candidates_are_what_their_seeds_give_alone_and_the_picture_is_looked_at_once(generator: Generator) -> None:
     request = Request(ImagePrompt(drawing("egg"), "egg"), 3, FEW, FEWER)
-    best = best_of(generator, request, lambda splats: float(splats.means.std()), count=3)
+    best = Search(generator, request, lambda splats: float(splats.means.std()), count=3).run()
     other = replace(request, prompt=ImagePrompt(drawing("egg"), "egg"), seed=best.asset.seed)
     alone = generator.generate(other)
     assert same(best.asset.splats, alone.splats)
