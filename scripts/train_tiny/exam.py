@@ -61,9 +61,9 @@ def examine(
     """Generate all objects, so many at a time, and compare."""
     measures, ours = [], []
     for part in _split(asked, batch):
-        prompts, seeds = [question.prompt for question in part], [question.seed for question in part]
-        logits = subject.structures(prompts, seeds, structure)
-        for question, logit, splats in zip(part, logits, subject.splats(prompts, seeds, logits, latents), strict=True):
+        tokens, seeds = subject.tokens([question.prompt for question in part]), [question.seed for question in part]
+        logits = subject.structures(tokens, seeds, structure)
+        for question, logit, splats in zip(part, logits, subject.splats(tokens, seeds, logits, latents), strict=True):
             seen = torch.zeros_like(question.views) if splats is None else views(splats)
             measures.append(measure(logit[0] > 0, question.occupied, seen, question.views))
             ours.append(seen[0])

@@ -46,18 +46,23 @@ class Subject:
         return self._negative is not None
 
     @torch.inference_mode()
-    def structures(self, prompts: Sequence[Prompt], seeds: Sequence[int], params: SamplerParams) -> Tensor:
-        """Logits [B, 1, 64, 64, 64] of what is sampled for each prompt."""
+    def tokens(self, prompts: Sequence[Prompt]) -> Tensor:
+        """[B, T, C] what both samplers are conditioned on."""
+        return torch.cat([self._encode(prompt) for prompt in prompts])
+
+    @torch.inference_mode()
+    def structures(self, tokens: Tensor, seeds: Sequence[int], params: SamplerParams) -> Tensor:
+        """Logits [B, 1, 64, 64, 64] of what is sampled for each prompt's tokens."""
         noise = torch.stack([torch.randn(self.engine.structure_shape, generator=_source(seed)) for seed in seeds])
-        return self.engine.decode_structure(self.engine.sample_structure(self._conditions(prompts), params, noise))
+        return self.engine.decode_structure(self.engine.sample_structure(self._conditions(tokens), params, noise))
 
     @torch.inference_mode()
     def splats(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], logits: Tensor, params: SamplerParams
+        self, tokens: Tensor, seeds: Sequence[int], logits: Tensor, params: SamplerParams
     ) -> list[Splats | None]:
         """Splats, upright, on the structures; None where no voxel is occupied."""
-        filled = [index for index in range(len(prompts)) if bool((logits[index] > 0).any())]
-        found: list[Splats | None] = [None] * len(prompts)
+        filled = [index for index in range(len(tokens)) if bool((logits[index] > 0).any())]
+        found: list[Splats | None] = [None] * len(tokens)
         if not filled:
             return found
         grid = VoxelGrid(occupied_voxels(logits[filled]))
@@ -69,14 +74,12 @@ class Subject:
                 for size, index in zip(sizes, filled, strict=True)
             ]
         )
-        conditions = self._conditions([prompts[index] for index in filled])
-        sample = self.engine.sample_latents(conditions, params, grid, noise)
+        sample = self.engine.sample_latents(self._conditions(tokens[filled]), params, grid, noise)
         for part, rows, index in zip(sample.split(sizes), grid.positions.split(sizes), filled, strict=True):
             found[index] = upright(self.engine.decode_latents(part, VoxelGrid.of([rows])))
         return found
 
-    def _conditions(self, prompts: Sequence[Prompt]) -> Conditions[Tensor | None]:
-        tokens = torch.cat([self._encode(prompt) for prompt in prompts])
+    def _conditions(self, tokens: Tensor) -> Conditions[Tensor | None]:
         negative = None if self._negative is None else self._negative.expand(len(tokens), -1, -1)
         return Conditions((tokens,), negative)
 

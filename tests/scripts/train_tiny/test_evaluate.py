@@ -40,8 +40,8 @@ def test_new_objects_get_the_shape_their_prompts_tell(checkpoint: str, least: fl
     subject = Subject(checkpoint, "cpu")
     asked = questions(0, 3, torch.device("cpu"), sentences=subject.takes_sentences)
     steps = SamplerParams(6, 0.0, (0.5, 1.0), 3.0)
-    prompts, seeds = [question.prompt for question in asked], [question.seed for question in asked]
-    found = subject.structures(prompts, seeds, steps)[:, 0] > 0
+    tokens, seeds = subject.tokens([question.prompt for question in asked]), [question.seed for question in asked]
+    found = subject.structures(tokens, seeds, steps)[:, 0] > 0
     table = torch.tensor([[tolerant_iou(ours, question.occupied) for question in asked] for ours in found])
     assert float(table.diagonal().mean()) >= least
     assert float(table[~torch.eye(3, dtype=torch.bool)].mean()) <= 0.4
@@ -50,8 +50,8 @@ def test_new_objects_get_the_shape_their_prompts_tell(checkpoint: str, least: fl
 def test_new_objects_look_like_the_pictures_of_them(subject: Subject) -> None:
     """Of the shipped weights; and unlike pictures of others."""
     asked = questions(0, 2, torch.device("cpu"), sentences=False)
-    prompts, seeds = [question.prompt for question in asked], [question.seed for question in asked]
-    splats = subject.splats(prompts, seeds, subject.structures(prompts, seeds, FEW_STEPS), FEW_STEPS)
+    tokens, seeds = subject.tokens([question.prompt for question in asked]), [question.seed for question in asked]
+    splats = subject.splats(tokens, seeds, subject.structures(tokens, seeds, FEW_STEPS), FEW_STEPS)
     for ours, question, other in zip(splats, asked, reversed(asked), strict=True):
         assert ours is not None
         seen = views(ours)
