@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from miner.experiments import Stratum
 from miner.ledger_events import Answered, Assigned, Draw
 from miner.ledger_reader import LedgerReader
 from miner.phase_state import ChosenSplit
 from miner.referee import Referee
-from tests.miner.test_phase_control import TIMEOUT, Bench
+from tests.miner.phase_control.conftest import TIMEOUT, Bench
 
 # Of every five results of an arm, so many are accepted; 300 tasks tell such rates apart.
 CLEAR = {"a": 4, "b": 1}
 ALIKE = {"a": 2, "b": 2}
-
-
-@pytest_asyncio.fixture
-async def bench(tmp_path: Path, image_base64: str) -> AsyncIterator[Bench]:
-    bench = Bench(tmp_path, image_base64)
-    await bench.start()
-    yield bench
-    assert await asyncio.to_thread(bench.scheduler.stop, TIMEOUT)
-    assert await asyncio.to_thread(bench.ledger.close, TIMEOUT)
 
 
 async def begin(bench: Bench, **flags: bool) -> Referee:

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from miner.ledger import Ledger
+from miner.ledger_events import Assigned, Generated
+from miner.ledger_reader import LedgerReader, TaskRow
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "ledger.sqlite"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(path)
+    ledger.start()
+    yield ledger
+    ledger.close(10)
+
+
+class Heard(logging.Handler):
+    """Waits for a line of the ledger's log."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._words = words
+        self._seen = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._words in record.getMessage():
+            self.lines.append(record.getMessage())
+            self._seen.set()
+
+    def wait(self) -> str:
+        assert self._seen.wait(20), f"nothing was logged about {self._words!r}"
+        return self.lines[0]
+
+    def __enter__(self) -> Heard:
+        logging.getLogger("miner.ledger").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("miner.ledger").removeHandler(self)
+
+
+def assigned(ledger: Ledger, task_id: str = "t1", at: float = 1000.0, **changes: object) -> Assigned:
+    values: dict[str, object] = {
+        "key": ledger.new_key(),
+        "at": at,
+        "transport": "pull",
+        "validator": "5V",
+        "uid": 27,
+        "task_id": task_id,
+        "task_type": "image",
+        "phase": "phase3",
+        "config_hash": "abc123",
+        "code_version": "0.1.0",
+    }
+    return Assigned(**(values | changes))  # type: ignore[arg-type]
+
+
+def generated(key: int, stats: dict[str, float]) -> Generated:
+    return Generated(key, 1004.0, 7, (6, 7), {"structure": 1.5, "latents": 2.0}, stats, 0.64, 4_812_331)
+
+
+def rows(path: Path) -> list[TaskRow]:
+    with LedgerReader(path) as reader:
+        return reader.tasks()
