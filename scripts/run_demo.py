@@ -97,7 +97,7 @@ def demo_prompts() -> list[Prompt]:
         Prompt("1", "push", Image.fromarray(data.coffee())),
         toy("2", TOYS[0]),
         toy("3", TOYS[1]),
-        Prompt("4", "pull", "a red chair with brown legs"),
+        Prompt("4", "pull", "a yellow duck with an orange beak"),
     ]
 
 
