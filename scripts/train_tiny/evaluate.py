@@ -3,10 +3,12 @@
     python scripts/train_tiny/evaluate.py --objects 200 --seed 0 --json result.json
     python scripts/train_tiny/evaluate.py --checkpoint embedded-text --objects 200
     python scripts/train_tiny/evaluate.py --objects 48 --curves --json curves.json
+    python scripts/train_tiny/evaluate.py --objects 100 --steps 12 --strength 0 1
 
 The prompts are pictures with alpha, or sentences if that is what the checkpoint takes; results are compared with the
-objects themselves. Means with the half widths of their 95 % intervals; the last line is JSON. --curves repeats it for
-all strengths of guidance and numbers of steps.
+objects themselves. Means with the half widths of their 95 % intervals; the last line is JSON. Several strengths of
+guidance and numbers of steps are all combined; what strength 0 was measured for as well is also compared with it object
+by object, which tells smaller differences apart than two intervals do. --curves takes those of the README.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -25,7 +28,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 import torch
 
 from pipeline import SamplerParams
-from scripts.train_tiny.exam import MATCHED_AMONG, Question, examine, questions
+from scripts.train_tiny.exam import MATCHED_AMONG, Result, examine, questions
 from scripts.train_tiny.measures import summary
 from scripts.train_tiny.subject import Subject
 
@@ -33,27 +36,41 @@ STRENGTHS = (0.0, 1.0, 2.5, 4.0, 7.0, 9.0)
 STEPS = (2, 5, 12, 25, 50)
 
 
-def measured(
-    subject: Subject, asked: list[Question], structure: SamplerParams, latents: SamplerParams, batch: int
+def _list(values: Iterable[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+def described(
+    result: Result, structure: SamplerParams, latents: SamplerParams, base: Result | None, seconds: float
 ) -> dict[str, Any]:
-    """Settings, means with intervals, the matched share and the seconds, in types of JSON."""
-    start = time.monotonic()
-    result = examine(subject, asked, structure, latents, batch)
-    return {
+    """Settings, means with intervals, the matched share and the seconds, in types of JSON; base: at strength 0."""
+    found: dict[str, Any] = {
         "structure": structure.published(),
         "latents": latents.published(),
-        **{name: [round(value, 4) for value in pair] for name, pair in summary(result.measures).items()},
+        **_rounded(summary(result.measures)),
         "matched": round(result.matched, 4),
-        "seconds": round(time.monotonic() - start, 1),
+        "seconds": round(seconds, 1),
     }
+    if base is not None:
+        found["less_strength_0"] = _rounded(summary(result.measures, base.measures))
+    return found
+
+
+def _rounded(pairs: dict[str, tuple[float, float]]) -> dict[str, list[float]]:
+    return {name: [round(value, 4) for value in pair] for name, pair in pairs.items()}
 
 
 def show(result: dict[str, Any]) -> None:
-    """A line for people."""
-    pairs = {name: value for name, value in result.items() if isinstance(value, list)}
-    measures = "  ".join(f"{name} {mean:.3f} ± {half:.3f}" for name, (mean, half) in pairs.items())
+    """A line for people, and one with the differences from strength 0."""
     settings = f"{result['structure']['steps']:3} steps at {result['structure']['cfg_strength']:4}"
-    print(f"{settings}: {measures}  matched {result['matched']:.2f} of {MATCHED_AMONG}", flush=True)
+    print(f"{settings}: {_shown(result)}  matched {result['matched']:.2f} of {MATCHED_AMONG}", flush=True)
+    if "less_strength_0" in result:
+        print(f"{'less strength 0':>20}: {_shown(result['less_strength_0'])}", flush=True)
+
+
+def _shown(values: dict[str, Any]) -> str:
+    pairs = {name: value for name, value in values.items() if isinstance(value, list)}
+    return "  ".join(f"{name} {mean:.4f} ± {half:.4f}" for name, (mean, half) in pairs.items())
 
 
 def main() -> int:
@@ -61,9 +78,9 @@ def main() -> int:
     parser.add_argument("--checkpoint", default="embedded")
     parser.add_argument("--objects", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="number of the first object among those never trained on")
-    parser.add_argument("--steps", type=int, help="of both samplers, instead of what the checkpoint recommends")
-    parser.add_argument("--strength", type=float, help="of guidance, for both samplers")
-    parser.add_argument("--curves", action="store_true", help="all strengths and steps instead of one pair")
+    parser.add_argument("--steps", type=int, nargs="+", help="of both samplers, instead of the checkpoint's own")
+    parser.add_argument("--strength", type=float, nargs="+", help="of guidance, for both samplers")
+    parser.add_argument("--curves", action="store_true", help=f"--steps {_list(STEPS)} --strength {_list(STRENGTHS)}")
     parser.add_argument("--batch", type=int, default=4, help="objects at a time")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path)
@@ -72,20 +89,20 @@ def main() -> int:
     checkpoint = subject.engine.checkpoint
     recommended = checkpoint.sparse_structure_sampler_params, checkpoint.slat_sampler_params
     asked = questions(arguments.seed, arguments.objects, subject.engine.device, sentences=subject.takes_sentences)
-    changes: list[dict[str, Any]] = [
-        {
-            key: value
-            for key, value in (("steps", arguments.steps), ("cfg_strength", arguments.strength))
-            if value is not None
-        }
-    ]
-    if arguments.curves:
-        changes = [{"steps": steps, "cfg_strength": strength} for strength, steps in product(STRENGTHS, STEPS)]
+    numbers: Sequence[int | None] = STEPS if arguments.curves else arguments.steps or [None]
+    strengths: Sequence[float | None] = STRENGTHS if arguments.curves else sorted(arguments.strength or [None])
     results = []
-    for change in changes:
-        structure, latents = (replace(params, **change) for params in recommended)
-        results.append(measured(subject, asked, structure, latents, arguments.batch))
+    unguided: dict[int | None, Result] = {}
+    for strength, steps in product(strengths, numbers):
+        changes = {"steps": steps, "cfg_strength": strength}
+        given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+        structure, latents = (replace(params, **given) for params in recommended)
+        start = time.monotonic()
+        result = examine(subject, asked, structure, latents, arguments.batch)
+        results.append(described(result, structure, latents, unguided.get(steps), time.monotonic() - start))
         show(results[-1])
+        if strength == 0:
+            unguided[steps] = result
     content = {
         "checkpoint": arguments.checkpoint,
         "objects": arguments.objects,

@@ -58,12 +58,19 @@ def measure(occupied: Tensor, truth: Tensor, ours: Tensor, true: Tensor) -> Meas
     return Measures(tolerant_iou(occupied, truth), front, found.colour_error, behind)
 
 
-def summary(found: list[Measures]) -> dict[str, tuple[float, float]]:
-    """Mean of each measure and half the width of its 95 % interval (normal approximation)."""
-    table = torch.tensor([list(asdict(measures).values()) for measures in found], dtype=torch.float64)
+def summary(found: list[Measures], base: list[Measures] | None = None) -> dict[str, tuple[float, float]]:
+    """Mean of each measure and half the width of its 95 % interval (normal approximation).
+
+    base: of the same objects; then it is the mean of each object's difference from it.
+    """
+    table = _table(found) if base is None else _table(found) - _table(base)
     half = 1.96 * table.std(dim=0) / math.sqrt(len(found)) if len(found) > 1 else torch.zeros(table.shape[1])
     names = asdict(found[0])
     return {name: (float(table[:, i].mean()), float(half[i])) for i, name in enumerate(names)}
+
+
+def _table(found: list[Measures]) -> Tensor:
+    return torch.tensor([list(asdict(measures).values()) for measures in found], dtype=torch.float64)
 
 
 def matched(ours: Tensor, true: Tensor) -> float:

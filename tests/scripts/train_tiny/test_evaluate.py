@@ -11,7 +11,7 @@ import torch
 from pipeline import SamplerParams
 from pipeline.likeness import compare
 from scripts.train_tiny import curves, evaluate
-from scripts.train_tiny.exam import examine, questions
+from scripts.train_tiny.exam import Result, examine, questions
 from scripts.train_tiny.measures import Measures, tolerant_iou, views
 from scripts.train_tiny.subject import Subject
 
@@ -79,6 +79,31 @@ def test_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     (result,) = content["results"]
     assert (result["structure"]["steps"], result["latents"]["cfg_strength"]) == (4, 0.0)
     assert 0 <= result["voxel_iou"][0] <= 1
+
+
+def test_strengths_are_compared_with_none_object_by_object(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Objects differ far more from each other than results at two strengths do."""
+    each = torch.tensor([0.9, 0.5, 0.1, 0.7])
+
+    def examined(_subject: object, _asked: object, structure: SamplerParams, *_: object) -> Result:
+        off = 0.01 * structure.cfg_strength
+        return Result([Measures(float(x) - off, float(x), off, 0.5) for x in each], 1.0)
+
+    monkeypatch.setattr(evaluate, "examine", examined)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--objects", "1", "--strength", "2", "0", "--steps", "5", "12"])
+    assert evaluate.main() == 0
+    out = capsys.readouterr().out
+    results = json.loads(out.splitlines()[-1])["results"]
+    settings = [(result["structure"]["cfg_strength"], result["latents"]["steps"]) for result in results]
+    assert settings == [(0.0, 5), (0.0, 12), (2.0, 5), (2.0, 12)]
+    assert "less_strength_0" not in results[0]
+    assert results[0]["voxel_iou"] == pytest.approx([0.55, 0.3347], abs=1e-3)
+    differences = {"voxel_iou": [-0.02, 0], "silhouette_iou": [0, 0], "colour_error": [0.02, 0], "behind_iou": [0, 0]}
+    for name, pair in differences.items():
+        assert results[3]["less_strength_0"][name] == pytest.approx(pair, abs=1e-3)
+    assert out.count("less strength 0: voxel_iou -0.0200 ± 0.0000") == 2
 
 
 def test_curves(tmp_path: Path) -> None:
