@@ -67,7 +67,7 @@ def gather_sum(
     table: Tensor,
     bias: Tensor,
     *,
-    modulation: tuple[Tensor, ...] | None = None,
+    modulation: tuple[Tensor, Tensor] | None = None,
     skip: Tensor | None = None,
     skip_rows: Tensor | None = None,
 ) -> Tensor:

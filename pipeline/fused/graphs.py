@@ -7,6 +7,7 @@ takes longer than what a structure gains.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -41,6 +42,15 @@ class GraphMemory:
         return graph, out
 
 
+@dataclass(frozen=True, eq=False)
+class _Recorded:
+    """A graph and the memory it reads from and writes to."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: Sequence[Tensor]
+    out: Tensor
+
+
 class Replayed:
     """A function of tensors whose shapes stay the same: run when it is first called, recorded the second time and
     replayed from then on. Without memory for graphs, as on a CPU, or without enough, it is always run."""
@@ -49,25 +59,26 @@ class Replayed:
         self._run = run
         self._memory = memory
         self._met = False
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._inputs: Sequence[Tensor] = ()
-        self._out: Tensor | None = None
+        self._recorded: _Recorded | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The function's result, in memory of its own."""
-        if self._memory is None or not self._met:
-            self._met = True
+        if self._recorded is None and self._memory is not None and self._met:
+            self._recorded = self._record(self._memory, inputs)
+        self._met = True
+        if self._recorded is None:
             return self._run(*inputs)
-        if self._graph is None:
-            self._inputs = [x.clone() for x in inputs]
-            try:
-                self._graph, self._out = self._memory.record(lambda: self._run(*self._inputs))
-            except torch.OutOfMemoryError:
-                # While it records, torch cannot give cached memory back to make room; otherwise it can.
-                self._memory, self._inputs = None, ()
-                return self._run(*inputs)
-        for target, source in zip(self._inputs, inputs, strict=True):
+        for target, source in zip(self._recorded.inputs, inputs, strict=True):
             target.copy_(source)
-        self._graph.replay()
-        assert self._out is not None
-        return self._out.clone()
+        self._recorded.graph.replay()
+        return self._recorded.out.clone()
+
+    def _record(self, memory: GraphMemory, inputs: Sequence[Tensor]) -> _Recorded | None:
+        try:
+            own = [x.clone() for x in inputs]
+            graph, out = memory.record(lambda: self._run(*own))
+            return _Recorded(graph, own, out)
+        except torch.OutOfMemoryError:
+            # While it records, torch cannot give cached memory back to make room; otherwise it can.
+            self._memory = None
+            return None

@@ -53,7 +53,9 @@ class LatentSampler:
                 passes = prepared.passes([contexts[place] for place in order])
 
                 def run(x: Tensor, modulation: Tensor, residual: Tensor) -> Tensor:
-                    modulations = [part.chunk(2) for part in residual.split(widths)]
+                    modulations = [
+                        (scale, shift) for scale, shift in (part.chunk(2) for part in residual.split(widths))
+                    ]
                     return self._velocity(x, tables, positions, modulation, modulations, passes)
 
                 replayed[key] = Replayed(run, self._memory)

@@ -16,7 +16,7 @@ from pipeline.trellis.sparse_blocks import SparseResBlock3d
 from pipeline.trellis.voxels import VoxelGrid
 
 # Scale and shift, each [out_channels].
-Modulation = tuple[Tensor, ...]
+Modulation = tuple[Tensor, Tensor]
 # Rows of the coarsest level, where nearly all the work is, and of those that are finer.
 COARSE_BUCKET, FINE_BUCKET = 256, 1024
 

@@ -1,8 +1,7 @@
 """Rows that belong to several sequences: the samples of a batch, or the windows of a voxel grid.
 
 Rows are taken with `index_select`, whose gradient a GPU adds up all at once; that of `x[rows]` goes one by one through
-rows that are taken often. Where a row is taken thousands of times it is `embedding`, whose gradient is added up in
-float32 also for half precision.
+rows that are taken often.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -69,4 +67,7 @@ class Segments:
 
     def spread(self, values: Tensor) -> Tensor:
         """A value per sequence [B, C] -> its rows' values [N, C], or [1, C] where B is 1 and broadcasting does."""
-        return values if self.count == 1 else F.embedding(self.owner, values)
+        if self.count == 1:
+            return values
+        # In float32, so that gradients are: in half precision, sums of thousands stop where the next is too small.
+        return values.float().index_select(0, self.owner).to(values.dtype)

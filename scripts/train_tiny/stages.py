@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from scripts.train_tiny.latent_stages import gaussian_decoder, latent_flow
 from scripts.train_tiny.prompts import FINAL_TEXT_ENCODER
-from scripts.train_tiny.sentence_stage import text_encoder
 from scripts.train_tiny.structure_stages import structure_flow, structure_vae
+from scripts.train_tiny.text_encoder_stage import text_encoder
 from scripts.train_tiny.workplace import Workplace
 
 

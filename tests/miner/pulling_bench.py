@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from miner.tasks import TaskRunner
 from miner.validator_loop import Environment
 from miner.validator_model import MinerState
 from pipeline import Asset, OnStep, Request, Splats
-from tests.miner.conftest import ManualClock, instant_generate, phases_with
+from tests.miner.conftest import ManualClock, instant_generate, make_asset, phases_with
 
 TIMEOUT = 20.0
 
@@ -139,6 +140,23 @@ async def make_bench(
     await bench.validator.stop()
     assert bench.scheduler.stop(TIMEOUT)
     assert bench.ledger.close(TIMEOUT)
+
+
+class Held:
+    """A generation that, once begun, lasts until it is released."""
+
+    def __init__(self) -> None:
+        self._begun = threading.Event()
+        self.release = threading.Event()
+
+    def __call__(self, request: Request, on_step: OnStep) -> Asset:
+        self._begun.set()
+        self.release.wait(TIMEOUT)
+        return make_asset(request)
+
+    async def begins(self) -> None:
+        """Wait until it has."""
+        assert await asyncio.to_thread(self._begun.wait, TIMEOUT)
 
 
 class Faulty(Dendrite):

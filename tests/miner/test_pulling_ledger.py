@@ -18,7 +18,7 @@ from pipeline import Asset, OnStep, OutOfMemory, Request, Splats
 from pipeline.candidates import candidate_seed
 from pipeline.splats import statistics
 from tests.miner.conftest import instant_generate, make_asset
-from tests.miner.pulling_bench import TIMEOUT, Bench, make_bench, until
+from tests.miner.pulling_bench import TIMEOUT, Bench, Held, make_bench, until
 
 bench = pytest_asyncio.fixture(make_bench)
 
@@ -115,21 +115,14 @@ async def test_a_cooldown_settles_a_submission_of_unknown_fate_in_the_ledger_too
 
 
 async def test_a_task_handed_back_after_our_restart_goes_on_in_its_row(bench: Bench) -> None:
-    begun, release = threading.Event(), threading.Event()
-
-    def hang(request: Request, on_step: OnStep) -> Asset:
-        begun.set()
-        release.wait(TIMEOUT)
-        return make_asset(request)
-
-    bench.generate = hang
+    held = bench.generate = Held()
     bench.give("a")
     bench.update()
-    assert await asyncio.to_thread(begun.wait, TIMEOUT)
+    await held.begins()
     (before,) = bench.rows()
     assert (before.generated_at, before.outcome) == (None, None)
     await bench.puller.stop()
-    release.set()
+    held.release.set()
     bench.generate = instant_generate
     bench.start_again()
     bench.update()

@@ -17,7 +17,7 @@ from miner.protocol import ImageTask, PullTask, SubmitResults, TextTask, signed_
 from miner.validator_state import LOCK_DELAY
 from pipeline import Asset, OnStep, Request
 from tests.miner.conftest import instant_generate, make_asset
-from tests.miner.pulling_bench import TIMEOUT, Bench, Faulty, cooling, make_bench, until
+from tests.miner.pulling_bench import TIMEOUT, Bench, Faulty, Held, cooling, make_bench, until
 
 bench = pytest_asyncio.fixture(make_bench)
 
@@ -202,20 +202,13 @@ async def test_our_restart_keeps_the_cooldown(bench: Bench) -> None:
 
 
 async def test_a_task_handed_back_after_our_restart_is_done(bench: Bench) -> None:
-    begun, release = threading.Event(), threading.Event()
-
-    def hang(request: Request, on_step: OnStep) -> Asset:
-        begun.set()
-        release.wait(TIMEOUT)
-        return make_asset(request)
-
-    bench.generate = hang
+    held = bench.generate = Held()
     bench.give("a")
     bench.update()
-    assert await asyncio.to_thread(begun.wait, TIMEOUT)
+    await held.begins()
     assigned = json.loads(bench.file.path.read_text())[bench.validator.hotkey]["assigned_at"]
     await bench.puller.stop()
-    release.set()
+    held.release.set()
     bench.time.passed += 60
     bench.generate = instant_generate
     bench.start_again().update(Snapshot(17, 1, (bench.neuron,)))
@@ -227,20 +220,13 @@ async def test_a_task_handed_back_after_our_restart_is_done(bench: Bench) -> Non
 
 
 async def test_a_stop_waits_for_the_task_in_hand(bench: Bench) -> None:
-    begun, release = threading.Event(), threading.Event()
-
-    def hang(request: Request, on_step: OnStep) -> Asset:
-        begun.set()
-        release.wait(TIMEOUT)
-        return make_asset(request)
-
-    bench.generate = hang
+    held = bench.generate = Held()
     bench.give("a", "b")
     bench.update()
-    assert await asyncio.to_thread(begun.wait, TIMEOUT)
+    await held.begins()
     stopping = asyncio.create_task(bench.puller.stop(TIMEOUT))
     await asyncio.sleep(0)
-    release.set()
+    held.release.set()
     await stopping
     assert bench.verdicts == [("a", "valid")]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
 
 import pytest
 import pytest_asyncio
@@ -14,7 +12,7 @@ from miner.localnet import LOOPBACK, LocalValidator, free_port
 from miner.validator_state import DENIED_DELAY, Stage
 from pipeline import Asset, OnStep, Request
 from tests.miner.conftest import make_asset
-from tests.miner.pulling_bench import TIMEOUT, Bench, Faulty, make_bench, until
+from tests.miner.pulling_bench import TIMEOUT, Bench, Faulty, Held, make_bench, until
 
 bench = pytest_asyncio.fixture(make_bench)
 
@@ -133,21 +131,14 @@ async def test_a_result_is_withheld_from_a_validator_blacklisted_meanwhile(
 
 
 async def test_a_loop_retired_with_a_task_in_hand_ends_after_the_task(bench: Bench) -> None:
-    begun, release = threading.Event(), threading.Event()
-
-    def hang(request: Request, on_step: OnStep) -> Asset:
-        begun.set()
-        release.wait(TIMEOUT)
-        return make_asset(request)
-
-    bench.generate = hang
+    held = bench.generate = Held()
     bench.give("a", "b")
     bench.update()
-    assert await asyncio.to_thread(begun.wait, TIMEOUT)
+    await held.begins()
     bench.neuron = bench.neuron.model_copy(update={"port": 0})
     bench.update()
     bench.puller.records[bench.validator.hotkey].neuron = bench.neuron.model_copy(update={"port": bench.validator.port})
-    release.set()
+    held.release.set()
     await until(lambda: bench.runner.counters["accepted"] == 1)
     await bench.puller.stop(TIMEOUT)
     assert bench.verdicts == [("a", "valid")]

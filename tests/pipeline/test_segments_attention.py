@@ -68,6 +68,14 @@ def test_spread_gives_each_row_its_sequence_s_value(owner: list[int]) -> None:
     assert torch.equal(segments.spread(values).expand(len(owner), 5), values[torch.tensor(owner)])
 
 
+def test_the_gradient_of_spread_adds_up_in_more_than_half_precision() -> None:
+    """A sum in bfloat16 stops at 256."""
+    values = torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True)
+    Segments.dense(2, 5000, torch.device("cpu")).spread(values).sum().backward()
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad.float(), torch.full((2, 3), 5000.0), atol=0, rtol=0.01)
+
+
 def test_a_batch_of_equal_sequences_needs_no_index() -> None:
     dense = Segments.dense(3, 4, torch.device("cpu"))
     assert (dense.rows, dense.mask, dense.place, dense.count) == (None, None, None, 3)
