@@ -1,8 +1,16 @@
 """Prompt in, gaussian splats out. Knows nothing of Bittensor, tasks or validators."""
 
-from pipeline.backends import Backend, load_backend, warm_up
-from pipeline.candidates import Best, Candidate, Scorer, Search
-from pipeline.devices import Compute, choose
+from pipeline.backends.backend import Backend, load_backend, warm_up
+from pipeline.compute import ComputeConfig, choose_compute
+from pipeline.conditioning.prompt import (
+    ImagePrompt,
+    ImagesPrompt,
+    Prompt,
+    TextPrompt,
+    decode_base64_image,
+    decode_image_prompt,
+    parse_text_prompt,
+)
 from pipeline.errors import (
     BackgroundModelError,
     Cancelled,
@@ -18,23 +26,15 @@ from pipeline.errors import (
     TooManyVoxels,
     UnsupportedPrompt,
 )
-from pipeline.generator import Generator, Source
-from pipeline.likeness import Likeness, Reference, likeness
-from pipeline.prompt import (
-    ImagePrompt,
-    ImagesPrompt,
-    Prompt,
-    TextPrompt,
-    image_prompt,
-    image_prompt_from_base64,
-    text_prompt,
-)
-from pipeline.request import STAGES, Asset, OnStep, Request, TextToImageParams, VoxelLimit
-from pipeline.sampling import SamplerParams
-from pipeline.scoring import QualityScorer
-from pipeline.splats import Splats, normalise, upright, validity
-from pipeline.weights import SCORER as DEFAULT_SCORER
-from pipeline.weights import is_embedded
+from pipeline.generator import CheckpointSource, Generator
+from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
+from pipeline.request import STAGES, Asset, OnStep, Request
+from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
+from pipeline.scoring.quality import QualityScorer
+from pipeline.scoring.similarity import Reference, Similarity, likeness
+from pipeline.splats import Splats, invalid_reason, normalise, ply, spz, upright
+from pipeline.weights.locate import SCORER as DEFAULT_SCORER
+from pipeline.weights.locate import is_embedded
 
 __all__ = [
     "DEFAULT_SCORER",
@@ -42,18 +42,19 @@ __all__ = [
     "Asset",
     "Backend",
     "BackgroundModelError",
-    "Best",
+    "BestOfN",
+    "BestResult",
     "Cancelled",
     "Candidate",
     "CheckpointError",
-    "Compute",
+    "CheckpointSource",
+    "ComputeConfig",
     "EmptyForeground",
     "EmptyStructure",
     "FormatError",
     "Generator",
     "ImagePrompt",
     "ImagesPrompt",
-    "Likeness",
     "NonFiniteOutput",
     "OnStep",
     "OutOfMemory",
@@ -65,8 +66,7 @@ __all__ = [
     "Request",
     "SamplerParams",
     "Scorer",
-    "Search",
-    "Source",
+    "Similarity",
     "Splats",
     "TextPrompt",
     "TextToImageError",
@@ -74,15 +74,17 @@ __all__ = [
     "TooManyVoxels",
     "UnsupportedPrompt",
     "VoxelLimit",
-    "choose",
-    "image_prompt",
-    "image_prompt_from_base64",
+    "choose_compute",
+    "decode_base64_image",
+    "decode_image_prompt",
+    "invalid_reason",
     "is_embedded",
     "likeness",
     "load_backend",
     "normalise",
-    "text_prompt",
+    "parse_text_prompt",
+    "ply",
+    "spz",
     "upright",
-    "validity",
     "warm_up",
 ]

@@ -9,26 +9,25 @@ from dataclasses import dataclass, field, replace
 import torch
 from PIL import Image
 
-from pipeline import batch
-from pipeline.background import BackgroundRemover, Provider
-from pipeline.conditioning import ImageEncoder
-from pipeline.devices import Compute
-from pipeline.engine import Engine
+from pipeline.compute import ComputeConfig
+from pipeline.conditioning.background import BackgroundRemover, Provider
+from pipeline.conditioning.image_encoder import ImageEncoder
+from pipeline.conditioning.preprocessing import PICTURE_SIZE, cut_out, frame_object
+from pipeline.conditioning.prompt import ImagesPrompt, Prompt, TextPrompt
+from pipeline.conditioning.text_encoder import TextEncoder
 from pipeline.errors import CheckpointError, OutOfMemory, PipelineError, UnsupportedPrompt
-from pipeline.flows import Context
-from pipeline.preprocessing import PICTURE_SIZE, cut_out, frame_object
-from pipeline.prompt import ImagesPrompt, Prompt, TextPrompt
-from pipeline.request import Asset, OnStep, Request, VoxelLimit, ignore_steps
-from pipeline.sampling import Conditions
-from pipeline.text_conditioning import TextEncoder
+from pipeline.params import Conditions, Context, VoxelLimit
+from pipeline.request import Asset, OnStep, Request, ignore_steps
+from pipeline.sampling import batch
+from pipeline.sampling.engine import Engine
 from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint
-from pipeline.weights import locate, locate_image_encoder, locate_text_encoder
+from pipeline.weights.locate import locate, locate_image_encoder, locate_text_encoder
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Source:
+class CheckpointSource:
     """Where networks come from: "embedded", a directory or a Hugging Face id, and what replaces single ones.
 
     overrides: key in pipeline.json's "models" -> path or id of another network of the same kind.
@@ -58,7 +57,7 @@ class TextRoute:
 class Generator:
     """Owns the networks for pictures, for sentences or for both; one call at a time."""
 
-    def __init__(self, compute: Compute, image: ImageRoute | None, text: TextRoute | None) -> None:
+    def __init__(self, compute: ComputeConfig, image: ImageRoute | None, text: TextRoute | None) -> None:
         self.image = image
         self.text = text
         self._device = compute.device
@@ -67,10 +66,10 @@ class Generator:
 
     @staticmethod
     def load(
-        compute: Compute,
+        compute: ComputeConfig,
         *,
-        image: Source | None = None,
-        text: Source | None = None,
+        image: CheckpointSource | None = None,
+        text: CheckpointSource | None = None,
         background_model: str,
         background_provider: Provider = "cpu",
     ) -> Generator:
@@ -186,7 +185,7 @@ class Generator:
         )
 
 
-def _engine(source: Source, compute: Compute, loaded: LoadedNetworks) -> Engine:
+def _engine(source: CheckpointSource, compute: ComputeConfig, loaded: LoadedNetworks) -> Engine:
     directory = locate(source.checkpoint, "pipeline.json")
     checkpoint = load_checkpoint(directory, compute.device, compute.dtype, overrides=source.overrides, loaded=loaded)
     return Engine(checkpoint, compute)

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
-from pipeline.prompt import Prompt
-from pipeline.sampling import SamplerParams
-from pipeline.splats import Splats
+from pipeline.conditioning.prompt import Prompt
+from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
+from pipeline.splats.splats import Splats
 
 STAGES = ("background", "conditioning", "structure", "latents", "gaussians")
 # Comes before the others where a sentence is drawn first.
 PICTURE_STAGE = "picture"
 # Called after each sampler step with the stage, the steps done and the number of steps.
 OnStep = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class VoxelLimit:
-    """At most `count` occupied voxels; what is above is an error, or the least likely voxels are dropped."""
-
-    count: int
-    excess: Literal["refuse", "drop"] = "refuse"
-
-
-@dataclass(frozen=True)
-class TextToImageParams:
-    """How a sentence is drawn: sampler steps, and guidance, of which models distilled to few steps take none."""
-
-    steps: int = 4
-    guidance: float = 0.0
 
 
 @dataclass(frozen=True)

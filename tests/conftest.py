@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import Generator, Source, choose
-from tests.text_checkpoint import write_text_checkpoint
+from pipeline import CheckpointSource, Generator, choose_compute
+from tests.support.text_checkpoint import write_text_checkpoint
 
 
 @pytest.fixture(scope="session")
 def generator() -> Generator:
     """The embedded checkpoint on the CPU in float32, with the demo's background model."""
-    return Generator.load(choose("cpu"), image=Source("embedded"), background_model="u2netp")
+    return Generator.load(choose_compute("cpu"), image=CheckpointSource("embedded"), background_model="u2netp")
 
 
 @pytest.fixture(scope="session")

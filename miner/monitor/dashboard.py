@@ -12,15 +12,15 @@ from pathlib import Path
 
 from aiohttp import web
 
+from miner.analytics.figures import SPANS, Json, figures
 from miner.errors import OperatorError
-from miner.ledger_reader import LedgerReader, TaskRow
-from miner.monitor.figures import SPANS, Json, figures
+from miner.ledger.reader import LedgerReader, TaskRow
 from miner.monitor.gallery import Gallery
 from miner.monitor.server import error
 from miner.monitor.status import Status
 from pipeline import FormatError, ply
 
-STATIC = Path(__file__).parent.parent / "static"
+STATIC = Path(__file__).parent / "static"
 VENDOR = STATIC / "vendor"
 # Results that the page shows.
 LATEST = 24

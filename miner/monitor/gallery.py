@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from miner.tasks import Result, Task
+from miner.tasks.task import Result, Task
 from pipeline import Splats, ply, spz
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
-    """A result as it is sent, and what it was made of; `key` is the task's in the ledger, or unix nanoseconds."""
+class GalleryResult:
+    """A result as it is sent, and what it was gallery_result of; `key` is the task's in the ledger, or unix nanoseconds."""
 
     key: int
     task_id: str
@@ -47,9 +47,9 @@ class Made:
     data_format: Literal["spz", "ply"]
 
 
-def made(task: Task, result: Result) -> Made:
+def gallery_result(task: Task, result: Result) -> GalleryResult:
     """Of a task's result."""
-    return Made(
+    return GalleryResult(
         key=time.time_ns() if task.entry is None else task.entry.key,
         task_id=task.id,
         task_type=task.type,
@@ -64,8 +64,8 @@ def made(task: Task, result: Result) -> Made:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A result on disk; `facts` are the fields of Made that are neither prompt picture nor data."""
+class StoredResult:
+    """A result on disk; `facts` are the fields of GalleryResult that are neither prompt picture nor data."""
 
     key: int
     facts: dict[str, Any]
@@ -80,25 +80,25 @@ class Gallery:
     def __init__(self, folder: Path) -> None:
         self.results = folder / "results"
         self.pictures = folder / "pictures"
-        self._unsaved: deque[Made] = deque(maxlen=MOST_UNSAVED)
+        self._unsaved: deque[GalleryResult] = deque(maxlen=MOST_UNSAVED)
         self._undrawn: deque[int] = deque(maxlen=MOST_UNDRAWN)
         self._offered = asyncio.Event()
         self._problem = ""
 
-    def offer(self, made: Made) -> None:
+    def offer(self, gallery_result: GalleryResult) -> None:
         """Take a result, on the event loop; returns at once."""
-        self._unsaved.append(made)
+        self._unsaved.append(gallery_result)
         self._offered.set()
 
     async def run(self) -> None:
         """Save and draw until cancelled."""
-        painter = Painter()
+        painter = ThumbnailWorker()
         try:
             while True:
                 while self._unsaved:
-                    made = self._unsaved.popleft()
-                    if await asyncio.to_thread(self._save, made):
-                        self._undrawn.append(made.key)
+                    gallery_result = self._unsaved.popleft()
+                    if await asyncio.to_thread(self._save, gallery_result):
+                        self._undrawn.append(gallery_result.key)
                 if self._undrawn:
                     # The newest first: while results come faster than they are drawn, older ones stay without.
                     await self._draw(painter, self._undrawn.pop())
@@ -109,7 +109,7 @@ class Gallery:
         finally:
             await painter.close()
 
-    def latest(self, count: int) -> list[Kept]:
+    def latest(self, count: int) -> list[StoredResult]:
         """The newest results, the newest first. Blocks."""
         keys = sorted((int(path.stem) for path in _files(self.results, ".json") if path.stem.isdigit()), reverse=True)
         found = []
@@ -126,7 +126,7 @@ class Gallery:
                 return read((self.results / f"{key}.{suffix}").read_bytes())
         return None
 
-    def _kept(self, key: int) -> Kept | None:
+    def _kept(self, key: int) -> StoredResult | None:
         try:
             facts = json.loads((self.results / f"{key}.json").read_text(encoding="utf-8"))
             size = (self.results / f"{key}.{facts['data_format']}").stat().st_size
@@ -134,29 +134,29 @@ class Gallery:
             # Deleted meanwhile, or cut off by a crash.
             return None
         pictures = ((self.pictures / name).is_file() for name in (f"{key}.webp", f"{key}.prompt.webp"))
-        return Kept(key, facts, size, *pictures)
+        return StoredResult(key, facts, size, *pictures)
 
-    def _save(self, made: Made) -> bool:
-        facts = {name: value for name, value in vars(made).items() if name not in ("data", "prompt")}
+    def _save(self, gallery_result: GalleryResult) -> bool:
+        facts = {name: value for name, value in vars(gallery_result).items() if name not in ("data", "prompt")}
         try:
             self.results.mkdir(parents=True, exist_ok=True)
-            (self.results / f"{made.key}.{made.data_format}").write_bytes(made.data)
-            if made.task_type == "image":
+            (self.results / f"{gallery_result.key}.{gallery_result.data_format}").write_bytes(gallery_result.data)
+            if gallery_result.task_type == "image":
                 with suppress(binascii.Error):
-                    picture = base64.b64decode(made.prompt.rpartition(",")[2])
-                    (self.results / f"{made.key}.prompt").write_bytes(picture)
+                    picture = base64.b64decode(gallery_result.prompt.rpartition(",")[2])
+                    (self.results / f"{gallery_result.key}.prompt").write_bytes(picture)
             else:
-                facts["prompt"] = made.prompt
-            (self.results / f"{made.key}.json").write_text(json.dumps(facts), encoding="utf-8")
+                facts["prompt"] = gallery_result.prompt
+            (self.results / f"{gallery_result.key}.json").write_text(json.dumps(facts), encoding="utf-8")
         except OSError as error:
             self._tell(f"results cannot be kept in {self.results}: {error.strerror}")
             return False
         return True
 
-    async def _draw(self, painter: Painter, key: int) -> None:
+    async def _draw(self, painter: ThumbnailWorker, key: int) -> None:
         try:
             await painter.draw(self.results, key, self.pictures)
-        except PaintingError as error:
+        except ThumbnailError as error:
             self._tell(f"a result could not be drawn: {error}")
         else:
             self._problem = ""
@@ -175,18 +175,18 @@ def _files(folder: Path, suffix: str) -> Iterator[Path]:
                 yield Path(entry.path)
 
 
-class PaintingError(Exception):
+class ThumbnailError(Exception):
     """No picture; the message says why."""
 
 
-class Painter:
+class ThumbnailWorker:
     """The process that draws, started when it is first needed; one call at a time."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
 
     async def draw(self, results: Path, key: int, pictures: Path) -> None:
-        """Have one result drawn. Raises PaintingError."""
+        """Have one result drawn. Raises ThumbnailError."""
         order = {"results": str(results), "key": key, "pictures": str(pictures)}
         try:
             async with asyncio.timeout(DRAWING_TIMEOUT):
@@ -198,16 +198,16 @@ class Painter:
                 reply = (await process.stdout.readline()).decode(errors="replace").strip()
         except (OSError, TimeoutError) as error:
             await self.close()
-            raise PaintingError(f"{type(error).__name__} {error}".strip()) from None
+            raise ThumbnailError(f"{type(error).__name__} {error}".strip()) from None
         except BaseException:
             # An answer that comes later must not be taken for that to the next order.
             await self.close()
             raise
         if not reply:
             await self.close()
-            raise PaintingError("the process that draws has ended")
+            raise ThumbnailError("the process that draws has ended")
         if reply != "ok":
-            raise PaintingError(reply)
+            raise ThumbnailError(reply)
 
     async def close(self) -> None:
         """End the process, if it runs."""
@@ -230,7 +230,7 @@ class Painter:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "miner.painter",
+                "miner.monitor.thumbnail_worker",
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,

@@ -13,8 +13,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from miner.ledger_events import Answered, Assigned, Event, Generated, GenerationFailed
-from miner.ledger_schema import CLOSED
+from miner.ledger.events import Event, GenerationFailed, ResultGenerated, SubmissionAnswered, TaskStarted
+from miner.ledger.schema import CLOSED
 from miner.monitor.status import Status
 
 PREFIX = "sn17_miner"
@@ -84,18 +84,22 @@ class Metrics:
 
     def observe(self, event: Event) -> None:
         """Count an event of a task; others are passed over."""
-        if isinstance(event, Assigned):
+        if isinstance(event, TaskStarted):
             task = _Task(event.transport, event.task_type, event.phase)
             self._open[event.key] = task
             if len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)
             self._assigned.labels(*task).inc()
             return
-        found = self._open.get(event.key) if isinstance(event, Generated | GenerationFailed | Answered) else None
+        found = (
+            self._open.get(event.key)
+            if isinstance(event, ResultGenerated | GenerationFailed | SubmissionAnswered)
+            else None
+        )
         if found is None:
             return
         match event:
-            case Generated():
+            case ResultGenerated():
                 for stage, seconds in event.seconds.items():
                     self._stages.labels(stage, found.phase).observe(seconds)
                 self._seconds.labels(found.type, found.phase).observe(sum(event.seconds.values()))
@@ -103,10 +107,10 @@ class Metrics:
                     self._gaussians.labels(found.phase).observe(event.statistics["gaussians"])
             case GenerationFailed():
                 self._failed.labels(*found).inc()
-            case Answered():
+            case SubmissionAnswered():
                 self._answered(event, found)
 
-    def _answered(self, event: Answered, task: _Task) -> None:
+    def _answered(self, event: SubmissionAnswered, task: _Task) -> None:
         # A pushed task has no verdict to wait for.
         if event.outcome in CLOSED or task.transport == "push":
             self._open.pop(event.key, None)
@@ -132,7 +136,9 @@ class _Present(Collector):
         if status.metagraph_age is not None:
             yield _gauge("metagraph_age_seconds", "Seconds since the metagraph was seen.", status.metagraph_age)
         if status.last_success is not None:
-            yield _gauge("last_success_timestamp_seconds", "When the last result was made.", status.last_success)
+            yield _gauge(
+                "last_success_timestamp_seconds", "When the last result was gallery_result.", status.last_success
+            )
         yield from _labelled(status)
         if status.ledger is not None:
             yield _gauge("ledger_waiting_records", "Records that are not written yet.", status.ledger.waiting)

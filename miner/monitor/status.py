@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from miner.clocks import Clock
-from miner.gpus import GpuMemory
-from miner.ledger import LedgerStatus
-from miner.validator_loop import Record
+from miner.ledger.writer import LedgerStatus
+from miner.pull.session import ValidatorRecord
+from miner.runtime.clock import Clock
+from miner.runtime.gpu_memory import GpuMemory
 
 SERVICE = "sn17-miner"
 
@@ -33,7 +33,7 @@ class ValidatorView:
     task: str | None
 
 
-def validator_views(records: Iterable[Record], clock: Clock) -> tuple[ValidatorView, ...]:
+def validator_views(records: Iterable[ValidatorRecord], clock: Clock) -> tuple[ValidatorView, ...]:
     """The state of each validator, in the order of their uids."""
     now, wall = clock.now(), clock.wall()
 
@@ -60,7 +60,7 @@ class Status:
     """What the miner tells of itself; times are unix seconds, ages and durations seconds, None is "not yet".
 
     `config_hashes` are those of the phases that tasks are generated with, by name; `experiment` says how the split
-    that runs stands, see miner.referee.Standing.
+    that runs stands, see miner.phases.experiment_monitor.ExperimentStatus.
     """
 
     status: Literal["starting", "ok", "stopping"]
@@ -87,7 +87,7 @@ class Status:
 
     def as_json(self) -> dict[str, Any]:
         """All of it, in types of JSON."""
-        # asdict copies mappings by their own class, and a Counter cannot be made of pairs.
+        # asdict copies mappings by their own class, and a Counter cannot be gallery_result of pairs.
         plain = {"counters": dict(self.counters), "restarts": dict(self.restarts)}
         return {
             **{name: value for name, value in vars(self).items() if name not in plain},

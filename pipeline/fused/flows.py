@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.flows import Context
 from pipeline.fused.graphs import GraphMemory
 from pipeline.fused.latents import LatentSampler
 from pipeline.fused.residual import COARSE_BUCKET, FINE_BUCKET
 from pipeline.fused.structure import StructureSampler
-from pipeline.sampling import Conditions, Velocities
+from pipeline.params import Conditions, Context, Velocities
 from pipeline.trellis import SLatFlowModel, SparseStructureFlowModel, VoxelGrid
 
 # Up to 6,144 cells and 24,576 voxels.
@@ -17,7 +16,7 @@ _BUCKETS = 24
 
 
 class FusedFlows:
-    """See pipeline.flows.Flows; one sample at a time, since one fills the GPU."""
+    """See pipeline.sampling.velocity.Flows; one sample at a time, since one fills the GPU."""
 
     batched = False
     sizes: Sequence[tuple[int, int]] = [(COARSE_BUCKET * n, FINE_BUCKET * n) for n in range(1, _BUCKETS + 1)]

@@ -51,7 +51,7 @@ class _Recorded:
     out: Tensor
 
 
-class Replayed:
+class GraphedCallable:
     """A function of tensors whose shapes stay the same: run when it is first called, recorded the second time and
     replayed from then on. Without memory for graphs, as on a CPU, or without enough, it is always run."""
 

@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.flows import Context
 from pipeline.fused.attention import attend
-from pipeline.fused.graphs import GraphMemory, Replayed
-from pipeline.fused.prepared import Prepared, tokens_first
-from pipeline.fused.residual import Modulation, Tables, pool, residual_blocks
-from pipeline.fused.trunk import Passes, Trunk
-from pipeline.sampling import Conditions, Velocities
+from pipeline.fused.graphs import GraphedCallable, GraphMemory
+from pipeline.fused.prepared import StepCache, tokens_first
+from pipeline.fused.residual import Modulation, NeighbourMaps, pool, residual_blocks
+from pipeline.fused.trunk import CFGBatch, TransformerBlocks
+from pipeline.params import Conditions, Context, Velocities
 from pipeline.trellis import SLatFlowModel, VoxelGrid
 from pipeline.trellis.layers import FINAL_NORM_EPS, position_embedding
 
@@ -25,7 +24,7 @@ class LatentSampler:
     def __init__(self, flow: SLatFlowModel, memory: GraphMemory | None, *, fp8: bool = False) -> None:
         self._flow = flow
         self._memory = memory
-        self._trunk = Trunk(flow.blocks, fp8=fp8)
+        self._trunk = TransformerBlocks(flow.blocks, fp8=fp8)
         self._input_blocks = residual_blocks(flow.input_blocks)
         self._out_blocks = residual_blocks(flow.out_blocks)
 
@@ -36,15 +35,15 @@ class LatentSampler:
         for block in self._input_blocks:
             if block.resample == "down":
                 levels.append(levels[-1].pooling.coarse)
-        tables = Tables.of(levels)
+        tables = NeighbourMaps.of(levels)
         positions = position_embedding(levels[-1].positions, trunk.channels).to(flow.dtype)
         positions = F.pad(positions, (0, 0, 0, len(tables[-1].neighbours) - len(positions)))
-        prepared = Prepared(flow, trunk, times, conditions)
+        prepared = StepCache(flow, trunk, times, conditions)
         residual = [block.modulations(prepared.embedded) for block in (*self._input_blocks, *self._out_blocks)]
         widths = [steps.shape[1] for steps in residual]
         by_time = torch.cat(residual, dim=1)
         # Every structure has sizes of its own, so its graphs serve its own steps only.
-        replayed: dict[tuple[int, ...], Replayed] = {}
+        replayed: dict[tuple[int, ...], GraphedCallable] = {}
 
         def velocities(x: Tensor, t: float, contexts: Sequence[Context]) -> list[Tensor]:
             order = tokens_first(contexts)
@@ -58,7 +57,7 @@ class LatentSampler:
                     ]
                     return self._velocity(x, tables, positions, modulation, modulations, passes)
 
-                replayed[key] = Replayed(run, self._memory)
+                replayed[key] = GraphedCallable(run, self._memory)
             found = replayed[key](x, prepared.modulation(t), by_time[prepared.row(t)])
             results = dict(zip(order, found, strict=True))
             return [results[place] for place in range(len(contexts))]
@@ -68,11 +67,11 @@ class LatentSampler:
     def _velocity(
         self,
         x: Tensor,
-        tables: Sequence[Tables],
+        tables: Sequence[NeighbourMaps],
         positions: Tensor,
         modulation: Tensor,
         residual: Sequence[Modulation],
-        passes: Passes,
+        passes: CFGBatch,
     ) -> Tensor:
         """x [N, channels] -> [passes, N, out_channels]."""
         flow = self._flow

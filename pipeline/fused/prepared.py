@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.flows import Context
-from pipeline.fused.trunk import Passes, Trunk
-from pipeline.sampling import Conditions
+from pipeline.fused.trunk import CFGBatch, TransformerBlocks
+from pipeline.params import Conditions, Context
 from pipeline.trellis import SLatFlowModel, SparseStructureFlowModel
 
 
-class Prepared:
+class StepCache:
     """Computed once for a sampler's times and conditions.
 
     embedded: [T, C] the embedded times, in the precision of the flow's blocks.
@@ -22,7 +21,7 @@ class Prepared:
     def __init__(
         self,
         flow: SparseStructureFlowModel | SLatFlowModel,
-        trunk: Trunk,
+        trunk: TransformerBlocks,
         times: Sequence[float],
         conditions: Conditions[Context],
     ) -> None:
@@ -36,23 +35,23 @@ class Prepared:
         self._keys_values = {
             id(context): trunk.keys_values(context.to(flow.dtype)) for context in contexts if context is not None
         }
-        self._passes: dict[tuple[int, ...], Passes] = {}
+        self._passes: dict[tuple[int, ...], CFGBatch] = {}
 
     def row(self, t: float) -> int:
         """The place of a time among those prepared for."""
         return self._rows[t]
 
     def modulation(self, t: float) -> Tensor:
-        """[blocks, 6, C], see `Trunk.modulations`."""
+        """[blocks, 6, C], see `TransformerBlocks.modulations`."""
         return self._modulations[self._rows[t]]
 
-    def passes(self, contexts: Sequence[Context]) -> Passes:
+    def passes(self, contexts: Sequence[Context]) -> CFGBatch:
         """Those of contexts that are the conditions' own, those of tokens first."""
         key = tuple(map(id, contexts))
         if key not in self._passes:
             real = [self._keys_values[id(context)] for context in contexts if context is not None]
             keys_values = [torch.cat(blocks) for blocks in zip(*real, strict=True)]
-            self._passes[key] = Passes(keys_values, len(real), len(contexts) - len(real))
+            self._passes[key] = CFGBatch(keys_values, len(real), len(contexts) - len(real))
         return self._passes[key]
 
 

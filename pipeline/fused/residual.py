@@ -22,7 +22,7 @@ COARSE_BUCKET, FINE_BUCKET = 256, 1024
 
 
 @dataclass(frozen=True, eq=False)
-class Tables:
+class NeighbourMaps:
     """What a level of a voxel grid with one sample means for convolutions, as int32 indices, -1 for none.
 
     rows: how many there are; N is a few more, and those behind them are nobody's neighbours, parents or children.
@@ -38,21 +38,21 @@ class Tables:
     from_coarse: Tensor | None = None
 
     @staticmethod
-    def of(levels: Sequence[VoxelGrid]) -> list[Tables]:
+    def of(levels: Sequence[VoxelGrid]) -> list[NeighbourMaps]:
         """Those of a grid and its coarser levels, finest first."""
         sizes = [bucket(len(level), coarsest=level is levels[-1]) for level in levels]
-        finer = [Tables._of(level, *pair) for level, pair in zip(levels, pairwise(sizes), strict=False)]
-        return [*finer, Tables(len(levels[-1]), _neighbours(levels[-1], sizes[-1]).int())]
+        finer = [NeighbourMaps._of(level, *pair) for level, pair in zip(levels, pairwise(sizes), strict=False)]
+        return [*finer, NeighbourMaps(len(levels[-1]), _neighbours(levels[-1], sizes[-1]).int())]
 
     @staticmethod
-    def _of(grid: VoxelGrid, size: int, coarse_size: int) -> Tables:
+    def _of(grid: VoxelGrid, size: int, coarse_size: int) -> NeighbourMaps:
         rows, parent = len(grid), grid.pooling.parent
         neighbours = _neighbours(grid, size)
         from_coarse = torch.where(neighbours < 0, -1, parent[neighbours.clamp(min=0)])
         octant = ((grid.positions % 2) * torch.tensor([4, 2, 1], device=parent.device)).sum(dim=1)
         children = torch.full((coarse_size, 8), -1, dtype=torch.int64, device=parent.device)
         children[parent, octant] = torch.arange(rows, device=parent.device)
-        return Tables(rows, neighbours.int(), F.pad(parent, (0, size - rows)).int(), children, from_coarse.int())
+        return NeighbourMaps(rows, neighbours.int(), F.pad(parent, (0, size - rows)).int(), children, from_coarse.int())
 
 
 def bucket(rows: int, *, coarsest: bool) -> int:
@@ -83,7 +83,7 @@ class ResidualBlock:
         found: Tensor = self._block.emb_layers(times)
         return found
 
-    def __call__(self, x: Tensor, tables: Tables, modulation: Modulation) -> Tensor:
+    def __call__(self, x: Tensor, tables: NeighbourMaps, modulation: Modulation) -> Tensor:
         """x [B, rows, in_channels] -> [B, rows of `tables`, out_channels].
 
         x is over the level of `tables` but for "up", where it is over the next coarser level, and for "down", where
@@ -105,7 +105,7 @@ class ResidualBlock:
         )
 
 
-def pool(x: Tensor, tables: Tables) -> Tensor:
+def pool(x: Tensor, tables: NeighbourMaps) -> Tensor:
     """x [1, N, C] -> [1, M, C]: the sum over each coarse voxel's children divided by their count plus one."""
     children = tables.children
     assert children is not None

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.flows import Context
 from pipeline.fused.attention import attend_fixed
-from pipeline.fused.graphs import GraphMemory, Replayed
-from pipeline.fused.prepared import Prepared, tokens_first
-from pipeline.fused.trunk import Passes, Trunk
-from pipeline.sampling import Conditions, Velocities
+from pipeline.fused.graphs import GraphedCallable, GraphMemory
+from pipeline.fused.prepared import StepCache, tokens_first
+from pipeline.fused.trunk import CFGBatch, TransformerBlocks
+from pipeline.params import Conditions, Context, Velocities
 from pipeline.trellis import SparseStructureFlowModel
 from pipeline.trellis.layers import FINAL_NORM_EPS
 from pipeline.trellis.structure_flow import patchify, unpatchify
@@ -27,12 +26,12 @@ class StructureSampler:
     def __init__(self, flow: SparseStructureFlowModel, memory: GraphMemory | None, *, fp8: bool = False) -> None:
         self._flow = flow
         self._memory = memory
-        self._trunk = Trunk(flow.blocks, fp8=fp8)
-        self._replayed: dict[tuple[int, int, int], Replayed] = {}
+        self._trunk = TransformerBlocks(flow.blocks, fp8=fp8)
+        self._replayed: dict[tuple[int, int, int], GraphedCallable] = {}
 
     def prepare(self, times: Sequence[float], conditions: Conditions[Context]) -> Velocities[Context]:
         """Velocities of x [1, channels, R, R, R] float32 at the given times."""
-        prepared = Prepared(self._flow, self._trunk, times, conditions)
+        prepared = StepCache(self._flow, self._trunk, times, conditions)
 
         def velocities(x: Tensor, t: float, contexts: Sequence[Context]) -> list[Tensor]:
             results: dict[int, Tensor] = {}
@@ -46,7 +45,7 @@ class StructureSampler:
 
         return velocities
 
-    def _velocities(self, passes: Passes) -> Replayed:
+    def _velocities(self, passes: CFGBatch) -> GraphedCallable:
         real, zero = passes.real, passes.zero
         key = (real, zero, passes.keys_values[0].shape[1] if real else 0)
         if key not in self._replayed:
@@ -54,13 +53,15 @@ class StructureSampler:
             flow, trunk = self._flow, self._trunk
 
             def run(x: Tensor, modulation: Tensor, *keys_values: Tensor) -> Tensor:
-                return _velocity(flow, trunk, x, modulation, Passes(keys_values, real, zero))
+                return _velocity(flow, trunk, x, modulation, CFGBatch(keys_values, real, zero))
 
-            self._replayed[key] = Replayed(run, self._memory)
+            self._replayed[key] = GraphedCallable(run, self._memory)
         return self._replayed[key]
 
 
-def _velocity(flow: SparseStructureFlowModel, trunk: Trunk, x: Tensor, modulation: Tensor, passes: Passes) -> Tensor:
+def _velocity(
+    flow: SparseStructureFlowModel, trunk: TransformerBlocks, x: Tensor, modulation: Tensor, passes: CFGBatch
+) -> Tensor:
     """x [1, channels, R, R, R] -> [passes, out_channels, R, R, R]."""
     patches = patchify(x, flow.patch_size)
     tokens = patches.flatten(2).transpose(1, 2)[0]

@@ -19,7 +19,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Passes:
+class CFGBatch:
     """The contexts that a velocity is wanted for: those of tokens first, then those of zeros.
 
     keys_values: for each block [real, S, 2, heads, dim], the keys and values of the contexts of tokens.
@@ -35,7 +35,7 @@ class Passes:
         return self.real + self.zero
 
 
-class Trunk:
+class TransformerBlocks:
     """Runs the blocks of a flow model, whose parameters it shares."""
 
     def __init__(self, blocks: nn.ModuleList, *, fp8: bool = False) -> None:
@@ -65,7 +65,7 @@ class Trunk:
             prepared.append(keys_values.unflatten(-1, (2, block.cross_attn.heads, -1)))
         return prepared
 
-    def __call__(self, h: Tensor, modulation: Tensor, passes: Passes, attend: Attend, rows: int) -> Tensor:
+    def __call__(self, h: Tensor, modulation: Tensor, passes: CFGBatch, attend: Attend, rows: int) -> Tensor:
         """h [L, C] contiguous, the same for all passes; modulation [blocks, 6, C] -> [passes * L, C].
 
         Only the first `rows` of h are there to be attended to. h is overwritten.

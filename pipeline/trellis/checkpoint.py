@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
-from pipeline.sampling import SamplerParams
+from pipeline.params import SamplerParams
 from pipeline.trellis.gaussian_decoder import SLatGaussianDecoder
 from pipeline.trellis.latent_flow import SLatFlowModel
 from pipeline.trellis.structure_decoder import SparseStructureDecoder
 from pipeline.trellis.structure_flow import SparseStructureFlowModel
-from pipeline.weights import locate_network, refuse_pickle
+from pipeline.weights.locate import locate_network, refuse_pickle
 
 Network = SparseStructureFlowModel | SparseStructureDecoder | SLatFlowModel | SLatGaussianDecoder
 NETWORK_CLASSES: Mapping[str, type[Network]] = {

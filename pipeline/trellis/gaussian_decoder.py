@@ -52,7 +52,7 @@ class SLatGaussianDecoder(nn.Module):
         self.register_buffer("offset_perturbation", offset_perturbation(self.config))
 
     def to_precision(self, dtype: torch.dtype) -> None:
-        """Compute the blocks in `dtype`; input and output layers stay float32, as upstream has it."""
+        """ComputeConfig the blocks in `dtype`; input and output layers stay float32, as upstream has it."""
         self.dtype = dtype
         cast_matmul_weights(self.blocks, dtype)
 

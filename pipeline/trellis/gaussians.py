@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.splats import Splats
+from pipeline.splats.splats import Splats
 from pipeline.trellis.voxels import VoxelGrid
 
 # The object's cube is [0, 1]^3 in voxel units and [-0.5, 0.5]^3 in space.

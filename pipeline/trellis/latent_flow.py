@@ -85,7 +85,7 @@ class SLatFlowModel(nn.Module):
         self.out_layer = nn.Linear(widths[0], out_channels)
 
     def to_precision(self, dtype: torch.dtype) -> None:
-        """Compute the blocks in `dtype`; embeddings, input and output layers stay float32, as upstream has it."""
+        """ComputeConfig the blocks in `dtype`; embeddings, input and output layers stay float32, as upstream has it."""
         self.dtype = dtype
         for part in (self.input_blocks, self.blocks, self.out_blocks):
             cast_matmul_weights(part, dtype)

@@ -102,7 +102,7 @@ class SparseStructureDecoder(nn.Module):
         )
 
     def to_precision(self, dtype: torch.dtype) -> None:
-        """Compute the torso in `dtype`; the first and last convolutions stay float32, as upstream has it.
+        """ComputeConfig the torso in `dtype`; the first and last convolutions stay float32, as upstream has it.
 
         In place of bfloat16 it is float32: a voxel of small magnitude is scaled up by its norm, and what bfloat16
         rounds away there decides whether voxels are occupied (18 % of the largest logit on a small network).

@@ -83,7 +83,7 @@ class SparseStructureFlowModel(nn.Module):
         self.out_layer = nn.Linear(model_channels, out_channels * patch_size**3)
 
     def to_precision(self, dtype: torch.dtype) -> None:
-        """Compute the blocks in `dtype`; embeddings, input and output layers stay float32, as upstream has it."""
+        """ComputeConfig the blocks in `dtype`; embeddings, input and output layers stay float32, as upstream has it."""
         self.dtype = dtype
         cast_matmul_weights(self.blocks, dtype)
 

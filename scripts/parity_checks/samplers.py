@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.sampling import Conditions, SamplerParams, Step, euler_steps, schedule
+from pipeline.params import Conditions, SamplerParams
+from pipeline.sampling.euler import Step, euler_steps, schedule
 from pipeline.trellis import VoxelGrid
 from scripts.parity_checks.report import Arrays, Golden, Report
 

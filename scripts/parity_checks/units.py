@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import ply
+from pipeline.conditioning.preprocessing import cut_out, frame_object, has_alpha
 from pipeline.errors import CheckpointError
-from pipeline.preprocessing import cut_out, frame_object, has_alpha
-from pipeline.sampling import schedule
+from pipeline.sampling.euler import schedule
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.gaussians import hammersley, to_gaussians, to_splats
 from pipeline.trellis.layers import position_embedding, timestep_embedding

@@ -7,8 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.text_conditioning import TOKENS
-from scripts.random_checkpoint import GAUSSIANS
+from pipeline.conditioning.text_encoder import TOKENS
+from pipeline.weights.random_init import GAUSSIANS
 from scripts.train_tiny.voxels import LATENT_CHANNELS
 
 IMAGE_SIZE, PATCH_SIZE, TOKEN_WIDTH = 112, 8, 128

@@ -23,8 +23,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 import torch
 
 from pipeline import SamplerParams

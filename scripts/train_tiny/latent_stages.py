@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.rendering import SH_C0
+from pipeline.rendering.rasterizer import SH_C0
 from pipeline.trellis import SLatGaussianDecoder, VoxelGrid
 from pipeline.trellis.gaussians import to_gaussians
 from scripts.train_tiny.prompts import Prompts

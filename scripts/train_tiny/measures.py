@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline import Splats
-from pipeline.cameras import Camera
-from pipeline.likeness import compare, render_rgba
+from pipeline.rendering.cameras import Camera
+from pipeline.scoring.similarity import compare, render_rgba
 from scripts.train_tiny.distances import Objects
 from scripts.train_tiny.pictures import BEHIND_AZIMUTH, PROMPT_AZIMUTH, camera, pictures
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.cameras import Camera, orbit
+from pipeline.rendering.cameras import Camera, orbit
 from scripts.train_tiny.distances import Objects
 
 # The prompt's camera: from the front, to the right and above.
@@ -22,7 +22,7 @@ _HIT = 2e-3
 _CAUTION = 0.95
 _LIGHT = (0.45, 0.75, 0.55)
 _AMBIENT = 0.55
-# What the pipeline leaves around an object, and the alpha from which on it belongs to it (pipeline.preprocessing).
+# What the pipeline leaves around an object, and the alpha from which on it belongs to it (pipeline.conditioning.preprocessing).
 _MARGIN = 1.2
 _PROBE_SIZE = 128
 

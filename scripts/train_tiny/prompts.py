@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.conditioning import normalised_pixels, normalised_tokens
+from pipeline.conditioning.image_encoder import normalised_pixels, normalised_tokens
 from scripts.train_tiny.architecture import image_encoder, text_encoder
 from scripts.train_tiny.pool import Pool
 from scripts.train_tiny.words import tokenize, write_tokenizer

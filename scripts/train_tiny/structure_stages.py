@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.sampling import Conditions, SamplerParams, euler_steps
+from pipeline.params import Conditions, SamplerParams
+from pipeline.sampling.euler import euler_steps
 from scripts.train_tiny.architecture import PATCH_CONTENTS, TOKEN_WIDTH, StructureEncoder
 from scripts.train_tiny.measures import tolerant_iou
 from scripts.train_tiny.pool import HELD_OUT, make_pool

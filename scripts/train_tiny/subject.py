@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline import SamplerParams, Splats, choose, upright
-from pipeline.conditioning import ImageEncoder
-from pipeline.engine import Engine
-from pipeline.preprocessing import frame_object
-from pipeline.sampling import Conditions
-from pipeline.text_conditioning import TextEncoder
+from pipeline import SamplerParams, Splats, choose_compute, upright
+from pipeline.conditioning.image_encoder import ImageEncoder
+from pipeline.conditioning.preprocessing import frame_object
+from pipeline.conditioning.text_encoder import TextEncoder
+from pipeline.params import Conditions
+from pipeline.sampling.engine import Engine
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.checkpoint import load_checkpoint
 from pipeline.trellis.structure_decoder import occupied_voxels
-from pipeline.weights import locate, locate_image_encoder, locate_text_encoder
+from pipeline.weights.locate import locate, locate_image_encoder, locate_text_encoder
 
 Prompt = Image.Image | str
 
@@ -27,7 +27,7 @@ class Subject:
     """A checkpoint loaded as the miner loads it, in float32 and by the plain path, so that figures hold anywhere."""
 
     def __init__(self, reference: str, device: str) -> None:
-        compute = choose(device, "float32", "plain")
+        compute = choose_compute(device, "float32", "plain")
         directory = locate(reference, "pipeline.json")
         self.engine = Engine(load_checkpoint(directory, compute.device, compute.dtype), compute)
         checkpoint = self.engine.checkpoint

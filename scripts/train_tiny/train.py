@@ -13,14 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 import torch
 from safetensors.torch import load_file
 
 from pipeline import SamplerParams
 from pipeline.trellis.checkpoint import build_network
-from scripts.checkpoint_files import save_network, save_pipeline
+from pipeline.weights.checkpoint_writer import save_network, save_pipeline
 from scripts.train_tiny.architecture import NETWORKS
 from scripts.train_tiny.pool import make_pool
 from scripts.train_tiny.prompts import FINAL_TEXT_ENCODER, IMAGE_ENCODER, TEXT_ENCODER

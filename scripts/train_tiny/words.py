@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.text_conditioning import TOKENS
-from scripts.checkpoint_files import save_tokenizer
+from pipeline.conditioning.text_encoder import TOKENS
+from pipeline.weights.checkpoint_writer import save_tokenizer
 from scripts.train_tiny.objects import make_thing
 
 # Enough for every word of every category to have come.

@@ -13,15 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from miner.chain import Neuron, Snapshot
-from miner.clocks import Clock
-from miner.localnet import make_wallet
-from miner.phase_settings import ExportSettings, Phase
-from miner.phase_state import Chosen
-from miner.phases import NamedPhase, load_phase
-from miner.running import Loaded, Phases
-from miner.settings import SpzSettings
-from miner.yaml_files import shipped_config
+from miner.config.loader import shipped_config
+from miner.config.phase import ExportSettings, Phase
+from miner.config.phase_files import NamedPhase, load_phase
+from miner.config.settings import SpzSettings
+from miner.gpu.models import LoadedModels
+from miner.localnet.validator import make_wallet
+from miner.phases.selector import PhaseSelector
+from miner.phases.state import Chosen
+from miner.runtime.clock import Clock
+from miner.subnet.metagraph import Neuron, Snapshot
 from pipeline import STAGES, Asset, OnStep, Request, Scorer, Splats
 
 
@@ -88,17 +89,17 @@ def instant_generate(request: Request, on_step: OnStep) -> Asset:
 
 def phases_with(
     phase: Phase, generate: Callable[[Request, OnStep], Asset] = instant_generate, scorer: Scorer | None = None
-) -> Phases:
+) -> PhaseSelector:
     """One phase, with a generator and a scorer of the test's."""
-    loaded = Loaded(SimpleNamespace(generate=generate), phase.loaded, scorer)  # type: ignore[arg-type]
-    return Phases(Chosen(phase="demo", settings=phase), loaded)
+    loaded = LoadedModels(SimpleNamespace(generate=generate), phase.loaded, scorer)  # type: ignore[arg-type]
+    return PhaseSelector(Chosen(phase="demo", settings=phase), loaded)
 
 
-def loaded_at_once(backend: object) -> Callable[..., Awaitable[Loaded]]:
-    """In the place of miner.loading.load: the test's backend, whatever the phase."""
+def loaded_at_once(backend: object) -> Callable[..., Awaitable[LoadedModels]]:
+    """In the place of miner.gpu.models.load: the test's backend, whatever the phase."""
 
-    async def load(phase: NamedPhase, *_: object) -> Loaded:
-        return Loaded(backend, phase.settings.loaded)  # type: ignore[arg-type]
+    async def load(phase: NamedPhase, *_: object) -> LoadedModels:
+        return LoadedModels(backend, phase.settings.loaded)  # type: ignore[arg-type]
 
     return load
 

@@ -14,13 +14,13 @@ import bittensor as bt
 import pytest
 import pytest_asyncio
 
-from miner import node as node_module
-from miner.chain import Neuron
+from miner import app as node_module
+from miner.app import Node
+from miner.config.settings import load_settings, parser
 from miner.errors import ExitCode, MinerError
-from miner.localnet import LOOPBACK, LocalValidator, free_port, write_chain_file
-from miner.node import Node
-from miner.protocol import ImageTask
-from miner.settings import load_settings, parser
+from miner.localnet.validator import LOOPBACK, LocalValidator, free_port, write_chain_file
+from miner.subnet.metagraph import Neuron
+from miner.subnet.protocol import ImageTask
 from pipeline import Asset, OnStep, Request
 from tests.miner.conftest import loaded_at_once, make_asset
 
@@ -124,7 +124,7 @@ async def test_a_background_task_that_keeps_dying_ends_the_process(
         raise ValueError("a bug")
 
     monkeypatch.setattr(node_module, "watch_generator", die)
-    monkeypatch.setattr("miner.supervision.FIRST_RESTART_DELAY", 0.001)
+    monkeypatch.setattr("miner.runtime.supervisor.FIRST_RESTART_DELAY", 0.001)
     with pytest.raises(MinerError, match="the generator's watch died 8 times in a row") as caught:
         await asyncio.wait_for(bench.node.run(), TIMEOUT)
     assert caught.value.exit_code is ExitCode.FAILURE

@@ -15,6 +15,7 @@ from pipeline import (
     BackgroundModelError,
     Cancelled,
     CheckpointError,
+    CheckpointSource,
     EmptyForeground,
     EmptyStructure,
     Generator,
@@ -22,15 +23,14 @@ from pipeline import (
     NonFiniteOutput,
     Request,
     SamplerParams,
-    Source,
     Splats,
-    choose,
+    choose_compute,
     spz,
-    validity,
     warm_up,
 )
-from pipeline.engine import Engine
-from pipeline.preprocessing import frame_object
+from pipeline.conditioning.preprocessing import frame_object
+from pipeline.sampling.engine import Engine
+from pipeline.splats.validation import invalid_reason
 from pipeline.trellis import VoxelGrid
 
 # config/phases/demo.yaml.
@@ -97,8 +97,8 @@ def test_stages_are_timed_and_the_request_is_answered(asset: Asset) -> None:
 def check(asset: Asset) -> None:
     assert 1000 <= asset.voxels <= 10_000
     assert len(asset.splats) == 32 * asset.voxels
-    assert validity(asset.splats) is None
-    assert validity(spz.from_bytes(spz.to_bytes(asset.splats))) is None
+    assert invalid_reason(asset.splats) is None
+    assert invalid_reason(spz.from_bytes(spz.to_bytes(asset.splats))) is None
     assert bool((asset.splats.means.abs() <= 0.5 + 0.75 / 64).all())
     assert torch.allclose(asset.splats.quaternions.norm(dim=1), torch.ones(len(asset.splats)), atol=1e-5)
     assert asset.splats.sh_degree == 0
@@ -161,7 +161,7 @@ def test_noise_is_upstream_s_from_the_global_generator(generator: Generator, ass
 def test_latents_are_denormalised_before_they_are_decoded(generator: Generator) -> None:
     checkpoint = engine(generator).checkpoint
     mean, std = torch.linspace(-2, 2, 8), torch.linspace(1, 3, 8)
-    compute = choose("cpu")
+    compute = choose_compute("cpu")
     engine_ = Engine(replace(checkpoint, latent_mean=mean, latent_std=std), compute)
     other = Generator(compute, replace(generator.image, engine=engine_), None)
     decoded = []
@@ -290,11 +290,11 @@ def test_warming_up_needs_no_more_memory_than_a_task(generator: Generator, monke
 
 
 def test_bfloat16_makes_valid_splats_too(asset: Asset) -> None:
-    compute = choose("cpu", "bfloat16")
-    other = Generator.load(compute, image=Source("embedded"), background_model="u2netp").generate(request())
+    compute = choose_compute("cpu", "bfloat16")
+    other = Generator.load(compute, image=CheckpointSource("embedded"), background_model="u2netp").generate(request())
     assert not same(other.splats, asset.splats)
     assert other.splats.means.dtype == torch.float32
-    assert validity(other.splats) is None
+    assert invalid_reason(other.splats) is None
 
 
 @pytest.mark.parametrize(
@@ -306,4 +306,4 @@ def test_bfloat16_makes_valid_splats_too(asset: Asset) -> None:
 )
 def test_what_cannot_be_loaded_is_named(checkpoint: str, model: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        Generator.load(choose("cpu"), image=Source(checkpoint), background_model=model)
+        Generator.load(choose_compute("cpu"), image=CheckpointSource(checkpoint), background_model=model)

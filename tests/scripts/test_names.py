@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.support.paths import ROOT
+
 # neurons/miner.py takes its own folder off the path before it imports anything.
 MAY_SHADOW = {ROOT / "neurons" / "miner.py"}
 

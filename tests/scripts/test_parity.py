@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from pipeline.trellis.checkpoint import build_network
 from scripts.parity import main
 from scripts.parity_checks.report import Report
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 GOLDEN = ROOT / "tests" / "data" / "trellis"
 SCRIPT = ROOT / "scripts" / "parity.py"
 # By twice the bound.

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from miner.ledger import Ledger
-from miner.ledger_events import Assigned, Generated
-from miner.ledger_reader import LedgerReader, TaskRow
-
-ROOT = Path(__file__).resolve().parents[3]
+from miner.ledger.events import ResultGenerated, TaskStarted
+from miner.ledger.reader import LedgerReader, TaskRow
+from miner.ledger.writer import LedgerWriter
 
 
 @pytest.fixture
@@ -20,8 +18,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ledger(path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(path)
+def ledger(path: Path) -> Iterator[LedgerWriter]:
+    ledger = LedgerWriter(path)
     ledger.start()
     yield ledger
     ledger.close(10)
@@ -46,14 +44,14 @@ class Heard(logging.Handler):
         return self.lines[0]
 
     def __enter__(self) -> Heard:
-        logging.getLogger("miner.ledger").addHandler(self)
+        logging.getLogger("miner.ledger.writer").addHandler(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        logging.getLogger("miner.ledger").removeHandler(self)
+        logging.getLogger("miner.ledger.writer").removeHandler(self)
 
 
-def assigned(ledger: Ledger, task_id: str = "t1", at: float = 1000.0, **changes: object) -> Assigned:
+def assigned(ledger: LedgerWriter, task_id: str = "t1", at: float = 1000.0, **changes: object) -> TaskStarted:
     values: dict[str, object] = {
         "key": ledger.new_key(),
         "at": at,
@@ -66,11 +64,11 @@ def assigned(ledger: Ledger, task_id: str = "t1", at: float = 1000.0, **changes:
         "config_hash": "abc123",
         "code_version": "0.1.0",
     }
-    return Assigned(**(values | changes))  # type: ignore[arg-type]
+    return TaskStarted(**(values | changes))  # type: ignore[arg-type]
 
 
-def generated(key: int, stats: dict[str, float]) -> Generated:
-    return Generated(key, 1004.0, 7, (6, 7), {"structure": 1.5, "latents": 2.0}, stats, 0.64, 4_812_331)
+def generated(key: int, stats: dict[str, float]) -> ResultGenerated:
+    return ResultGenerated(key, 1004.0, 7, (6, 7), {"structure": 1.5, "latents": 2.0}, stats, 0.64, 4_812_331)
 
 
 def rows(path: Path) -> list[TaskRow]:

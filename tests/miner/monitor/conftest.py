@@ -16,10 +16,10 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from miner.ledger import Ledger
-from miner.ledger_events import Answered, Assigned, Event, Generated
-from miner.localnet import LOOPBACK, free_port
-from miner.monitor import Dashboard, Gallery, Made, Metrics, Monitor, Status, ValidatorView
+from miner.ledger.events import Event, ResultGenerated, SubmissionAnswered, TaskStarted
+from miner.ledger.writer import LedgerWriter
+from miner.localnet.validator import LOOPBACK, free_port
+from miner.monitor import Dashboard, Gallery, GalleryResult, Metrics, Monitor, Status, ValidatorView
 from pipeline import STAGES, ply, spz
 from tests.miner.conftest import make_splats
 
@@ -58,15 +58,15 @@ def one_task(
     stages = dict(zip(STAGES, (0.4, 0.1, 1.6, 1.2, 0.2), strict=True))
     stages = {stage: value * seconds / 3.5 for stage, value in stages.items()}
     return [
-        Assigned(key, at, "pull", validator, 27, f"task-{key}", "image", phase, f"{phase}-hash", "0.1.0"),
-        Generated(key, at + 4, 7, (7,), stages, {"gaussians": 371_424}, quality, 4_812_331),
-        Answered(key, at + 5, outcome, 0.71 if outcome == "accepted" else None, at + 300),
+        TaskStarted(key, at, "pull", validator, 27, f"task-{key}", "image", phase, f"{phase}-hash", "0.1.0"),
+        ResultGenerated(key, at + 4, 7, (7,), stages, {"gaussians": 371_424}, quality, 4_812_331),
+        SubmissionAnswered(key, at + 5, outcome, 0.71 if outcome == "accepted" else None, at + 300),
     ]
 
 
 def write_ledger(path: Path, events: Sequence[Event]) -> None:
     """With the writer that the miner has."""
-    ledger = Ledger(path)
+    ledger = LedgerWriter(path)
     ledger.start()
     for event in events:
         ledger.record(event)
@@ -75,10 +75,10 @@ def write_ledger(path: Path, events: Sequence[Event]) -> None:
 
 def some_result(
     key: int, *, prompt: str = "a red chair", data_format: str = "spz", picture: str = "", **changes: Any
-) -> Made:
+) -> GalleryResult:
     """A result of 7000 gaussians; with a picture in base64, of an image task."""
     splats = make_splats()
-    result = Made(
+    result = GalleryResult(
         key=key,
         task_id=f"task-{key}",
         task_type="image" if picture else "text",

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from miner.gpus import GpuMemory
-from miner.painter import EXTENT, draw
+from miner.monitor.thumbnail_worker import EXTENT, draw
+from miner.runtime.gpu_memory import GpuMemory
 from pipeline import Splats, normalise, spz
-from pipeline.cameras import orbit
-from pipeline.rendering import render
+from pipeline.rendering.cameras import orbit
+from pipeline.rendering.rasterizer import render
 from tests.miner.conftest import make_splats
 from tests.miner.monitor.conftest import HOSTILE, OK, Browser, Site, Tab, one_task, some_result, write_ledger
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from miner.ledger import Ledger
+from miner.ledger.writer import LedgerWriter
 from miner.monitor import Dashboard
 from miner.monitor.dashboard import FILES, STATIC, content_security_policy
 from pipeline import ply
@@ -152,7 +152,7 @@ def test_an_inline_import_map_is_known_by_its_hash() -> None:
 
 
 async def test_without_a_gallery_there_are_no_results(tmp_path: Path) -> None:
-    from miner.localnet import LOOPBACK, free_port
+    from miner.localnet.validator import LOOPBACK, free_port
     from miner.monitor import Monitor
 
     site = Site(tmp_path, free_port())
@@ -164,7 +164,7 @@ async def test_without_a_gallery_there_are_no_results(tmp_path: Path) -> None:
 
 
 async def test_reading_goes_on_beside_the_writer(site: Site) -> None:
-    ledger = Ledger(site.ledger)
+    ledger = LedgerWriter(site.ledger)
     ledger.start()
     for event in one_task(key_of(1)):
         ledger.record(event)

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from miner.monitor import Gallery
-from miner.monitor.gallery import MOST_UNSAVED, Painter, PaintingError
-from miner.painter import EXTENT, SIZE, VIEWS, draw, turntable
+from miner.monitor.gallery import MOST_UNSAVED, ThumbnailError, ThumbnailWorker
+from miner.monitor.thumbnail_worker import EXTENT, SIZE, VIEWS, draw, turntable
 from pipeline import normalise
-from pipeline.cameras import orbit
-from pipeline.rendering import render
+from pipeline.rendering.cameras import orbit
+from pipeline.rendering.rasterizer import render
 from tests.miner.conftest import make_splats
 from tests.miner.monitor.conftest import HOSTILE, some_result, until
 
@@ -75,8 +75,8 @@ def test_the_views_go_around_the_object() -> None:
 
 
 async def test_the_process_that_draws_is_idle_and_ends_with_us(tmp_path: Path) -> None:
-    painter, pictures = Painter(), tmp_path / "pictures"
-    with pytest.raises(PaintingError, match="FileNotFoundError"):
+    painter, pictures = ThumbnailWorker(), tmp_path / "pictures"
+    with pytest.raises(ThumbnailError, match="FileNotFoundError"):
         await painter.draw(tmp_path, 7, pictures)
     process = painter._process
     assert process is not None
@@ -87,9 +87,9 @@ async def test_the_process_that_draws_is_idle_and_ends_with_us(tmp_path: Path) -
 
 
 async def test_a_process_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    painter = Painter()
+    painter = ThumbnailWorker()
     monkeypatch.setattr("miner.monitor.gallery.sys.executable", "/bin/false")
-    with pytest.raises(PaintingError, match=r"has ended|Error"):
+    with pytest.raises(ThumbnailError, match=r"has ended|Error"):
         await painter.draw(tmp_path, 1, tmp_path)
     # Speaks the protocol, and nothing else.
     parrot = tmp_path / "parrot"
@@ -106,8 +106,8 @@ async def test_a_process_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pyt
     mute.chmod(0o755)
     monkeypatch.setattr("miner.monitor.gallery.sys.executable", str(mute))
     monkeypatch.setattr("miner.monitor.gallery.DRAWING_TIMEOUT", 0.3)
-    painter = Painter()
-    with pytest.raises(PaintingError, match="TimeoutError"):
+    painter = ThumbnailWorker()
+    with pytest.raises(ThumbnailError, match="TimeoutError"):
         await painter.draw(tmp_path, 1, tmp_path)
     assert painter._process is None
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from miner.gpus import GpuMemory
-from miner.ledger_events import Answered, Assigned, Event, Generated, GenerationFailed
+from miner.ledger.events import Event, GenerationFailed, ResultGenerated, SubmissionAnswered, TaskStarted
 from miner.monitor import Metrics, ValidatorView
 from miner.monitor import metrics as module
+from miner.runtime.gpu_memory import GpuMemory
 from tests.miner.monitor.conftest import HOTKEYS, OK, Site, one_task
 
 TASK = {"transport": "pull", "type": "image", "phase": "phase3"}
@@ -53,10 +53,10 @@ async def test_a_task_from_assignment_to_verdict(site: Site) -> None:
 
 
 async def test_only_a_verdict_ends_a_task_and_only_the_first(site: Site) -> None:
-    assigned, made, accepted = one_task(1)
-    feed(site.metrics, assigned, made, Answered(1, 9.0, "unknown"))
+    assigned, gallery_result, accepted = one_task(1)
+    feed(site.metrics, assigned, gallery_result, SubmissionAnswered(1, 9.0, "unknown"))
     assert value(await scrape(site), "tasks_total", outcome="unknown") is None
-    feed(site.metrics, accepted, Answered(1, 10.0, "rejected"))
+    feed(site.metrics, accepted, SubmissionAnswered(1, 10.0, "rejected"))
     samples = await scrape(site)
     assert value(samples, "tasks_total", outcome="accepted") == 1
     assert value(samples, "tasks_total", outcome="rejected") is None
@@ -64,16 +64,20 @@ async def test_only_a_verdict_ends_a_task_and_only_the_first(site: Site) -> None
 
 async def test_a_pushed_task_and_one_without_a_result(site: Site) -> None:
     assigned = one_task(1)[0]
-    assert isinstance(assigned, Assigned)
+    assert isinstance(assigned, TaskStarted)
     pushed = replace(assigned, key=2, transport="push", task_type="text")
-    feed(site.metrics, assigned, GenerationFailed(1, 2.0, "why"), pushed, Answered(2, 3.0, "unknown"))
+    feed(site.metrics, assigned, GenerationFailed(1, 2.0, "why"), pushed, SubmissionAnswered(2, 3.0, "unknown"))
     samples = await scrape(site)
     assert value(samples, "generations_failed_total", **TASK) == 1
     assert value(samples, "tasks_total", transport="push", type="text", outcome="unknown") == 1
 
 
 async def test_what_belongs_to_no_known_task_is_passed_over(site: Site) -> None:
-    feed(site.metrics, Answered(404, 1.0, "accepted", 0.9), Generated(404, 1.0, 1, (1,), {"a": 1.0}, {}, None, 1))
+    feed(
+        site.metrics,
+        SubmissionAnswered(404, 1.0, "accepted", 0.9),
+        ResultGenerated(404, 1.0, 1, (1,), {"a": 1.0}, {}, None, 1),
+    )
     assert value(await scrape(site), "tasks_total") is None
 
 

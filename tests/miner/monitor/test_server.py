@@ -10,17 +10,17 @@ from typing import Any
 import aiohttp
 import pytest
 
-from miner.chain import Neuron
-from miner.clocks import Clock
 from miner.errors import OperatorError
-from miner.gpus import GpuMemory
-from miner.ledger import LedgerStatus
-from miner.localnet import LOOPBACK, free_port
+from miner.ledger.writer import LedgerStatus
+from miner.localnet.validator import LOOPBACK, free_port
 from miner.monitor import Monitor, Status, installed_version, validator_views
 from miner.monitor.server import is_loopback
-from miner.protocol import ImageTask
-from miner.validator_loop import Record
-from miner.validator_state import HeldTask, Stage, ValidatorState
+from miner.pull.session import ValidatorRecord
+from miner.pull.state_machine import HeldTask, Stage, ValidatorState
+from miner.runtime.clock import Clock
+from miner.runtime.gpu_memory import GpuMemory
+from miner.subnet.metagraph import Neuron
+from miner.subnet.protocol import ImageTask
 from tests.miner.monitor.conftest import OK, Site
 
 GPU = GpuMemory("cuda:0", "NVIDIA H200", 1 << 30, 2 << 30, 140 << 30)
@@ -144,7 +144,7 @@ def test_views_of_validators() -> None:
     cooling = ValidatorState(Stage.WAITING, pull_after=1090.0, cooldown_end=1060.0, failed_pulls=1)
     task = ImageTask(id="t1", prompt="")
     working = ValidatorState(Stage.HOLDING, pull_after=990.0, held=HeldTask(task, 0.0, 30.0))
-    first, second = validator_views([Record(neurons[0], cooling), Record(neurons[1], working)], clock)
+    first, second = validator_views([ValidatorRecord(neurons[0], cooling), ValidatorRecord(neurons[1], working)], clock)
     assert (first.uid, first.stage, first.next_pull, first.cooldown_end, first.task) == (
         3,
         "holding a task",

@@ -7,19 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline import Compute, Generator, Request, SamplerParams, Source, TextPrompt, choose
-from pipeline.engine import Engine, _structure_of
-from pipeline.flows import Context, PlainFlows
+from pipeline import CheckpointSource, ComputeConfig, Generator, Request, SamplerParams, TextPrompt, choose_compute
 from pipeline.fused.flows import FusedFlows
 from pipeline.fused.graphs import GraphMemory
 from pipeline.fused.latents import LatentSampler
-from pipeline.fused.residual import Tables, bucket, pool
+from pipeline.fused.residual import NeighbourMaps, bucket, pool
 from pipeline.fused.structure import StructureSampler
-from pipeline.sampling import Conditions
+from pipeline.params import Conditions, Context
+from pipeline.sampling.engine import Engine, _structure_of
+from pipeline.sampling.velocity import PlainFlows
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.checkpoint import Checkpoint, load_checkpoint
 from pipeline.trellis.voxels import downsample
-from pipeline.weights import locate
+from pipeline.weights.locate import locate
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 TIMES = (1.0, 0.7)
@@ -124,7 +124,7 @@ def test_the_plain_path_still_runs_on_the_shared_parameters(checkpoint, conditio
 def test_pooling_by_tables_is_the_plain_pooling(grid: VoxelGrid, device: torch.device) -> None:
     x = torch.randn(len(grid), 16, generator=torch.Generator().manual_seed(5)).to(device)
     expected = downsample(x, grid.pooling)
-    tables, coarse = Tables.of([grid, grid.pooling.coarse])
+    tables, coarse = NeighbourMaps.of([grid, grid.pooling.coarse])
     filled = F.pad(x, (0, 0, 0, len(tables.neighbours) - len(x)), value=7.0)
     pooled = pool(filled[None], tables)[0]
     assert len(pooled) == len(coarse.neighbours)
@@ -145,8 +145,8 @@ def test_all_sizes_are_those_that_structures_are_filled_up_to() -> None:
         assert bucket(voxels, coarsest=False) in [size for _, size in sizes]
 
 
-def compute(kernels: str) -> Compute:
-    return choose("cuda", "float16", "plain" if kernels == "plain" else "fused")
+def compute(kernels: str) -> ComputeConfig:
+    return choose_compute("cuda", "float16", "plain" if kernels == "plain" else "fused")
 
 
 @cuda
@@ -154,7 +154,7 @@ def test_whole_objects_are_close_to_the_plain_ones() -> None:
     params = SamplerParams(steps=12, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
     request = Request(TextPrompt("a red chair"), 3, params, params)
     plain, fused = (
-        Generator.load(compute(kernels), text=Source("embedded-text"), background_model="u2netp")
+        Generator.load(compute(kernels), text=CheckpointSource("embedded-text"), background_model="u2netp")
         for kernels in ("plain", "fused")
     )
     expected, made = plain.generate(request), fused.generate(request)
@@ -167,7 +167,7 @@ def test_whole_objects_are_close_to_the_plain_ones() -> None:
 def test_a_batch_is_made_one_by_one() -> None:
     params = SamplerParams(steps=4, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
     request = Request(TextPrompt("a red chair"), 3, params, params)
-    generator = Generator.load(compute("fused"), text=Source("embedded-text"), background_model="u2netp")
+    generator = Generator.load(compute("fused"), text=CheckpointSource("embedded-text"), background_model="u2netp")
     assert generator.text is not None
     assert not generator.text.engine.flows.batched
     assert isinstance(generator.text.engine, Engine)

@@ -1,7 +1,6 @@
 """The fused flows on upstream's own inputs, weights and outputs."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,12 @@ from torch import Tensor
 
 from pipeline.fused.latents import LatentSampler
 from pipeline.fused.structure import StructureSampler
-from pipeline.sampling import Conditions
+from pipeline.params import Conditions
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.checkpoint import build_network, load_weights
+from tests.support.paths import DATA
 
-GOLDEN = Path(__file__).resolve().parents[2] / "data" / "trellis"
+GOLDEN = DATA / "trellis"
 MODELS = json.loads((GOLDEN / "manifest.json").read_text())["models"]
 # In half precision on a GPU: twice the deviations of upstream's own float16. In the interpreter: GELU is the exact one.
 STRUCTURE_BOUND, LATENT_BOUND = (4e-3, 5.2e-3) if torch.cuda.is_available() else (5e-4, 5e-4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.fused.graphs import GraphMemory, Replayed
+from pipeline.fused.graphs import GraphedCallable, GraphMemory
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -19,7 +19,7 @@ def test_without_memory_for_graphs_the_function_is_run_each_time(device: torch.d
         calls.append(x)
         return 2 * x
 
-    replayed = Replayed(double, None)
+    replayed = GraphedCallable(double, None)
     inputs = [torch.full((3,), float(n), device=device) for n in range(3)]
     results = [replayed(x) for x in inputs]
     assert [float(result[0]) for result in results] == [0.0, 2.0, 4.0]
@@ -34,7 +34,7 @@ def test_a_function_is_run_once_recorded_once_and_then_replayed(device: torch.de
         calls.append(1)
         return x + y
 
-    replayed = Replayed(add, GraphMemory(device))
+    replayed = GraphedCallable(add, GraphMemory(device))
     results = [replayed(torch.full((3,), float(n), device=device), torch.ones(3, device=device)) for n in range(5)]
     assert [result.tolist() for result in results] == [[n + 1.0] * 3 for n in range(5)]
     assert len(calls) == 2
@@ -45,7 +45,10 @@ def test_graphs_of_one_memory_take_turns_and_come_and_go(device: torch.device) -
     memory = GraphMemory(device)
     for size in (1_000_000, 3_000_000, 500_000):
         x = torch.arange(size, device=device, dtype=torch.float32)
-        pair = [Replayed(lambda x: (x + 1).sqrt() * 2, memory), Replayed(lambda x: (3 * x).sum()[None], memory)]
+        pair = [
+            GraphedCallable(lambda x: (x + 1).sqrt() * 2, memory),
+            GraphedCallable(lambda x: (3 * x).sum()[None], memory),
+        ]
         for _ in range(3):
             first, second = (each(x) for each in pair)
         assert torch.allclose(first, (x + 1).sqrt() * 2)
@@ -57,7 +60,7 @@ def test_without_enough_memory_to_record_the_function_is_run() -> None:
         def record(self, _run: Callable[[], Tensor]) -> None:
             raise torch.OutOfMemoryError
 
-    replayed = Replayed(lambda x: x + 1, cast(GraphMemory, Full()))
+    replayed = GraphedCallable(lambda x: x + 1, cast(GraphMemory, Full()))
     x = torch.ones(2)
     assert [replayed(n * x).tolist() for n in range(4)] == [[n + 1.0] * 2 for n in range(4)]
 
@@ -74,7 +77,7 @@ def test_memory_that_runs_out_while_recording_spoils_nothing(device: torch.devic
         return out
 
     x, memory = torch.ones(2, device=device), GraphMemory(device)
-    replayed, other = Replayed(runs_out_the_second_time, memory), Replayed(lambda x: x + 2, memory)
+    replayed, other = GraphedCallable(runs_out_the_second_time, memory), GraphedCallable(lambda x: x + 2, memory)
     for _ in range(3):
         assert replayed(x).tolist() == [2.0, 2.0]
         assert other(x).tolist() == [3.0, 3.0]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline import SamplerParams
-from pipeline.likeness import compare
+from pipeline.scoring.similarity import compare
 from scripts.train_tiny import curves, evaluate
 from scripts.train_tiny.exam import Result, examine, questions
 from scripts.train_tiny.measures import Measures, tolerant_iou, views

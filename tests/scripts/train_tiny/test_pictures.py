@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pipeline import Splats, upright
-from pipeline.likeness import compare, render_rgba
-from pipeline.rendering import SH_C0
+from pipeline.rendering.rasterizer import SH_C0
+from pipeline.scoring.similarity import compare, render_rgba
 from scripts.train_tiny.distances import Objects
 from scripts.train_tiny.measures import cameras, matched, tolerant_iou, true_views
 from scripts.train_tiny.objects import make_thing

@@ -18,7 +18,16 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline import Generator, Request, SamplerParams, Source, VoxelLimit, choose, image_prompt, text_prompt
+from pipeline import (
+    CheckpointSource,
+    Generator,
+    Request,
+    SamplerParams,
+    VoxelLimit,
+    choose_compute,
+    decode_image_prompt,
+    parse_text_prompt,
+)
 from pipeline.errors import EmptyStructure
 from scripts.train_tiny import structure_stages, train, training
 from scripts.train_tiny.latent_stages import disc_quaternions
@@ -168,15 +177,15 @@ def test_all_stages_and_both_checkpoints(tmp_path: Path, monkeypatch: pytest.Mon
     assert sum(path.stat().st_size for path in files) < LIMIT
     steps = SamplerParams(1, 1.0, (0.0, 1.0), 3.0)
     generator = Generator.load(
-        choose("cpu"),
-        image=Source(str(checkpoints / "tiny")),
-        text=Source(str(checkpoints / "tiny-text")),
+        choose_compute("cpu"),
+        image=CheckpointSource(str(checkpoints / "tiny")),
+        text=CheckpointSource(str(checkpoints / "tiny-text")),
         background_model="u2netp",
     )
     assert generator.image is not None and generator.text is not None
     # The same networks serve both.
     assert generator.image.engine.checkpoint.structure_flow is generator.text.engine.checkpoint.structure_flow
-    for prompt in (image_prompt(_picture()), text_prompt("a red chair")):
+    for prompt in (decode_image_prompt(_picture()), parse_text_prompt("a red chair")):
         # What was hardly trained may make nothing; what matters is that it runs.
         with suppress(EmptyStructure):
             generator.generate(Request(prompt, 0, steps, steps, VoxelLimit(300, "drop")))

@@ -1,0 +1,5 @@
+"""Run the program: python -m miner COMMAND."""
+
+from miner.cli import main
+
+main()

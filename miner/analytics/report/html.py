@@ -1,0 +1,192 @@
+"""The report as one HTML page: plots as inline SVG, no script, nothing fetched, light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from miner.analytics.aggregate import Contrast, ExperimentSummary, Report, Summary
+from miner.analytics.report.plots import effect_plot, rate_plot, time_plot
+from miner.analytics.report.text import NOT_AT_RANDOM, evidence, figure, moment, number, percent
+
+# Rows of a plot; the tables have them all.
+MOST_ROWS = 30
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #fbfaf8; --ink: #1c1b19; --muted: #6d6a64; --line: #dedad3; --dot: #1f5fae;
+  --band: #1f5fae; --good: #16774a; --bad: #b3372b; }
+@media (prefers-color-scheme: dark) { :root { --paper: #16171a; --ink: #e9e7e2; --muted: #9b988f; --line: #34363b;
+  --dot: #7fb2f0; --band: #7fb2f0; --good: #6fcf97; --bad: #f08a7d; } }
+body { background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 0 auto;
+  max-width: 1040px; padding: 2rem 1.25rem 4rem; }
+h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem; }
+p { margin: .4rem 0; max-width: 46rem; } .muted { color: var(--muted); }
+.headline { display: flex; flex-wrap: wrap; gap: 1rem 2.2rem; margin: 1.5rem 0 0; }
+.headline b { display: block; font-size: 1.35rem; font-weight: 600; line-height: 1.3; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem; }
+th, td { padding: .3rem .75rem .3rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th { color: var(--muted); font-weight: 500; }
+th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+td:last-child { white-space: normal; min-width: 6.5rem; }
+tr.total td { font-weight: 600; } .good { color: var(--good); } .bad { color: var(--bad); }
+svg { display: block; width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 12px; }
+svg .muted { fill: var(--muted); } svg .end { text-anchor: end; } svg .middle { text-anchor: middle; }
+.grid { stroke: var(--line); stroke-width: 1; } .mark { stroke: var(--muted); stroke-dasharray: 3 3; }
+.whisker { stroke: var(--dot); stroke-width: 2; stroke-linecap: round; } .dot { fill: var(--dot); }
+.unclear .whisker { stroke: var(--muted); } .unclear .dot { fill: var(--muted); }
+.band { fill: var(--band); } .trend { fill: none; stroke: var(--dot); stroke-width: 1; opacity: .5; }
+"""
+
+
+def page(told: Report, path: Path) -> str:
+    """The whole document."""
+    body = [f"<h1>Acceptance by {told.by}</h1>", f'<p class="muted">{escape(_scope(told, path))}</p>']
+    if told.total.tasks:
+        body += [_headline(told.total), *_rates(told), *_over_time(told), *_contrasts(told.total.contrasts)]
+    else:
+        body.append("<p>There are no tasks yet, so there is nothing to report.</p>")
+    body += _experiments(told.experiments)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Miner report</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _scope(told: Report, path: Path) -> str:
+    since = f"since {moment(told.since)}" if told.since else "all there is"
+    return f"{path}, {since}, as of {moment(told.until)} UTC"
+
+
+def _headline(total: Summary) -> str:
+    low, high = total.interval
+    facts = [
+        (percent(total.rate), f"accepted, 95 %: {100 * low:.0f} to {100 * high:.0f}" if total.judged else "accepted"),
+        (f"{total.accepted:,} of {total.judged:,}", "judged results"),
+        (number(total.score, ".3f"), "mean score of the accepted"),
+        (f"{number(total.seconds_p50, '.1f')} / {number(total.seconds_p95, '.1f')} s", "generation, p50 / p95"),
+        (str(total.verdict).partition(",")[0], "verdict"),
+    ]
+    cells = (f"<div><b>{escape(value)}</b><span class=muted>{escape(what)}</span></div>" for value, what in facts)
+    return f'<div class="headline">{"".join(cells)}</div>'
+
+
+def _table(head: Sequence[str], rows: Iterable[str]) -> str:
+    names = "".join(f"<th>{escape(name)}</th>" for name in head)
+    return f'<div class="scroll"><table><tr>{names}</tr>{"".join(rows)}</table></div>'
+
+
+def _row(cells: Sequence[str], kind: str = "", last: str = "") -> str:
+    plain = "".join(f"<td>{escape(cell)}</td>" for cell in cells[:-1])
+    return f'<tr class="{kind}">{plain}<td class="{last}">{escape(cells[-1])}</td></tr>'
+
+
+def _rates(told: Report) -> Iterable[str]:
+    yield f"<h2>Rate of each {told.by}, with 95 % intervals</h2>"
+    shown = told.groups[-MOST_ROWS:] if told.by == "hour" else told.groups[:MOST_ROWS]
+    yield rate_plot((*shown, told.total))
+    if len(shown) < len(told.groups):
+        yield f'<p class="muted">{len(shown)} of {len(told.groups)} are drawn; the table has all.</p>'
+    head = ["", "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 %", "score", "quality", "p50 s"]
+    yield _table([*head, "p95 s", "gaussians", "verdict"], map(_summary_row, (*told.groups, told.total)))
+    for item in told.differences:
+        d = item.difference
+        more = f"; not told apart, which would take some {item.tasks_each:,} judged each" if item.tasks_each else ""
+        yield (
+            f"<p>{escape(item.label)} against {escape(item.reference)}: <b>{100 * d.estimate:+.1f} points</b> "
+            f"(95 %: {100 * d.low:+.1f} to {100 * d.high:+.1f}){more}</p>"
+        )
+    if told.differences and told.by == "phase":
+        yield f'<p class="muted">{escape(NOT_AT_RANDOM)}</p>'
+
+
+def _summary_row(summary: Summary) -> str:
+    low, high = summary.interval
+    found = summary.verdict
+    counts = (summary.tasks, summary.accepted, summary.rejected, summary.skipped, summary.other)
+    cells = [
+        summary.label,
+        *(f"{count:,}" for count in counts),
+        percent(summary.rate),
+        f"{100 * low:.1f}–{100 * high:.1f}" if summary.judged else "–",
+        number(summary.score, ".3f"),
+        number(summary.quality, ".3f"),
+        number(summary.seconds_p50, ".1f"),
+        number(summary.seconds_p95, ".1f"),
+        number(summary.gaussians_p50, ",.0f"),
+        str(found),
+    ]
+    colour = "bad" if found.below else "good" if found.band is not None else "muted"
+    return _row(cells, "" if summary.key else "total", colour)
+
+
+def _over_time(told: Report) -> Iterable[str]:
+    if len(told.bins) < 2:
+        return
+    hours = told.bin_seconds // 3600
+    width = f"{hours} h" if hours < 48 else f"{hours // 24} days"
+    yield f"<h2>Over time, in bins of {width}</h2>"
+    yield time_plot(told)
+    if told.phases:
+        yield '<p class="muted">Dashed lines are changes of phase.</p>'
+
+
+def _contrasts(contrasts: Sequence[Contrast]) -> Iterable[str]:
+    known = [contrast for contrast in contrasts if contrast.effect is not None]
+    if not known:
+        return
+    yield "<h2>Accepted against rejected results</h2>"
+    yield (
+        "<p>Cliff’s delta: the chance that an accepted result has the larger value, less the chance of the opposite. "
+        "Grey intervals hold 0: no difference is shown. One interval in twenty leaves out 0 by chance.</p>"
+    )
+    yield effect_plot(known)
+    yield _table(["median of", "accepted", "rejected", "delta", "95 %", ""], map(_contrast_row, known))
+
+
+def _contrast_row(contrast: Contrast) -> str:
+    effect = contrast.effect
+    assert effect is not None
+    medians = (figure(contrast.accepted_median), figure(contrast.rejected_median))
+    interval = f"{effect.low:+.2f} to {effect.high:+.2f}"
+    return _row(
+        [contrast.column, *medians, f"{effect.delta:+.2f}", interval, effect.magnitude if effect.is_clear else ""]
+    )
+
+
+def _experiments(experiments: Sequence[ExperimentSummary]) -> Iterable[str]:
+    for experiment in reversed(experiments):
+        row, decision = experiment.row, experiment.decision
+        yield f"<h2>Experiment {escape(row.name)}</h2>"
+        ended = f", ended {moment(row.ended_at)}: {row.decision}" if row.ended_at is not None else ", running"
+        yield f'<p class="muted">{escape(f"Since {moment(row.started_at)} UTC{ended}")}</p>'
+        if decision.winner is not None:
+            yield f'<p><b class="good">{escape(decision.winner)} has won.</b></p>'
+        elif decision.losers:
+            yield f'<p><b class="bad">Clearly worse: {escape(", ".join(decision.losers))}.</b></p>'
+        else:
+            yield "<p><b>No arm has won yet.</b></p>"
+        yield _table(
+            ["arm", "counted", "accepted", "rate"],
+            (
+                _row([arm, f"{counted:,}", f"{accepted:,}", percent(accepted / counted if counted else None)])
+                for arm, accepted, counted in experiment.arms
+            ),
+        )
+        yield _table(
+            ["is better than", "", "evidence", "needed", "odds ratio, at any time"],
+            (
+                _row(
+                    [
+                        *(comparison.better, comparison.worse),
+                        *(evidence(comparison.highest_e_value), f"{decision.threshold:.0f}"),
+                        f"{comparison.odds_ratio[0]:.2f} to {comparison.odds_ratio[1]:.2f}",
+                    ]
+                )
+                for comparison in decision.comparisons
+            ),
+        )

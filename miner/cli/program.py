@@ -1,0 +1,48 @@
+"""All commands as one program, and how errors of any of them end it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from miner.cli import run
+from miner.errors import ExitCode, MinerError
+
+
+class Program(click.Group):
+    """A group of commands that reports expected errors in one line and ends with their exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except MinerError as error:
+            click.echo(f"ERROR: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"ERROR: {where}{error.strerror or error}", err=True)
+            ctx.exit(ExitCode.OPERATOR_MISTAKE)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="sn17-miner", prog_name="sn17-miner")
+def program() -> None:
+    """Mine on Bittensor subnet 17 (404-GEN), and look after the miner.
+
+    Shell completion: eval "$(_SN17_MINER_COMPLETE=bash_source sn17-miner)", or zsh_source, or fish_source.
+    """
+
+
+for command in (run.run,):
+    program.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line, by default that of the process, and exit."""
+    # On a CPU, torch's threads otherwise spin while they wait for one another; when something else runs beside them,
+    # a generation of three seconds takes a minute. Read once, when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    program.main(arguments, prog_name="sn17-miner")

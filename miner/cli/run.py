@@ -1,0 +1,80 @@
+"""sn17-miner run: the miner itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from miner.cli.options import operator_files
+
+
+@click.command()
+@click.option("--netuid", type=int, default=17, help="The subnet.")
+@click.option("--wallet.name", "wallet_name", default="default", help="The wallet (coldkey) whose hotkey mines.")
+@click.option("--wallet.hotkey", "wallet_hotkey", default="default", help="The hotkey that mines.")
+@click.option("--wallet.path", "wallet_path", default="~/.bittensor/wallets", help="The folder of the wallets.")
+@click.option(
+    "--subtensor.network", "network", default="finney", help="finney, test, local, ws://HOST:PORT, or file:PATH."
+)
+@click.option(
+    "--subtensor.chain_endpoint",
+    "chain_endpoint",
+    metavar="ws://HOST:PORT",
+    show_default="that of --subtensor.network",
+    help="The chain's address.",
+)
+@click.option("--axon.ip", "axon_ip", default="0.0.0.0", help="The address that the axon listens on.")  # noqa: S104
+@click.option("--axon.port", "axon_port", type=int, default=8091, help="The port that the axon listens on.")
+@click.option(
+    "--axon.external_ip",
+    "axon_external_ip",
+    show_default="asked of the internet",
+    help="The address that validators are told.",
+)
+@click.option(
+    "--axon.external_port",
+    "axon_external_port",
+    type=int,
+    show_default="that of --axon.port",
+    help="The port that validators are told.",
+)
+@click.option(
+    "--monitor.port",
+    "monitor_port",
+    type=int,
+    show_default="monitor.port of the settings file",
+    help="The port of the operator's page; 0 for none.",
+)
+@click.option("--phase", show_default="phase of the settings file", help="The phase to begin with.")
+@click.option(
+    "--allow-demo-checkpoint", is_flag=True, help="Let the embedded toy checkpoint answer on a live network, too."
+)
+@click.option("--logging.debug", "debug", is_flag=True, help="Write more lines into the log.")
+@operator_files
+def run(debug: bool, config: Path | None, state: Path | None, **options: Any) -> None:
+    """Mine until told to stop.
+
+    Exit codes: 0 stopped, 1 a failure that is worth a restart, 2 a mistake that only the operator can put right,
+    3 deregistered.
+    """
+    import asyncio
+
+    from miner.app import mine
+    from miner.config.run_settings import RunOptions, RunSettings
+    from miner.errors import MinerError
+    from miner.runtime.logging import configure
+
+    configure(debug)
+    try:
+        settings = RunSettings.load(RunOptions(config=config, state_dir=state, **options))
+        code = asyncio.run(mine(settings))
+    except MinerError as error:
+        click.echo(f"ERROR: {error}", err=True)
+        code = error.exit_code
+    sys.stdout.flush()
+    # A load or a generation that was abandoned may still hold its thread; nothing is left to be done for it.
+    os._exit(code)

@@ -1,0 +1,203 @@
+"""What a phase may say: all that shapes a result, typed."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pipeline import (
+    DEFAULT_SCORER,
+    CheckpointSource,
+    SamplerParams,
+    Splats,
+    TextToImageParams,
+    VoxelLimit,
+    normalise,
+    upright,
+)
+from pipeline.conditioning.background import MODELS
+
+
+class _Section(BaseModel):
+    # Strict: `steps: true` or `steps: "30"` is a slip, not thirty.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class SamplerSettings(_Section):
+    """One sampler; upstream's own names."""
+
+    steps: int = Field(ge=1, le=1000)
+    cfg_strength: float = Field(ge=0, allow_inf_nan=False)
+    # YAML has lists, and no tuples.
+    cfg_interval: Annotated[tuple[float, float], Field(strict=False)] = (0.0, 1.0)
+    rescale_t: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+    @field_validator("cfg_interval")
+    @classmethod
+    def _ordered(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        lo, hi = interval
+        if not 0 <= lo <= hi <= 1:
+            raise ValueError("must be two numbers with 0 <= low <= high <= 1")
+        return interval
+
+    def params(self, reuse: int = 0) -> SamplerParams:
+        """As the pipeline takes it."""
+        return SamplerParams(**dict(self), reuse=reuse)
+
+
+Role = Literal["sparse_structure_flow_model", "sparse_structure_decoder", "slat_flow_model", "slat_decoder_gs"]
+
+
+class CheckpointSettings(_Section):
+    """What tasks of one type are generated with: a checkpoint, and networks that take the place of its own."""
+
+    checkpoint: str = Field(min_length=1)
+    overrides: dict[Role, str] = {}
+
+    def source(self) -> CheckpointSource:
+        """As the pipeline takes it."""
+        return CheckpointSource(self.checkpoint, {str(role): reference for role, reference in self.overrides.items()})
+
+
+class BackgroundSettings(_Section):
+    """Background removal."""
+
+    model: str
+    provider: Literal["cpu", "cuda"] = "cpu"
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, model: str) -> str:
+        if model not in MODELS:
+            raise ValueError(f"must be one of {', '.join(MODELS)}")
+        return model
+
+
+class VoxelSettings(_Section):
+    """A limit to the structure; above it the task fails, or the least likely voxels are dropped."""
+
+    count: int = Field(gt=0)
+    excess: Literal["refuse", "drop"] = "refuse"
+
+    def limit(self) -> VoxelLimit:
+        """As the pipeline takes it."""
+        return VoxelLimit(**dict(self))
+
+
+class ExportSettings(_Section):
+    """What happens to the splats before they are written; unless asked for, nothing.
+
+    upright: half a turn, since upstream's files have the object's upper side at -y and validators look with +y up.
+    extent: centre the object and scale its longest side to this.
+    """
+
+    upright: bool = False
+    extent: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    def apply(self, splats: Splats) -> Splats:
+        """The splats as they are to be written."""
+        if self.upright:
+            splats = upright(splats)
+        return splats if self.extent is None else normalise(splats, self.extent)
+
+
+class AccelerationSettings(_Section):
+    """What is faster and not exact: products of 8-bit floats, and guided steps without an evaluation of their own."""
+
+    fp8: bool = False
+    reuse: int = Field(default=0, ge=0, le=4)
+
+
+class TextToImageSettings(_Section):
+    """What draws sentences, so that objects are made of pictures. The licence of the model is the operator's matter.
+
+    Models that are distilled to few steps take no guidance.
+    """
+
+    model: str = Field(min_length=1)
+    steps: int = Field(default=4, ge=1, le=1000)
+    guidance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    def params(self) -> TextToImageParams:
+        """As the pipeline takes them."""
+        return TextToImageParams(self.steps, self.guidance)
+
+
+class CandidateSettings(_Section):
+    """How many objects are made for one task at most, and within how many seconds from the beginning of the first."""
+
+    count: int = Field(default=1, ge=1, le=100)
+    seconds: float = Field(default=20.0, gt=0, le=600, allow_inf_nan=False)
+
+
+class ScorerSettings(_Section):
+    """The validator's quality term, computed here: a directory or Hugging Face id with its weights."""
+
+    weights: str = Field(default=DEFAULT_SCORER, min_length=1)
+
+
+class GateSettings(_Section):
+    """A result with less quality is not sent; the task is skipped, which costs no penalty."""
+
+    quality: float = Field(ge=0, le=1, allow_inf_nan=False)
+
+
+class Phase(_Section):
+    """What shapes a result: config/phases/NAME.yaml, with what it extends. `note` and `hypothesis` are for people."""
+
+    note: str = ""
+    hypothesis: str = ""
+    image: CheckpointSettings | None = None
+    text: CheckpointSettings | None = None
+    sparse_structure_sampler_params: SamplerSettings
+    slat_sampler_params: SamplerSettings
+    background: BackgroundSettings
+    text_to_image: TextToImageSettings | None = None
+    max_voxels: VoxelSettings | None = None
+    export: ExportSettings = ExportSettings()
+    backend: Literal["native", "trellis"] = "native"
+    acceleration: AccelerationSettings = AccelerationSettings()
+    candidates: CandidateSettings = CandidateSettings()
+    scorer: ScorerSettings | None = None
+    gate: GateSettings | None = None
+
+    @model_validator(mode="after")
+    def _can_be_loaded(self) -> Phase:
+        if self.image is None and self.text is None:
+            raise ValueError("needs image: {checkpoint: ...}, text: {checkpoint: ...}, or both")
+        if self.backend == "trellis" and any(section.overrides for section in (self.image, self.text) if section):
+            raise ValueError("backend: trellis loads whole checkpoints; leave overrides out")
+        if self.text_to_image is not None and self.text is not None:
+            raise ValueError("text and text_to_image: sentences go one way or the other; leave one of the two out")
+        if self.text_to_image is not None and self.image is None:
+            raise ValueError("text_to_image needs image: {checkpoint: ...}, which makes objects of what it draws")
+        if self.scorer is None and self.candidates.count > 1:
+            raise ValueError("candidates.count: only 1 is allowed without scorer: {}, which tells which one is best")
+        if self.scorer is None and self.gate is not None:
+            raise ValueError("gate.quality needs scorer: {}, which tells the quality")
+        return self
+
+    @property
+    def samplers(self) -> tuple[SamplerParams, SamplerParams]:
+        """Of the sparse structure and of the structured latents, as the pipeline takes them."""
+        reuse = self.acceleration.reuse
+        return self.sparse_structure_sampler_params.params(reuse), self.slat_sampler_params.params(reuse)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether objects are made of sentences."""
+        return self.text is not None or self.text_to_image is not None
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """The references of the checkpoints it names."""
+        return tuple(section.checkpoint for section in (self.image, self.text) if section)
+
+    @property
+    def loaded(self) -> str:
+        """What has to be in memory for it: phases of which this is equal run with the same networks."""
+        whole = ("image", "text", "background", "backend", "scorer")
+        content = self.model_dump(mode="json", include={**dict.fromkeys(whole, True), "text_to_image": {"model"}})
+        return json.dumps(content | {"fp8": self.acceleration.fp8}, sort_keys=True)

@@ -1,0 +1,156 @@
+"""config/miner.yaml as typed values, and the files that it and the command line point to."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from miner.config.loader import check, read_mapping, shipped_config
+
+
+log = logging.getLogger(__name__)
+
+LEDGER_NAME = "ledger.sqlite"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServingSettings(_Section):
+    """Our axon."""
+
+    enabled: bool = True
+    queue_size: int = Field(default=16, gt=0)
+    per_validator: int = Field(default=8, gt=0)
+    requests_per_minute: float = Field(default=60.0, ge=1, allow_inf_nan=False)
+    max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    max_connections: int = Field(default=1024, gt=0, le=65536)
+    header_timeout: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    body_timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    replay_window: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+
+
+class PullingSettings(_Section):
+    """Pulling from validators' axons."""
+
+    enabled: bool = True
+    pull_timeout: float = Field(default=12.0, gt=0, allow_inf_nan=False)
+    submit_timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+
+
+class ChainSettings(_Section):
+    """The metagraph."""
+
+    sync_interval: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+
+
+class SpzSettings(_Section):
+    """The container of what is submitted."""
+
+    level: int = Field(default=1, ge=1, le=22)
+    workers: int = Field(default=0, ge=0, le=256)
+
+
+class GenerateSettings(_Section):
+    """POST /generate of the monitor."""
+
+    enabled: bool = False
+    queue_size: int = Field(default=4, gt=0)
+    max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+
+
+class MonitorSettings(_Section):
+    """The HTTP server for the operator; `gallery`: whether results are kept and drawn for the page."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = Field(default=10008, gt=0, lt=65536)
+    gallery: bool = True
+    generate: GenerateSettings = GenerateSettings()
+
+
+class RetentionSettings(_Section):
+    """What is kept of one kind: nothing older, and the newest that fit."""
+
+    max_days: float = Field(gt=0, allow_inf_nan=False)
+    max_bytes: int = Field(gt=0)
+
+
+class HousekeepingSettings(_Section):
+    """What is deleted, and how often in seconds it is looked for."""
+
+    enabled: bool = True
+    interval: float = Field(default=300.0, ge=1, allow_inf_nan=False)
+    results: RetentionSettings = RetentionSettings(max_days=14, max_bytes=12_000_000_000)
+    pictures: RetentionSettings = RetentionSettings(max_days=30, max_bytes=2_000_000_000)
+    logs: RetentionSettings = RetentionSettings(max_days=30, max_bytes=2_000_000_000)
+    ledger: RetentionSettings = RetentionSettings(max_days=730, max_bytes=2_000_000_000)
+
+
+class LedgerSettings(_Section):
+    """The ledger's file; None stands for ledger.sqlite in the state folder."""
+
+    path: Path | None = None
+
+
+class MinerSettings(_Section):
+    """config/miner.yaml."""
+
+    phase: str
+    state_dir: Path = Path("~/.local/state/sn17-miner")
+    device: str = "auto"
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    kernels: Literal["auto", "plain", "fused"] = "auto"
+    serving: ServingSettings = ServingSettings()
+    pulling: PullingSettings = PullingSettings()
+    chain: ChainSettings = ChainSettings()
+    spz: SpzSettings = SpzSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    monitor: MonitorSettings = MonitorSettings()
+    housekeeping: HousekeepingSettings = HousekeepingSettings()
+
+
+@dataclass(frozen=True)
+class OperatorFiles:
+    """The settings file, what it says, and the folder in which the miner keeps what outlives a restart."""
+
+    config: Path
+    settings: MinerSettings
+    state_dir: Path
+
+    @staticmethod
+    def load(config: Path | None = None, state_dir: Path | None = None) -> OperatorFiles:
+        """Read the settings file, by default the shipped one; `state_dir` takes the place of the folder it names.
+
+        Raises OperatorError naming file, key and what is allowed.
+        """
+        path = config or shipped_config() / "miner.yaml"
+        content = read_mapping(path, MinerSettings)
+        settings = check(_with_old_keys(path, content), MinerSettings, lambda _: path)
+        return OperatorFiles(path, settings, (state_dir or settings.state_dir).expanduser())
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger's file."""
+        return (self.settings.ledger.path or self.state_dir / LEDGER_NAME).expanduser()
+
+    @property
+    def blacklist(self) -> Path:
+        """The file of the validator policy: beside the settings file, else the shipped one."""
+        beside = self.config.parent / "blacklist.yaml"
+        return beside if beside.is_file() else shipped_config() / "blacklist.yaml"
+
+
+def _with_old_keys(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content with keys of earlier releases moved to where they are now, and say so in the log."""
+    pulling = content.get("pulling")
+    if not isinstance(pulling, dict) or "state_folder" not in pulling:
+        return content
+    log.warning("%s: pulling.state_folder still works; its new name is state_dir, at the top of the file", path)
+    rest = {key: value for key, value in pulling.items() if key != "state_folder"}
+    return {"state_dir": pulling["state_folder"], **content, "pulling": rest}

@@ -1,0 +1,185 @@
+"""The rules by which a validator of subnet 17 treats miners, without network and with a clock of the caller's.
+
+What a validator answers in which state, as of validator version 45; for the local validator and for simulations.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+import bittensor as bt
+
+from miner.subnet.protocol import Feedback, ProtocolTask, PullTask, SubmitResults, submission_message
+
+UNREGISTERED_COOLDOWN = 3600
+OBSERVATION_WINDOW = 4 * 3600
+FIRST_RATING = 1500.0
+SCORE_GAIN = 0.05
+
+
+@dataclass(frozen=True)
+class ValidatorTiming:
+    """A validator's rules, in seconds and counts; the defaults are the subnet's."""
+
+    throttle_period: int = 30
+    task_cooldown: int = 300
+    cooldown_penalty: int = 600
+    violations_threshold: int = 100
+    violation_penalty: int = 10
+    validation_lock: int = 30
+    quality_threshold: float = 0.6
+
+
+@dataclass
+class MinerState:
+    """What a validator knows of one miner; times are its unix times."""
+
+    task: ProtocolTask | None = None
+    assigned_at: float = 0.0
+    cooldown_until: int = 0
+    violations: int = 0
+    locked_until: int = 0
+    last_accepted: int = 0
+    average: float = 1.0
+    accepted: deque[int] = field(default_factory=deque)
+
+
+class SubmissionVerdict(Enum):
+    """What became of a submission."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    SKIPPED = "skipped"
+    NOT_VALIDATED = "not validated"
+    BAD_SIGNATURE = "wrong signature"
+    WRONG_TASK = "wrong task id"
+    LOCKED = "validation lock"
+    TOO_SOON = "too soon after an accepted one"
+
+
+# A result's score in 0..1, None if the validation service fails.
+Validate = Callable[[ProtocolTask, str], Awaitable[float | None]]
+
+
+class ValidatorRules:
+    """One validator: hands out a task per miner, keeps cooldowns, counts violations, judges submissions."""
+
+    def __init__(
+        self,
+        hotkey: str,
+        next_task: Callable[[], ProtocolTask | None],
+        is_registered: Callable[[str], bool],
+        now: Callable[[], float],
+        timing: ValidatorTiming,
+    ) -> None:
+        """`next_task` may have none, unlike a real validator's; `now` is this validator's unix time."""
+        self.timing = timing
+        self.miners: dict[str, MinerState] = {}
+        self._hotkey = hotkey
+        self._next_task = next_task
+        self._is_registered = is_registered
+        self._now = now
+
+    def state(self) -> dict[str, MinerState]:
+        """What a validator writes to its disk."""
+        return copy.deepcopy(self.miners)
+
+    def restart(self, state: dict[str, MinerState]) -> None:
+        """Begin again with what was written."""
+        self.miners = copy.deepcopy(state)
+
+    def pull(self, miner_hotkey: str, synapse: PullTask) -> None:
+        """Put the answer into the synapse: a task, the assigned one again, or how long the cooldown lasts."""
+        now = self._now()
+        if not self._is_registered(miner_hotkey):
+            synapse.cooldown_until = int(now) + UNREGISTERED_COOLDOWN
+            return
+        miner = self.miners.setdefault(miner_hotkey, MinerState())
+        if now < miner.cooldown_until:
+            miner.violations += 1
+            if miner.violations > self.timing.violations_threshold:
+                miner.cooldown_until += self.timing.violation_penalty
+            synapse.cooldown_until, synapse.cooldown_violations = miner.cooldown_until, miner.violations
+            return
+        if miner.task is None:
+            miner.task, miner.assigned_at = self._next_task(), now
+        if miner.task is not None:
+            synapse.task = miner.task
+            synapse.throttle_period = self.timing.throttle_period
+            synapse.validation_threshold = self.timing.quality_threshold
+
+    def refusal(self, miner_hotkey: str) -> str | None:
+        """Why a submission is turned away with HTTP 403 before anybody reads it; None if it is read."""
+        if not self._is_registered(miner_hotkey):
+            return f"Unrecognized hotkey {miner_hotkey}"
+        if self.miners.get(miner_hotkey, MinerState()).task is None:
+            return "no task assigned; the validator may have restarted"
+        return None
+
+    async def submit(self, miner_hotkey: str, synapse: SubmitResults, validate: Validate) -> SubmissionVerdict:
+        """Judge a submission and put the answer into the synapse. Raises ValueError if the signature is no base64."""
+        miner = self.miners[miner_hotkey]
+        feedback = Feedback()
+        verdict = await self._judge(miner, miner_hotkey, synapse, feedback, validate)
+        while miner.accepted and miner.accepted[0] <= int(self._now()) - OBSERVATION_WINDOW:
+            miner.accepted.popleft()
+        feedback.average_fidelity_score = miner.average
+        feedback.generations_within_the_window = len(miner.accepted)
+        feedback.current_duel_rating = FIRST_RATING
+        feedback.current_miner_reward = len(miner.accepted) * FIRST_RATING
+        synapse.results = synapse.signature = ""
+        synapse.feedback, synapse.cooldown_until = feedback, miner.cooldown_until
+        return verdict
+
+    async def _judge(
+        self, miner: MinerState, miner_hotkey: str, synapse: SubmitResults, feedback: Feedback, validate: Validate
+    ) -> SubmissionVerdict:
+        timing, task = self.timing, miner.task
+        if task is None or task.id != synapse.task_id:
+            return SubmissionVerdict.WRONG_TASK
+        message = submission_message(synapse.submit_time, task.prompt, self._hotkey, miner_hotkey)
+        signature = base64.b64decode(synapse.signature, validate=True)
+        if not bt.Keypair(ss58_address=miner_hotkey).verify(message, signature):
+            self._close(miner, penalty=True)
+            return SubmissionVerdict.BAD_SIGNATURE
+        miner.violations = max(miner.violations - 1, 0)
+        if synapse.results == "":
+            self._close(miner, penalty=False)
+            return SubmissionVerdict.SKIPPED
+        if miner.locked_until > self._now():
+            return SubmissionVerdict.LOCKED
+        miner.locked_until = int(self._now()) + timing.validation_lock
+        score = await validate(task, synapse.results)
+        if score is None:
+            feedback.validation_failed = True
+            self._close(miner, penalty=False)
+            return SubmissionVerdict.NOT_VALIDATED
+        # Another submission of the same task may have been judged meanwhile.
+        if miner.last_accepted + timing.task_cooldown - timing.throttle_period > self._now():
+            return SubmissionVerdict.TOO_SOON
+        if score < timing.quality_threshold:
+            self._close(miner, penalty=True)
+            return SubmissionVerdict.REJECTED
+        self._close(miner, penalty=False)
+        feedback.task_fidelity_score = min(score, 1.0)
+        miner.average += SCORE_GAIN * (feedback.task_fidelity_score - miner.average)
+        miner.last_accepted = int(self._now())
+        miner.accepted.append(miner.last_accepted)
+        return SubmissionVerdict.ACCEPTED
+
+    def _close(self, miner: MinerState, penalty: bool) -> None:
+        timing, now = self.timing, self._now()
+        cooldown = timing.task_cooldown + (timing.cooldown_penalty if penalty else 0)
+        # A task that was closed already, by another submission of it, has no moment of assignment any more.
+        ends = (
+            now + cooldown
+            if miner.task is None
+            else max(now + cooldown - timing.throttle_period, miner.assigned_at + cooldown)
+        )
+        miner.cooldown_until = int(ends)
+        miner.task = None

@@ -1,0 +1,49 @@
+"""Whom we work for: a pure function of a snapshot, the rules and a hotkey."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from miner.config.policy import PolicyEntry, PolicyRules
+from miner.subnet.metagraph import Snapshot
+
+
+@dataclass(frozen=True)
+class PolicyDecision:
+    """Whether to work for a hotkey, why (for our log), and with what priority (higher first)."""
+
+    allowed: bool
+    reason: str
+    priority: float = 0.0
+
+
+def decide(snapshot: Snapshot, rules: PolicyRules, hotkey: str) -> PolicyDecision:
+    """The first rule that applies decides: allow-list, deny-lists, registration, permit, stake.
+
+    Priority is the stake. An allowed hotkey need not be registered. `rules` are taken as they are: see
+    `PolicyRules.in_force` for entries that expire and `miner.policy.blacklist.resolve_uids` for entries with a uid.
+    """
+    neuron = snapshot.find(hotkey)
+    stake = neuron.stake if neuron else 0.0
+    coldkey = neuron.coldkey if neuron else None
+    if entry := _find(rules.allow, hotkey, coldkey):
+        return PolicyDecision(True, f"on the allow list{entry}", stake)
+    if entry := _find(rules.deny_hotkeys, hotkey, None):
+        return PolicyDecision(False, f"its hotkey is on the blacklist{entry}")
+    if neuron is None:
+        return PolicyDecision(False, f"not registered on subnet {snapshot.netuid}")
+    if entry := _find(rules.deny_coldkeys, None, coldkey):
+        return PolicyDecision(False, f"its coldkey is on the blacklist{entry}")
+    if rules.require_validator_permit and not neuron.validator_permit:
+        return PolicyDecision(False, "no validator permit")
+    if not stake >= rules.min_stake:
+        return PolicyDecision(False, f"stake {stake:g} is below {rules.min_stake:g}")
+    return PolicyDecision(True, "a validator with enough stake", stake)
+
+
+def _find(entries: Iterable[PolicyEntry], hotkey: str | None, coldkey: str | None) -> PolicyEntry | None:
+    for entry in entries:
+        if (hotkey is not None and entry.hotkey == hotkey) or (coldkey is not None and entry.coldkey == coldkey):
+            return entry
+    return None

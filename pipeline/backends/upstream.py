@@ -1,0 +1,275 @@
+"""The published implementation as another backend, for comparison: an installed `trellis` package.
+
+Preprocessing, splats and limits are this package's own; conditioning, sampling and decoding are upstream's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.compute import ComputeConfig
+from pipeline.conditioning.background import BackgroundRemover, Provider
+from pipeline.conditioning.preprocessing import cut_out, frame_object
+from pipeline.conditioning.prompt import ImagesPrompt, Prompt, TextPrompt
+from pipeline.errors import (
+    CheckpointError,
+    EmptyStructure,
+    NonFiniteOutput,
+    OutOfMemory,
+    PipelineError,
+    TooManyVoxels,
+    UnsupportedPrompt,
+)
+from pipeline.params import SamplerParams, VoxelLimit
+from pipeline.request import STAGES, Asset, OnStep, Request, ignore_steps
+from pipeline.splats.splats import Splats
+from pipeline.trellis.gaussians import to_splats
+from pipeline.weights.locate import locate
+
+_INSTALL = (
+    "clone https://github.com/microsoft/TRELLIS, run its setup.sh and put the clone on PYTHONPATH (the packages of "
+    "that name on PyPI are other software), or leave `backend: trellis` out"
+)
+
+
+class BackendError(PipelineError):
+    """The `trellis` package is missing or another one, or it failed."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Activated:
+    """What `to_splats` reads, from upstream's own activations."""
+
+    positions: Tensor
+    scales: Tensor
+    quaternions: Tensor
+    opacities: Tensor
+    features_dc: Tensor
+
+
+@dataclass
+class _Clock:
+    """Seconds per stage, the stages following one another."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    stage: str = STAGES[0]
+    since: float = field(default_factory=time.perf_counter)
+
+    def enter(self, stage: str) -> None:
+        """End the present stage, unless it is this one already."""
+        if stage != self.stage:
+            self.stop()
+            self.stage = stage
+
+    def stop(self) -> None:
+        """Add the time since the last change to the present stage."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds[self.stage] += now - self.since
+        self.since = now
+
+
+class UpstreamGenerator:
+    """Generates as `pipeline.generator.Generator` does, through upstream's pipelines; one call at a time."""
+
+    def __init__(
+        self, compute: ComputeConfig, image: Any | None, text: Any | None, remove_background: BackgroundRemover | None
+    ) -> None:
+        """image, text: upstream's pipelines on their device; pictures need `remove_background`, too."""
+        self.image = image
+        self.text = text
+        self._remove_background = remove_background
+        self._device = compute.device
+
+    @staticmethod
+    def load(
+        compute: ComputeConfig,
+        *,
+        image: str | None = None,
+        text: str | None = None,
+        background_model: str,
+        background_provider: Provider = "cpu",
+    ) -> UpstreamGenerator:
+        """Load upstream's pipelines for checkpoints in directories or in the local Hugging Face cache.
+
+        Upstream reads whole checkpoints, with all decoders, and its image encoder through torch.hub.
+        Raises BackendError if the package is not there, CheckpointError or BackgroundModelError.
+        """
+        image_pipeline = text_pipeline = remover = None
+        if image is not None:
+            image_pipeline = _pipeline("TrellisImageTo3DPipeline", image, compute.device)
+            remover = BackgroundRemover(background_model, background_provider)
+        if text is not None:
+            text_pipeline = _pipeline("TrellisTextTo3DPipeline", text, compute.device)
+        return UpstreamGenerator(compute, image_pipeline, text_pipeline, remover)
+
+    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
+        """Generate one object. `on_step` is called after each sampler step and may raise Cancelled to stop.
+
+        Raises PromptError, EmptyStructure, TooManyVoxels, NonFiniteOutput, OutOfMemory, BackendError or Cancelled.
+        """
+        clock = _Clock(self._device)
+        pipeline, run = self._pipeline_for(request.prompt)
+        clock.enter("conditioning")
+        counts: list[int] = []
+        structure, latents = request.sparse_structure_sampler_params, request.slat_sampler_params
+
+        def keep_within_limit(sample: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def sample_limited(*args: Any, **options: Any) -> Tensor:
+                coords = sample(*args, **options)
+                counts.append(len(coords))
+                _check_count(len(coords), request.voxel_limit)
+                return coords
+
+            return sample_limited
+
+        with ExitStack() as stack:
+            stack.enter_context(_wrapped(pipeline, "sample_sparse_structure", keep_within_limit))
+            for sampler, stage, steps in (
+                (pipeline.sparse_structure_sampler, "structure", structure.steps),
+                (pipeline.slat_sampler, "latents", latents.steps),
+            ):
+                stack.enter_context(_watched(sampler, stage, steps, on_step, clock))
+            try:
+                result = run(
+                    seed=request.seed,
+                    sparse_structure_sampler_params=_published_params(structure),
+                    slat_sampler_params=_published_params(latents),
+                    formats=["gaussian"],
+                )
+            except PipelineError:
+                raise
+            except torch.OutOfMemoryError as error:
+                raise OutOfMemory(f"the GPU's memory did not suffice for upstream: {error}") from None
+            except Exception as error:  # upstream raises whatever its dependencies do
+                raise BackendError(f"the trellis package failed: {type(error).__name__}: {error}") from error
+        splats = _splats(result["gaussian"][0])
+        clock.stop()
+        return Asset(splats, request.seed, counts[-1], clock.seconds)
+
+    def generate_batch(
+        self, request: Request, seeds: Sequence[int], on_step: OnStep = ignore_steps
+    ) -> list[Asset | PipelineError]:
+        """Generate one object for each seed, one after the other; request.seed is not used.
+
+        In place of an object that could not be made stands its error. Raises PromptError, OutOfMemory or Cancelled.
+        """
+        outcomes: list[Asset | PipelineError] = []
+        for seed in seeds:
+            try:
+                outcomes.append(self.generate(replace(request, seed=seed), on_step))
+            except (EmptyStructure, TooManyVoxels, NonFiniteOutput) as error:
+                outcomes.append(error)
+        return outcomes
+
+    def _pipeline_for(self, prompt: Prompt) -> tuple[Any, Callable[..., dict[str, Any]]]:
+        """The pipeline for a prompt, and its method to call with the prompt already given."""
+        if isinstance(prompt, TextPrompt):
+            if self.text is None:
+                raise UnsupportedPrompt("no text checkpoint is loaded; the phase needs text: {checkpoint: ...}")
+            return self.text, partial(self.text.run, prompt.text)
+        if self.image is None or self._remove_background is None:
+            raise UnsupportedPrompt("no image checkpoint is loaded; the phase needs image: {checkpoint: ...}")
+        images = prompt.images if isinstance(prompt, ImagesPrompt) else (prompt,)
+        pictures = [frame_object(cut_out(image.image, self._remove_background)) for image in images]
+        if isinstance(prompt, ImagesPrompt):
+            run = partial(self.image.run_multi_image, pictures, preprocess_image=False, mode=prompt.combine)
+        else:
+            run = partial(self.image.run, pictures[0], preprocess_image=False)
+        return self.image, run
+
+
+def _pipeline(class_name: str, reference: str, device: torch.device) -> Any:
+    """Upstream's pipeline of a checkpoint, on the device."""
+    directory = locate(reference, "pipeline.json")
+    try:
+        pipelines = importlib.import_module("trellis.pipelines")
+    except ImportError as error:
+        raise BackendError(f"`backend: trellis` needs the trellis package ({error}): {_INSTALL}") from None
+    if not hasattr(pipelines, class_name):
+        raise BackendError(f"the trellis package at {pipelines.__file__} has no {class_name}: {_INSTALL}")
+    try:
+        pipeline = getattr(pipelines, class_name).from_pretrained(str(directory))
+        pipeline.to(device)
+    except Exception as error:  # upstream raises whatever its dependencies do
+        raise CheckpointError(
+            f"the trellis package cannot load {directory} ({type(error).__name__}: {error}); it needs the whole "
+            f"checkpoint, with all decoders: run `hf download {reference}`"
+        ) from error
+    return pipeline
+
+
+@contextmanager
+def _wrapped(owner: Any, method: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Call `wrap` of a method in its place, on this one object."""
+    setattr(owner, method, wrap(getattr(owner, method)))
+    try:
+        yield
+    finally:
+        delattr(owner, method)
+
+
+@contextmanager
+def _watched(sampler: Any, stage: str, steps: int, on_step: OnStep, clock: _Clock) -> Iterator[None]:
+    """Report each step that the sampler takes, and the time it begins and ends."""
+    done = 0
+
+    def report(sample_once: Callable[..., Any]) -> Callable[..., Any]:
+        def reported(*args: Any, **options: Any) -> Any:
+            nonlocal done
+            clock.enter(stage)
+            step = sample_once(*args, **options)
+            done += 1
+            on_step(stage, done, steps)
+            if stage == "latents" and done == steps:
+                clock.enter("gaussians")
+            return step
+
+        return reported
+
+    with _wrapped(sampler, "sample_once", report):
+        try:
+            yield
+        finally:
+            # For several images upstream puts methods on the sampler, and leaves them there if it is stopped.
+            for leftover in ("_inference_model", "_old_inference_model"):
+                vars(sampler).pop(leftover, None)
+
+
+def _published_params(params: SamplerParams) -> dict[str, Any]:
+    if params.reuse:
+        raise BackendError("upstream cannot reuse velocities: leave acceleration out of phases with `backend: trellis`")
+    return params.published()
+
+
+def _check_count(count: int, limit: VoxelLimit | None) -> None:
+    if count == 0:
+        raise EmptyStructure("the structure sampler left every voxel empty; try another seed")
+    if limit is not None and count > limit.count:
+        why = ", and upstream cannot drop any" if limit.excess == "drop" else ""
+        raise TooManyVoxels(f"the structure has {count} voxels, more than {limit.count}{why}")
+
+
+def _splats(gaussian: Any) -> Splats:
+    """Upstream's `Gaussian` in the frame of its PLY files."""
+    activated = _Activated(
+        positions=gaussian.get_xyz.float(),
+        scales=gaussian.get_scaling.float(),
+        quaternions=gaussian.get_rotation.float(),
+        opacities=gaussian.get_opacity.float().flatten(),
+        features_dc=gaussian._features_dc.float().flatten(1),
+    )
+    if not all(bool(values.isfinite().all()) for values in vars(activated).values()):
+        raise NonFiniteOutput("the trellis package returned NaN or infinity")
+    return to_splats(activated)

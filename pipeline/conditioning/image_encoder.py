@@ -1,0 +1,53 @@
+"""Image to tokens: DINOv2 with registers, through transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from pipeline.conditioning.pretrained import load_pretrained
+
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+_TOKEN_NORM_EPS = 1e-5
+
+
+class ImageEncoder:
+    """Picture -> tokens [1, 1 + registers + patches, C], as TRELLIS conditions on them.
+
+    The tokens are the network's state before its own final norm, then normalised without affine. The
+    network runs in float32, as upstream's does.
+    """
+
+    def __init__(self, directory: Path, device: torch.device) -> None:
+        """Load a transformers directory (config.json, model.safetensors); raises CheckpointError."""
+        from transformers import Dinov2WithRegistersModel
+
+        self._model = load_pretrained(Dinov2WithRegistersModel, "image encoder", directory, device)
+        self._model.layernorm = nn.Identity()
+        self._device = device
+        self.picture_size: int = self._model.config.image_size
+        self.channels: int = self._model.config.hidden_size
+
+    @torch.inference_mode()
+    def __call__(self, picture: Image.Image) -> Tensor:
+        """RGB picture of any square size -> tokens [1, T, C] float32 on the encoder's device."""
+        resized = picture.resize((self.picture_size, self.picture_size), Image.Resampling.LANCZOS)
+        pixels = torch.from_numpy(np.array(resized)).to(self._device).permute(2, 0, 1).float() / 255
+        return normalised_tokens(self._model(normalised_pixels(pixels[None])).last_hidden_state)
+
+
+def normalised_pixels(pixels: Tensor) -> Tensor:
+    """[B, 3, S, S] in 0..1 -> what the encoder takes."""
+    mean, std = (pixels.new_tensor(v)[:, None, None] for v in (_MEAN, _STD))
+    return (pixels - mean) / std
+
+
+def normalised_tokens(states: Tensor) -> Tensor:
+    """The encoder's states [B, T, C] before its own final norm -> tokens."""
+    return F.layer_norm(states, states.shape[-1:], eps=_TOKEN_NORM_EPS)

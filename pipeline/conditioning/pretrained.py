@@ -1,0 +1,56 @@
+"""Loading a transformers directory without its leniency: what does not fit is an error, not random weights."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import CheckpointError
+from pipeline.weights.locate import refuse_pickle
+
+
+def silence() -> None:
+    """No progress bars and no warnings of transformers in the log."""
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()
+    set_verbosity_error()
+
+
+def load_pretrained(model_class: Any, what: str, directory: Path, device: torch.device, unused: str = "(?!)") -> Any:
+    """The model of a directory (config.json, model.safetensors), float32, on `device`, in evaluation mode.
+
+    unused: pattern of tensors that may be in the file though the model has none such; by default no tensor is.
+    Raises CheckpointError, `what` naming the model, if a file is missing or damaged or its tensors do not fit.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(f"{directory / 'config.json'} is missing")
+    if not any(directory.glob("*.safetensors")):
+        refuse_pickle(directory / "pytorch_model")
+    # transformers would fill in random weights where the file does not fit, and only warn; we refuse below.
+    silence()
+    try:
+        model, report = model_class.from_pretrained(
+            directory,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise CheckpointError(f"cannot load the {what} in {directory}: {' '.join(str(error).split())}") from error
+    unexpected = {name for name in report["unexpected_keys"] if not re.match(unused, name)}
+    mismatched = {name for name, *_ in report["mismatched_keys"]}
+    if wrong := sorted({*report["missing_keys"], *unexpected, *mismatched}):
+        raise CheckpointError(
+            f"the tensors in {directory} do not fit config.json: {wrong[0]} is missing, unexpected or of another "
+            f"shape ({len(wrong)} such in all)"
+        )
+    return model.to(device).eval().requires_grad_(False)

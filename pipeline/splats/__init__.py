@@ -1,0 +1,18 @@
+"""Gaussian splats as plain arrays: statistics, the validator's checks, and the formats PLY and SPZ."""
+
+from pipeline.splats import ply, spz
+from pipeline.splats.splats import SH_COEFFICIENTS, Splats, normalise, upright
+from pipeline.splats.statistics import Statistics, compute_statistics
+from pipeline.splats.validation import invalid_reason
+
+__all__ = [
+    "SH_COEFFICIENTS",
+    "Splats",
+    "Statistics",
+    "compute_statistics",
+    "invalid_reason",
+    "normalise",
+    "ply",
+    "spz",
+    "upright",
+]

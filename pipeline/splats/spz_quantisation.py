@@ -1,0 +1,207 @@
+"""The quantisation of SPZ: Splats <-> the container's raw bytes, exactly as the reference library computes it.
+
+The reference is the clang build of 404-Repo/spz, which fuses some multiplications and additions. Here a fused
+step is a float64 multiplication (exact for two float32) and addition, rounded once more to float32. Every
+other step is one float32 operation per kernel, so the CPU and CUDA give the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import struct
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.splats.splats import SH_COEFFICIENTS, Splats
+
+MAGIC = 0x5053474E
+HEADER = struct.Struct("<IIIBBBB")
+"""Magic, version, gaussians, SH degree, fractional bits of a position, flags, reserved."""
+FRACTIONAL_BITS = 12
+
+# The largest float32 below one half: adding it and truncating rounds half away from zero, for all magnitudes.
+_HALF = 0.5 - 2.0**-25
+_INT32_LIMIT = 2.0**31
+
+
+def raw_size(count: int, sh_degree: int, version: int = 2) -> int:
+    """Bytes of a raw container: header and attribute planes."""
+    position_bytes = 6 if version == 1 else 9
+    return HEADER.size + count * (position_bytes + 10 + 3 * SH_COEFFICIENTS[sh_degree])
+
+
+def quantise(splats: Splats) -> Tensor:
+    """The raw container of these splats: uint8 [16 + N * (19 + 3 D)] on their device.
+
+    Byte-identical to the reference for every input, also where that loses the value without a word: positions
+    wrap outside [-2048, 2048), NaN becomes byte 0. Header as the reference writes it: version 2, 12
+    fractional bits, no flags. Planes: positions, alphas, colours, scales, rotations, harmonics.
+    """
+    n, degree = len(splats), splats.sh_degree
+    coefficients = SH_COEFFICIENTS[degree]
+    raw = torch.empty(raw_size(n, degree), dtype=torch.uint8, device=splats.device)
+    header = HEADER.pack(MAGIC, 2, n, degree, FRACTIONAL_BITS, 0, 0)
+    raw[: HEADER.size] = torch.frombuffer(bytearray(header), dtype=torch.uint8).to(splats.device)
+    sizes = [9 * n, n, 3 * n, 3 * n, 3 * n, 3 * coefficients * n]
+    positions, alphas, colours, scales, rotations, harmonics = raw[HEADER.size :].split(sizes)
+
+    fixed = _round(_fits_int32(splats.means * 2.0**FRACTIONAL_BITS)).to(torch.int32)
+    positions.view(n, 3, 3).copy_(fixed.view(torch.uint8).view(n, 3, 4)[..., :3])
+    alphas.copy_(_alpha_bytes(splats.opacity_logits))
+    colours.view(n, 3).copy_(_to_byte((splats.f_dc.double() * 38.25 + 127.5).float()))
+    scales.view(n, 3).copy_(_to_byte((splats.log_scales + 10.0) * 16.0))
+    rotations.view(n, 3).copy_(_rotation_bytes(splats.quaternions))
+    if coefficients and splats.f_rest is not None:
+        harmonics.view(n, coefficients, 3).copy_(_harmonic_bytes(splats.f_rest).transpose(1, 2))
+    return raw
+
+
+def _round(x: Tensor) -> Tensor:
+    """Half away from zero; the fraction is cut by the integer conversion that follows."""
+    return x + torch.copysign(x.new_tensor(_HALF), x)
+
+
+def _sqrt(x: Tensor) -> Tensor:
+    """The correctly rounded float32 square root.
+
+    PyTorch's own is up to one unit off on the CPU. From float64 it is exact: the root of a float32 stays
+    further from every midpoint of two float32 values than the error of a float64 root.
+    """
+    return x.double().sqrt().float()
+
+
+def _fits_int32(x: Tensor) -> Tensor:
+    """Zero for what int32 cannot hold: the x86 conversion leaves INT_MIN, whose low bytes are zero."""
+    return torch.where(x.abs() < _INT32_LIMIT, x, 0.0)
+
+
+def _to_byte(x: Tensor) -> Tensor:
+    """Clamp to 0..255 and round half up; NaN becomes 0."""
+    return (x.nan_to_num(nan=0.0).clamp_(0.0, 255.0) + _HALF).to(torch.uint8)
+
+
+def _alpha_bytes(logits: Tensor) -> Tensor:
+    lowest = torch.from_numpy(_lowest_logits()).to(logits.device)
+    logits = logits.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    # The sigmoid of a device is off by at most one byte; the thresholds decide.
+    guess = (logits.sigmoid() * 255.0 + 0.5).to(torch.int32)
+    too_low, too_high = logits >= lowest[guess + 1], logits < lowest[guess]
+    return (guess + too_low.int() - too_high.int()).to(torch.uint8)
+
+
+def _rotation_bytes(quaternions: Tensor) -> Tensor:
+    """uint8 [N, 3]: x, y, z of the normalised quaternion with w >= 0, mapped from [-1, 1] to 0..255."""
+    w, x, y, z = quaternions.T.contiguous()
+    squared = y * y
+    for component in (x, z, w):
+        squared = torch.addcmul(squared.double(), component.double(), component.double()).float()
+    norm = _sqrt(squared)
+    factor = torch.where(w / norm < 0.0, -127.5, 127.5)
+    return torch.stack([_to_byte((component / norm) * factor + 127.5) for component in (x, y, z)], dim=1)
+
+
+def _harmonic_bytes(f_rest: Tensor) -> Tensor:
+    """uint8 [N, 3, D]: eight bits, rounded to the middle of buckets of 8 (degree 1) or 16 (degrees 2, 3)."""
+    level = _round(f_rest * 128.0).trunc() + 128.0
+    # What int32 cannot hold becomes INT_MIN in the reference, hence 0; clamping early changes nothing else.
+    level = torch.where(level < _INT32_LIMIT, level, 0.0).clamp_(0.0, 256.0).to(torch.int16)
+    bucket = torch.tensor([8] * 3 + [16] * (f_rest.shape[2] - 3), dtype=torch.int16, device=f_rest.device)
+    return ((level + bucket // 2) & -bucket).clamp_(max=255).to(torch.uint8)
+
+
+def dequantise(raw: Tensor, count: int, sh_degree: int, version: int, fractional_bits: int) -> Splats:
+    """Splats of the planes that follow a header; `raw` is uint8 on the CPU, the header left out.
+
+    Opacity logits are infinite for alpha bytes 0 and 255; quaternions are longer than 1 when their quantised
+    x, y, z already are.
+    """
+    coefficients = SH_COEFFICIENTS[sh_degree]
+    position_bytes = 6 if version == 1 else 9
+    sizes = [count * size for size in (position_bytes, 1, 3, 3, 3, 3 * coefficients)]
+    positions, alphas, colours, scales, rotations, harmonics = raw[: sum(sizes)].split(sizes)
+    if version == 1:
+        means = positions.clone().view(torch.float16).float().view(count, 3)
+    else:
+        fixed = torch.zeros(count, 3, 4, dtype=torch.uint8)
+        fixed[..., 1:] = positions.view(count, 3, 3)
+        # The 24 bits lie at the top of the word, so that the sign comes right; both steps are exact.
+        means = (fixed.view(torch.int32).squeeze(2) >> 8).float() * 2.0**-fractional_bits
+    f_rest = None
+    if coefficients:
+        by_channel = harmonics.view(count, coefficients, 3).transpose(1, 2)
+        f_rest = ((by_channel.float() - 128.0) / 128.0).contiguous()
+    return Splats(
+        means=means,
+        quaternions=_quaternions(rotations.view(count, 3)),
+        log_scales=(scales.float() / 16.0 - 10.0).view(count, 3),
+        opacity_logits=torch.from_numpy(alpha_logits())[alphas.int()],
+        f_dc=((colours.float() / 255.0 - 0.5) / _COLOUR_SCALE).view(count, 3),
+        f_rest=f_rest,
+    )
+
+
+def _quaternions(xyz_bytes: Tensor) -> Tensor:
+    x, y, z = xyz_bytes.T.float() * _ROTATION_STEP - 1.0
+    squared = y * y
+    for component in (x, z):
+        squared = torch.addcmul(squared.double(), component.double(), component.double()).float()
+    w = _sqrt((1.0 - squared).clamp_(min=0.0))
+    return torch.stack([w, x, y, z], dim=1)
+
+
+# Python floats that are float32 values, so that the arithmetic with tensors is float32 arithmetic.
+_COLOUR_SCALE = float(np.float32(0.15))
+_ROTATION_STEP = float(np.float32(1.0) / np.float32(127.5))
+
+
+@functools.cache
+def alpha_thresholds() -> NDArray[np.float32]:
+    """float32 [255]: the smallest opacity logit whose byte is at least k + 1.
+
+    Found by bisection over the float32 values in order; the chain of roundings is monotonic.
+    """
+    wanted = np.arange(1, 256)
+    # Bit patterns of non-negative float32 are ordered; mirroring the negative ones orders them all.
+    low = np.full(255, -_order_key(16.0))
+    high = -low
+    while (open_ := high - low > 1).any():
+        middle = (low + high) // 2
+        reached = _alpha_byte(_from_order_key(middle)) >= wanted
+        high = np.where(open_ & reached, middle, high)
+        low = np.where(open_ & ~reached, middle, low)
+    return _from_order_key(high)
+
+
+@functools.cache
+def _lowest_logits() -> NDArray[np.float32]:
+    """float32 [257]: the lowest logit of each byte; byte 256 does not exist and NaN is below no logit."""
+    return np.concatenate([[-np.inf], alpha_thresholds(), [np.nan]]).astype(np.float32)
+
+
+def _order_key(value: float) -> int:
+    return int(np.float32(value).view(np.int32))
+
+
+def _from_order_key(key: NDArray[np.int64]) -> NDArray[np.float32]:
+    magnitude = np.abs(key).astype(np.int32).view(np.float32)
+    return np.where(key < 0, -magnitude, magnitude)
+
+
+def _alpha_byte(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    one = np.float32(1.0)
+    # exp in float64, rounded once, equals the correctly rounded float32 exp of the C library.
+    sigmoid = one / (one + np.exp(-logits.astype(np.float64)).astype(np.float32))
+    return np.floor((sigmoid * np.float32(255.0)).astype(np.float64) + 0.5).astype(np.int64)
+
+
+@functools.cache
+def alpha_logits() -> NDArray[np.float32]:
+    """float32 [256]: the opacity logit that each alpha byte decodes to, infinite at both ends."""
+    alpha = np.arange(256, dtype=np.float32) / np.float32(255.0)
+    with np.errstate(divide="ignore"):
+        odds = alpha / (np.float32(1.0) - alpha)
+        return np.log(odds.astype(np.float64)).astype(np.float32)

@@ -1,0 +1,157 @@
+"""Checkpoints of the public ones' size with random weights, for measuring time and memory.
+
+    python scripts/random_checkpoint.py image-large DIR [--precision float16]
+
+Writes a directory that loads as a published one does. Its weights are of stable scale and make no object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import save_file
+
+from pipeline.compute import Precision
+from pipeline.params import SamplerParams
+from pipeline.trellis.checkpoint import build_network
+from pipeline.weights.checkpoint_writer import save_pipeline, save_tokenizer
+
+STATISTICS = {"mean": [0.0] * 8, "std": [2.4] * 8}
+SETTINGS = SamplerParams(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
+GAUSSIANS = {
+    "lr": {"_xyz": 1.0, "_features_dc": 1.0, "_opacity": 1.0, "_scaling": 1.0, "_rotation": 0.1},
+    "perturb_offset": True,
+    "voxel_size": 1.5,
+    "num_gaussians": 32,
+    "2d_filter_kernel_size": 0.1,
+    "3d_filter_kernel_size": 9e-4,
+    "scaling_bias": 4e-3,
+    "opacity_bias": 0.1,
+    "scaling_activation": "softplus",
+}
+FLOW = {"in_channels": 8, "out_channels": 8, "mlp_ratio": 4, "pe_mode": "ape", "qk_rms_norm": True, "use_fp16": True}
+STRUCTURE_FLOW = {**FLOW, "resolution": 16, "patch_size": 1}
+LATENT_FLOW = {**FLOW, "resolution": 64, "patch_size": 2}
+LARGE = {"model_channels": 1024, "cond_channels": 1024, "num_blocks": 24, "num_heads": 16}
+XLARGE = {"model_channels": 1280, "cond_channels": 768, "num_blocks": 28, "num_heads": 16}
+# Checkpoint -> arguments of its structure flow and of its latent flow, as the published JSON files have them.
+FLOWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "image-large": (
+        {**STRUCTURE_FLOW, **LARGE},
+        {**LATENT_FLOW, **LARGE, "num_io_res_blocks": 2, "io_block_channels": [128]},
+    ),
+    "text-xlarge": (
+        {**STRUCTURE_FLOW, **XLARGE, "qk_rms_norm_cross": True},
+        {**LATENT_FLOW, **XLARGE, "num_io_res_blocks": 3, "io_block_channels": [256]},
+    ),
+}
+DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sparse_structure_decoder": (
+        "SparseStructureDecoder",
+        {
+            "out_channels": 1,
+            "latent_channels": 8,
+            "num_res_blocks": 2,
+            "num_res_blocks_middle": 2,
+            "channels": [512, 128, 32],
+            "use_fp16": True,
+        },
+    ),
+    "slat_decoder_gs": (
+        "ElasticSLatGaussianDecoder",
+        {
+            "resolution": 64,
+            "model_channels": 768,
+            "latent_channels": 8,
+            "num_blocks": 12,
+            "num_heads": 12,
+            "mlp_ratio": 4,
+            "attn_mode": "swin",
+            "window_size": 8,
+            "use_fp16": True,
+            "representation_config": GAUSSIANS,
+        },
+    ),
+}
+
+
+def networks(name: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Role -> class name and arguments of the networks of a checkpoint."""
+    structure, latent = FLOWS[name]
+    flows: dict[str, tuple[str, dict[str, Any]]] = {
+        "sparse_structure_flow_model": ("SparseStructureFlowModel", structure),
+        "slat_flow_model": ("ElasticSLatFlowModel", latent),
+    }
+    return flows | DECODERS
+
+
+def write(name: str, directory: Path, dtype: torch.dtype, device: str) -> None:
+    """Write the checkpoint and its encoder; weights are drawn on `device`, the same each time."""
+    torch.manual_seed(0)
+    (directory / "ckpts").mkdir(parents=True, exist_ok=True)
+    for role, (class_name, args) in networks(name).items():
+        network = build_network(class_name, args).to_empty(device=device)
+        network.to_precision(dtype)
+        for tensor in network.state_dict().values():
+            fan_in = tensor[0].numel() if tensor.ndim > 1 else 0
+            tensor.normal_(0, fan_in**-0.5) if fan_in else tensor.fill_(0.02)
+        save_file(network.state_dict(), directory / "ckpts" / f"{role}.safetensors")
+        (directory / "ckpts" / f"{role}.json").write_text(json.dumps({"name": class_name, "args": args}))
+    kind: Literal["image", "text"] = "image" if name.startswith("image") else "text"
+    models = {role: f"ckpts/{role}" for role in networks(name)}
+    save_pipeline(directory, kind, models=models, encoder="encoder", settings=SETTINGS, statistics=STATISTICS)
+    if kind == "image":
+        write_image_encoder(directory / "encoder")
+    else:
+        write_text_encoder(directory / "encoder")
+
+
+def write_image_encoder(directory: Path) -> None:
+    """DINOv2-L/14 with registers."""
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    config = Dinov2WithRegistersConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, image_size=518, patch_size=14
+    )
+    Dinov2WithRegistersModel(config).save_pretrained(directory)
+
+
+def write_text_encoder(directory: Path) -> None:
+    """The text model of CLIP ViT-L/14, with a vocabulary of single bytes."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768
+    )
+    CLIPTextModel(config).save_pretrained(directory)
+    save_tokenizer(directory)
+
+
+def write_scorer(directory: Path) -> None:
+    """DINOv2-S/14 with a score head, as the validator's scorer is published."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14)
+    config.save_pretrained(directory)
+    torch.manual_seed(0)
+    tensors = {f"backbone.{name}": tensor for name, tensor in Dinov2Model(config).state_dict().items()}
+    tensors |= {"score_head.weight": torch.randn(1, config.hidden_size), "score_head.bias": torch.zeros(1)}
+    save_file(tensors, directory / "quality_scorer.safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=FLOWS)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--precision", choices=[p for p in get_args(Precision) if p != "auto"], default="float16")
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    write(arguments.name, arguments.directory, getattr(torch, arguments.precision), device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miner.analytics.intervals import wilson_interval
+from miner.analytics.rating import BANDS, LOWEST, verdict
+
+
+@pytest.mark.parametrize(
+    ("accepted", "judged", "words"),
+    [
+        (0, 0, "not enough data"),
+        (3, 4, "not enough data, 7 more tasks"),
+        (9, 21, "not enough data, 2050 more tasks"),
+        (212, 500, "not enough data, 907 more tasks"),
+        (45, 100, "not enough data"),
+        (180, 500, "below 0.45"),
+        (0, 5, "below 0.45"),
+        (275, 500, "at least modest"),
+        (300, 500, "at least minimum"),
+        (650, 1000, "at least good"),
+        (1450, 2000, "at least excellent"),
+        (4, 4, "at least modest"),
+        (20, 20, "at least excellent"),
+    ],
+)
+def test_verdicts(accepted: int, judged: int, words: str) -> None:
+    assert str(verdict(accepted, judged)) == words
+
+
+def test_what_a_band_still_needs() -> None:
+    found = verdict(620, 1000)
+    assert str(found) == "at least minimum"
+    assert found.more == round(1.959963984540054**2 * 0.6 * 0.4 / 0.02**2) - 1000
+    # A rate of exactly .60 never shows that it is at least .60.
+    assert verdict(3000, 5000).more is None
+    assert verdict(1450, 2000).more is None
+    assert (str(verdict(1440, 2000)), verdict(1440, 2000).more) == ("at least good", 17)
+
+
+def test_no_proportion() -> None:
+    with pytest.raises(ValueError, match="no proportion"):
+        verdict(2, 1)
+
+
+counts = st.integers(1, 3000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total)))
+
+
+@given(counts)
+def test_a_verdict_is_what_the_interval_allows(pair: tuple[int, int]) -> None:
+    low, high = wilson_interval(*pair)
+    found = verdict(*pair)
+    assert found.below == (high < LOWEST)
+    assert (found.band is not None) == (low >= LOWEST)
+    if found.band is not None:
+        assert low >= found.band.floor
+        assert all(low < band.floor for band in BANDS if band.floor > found.band.floor)
+
+
+@given(counts)
+def test_the_verdict_comes_when_it_was_promised(pair: tuple[int, int]) -> None:
+    accepted, judged = pair
+    before = verdict(accepted, judged)
+    if before.more is None or before.is_known:
+        return
+    # At a multiple of the counts the rate is the same.
+    factor = -(-(judged + before.more) // judged)
+    assert verdict(factor * accepted, factor * judged).is_known
+    if factor > 2:
+        assert not verdict((factor - 2) * accepted, (factor - 2) * judged).is_known

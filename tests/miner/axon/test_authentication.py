@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+
+import bittensor as bt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miner.axon.authentication import Authenticator, Caller, RateLimit, ReplayWindow, RequestRefused
+from miner.config.settings import ServingSettings
+from miner.policy.policy import PolicyDecision
+from scripts.validation.attacks import Call, Target
+
+NOW = 1_700_000_000.0
+MINER = bt.Keypair.create_from_uri("//miner")
+ALICE = bt.Keypair.create_from_uri("//alice")
+BOB = bt.Keypair.create_from_uri("//bob")
+
+
+def ns(seconds: float) -> int:
+    return int((NOW + seconds) * 1e9)
+
+
+def headers_of(call: Call) -> list[tuple[bytes, bytes]]:
+    head = call.head(Target(1, MINER.ss58_address))
+    return [tuple(line.split(b": ", 1)) for line in head.split(b"\r\n")[1:] if line]  # type: ignore[misc]
+
+
+def caller(keypair: bt.Keypair = ALICE, nonce: int | None = None) -> Caller:
+    return Caller.read(headers_of(Call(keypair, nonce=ns(0.001) if nonce is None else nonce)))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def admission(clock: Clock, **settings: float) -> Authenticator:
+    def decide(hotkey: str) -> PolicyDecision:
+        return PolicyDecision(hotkey != BOB.ss58_address, "the operator's own words")
+
+    return Authenticator(MINER.ss58_address, decide, ServingSettings.model_validate(settings), clock)
+
+
+def status(gate: Authenticator, who: Caller) -> int:
+    try:
+        gate.admit(who)
+    except RequestRefused as refusal:
+        return refusal.status
+    return 200
+
+
+def test_a_caller_is_read_from_its_headers_and_written_back() -> None:
+    read = caller()
+    assert read.hotkey == ALICE.ss58_address
+    assert Caller.read(read.headers()) == read
+    assert Caller.read([(name.upper(), value) for name, value in read.headers()]) == read
+
+
+def test_what_merely_resembles_our_headers_is_not_read() -> None:
+    """The SDK takes any name that contains its own."""
+    read = caller()
+    assert Caller.read([*read.headers(), (b"x-bt_header_dendrite_hotkey", b"5Forged")]) == read
+
+
+@pytest.mark.parametrize("name", [name.decode() for name, _ in caller().headers()])
+@pytest.mark.parametrize("value", [None, "", "\xff" * 8, "0x?", "- 1", "9" * 5000, "twice"])
+def test_each_header_must_be_there_once_and_in_shape(name: str, value: str | None) -> None:
+    headers = [(key, old) for key, old in caller().headers() if key.decode() != name or value == "twice"]
+    if value == "twice":
+        headers += [header for header in headers if header[0].decode() == name]
+    elif value is not None:
+        headers.append((name.encode(), value.encode("latin-1")))
+    with pytest.raises(RequestRefused, match=name) as caught:
+        Caller.read(headers)
+    assert caught.value.status == 401
+
+
+def test_only_the_hotkeys_own_signature_to_us_over_just_this_is_genuine() -> None:
+    good = caller()
+    assert good.is_genuine(MINER.ss58_address)
+    assert not good.is_genuine(BOB.ss58_address)
+    for change in (
+        {"hotkey": BOB.ss58_address},
+        {"hotkey": "1" * 48},
+        {"nonce": good.nonce + 1},
+        {"session": "other"},
+        {"body_hash": "0" * 64},
+        {"signature": "0x" + "0" * 128},
+        {"signature": "0x" + BOB.sign("x").hex()},
+    ):
+        assert not replace(good, **change).is_genuine(MINER.ss58_address), change  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "problem"),
+    [
+        (0.001, None),
+        (29.9, None),
+        (30.1, "ahead of our clock"),
+        (1000, "ahead of our clock"),
+        (-0.5, "before this miner"),
+    ],
+)
+def test_the_window_just_after_the_start(seconds: float, problem: str | None) -> None:
+    found = ReplayWindow(30, NOW).problem(ns(seconds), NOW)
+    assert found is None if problem is None else problem in str(found)
+
+
+def test_the_window_later() -> None:
+    window = ReplayWindow(30, NOW)
+    assert window.problem(ns(80), NOW + 100) is None
+    assert "40.0 s behind our clock, at most 30 s" in str(window.problem(ns(60), NOW + 100))
+
+
+@given(st.lists(st.tuples(st.floats(0, 20), st.floats(-30, 30)), max_size=60))
+def test_no_nonce_is_taken_twice_and_old_ones_are_forgotten(steps: list[tuple[float, float]]) -> None:
+    window, now, taken = ReplayWindow(30, NOW), NOW, set[int]()
+    for wait, offset in steps:
+        now += wait
+        nonce = int((now + offset) * 1e9)
+        if window.problem(nonce, now) is None:
+            assert nonce not in taken
+            taken.add(nonce)
+            window.remember(nonce, now)
+            assert len(window) <= sum(used >= int((now - 31) * 1e9) for used in taken)
+        assert all(window.problem(used, now) for used in taken)
+
+
+def test_a_rate_is_a_minutes_worth_at_once_and_then_what_time_brings() -> None:
+    rate = RateLimit(6)
+    assert [rate.take("a", NOW) for _ in range(6)] == [0] * 6
+    assert rate.take("a", NOW) == pytest.approx(10)
+    assert rate.take("b", NOW) == 0
+    assert rate.take("a", NOW + 9) == pytest.approx(1)
+    assert rate.take("a", NOW + 10.01) == 0
+    assert rate.take("a", NOW - 100) > 0
+    assert [rate.take("a", NOW + 1000) > 0 for _ in range(7)] == [False] * 6 + [True]
+
+
+def test_admission_asks_for_clock_signature_policy_replay_and_rate(clock: Clock) -> None:
+    gate = admission(clock, requests_per_minute=2)
+    assert status(gate, replace(caller(), signature="0x" + "0" * 128)) == 401
+    assert status(gate, caller(nonce=ns(-1))) == 401
+    assert status(gate, caller(BOB)) == 403
+    assert status(gate, caller()) == 200
+    assert status(gate, caller()) == 401
+    assert status(gate, caller(BOB)) == 401, "the nonce is used, whoever signs"
+    assert status(gate, caller(nonce=ns(1))) == 200
+    assert status(gate, caller(nonce=ns(2))) == 429
+    clock.now += 30
+    assert status(gate, caller(nonce=ns(3))) == 200
+
+
+def test_others_cannot_use_up_a_validators_rate(clock: Clock) -> None:
+    gate = admission(clock, requests_per_minute=1)
+    for number in range(20):
+        assert status(gate, replace(caller(nonce=ns(number)), signature="0x" + "1" * 128)) == 401
+    assert status(gate, caller()) == 200
+    assert status(gate, caller()) == 401
+
+
+def test_what_is_told_and_what_is_kept(clock: Clock) -> None:
+    gate = admission(clock, requests_per_minute=1)
+    with pytest.raises(RequestRefused) as denied:
+        gate.admit(caller(BOB))
+    assert "words" not in str(denied.value)
+    assert denied.value.detail == "the operator's own words"
+    gate.admit(caller())
+    with pytest.raises(RequestRefused) as hurried:
+        gate.admit(caller(nonce=ns(2)))
+    assert hurried.value.retry_after == 61
+
+
+def test_room_is_bounded_in_all_and_for_each(clock: Clock) -> None:
+    gate = admission(clock, queue_size=2, per_validator=2)
+    with ExitStack() as held:
+        for hotkey in ("a", "a"):
+            held.enter_context(gate.room(hotkey))
+        with pytest.raises(RequestRefused, match="of your requests") as caught, gate.room("a"):
+            pass
+        assert (caught.value.status, caught.value.retry_after) == (503, 10)
+        held.enter_context(gate.room("b"))
+        with pytest.raises(RequestRefused, match="busy: too many requests"), gate.room("c"):
+            pass
+    for hotkey in ("a", "b", "c"):
+        with gate.room(hotkey):
+            pass
+
+
+def test_room_is_given_back_when_a_request_fails(clock: Clock) -> None:
+    gate = admission(clock, queue_size=1, per_validator=1)
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError), gate.room("a"):
+            raise ZeroDivisionError
+
+
+def test_the_default_clock_is_the_systems() -> None:
+    gate = Authenticator(MINER.ss58_address, lambda hotkey: PolicyDecision(True, ""), ServingSettings())
+    gate.admit(caller(nonce=time.time_ns()))

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import bittensor as bt
+import pytest
+
+from miner.cli.blacklist import MIN_OUTCOMES, ValidatorOutcomes, main, suggestions
+from miner.config.loader import load_yaml, shipped_config
+from miner.config.policy import PolicyRules
+from miner.localnet.validator import write_chain_file
+from miner.subnet.metagraph import Neuron
+from tests.support.paths import ROOT
+
+SCRIPT = ROOT / "scripts" / "blacklist.py"
+A, B, C = (bt.Keypair.create_from_uri(f"//{name}").ss58_address for name in "ABC")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "blacklist.yaml"
+    path.write_bytes((shipped_config() / "blacklist.yaml").read_bytes())
+    return path
+
+
+@pytest.fixture
+def run(file: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main(["--file", str(file), *map(str, arguments)])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def rules(file: Path) -> PolicyRules:
+    return load_yaml(file, PolicyRules)
+
+
+def test_add_list_remove(run: Run, file: Path) -> None:
+    before = file.read_text()
+    assert run("add", A, "--reason", "rejects \n everything")[0] == 0
+    assert run("add", B, "--coldkey", "--reason", "copies weights", "--until", "2036-01-31T13:00+01:00")[0] == 0
+    assert run("add", C, "--allow", "--reason", "my own")[0] == 0
+    written = rules(file)
+    assert [(entry.hotkey, entry.reason) for entry in written.deny_hotkeys] == [(A, "rejects everything")]
+    assert written.deny_coldkeys[0].until == datetime(2036, 1, 31, 12, tzinfo=UTC)
+    assert [entry.hotkey for entry in written.allow] == [C]
+    assert [line for line in before.splitlines() if "#" in line] == [
+        line for line in file.read_text().splitlines() if "#" in line
+    ]
+    code, out, _ = run("list")
+    assert code == 0
+    assert f"deny_hotkeys   hotkey {A}: rejects everything\n" in out
+    assert f"deny_coldkeys  coldkey {B}: copies weights, until 2036-01-31 12:00 UTC\n" in out
+    assert f"allow          hotkey {C}: my own\n" in out
+    assert "must hold a validator permit and have at least 1000 stake" in out
+    for arguments in ((A,), (B,), (C, "--allow")):
+        assert run("remove", *arguments)[0] == 0
+    assert rules(file) == PolicyRules()
+    assert run("list")[1].count("\n") == 1
+
+
+def test_adding_again_changes_the_entry(run: Run, file: Path) -> None:
+    run("add", A, "--reason", "one")
+    run("add", B, "--reason", "other")
+    code, out, _ = run("add", A, "--reason", "two", "--days", "7")
+    assert (code, out.split()[0]) == (0, "Changed")
+    changed = {entry.hotkey: entry for entry in rules(file).deny_hotkeys}
+    assert changed[A].reason == "two"
+    assert changed[B].reason == "other"
+    until = changed[A].until
+    assert until is not None
+    assert abs(until - datetime.now(UTC) - timedelta(days=7)) < timedelta(minutes=1)
+
+
+def test_what_is_over_is_shown_as_over(run: Run) -> None:
+    run("add", A, "--reason", "r", "--until", "2020-01-01")
+    assert "until 2020-01-01 00:00 UTC [over]" in run("list")[1]
+
+
+def test_a_uid_becomes_the_hotkey_of_its_holder(run: Run, file: Path, tmp_path: Path) -> None:
+    chain = tmp_path / "chain.json"
+    write_chain_file(chain, [Neuron(uid=0, hotkey=A, coldkey=C), Neuron(uid=1, hotkey=B, coldkey=C)], block=77)
+    network = ("--subtensor.network", f"file:{chain}", "--reason", "spam")
+    code, out, _ = run("add", "1", "--uid", *network)
+    assert code == 0
+    assert f"uid 1 is hotkey {B} at block 77" in out
+    (entry,) = rules(file).deny_hotkeys
+    assert (entry.hotkey, entry.uid, entry.reason) == (B, None, "spam (uid 1 at block 77)")
+    assert "nobody holds uid 9" in run("add", "9", "--uid", *network)[2]
+    assert "no uid" in run("add", A, "--uid", *network)[2]
+
+
+def test_uids_written_by_hand_can_be_removed(run: Run, file: Path) -> None:
+    file.write_text("deny_hotkeys:\n- 180\n- uid: 181\n")
+    assert run("remove", "180")[0] == run("remove", "181")[0] == 0
+    assert rules(file).deny_hotkeys == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("add", "5Typo", "--reason", "r"), "5Typo is no SS58 address"),
+        (("add", "180", "--reason", "r"), "a uid needs --uid"),
+        (("add", A[:-1] + "x", "--reason", "r"), "is no SS58 address"),
+        (("remove", A), "is not in deny_hotkeys or deny_coldkeys"),
+        (("remove", A, "--allow"), "is not in allow"),
+    ],
+)
+def test_mistakes_are_one_line_and_change_nothing(
+    run: Run, file: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    before = file.read_bytes()
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["deny_hotkeys: [", "deny: []\n", None])
+def test_a_file_that_is_broken_already_is_not_touched(run: Run, file: Path, content: str | None) -> None:
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    code, _, err = run("add", A, "--reason", "r")
+    assert code == 2
+    assert str(file) in err
+    assert not file.exists() if content is None else file.read_text() == content
+
+
+def test_replacing_keeps_mode_and_link_and_leaves_nothing_behind(run: Run, file: Path) -> None:
+    file.chmod(0o640)
+    target = file.rename(file.with_name("real.yaml"))
+    file.symlink_to(target)
+    assert run("add", A, "--reason", "r")[0] == 0
+    assert file.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert {path.name for path in file.parent.iterdir()} == {"real.yaml", "blacklist.yaml"}
+
+
+def test_a_full_disk_loses_nothing(run: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device", str(file))
+
+    before = file.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    code, _, err = run("add", A, "--reason", "r")
+    assert (code, "No space left" in err) == (2, True)
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.iterdir()] == ["blacklist.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "rejected", "suggested"),
+    [
+        (0, MIN_OUTCOMES, True),
+        (0, MIN_OUTCOMES - 1, False),
+        (1, 49, False),
+        (1, 99, True),
+        (10, 90, False),
+        (0, 0, False),
+        (500, 500, False),
+        (40, 960, True),
+    ],
+)
+def test_suggestions_need_fifty_outcomes_and_an_interval_below_the_share(
+    accepted: int, rejected: int, suggested: bool
+) -> None:
+    found = suggestions([ValidatorOutcomes(A, accepted, rejected)], below=0.1)
+    assert bool(found) is suggested
+    if suggested:
+        assert f"accepted {accepted} of {accepted + rejected}: " in found[0][1]
+
+
+def ledger(path: Path, rows: list[tuple[str, int, int]]) -> Path:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE validator_outcomes (hotkey TEXT, accepted INTEGER, rejected INTEGER)")
+        database.executemany("INSERT INTO validator_outcomes VALUES (?, ?, ?)", rows)
+        database.commit()
+    return path
+
+
+def test_suggest_from_a_ledger(run: Run, file: Path, tmp_path: Path) -> None:
+    path = ledger(tmp_path / "l.sqlite", [(A, 0, 60), (B, 30, 30), (C, 0, 10)])
+    code, out, _ = run("suggest", "--ledger", path)
+    assert code == 0
+    argument = "accepted 0 of 60: 0.0% to 6.0% at 95 % confidence"
+    assert f"# {argument}\npython scripts/blacklist.py add {A} --days 7 --reason '{argument}'\n" in out
+    assert B not in out
+    assert "1 of 3 validators surely accept less than 10%; 1 have fewer than 50 outcomes" in out
+    before = file.read_bytes()
+    assert A in run("suggest", "--ledger", path, "--below", "0.9")[1]
+    assert file.read_bytes() == before
+    run("add", A, "--reason", "r")
+    assert A not in run("suggest", "--ledger", path)[1]
+
+
+def test_without_a_ledger_nothing_is_suggested(run: Run, tmp_path: Path) -> None:
+    missing, empty, other = tmp_path / "none.sqlite", tmp_path / "empty.sqlite", tmp_path / "text.sqlite"
+    with closing(sqlite3.connect(empty)) as database:
+        database.execute("CREATE TABLE tasks (id TEXT)")
+    for path in (missing, empty):
+        code, out, _ = run("suggest", "--ledger", path)
+        assert (code, "There is no ledger of outcomes" in out) == (0, True)
+    assert not missing.exists()
+    other.write_text("no database, but long enough to be looked at " * 100)
+    code, _, err = run("suggest", "--ledger", other)
+    assert (code, "cannot be read" in err) == (2, True)
+
+
+def test_as_a_script_from_another_folder(file: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--file", str(file), "add", A, "--reason", "r"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [entry.hotkey for entry in rules(file).deny_hotkeys] == [A]

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from miner.cli.generate import main
+from pipeline import QualityScorer, ply, spz, upright
+from pipeline.rendering.cameras import validator_views
+from pipeline.scoring.best_of_n import candidate_seed
+from tests.support.scorers import write_scorer
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    image = Image.new("RGBA", (64, 64))
+    image.paste((200, 30, 30, 255), (27, 4, 37, 60))
+    image.save(tmp_path / "red.png")
+    return tmp_path / "red.png"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["generate.py", *map(str, arguments)])
+    return main()
+
+
+def test_a_picture_becomes_files_and_figures(
+    monkeypatch: pytest.MonkeyPatch, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = (picture, "--phase", "demo", "--seed", 3, "--device", "cpu")
+    assert run(monkeypatch, *common, "-o", tmp_path / "a.ply", "--sheet", tmp_path / "a.png") == 0
+    assert run(monkeypatch, *common, "-o", tmp_path / "a.spz") == 0
+    cloud, packed = (
+        ply.from_bytes((tmp_path / "a.ply").read_bytes()),
+        spz.from_bytes((tmp_path / "a.spz").read_bytes()),
+    )
+    assert len(cloud) == len(packed) >= 7000
+    assert float((cloud.means - packed.means).abs().max()) <= 2**-13
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    out = capsys.readouterr().out
+    assert f"{len(cloud)} gaussians" in out
+    assert "seed 3," in out
+    assert "find it valid" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("missing.png", "--phase", "demo"), "missing.png cannot be read"),
+        ((__file__, "--phase", "demo"), "not an image"),
+        (("PICTURE", "--phase", "none"), "no phase 'none'"),
+        (("PICTURE", "--phase", "demo", "--checkpoint", "/nowhere"), "/nowhere"),
+    ],
+)
+def test_mistakes_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+    picture: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    assert run(monkeypatch, *(str(picture) if a == "PICTURE" else a for a in arguments)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_sentence_is_a_prompt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, sheet = tmp_path / "chair.ply", tmp_path / "sheet.png"
+    arguments = ("a red", "chair", "--phase", "demo", "--seed", 5, "-o", out)
+    assert run(monkeypatch, *arguments, "--sheet", sheet, "--device", "cpu") == 0
+    assert len(ply.from_bytes(out.read_bytes())) >= 7000
+    with Image.open(sheet) as opened:
+        assert opened.width > 1000
+    assert "background 0.00" in capsys.readouterr().out
+
+
+def test_several_pictures_are_one_prompt(monkeypatch: pytest.MonkeyPatch, picture: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.png"
+    image = Image.new("RGBA", (64, 64))
+    image.paste((20, 30, 200, 255), (8, 28, 56, 36))
+    image.save(other)
+    clouds = []
+    for pictures in ((picture, other), (picture,)):
+        out = tmp_path / "out.ply"
+        arguments = (
+            *pictures,
+            "--combine",
+            "multidiffusion",
+            "--phase",
+            "demo",
+            "--seed",
+            5,
+            "--device",
+            "cpu",
+            "-o",
+            out,
+        )
+        assert run(monkeypatch, *arguments) == 0
+        clouds.append(ply.from_bytes(out.read_bytes()))
+    assert len(clouds[0]) != len(clouds[1]) or not bool((clouds[0].means == clouds[1].means).all())
+
+
+def test_a_phase_without_text_checkpoint_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "a red chair", "--phase", "phase3", "--device", "cpu") == 2
+    assert "the phase has no text.checkpoint: name one with --checkpoint" in capsys.readouterr().err
+
+
+@pytest.fixture
+def phases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder for phases that extend the shipped ones."""
+    monkeypatch.setattr("miner.cli.generate.shipped_config", lambda: tmp_path)
+    (tmp_path / "phases").mkdir()
+    return tmp_path / "phases"
+
+
+def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
+    monkeypatch: pytest.MonkeyPatch, picture: Path, phases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Drawing all sixteen is slow on a processor; pipeline.test_scoring does it.
+    monkeypatch.setattr("pipeline.scoring.quality.validator_views", lambda: validator_views()[:2])
+    (phases / "quick.yaml").write_text(
+        "extends: demo\nsparse_structure_sampler_params: {steps: 4}\nslat_sampler_params: {steps: 2}\n"
+        "max_voxels: {count: 250, excess: drop}\nexport: {upright: false}\n"
+    )
+    (phases / "two.yaml").write_text(
+        f"extends: quick\nscorer: {{weights: {write_scorer(tmp_path)}}}\ncandidates: {{count: 2, seconds: 600}}\n"
+        "gate: {quality: 1}\nexport: {upright: true}\n"
+    )
+    out = tmp_path / "out.ply"
+    assert run(monkeypatch, picture, "--phase", "two", "--seed", 3, "--device", "cpu", "-o", out) == 0
+    told = capsys.readouterr().out
+    found = re.findall(r"^candidate (\d): seed (\d+), [\d.]+ s, quality ([\d.]+)$", told, re.MULTILINE)
+    assert [(number, seed) for number, seed, _ in found] == [("1", "3"), ("2", str(candidate_seed(3, 1)))]
+    best = max(found, key=lambda row: float(row[2]))
+    assert f"seed {best[1]}, " in told.partition("would withhold it")[2]
+    # Scored and written as it would be sent, the right way up.
+    splats = ply.from_bytes(out.read_bytes())
+    quality = QualityScorer.load(str(tmp_path), torch.device("cpu"))(splats)
+    assert float(best[2]) == pytest.approx(quality, abs=0.01)
+    assert run(monkeypatch, picture, "--phase", "quick", "--seed", best[1], "--device", "cpu", "-o", out) == 0
+    torch.testing.assert_close(upright(ply.from_bytes(out.read_bytes())).means, splats.means)
+
+
+def test_a_sentence_goes_through_a_picture_where_the_phase_says_so(
+    monkeypatch: pytest.MonkeyPatch, phases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (phases / "drawn.yaml").write_text("extends: demo\ntext: null\ntext_to_image: {model: org/turbo}\n")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert run(monkeypatch, "a red chair", "--phase", "drawn", "--device", "cpu") == 2
+    assert "text_to_image needs the package diffusers" in capsys.readouterr().err

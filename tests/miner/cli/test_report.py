@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from miner.analytics.aggregate import COMPARED
+from miner.cli.report import main, parse_since
+from miner.ledger.events import ResultGenerated, SubmissionAnswered, TaskStarted
+from miner.ledger.writer import LedgerWriter
+from scripts.validation.ledger_scale import fill
+from tests.support.paths import ROOT
+
+SCRIPT = ROOT / "scripts" / "report.py"
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([*map(str, arguments)])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 invented tasks of two phases and an experiment."""
+    path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
+    fill(path, 600)
+    return path
+
+
+def few(path: Path, outcomes: list[tuple[str, str]], validator: str = "5V", at: float | None = None) -> None:
+    ledger = LedgerWriter(path)
+    ledger.start()
+    for number, (phase, outcome) in enumerate(outcomes):
+        key = ledger.new_key()
+        moment = time.time() if at is None else at
+        ledger.record(TaskStarted(key, moment, "pull", validator, 3, str(number), "image", phase, "h" * 12, "1"))
+        if phase == "a":
+            ledger.record(ResultGenerated(key, moment + 4, 1, (1,), {"structure": 2.0}, {}, 0.5, 9))
+        ledger.record(SubmissionAnswered(key, moment + 5, outcome, score=0.7))
+    assert ledger.close(30)
+
+
+def test_text(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    few(path, [("a", "accepted")] * 20 + [("b", "rejected")] * 15 + [("b", "accepted")] * 5 + [("b", "skipped")])
+    code, out, err = run("--ledger", path)
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line.split() for line in out.splitlines()[2:6]}
+    assert rows["a"][2:9] == ["20", "20", "0", "0", "0", "100.0", "%"]
+    assert rows["a"][9:] == ["83.9-100.0", "0.700", "0.500", "2.0", "2.0", "-", "at", "least", "excellent"]
+    assert rows["b"][2:10] == ["21", "5", "15", "1", "0", "25.0", "%", "11.2-46.9"]
+    assert out.count("not enough data, 4 more tasks") == 1
+    assert rows["all"][1:5] == ["41", "25", "15", "1"]
+    assert "b hhhhhhhh against a hhhhhhhh: -75.0 points (95 %: -88.8 to -47.8)" in out
+    assert "scripts/phase.py split" in out
+
+
+def test_text_of_a_ledger_with_everything(run: Run, ledger: Path) -> None:
+    code, out, _ = run("--ledger", ledger)
+    assert code == 0
+    assert all(re.search(rf"^{column} ", out, re.MULTILINE) for column in COMPARED)
+    assert "Experiment 2025-11 phase3 baseline since" in out
+    assert re.search(r"phase3: \d+ accepted of \d+ tasks that count", out)
+    assert "phase3 better than baseline: evidence" in out
+
+
+@pytest.mark.parametrize(("by", "groups"), [("phase", 2), ("validator", 7), ("type", 2), ("hour", 8)])
+def test_json(run: Run, ledger: Path, by: str, groups: int) -> None:
+    code, out, _ = run("--ledger", ledger, "--by", by, "--format", "json")
+    content = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert (code, content["by"], content["total"]["tasks"]) == (0, by, 600)
+    assert len(content["groups"]) == groups
+    for name in ("tasks", "accepted", "rejected", "skipped", "other"):
+        assert sum(group[name] for group in content["groups"]) == content["total"][name]
+    for group in content["groups"]:
+        assert group["judged"] == group["accepted"] + group["rejected"]
+        assert group["interval"][0] <= group["rate"] <= group["interval"][1]
+        assert group["verdict"].startswith(("not enough data", "at least", "below"))
+    assert [contrast["column"] for contrast in content["total"]["contrasts"]] == list(COMPARED)
+    assert content["experiments"][0]["state"] in ("winner", "loser", "continue")
+    assert [phase["phase"] for phase in content["phases"]] == ["baseline", "phase3"]
+
+
+def test_csv(run: Run, ledger: Path) -> None:
+    code, out, _ = run("--ledger", ledger, "--by", "validator", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert [row["label"] for row in rows][-1] == "all"
+    assert len(rows) == 8
+    assert sum(int(row["accepted"]) for row in rows[:-1]) == int(rows[-1]["accepted"])
+    assert all(row["key"].startswith("5Validator0000") for row in rows[:-1])
+    assert float(rows[-1]["gaussians_delta"]) > 0
+    hours = list(csv.DictReader(io.StringIO(run("--ledger", ledger, "--by", "hour", "--format", "csv")[1])))
+    assert (hours[0]["gaussians_delta"], hours[-1]["gaussians_delta"]) == ("", rows[-1]["gaussians_delta"])
+
+
+def test_since(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    few(path, [("old", "accepted")] * 3, at=time.time() - 30 * 3600)
+    few(path, [("new", "rejected")] * 2)
+
+    def tasks(since: str) -> int:
+        return int(json.loads(run("--ledger", path, "--since", since, "--format", "json")[1])["total"]["tasks"])
+
+    assert (tasks("24h"), tasks("2d"), tasks("2020-01-01"), tasks("90m")) == (2, 5, 5, 2)
+    code, out, _ = run("--ledger", path, "--since", "2999-01-01T00:00+01:00")
+    assert (code, "has no tasks since 2998-12-31 23:00 UTC" in out) == (0, True)
+
+
+def test_times() -> None:
+    assert parse_since("2025-11-04") == 1_762_214_400
+    assert parse_since("2025-11-04T01:00+01:00") == 1_762_214_400
+    assert parse_since("1.5d") == pytest.approx(time.time() - 129_600, abs=60)
+
+
+def test_a_time_that_is_none(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run("--since", "yesterday")
+    assert ended.value.code == 2
+    assert "neither a span such as 24h or 7d nor a time such as 2025-11-04" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["text", "json", "csv", "html"])
+def test_without_tasks_it_says_so_and_that_is_no_failure(run: Run, tmp_path: Path, form: str) -> None:
+    empty = tmp_path / "empty.sqlite"
+    empty.touch()
+    for path, words in ((tmp_path / "none.sqlite", "There is no ledger"), (empty, "has no tasks")):
+        code, out, err = run("--ledger", path, "--format", form)
+        assert code == 0
+        assert words in (out if form == "text" else err)
+        assert "nothing to report" in (out if form == "text" else err)
+        if form == "json":
+            assert json.loads(out)["total"]["tasks"] == 0
+        if form == "html":
+            assert "nothing to report" in out
+    assert not (tmp_path / "none.sqlite").exists()
+
+
+def test_what_is_no_ledger(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "notes.sqlite"
+    path.write_text("no database, but long enough to be looked at " * 100)
+    code, out, err = run("--ledger", path)
+    assert (code, out) == (2, "")
+    assert err == f"ERROR: the ledger {path} cannot be read: file is not a database\n"
+    code, _, err = run("--ledger", tmp_path)
+    assert (code, "there is no ledger" in err) == (2, True)
+
+
+def test_a_file_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("--ledger", tmp_path / "none", "-o", tmp_path / "missing" / "report.txt")
+    assert (code, "No such file or directory" in err) == (2, True)
+
+
+class Checked(HTMLParser):
+    """Refuses tags that are not closed, scripts and anything that a browser would fetch."""
+
+    VOID = frozenset({"meta", "line", "circle", "rect", "polyline"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: dict[str, int] = {}
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in ("script", "link", "img", "iframe")
+        assert not {name for name, _ in attrs} & {"src", "href", "onclick", "xlink:href"}
+        self.seen[tag] = self.seen.get(tag, 0) + 1
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen[tag] = self.seen.get(tag, 0) + 1
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.mark.parametrize("by", ["phase", "validator", "hour"])
+def test_the_page_is_whole_and_fetches_nothing(run: Run, ledger: Path, tmp_path: Path, by: str) -> None:
+    page = tmp_path / "page.html"
+    assert run("--ledger", ledger, "--by", by, "--format", "html", "-o", page) == (0, "", "")
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"url\(|@import|https?://|\bnan\b|\binf\b", text)
+    checked = Checked()
+    checked.feed(text)
+    assert checked.open == []
+    assert checked.seen["svg"] == 3
+    assert "prefers-color-scheme: dark" in text
+    # A dot for each group and all, each bin of the time axis, each column.
+    groups, bins = {"phase": 2, "validator": 7, "hour": 8}[by], 8
+    assert checked.seen["circle"] == groups + 1 + bins + len(COMPARED)
+
+
+def test_the_page_quotes_what_strangers_wrote(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    few(path, [("<script>alert(1)</script>", "accepted")] * 3, validator='"><img src=x>')
+    for by in ("phase", "validator"):
+        checked = Checked()
+        checked.feed(run("--ledger", path, "--by", by, "--format", "html")[1])
+        assert checked.open == []
+    assert any('"><img s' in text for text in checked.text)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_a_browser_shows_the_page(run: Run, ledger: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    run("--ledger", ledger, "--format", "html", "-o", page)
+    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(
+        [*browser, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.count("<svg") == 3
+    assert "Accepted against rejected results" in done.stdout
+
+
+def test_as_a_script_from_anywhere(ledger: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--ledger", str(ledger), "--by", "type"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert {line.split()[0] for line in done.stdout.splitlines()[3:6]} == {"image", "text", "all"}

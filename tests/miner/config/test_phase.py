@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from miner.config.loader import load_yaml, shipped_config
+from miner.config.phase import Phase
+from miner.config.phase_files import NamedPhase, flat, load_phase, phase_names
+from miner.errors import OperatorError
+
+COMPLETE = """
+image: {checkpoint: embedded}
+sparse_structure_sampler_params: {steps: 9, cfg_strength: 5.0, cfg_interval: [0.5, 1.0], rescale_t: 3.0}
+slat_sampler_params: {steps: 8, cfg_strength: 2.5}
+background: {model: u2netp}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A settings file with phases beside it."""
+    (tmp_path / "phases").mkdir()
+    write(tmp_path / "miner.yaml", "base", COMPLETE)
+    return tmp_path / "miner.yaml"
+
+
+def write(config: Path, name: str, content: str) -> Path:
+    path = config.parent / "phases" / f"{name}.yaml"
+    path.write_text(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "structure", "latents"),
+    [
+        ("baseline", (30, 7.5), (20, 3.0)),
+        ("test3", (60, 5.0), (50, 2.5)),
+        ("phase3", (50, 9.0), (35, 4.0)),
+        ("demo", (12, 0.0), (12, 0.0)),
+    ],
+)
+def test_the_figures_of_those_shipped(name: str, structure: tuple[int, float], latents: tuple[int, float]) -> None:
+    settings = load_phase(name, shipped_config() / "miner.yaml").settings
+    samplers = settings.sparse_structure_sampler_params, settings.slat_sampler_params
+    assert [(sampler.steps, sampler.cfg_strength) for sampler in samplers] == [structure, latents]
+    assert {(sampler.cfg_interval, sampler.rescale_t) for sampler in samplers} == {((0.5, 1.0), 3.0)}
+    assert settings.note
+    assert settings.hypothesis
+
+
+def test_few_step_replaces_both_flows_and_says_that_it_is_untested() -> None:
+    settings = load_phase("few-step", shipped_config() / "miner.yaml").settings
+    assert settings.image is not None
+    assert set(settings.image.overrides) == {"sparse_structure_flow_model", "slat_flow_model"}
+    assert settings.sparse_structure_sampler_params.steps == settings.slat_sampler_params.steps == 2
+    assert "Untested against published weights" in settings.note
+
+
+def test_shipped_phases_that_share_networks_can_be_split() -> None:
+    loaded = {name: load_phase(name, shipped_config() / "miner.yaml").settings.loaded for name in SHIPPED}
+    assert loaded["baseline"] == loaded["test3"] == loaded["phase3"]
+    assert len(set(loaded.values())) == 3
+
+
+SHIPPED = ("baseline", "demo", "few-step", "phase3", "test3")
+
+
+def test_all_those_shipped_are_listed() -> None:
+    assert tuple(phase_names(shipped_config() / "miner.yaml")) == SHIPPED
+
+
+def test_a_phase_extends_another_key_by_key(config: Path) -> None:
+    write(config, "middle", "extends: base\nnote: of the middle\nslat_sampler_params: {cfg_strength: 4}\n")
+    write(config, "top", "extends: middle\nslat_sampler_params: {steps: 50}\nmax_voxels: {count: 7}\n")
+    settings = load_phase("top", config).settings
+    assert (settings.slat_sampler_params.steps, settings.slat_sampler_params.cfg_strength) == (50, 4.0)
+    assert settings.sparse_structure_sampler_params.steps == 9
+    assert settings.max_voxels is not None
+    assert settings.note == ""
+    assert load_phase("middle", config).settings.note == "of the middle"
+
+
+def test_null_takes_a_key_away(config: Path) -> None:
+    write(config, "top", "extends: base\nimage: null\ntext: {checkpoint: embedded}\n")
+    settings = load_phase("top", config).settings
+    assert settings.image is None
+    assert settings.text is not None
+
+
+def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
+    write(config, "mine", "extends: phase3\nslat_sampler_params: {steps: 34}\n")
+    settings = load_phase("mine", config).settings
+    assert (settings.sparse_structure_sampler_params.steps, settings.slat_sampler_params.steps) == (50, 34)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("extends: nobody\n", r"top.yaml: extends: there is no phase 'nobody'; there are: base, "),
+        ("extends: top\n", r"top.yaml: extends: goes round in a circle: top -> top"),
+        ("extends: [base]\n", r"top.yaml: extends: must be the name of one phase"),
+        ("extends: base\nstep: 3\n", r"top.yaml: unknown key step; allowed here: note, hypothesis, image"),
+        ("extends: base\nexport: {size: 2}\n", r"top.yaml: unknown key export.size; allowed here: upright, extent"),
+        ("extends: base\nslat_sampler_params: {steps: '30'}\n", r"top.yaml: slat_sampler_params.steps: .*integer"),
+        ("extends: base\nslat_sampler_params: {steps: true}\n", r"top.yaml: slat_sampler_params.steps: .*integer"),
+        ("extends: base\nslat_sampler_params: {steps: 1001}\n", r"top.yaml: slat_sampler_params.steps: .*1000"),
+        ("extends: base\nslat_sampler_params: {cfg_strength: .inf}\n", r"cfg_strength: .*finite"),
+        ("extends: base\nslat_sampler_params: 3\n", r"top.yaml: slat_sampler_params: .*dictionary"),
+        ("extends: base\nbackground: {model: rmbg}\n", r"background.model: .*must be one of u2net, u2netp"),
+        ("extends: base\nimage: {overrides: {decoder: x}}\n", r"image.overrides.decoder: .*slat_flow_model"),
+        ("extends: base\nimage: null\n", r"needs image: \{checkpoint: ...\}, text:"),
+        ("extends: base\nbackend: trellis\nimage: {overrides: {slat_flow_model: x}}\n", r"leave overrides out"),
+        ("extends: base\ncandidates: {number: 4}\n", r"unknown key candidates.number; allowed here: count, seconds"),
+        ("extends: base\ncandidates: {count: 0}\n", r"top.yaml: candidates.count: .*greater than or equal to 1"),
+        ("extends: base\ncandidates: {count: 101}\n", r"candidates.count: .*less than or equal to 100"),
+        ("extends: base\ncandidates: {count: true}\n", r"candidates.count: .*valid integer"),
+        ("extends: base\ncandidates: {seconds: 0}\n", r"candidates.seconds: .*greater than 0"),
+        ("extends: base\ncandidates: {seconds: .inf}\n", r"candidates.seconds: .*"),
+        ("extends: base\ncandidates: {count: 2}\n", r"top.yaml: .*candidates.count: only 1 is allowed without scorer"),
+        ("extends: base\nscorer: {model: x}\n", r"unknown key scorer.model; allowed here: weights"),
+        ("extends: base\nscorer: {weights: ''}\n", r"scorer.weights: .*at least 1 character"),
+        ("extends: base\ngate: {quality: 0.5}\n", r"top.yaml: .*gate.quality needs scorer: \{\}"),
+        ("extends: base\nscorer: {}\ngate: {quality: 1.5}\n", r"gate.quality: .*less than or equal to 1"),
+        ("extends: base\nscorer: {}\ngate: {}\n", r"gate.quality: Field required"),
+        ("extends: base\nscorer: {}\ngate: {score: 1}\n", r"unknown key gate.score; allowed here: quality"),
+        ("extends: base\ntext_to_image: {steps: 2}\n", r"text_to_image.model: Field required"),
+        ("extends: base\ntext_to_image: {model: m, steps: 0}\n", r"text_to_image.steps: .*greater than or equal to 1"),
+        ("extends: base\ntext_to_image: {model: m, cfg: 0}\n", r"text_to_image.cfg; allowed here: model, steps, guid"),
+        ("extends: base\ntext_to_image: {model: m, guidance: -1}\n", r"text_to_image.guidance: .*greater than or eq"),
+        ("extends: base\ntext: {checkpoint: x}\ntext_to_image: {model: m}\n", r"text and text_to_image: .*leave one"),
+        (
+            "extends: base\nimage: null\ntext_to_image: {model: m}\n",
+            r"top.yaml: .*needs image: \{checkpoint: ...\}, text:",
+        ),
+        ("note: alone\n", r"top.yaml: sparse_structure_sampler_params: Field required"),
+        ("{", r"top.yaml cannot be read as YAML"),
+        ("- base\n", r"top.yaml must hold keys and values"),
+        ("[" * 3000, r"top.yaml cannot be read as YAML"),
+    ],
+)
+def test_a_mistake_names_file_key_and_what_is_allowed(config: Path, content: str, message: str) -> None:
+    write(config, "top", content)
+    with pytest.raises(OperatorError, match=message) as caught:
+        load_phase("top", config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_circle_of_several_is_told_in_full(config: Path) -> None:
+    for name, parent in (("a", "b"), ("b", "c"), ("c", "a")):
+        write(config, name, f"extends: {parent}\n")
+    with pytest.raises(OperatorError, match=r"c.yaml: extends: goes round in a circle: a -> b -> c -> a"):
+        load_phase("a", config)
+
+
+def test_a_mistake_in_what_is_extended_is_told_of_the_file_it_is_in(config: Path) -> None:
+    write(config, "base", COMPLETE.replace("steps: 9", "steps: 0").replace("u2netp", "u3net"))
+    write(config, "top", "extends: base\nfaze: 1\nslat_sampler_params: {steps: -1}\n")
+    with pytest.raises(OperatorError) as caught:
+        load_phase("top", config)
+    told = str(caught.value)
+    base, top = (told.index(str(config.parent / "phases" / f"{name}.yaml")) for name in ("base", "top"))
+    of_base, of_top = (told[base:top], told[top:]) if base < top else (told[base:], told[top:base])
+    assert "sparse_structure_sampler_params.steps" in of_base
+    assert "background.model" in of_base
+    assert "unknown key faze" in of_top
+    assert "slat_sampler_params.steps: Input should be greater" in of_top
+
+
+def test_the_hash_is_of_what_shapes_a_result(config: Path) -> None:
+    def digest(content: str) -> str:
+        write(config, "x", content)
+        return load_phase("x", config).config_hash
+
+    base = digest(COMPLETE)
+    assert len(base) == 12
+    assert digest("# a remark\nnote: words\nhypothesis: more\n" + COMPLETE) == base
+    assert digest("extends: base\n") == base
+    assert digest(COMPLETE.replace("5.0", "5")) == base
+    assert digest(COMPLETE + "export: {extent: null}\nmax_voxels: null\nbackend: native\n") == base
+    assert digest(COMPLETE + "candidates: {count: 1}\nscorer: null\ngate: null\ntext_to_image: null\n") == base
+    assert digest(COMPLETE.replace("{model: u2netp}", "{provider: cpu, model: u2netp}")) == base
+    others = [
+        digest(COMPLETE.replace("steps: 9", "steps: 10")),
+        digest(COMPLETE.replace("rescale_t: 3.0", "rescale_t: 3.1")),
+        digest(COMPLETE.replace("u2netp", "u2net")),
+        digest(COMPLETE + "export: {extent: 1.5}\n"),
+        digest(COMPLETE + "acceleration: {reuse: 1}\n"),
+        digest(COMPLETE.replace("image:", "text:")),
+        digest(COMPLETE + "scorer: {}\n"),
+        digest(COMPLETE + "scorer: {}\ncandidates: {count: 2}\n"),
+        digest(COMPLETE + "scorer: {}\ngate: {quality: 0.5}\n"),
+        digest(COMPLETE + "text_to_image: {model: m}\n"),
+        digest(COMPLETE + "text_to_image: {model: m, steps: 1}\n"),
+    ]
+    assert len({base, *others}) == 12
+
+
+def test_the_hash_of_a_phase_does_not_change_with_the_software() -> None:
+    """An operator's ledger compares phases over years."""
+    assert load_phase("baseline", shipped_config() / "miner.yaml").config_hash == "cc09ecea5cb5"
+
+
+def test_what_has_to_be_loaded_for_a_phase(config: Path) -> None:
+    def loaded(content: str) -> str:
+        write(config, "x", content)
+        return load_phase("x", config).settings.loaded
+
+    base = loaded(COMPLETE)
+    for same in (
+        COMPLETE.replace("steps: 9", "steps: 10"),
+        COMPLETE + "note: x\nexport: {extent: 1.5}\nmax_voxels: {count: 9}\nacceleration: {reuse: 2}\n",
+    ):
+        assert loaded(same) == base
+    other = [
+        loaded(COMPLETE.replace("embedded", "/elsewhere")),
+        loaded(COMPLETE + "text: {checkpoint: embedded}\n"),
+        loaded(COMPLETE.replace("embedded", "embedded, overrides: {slat_flow_model: x}")),
+        loaded(COMPLETE.replace("u2netp", "u2net")),
+        loaded(COMPLETE + "backend: trellis\n"),
+        loaded(COMPLETE + "acceleration: {fp8: true}\n"),
+        loaded(COMPLETE + "scorer: {}\n"),
+        loaded(COMPLETE + "scorer: {weights: /elsewhere}\n"),
+        loaded(COMPLETE + "text_to_image: {model: m}\n"),
+    ]
+    assert len({base, *other}) == 10
+    for more in ("candidates: {count: 9, seconds: 3}\n", "gate: {quality: 0.5}\n"):
+        assert loaded(COMPLETE + "scorer: {}\n" + more) == other[-3]
+    assert loaded(COMPLETE + "text_to_image: {model: m, steps: 1, guidance: 2}\n") == other[-1]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_is_shown_is_a_complete_file_of_the_same_phase(tmp_path: Path, name: str) -> None:
+    phase = load_phase(name, shipped_config() / "miner.yaml")
+    (tmp_path / "x.yaml").write_text(phase.yaml)
+    again = NamedPhase(name, load_yaml(tmp_path / "x.yaml", Phase))
+    assert again == phase
+    assert again.config_hash == phase.config_hash
+    assert "extends" not in yaml.safe_load(phase.yaml)
+
+
+def test_a_phase_that_says_everything_is_shown_whole(config: Path, tmp_path: Path) -> None:
+    write(
+        config,
+        "x",
+        COMPLETE + "scorer: {}\ncandidates: {count: 4}\ngate: {quality: 0.6}\ntext_to_image: {model: m, steps: 1}\n",
+    )
+    phase = load_phase("x", config)
+    (tmp_path / "again.yaml").write_text(phase.yaml)
+    assert NamedPhase("x", load_yaml(tmp_path / "again.yaml", Phase)).config_hash == phase.config_hash
+    assert phase.settings.scorer is not None
+    assert phase.settings.scorer.weights == "404-Gen/validation@948bf06988b630681c7bc468aebf2bbe010856f7"
+    keys = flat(phase)
+    assert (keys["candidates.count"], keys["candidates.seconds"], keys["gate.quality"]) == (4, 20.0, 0.6)
+
+
+def test_settings_by_dotted_key(config: Path) -> None:
+    keys = flat(load_phase("base", config))
+    assert keys["slat_sampler_params.steps"] == 8
+    assert keys["image.checkpoint"] == "embedded"
+    assert keys["acceleration.fp8"] is False
+    assert "note" not in keys

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from miner.config.settings import GenerateSettings
+from miner.localnet.validator import LOOPBACK, free_port
+from miner.monitor import LocalApi, Monitor
+from miner.monitor.local_api import PRIORITY
+from miner.tasks.task import Result, Task
+from pipeline import Cancelled, NonFiniteOutput, PromptError, ply
+from tests.miner.conftest import make_splats
+from tests.miner.monitor.conftest import OK, until
+
+SETTINGS = GenerateSettings(enabled=True, queue_size=2, max_body_bytes=4096)
+PLY = ply.to_bytes(make_splats())
+
+
+class Bench:
+    """POST /generate over a runner that holds tasks until it is let go."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+        self.ready = True
+        self.error: Exception | None = None
+        self.going = asyncio.Event()
+        self.going.set()
+        self.arrived = asyncio.Event()
+        self.working = self.most_working = self.dropped = 0
+        self.port = free_port()
+        self.endpoint = LocalApi(lambda: self.run if self.ready else None, SETTINGS)
+        self.monitor = Monitor(lambda: OK, LOOPBACK, self.port, self.endpoint.routes())
+
+    async def run(self, task: Task) -> Result:
+        self.tasks.append(task)
+        self.working += 1
+        self.most_working = max(self.working, self.most_working)
+        self.arrived.set()
+        try:
+            await self.going.wait()
+        except asyncio.CancelledError:
+            self.dropped += 1
+            raise
+        finally:
+            self.working -= 1
+        if self.error is not None:
+            raise self.error
+        asset = SimpleNamespace(splats=make_splats(), seed=7)
+        result: Any = SimpleNamespace(asset=asset, data=PLY)
+        return result
+
+    async def post(self, data: Any, **headers: str) -> tuple[int, bytes, aiohttp.ClientResponse]:
+        url = f"http://{LOOPBACK}:{self.port}/generate"
+        async with aiohttp.ClientSession() as session, session.post(url, data=data, headers=headers) as reply:
+            return reply.status, await reply.read(), reply
+
+
+@pytest_asyncio.fixture
+async def bench() -> AsyncIterator[Bench]:
+    bench = Bench()
+    await bench.monitor.start()
+    yield bench
+    await bench.monitor.stop()
+
+
+def form(**fields: Any) -> aiohttp.FormData:
+    data = aiohttp.FormData(default_to_multipart=True)
+    for name, value in fields.items():
+        data.add_field(name, value, filename="x" if isinstance(value, bytes) else None)
+    return data
+
+
+async def test_a_picture_becomes_a_ply(bench: Bench) -> None:
+    status, body, reply = await bench.post(form(prompt_image_file=b"picture", seed="42"))
+    assert (status, reply.content_type, reply.headers["X-Seed"]) == (200, "application/octet-stream", "7")
+    assert len(ply.from_bytes(body)) == len(make_splats())
+    (task,) = bench.tasks
+    assert (task.type, base64.b64decode(task.prompt), task.seed, task.data_format) == ("image", b"picture", 42, "ply")
+
+
+async def test_a_sentence_becomes_a_ply_after_all_tasks_of_validators(bench: Bench) -> None:
+    status, _, _ = await bench.post(form(prompt="a réd chair", seed="0"))
+    (task,) = bench.tasks
+    assert (status, task.type, task.prompt, task.seed) == (200, "text", "a réd chair", 0)
+    assert task.priority == PRIORITY
+    assert task.deadline == float("inf")
+    await bench.post(form(prompt="x"))
+    assert bench.tasks[1].seed is None
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "words"),
+    [
+        ({}, 415, "multipart/form-data"),
+        (form(prompt="x", other="y"), 400, "no field 'other'"),
+        (form(seed="1"), 400, "either prompt or prompt_image_file"),
+        (form(prompt="x", prompt_image_file=b"y"), 400, "either prompt or prompt_image_file"),
+        (form(prompt="x", seed="-1"), 400, "seed must be a whole number from 0"),
+        (form(prompt="x", seed="1.5"), 400, "seed must be"),
+        (form(prompt="x", seed=str(2**63)), 400, "seed must be"),
+        (form(prompt=b"\xff\xfe"), 400, "not UTF-8"),
+        (form(prompt_image_file=b"y" * 4097), 413, "more than 4096 bytes"),
+        (form(prompt="x" * 3000, seed="1" * 1097), 413, "more than 4096 bytes"),
+    ],
+)
+async def test_bad_forms_are_told_what_is_wrong(bench: Bench, data: Any, status: int, words: str) -> None:
+    got, _, reply = await bench.post(data)
+    assert (got, reply.content_type) == (status, "application/json")
+    assert words in (await reply.json())["error"]
+    assert not bench.tasks
+
+
+async def test_a_form_that_is_cut_off(bench: Bench) -> None:
+    head = {"Content-Type": "multipart/form-data; boundary=b"}
+    for body in (b"", b"--b\r\nnonsense", b"--b\r\nContent-Disposition: form-data; name=prompt\r\n\r\nx"):
+        assert (await bench.post(body, **head))[0] == 400
+    assert (await bench.post(b"x", **{"Content-Type": "multipart/form-data"}))[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(PromptError("the image is empty"), 400), (NonFiniteOutput("NaN"), 500), (Cancelled("stopping"), 503)],
+)
+async def test_generation_that_fails_says_why(bench: Bench, error: Exception, status: int) -> None:
+    bench.error = error
+    got, _, reply = await bench.post(form(prompt="x"))
+    assert (got, (await reply.json())["error"]) == (status, str(error))
+
+
+async def test_one_at_a_time_and_few_may_wait(bench: Bench) -> None:
+    bench.going.clear()
+    waiting = [asyncio.create_task(bench.post(form(prompt=str(index)))) for index in range(SETTINGS.queue_size)]
+    await asyncio.wait_for(bench.arrived.wait(), 10)
+    await until(lambda: bench.endpoint._present == SETTINGS.queue_size)
+    status, _, reply = await bench.post(form(prompt="one too many"))
+    assert (status, reply.headers["Retry-After"]) == (503, "10")
+    bench.going.set()
+    assert [(await one)[0] for one in waiting] == [200, 200]
+    assert (len(bench.tasks), bench.most_working) == (2, 1)
+
+
+async def test_a_miner_that_is_not_ready(bench: Bench) -> None:
+    bench.ready = False
+    status, body, _ = await bench.post(form(prompt="x"))
+    assert status == 503
+    assert b"not ready" in body
+
+
+async def test_who_hangs_up_has_the_generation_dropped(bench: Bench) -> None:
+    bench.going.clear()
+    request = asyncio.create_task(bench.post(form(prompt="x")))
+    await asyncio.wait_for(bench.arrived.wait(), 10)
+    request.cancel()
+    await until(lambda: bench.dropped == 1)
+    bench.going.set()
+    assert (await bench.post(form(prompt="next")))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Host": "evil.example"},
+    ],
+)
+async def test_pages_of_other_sites_cannot_use_the_gpu(bench: Bench, headers: dict[str, str]) -> None:
+    assert (await bench.post(form(prompt="x"), **headers))[0] == 403
+    assert not bench.tasks
+
+
+async def test_our_own_page_could(bench: Bench) -> None:
+    ours = {"Origin": f"http://{LOOPBACK}:{bench.port}", "Sec-Fetch-Site": "same-origin"}
+    assert (await bench.post(form(prompt="x"), **ours))[0] == 200
+
+
+async def test_other_machines_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiohttp.web.BaseRequest.remote", "203.0.113.7")
+    assert (await bench.post(form(prompt="x")))[0] == 403
+    assert not bench.tasks
+
+
+def test_it_is_off_unless_switched_on() -> None:
+    assert not GenerateSettings().enabled

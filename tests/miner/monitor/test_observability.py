@@ -1,0 +1,168 @@
+"""A whole node in this process, watched over HTTP, and the log that it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import bittensor as bt
+import pytest
+import pytest_asyncio
+
+from miner import app as node_module
+from miner.app import Node
+from miner.config.settings import load_settings, parser
+from miner.errors import ExitCode
+from miner.localnet.validator import LOOPBACK, LocalValidator, free_port, write_chain_file
+from miner.localnet.validator_rules import ValidatorTiming
+from miner.runtime.logging import configure
+from miner.runtime.supervisor import Supervisor
+from miner.subnet.metagraph import Neuron
+from miner.subnet.protocol import ImageTask, TextTask
+from pipeline import ply
+from tests.miner.conftest import ManualClock, instant_generate, loaded_at_once
+from tests.miner.monitor.conftest import until
+
+TIMING = ValidatorTiming(throttle_period=0, task_cooldown=1, cooldown_penalty=0, validation_lock=0)
+FORGED = "Score=9.99, Final stats: 999K gaussians"
+
+
+@pytest.fixture
+def our_log() -> Iterator[None]:
+    """Loggers as the miner's process has them, and as they were before."""
+    loggers = [logging.getLogger(name) for name in ("miner", "pipeline")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    configure(debug=False)
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+class Bench:
+    """A validator with two pictures and a sentence that forges numbers, and a node that pulls them."""
+
+    def __init__(self, wallets: dict[str, bt.Wallet], folder: Path, image: str) -> None:
+        self.folder = folder
+        self.validator = LocalValidator(wallets["validator"], free_port(), lambda _: True, TIMING)
+        self.validator.add_tasks(
+            [
+                ImageTask(id="a", prompt=image),
+                TextTask(id="c", prompt=FORGED),
+                ImageTask(id="b", prompt=image),
+            ]
+        )
+        self.port = free_port()
+        miner = wallets["miner"]
+        hotkey, port = self.validator.hotkey, self.validator.port
+        validator = Neuron(uid=0, hotkey=hotkey, coldkey="c", stake=5000, validator_permit=True, ip=LOOPBACK, port=port)
+        neurons = [validator, Neuron(uid=1, hotkey=miner.hotkey.ss58_address, coldkey="c")]
+        write_chain_file(folder / "chain.json", neurons)
+        config = folder / "miner.yaml"
+        (folder / "phases").mkdir()
+        (folder / "phases" / "pictures.yaml").write_text("extends: demo\ntext: null\n")
+        config.write_text(
+            "phase: pictures\nserving: {enabled: false}\n"
+            f"monitor: {{port: {self.port}, generate: {{enabled: true, max_body_bytes: 65536}}}}\n"
+        )
+        arguments = f"--config {config} --wallet.path {miner.path} --wallet.name {miner.name}"
+        network = f"--subtensor.network file:{folder / 'chain.json'}"
+        self.node = Node(load_settings(parser().parse_args(f"{arguments} {network}".split())))
+
+    async def get(self, path: str) -> Any:
+        """The JSON that is found there."""
+        url = f"http://{LOOPBACK}:{self.port}{path}"
+        async with aiohttp.ClientSession() as session, session.get(url) as reply:
+            return await reply.json() if path.endswith("json") or path == "/health" else await reply.text()
+
+
+@pytest_asyncio.fixture
+async def bench(
+    wallets: dict[str, bt.Wallet], tmp_path: Path, image_base64: str, monkeypatch: pytest.MonkeyPatch, our_log: None
+) -> AsyncIterator[Bench]:
+    bench = Bench(wallets, tmp_path, image_base64)
+    backend = SimpleNamespace(generate=instant_generate)
+    monkeypatch.setattr(node_module, "load", loaded_at_once(backend))
+    await bench.validator.start()
+    yield bench
+    await bench.validator.stop()
+
+
+def cut(command: str, path: Path) -> list[str]:
+    """What an operator's pipe prints of a file."""
+    done = subprocess.run(["bash", "-c", f"cat {path} | {command}"], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+async def test_a_node_that_is_watched(bench: Bench, image_base64: str) -> None:
+    running = asyncio.create_task(bench.node.run())
+    await until(lambda: running.done() or bench.node.counters["accepted"] == 2)
+    assert not running.done(), await running
+
+    health = await bench.get("/health")
+    assert (health["status"], health["pipeline_loaded"], health["service"]) == ("ok", True, "sn17-miner")
+    status = await bench.get("/status.json")
+    assert [view["hotkey"] for view in status["validators"]] == [bench.validator.hotkey]
+    metrics = await bench.get("/metrics")
+    assert 'outcome="accepted",phase="pictures",transport="pull",type="image"} 2.0' in metrics
+    assert 'sn17_miner_generations_failed_total{phase="pictures",transport="pull",type="text"} 1.0' in metrics
+    assert 'sn17_miner_stage_seconds_count{phase="pictures",stage="structure"} 2.0' in metrics
+
+    # What is generated for this machine shows in the gallery, too, and not in the ledger.
+    form = aiohttp.FormData()
+    form.add_field("prompt_image_file", base64.b64decode(image_base64), filename="chair.png")
+    form.add_field("seed", "5")
+    url = f"http://{LOOPBACK}:{bench.port}/generate"
+    async with aiohttp.ClientSession() as session, session.post(url, data=form) as reply:
+        assert reply.status == 200
+        assert len(ply.from_bytes(await reply.read())) == 7000
+    keys = bench.folder / "results"
+    await until(lambda: len(list(keys.glob("*.json"))) == 3)
+    results = (await bench.get("/results.json"))["results"]
+    assert [(one["outcome"], one["data_format"]) for one in results] == [
+        (None, "ply"),
+        ("accepted", "spz"),
+        ("accepted", "spz"),
+    ]
+    assert results[0]["seed"] == "5"
+    figures = await bench.get("/figures.json")
+    assert (figures["total"]["accepted"], figures["total"]["tasks"], figures["problem"]) == (2, 3, "")
+
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await asyncio.wait_for(running, 60) is ExitCode.CLEAN
+    with pytest.raises(ConnectionError):
+        await asyncio.open_connection(LOOPBACK, bench.port)
+
+    log = bench.folder / "logs" / "miner.log"
+    scores = cut("""grep "Score=" | awk -F'Score=' '{print $2}' | awk -F',' '{print $1}'""", log)
+    assert [float(score) for score in scores] == pytest.approx([one["score"] for one in results[1:]], abs=0.005)
+    counts = cut("""grep "Final stats:" | awk -F'gaussians' '{print $1}' | awk '{print $NF}'""", log)
+    assert counts == ["7K"] * 3
+    assert len(cut("""grep -oE "TRELLIS generation took [0-9.]+ seconds" | awk '{print $4}'""", log)) == 3
+
+
+async def test_what_only_watches_never_ends_the_miner() -> None:
+    clock = ManualClock()
+    supervisor = Supervisor(clock.clock)
+
+    async def die() -> None:
+        raise ValueError("a bug")
+
+    supervisor.start("the gallery", die, vital=False)
+    for _ in range(20):
+        await clock.pass_sleep()
+    assert supervisor.restarts["the gallery"] >= 20
+    failure = asyncio.create_task(supervisor.failed())
+    await asyncio.sleep(0)
+    assert not failure.done()
+    failure.cancel()
+    await supervisor.stop()

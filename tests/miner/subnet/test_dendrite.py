@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import bittensor as bt
+import pytest
+from aiohttp import web
+from bittensor.utils import networking
+
+from miner.localnet.validator import LOOPBACK, free_port
+from miner.subnet.dendrite import Dendrite, Reply
+from miner.subnet.metagraph import Neuron
+from miner.subnet.protocol import PullTask
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def axon(handler: Handler) -> AsyncIterator[Neuron]:
+    """Something that answers as the handler does."""
+    application = web.Application()
+    application.router.add_post("/PullTask", handler)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, LOOPBACK, port).start()
+    yield Neuron(uid=0, hotkey="5Validator", coldkey="c", ip=LOOPBACK, port=port)
+    await runner.cleanup()
+
+
+async def pull(wallet: bt.Wallet, handler: Handler, timeout: float = 20.0) -> Reply[PullTask]:  # noqa: ASYNC109
+    dendrite = Dendrite(wallet.hotkey)
+    async with axon(handler) as neuron:
+        reply = await dendrite.exchange(neuron, PullTask(), timeout)
+        assert dendrite.synapse_history == []
+        await dendrite.aclose_session()
+    return reply
+
+
+def answering(status: int = 200, **headers: str) -> Handler:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"cooldown_until": 7}, status=status, headers=headers)
+
+    return answer
+
+
+async def hang_up(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    request.transport.close()
+    return web.Response()
+
+
+async def never_answer(request: web.Request) -> web.Response:
+    await asyncio.sleep(60)
+    return web.Response()
+
+
+def test_nobody_is_asked_for_our_own_address(wallets: dict[str, bt.Wallet], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> str:
+        raise AssertionError("a look-up on the internet")
+
+    monkeypatch.setattr(networking, "get_external_ip", refuse)
+    Dendrite(wallets["miner"].hotkey)
+
+
+@pytest.mark.parametrize(
+    ("date", "unix"),
+    [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 784111777.0),
+        ("Sun, 06 Nov 1994 08:49:37 -0000", 784111777.0),
+        ("yesterday", None),
+        ("Sun, 06 Nov 1994 10:49:37 +0200", 784111777.0),
+        ("Sun, 06 Nov 99999 08:49:37 GMT", None),
+        ("", None),
+    ],
+)
+async def test_the_other_sides_clock_is_read(wallets: dict[str, bt.Wallet], date: str, unix: float | None) -> None:
+    reply = await pull(wallets["miner"], answering(Date=date))
+    assert (reply.synapse.cooldown_until, reply.date) == (7, unix)
+
+
+@pytest.mark.parametrize(
+    ("handler", "delivered"),
+    [
+        (answering(200), True),
+        (answering(500), True),
+        (answering(503), True),
+        (answering(400), False),
+        (answering(401), False),
+        (answering(403), False),
+        (answering(404), False),
+        (hang_up, True),
+    ],
+)
+async def test_what_may_have_had_an_effect_is_told_from_what_has_not(
+    wallets: dict[str, bt.Wallet], handler: Handler, delivered: bool
+) -> None:
+    assert (await pull(wallets["miner"], handler)).delivered is delivered
+
+
+async def test_a_time_out_may_have_had_an_effect(wallets: dict[str, bt.Wallet]) -> None:
+    reply = await pull(wallets["miner"], never_answer, timeout=0.1)
+    assert (reply.delivered, reply.date) == (True, None)
+    assert int(reply.synapse.dendrite.status_code) == 408
+
+
+async def test_where_nobody_listens_nothing_was_delivered(wallets: dict[str, bt.Wallet]) -> None:
+    dendrite = Dendrite(wallets["miner"].hotkey)
+    nobody = Neuron(uid=0, hotkey="5Validator", coldkey="c", ip=LOOPBACK, port=free_port())
+    reply = await dendrite.exchange(nobody, PullTask(), 5.0)
+    await dendrite.aclose_session()
+    assert not reply.delivered
+    assert int(reply.synapse.dendrite.status_code) == 503
+
+
+async def test_one_exchange_does_not_colour_the_next(wallets: dict[str, bt.Wallet]) -> None:
+    dendrite = Dendrite(wallets["miner"].hotkey)
+    nobody = Neuron(uid=0, hotkey="5Validator", coldkey="c", ip=LOOPBACK, port=free_port())
+    async with axon(answering(Date="Sun, 06 Nov 1994 08:49:37 GMT")) as neuron:
+        replies = [await dendrite.exchange(whom, PullTask(), 5.0) for whom in (neuron, nobody, neuron)]
+        await dendrite.aclose_session()
+    assert [(reply.delivered, reply.date is not None) for reply in replies] == [
+        (True, True),
+        (False, False),
+        (True, True),
+    ]

@@ -1,0 +1,291 @@
+"""Sentences through a picture: the adapter against a stand-in for diffusers, and diffusers itself if it is here."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import (
+    STAGES,
+    Cancelled,
+    CheckpointError,
+    CheckpointSource,
+    EmptyForeground,
+    Generator,
+    ImagePrompt,
+    NonFiniteOutput,
+    OutOfMemory,
+    Request,
+    TextPrompt,
+    TextToImageError,
+    TextToImageParams,
+    choose_compute,
+    load_backend,
+    warm_up,
+)
+from pipeline.backends.text_to_image import TextToImage, TextToImageBackend
+from tests.pipeline.test_generator import FEW, FEWER, drawing, same
+
+CPU = choose_compute("cpu")
+# The outside of diffusers that the adapter calls.
+FAKE = """
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+utils = SimpleNamespace(logging=SimpleNamespace(disable_progress_bar=lambda: None))
+
+
+class AutoPipelineForText2Image:
+    def __init__(self, path, options):
+        self.path, self.options = path, options
+        self.calls, self.device, self.failure, self.empty = [], None, None, False
+
+    @classmethod
+    def from_pretrained(cls, path, **options):
+        if not any(Path(path).rglob("*.safetensors")):
+            raise OSError("no file named diffusion_pytorch_model.safetensors\\nfound")
+        return cls(path, options)
+
+    def to(self, device):
+        self.device = device
+        return self
+
+    def set_progress_bar_config(self, disable):
+        self.quiet = disable
+
+    def __call__(self, *, prompt, num_inference_steps, guidance_scale, generator):
+        self.calls.append((prompt, num_inference_steps, guidance_scale, generator.device.type))
+        if self.failure:
+            raise self.failure
+        noise = torch.rand(64, 64, 3, generator=generator)
+        if self.empty:
+            noise.zero_()
+        return SimpleNamespace(images=[Image.fromarray((noise * 255).to(torch.uint8).numpy())])
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The stand-in as the package `diffusers`."""
+    (tmp_path / "packages" / "diffusers").mkdir(parents=True)
+    file = tmp_path / "packages" / "diffusers" / "__init__.py"
+    file.write_text(FAKE)
+    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
+    for name in [name for name in sys.modules if name.split(".")[0] == "diffusers"]:
+        monkeypatch.delitem(sys.modules, name)
+    yield file
+    sys.modules.pop("diffusers", None)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    directory = tmp_path / "model"
+    (directory / "unet").mkdir(parents=True)
+    (directory / "model_index.json").write_text("{}")
+    (directory / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    return directory
+
+
+@pytest.fixture
+def draw(package: Path, model: Path) -> TextToImage:
+    return TextToImage.load(str(model), CPU)
+
+
+def pipe(draw: TextToImage) -> Any:
+    return draw._pipe
+
+
+class Square:
+    """In the place of a model: a square whose place follows from the seed, so that an object can be made of it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int, TextToImageParams]] = []
+
+    def __call__(self, sentence: str, seed: int, params: TextToImageParams) -> Image.Image:
+        self.calls.append((sentence, seed, params))
+        picture = Image.new("RGB", (96, 96), "white")
+        picture.paste((200, 30, 30), (34 + seed, 14, 46 + seed, 82))
+        return picture
+
+
+@pytest.fixture
+def square() -> Square:
+    return Square()
+
+
+@pytest.fixture
+def backend(generator: Generator, square: Square) -> TextToImageBackend:
+    return TextToImageBackend(generator, square, CPU.device)  # type: ignore[arg-type]
+
+
+REQUEST = Request(TextPrompt("a red box"), 3, FEW, FEWER, text_to_image_params=TextToImageParams(2, 1.5))
+
+
+def test_what_the_model_is_loaded_and_asked_with(draw: TextToImage, model: Path) -> None:
+    draw("a chair", 7, TextToImageParams(steps=3, guidance=2.5))
+    assert pipe(draw).path == str(model)
+    assert pipe(draw).options == {
+        "dtype": torch.float32,
+        "variant": None,
+        "use_safetensors": True,
+        "local_files_only": True,
+    }
+    assert (pipe(draw).device, pipe(draw).quiet) == (CPU.device, True)
+    # The noise comes from the CPU on every device.
+    assert pipe(draw).calls == [("a chair", 3, 2.5, "cpu")]
+
+
+def test_the_seed_decides_the_picture(draw: TextToImage) -> None:
+    first, again, other = (np.asarray(draw("a chair", seed, TextToImageParams())) for seed in (7, 7, 8))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_files_of_half_precision_are_taken(package: Path, model: Path) -> None:
+    (model / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"")
+    assert pipe(TextToImage.load(str(model), CPU)).options["variant"] == "fp16"
+
+
+def test_a_missing_package_is_named_with_its_cure(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(TextToImageError, match=r"needs the package diffusers: pip install '\.\[text-to-image\]'"):
+        TextToImage.load(str(model), CPU)
+
+
+def test_pickles_are_not_read(package: Path, model: Path) -> None:
+    file = model / "unet" / "diffusion_pytorch_model.safetensors"
+    file.rename(file.with_suffix(".bin"))
+    with pytest.raises(CheckpointError, match=r"diffusers cannot load .*model \(OSError: no file named") as caught:
+        TextToImage.load(str(model), CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_is_not_here_is_named_with_the_command(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(CheckpointError, match=r"download_weights\.py org/turbo`"):
+        TextToImage.load("org/turbo", CPU)
+    with pytest.raises(CheckpointError, match=r"it has no model_index\.json"):
+        TextToImage.load(str(tmp_path), CPU)
+
+
+@pytest.mark.parametrize(
+    ("failure", "error", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), OutOfMemory, r"text_to_image \(CUDA out of memory\)"),
+        (ValueError("`num_inference_steps` cannot be 999"), TextToImageError, "cannot be 999"),
+        # Whatever else happens, such as a broken device, is not for this layer to hide.
+        (RuntimeError("CUDA error: misaligned address"), RuntimeError, "misaligned"),
+    ],
+)
+def test_failures(draw: TextToImage, failure: Exception, error: type[Exception], message: str) -> None:
+    pipe(draw).failure = failure
+    with pytest.raises(error, match=message):
+        draw("a chair", 7, TextToImageParams())
+
+
+def test_an_empty_picture_is_an_error(draw: TextToImage) -> None:
+    pipe(draw).empty = True
+    with pytest.raises(NonFiniteOutput, match="empty picture"):
+        draw("a chair", 7, TextToImageParams())
+
+
+def test_a_sentence_is_made_of_its_picture(backend: TextToImageBackend, generator: Generator, square: Square) -> None:
+    asset = backend.generate(REQUEST)
+    assert square.calls == [("a red box", 3, TextToImageParams(2, 1.5))]
+    picture = square("", 3, TextToImageParams())
+    assert same(asset.splats, generator.generate(replace(REQUEST, prompt=ImagePrompt(picture, "x"))).splats)
+    assert tuple(asset.seconds) == ("picture", *STAGES)
+    assert asset.seconds["picture"] > 0
+    assert asset.seed == 3
+
+
+def test_pictures_go_through_as_before(backend: TextToImageBackend, generator: Generator, square: Square) -> None:
+    request = replace(REQUEST, prompt=ImagePrompt(drawing("egg"), "egg"))
+    assert same(backend.generate(request).splats, generator.generate(request).splats)
+    (first, second) = backend.generate_batch(request, [3, 4])
+    assert not isinstance(first, Exception)
+    assert not isinstance(second, Exception)
+    assert tuple(first.seconds) == STAGES
+    assert square.calls == []
+
+
+def test_a_batch_draws_for_each_seed_and_keeps_errors_in_their_place(
+    backend: TextToImageBackend, square: Square, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = backend.backend.generate
+
+    def fail_once(request: Request, *rest: Any) -> Any:
+        if request.seed == 4:
+            raise EmptyForeground("nothing to see")
+        return inner(request, *rest)
+
+    monkeypatch.setattr(backend.backend, "generate", fail_once)
+    outcomes = backend.generate_batch(REQUEST, [3, 4, 5])
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Asset", "EmptyForeground", "Asset"]
+    assert [seed for _, seed, _ in square.calls] == [3, 4, 5]
+
+
+def test_it_can_be_stopped_before_the_object_is_begun(backend: TextToImageBackend) -> None:
+    steps: list[tuple[str, int, int]] = []
+
+    def stop(*step: Any) -> None:
+        steps.append(step)
+        raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        backend.generate(REQUEST, stop)
+    assert steps == [("picture", 2, 2)]
+
+
+def test_it_is_loaded_and_warmed_up_with_the_rest(package: Path, model: Path) -> None:
+    backend = load_backend(
+        "native",
+        CPU,
+        image=CheckpointSource("embedded"),
+        text=None,
+        background_model="u2netp",
+        text_to_image=str(model),
+    )
+    assert isinstance(backend, TextToImageBackend)
+    assert backend.image is not None
+    warm_up(backend)
+    assert [prompt for prompt, *_ in pipe(backend.text).calls] == ["a red ball"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="diffusers is not installed")
+# A scheduler's own, on numpy 2.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+def test_with_diffusers_itself(tmp_path: Path) -> None:
+    """A model of the smallest size that diffusers takes, saved and loaded again."""
+    import diffusers
+
+    from tests.support.tiny_diffusers import write_model
+
+    write_model(tmp_path)
+    draw = TextToImage.load(str(tmp_path), CPU)
+    assert isinstance(pipe(draw), diffusers.StableDiffusionPipeline)
+    pictures = [draw("a red chair", seed, TextToImageParams(steps=2)) for seed in (1, 1, 2)]
+    assert {(picture.mode, picture.size) for picture in pictures} == {("RGB", (64, 64))}
+    assert pictures[0].tobytes() == pictures[1].tobytes() != pictures[2].tobytes()
+    weights = next((tmp_path / "unet").glob("*.safetensors"))
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(CheckpointError, match="diffusers cannot load"):
+        TextToImage.load(str(tmp_path), CPU)

@@ -1,0 +1,247 @@
+"""Several seeds at a time, several pictures of one object, sentences, and too little memory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from pipeline import (
+    Asset,
+    CheckpointError,
+    CheckpointSource,
+    EmptyStructure,
+    Generator,
+    ImagePrompt,
+    ImagesPrompt,
+    NonFiniteOutput,
+    OutOfMemory,
+    PromptError,
+    Request,
+    SamplerParams,
+    TextPrompt,
+    TooManyVoxels,
+    UnsupportedPrompt,
+    VoxelLimit,
+    choose_compute,
+)
+from pipeline.conditioning.prompt import Combine
+from pipeline.splats.validation import invalid_reason
+
+STRUCTURE = SamplerParams(steps=3, cfg_strength=1.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
+LATENTS = replace(STRUCTURE, steps=2)
+SEEDS = (11, 12, 13)
+
+
+def picture(colour: str, box: tuple[int, int, int, int] = (54, 10, 74, 118)) -> ImagePrompt:
+    image = Image.new("RGBA", (128, 128))
+    ImageDraw.Draw(image).ellipse(box, fill=colour)
+    return ImagePrompt(image, colour)
+
+
+EGG = Request(picture("red"), 0, STRUCTURE, LATENTS)
+
+
+def asset(outcome: object) -> Asset:
+    assert isinstance(outcome, Asset)
+    return outcome
+
+
+def close(a: Asset, b: Asset) -> bool:
+    return a.voxels == b.voxels and all(
+        torch.allclose(x, y, atol=1e-4 * float(y.abs().max()))
+        for x, y in ((a.splats.means, b.splats.means), (a.splats.f_dc, b.splats.f_dc))
+    )
+
+
+@pytest.fixture(scope="module")
+def batch(generator: Generator) -> Sequence[object]:
+    return generator.generate_batch(EGG, SEEDS)
+
+
+def test_each_of_a_batch_is_what_its_seed_alone_would_give(generator: Generator, batch: Sequence[object]) -> None:
+    alone = [generator.generate(replace(EGG, seed=seed)) for seed in SEEDS]
+    assert [asset(outcome).seed for outcome in batch] == list(SEEDS)
+    assert len({a.voxels for a in alone}) > 1
+    for outcome, expected in zip(batch, alone, strict=True):
+        assert close(asset(outcome), expected)
+
+
+def test_the_seconds_of_a_batch_are_shared(generator: Generator, batch: Sequence[object]) -> None:
+    shares = [asset(outcome).seconds for outcome in batch]
+    assert all(share == shares[0] for share in shares)
+    assert all(seconds > 0 for seconds in shares[0].values())
+
+
+def test_one_that_fails_does_not_stop_the_others(generator: Generator, batch: Sequence[object]) -> None:
+    fewest, middle, most = sorted(asset(outcome).voxels for outcome in batch)
+    assert fewest < most
+    limit = VoxelLimit(max(fewest, middle if middle < most else fewest))
+    outcomes = generator.generate_batch(replace(EGG, voxel_limit=limit), SEEDS)
+    for outcome, unlimited in zip(outcomes, batch, strict=True):
+        if asset(unlimited).voxels > limit.count:
+            assert isinstance(outcome, TooManyVoxels)
+        else:
+            assert close(asset(outcome), asset(unlimited))
+
+
+@pytest.mark.parametrize(("value", "error"), [(-1e6, EmptyStructure), (float("nan"), NonFiniteOutput)])
+def test_all_may_fail(generator: Generator, value: float, error: type[Exception]) -> None:
+    assert generator.image is not None
+    layer: Any = generator.image.engine.checkpoint.structure_decoder.out_layer[2]
+    kept = layer.bias.clone()
+    layer.bias.fill_(value)
+    try:
+        outcomes = generator.generate_batch(EGG, SEEDS)
+    finally:
+        layer.bias.copy_(kept)
+    assert [type(outcome) for outcome in outcomes] == [error] * 3
+
+
+@pytest.mark.parametrize("combine", ["stochastic", "multidiffusion"])
+def test_several_views_are_all_seen(generator: Generator, combine: Combine) -> None:
+    front, back = picture("red"), picture("blue", (10, 50, 120, 80))
+    both = generator.generate(replace(EGG, prompt=ImagesPrompt((front, back), combine)))
+    single = [generator.generate(replace(EGG, prompt=view)) for view in (front, back)]
+    assert not any(close(both, other) for other in single)
+    again = generator.generate(replace(EGG, prompt=ImagesPrompt((front, front), combine)))
+    assert close(again, single[0])
+
+
+def test_views_that_take_turns_and_views_that_are_averaged_differ(generator: Generator) -> None:
+    views = (picture("red"), picture("blue", (10, 50, 120, 80)))
+    one, other = (
+        generator.generate(replace(EGG, prompt=ImagesPrompt(views, combine)))
+        for combine in ("stochastic", "multidiffusion")
+    )
+    assert not close(one, other)
+
+
+def test_no_view_is_no_prompt() -> None:
+    with pytest.raises(PromptError, match="no image"):
+        ImagesPrompt(())
+
+
+@pytest.fixture(scope="module")
+def both() -> Generator:
+    return Generator.load(
+        choose_compute("cpu"),
+        image=CheckpointSource("embedded"),
+        text=CheckpointSource("embedded-text"),
+        background_model="u2netp",
+    )
+
+
+def test_sentences_and_pictures_go_to_their_own_networks(both: Generator, generator: Generator) -> None:
+    chair, ball = (both.generate(replace(EGG, prompt=TextPrompt(text))) for text in ("a red chair", "a blue ball"))
+    assert invalid_reason(chair.splats) is None
+    assert not close(chair, ball)
+    assert chair.seconds["background"] == 0
+    assert close(both.generate(EGG), generator.generate(EGG))
+
+
+def test_networks_of_the_same_file_are_loaded_once(both: Generator) -> None:
+    assert both.image is not None
+    assert both.text is not None
+    image, text = both.image.engine.checkpoint, both.text.engine.checkpoint
+    assert image.structure_decoder is text.structure_decoder
+    assert image.latent_flow is text.latent_flow
+
+
+def test_sentences_are_guided_away_from_the_empty_one(both: Generator) -> None:
+    assert both.text is not None
+    encoder = both.text.encoder
+    seen = []
+    flow = both.text.engine.checkpoint.structure_flow
+    hook = flow.register_forward_pre_hook(lambda _module, args: seen.append(args[2]))
+    both.generate(replace(EGG, prompt=TextPrompt("a red chair")))
+    hook.remove()
+    assert torch.equal(seen[0], encoder("a red chair"))
+    assert torch.equal(seen[1], encoder(""))
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_prompts_without_a_checkpoint_are_refused(both: Generator, kind: str) -> None:
+    lacking = Generator(
+        choose_compute("cpu"), None if kind == "image" else both.image, None if kind == "text" else both.text
+    )
+    prompt = picture("red") if kind == "image" else TextPrompt("a chair")
+    with pytest.raises(UnsupportedPrompt, match=f"no {kind} checkpoint is loaded; the phase needs {kind}: "):
+        lacking.generate(replace(EGG, prompt=prompt))
+
+
+def test_an_encoder_of_another_width_is_refused(tiny_text_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for entry in tiny_text_checkpoint.iterdir():
+        (folder / entry.name).symlink_to(entry)
+    flows = ("sparse_structure_flow_model", "slat_flow_model")
+    embedded = Path("pipeline/checkpoints/tiny/ckpts").resolve()
+    overrides = {
+        role: str(embedded / name) for role, name in zip(flows, ("ss_flow_tiny", "slat_flow_tiny"), strict=True)
+    }
+    with pytest.raises(CheckpointError, match=r"makes tokens of width \d+, the flows take \d+"):
+        Generator.load(choose_compute("cpu"), text=CheckpointSource(str(folder), overrides), background_model="u2netp")
+
+
+@pytest.fixture
+def starve(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], list[int]]:
+    """Let a method of the engine run out of memory so many times; returns the voxels it was then given."""
+
+    def arrange(method: str, times: int) -> list[int]:
+        assert generator.image is not None
+        engine = generator.image.engine
+        works, given = getattr(engine, method), []
+
+        def starved(*arguments: Any) -> Any:
+            given.append(len(arguments[2]))
+            if len(given) <= times:
+                raise torch.OutOfMemoryError(
+                    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 4 GiB"
+                )
+            return works(*arguments)
+
+        monkeypatch.setattr(engine, method, starved)
+        return given
+
+    return arrange
+
+
+def test_without_memory_half_the_voxels_are_tried(generator: Generator, starve) -> None:
+    free = generator.generate(EGG).voxels
+    given = starve("sample_latents", 1)
+    made = generator.generate(EGG)
+    assert given == [free, free // 2]
+    assert made.voxels == free // 2
+
+
+def test_memory_that_was_short_for_a_moment_costs_nothing(generator: Generator, starve) -> None:
+    expected = generator.generate(EGG)
+    starve("sample_structure", 1)
+    assert close(generator.generate(EGG), expected)
+
+
+@pytest.mark.parametrize("method", ["sample_structure", "sample_latents"])
+def test_without_memory_at_all_the_error_says_what_was_asked_for(generator: Generator, starve, method: str) -> None:
+    expected = generator.generate(EGG).voxels
+    starve(method, 2)
+    what = f"{expected} voxels" if method == "sample_latents" else "the structure"
+    with pytest.raises(OutOfMemory, match=f"does not suffice for {what} .*out of memory.*lower max_voxels"):
+        generator.generate(EGG)
+    assert generator.generate(EGG).voxels == expected
+
+
+def test_rehearsal_meets_structures_of_several_sizes(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert generator.image is not None
+    engine, sizes = generator.image.engine, []
+    hook = engine.checkpoint.latent_flow.register_forward_pre_hook(lambda _flow, args: sizes.append(len(args[1])))
+    generator.rehearse()
+    assert sizes == []  # one size is as good as another for the plain path
+    monkeypatch.setattr(engine.flows, "sizes", [(20, 99), (40, 275)])
+    generator.rehearse()
+    hook.remove()
+    # Two guided steps ask for two velocities each, two others for one.
+    assert sizes == [275] * 6 + [99] * 6

@@ -1,0 +1,253 @@
+"""BestResult of several: which is taken, what ends the search, and that one candidate is what there was before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import (
+    STAGES,
+    Asset,
+    Cancelled,
+    EmptyForeground,
+    EmptyStructure,
+    FormatError,
+    Generator,
+    ImagePrompt,
+    OnStep,
+    OutOfMemory,
+    PipelineError,
+    Request,
+    SamplerParams,
+    Splats,
+    TextPrompt,
+    UnsupportedPrompt,
+)
+from pipeline.request import ignore_steps
+from pipeline.scoring.best_of_n import BestOfN, BestResult, candidate_seed
+from tests.pipeline.test_generator import FEW, FEWER, drawing, same
+
+PARAMS = SamplerParams(steps=1, cfg_strength=0.0)
+REQUEST = Request(ImagePrompt(Image.new("RGB", (4, 4)), "digest"), 11, PARAMS, PARAMS)
+SEEDS = tuple(candidate_seed(11, index) for index in range(5))
+
+
+def cloud(seed: int, count: int = 7000) -> Splats:
+    generator = torch.Generator().manual_seed(seed)
+    return Splats(
+        means=torch.rand(count, 3, generator=generator),
+        quaternions=torch.randn(count, 4, generator=generator),
+        log_scales=torch.full((count, 3), -4.0),
+        opacity_logits=torch.zeros(count),
+        f_dc=torch.full((count, 3), float(seed)),
+    )
+
+
+@dataclass
+class Bench:
+    """A generator and a scorer with a clock of their own; `outcomes` by index: a quality, or what is raised."""
+
+    outcomes: Mapping[int, float | Exception]
+    seconds: tuple[float, ...] = (1.0,)
+    counts: Mapping[int, int] = field(default_factory=dict)
+    now: float = 100.0
+    asked: list[int] = field(default_factory=list)
+
+    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
+        index = len(self.asked)
+        self.asked.append(request.seed)
+        self.now += self.seconds[index % len(self.seconds)]
+        on_step("structure", 1, 1)
+        outcome = self.outcomes[index]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return Asset(cloud(index, self.counts.get(index, 7000)), request.seed, 1, dict.fromkeys(STAGES, 0.1))
+
+    def score(self, splats: Splats) -> float:
+        self.now += 0.5
+        outcome = self.outcomes[int(splats.f_dc[0, 0])]
+        assert not isinstance(outcome, Exception)
+        return outcome
+
+    def best(self, count: int, request: Request = REQUEST, **limits: object) -> BestResult:
+        return BestOfN(self, request, self.score, count=count, now=lambda: self.now, **limits).run()  # type: ignore[arg-type]
+
+
+def test_the_best_is_taken_and_every_number_is_told() -> None:
+    bench = Bench({0: 0.4, 1: 0.9, 2: 0.6}, seconds=(1.0, 2.0, 3.0))
+    best = bench.best(3)
+    assert (best.asset.seed, best.quality) == (SEEDS[1], 0.9)
+    assert [c.seed for c in best.candidates] == bench.asked == list(SEEDS[:3])
+    assert [c.quality for c in best.candidates] == [0.4, 0.9, 0.6]
+    assert [c.seconds for c in best.candidates] == [1.5, 2.5, 3.5]
+    assert not any(c.problem for c in best.candidates)
+
+
+def test_of_equals_the_first_is_taken() -> None:
+    assert Bench({0: 0.5, 1: 0.5}).best(2).asset.seed == 11
+
+
+def test_seeds_follow_from_the_requests_alone_and_differ() -> None:
+    for seed in (0, 11, 2**31 - 1, 2**62):
+        seeds = [candidate_seed(seed, index) for index in range(64)]
+        assert seeds[0] == seed
+        assert len(set(seeds)) == 64
+        assert all(0 <= other < 2**31 for other in seeds[1:])
+    assert candidate_seed(5, 3) == candidate_seed(5, 3) != candidate_seed(6, 3)
+
+
+@pytest.mark.parametrize(
+    ("limits", "made"),
+    [
+        ({}, 5),
+        # 1.5 s each: the fourth would end at 6.0.
+        ({"seconds": 6.0}, 4),
+        ({"seconds": 5.9}, 3),
+        ({"deadline": 104.6}, 3),
+        ({"deadline": 104.4}, 2),
+        ({"seconds": 3.0, "deadline": 104.6}, 2),
+        # Too late already: one is always made.
+        ({"deadline": 99.0}, 1),
+        ({"seconds": 0.1}, 1),
+    ],
+)
+def test_no_candidate_is_begun_that_would_not_be_done_in_time(limits: dict[str, float], made: int) -> None:
+    bench = Bench(dict.fromkeys(range(5), 0.5))
+    assert len(bench.best(5, **limits).candidates) == made
+
+
+def test_the_expected_time_is_the_mean_of_those_before() -> None:
+    # 1.5 and 9.5 s: another 5.5 s would end at 16.5.
+    for seconds, made in ((16.5, 3), (16.4, 2)):
+        bench = Bench(dict.fromkeys(range(3), 0.5), seconds=(1.0, 9.0, 1.0))
+        assert len(bench.best(3, seconds=seconds).candidates) == made
+
+
+def test_the_seconds_count_from_the_first_candidates_beginning_and_a_wait_between_counts() -> None:
+    bench = Bench(dict.fromkeys(range(5), 0.5))
+    search = BestOfN(bench, REQUEST, bench.score, count=5, seconds=6.0, now=lambda: bench.now)
+    bench.now += 50
+    search.make_one()
+    assert search.wants_another
+    bench.now += 4.0
+    # Another task had the device: there is no time left, and nothing is made.
+    search.make_one()
+    assert len(search.best().candidates) == len(bench.asked) == 1
+
+
+def test_an_object_that_cannot_be_made_or_is_invalid_never_wins() -> None:
+    bench = Bench({0: EmptyStructure("nothing"), 1: 0.99, 2: 0.1}, counts={1: 6999})
+    best = bench.best(3)
+    assert (best.asset.seed, best.quality) == (SEEDS[2], 0.1)
+    problems = [c.problem for c in best.candidates]
+    assert problems[0] == "EmptyStructure: nothing"
+    assert "6999 gaussians" in problems[1]
+    assert [c.quality for c in best.candidates] == [None, None, 0.1]
+
+
+def test_an_invalid_object_is_better_than_none_and_is_not_scored() -> None:
+    best = Bench({0: EmptyStructure("nothing"), 1: 0.9}, counts={1: 6999}).best(2)
+    assert (best.asset.seed, best.quality) == (SEEDS[1], None)
+
+
+def test_what_cannot_be_packed_is_invalid() -> None:
+    def received(splats: Splats) -> Splats:
+        if splats.f_dc[0, 0] == 0:
+            raise FormatError("too far out")
+        return splats
+
+    best = Bench({0: 0.9, 1: 0.1}).best(2, received=received)
+    assert (best.asset.seed, best.candidates[0].problem) == (SEEDS[1], "FormatError: too far out")
+
+
+def test_what_is_judged_is_what_the_validator_receives() -> None:
+    bench = Bench({0: 0.2, 1: 0.3, 2: 0.8})
+    # As if packing turned the first into the third.
+    best = bench.best(2, received=lambda splats: replace(splats, f_dc=2 - 2 * splats.f_dc))
+    assert [c.quality for c in best.candidates] == [0.8, 0.2]
+    # What is returned is as it was generated.
+    assert float(best.asset.splats.f_dc[0, 0]) == 0
+
+
+def test_an_object_that_could_not_be_scored_is_sent_if_there_is_no_other() -> None:
+    def fail(_: Splats) -> float:
+        raise OutOfMemory("no room")
+
+    bench = Bench({0: 0.9, 1: 0.1})
+    best = BestOfN(bench, REQUEST, fail, count=2, now=lambda: bench.now).run()
+    assert (best.asset.seed, best.quality) == (11, None)
+    assert best.candidates[0].problem == "not scored, OutOfMemory: no room"
+
+
+def test_if_none_can_be_made_the_first_error_is_told() -> None:
+    bench = Bench({0: EmptyStructure("first"), 1: OutOfMemory("second")})
+    with pytest.raises(EmptyStructure, match="first"):
+        bench.best(2)
+    assert len(bench.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error", "asked"),
+    [
+        (REQUEST.prompt, EmptyForeground("no object"), 1),
+        (TextPrompt("a chair"), UnsupportedPrompt("no checkpoint"), 1),
+        # Another seed draws another picture.
+        (TextPrompt("a chair"), EmptyForeground("no object"), 3),
+    ],
+)
+def test_a_prompt_that_is_at_fault_is_not_tried_again(prompt: TextPrompt, error: PipelineError, asked: int) -> None:
+    bench = Bench(dict.fromkeys(range(3), error))
+    with pytest.raises(type(error)):
+        bench.best(3, replace(REQUEST, prompt=prompt))
+    assert len(bench.asked) == asked
+
+
+@pytest.mark.parametrize("error", [Cancelled("stopping"), RuntimeError("CUDA error")])
+def test_whoever_stops_it_or_breaks_the_device_is_heard_at_once(error: Exception) -> None:
+    bench = Bench({0: 0.5, 1: error, 2: 0.9})
+    search = BestOfN(bench, REQUEST, bench.score, count=3, now=lambda: bench.now)
+    search.make_one()
+    with pytest.raises(type(error)):
+        search.make_one()
+    assert search.has_valid
+    assert search.best().quality == 0.5
+
+
+def test_steps_are_told() -> None:
+    steps: list[str] = []
+    bench = Bench({0: 0.1, 1: 0.2})
+    search = BestOfN(bench, REQUEST, bench.score, count=2, now=lambda: bench.now)
+    search.run(lambda stage, done, of: steps.append(stage))
+    assert steps == ["structure", "structure"]
+
+
+def test_several_need_a_scorer() -> None:
+    with pytest.raises(ValueError, match="2 candidates need a scorer"):
+        BestOfN(Bench({}), REQUEST, count=2)
+
+
+@pytest.mark.parametrize("scorer", [None, lambda splats: 0.5])
+def test_one_candidate_is_what_the_generator_makes(
+    generator: Generator, scorer: Callable[[Splats], float] | None
+) -> None:
+    request = Request(ImagePrompt(drawing("egg"), "egg"), 3, FEW, FEWER)
+    best = BestOfN(generator, request, scorer, count=1, seconds=math.inf).run()
+    assert same(best.asset.splats, generator.generate(request).splats)
+    assert [c.seed for c in best.candidates] == [best.asset.seed] == [3]
+    assert best.quality == (scorer and 0.5)
+
+
+def test_candidates_are_what_their_seeds_give_alone_and_the_picture_is_looked_at_once(generator: Generator) -> None:
+    request = Request(ImagePrompt(drawing("egg"), "egg"), 3, FEW, FEWER)
+    best = BestOfN(generator, request, lambda splats: float(splats.means.std()), count=3).run()
+    other = replace(request, prompt=ImagePrompt(drawing("egg"), "egg"), seed=best.asset.seed)
+    alone = generator.generate(other)
+    assert same(best.asset.splats, alone.splats)
+    assert alone.seconds["conditioning"] > 0
+    again = generator.generate(replace(other, seed=99))
+    assert (again.seconds["background"], again.seconds["conditioning"]) == (0.0, 0.0)

@@ -1,0 +1,178 @@
+"""The quality term against the same steps written down once more, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory
+from pipeline.rendering.cameras import validator_views
+from pipeline.rendering.rasterizer import render
+from pipeline.scoring import quality as scoring
+from pipeline.scoring.quality import QualityScorer, as_validators_see, validator_pixels
+from pipeline.splats.splats import Splats
+from tests.support.scorers import write_scorer
+
+CPU = torch.device("cpu")
+
+
+def cloud(count: int = 300, spread: float = 0.7, seed: int = 3) -> Splats:
+    """Off the middle and not of the normalised size, so that each step of the normalisation shows."""
+    generator = torch.Generator().manual_seed(seed)
+    return Splats(
+        means=torch.rand(count, 3, generator=generator) * spread + torch.tensor([0.3, -0.2, 0.1]),
+        quaternions=torch.randn(count, 4, generator=generator),
+        log_scales=torch.randn(count, 3, generator=generator) * 0.3 - 3.0,
+        opacity_logits=torch.randn(count, generator=generator) * 2,
+        f_dc=torch.randn(count, 3, generator=generator),
+    )
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scorer(tmp_path_factory.mktemp("scorer"))
+
+
+@pytest.fixture(scope="module")
+def scorer(directory: Path) -> QualityScorer:
+    return QualityScorer.load(str(directory), CPU)
+
+
+def expected_quality(splats: Splats, directory: Path) -> float:
+    """Straight from the description of the validation service, one view at a time, in numpy where that is possible."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    points = splats.means.numpy().astype(np.float64)
+    scale = 1.5 / (points.max(axis=0) - points.min(axis=0)).max()
+    opacity = np.clip(1 / (1 + np.exp(-splats.opacity_logits.numpy().astype(np.float64))) / scale, 0, 1)
+    with np.errstate(divide="ignore"):
+        logits = np.log(opacity) - np.log1p(-opacity)
+    normalised = replace(
+        splats,
+        means=torch.from_numpy((points - points.mean()) * scale).float(),
+        log_scales=torch.from_numpy(np.log(np.exp(splats.log_scales.numpy().astype(np.float64)) * scale)).float(),
+        opacity_logits=torch.from_numpy(logits).float(),
+    )
+    tensors = load_file(directory / "quality_scorer.safetensors")
+    model = Dinov2Model(Dinov2Config.from_pretrained(directory)).eval()
+    backbone = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
+    model.load_state_dict(backbone)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    views = []
+    for camera in validator_views():
+        picture = render(normalised, [camera], background=(1.0, 1.0, 1.0))[0].numpy()
+        pixels = np.floor(np.clip(picture, 0, 1) * np.float32(255)) / 255
+        channels_first = ((pixels - mean) / std).transpose(2, 0, 1)
+        with torch.no_grad():
+            token = model(torch.from_numpy(channels_first).float()[None]).last_hidden_state[0, 0].double().numpy()
+        logit = token @ tensors["score_head.weight"][0].double().numpy() + float(tensors["score_head.bias"][0])
+        views.append(1 / (1 + math.exp(-logit)))
+    assert len(views) == 16
+    return sum(views) / 16
+
+
+def test_the_quality_is_that_of_the_description(scorer: QualityScorer, directory: Path) -> None:
+    for splats in (cloud(), cloud(spread=4.0)):
+        quality, expected = scorer(splats), expected_quality(splats, directory)
+        assert quality == pytest.approx(expected, abs=1e-6), (quality, expected)
+    # The cloud is what makes the difference, not the network.
+    assert abs(scorer(cloud()) - scorer(cloud(seed=4))) > 1e-4
+
+
+def test_the_normalisation_has_the_validators_quirks() -> None:
+    splats = replace(cloud(3), means=torch.tensor([[0.0, 0.0, 0.0], [3.0, 1.0, 0.0], [0.0, 0.0, 2.0]]))
+    seen = as_validators_see(splats)
+    # One mean over all nine coordinates, and half the size.
+    assert torch.allclose(seen.means, (splats.means - 6 / 9) / 2)
+    assert torch.allclose(seen.log_scales.exp(), splats.log_scales.exp() / 2)
+    # Half the size doubles the opacity, up to one.
+    doubled = (2 * splats.opacity_logits.sigmoid()).clamp(max=1)
+    assert torch.allclose(seen.opacity_logits.sigmoid(), doubled)
+
+
+def test_opaque_and_transparent_splats_are_drawn_as_such() -> None:
+    """A container saturates opacities to infinite logits."""
+    splats = replace(cloud(2), opacity_logits=torch.tensor([math.inf, -math.inf]))
+    assert as_validators_see(splats).opacity_logits[1] == -math.inf
+    assert not bool(validator_pixels(as_validators_see(splats), validator_views(32)[:1]).isnan().any())
+
+
+def test_pixels_are_truncated() -> None:
+    splats = as_validators_see(cloud())
+    pictures = render(splats, validator_views(64)[:2])
+    pixels = validator_pixels(splats, validator_views(64)[:2])
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(pixels, (pictures * 255).floor().to(torch.uint8))
+    assert not torch.equal(pixels, (pictures * 255).round().to(torch.uint8))
+
+
+def test_how_many_views_are_judged_together_does_not_matter(
+    scorer: QualityScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splats = cloud()
+    four = scorer(splats)
+    monkeypatch.setattr(scoring, "VIEWS_AT_ONCE", 3)
+    assert scorer(splats) == pytest.approx(four, abs=1e-6)
+
+
+def test_higher_harmonics_do_not_count(scorer: QualityScorer) -> None:
+    splats = cloud()
+    assert scorer(replace(splats, f_rest=torch.randn(len(splats), 3, 15))) == scorer(splats)
+
+
+@pytest.mark.parametrize("means", [torch.zeros(5, 3), torch.full((5, 3), math.nan), torch.zeros(0, 3)])
+def test_splats_without_extent_have_no_quality(scorer: QualityScorer, means: torch.Tensor) -> None:
+    with pytest.raises(NonFiniteOutput, match="extent"):
+        scorer(replace(cloud(len(means)), means=means))
+
+
+def test_too_little_memory_is_told_as_that(scorer: QualityScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(scoring, "render", fail)
+    with pytest.raises(OutOfMemory, match=r"for scoring \(CUDA out of memory\)"):
+        scorer(cloud())
+
+
+def test_tensors_that_the_network_has_no_place_for_are_ignored(directory: Path, scorer: QualityScorer) -> None:
+    assert any(name.startswith("emb_head.") for name in load_file(directory / "quality_scorer.safetensors"))
+    scorer.warm_up()
+
+
+def changed(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def apply(directory: Path) -> None:
+        tensors = load_file(directory / "quality_scorer.safetensors")
+        change(tensors)
+        save_file(tensors, directory / "quality_scorer.safetensors")
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (changed(lambda t: t.pop("backbone.layernorm.weight")), r"backbone\.layernorm\.weight is missing"),
+        (changed(lambda t: t.pop("score_head.bias")), r"score_head\.bias is missing"),
+        (changed(lambda t: t.update({"score_head.weight": torch.zeros(2, 8)})), r"score_head\.weight .* another shape"),
+        (lambda d: (d / "quality_scorer.safetensors").write_bytes(b"none"), "cannot load the scorer"),
+        (lambda d: (d / "config.json").write_text("{"), "cannot load the scorer"),
+        (lambda d: (d / "quality_scorer.safetensors").unlink(), "is no scorer: it has no quality_scorer.safetensors"),
+        (
+            lambda d: (d / "quality_scorer.safetensors").rename(d / "quality_scorer.pt"),
+            r"quality_scorer\.pt is a pickle",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:
+    directory = write_scorer(tmp_path)
+    spoil(directory)
+    with pytest.raises(CheckpointError, match=message):
+        QualityScorer.load(str(directory), CPU)

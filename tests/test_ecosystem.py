@@ -1,0 +1,54 @@
+"""The pm2 file agrees with the program that it starts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import Any
+
+import pytest
+
+from miner.app import DRAIN_TIMEOUT, STOP_TIMEOUT
+from miner.config.settings import parser
+from miner.errors import ExitCode
+from tests.support.paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def app() -> dict[str, Any]:
+    """The one app: the object literal as JSON."""
+    source = (ROOT / "ecosystem.config.js").read_text()
+    literal = re.fullmatch(r"module\.exports = (\{.*\});\s*", re.sub(r"^\s*//.*\n", "", source, flags=re.M), re.S)
+    assert literal is not None
+    quoted = re.sub(r"(\w+):(?= )", r'"\1":', literal[1]).replace("__dirname", '"here"')
+    (app,) = json.loads(re.sub(r",(\s*[}\]])", r"\1", quoted))["apps"]
+    assert isinstance(app, dict)
+    return app
+
+
+def test_exit_codes_that_a_restart_does_not_help_stop_it(app: dict[str, Any]) -> None:
+    assert app["stop_exit_codes"] == [ExitCode.OPERATOR_MISTAKE, ExitCode.DEREGISTERED]
+    assert ExitCode.FAILURE not in app["stop_exit_codes"]
+    assert app["autorestart"] is True
+
+
+def test_it_is_killed_only_after_the_tasks_in_hand_had_their_time(app: dict[str, Any]) -> None:
+    # The axon closes meanwhile, and the process has to end.
+    assert app["kill_timeout"] >= 1000 * (DRAIN_TIMEOUT + STOP_TIMEOUT) + 10_000
+
+
+def test_restarts_are_limited_and_back_off(app: dict[str, Any]) -> None:
+    assert 0 < app["exp_backoff_restart_delay"] <= 1000
+    assert app["max_restarts"] > 10
+    assert app["min_uptime"] >= 60_000
+
+
+def test_it_starts_the_miner_with_arguments_that_exist(app: dict[str, Any]) -> None:
+    assert (ROOT / app["script"]).is_file()
+    assert app["cwd"] == "here"
+    assert app["interpreter"] == ".venv/bin/python"
+    assert parser().parse_args(shlex.split(app["args"])).netuid == 17
+    documented = set(re.findall(r"--[\w.]+", (ROOT / "ecosystem.config.js").read_text()))
+    known = {option for action in parser()._actions for option in action.option_strings}
+    assert documented <= known
