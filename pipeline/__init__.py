@@ -31,7 +31,7 @@ from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
 from pipeline.request import STAGES, Asset, OnStep, Request
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
 from pipeline.scoring.quality import QualityScorer
-from pipeline.scoring.similarity import Reference, Similarity, likeness
+from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
 from pipeline.splats import Splats, invalid_reason, normalise, ply, spz, upright
 from pipeline.weights.locate import SCORER as DEFAULT_SCORER
 from pipeline.weights.locate import is_embedded
@@ -62,7 +62,7 @@ __all__ = [
     "Prompt",
     "PromptError",
     "QualityScorer",
-    "Reference",
+    "ReferenceViews",
     "Request",
     "SamplerParams",
     "Scorer",
@@ -79,8 +79,8 @@ __all__ = [
     "decode_image_prompt",
     "invalid_reason",
     "is_embedded",
-    "likeness",
     "load_backend",
+    "measure_similarity",
     "normalise",
     "parse_text_prompt",
     "ply",

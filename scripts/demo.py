@@ -31,8 +31,8 @@ from miner.localnet.validator_rules import ValidatorTiming
 from miner.runtime.logging import ResultLine
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import Generate, ImageTask, TextTask
-from pipeline import STAGES, Reference, ply
-from pipeline.rendering.contact_sheet import contact_sheet
+from pipeline import STAGES, ReferenceViews, ply
+from pipeline.rendering.contact_sheet import draw_contact_sheet
 from scripts.train_tiny.distances import Objects
 from scripts.train_tiny.measures import cameras, true_views
 from scripts.train_tiny.objects import make_thing
@@ -57,7 +57,7 @@ class Prompt:
     id: str
     transport: str
     shows: Image.Image | str
-    reference: Reference | None = None
+    reference: ReferenceViews | None = None
 
     @property
     def task_type(self) -> Literal["image", "text"]:
@@ -85,7 +85,7 @@ def toy(task_id: str, number: int) -> Prompt:
     objects = Objects.of([make_thing(HELD_OUT + number).parts], torch.device("cpu"))
     rgba = pictures(objects, PICTURE_SIZE)[0].permute(1, 2, 0)
     picture = Image.fromarray((rgba * 255).round().byte().numpy(), "RGBA")
-    return Prompt(task_id, "pull", picture, Reference(cameras(), true_views(objects)))
+    return Prompt(task_id, "pull", picture, ReferenceViews(cameras(), true_views(objects)))
 
 
 def demo_prompts() -> list[Prompt]:
@@ -119,7 +119,7 @@ class MinerProcess:
 
     @staticmethod
     async def start(arguments: Sequence[str], started: float) -> MinerProcess:
-        """python neurons/miner.py ARGUMENTS."""
+        """Python neurons/miner.py ARGUMENTS."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(ROOT / "neurons" / "miner.py"),
@@ -233,7 +233,7 @@ def write_outputs(prompts: Sequence[Prompt], deliveries: Sequence[Delivery], out
         stem.with_suffix(".spz").write_bytes(delivery.data)
         stem.with_suffix(".ply").write_bytes(ply.to_bytes(delivery.splats))
         caption = f"task {delivery.task_id}, {delivery.transport}: {len(delivery.splats)} gaussians"
-        contact_sheet(shown[delivery.task_id], delivery.splats, caption).save(stem.with_suffix(".png"))
+        draw_contact_sheet(shown[delivery.task_id], delivery.splats, caption).save(stem.with_suffix(".png"))
 
 
 def print_table(prompts: Sequence[Prompt], deliveries: Sequence[Delivery], lines: Sequence[ResultLine]) -> None:

@@ -31,7 +31,7 @@ def main() -> int:
             data = ply.to_bytes(splats, normals=False)
         else:
             data = spz.to_bytes(splats, level=1, workers=1, lossy=True)
-            if reason := spz.losses(splats):
+            if reason := spz.loss_reason(splats):
                 print(f"{source}: warning: values are lost: {reason}", file=sys.stderr)
         target.write_bytes(data)
     except FormatError as error:

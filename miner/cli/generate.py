@@ -47,7 +47,7 @@ from pipeline import (
     spz,
 )
 from pipeline.conditioning.prompt import Combine
-from pipeline.rendering.contact_sheet import contact_sheet
+from pipeline.rendering.contact_sheet import draw_contact_sheet
 from pipeline.splats.statistics import compute_statistics
 from pipeline.splats.validation import invalid_reason
 
@@ -194,7 +194,7 @@ def main() -> int:
             ply.to_bytes(splats) if arguments.output.suffix == ".ply" else spz.to_bytes(splats)
         )
         if arguments.sheet:
-            contact_sheet(shown(prompt), splats, f"seed {best.asset.seed}").save(arguments.sheet)
+            draw_contact_sheet(shown(prompt), splats, f"seed {best.asset.seed}").save(arguments.sheet)
     except (OperatorError, PipelineError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

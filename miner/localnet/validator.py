@@ -22,7 +22,7 @@ from miner.localnet.validator_rules import SubmissionVerdict, ValidatorRules, Va
 from miner.subnet.dendrite import Dendrite
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import Generate, ProtocolTask, PullTask, SubmitResults
-from pipeline import FormatError, Reference, Similarity, Splats, likeness, spz
+from pipeline import FormatError, ReferenceViews, Similarity, Splats, measure_similarity, spz
 from pipeline.splats.validation import invalid_reason
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def write_chain_file(path: Path, neurons: Iterable[Neuron], netuid: int = 17, bl
     partial.replace(path)
 
 
-def check_result(task_id: str, transport: str, results: str, reference: Reference | None = None) -> Delivery:
+def check_result(task_id: str, transport: str, results: str, reference: ReferenceViews | None = None) -> Delivery:
     """Decode a result as the validation service does: strict base64, SPZ, validity; then look at it."""
     try:
         data = base64.b64decode(results, validate=True)
@@ -88,7 +88,7 @@ def check_result(task_id: str, transport: str, results: str, reference: Referenc
     reason = invalid_reason(splats)
     if reason is not None:
         return Delivery(task_id, transport, data, None, reason)
-    found = None if reference is None else likeness(splats, reference)
+    found = None if reference is None else measure_similarity(splats, reference)
     return Delivery(task_id, transport, data, splats, "valid", found)
 
 
@@ -108,7 +108,7 @@ class LocalValidator:
         self.port = port
         self.deliveries: list[Delivery] = []
         self._tasks: deque[ProtocolTask] = deque()
-        self._references: dict[str, Reference] = {}
+        self._references: dict[str, ReferenceViews] = {}
         self.model = ValidatorRules(self.hotkey, self._next_task, is_registered, now, timing)
         self._dendrite = Dendrite(wallet.hotkey)
         self._axon = bt.Axon(wallet=wallet, port=port, ip=LOOPBACK, external_ip=LOOPBACK)
@@ -144,7 +144,7 @@ class LocalValidator:
         """Queue tasks for whoever pulls."""
         self._tasks.extend(tasks)
 
-    def add_reference(self, task_id: str, reference: Reference) -> None:
+    def add_reference(self, task_id: str, reference: ReferenceViews) -> None:
         """Judge the task's results by how much they look like this, and not by validity alone."""
         self._references[task_id] = reference
 

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import QualityScorer, Splats, spz
-from pipeline.rendering.cameras import validator_views
-from pipeline.scoring.quality import as_validators_see, validator_pixels
+from pipeline.rendering.cameras import validator_cameras
+from pipeline.scoring.quality import normalise_as_validator, render_as_validator
 from pipeline.weights.random_init import write_scorer
 
 GIB = 2**30
@@ -61,13 +61,13 @@ def timed(work: Callable[[], object], device: torch.device, repeats: int) -> flo
 def measure(scorer: QualityScorer, count: int, device: torch.device, repeats: int) -> dict[str, Any]:
     """The figures for an object of so many gaussians."""
     splats = shell(count, device)
-    shown = as_validators_see(splats)
+    shown = normalise_as_validator(splats)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     result = {
         "gaussians": count,
         "score_seconds": timed(lambda: scorer(splats), device, repeats),
-        "pictures_seconds": timed(lambda: validator_pixels(shown, validator_views()), device, repeats),
+        "pictures_seconds": timed(lambda: render_as_validator(shown, validator_cameras()), device, repeats),
         "spz_seconds": timed(lambda: spz.verify_round_trip(splats, spz.to_bytes(splats)), device, repeats),
     }
     peak = torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else 0.0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline import Splats
 from pipeline.rendering.cameras import Camera
-from pipeline.scoring.similarity import compare, render_rgba
+from pipeline.scoring.similarity import compare_views, render_rgba
 from scripts.train_tiny.distances import Objects
 from scripts.train_tiny.pictures import BEHIND_AZIMUTH, PROMPT_AZIMUTH, camera, pictures
 
@@ -53,7 +53,7 @@ def true_views(thing: Objects) -> Tensor:
 
 def measure(occupied: Tensor, truth: Tensor, ours: Tensor, true: Tensor) -> Measures:
     """Occupied voxels [R, R, R] and views [2, 4, S, S] of a result and of the object it should be."""
-    found = compare(ours, true)
+    found = compare_views(ours, true)
     front, behind = found.silhouettes
     return Measures(tolerant_iou(occupied, truth), front, found.colour_error, behind)
 

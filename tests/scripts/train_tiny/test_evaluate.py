@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline import SamplerParams
-from pipeline.scoring.similarity import compare
+from pipeline.scoring.similarity import compare_views
 from scripts.train_tiny import curves, evaluate
 from scripts.train_tiny.exam import Result, examine, questions
 from scripts.train_tiny.measures import Measures, tolerant_iou, views
@@ -55,7 +55,7 @@ def test_new_objects_look_like_the_pictures_of_them(subject: Subject) -> None:
     for ours, question, other in zip(splats, asked, reversed(asked), strict=True):
         assert ours is not None
         seen = views(ours)
-        found, mistaken = compare(seen, question.views), compare(seen, other.views)
+        found, mistaken = compare_views(seen, question.views), compare_views(seen, other.views)
         assert min(found.silhouettes) >= 0.8
         assert found.colour_error <= 0.1
         assert mistaken.score < 0.5 * found.score
