@@ -119,7 +119,7 @@ class MinerProcess:
 
     @staticmethod
     async def start(arguments: Sequence[str], started: float) -> MinerProcess:
-        """Python neurons/miner.py ARGUMENTS."""
+        """python neurons/miner.py ARGUMENTS."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(ROOT / "neurons" / "miner.py"),
