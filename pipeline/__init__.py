@@ -1,13 +1,16 @@
-"""Prompt in, gaussian splats out. Knows nothing of Bittensor, tasks or validators."""
+"""Generation of gaussian splats from sentences and images, independent of Bittensor, tasks and validators."""
 
-from pipeline.backends.backend import Backend, load_backend, warm_up
+from pipeline.backends.loading import load_backend
+from pipeline.backends.protocol import Backend
 from pipeline.compute import ComputeConfig, choose_compute
 from pipeline.conditioning.prompt import (
+    MAX_IMAGE_BYTES,
+    MAX_TEXT_LENGTH,
+    Combine,
     ImagePrompt,
     ImagesPrompt,
     Prompt,
     TextPrompt,
-    decode_base64_image,
     decode_image_prompt,
     parse_text_prompt,
 )
@@ -28,7 +31,7 @@ from pipeline.errors import (
 )
 from pipeline.generator import CheckpointSource, Generator
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
-from pipeline.request import STAGES, Asset, OnStep, Request
+from pipeline.request import STAGES, Asset, Conditioning, OnStep, Request, ignore_steps
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
 from pipeline.scoring.quality import QualityScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
@@ -38,6 +41,8 @@ from pipeline.weights.locate import is_embedded
 
 __all__ = [
     "DEFAULT_SCORER",
+    "MAX_IMAGE_BYTES",
+    "MAX_TEXT_LENGTH",
     "STAGES",
     "Asset",
     "Backend",
@@ -48,7 +53,9 @@ __all__ = [
     "Candidate",
     "CheckpointError",
     "CheckpointSource",
+    "Combine",
     "ComputeConfig",
+    "Conditioning",
     "EmptyForeground",
     "EmptyStructure",
     "FormatError",
@@ -75,8 +82,8 @@ __all__ = [
     "UnsupportedPrompt",
     "VoxelLimit",
     "choose_compute",
-    "decode_base64_image",
     "decode_image_prompt",
+    "ignore_steps",
     "invalid_reason",
     "is_embedded",
     "load_backend",
@@ -86,5 +93,4 @@ __all__ = [
     "ply",
     "spz",
     "upright",
-    "warm_up",
 ]
