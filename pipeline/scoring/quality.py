@@ -39,7 +39,8 @@ class QualityScorer:
     def __init__(self, weights: Path, config: Path, device: torch.device) -> None:
         """Load the network onto `device`.
 
-        weights: a safetensors file with backbone.* and score_head.*; config: the directory of its config.json. Raises CheckpointError if a file is missing or damaged, or lacks a tensor of the backbone or of the head.
+        weights: a safetensors file with backbone.* and score_head.*; config: the directory of its config.json.
+        Raises CheckpointError if a file is missing or damaged, or lacks a tensor of the backbone or of the head.
         """
         self._backbone, self._head = _load_network(weights, config)
         self._backbone.to(device)
