@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from miner.cli import run
+from miner.cli import run, splats, weights
 from miner.errors import ExitCode, MinerError
 
 
@@ -36,7 +36,7 @@ def program() -> None:
     """
 
 
-for command in (run.run,):
+for command in (run.run, splats.splats, weights.weights):
     program.add_command(command)
 
 

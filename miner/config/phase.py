@@ -17,7 +17,7 @@ from pipeline import (
     normalise,
     upright,
 )
-from pipeline.conditioning.background import MODELS
+from pipeline.weights.background_models import MODELS
 
 
 class _Section(BaseModel):

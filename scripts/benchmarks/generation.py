@@ -291,7 +291,7 @@ def main() -> int:
         start = time.perf_counter()
         if kind == "random":
             directory = Path(folder)
-            random_checkpoint.write(name, directory, torch.float16, "cuda")
+            random_checkpoint.write_checkpoint(name, directory, torch.float16, "cuda")
             torch.cuda.empty_cache()
         else:
             directory = locate(arguments.checkpoint, "pipeline.json")

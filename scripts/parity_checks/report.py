@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
-from pipeline.trellis.checkpoint import build_network, load_weights, read_json
+from pipeline.trellis.checkpoint import build_network, load_weights
+from pipeline.weights.files import read_json
 
 # Of the golden data's largest magnitude.
 BOUND = 1e-5

@@ -52,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         directories = {name: Path(folder) / name for name in random_checkpoint.FLOWS}
         for name, directory in directories.items():
-            random_checkpoint.write(name, directory, torch.float16, "cuda")
+            random_checkpoint.write_checkpoint(name, directory, torch.float16, "cuda")
         for role in random_checkpoint.DECODERS:
             # The published text checkpoints name the image checkpoint's decoders.
             for suffix in (".json", ".safetensors"):

@@ -77,7 +77,7 @@ def main() -> None:
     print(f"phase 3: {phase_params('phase3')}")
     report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "checkpoint": name}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        random_checkpoint.write(name, Path(folder), torch.float16, "cuda")
+        random_checkpoint.write_checkpoint(name, Path(folder), torch.float16, "cuda")
         reference = results(Path(folder), choose_compute("cuda", "float32"), arguments.voxels)
         for precision, kernels, fp8, reuse in WAYS:
             gc.collect()

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pipeline.conditioning.background import MODELS, BackgroundRemover, check_model_file, model_path
+from pipeline.conditioning.background import BackgroundRemover
 from pipeline.errors import BackgroundModelError
+from pipeline.weights.background_models import MODELS, check_model_file, model_path
 
 MODEL = "u2netp"
 FETCH = f"python scripts/fetch_background_model.py {MODEL}"

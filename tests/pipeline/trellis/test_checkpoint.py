@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import CheckpointError
 from pipeline.params import SamplerParams
-from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint, load_network, read_json
+from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint, load_network
+from pipeline.weights.files import read_json
 from pipeline.weights.locate import EMBEDDED, locate
 
 EMBEDDED_DIRECTORY = locate(EMBEDDED, "pipeline.json")
