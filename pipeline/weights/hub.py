@@ -117,7 +117,7 @@ def download_to_path(file: RemoteFile, target: Path) -> None:
         # The name contains the checksum, so that parts of two versions are never mixed.
         partial = target.with_name(f"{target.name}.{file.checksum[:16]}.incomplete")
         try:
-            with FileLock(f"{partial}.lock", blocking=False):
+            with _lock(partial):
                 # Another process may have finished meanwhile.
                 if _has_intact(file, target):
                     return
@@ -129,6 +129,18 @@ def download_to_path(file: RemoteFile, target: Path) -> None:
                 partial.replace(target)
         except Timeout:
             raise DownloadError(f"{file} is being downloaded by another process", retry=True) from None
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock for a file. Raises Timeout at once if another process holds it."""
+    lock = path.with_name(f"{path.name}.lock")
+    with FileLock(lock, blocking=False):
+        try:
+            yield
+        finally:
+            # Deleted while it is held; a process that has opened it already sees that and fails.
+            lock.unlink(missing_ok=True)
 
 
 def _has_intact(file: RemoteFile, path: Path) -> bool:
