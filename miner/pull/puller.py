@@ -9,7 +9,7 @@ from collections.abc import Callable
 from miner.pull.session import SessionContext, ValidatorRecord, ValidatorSession
 from miner.pull.state_machine import LONGEST_WAIT, ValidatorState
 from miner.pull.store import Cooldown, CooldownStore
-from miner.runtime.logging import shown
+from miner.runtime.logging import sanitise_name
 from miner.runtime.supervisor import Supervisor
 from miner.subnet.dendrite import Dendrite, Transport
 from miner.subnet.metagraph import Snapshot
@@ -99,7 +99,7 @@ class Puller:
         for hotkey in self._loops:
             record = self.records[hotkey]
             if record.state.busy and record.state.held is not None:
-                what = shown(record.state.held.task.id)
+                what = sanitise_name(record.state.held.task.id)
                 log.warning("Task %s: %s when we stopped; %s holds it", what, record.state.stage.value, record.name)
         await self._supervisor.stop(*names)
         self._loops.clear()

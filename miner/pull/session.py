@@ -34,10 +34,10 @@ from miner.pull.state_machine import (
     transition,
 )
 from miner.runtime.clock import Clock
-from miner.runtime.logging import shown
+from miner.runtime.logging import sanitise_name
 from miner.subnet.dendrite import Transport
 from miner.subnet.metagraph import Neuron
-from miner.subnet.protocol import PullTask, signed_submission
+from miner.subnet.protocol import PullTask, sign_submission
 from miner.tasks.runner import TaskRunner
 from miner.tasks.task import Task
 from pipeline import Cancelled, PipelineError
@@ -142,7 +142,7 @@ class ValidatorSession:
             case StartGeneration():
                 return GenerationFinished(await self._generate(self._held))
             case SendSubmission():
-                withheld = f"Task {shown(self._held.task.id)}: result withheld from"
+                withheld = f"Task {sanitise_name(self._held.task.id)}: result withheld from"
                 return PolicyDenied() if self._is_denied(withheld) else await self._submit(transport, self._held)
 
     @property
@@ -184,13 +184,13 @@ class ValidatorSession:
         """What an answer says of tasks, for the log; each task's end stands there, also one that has to be inferred."""
         record = self._record
         held, unsettled = record.state.held, record.state.failed_submissions > 0
-        before = "" if held is None else shown(held.task.id)
+        before = "" if held is None else sanitise_name(held.task.id)
         if isinstance(answer, OnCooldown) and unsettled:
             log.info("Task %s: its submission to %s has counted, accepted or not", before, record.name)
             self._settle(Outcome.UNSCORED, None, answer.until)
         if not isinstance(answer, TaskAssigned):
             return
-        name = shown(answer.task.id)
+        name = sanitise_name(answer.task.id)
         if held is not None and held.task.id == answer.task.id:
             what = "its result is sent again" if held.results is not None else "it is generated again"
             log.info("Task %s: handed back by %s, %s", name, record.name, what)
@@ -223,7 +223,9 @@ class ValidatorSession:
         try:
             result = await environment.runner.run(task)
         except Cancelled:
-            log.warning("Task %s: not finished; %s hands it back after the restart", shown(held.task.id), record.name)
+            log.warning(
+                "Task %s: not finished; %s hands it back after the restart", sanitise_name(held.task.id), record.name
+            )
             raise
         except PipelineError:
             return ""
@@ -234,7 +236,7 @@ class ValidatorSession:
         record, environment = self._record, self._environment
         results = held.results or ""
         hotkey = record.neuron.hotkey
-        submission = signed_submission(held.task, results, time.time_ns(), environment.keypair, hotkey)
+        submission = sign_submission(held.task, results, time.time_ns(), environment.keypair, hotkey)
         sent = environment.clock.now()
         reply = await transport.exchange(record.neuron, submission, environment.settings.submit_timeout)
         received = environment.clock.now()
@@ -250,7 +252,7 @@ class ValidatorSession:
         log.log(
             logging.INFO if expected else logging.WARNING,
             "Task %s: %s to %s: %s",
-            shown(held.task.id),
+            sanitise_name(held.task.id),
             f"{len(results)} bytes submitted" if results else "empty result submitted",
             record.name,
             answer.reason,

@@ -15,7 +15,7 @@ from miner.config.phase_files import NamedPhase
 from miner.config.settings import SpzSettings
 from miner.gpu.scheduler import Scheduler
 from miner.phases.selector import PhaseSelector, TaskPlan
-from miner.runtime.logging import ResultLine, quoted, shown
+from miner.runtime.logging import ResultLine, sanitise_text, sanitise_name
 from miner.tasks.task import InvalidResult, Result, Task, Withheld
 from pipeline import (
     BestOfN,
@@ -78,14 +78,14 @@ class TaskRunner:
         except PipelineError as error:
             name = type(error).__name__
             self.counters[name] += 1
-            log.warning("Task %s: no result, %s: %s", shown(task.id), name, quoted(str(error)))
+            log.warning("Task %s: no result, %s: %s", sanitise_name(task.id), name, sanitise_text(str(error)))
             # What we give up because we stop is begun again after the restart.
             if entry is not None and not isinstance(error, Cancelled):
                 entry.failed(error)
             raise
         except Exception as error:  # whatever one task provokes must not stop the others
             self.counters["internal error"] += 1
-            log.exception("Task %s: no result, generation failed unexpectedly", shown(task.id))
+            log.exception("Task %s: no result, generation failed unexpectedly", sanitise_name(task.id))
             if entry is not None:
                 entry.failed(error)
             raise PipelineError("generation failed unexpectedly") from error
@@ -93,7 +93,9 @@ class TaskRunner:
         self.last_success = time.time()
         asset = result.asset
         of, quality = len(result.candidates), result.quality
-        log.info("%s", ResultLine(shown(task.id), asset.seconds, len(asset.splats), len(result.data), of, quality))
+        log.info(
+            "%s", ResultLine(sanitise_name(task.id), asset.seconds, len(asset.splats), len(result.data), of, quality)
+        )
         self._on_result(task, result)
         return result
 
@@ -125,7 +127,9 @@ class TaskRunner:
                 if not search.has_valid:
                     raise
                 self.counters["internal error"] += 1
-                log.exception("Task %s: a candidate failed unexpectedly; the best before it is taken", shown(task.id))
+                log.exception(
+                    "Task %s: a candidate failed unexpectedly; the best before it is taken", sanitise_name(task.id)
+                )
                 break
             # Nobody waits for one more candidate while another task would be late.
             priority = 0.0
@@ -134,7 +138,7 @@ class TaskRunner:
     @staticmethod
     def _decode(task: Task, phase: Phase) -> Prompt:
         prompt = parse_text_prompt(task.prompt) if task.type == "text" else decode_base64_image(task.prompt)
-        log.info("Task %s: %s", shown(task.id), quoted(prompt.label))
+        log.info("Task %s: %s", sanitise_name(task.id), sanitise_text(prompt.label))
         # Known before the generator is asked, so that such tasks do not wait in its queue.
         if not (phase.takes_text if task.type == "text" else phase.image):
             raise UnsupportedPrompt(f"the phase has no checkpoint for {task.type} tasks")
