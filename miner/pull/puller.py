@@ -9,7 +9,7 @@ from collections.abc import Callable
 from miner.pull.session import SessionContext, ValidatorRecord, ValidatorSession
 from miner.pull.state_machine import MAX_WAIT, ValidatorState
 from miner.pull.store import Cooldown, CooldownStore
-from miner.runtime.logging import shown
+from miner.runtime.logging import sanitise_name
 from miner.runtime.supervisor import Supervisor
 from miner.subnet.dendrite import Dendrite, Transport
 from miner.subnet.metagraph import Snapshot
@@ -105,7 +105,7 @@ class Puller:
         for hotkey in self._sessions:
             record = self.records[hotkey]
             if record.state.is_busy and record.state.held is not None:
-                task_id = shown(record.state.held.task.id)
+                task_id = sanitise_name(record.state.held.task.id)
                 log.warning("Task %s: %s when we stopped; %s holds it", task_id, record.state.stage.value, record.name)
         await self._supervisor.stop(*names)
         self._sessions.clear()

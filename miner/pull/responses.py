@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import bittensor as bt
 
 from miner.ledger.outcomes import Outcome
-from miner.runtime.logging import quoted
+from miner.runtime.logging import sanitise_text
 from miner.subnet.protocol import ProtocolTask, PullTask, SubmitResults
 
 # A validator that does not find us in its metagraph advises an hour, but looks again every ten minutes.
@@ -142,4 +142,4 @@ def _status(answer: bt.Synapse) -> tuple[int, str]:
     code = terminal.status_code if terminal and terminal.status_code else 0
     message = terminal.status_message if terminal and terminal.status_message else "no answer"
     # What follows "[type=" in pydantic's messages are pieces of the answer: a prompt, perhaps.
-    return int(code), quoted(" ".join(message.split("[type=", 1)[0].split())[:200])
+    return int(code), sanitise_text(" ".join(message.split("[type=", 1)[0].split())[:200])

@@ -35,7 +35,7 @@ from miner.pull.state_machine import (
     transition,
 )
 from miner.runtime.clock import Clock
-from miner.runtime.logging import shown
+from miner.runtime.logging import sanitise_name
 from miner.subnet.dendrite import Transport
 from miner.subnet.encoding import decode_prompt, encode_result
 from miner.subnet.metagraph import Neuron
@@ -148,7 +148,7 @@ class ValidatorSession:
             case StartGeneration(held=held):
                 return GenerationFinished(await self._generate(held))
             case SendSubmission(held=held):
-                withheld = f"Task {shown(held.task.id)}: result withheld from"
+                withheld = f"Task {sanitise_name(held.task.id)}: result withheld from"
                 return PolicyDenied() if self._is_denied(withheld) else await self._submit(transport, held)
 
     def _is_denied(self, consequence: str) -> bool:
@@ -185,13 +185,13 @@ class ValidatorSession:
         """Log and record what a response tells of tasks, also the end of one that can only be inferred."""
         record = self._record
         held, is_unsettled = record.state.held, record.state.failed_submissions > 0
-        held_id = "" if held is None else shown(held.task.id)
+        held_id = "" if held is None else sanitise_name(held.task.id)
         if isinstance(response, OnCooldown) and is_unsettled:
             log.info("Task %s: its submission to %s has counted, accepted or not", held_id, record.name)
             self._record_outcome(Outcome.CLOSED_WITHOUT_SCORE, None, response.until)
         if not isinstance(response, TaskAssigned):
             return
-        task_id = shown(response.task.id)
+        task_id = sanitise_name(response.task.id)
         if held is not None and held.task.id == response.task.id:
             next_step = "its result is sent again" if held.result is not None else "it is generated again"
             log.info("Task %s: handed back by %s, %s", task_id, record.name, next_step)
@@ -228,7 +228,7 @@ class ValidatorSession:
         try:
             result = await context.runner.run(task)
         except Cancelled:
-            log.warning("Task %s: not finished; %s hands it back after the restart", shown(held.task.id), record.name)
+            log.warning("Task %s: not finished; %s hands it back after the restart", sanitise_name(held.task.id), record.name)
             raise
         except PipelineError:
             return SKIP
@@ -259,7 +259,7 @@ class ValidatorSession:
         log.log(
             logging.INFO if is_expected else logging.WARNING,
             "Task %s: %s to %s: %s",
-            shown(held.task.id),
+            sanitise_name(held.task.id),
             f"{len(results)} bytes submitted" if results else "empty result submitted",
             record.name,
             response.reason,

@@ -12,7 +12,7 @@ from miner.config.settings import SpzSettings
 from miner.gpu.scheduler import Scheduler
 from miner.ledger.recorder import TaskRecord
 from miner.phases.selector import PhaseSelector, TaskPlan
-from miner.runtime.logging import ResultLine, quoted, shown
+from miner.runtime.logging import ResultLine, sanitise_name, sanitise_text
 from miner.tasks.generation import best_of_n, gate_objection, make_request
 from miner.tasks.task import InvalidResult, Result, Task, Withheld
 from pipeline import (
@@ -62,21 +62,21 @@ class TaskRunner:
         """Return the task's result. Raise PipelineError, already logged and counted, if there is none."""
         plan = self._start(task.record)
         try:
-            log.info("Task %s: %s", shown(task.id), quoted(task.prompt.label))
+            log.info("Task %s: %s", sanitise_name(task.id), sanitise_text(task.prompt.label))
             result = await self._generate(task, plan)
         except PipelineError as error:
             self._fail(task.id, task.record, error)
             raise
         except Exception as error:  # whatever one task provokes must not stop the others
             self.counters["internal_error"] += 1
-            log.exception("Task %s: no result, generation failed unexpectedly", shown(task.id))
+            log.exception("Task %s: no result, generation failed unexpectedly", sanitise_name(task.id))
             if task.record is not None:
                 task.record.failed(error)
             raise PipelineError("generation failed unexpectedly") from error
         self.counters["generated"] += 1
         self.last_success = time.time()
         line = ResultLine(
-            shown(task.id),
+            sanitise_name(task.id),
             result.asset.seconds,
             len(result.asset.splats),
             len(result.data),
@@ -102,7 +102,7 @@ class TaskRunner:
     def _fail(self, task_id: str, record: TaskRecord | None, error: PipelineError) -> None:
         name = type(error).__name__
         self.counters[name] += 1
-        log.warning("Task %s: no result, %s: %s", shown(task_id), name, quoted(str(error)))
+        log.warning("Task %s: no result, %s: %s", sanitise_name(task_id), name, sanitise_text(str(error)))
         # A task that is given up because the miner stops is begun again after the restart.
         if record is not None and not isinstance(error, Cancelled):
             record.failed(error)
@@ -130,7 +130,7 @@ class TaskRunner:
                 if not search.has_valid:
                     raise
                 self.counters["internal_error"] += 1
-                log.exception("Task %s: a candidate failed unexpectedly; taking the best so far", shown(task.id))
+                log.exception("Task %s: a candidate failed unexpectedly; taking the best so far", sanitise_name(task.id))
                 return
             # No other task waits for a further candidate while it would be late.
             priority = 0.0

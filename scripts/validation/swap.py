@@ -27,7 +27,7 @@ from miner.gpu.models import load, release
 from miner.gpu.scheduler import Scheduler
 from miner.phases.manager import PhaseFiles, PhaseManager
 from miner.phases.state import Chosen, PhaseState, StateFile
-from miner.runtime.gpu_memory import gpu_memory
+from miner.runtime.gpu_memory import read_gpu_memory
 from pipeline import Backend, EmptyStructure, OnStep, Request, VoxelLimit, parse_text_prompt
 from pipeline.weights import random_init as random_checkpoint
 
@@ -156,7 +156,7 @@ async def prove(miner: Miner) -> dict[str, object]:
         "gib_with_one": with_one,
         "gib_at_most": with_both,
         "gib_after_the_swap": allocated(),
-        "as_health_has_it": [asdict(gpu) for gpu in gpu_memory()],
+        "as_health_has_it": [asdict(gpu) for gpu in read_gpu_memory()],
     }
 
 

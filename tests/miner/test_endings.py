@@ -125,7 +125,7 @@ async def test_a_background_task_that_keeps_dying_ends_the_process(
 
     monkeypatch.setattr(node_module, "watch_generator", die)
     monkeypatch.setattr("miner.runtime.supervisor.FIRST_RESTART_DELAY", 0.001)
-    with pytest.raises(MinerError, match="the generator's watch died 8 times in a row") as caught:
+    with pytest.raises(MinerError, match="the generator's watch failed 8 times in a row") as caught:
         await asyncio.wait_for(bench.node.run(), TIMEOUT)
     assert caught.value.exit_code is ExitCode.FAILURE
     assert bench.node.restarts == {"the generator's watch": 8}

@@ -14,7 +14,7 @@ from miner.localnet.validator import free_port
 from miner.pull.state_machine import LOCK_DELAY
 from miner.subnet.dendrite import Dendrite
 from miner.subnet.metagraph import Snapshot
-from miner.subnet.protocol import ImageTask, PullTask, SubmitResults, TextTask, signed_submission
+from miner.subnet.protocol import ImageTask, PullTask, SubmitResults, TextTask, sign_submission
 from pipeline import Asset, OnStep, Request
 from tests.miner.conftest import instant_generate, make_asset
 from tests.support.pulling import TIMEOUT, Bench, Faulty, Held, cooling, make_bench, until
@@ -172,7 +172,7 @@ async def test_validator_refuses_a_wrong_signature(bench: Bench) -> None:
     bench.validator.add_tasks([task])
     dendrite = Dendrite(bench.keypair)
     await dendrite.ask(bench.neuron, PullTask(), TIMEOUT)
-    forged = signed_submission(TextTask(id="a", prompt="other"), "", 1, bench.keypair, bench.validator.hotkey)
+    forged = sign_submission(TextTask(id="a", prompt="other"), "", 1, bench.keypair, bench.validator.hotkey)
     answers = [await dendrite.exchange(bench.neuron, forged, TIMEOUT) for _ in range(2)]
     await dendrite.aclose_session()
     assert bench.verdicts == [("a", "wrong signature")]
