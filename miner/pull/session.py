@@ -39,7 +39,7 @@ from miner.runtime.logging import sanitise_name
 from miner.subnet.dendrite import Transport
 from miner.subnet.encoding import decode_prompt, encode_result
 from miner.subnet.metagraph import Neuron
-from miner.subnet.protocol import PullTask, signed_submission
+from miner.subnet.protocol import PullTask, sign_submission
 from miner.tasks.runner import TaskRunner
 from miner.tasks.task import Task
 from pipeline import Cancelled, PipelineError, PromptError
@@ -228,7 +228,9 @@ class ValidatorSession:
         try:
             result = await context.runner.run(task)
         except Cancelled:
-            log.warning("Task %s: not finished; %s hands it back after the restart", sanitise_name(held.task.id), record.name)
+            log.warning(
+                "Task %s: not finished; %s hands it back after the restart", sanitise_name(held.task.id), record.name
+            )
             raise
         except PipelineError:
             return SKIP
@@ -240,7 +242,7 @@ class ValidatorSession:
         started = context.clock.now()
         results = await asyncio.to_thread(encode_result, held.result or SKIP)
         hotkey = record.neuron.hotkey
-        submission = signed_submission(held.task, results, time.time_ns(), context.keypair, hotkey)
+        submission = sign_submission(held.task, results, time.time_ns(), context.keypair, hotkey)
         sent = context.clock.now()
         reply = await transport.exchange(record.neuron, submission, context.settings.submit_timeout)
         received = context.clock.now()

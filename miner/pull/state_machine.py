@@ -19,8 +19,8 @@ from miner.ledger.outcomes import Outcome
 from miner.pull.clock_offset import ClockOffset
 from miner.pull.responses import (
     UNREGISTERED_DELAY,
-    NotRegistered,
     NoTask,
+    NotRegistered,
     OnCooldown,
     PullFailed,
     PullResponse,

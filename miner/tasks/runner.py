@@ -130,7 +130,9 @@ class TaskRunner:
                 if not search.has_valid:
                     raise
                 self.counters["internal_error"] += 1
-                log.exception("Task %s: a candidate failed unexpectedly; taking the best so far", sanitise_name(task.id))
+                log.exception(
+                    "Task %s: a candidate failed unexpectedly; taking the best so far", sanitise_name(task.id)
+                )
                 return
             # No other task waits for a further candidate while it would be late.
             priority = 0.0
