@@ -31,11 +31,13 @@ from pipeline.errors import (
 )
 from pipeline.generator import CheckpointSource, Generator
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
+from pipeline.rendering.contact_sheet import draw_contact_sheet
 from pipeline.request import STAGES, Asset, Conditioning, OnStep, Request, ignore_steps
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
 from pipeline.scoring.quality import QualityScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
-from pipeline.splats import Splats, invalid_reason, normalise, ply, spz, upright
+from pipeline.splats import Splats, Statistics, compute_statistics, invalid_reason, normalise, ply, spz, upright
+from pipeline.splats.container import Container, PackedSplats, ResultFormat
 from pipeline.weights.locate import SCORER as DEFAULT_SCORER
 from pipeline.weights.locate import is_embedded
 
@@ -56,6 +58,7 @@ __all__ = [
     "Combine",
     "ComputeConfig",
     "Conditioning",
+    "Container",
     "EmptyForeground",
     "EmptyStructure",
     "FormatError",
@@ -65,16 +68,19 @@ __all__ = [
     "NonFiniteOutput",
     "OnStep",
     "OutOfMemory",
+    "PackedSplats",
     "PipelineError",
     "Prompt",
     "PromptError",
     "QualityScorer",
     "ReferenceViews",
     "Request",
+    "ResultFormat",
     "SamplerParams",
     "Scorer",
     "Similarity",
     "Splats",
+    "Statistics",
     "TextPrompt",
     "TextToImageError",
     "TextToImageParams",
@@ -82,7 +88,9 @@ __all__ = [
     "UnsupportedPrompt",
     "VoxelLimit",
     "choose_compute",
+    "compute_statistics",
     "decode_image_prompt",
+    "draw_contact_sheet",
     "ignore_steps",
     "invalid_reason",
     "is_embedded",

@@ -61,5 +61,5 @@ install() {
 }
 
 fetch_background_model() {
-    "$PYTHON" "$ROOT/scripts/fetch_background_model.py" "$1" >/dev/null
+    (cd "$ROOT" && "$PYTHON" -m miner weights download "$1") >/dev/null
 }

@@ -89,10 +89,10 @@ def download(references: tuple[str, ...], phase: str | None, folder: Path | None
     from miner.errors import MinerError, OperatorError
     from pipeline import PipelineError, is_embedded
     from pipeline.errors import DownloadError
-    from pipeline.weights.background_models import MODELS
+    from pipeline.weights.background_models import BACKGROUND_MODELS
     from pipeline.weights.download import download_weights
 
-    in_folders = [t for t in targets if not is_embedded(t.reference) and t.reference not in MODELS]
+    in_folders = [t for t in targets if not is_embedded(t.reference) and t.reference not in BACKGROUND_MODELS]
     copies: dict[str, Path] = {}
     try:
         for target in targets:

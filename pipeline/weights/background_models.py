@@ -15,7 +15,7 @@ from pipeline.errors import BackgroundModelError, DownloadError
 
 # Models that are free for commercial use and run locally, with the md5 of their ONNX file. rembg's default (bria-rmbg)
 # is not free for commercial use, and some of its sessions send the image to a service.
-MODELS = {
+BACKGROUND_MODELS = {
     "u2net": "60024c5c889badc19c04ad937298a77b",
     "u2netp": "8e83ca70e441ab06c318d82300c84806",
     "birefnet-general": "7a35a0141cbbc80de11d9c9a28f52697",
@@ -43,10 +43,10 @@ def import_rembg() -> Any:
 def model_path(model: str) -> Path:
     """Return where rembg keeps or would keep the model's file: under U2NET_HOME or REMBG_HOME if set, else ~/.rembg.
 
-    Raises BackgroundModelError if the model is not in MODELS.
+    Raises BackgroundModelError if the model is not in BACKGROUND_MODELS.
     """
-    if model not in MODELS:
-        raise BackgroundModelError(f"unknown background model {model!r}; known are {', '.join(MODELS)}")
+    if model not in BACKGROUND_MODELS:
+        raise BackgroundModelError(f"unknown background model {model!r}; known are {', '.join(BACKGROUND_MODELS)}")
     import_rembg()
     from rembg.sessions import sessions
 
@@ -62,8 +62,10 @@ def check_model_file(model: str, path: Path) -> None:
         raise BackgroundModelError(f"the background model {model} is missing at {path}: run `{command}`")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "md5").hexdigest()
-    if digest != MODELS[model]:
-        raise BackgroundModelError(f"{path} has md5 {digest}, not {MODELS[model]}: delete it and run `{command}`")
+    if digest != BACKGROUND_MODELS[model]:
+        raise BackgroundModelError(
+            f"{path} has md5 {digest}, not {BACKGROUND_MODELS[model]}: delete it and run `{command}`"
+        )
 
 
 def download_model(model: str) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import CheckpointError, PipelineError
-from pipeline.weights.background_models import MODELS, check_model_file, model_path
+from pipeline.weights.background_models import BACKGROUND_MODELS, check_model_file, model_path
 from pipeline.weights.diffusers_layout import get_model_files
 from pipeline.weights.files import ENCODER_FILES, NETWORK_SUFFIXES, PIPELINE_FILE, check_file, read_references
 from pipeline.weights.locate import (
@@ -39,7 +39,7 @@ def check_weights(reference: str, overrides: Mapping[str, str] | None = None) ->
     checkpoint by role.
     """
     source = HubReference.parse(reference)
-    if reference in MODELS:
+    if reference in BACKGROUND_MODELS:
         return [_check("background model", _check_background_model, reference)]
     if source is not None and source.path and not Path(reference).expanduser().is_dir():
         return [_check("network", _check_network, reference, Path())]

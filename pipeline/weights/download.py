@@ -82,7 +82,7 @@ def download_weights(
     """
     if is_embedded(reference):
         return
-    if reference in background_models.MODELS:
+    if reference in background_models.BACKGROUND_MODELS:
         report(f"background model {reference}", background_models.download_model(reference))
         return
     directory = Path(reference).expanduser()
@@ -99,7 +99,7 @@ def download_weights(
     if source is None:
         raise DownloadError(
             f"{reference!r} is neither a directory nor a Hugging Face id such as org/name, nor a background model "
-            f"({', '.join(background_models.MODELS)})"
+            f"({', '.join(background_models.BACKGROUND_MODELS)})"
         )
     downloader.get_reference(reference, source, overrides or {})
 

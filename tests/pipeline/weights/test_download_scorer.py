@@ -13,6 +13,7 @@ from pipeline.scoring.quality import QualityScorer
 from pipeline.splats.splats import Splats
 from pipeline.weights.locate import locate
 from tests.pipeline.weights.conftest import CPU, files
+from tests.support.factories import make_splats
 from tests.support.fake_hub import FakeHub
 from tests.support.scorers import write_scorer
 
