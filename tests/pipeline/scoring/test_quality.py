@@ -164,7 +164,7 @@ def changed(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Pa
         (changed(lambda t: t.update({"score_head.weight": torch.zeros(2, 8)})), r"score_head\.weight .* another shape"),
         (lambda d: (d / "quality_scorer.safetensors").write_bytes(b"none"), "cannot load the scorer"),
         (lambda d: (d / "config.json").write_text("{"), "cannot load the scorer"),
-        (lambda d: (d / "quality_scorer.safetensors").unlink(), "is not a scorer: it has no quality_scorer.safetensors"),
+        (lambda d: (d / "quality_scorer.safetensors").unlink(), "is not a scorer: it has no quality_scorer"),
         (
             lambda d: (d / "quality_scorer.safetensors").rename(d / "quality_scorer.pt"),
             r"quality_scorer\.pt is a pickle",

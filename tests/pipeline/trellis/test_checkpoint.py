@@ -253,7 +253,7 @@ def test_a_pickle_in_place_of_safetensors_is_refused_unread(copy: Path, suffix: 
     (copy / f"{FLOW}.safetensors").unlink()
     path = copy / f"{FLOW}{suffix}"
     path.write_bytes(pickle.dumps(Exploit()))
-    with pytest.raises(CheckpointError, match=r"is a pickle.*put its tensors into \S+\.safetensors") as caught:
+    with pytest.raises(CheckpointError, match=r"is a pickle.*convert its tensors to \S+\.safetensors") as caught:
         load(copy)
     assert str(caught.value).startswith(str(path))
 
