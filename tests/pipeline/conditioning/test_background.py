@@ -10,7 +10,7 @@ from pipeline.errors import BackgroundModelError
 from pipeline.weights.background_models import BACKGROUND_MODELS, check_model_file, model_path
 
 MODEL = "u2netp"
-FETCH = f"sn17-miner weights download {MODEL}"
+FETCH = f"`sn17-miner weights download {MODEL}`"
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_another_model_is_refused(model: str) -> None:
 @pytest.mark.parametrize("missing", ["rembg", "onnxruntime"])
 def test_a_missing_package_names_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(BackgroundModelError, match=rf"{missing}.*: install this package with the extra \[cpu\]"):
+    with pytest.raises(BackgroundModelError, match=rf"{missing}.*: pip install .sn17-miner\[cpu\]"):
         BackgroundRemover(MODEL)
 
 
