@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from miner.analytics.figures import SPANS, Json, figures
+from miner.analytics.dashboard_view import PERIODS, Json, dashboard_view
 from miner.errors import OperatorError
 from miner.ledger.reader import LedgerReader, TaskRow
 from miner.monitor.gallery import Gallery
@@ -112,10 +112,10 @@ class Dashboard:
         return web.json_response(status.as_json() | {"now": time.time(), "able_to_work": status.able_to_work})
 
     async def figures(self, request: web.Request) -> web.Response:
-        """The ledger in figures, of the last ?hours=, one of SPANS; "problem" says why it cannot be read."""
+        """The ledger in figures, of the last ?hours=, one of PERIODS; "problem" says why it cannot be read."""
         asked = request.query.get("hours", "24")
-        if asked not in map(str, SPANS):
-            return error(400, f"hours must be one of {', '.join(map(str, SPANS))}")
+        if asked not in map(str, PERIODS):
+            return error(400, f"hours must be one of {', '.join(map(str, PERIODS))}")
         hours = int(asked)
         return web.json_response(await self._fresh(hours, lambda: self._read_figures(hours)))
 
@@ -158,9 +158,9 @@ class Dashboard:
     def _read_figures(self, hours: int) -> Json:
         now = time.time()
         try:
-            return figures(self._tasks(now - 3600 * hours), now, hours) | {"problem": ""}
+            return dashboard_view(self._tasks(now - 3600 * hours), now, hours) | {"problem": ""}
         except OperatorError as problem:
-            return figures([], now, hours) | {"problem": str(problem)}
+            return dashboard_view([], now, hours) | {"problem": str(problem)}
 
     def _read_results(self) -> list[Json]:
         kept = self._gallery.latest(LATEST) if self._gallery else []

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from miner.analytics.aggregate import ExperimentSummary, summarise_experiment
+from miner.analytics.experiments import ExperimentSummary, summarise_experiment
 from miner.ledger.reader import LedgerReader
 from miner.ledger.recorder import consult
 from miner.phases.manager import PhaseManager
@@ -44,7 +44,7 @@ class ExperimentStatus:
     def of(summary: ExperimentSummary) -> ExperimentStatus:
         """The essence of a summary."""
         arms = tuple(ArmStatus(*arm) for arm in summary.arms)
-        return ExperimentStatus(summary.row.name, arms, summary.decision.winner, summary.decision.losers)
+        return ExperimentStatus(summary.row.name, arms, summary.result.winner, summary.result.losers)
 
     @property
     def is_decided(self) -> bool:

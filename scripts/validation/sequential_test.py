@@ -22,7 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from miner.analytics.assignment import Experiment
-from miner.analytics.sequential_test import ALPHA, ExperimentResult, Tables, Trial, evaluate, log_e_values
+from miner.analytics.sequential_test import (
+    ALPHA,
+    ContingencyTables,
+    ExperimentResult,
+    Observation,
+    evaluate,
+    log_e_values,
+)
 from miner.ledger.events import Stratum
 
 Z_95 = 1.959963984540054
@@ -30,14 +37,14 @@ Z_95 = 1.959963984540054
 NAIVE_FIRST_LOOK = 20
 
 
-def draw_tables(rng: np.random.Generator, blocks: int, first: float, second: float) -> Tables:
+def draw_tables(rng: np.random.Generator, blocks: int, first: float, second: float) -> ContingencyTables:
     """Blocks of one task each."""
     tables = np.ones((blocks, 4), np.int64)
     tables[:, 0], tables[:, 2] = rng.random(blocks) < first, rng.random(blocks) < second
     return tables
 
 
-def decided_after(tables: Tables, threshold: float) -> tuple[float, float]:
+def decided_after(tables: ContingencyTables, threshold: float) -> tuple[float, float]:
     """Tasks until the first arm, and until the second, is found to be better; infinite if it never is."""
     found = []
     for direction in (tables, tables[:, [2, 3, 0, 1]]):
@@ -46,7 +53,7 @@ def decided_after(tables: Tables, threshold: float) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def naive_alarm(tables: Tables) -> bool:
+def naive_alarm(tables: ContingencyTables) -> bool:
     """Whether a z-test for two proportions at 5 % ever is significant."""
     n = np.arange(1, len(tables) + 1)
     first, second = np.cumsum(tables[:, 0]), np.cumsum(tables[:, 2])
@@ -75,7 +82,7 @@ class World:
         mood = np.cumsum(rng.normal(0.0, 0.03, tasks))
         free = rng.uniform(0, 300, self.validators)
         turns: dict[Stratum, int] = {}
-        trials = []
+        observations = []
         for number in range(tasks):
             validator = int(free.argmin())
             stratum = Stratum(f"5V{validator}", "text" if rng.random() < self.text_share else "image")
@@ -85,8 +92,8 @@ class World:
             accepted = bool(rng.random() < 1 / (1 + math.exp(-logit)))
             ended = free[validator] + rng.exponential(self.seconds[arm])
             free[validator] = ended + (300 if accepted else 900)
-            trials.append(Trial(stratum, turn, arm, None if rng.random() < self.no_verdict else accepted, ended))
-        return evaluate(experiment, trials)
+            observations.append(Observation(stratum, turn, arm, None if rng.random() < self.no_verdict else accepted, ended))
+        return evaluate(experiment, observations)
 
 
 def alike(rng: np.random.Generator, rate: float, runs: int, tasks: int) -> dict[str, float]:
