@@ -25,13 +25,13 @@ from miner.analytics.intervals import (
 from miner.analytics.rating import AcceptanceRate
 from miner.ledger.outcomes import Outcome
 from miner.ledger.reader import TaskRow
-from miner.ledger.schema import FIGURES
+from miner.ledger.schema import SPLAT_COLUMNS
 
 Indices = npt.NDArray[np.int64]
 By = Literal["phase", "validator", "type", "hour"]
 GROUPINGS: tuple[By, ...] = ("phase", "validator", "type", "hour")
 
-COMPARED = (*FIGURES, "local_score", "generation_seconds", "submission_bytes")
+COMPARED = (*SPLAT_COLUMNS, "local_score", "generation_seconds", "submission_bytes")
 """Columns of a task in which accepted and rejected results are compared."""
 
 HOUR = 3600
@@ -140,10 +140,9 @@ class TaskTable:
         # Row by row, as they lie in memory: column by column takes four times as long.
         rows = np.array(list(map(attrgetter(*names), tasks)), np.float64).reshape(-1, len(names))
         self._columns: dict[str, Floats] = dict(zip(names, np.ascontiguousarray(rows.T), strict=True))
-        codes = {outcome.value: code for code, outcome in enumerate(Outcome)}
-        outcomes = np.array([codes.get(task.outcome or "", -1) for task in tasks], np.int64)
         self._accepted, self._rejected, self._skipped = (
-            outcomes == codes[outcome.value] for outcome in (Outcome.ACCEPTED, Outcome.REJECTED, Outcome.SKIPPED)
+            np.array([task.outcome == outcome for task in tasks], np.bool_)
+            for outcome in (Outcome.ACCEPTED, Outcome.REJECTED, Outcome.SKIPPED)
         )
 
     @property

@@ -11,9 +11,8 @@ from typing import NamedTuple
 from miner.analytics.assignment import Experiment
 from miner.analytics.sequential_test import ExperimentResult, Observation, evaluate
 from miner.ledger.events import Stratum
-from miner.ledger.outcomes import Outcome
+from miner.ledger.outcomes import CLOSING, Outcome
 from miner.ledger.reader import ExperimentRow, TaskRow
-from miner.ledger.schema import CLOSED
 
 # Seconds after which a task without a verdict is taken to get none; validators recycle their tasks after as long.
 VERDICT_LIMIT = 3600.0
@@ -47,9 +46,9 @@ def observe(task: TaskRow, now: float) -> Observation:
         raise ValueError(f"task {task.task_id} belongs to no experiment")
     stratum, limit = Stratum(task.validator, task.task_type), task.assigned_at + VERDICT_LIMIT
     # Whether a verdict counts must not depend on when one looks.
-    if task.outcome in CLOSED and task.answered_at is not None and task.answered_at <= limit:
-        verdicts = {Outcome.ACCEPTED.value: True, Outcome.REJECTED.value: False, Outcome.SKIPPED.value: False}
-        return Observation(stratum, task.turn, task.arm, verdicts.get(task.outcome), task.answered_at)
+    if task.outcome in CLOSING and task.answered_at is not None and task.answered_at <= limit:
+        verdicts = {Outcome.ACCEPTED: True, Outcome.REJECTED: False, Outcome.SKIPPED: False}
+        return Observation(stratum, task.turn, task.arm, verdicts.get(Outcome(task.outcome)), task.answered_at)
     return Observation(stratum, task.turn, task.arm, None, limit if limit <= now else math.inf)
 
 
