@@ -22,7 +22,7 @@ MIN_OUTCOMES = 50
 SUGGESTED_DAYS = 7
 
 
-class Time(click.ParamType):
+class Time(click.ParamType[datetime]):
     """An ISO 8601 time, UTC unless it names a zone."""
 
     name = "time"
@@ -55,7 +55,7 @@ def _policy_file(file: Path | None, config: Path | None, state: Path | None) -> 
 @click.group()
 @inherited_operator_files
 def blacklist() -> None:
-    """Show and edit the lists of validators that the miner works for, always or never.
+    """Choose which validators the miner works for.
 
     A running miner applies a change within seconds.
     """

@@ -14,7 +14,7 @@ LINES = {
 @click.command()
 @click.argument("shell", type=click.Choice(tuple(LINES)))
 def completion(shell: str) -> None:
-    """Print the line that makes a shell complete this program's commands.
+    r"""Print the line that turns shell completion on.
 
     Put it into ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish:
 

@@ -14,7 +14,7 @@ from miner.errors import OperatorError
 
 if TYPE_CHECKING:
     from miner.ledger.reader import ExperimentRow, PhaseRow
-    from miner.phases.state import Arm, Choice, PhaseState, StateFile
+    from miner.phases.state import Arm, PhaseChoice, PhaseState, StateFile
 
 TAKES_OVER = "A running miner takes this over with its next task and says so in its log."
 LOADS_FIRST = "A running miner loads its models first, goes on with the others meanwhile, and logs the result."
@@ -23,10 +23,10 @@ LOADS_FIRST = "A running miner loads its models first, goes on with the others m
 @click.group()
 @inherited_operator_files
 def phase() -> None:
-    """Show, compare, apply and split phases, and go back to earlier ones, while the miner runs.
+    """Show, compare and change the phases.
 
-    A running miner takes a change over within seconds, without a restart and without losing a task. If it cannot, its
-    log says why, and it goes on as before.
+    A phase holds the settings that the miner generates with. A running miner takes a change over within seconds,
+    without a restart and without losing a task. If it cannot, its log says why, and it goes on as before.
     """
 
 
@@ -57,7 +57,7 @@ def list_phases(config: Path | None, state: Path | None) -> None:
     else:
         click.echo("Nothing was applied yet: the miner begins with the phase of its settings file")
     if written and written.before:
-        click.echo(f"Before: {', '.join(earlier.named.label for earlier in reversed(written.before))}")
+        click.echo(f"Before: {', '.join(earlier.phases[0].label for earlier in reversed(written.before))}")
 
 
 @phase.command()
@@ -89,7 +89,7 @@ def diff(first: str, second: str, config: Path | None, state: Path | None) -> No
         click.echo(f"  {key}: {before.get(key)} -> {after.get(key)}")
     if not changed:
         click.echo("  the same settings")
-    elif a.settings.loaded != b.settings.loaded:
+    elif a.settings.models_key != b.settings.models_key:
         click.echo("  they need different models in memory: both are loaded for a change, and no split is possible")
 
 
@@ -99,12 +99,12 @@ def diff(first: str, second: str, config: Path | None, state: Path | None) -> No
 def apply(name: str, config: Path | None, state: Path | None) -> None:
     """Generate with a phase from the next task on."""
     from miner.config.phase_files import load_phase
-    from miner.phases.state import Chosen, StateFile
+    from miner.phases.state import PhaseChoice, StateFile
 
     files = load_files(config, state)
-    state_file, choice = StateFile(files.state_dir), Chosen.of(load_phase(name, files.config))
+    state_file, choice = StateFile(files.state_dir), PhaseChoice.single(load_phase(name, files.config))
     written = state_file.read()
-    if written is not None and written.current.is_same(choice) and written.current.follows:
+    if written is not None and written.current.same_as(choice) and written.current.follows:
         click.echo(f"{choice.label[0].upper()}{choice.label[1:]} is the one to run already")
         return
     _announce(choice, _choose(state_file, choice, f"{name} was applied"))
@@ -119,22 +119,22 @@ def apply(name: str, config: Path | None, state: Path | None) -> None:
 def split(
     arms: tuple[str, ...], promote: bool, rollback: bool, seed: int | None, config: Path | None, state: Path | None
 ) -> None:
-    """Assign tasks to several phases at random, to compare them.
+    r"""Assign tasks to several phases at random, to compare them.
 
     \b
         sn17-miner phase split phase3=50 baseline=50
     """
     import secrets
 
-    from miner.phases.state import ChosenSplit, StateFile
+    from miner.phases.state import PhaseChoice, StateFile
 
     files = load_files(config, state)
     parsed = _parse_arms(arms, files.config)
     seed = secrets.randbelow(2**31) if seed is None else seed
     experiment = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{'-'.join(parsed)}"
-    choice = ChosenSplit(experiment=experiment, seed=seed, arms=parsed, promote=promote, rollback=rollback)
+    choice = PhaseChoice(experiment=experiment, seed=seed, arms=parsed, promote=promote, rollback=rollback)
     try:
-        _ = choice.drawing
+        _ = choice.assignment
     except ValueError as error:
         raise OperatorError(f"cannot split: {error}") from None
     _announce(choice, _choose(StateFile(files.state_dir), choice, f"{choice.label} was applied"))
@@ -185,7 +185,7 @@ def rollback(config: Path | None, state: Path | None) -> None:
     click.echo(f"{left} phases to go back to are left" if left != 1 else "One phase to go back to is left")
 
 
-def _choose(state_file: StateFile, choice: Choice, reason: str) -> PhaseState | None:
+def _choose(state_file: StateFile, choice: PhaseChoice, reason: str) -> PhaseState | None:
     """Write a choice to the state file, and return the state before."""
     import time
 
@@ -203,11 +203,11 @@ def _choose(state_file: StateFile, choice: Choice, reason: str) -> PhaseState | 
     return replaced[0] if replaced else None
 
 
-def _announce(choice: Choice, before: PhaseState | None) -> None:
+def _announce(choice: PhaseChoice, before: PhaseState | None) -> None:
     instead = f" instead of {before.current.label}" if before else ""
     click.echo(f"To run: {choice.label}{instead}")
-    loaded = before.current.phases[0].settings.loaded if before else None
-    click.echo(LOADS_FIRST if loaded not in (None, choice.phases[0].settings.loaded) else TAKES_OVER)
+    models = before.current.phases[0].settings.models_key if before else None
+    click.echo(LOADS_FIRST if models not in (None, choice.phases[0].settings.models_key) else TAKES_OVER)
 
 
 @phase.command()

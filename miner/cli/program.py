@@ -9,6 +9,7 @@ import click
 
 from miner.cli.blacklist import blacklist
 from miner.cli.completion import completion
+from miner.cli.generate import generate
 from miner.cli.options import inherited_operator_files
 from miner.cli.phase import phase
 from miner.cli.report import report
@@ -43,7 +44,7 @@ def program() -> None:
     """
 
 
-for command in (run, status, phase, blacklist, report, completion):
+for command in (run, status, phase, blacklist, report, generate, completion):
     program.add_command(command)
 
 

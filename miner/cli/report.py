@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
-class Since(click.ParamType):
+class Since(click.ParamType[float]):
     """A moment as unix seconds, given as a period before now or as an ISO 8601 time, UTC unless it names a zone."""
 
     name = "time"
@@ -60,9 +60,10 @@ def report(
     config: Path | None,
     state: Path | None,
 ) -> None:
-    """Report how much validators accept, by phase, validator, type or hour, and how certain that is.
+    """Report how much validators accept.
 
-    A rate is that of the accepted among the judged results, with its 95 % Wilson interval. The miner may run meanwhile.
+    By phase, validator, type or hour, and how certain that is. A rate is that of the accepted among the judged results,
+    with its 95 % Wilson interval. The miner may run meanwhile.
     """
     import gc
 

@@ -34,15 +34,15 @@ Json = dict[str, Any]
 def status(
     context: click.Context, as_json: bool, monitor_port: int | None, config: Path | None, state: Path | None
 ) -> None:
-    """Show how the running miner is doing, as its monitor reports it.
+    """Show how the running miner is doing.
 
     Exit codes: 0 it works, 1 it is starting, stopping or cannot be reached, 2 the monitor is switched off.
     """
     monitor = load_files(config, state).settings.monitor
     if not monitor.enabled and monitor_port is None:
         raise OperatorError(
-            "the monitor is switched off in the settings file: set monitor.enabled, or name the --monitor.port that the "
-            "miner was started with"
+            "the monitor is switched off in the settings file: set monitor.enabled, or name the --monitor.port that "
+            "the miner was started with"
         )
     url = monitor_url(monitor.host, monitor_port or monitor.port)
     content = fetch(url)
@@ -72,7 +72,8 @@ def fetch(url: str) -> Json:
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise MinerError(
-            f"no miner answers at {url} ({reason}): start it with `sn17-miner run`, or name its port with --monitor.port"
+            f"no miner answers at {url} ({reason}): start it with `sn17-miner run`, or name its port with "
+            "--monitor.port"
         ) from None
     if not isinstance(content, dict) or "able_to_work" not in content:
         raise MinerError(f"what answers at {url} is not a miner: name the miner's port with --monitor.port")

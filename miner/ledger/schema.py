@@ -123,7 +123,9 @@ def check_version(database: sqlite3.Connection) -> int:
     """Return the version of the file's tables, 0 if it has none yet. Raise NewerLedgerError or sqlite3.Error."""
     version = int(database.execute("PRAGMA user_version").fetchone()[0])
     if version > VERSION:
-        raise NewerLedgerError(f"it has version {version}, and this release knows versions up to {VERSION}: update the miner")
+        raise NewerLedgerError(
+            f"it has version {version}, and this release knows versions up to {VERSION}: update the miner"
+        )
     return version
 
 

@@ -81,7 +81,7 @@ class LedgerWriter:
             return self._changed.wait_for(lambda: not self._events, timeout)
 
     def close(self, timeout: float) -> bool:
-        """Write what is waiting, within `timeout` seconds or a little more, and stop; return whether all was written."""
+        """Write what is waiting, within about `timeout` seconds, and stop; return whether everything was written."""
         self.flush(timeout)
         with self._changed:
             self._is_closing = True

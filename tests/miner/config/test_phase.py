@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from miner.config.loader import load_yaml, shipped_config
+from miner.config.loader import load_yaml, phase_names, shipped_config
 from miner.config.phase import Phase
-from miner.config.phase_files import NamedPhase, flat, load_phase, phase_names
+from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import OperatorError
 
 COMPLETE = """
@@ -59,7 +59,7 @@ def test_few_step_replaces_both_flows_and_says_that_it_is_untested() -> None:
 
 
 def test_shipped_phases_that_share_networks_can_be_split() -> None:
-    loaded = {name: load_phase(name, shipped_config() / "miner.yaml").settings.loaded for name in SHIPPED}
+    loaded = {name: load_phase(name, shipped_config() / "miner.yaml").settings.models_key for name in SHIPPED}
     assert loaded["baseline"] == loaded["test3"] == loaded["phase3"]
     assert len(set(loaded.values())) == 3
 
@@ -205,7 +205,7 @@ def test_the_hash_of_a_phase_does_not_change_with_the_software() -> None:
 def test_what_has_to_be_loaded_for_a_phase(config: Path) -> None:
     def loaded(content: str) -> str:
         write(config, "x", content)
-        return load_phase("x", config).settings.loaded
+        return load_phase("x", config).settings.models_key
 
     base = loaded(COMPLETE)
     for same in (
@@ -251,12 +251,12 @@ def test_a_phase_that_says_everything_is_shown_whole(config: Path, tmp_path: Pat
     assert NamedPhase("x", load_yaml(tmp_path / "again.yaml", Phase)).config_hash == phase.config_hash
     assert phase.settings.scorer is not None
     assert phase.settings.scorer.weights == "404-Gen/validation@948bf06988b630681c7bc468aebf2bbe010856f7"
-    keys = flat(phase)
+    keys = phase.flat()
     assert (keys["candidates.count"], keys["candidates.seconds"], keys["gate.quality"]) == (4, 20.0, 0.6)
 
 
 def test_settings_by_dotted_key(config: Path) -> None:
-    keys = flat(load_phase("base", config))
+    keys = load_phase("base", config).flat()
     assert keys["slat_sampler_params.steps"] == 8
     assert keys["image.checkpoint"] == "embedded"
     assert keys["acceleration.fp8"] is False
