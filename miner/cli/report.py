@@ -69,6 +69,8 @@ def report(
 
     # A hundred thousand rows are searched for garbage again and again, and a process this short leaves none.
     gc.disable()
+    click.get_current_context().call_on_close(gc.enable)
+
     from miner.analytics.report.build import read_report
     from miner.analytics.report.data import as_csv, as_json
     from miner.analytics.report.formatting import explain_emptiness
