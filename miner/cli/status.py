@@ -109,7 +109,8 @@ def duration(seconds: float) -> str:
     whole = max(0, math.ceil(seconds))
     units = [(whole // 86_400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
     first = next((index for index, (count, _) in enumerate(units) if count), len(units) - 1)
-    return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2])
+    largest, *rest = units[first : first + 2]
+    return " ".join(f"{count} {unit}" for count, unit in (largest, *(part for part in rest if part[0])))
 
 
 def _fields(fields: Iterable[tuple[str, str]]) -> Iterable[str]:
