@@ -14,6 +14,7 @@ from miner.cli.options import inherited_operator_files
 from miner.cli.phase import phase
 from miner.cli.report import report
 from miner.cli.run import run
+from miner.cli.serve import serve
 from miner.cli.status import status
 from miner.errors import ExitCode, MinerError
 
@@ -44,7 +45,7 @@ def program() -> None:
     """
 
 
-for command in (run, status, phase, blacklist, report, generate, completion):
+for command in (run, status, phase, blacklist, report, generate, serve, completion):
     program.add_command(command)
 
 

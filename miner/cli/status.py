@@ -90,7 +90,7 @@ def screen(content: Json, url: str) -> Iterable[str]:
             ("phase", _phase(content)),
             ("experiment", _experiment(content["experiment"])),
             ("uptime", f"{duration(content['uptime'])}; last success {_ago(content['last_success'], now)}"),
-            ("queue", f"{content['queue']} pushed tasks"),
+            ("queue", f"{content['queue']} tasks waiting"),
             ("counters", ", ".join(f"{count} {name}" for name, count in content["counters"].items()) or "nothing yet"),
             *((gpu["device"], _gpu(gpu)) for gpu in content["gpus"]),
             ("ledger", _ledger(content["ledger"])),

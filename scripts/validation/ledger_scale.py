@@ -30,7 +30,6 @@ RUNS = 5
 def write_one_by_one(folder: Path, tasks: int) -> tuple[float, float]:
     """Return the microseconds that record() takes, and the milliseconds until a record is on the disk, on average."""
     ledger = LedgerWriter(folder / "one-by-one.sqlite")
-    ledger.start()
     all_events = list(events(tasks))
     started = time.perf_counter()
     for event in all_events:

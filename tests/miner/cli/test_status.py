@@ -97,7 +97,7 @@ def test_one_screen_of_a_miner_that_works(monitor: FakeMonitor, tmp_path: Path) 
         f"sn17-miner 0.1.0 at http://127.0.0.1:{monitor.port}: working",
         "  phase       phase3 (8588c0f18436)",
         "  uptime      3 h 12 min; last success 40 s ago",
-        "  queue       2 pushed tasks",
+        "  queue       2 tasks waiting",
         "  counters    12 pulled, 11 generated, 9 accepted",
         "  cuda:0      H100: 5.0 GiB in use, 8.0 of 80.0 GiB reserved",
         "  ledger      36 records written, 0 waiting, 0 lost",
