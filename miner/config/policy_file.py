@@ -141,10 +141,13 @@ class _Document:
         del self._list[index]
         if index and not self._list.fa.flow_style():
             self._add_tail(*self._leaf(self._list, index - 1)[-1], tail)
+        elif tail and (slots := self._root.ca.items.get(self._name)) and slots[3]:
+            # Comments between the list's key and its first item are kept apart.
+            slots[3].append(CommentToken(tail, CommentMark(0)))
         else:
             self._add_tail(self._root, self._name, tail)
         if not self._list:
-            self._close()
+            self._write_as_empty()
 
     def checked(self, expected: list[Item]) -> str:
         """Return the text, if its list has the expected items and nothing else has changed. Raise UneditableError."""
@@ -164,7 +167,7 @@ class _Document:
         raise UneditableError(f"{self._name} is written in a way that cannot be edited safely: please edit it by hand")
 
     def _set_indent(self) -> None:
-        """Let the file be written with the indentation that its lists have."""
+        """Set the indentation that the file's lists have, above all the edited one."""
         self._yaml.indent(mapping=2, sequence=4, offset=2)
         for name in (self._name, *self._root):
             items = self._root.get(name)
@@ -205,8 +208,8 @@ class _Document:
                 collection.ca.end.clear()
         return tail
 
-    def _close(self) -> None:
-        """Write the list, which has become empty, as [], with comments between its key and its items behind it."""
+    def _write_as_empty(self) -> None:
+        """Write the list, which has lost its last item, as [], followed by the comments that were inside it."""
         self._root[self._name] = empty = CommentedSeq()
         empty.fa.set_flow_style()
         slots = self._root.ca.items.get(self._name)
@@ -249,7 +252,7 @@ def _line(node: CommentedMap | CommentedSeq, key: Any) -> int:
 
 
 def _comments(text: str) -> Counter[str]:
-    """Return what follows a # on its line, which in texts need be no comment."""
+    """Count what follows a # on each line. A # inside a quoted text counts, too, which does no harm."""
     return Counter(line.partition("#")[2].strip() for line in text.split("\n") if "#" in line)
 
 

@@ -105,6 +105,9 @@ def test_removing_from_a_list_in_brackets() -> None:
     ("text", "expected"),
     [
         ("deny:\n# of x\n- x\n# of a\na: 1\n", "deny: []\n# of x\n# of a\na: 1\n"),
+        ("deny:\n# of x\n- x\n# of y\n- y\n", "deny:\n# of x\n# of y\n- y\n"),
+        ("deny:  # whom\n\n# of x\n- x\n# of y\n- y\n", "deny:  # whom\n\n# of x\n# of y\n- y\n"),
+        ("deny:\n  # of x\n  - x\n", "deny: []\n# of x\n"),
         ("deny:  # whom\n- x  # why\n# of y\n- y\n", "deny:  # whom\n# of y\n- y\n"),
         ("deny:\r\n- x\r\n\r\na: 1\r\n", "deny: []\r\n\r\na: 1\r\n"),
     ],
