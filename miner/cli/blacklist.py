@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from miner.cli.options import FILE, inherited_operator_files, ledger_option, load_files, operator_files
+from miner.cli.options import FILE, inherited_operator_files, ledger_option, load_files, operator_files, parse_time
 from miner.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -32,10 +32,9 @@ class Time(click.ParamType[datetime]):
         if isinstance(value, datetime):
             return value
         try:
-            moment = datetime.fromisoformat(value)
+            return parse_time(value)
         except ValueError:
             self.fail(f"{value!r} is no time such as 2026-01-31T12:00", param, ctx)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 file_option = click.option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,6 +66,12 @@ ledger_option = click.option(
     show_default="that of the settings file",
     help="The ledger, which is only read.",
 )
+
+
+def parse_time(text: str) -> datetime:
+    """Parse an ISO 8601 time, in UTC unless it names a zone. Raise ValueError."""
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def load_files(config: Path | None, state: Path | None) -> OperatorFiles:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from miner.cli.options import FILE, ledger_option, load_files, operator_files
+from miner.cli.options import FILE, ledger_option, load_files, operator_files, parse_time
 
 if TYPE_CHECKING:
     from miner.analytics.aggregate import By
@@ -30,10 +29,9 @@ class Since(click.ParamType[float]):
         if match := re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", value):
             return time.time() - float(match[1]) * SECONDS[match[2]]
         try:
-            moment = datetime.fromisoformat(value)
+            return parse_time(value).timestamp()
         except ValueError:
             self.fail(f"{value!r} is neither a period such as 24h or 7d nor a time such as 2025-11-04", param, ctx)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 @click.command()
