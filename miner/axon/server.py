@@ -17,13 +17,14 @@ from miner.config.run_settings import RunOptions
 from miner.config.settings import ServingSettings
 from miner.errors import MinerError, OperatorError
 from miner.ledger.outcomes import Outcome
-from miner.ledger.recorder import TaskRecorder
+from miner.ledger.recorder import TaskRecord, TaskRecorder
 from miner.policy.policy import PolicyDecision
 from miner.runtime.logging import sanitise_name
+from miner.subnet.encoding import decode_prompt, encode_result
 from miner.subnet.protocol import Generate
 from miner.tasks.runner import TaskRunner
-from miner.tasks.task import Task
-from pipeline import Cancelled, PipelineError
+from miner.tasks.task import Result, Task
+from pipeline import Cancelled, PipelineError, PromptError
 
 log = logging.getLogger(__name__)
 
@@ -127,25 +128,16 @@ class AxonServer:
         """Generate and return the answer; without a result, `error` is the reason."""
         hotkey = str(admitted_hotkey.get())
         task_id = f"push-{synapse.dendrite.nonce:x}"
-        entry = self._recorder.entry("push", hotkey, task_id, synapse.task_type)
-        task = Task(
-            id=task_id,
-            type=synapse.task_type,
-            prompt=synapse.prompt,
-            priority=self._decide(hotkey).priority,
-            seed=synapse.seed,
-            data_format=synapse.data_format,
-            entry=entry,
-        )
+        record = self._recorder.open("push", hotkey, task_id, synapse.task_type)
         self._runner.counters["pushed"] += 1
         log.info("Task %s: pushed by validator %s, %s", task_id, sanitise_name(hotkey), synapse.task_type)
         try:
-            result = await self._runner.run(task)
+            result = await self._generate(synapse, hotkey, task_id, record)
         except Cancelled as error:
             return set_failure(synapse, 503, str(error))
         except PipelineError as error:
             synapse.error = str(error)
-            entry.answered(Outcome.UNKNOWN.value)
+            record.answered(Outcome.UNKNOWN)
             return synapse
         decision = self._decide(hotkey)
         if not decision.allowed:
@@ -154,13 +146,23 @@ class AxonServer:
                 *(task_id, sanitise_name(hotkey), decision.reason),
             )
             return set_failure(synapse, 403, "this miner does not work for this hotkey any more")
-        synapse.results = result.base64
+        synapse.results = await asyncio.to_thread(encode_result, result.data)
         synapse.gaussians = len(result.asset.splats)
         synapse.seconds = result.asset.seconds
         # A validator that pushes does not report its score.
-        entry.answered(Outcome.UNKNOWN.value)
+        record.answered(Outcome.UNKNOWN)
         log.info("Task %s: answered to validator %s", task_id, sanitise_name(hotkey))
         return synapse
+
+    async def _generate(self, synapse: Generate, hotkey: str, task_id: str, record: TaskRecord) -> Result:
+        try:
+            prompt = await asyncio.to_thread(decode_prompt, synapse.task_type, synapse.prompt)
+        except PromptError as error:
+            self._runner.decline(task_id, record, error)
+            raise
+        priority = self._decide(hotkey).priority
+        task = Task(task_id, prompt, priority, synapse.seed, synapse.data_format, record=record)
+        return await self._runner.run(task)
 
 
 def set_failure(synapse: Generate, status: int, message: str) -> Generate:

@@ -94,6 +94,7 @@ def submission_message(submit_time: int, prompt: str, validator_hotkey: str, min
     return f"{LICENSE_DECLARATION}{submit_time}{prompt}{validator_hotkey}{miner_hotkey}"
     """Return the text that a submission's signature covers; `prompt` is the whole prompt of the task, also for images."""
 
+
 def sign_submission(
     task: ProtocolTask, results: str, submit_time: int, keypair: bt.Keypair, validator_hotkey: str
 ) -> SubmitResults:

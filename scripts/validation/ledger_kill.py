@@ -26,7 +26,7 @@ from pathlib import Path
 
 from miner.ledger.events import Event, ResultGenerated, SubmissionAnswered, TaskStarted
 from miner.ledger.reader import LedgerReader, TaskRow
-from miner.ledger.schema import FIGURES
+from miner.ledger.schema import SPLAT_COLUMNS
 from miner.ledger.writer import LedgerWriter
 
 EVENTS_OF_A_TASK = 3
@@ -35,7 +35,7 @@ LONGEST_BURST = 200
 
 def life(ledger: LedgerWriter, number: int, phase: str) -> Iterator[Event]:
     """A task from assignment to feedback; `number` stands in each of its events."""
-    key, figures = ledger.new_key(), dict.fromkeys(FIGURES, float(number))
+    key, figures = ledger.new_key(), dict.fromkeys(SPLAT_COLUMNS, float(number))
     yield TaskStarted(key, time.time(), "pull", "5" * 48, 27, str(number), "image", phase, "0" * 12, "1.0")
     yield ResultGenerated(key, time.time(), number, (number,), {"structure": 1.0}, figures, 0.7, number)
     yield SubmissionAnswered(key, time.time(), "accepted", score=0.7, cooldown_until=number + 1)

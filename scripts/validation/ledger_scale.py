@@ -85,7 +85,7 @@ def events(tasks: int, seed: int = 0) -> Iterable[Event]:
             local_score=float(0.6 + 0.05 * quality + rng.normal(0, 0.04)),
             submission_bytes=13 * gaussians,
         )
-        outcome = "not validated" if rng.random() < 0.01 else "accepted" if rng.logistic() < quality else "rejected"
+        outcome = "not_validated" if rng.random() < 0.01 else "accepted" if rng.logistic() < quality else "rejected"
         score = float(np.clip(0.6 + rng.gamma(2.0, 0.04), 0.6, 0.95)) if outcome == "accepted" else 0.0
         yield SubmissionAnswered(number + 1, at + 12, outcome, score=score, cooldown_until=at + 300)
 

@@ -1,6 +1,6 @@
 """Swap one checkpoint for another while tasks are generated: python scripts/proofs/swap.py [--checkpoint text-xlarge]
 
-Two checkpoints with random weights, a scheduler with two tasks waiting at any time, the loader and the control that the
+Two checkpoints with random weights, a scheduler with two tasks waiting at any time, the loader and the manager that the
 miner has; no network and no background model. Tells how many tasks were made by which, how long the swap took from the
 changed state to the first task of the new phase, and the memory of the GPU: with one, with both, and after the old
 one's last task, also as /health tells it. Needs neither bittensor nor rembg. Exit 1 if a task was lost.
@@ -26,7 +26,7 @@ from miner.config.settings import MinerSettings
 from miner.gpu.models import load, release
 from miner.gpu.scheduler import Scheduler
 from miner.phases.manager import PhaseFiles, PhaseManager
-from miner.phases.state import Chosen, PhaseState, StateFile
+from miner.phases.state import PhaseChoice, PhaseState, StateFile
 from miner.runtime.gpu_memory import read_gpu_memory
 from pipeline import Backend, EmptyStructure, OnStep, Request, VoxelLimit, parse_text_prompt
 from pipeline.weights import random_init as random_checkpoint
@@ -71,7 +71,7 @@ class Miner:
         self.state = StateFile(folder / "state")
         self.config = config
         settings = MinerSettings(phase="old", device=device)
-        self.control = PhaseManager(
+        self.manager = PhaseManager(
             PhaseFiles(config, self.state),
             load_phase("old", config),
             lambda _: None,
@@ -84,7 +84,7 @@ class Miner:
         while not over.is_set():
             self.account.asked += 1
             seed = self.account.asked
-            choice, loaded = self.control.phases.choice, self.control.phases.loaded
+            choice, loaded = self.manager.selector.choice, self.manager.selector.models
             (phase,) = choice.phases
             structure, latents = phase.settings.samplers
             request = Request(parse_text_prompt("a red chair"), seed, structure, latents, VoxelLimit(12_000, "drop"))
@@ -125,8 +125,8 @@ def peak() -> float:
 async def prove(miner: Miner) -> dict[str, object]:
     """Swap under load."""
     miner.scheduler.start()
-    await miner.control.start()
-    watching = asyncio.create_task(miner.control.run())
+    await miner.manager.start()
+    watching = asyncio.create_task(miner.manager.run())
     over = asyncio.Event()
     workers = [asyncio.create_task(miner.work(over)) for _ in range(AT_ONCE)]
     await miner.until("old", AFTERWARDS)
@@ -134,7 +134,7 @@ async def prove(miner: Miner) -> dict[str, object]:
 
     def apply(state: PhaseState | None) -> PhaseState:
         assert state is not None
-        return state.apply(Chosen.of(load_phase("new", miner.config)), "apply", "for the proof")
+        return state.apply(PhaseChoice.single(load_phase("new", miner.config)), "apply", "for the proof")
 
     started = time.monotonic()
     await asyncio.to_thread(miner.state.change, apply)
@@ -143,7 +143,7 @@ async def prove(miner: Miner) -> dict[str, object]:
     over.set()
     await asyncio.gather(*workers)
     # Gives back what nothing refers to any more.
-    await miner.control.look(at_once=True)
+    await miner.manager.look(at_once=True)
     watching.cancel()
     account = miner.account
     return {

@@ -14,7 +14,7 @@ from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import STAGES, spz
 from pipeline.conditioning.preprocessing import has_alpha
 from scripts.demo import Prompt, accepted, demo_prompts, print_table, write_outputs
-from tests.miner.conftest import make_splats
+from tests.support.factories import make_splats
 
 PROMPTS = [Prompt("1", "push", Image.new("RGB", (8, 8), "red")), Prompt("2", "pull", Image.new("RGB", (8, 8), "blue"))]
 

@@ -6,7 +6,7 @@ import pytest
 
 from miner.errors import Deregistered, MinerError
 from miner.runtime.supervisor import MAX_FAILURES, STABLE_AFTER, Supervisor
-from tests.miner.conftest import ManualClock
+from tests.support.factories import ManualClock
 
 TIMEOUT = 20.0
 

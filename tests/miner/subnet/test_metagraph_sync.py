@@ -11,7 +11,7 @@ import pytest
 from miner.errors import ChainError, Deregistered, ExitCode, OperatorError
 from miner.subnet.metagraph import Neuron, Snapshot
 from miner.subnet.metagraph_sync import MetagraphSync
-from tests.miner.conftest import ManualClock
+from tests.support.factories import ManualClock
 
 INTERVAL = 300.0
 US = Neuron(uid=1, hotkey="us", coldkey="c", ip="5.5.5.5", port=8091)
