@@ -59,12 +59,10 @@ async def bench(
     wallets: dict[str, bt.Wallet], snapshot: Snapshot, phase: Phase, container: SpzSettings, tmp_path: Path
 ) -> AsyncIterator[Bench]:
     scheduler = Scheduler()
-    scheduler.start()
     phases = selector_with(phase, lambda request, on_step: bench.generate(request))
     port = free_port()
     neuron = Neuron(uid=1, hotkey=wallets["miner"].hotkey.ss58_address, coldkey="c", ip=LOOPBACK, port=port)
     bench = Bench(neuron, TaskRunner(scheduler, phases, container), LedgerWriter(tmp_path / "ledger.sqlite"))
-    bench.ledger.start()
     recorder = TaskRecorder(bench.ledger, "1.0", lambda hotkey: 7)
     axon = bt.Axon(wallet=wallets["miner"], port=port, ip=LOOPBACK, external_ip=LOOPBACK)
     server = AxonServer(axon, bench.runner, lambda hotkey: decide(snapshot, bench.rules, hotkey), SETTINGS, recorder)
@@ -109,7 +107,7 @@ async def test_a_result_below_the_gate_is_not_sent(
 ) -> None:
     gated = phase.model_copy(update={"scorer": ScorerSettings(), "gate": GateSettings(quality=0.3)})
     other = selector_with(gated, lambda request, _: make_asset(request), lambda splats: 0.25)
-    bench.runner._phases.swap(other.choice, other.loaded)
+    bench.runner._selector.swap(other.choice, other.models)
     answer = await ask(bench, wallets["validator"], Generate(prompt=image_base64))
     assert (answer.results, answer.error) == ("", "it has quality 0.250, the phase's gate asks for 0.3")
     assert bench.runner.counters == {"pushed": 1, "Withheld": 1}

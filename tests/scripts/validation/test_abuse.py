@@ -35,7 +35,6 @@ async def test_an_honest_validator_is_served_under_attack(
     ]
     snapshot, rules = Snapshot(17, 1, tuple(allowed)), PolicyRules()
     scheduler = Scheduler()
-    scheduler.start()
     runner = TaskRunner(scheduler, selector_with(phase), container)
     wallet = make_wallet(tmp_path, "miner")
     target = Target(free_port(), wallet.hotkey.ss58_address)
