@@ -1,20 +1,22 @@
-"""All that lets the operator watch, put together: the HTTP server, pictures of results, log files, housekeeping."""
+"""Everything that lets the operator observe the miner: the HTTP server, the gallery, log files and retention."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aiohttp import web
-
-from miner.config.settings import Settings
+from miner.config.run_settings import RunSettings
 from miner.ledger.events import Event
 from miner.ledger.writer import LedgerWriter
-from miner.monitor import Dashboard, Gallery, LocalApi, Metrics, Monitor, Status, gallery_result
-from miner.monitor.local_api import Run
+from miner.monitor.dashboard import Dashboard
+from miner.monitor.gallery import Gallery, GalleryResult
+from miner.monitor.local_api import LocalApi
+from miner.monitor.metrics import Metrics
 from miner.monitor.retention import Retention
-from miner.runtime.logging import stop_writing, write_to
+from miner.monitor.server import Monitor
+from miner.monitor.status import StartingMiner, StatusBoard
+from miner.runtime.logging import log_to_files
 from miner.runtime.supervisor import Supervisor
 from miner.tasks.task import Result, Task
 
@@ -22,59 +24,57 @@ log = logging.getLogger(__name__)
 
 
 class Observability:
-    """Nothing here can stop the miner but a port that is taken when `serving` is entered."""
+    """The parts that observe the miner; none of them can stop it, except a port in use when `serving` is entered.
 
-    def __init__(
-        self, settings: Settings, status: Callable[[], Status], ledger: LedgerWriter, run: Callable[[], Run | None]
-    ) -> None:
-        """`status` as for Monitor, `run` as for LocalApi."""
+    `status` decides what the monitor shows, at first that the miner is starting, and `local_api` runs tasks of clients
+    on this machine once it is given a runner.
+    """
+
+    def __init__(self, settings: RunSettings, ledger: LedgerWriter) -> None:
+        """Build the parts that are enabled; nothing runs or listens yet."""
+        self.status = StatusBoard(StartingMiner(settings.configured.name, ledger))
+        self.local_api = LocalApi(settings.miner.monitor.generate)
         self._settings = settings.miner.monitor
-        self._state = settings.state_folder
+        self._state_dir = settings.files.state_dir
         self._ledger = ledger
-        self._status = status
-        self._run = run
-        self._metrics = Metrics(status)
+        self._metrics = Metrics(self.status)
         has_gallery = self._settings.enabled and self._settings.gallery
-        self._gallery = Gallery(self._state) if has_gallery else None
-        self._housekeeping = settings.miner.housekeeping
+        self._gallery = Gallery(self._state_dir) if has_gallery else None
+        self._retention = settings.miner.housekeeping
 
     def observe(self, event: Event) -> None:
-        """Take what the ledger is told, from any thread."""
+        """Count an event of the ledger in the metrics, from any thread."""
         self._metrics.observe(event)
 
     def on_result(self, task: Task, result: Result) -> None:
-        """Take a result, on the event loop; returns at once."""
+        """Offer a result to the gallery, on the event loop; returns at once."""
         if self._gallery is not None:
-            self._gallery.offer(gallery_result(task, result))
+            self._gallery.offer(GalleryResult.of(task, result))
 
     def supervise(self, supervisor: Supervisor) -> None:
-        """Start what works in the background."""
+        """Start the background tasks."""
         if self._gallery is not None:
             supervisor.start("the gallery", self._gallery.run, vital=False)
-        if self._housekeeping.enabled:
-            keeper = Retention(self._housekeeping, self._state, self._ledger.path, self._ledger.record)
-            supervisor.start("the housekeeping", keeper.run, vital=False)
+        if self._retention.enabled:
+            retention = Retention(self._retention, self._state_dir, self._ledger.path, self._ledger.record)
+            supervisor.start("the housekeeping", retention.run, vital=False)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Write the log into files and serve HTTP meanwhile. Raises OperatorError if the address cannot be bound."""
-        file = write_to(self._state / "logs")
-        try:
+        """Write log files and serve HTTP while the context lasts. Raises OperatorError if the port is in use."""
+        with log_to_files(self._state_dir / "logs"):
             if not self._settings.enabled:
                 yield
                 return
-            monitor = Monitor(self._status, self._settings.host, self._settings.port, self._routes())
+            routes = [
+                *self._metrics.routes(),
+                *Dashboard(self.status, self._ledger.path, self._gallery).routes(),
+                *(self.local_api.routes() if self._settings.generate.enabled else ()),
+            ]
+            monitor = Monitor(self.status, self._settings.host, self._settings.port, routes)
             await monitor.start()
             log.info("The miner's page is http://%s:%d/", self._settings.host, self._settings.port)
             try:
                 yield
             finally:
                 await monitor.stop()
-        finally:
-            stop_writing(file)
-
-    def _routes(self) -> list[web.AbstractRouteDef]:
-        routes = [*self._metrics.routes(), *Dashboard(self._status, self._ledger.path, self._gallery).routes()]
-        if self._settings.generate.enabled:
-            routes += LocalApi(self._run, self._settings.generate).routes()
-        return routes

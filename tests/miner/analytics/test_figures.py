@@ -6,7 +6,7 @@ from miner.analytics.figures import SPANS, figures
 from miner.analytics.intervals import wilson_interval
 from miner.analytics.rating import verdict
 from miner.ledger.reader import LedgerReader, TaskRow
-from tests.miner.monitor.conftest import HOTKEYS, one_task, write_ledger
+from tests.support.monitor import HOTKEYS, one_task, write_ledger
 
 NOW = 1_700_000_000.0 // 3600 * 3600
 

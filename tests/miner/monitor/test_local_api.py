@@ -16,7 +16,7 @@ from miner.monitor import LocalApi, Monitor
 from miner.monitor.local_api import PRIORITY
 from miner.tasks.task import Result, Task
 from pipeline import Cancelled, NonFiniteOutput, PromptError, ply
-from tests.miner.monitor.conftest import OK, until
+from tests.support.monitor import FixedStatus, until
 from tests.support.factories import make_splats
 
 SETTINGS = GenerateSettings(enabled=True, queue_size=2, max_body_bytes=4096)
@@ -28,15 +28,14 @@ class Bench:
 
     def __init__(self) -> None:
         self.tasks: list[Task] = []
-        self.ready = True
         self.error: Exception | None = None
         self.going = asyncio.Event()
         self.going.set()
         self.arrived = asyncio.Event()
         self.working = self.most_working = self.dropped = 0
         self.port = free_port()
-        self.endpoint = LocalApi(lambda: self.run if self.ready else None, SETTINGS)
-        self.monitor = Monitor(lambda: OK, LOOPBACK, self.port, self.endpoint.routes())
+        self.api = LocalApi(SETTINGS, self.run)
+        self.monitor = Monitor(FixedStatus(), LOOPBACK, self.port, self.api.routes())
 
     async def run(self, task: Task) -> Result:
         self.tasks.append(task)
@@ -138,16 +137,16 @@ async def test_one_at_a_time_and_few_may_wait(bench: Bench) -> None:
     bench.going.clear()
     waiting = [asyncio.create_task(bench.post(form(prompt=str(index)))) for index in range(SETTINGS.queue_size)]
     await asyncio.wait_for(bench.arrived.wait(), 10)
-    await until(lambda: bench.endpoint._present == SETTINGS.queue_size)
+    await until(lambda: bench.api._requests == SETTINGS.queue_size)
     status, _, reply = await bench.post(form(prompt="one too many"))
     assert (status, reply.headers["Retry-After"]) == (503, "10")
     bench.going.set()
-    assert [(await one)[0] for one in waiting] == [200, 200]
+    assert [(await request)[0] for request in waiting] == [200, 200]
     assert (len(bench.tasks), bench.most_working) == (2, 1)
 
 
 async def test_a_miner_that_is_not_ready(bench: Bench) -> None:
-    bench.ready = False
+    bench.api.refuse()
     status, body, _ = await bench.post(form(prompt="x"))
     assert status == 503
     assert b"not ready" in body

@@ -28,7 +28,7 @@ from miner.runtime.supervisor import Supervisor
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import ply
-from tests.miner.monitor.conftest import until
+from tests.support.monitor import until
 from tests.support.factories import ManualClock, instant_generate, loaded_at_once
 
 TIMING = ValidatorTiming(throttle_period=0, task_cooldown=1, cooldown_penalty=0, validation_lock=0)
