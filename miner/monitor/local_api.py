@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
@@ -31,31 +31,31 @@ class InvalidForm(Exception):  # noqa: N818
         self.status = status
 
 
-Run = Callable[[Task], Awaitable[Result]]
+class Runner(Protocol):
+    """The part of a TaskRunner that the route uses."""
+
+    async def run(self, task: Task) -> Result:
+        """Return the task's result. Raises PipelineError if there is none."""
 
 
 class LocalApi:
-    """The route POST /generate, which runs one task at a time and refuses all while there is nothing to run them."""
+    """The route POST /generate, which runs one task at a time, and refuses all while there is no runner."""
 
-    def __init__(self, settings: GenerateSettings, run: Run | None = None) -> None:
-        """Run tasks with `run`, that of a TaskRunner, or refuse them until `accept`."""
+    def __init__(self, settings: GenerateSettings, runner: Runner | None = None) -> None:
+        """Run tasks with `runner`, or refuse them until there is one."""
         self._settings = settings
-        self._run = run
+        self._runner = runner
         self._lock = asyncio.Lock()
         self._requests = 0
 
-    def accept(self, run: Run) -> None:
-        """Run tasks with `run` from now on."""
-        self._run = run
-
-    def refuse(self) -> None:
-        """Refuse requests from now on, also those that wait."""
-        self._run = None
+    def set_runner(self, runner: Runner | None) -> None:
+        """Run tasks with `runner` from now on, also those that wait, or with None refuse them."""
+        self._runner = runner
 
     @property
-    def is_accepting(self) -> bool:
-        """Whether there is something to run tasks."""
-        return self._run is not None
+    def is_ready(self) -> bool:
+        """Whether there is a runner."""
+        return self._runner is not None
 
     def routes(self) -> list[web.RouteDef]:
         """Return the route, for the server."""
@@ -65,7 +65,7 @@ class LocalApi:
         """Return the PLY file, or JSON with the error and status 400, 403, 413, 415, 500 or 503."""
         if request.remote is None or not is_loopback(request.remote):
             return error_response(403, "generation is for clients on the miner's own machine")
-        if not self.is_accepting:
+        if not self.is_ready:
             return error_response(503, "the miner is not ready", **{"Retry-After": RETRY_AFTER})
         if self._requests >= self._settings.queue_size:
             message = f"{self._requests} requests are waiting already"
@@ -74,10 +74,10 @@ class LocalApi:
         try:
             task = await self._read_task(request)
             async with self._lock:
-                run = self._run
-                if run is None:
+                runner = self._runner
+                if runner is None:
                     return error_response(503, "the miner is stopping")
-                result = await run(task)
+                result = await runner.run(task)
         except InvalidForm as problem:
             return error_response(problem.status, str(problem))
         except PromptError as problem:

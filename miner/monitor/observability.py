@@ -1,4 +1,4 @@
-"""Everything that lets the operator observe the miner: the HTTP server, the gallery, log files and retention."""
+"""Everything that lets the operator observe the miner: the HTTP server, the metrics, the gallery and retention."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from miner.config.run_settings import RunSettings
+from miner.config.settings import OperatorFiles
 from miner.ledger.events import Event
 from miner.ledger.writer import LedgerWriter
 from miner.monitor.dashboard import Dashboard
@@ -15,32 +15,49 @@ from miner.monitor.local_api import LocalApi
 from miner.monitor.metrics import Metrics
 from miner.monitor.retention import Retention
 from miner.monitor.server import Monitor
-from miner.monitor.status import StartingMiner, StatusBoard
-from miner.runtime.logging import log_to_files
+from miner.monitor.status import StatusSource
 from miner.runtime.supervisor import Supervisor
+from miner.tasks.runner import TaskRunner
 from miner.tasks.task import Result, Task
 
 log = logging.getLogger(__name__)
 
 
 class Observability:
-    """The parts that observe the miner; none of them can stop it, except a port in use when `serving` is entered.
+    """The parts that observe a miner; none of them can stop it once `open` has bound the monitor's port."""
 
-    `status` decides what the monitor shows, at first that the miner is starting, and `local_api` runs tasks of clients
-    on this machine once it is given a runner.
-    """
-
-    def __init__(self, settings: RunSettings, ledger: LedgerWriter) -> None:
-        """Build the parts that are enabled; nothing runs or listens yet."""
-        self.status = StatusBoard(StartingMiner(settings.configured.name, ledger))
-        self.local_api = LocalApi(settings.miner.monitor.generate)
-        self._settings = settings.miner.monitor
-        self._state_dir = settings.files.state_dir
+    def __init__(self, files: OperatorFiles, ledger: LedgerWriter, source: StatusSource) -> None:
+        """Build the parts that the settings enable; `open` also serves them."""
+        settings = files.settings
+        self._files = files
         self._ledger = ledger
-        self._metrics = Metrics(self.status)
-        has_gallery = self._settings.enabled and self._settings.gallery
-        self._gallery = Gallery(self._state_dir) if has_gallery else None
-        self._retention = settings.miner.housekeeping
+        self._metrics = Metrics(source)
+        self._local_api = LocalApi(settings.monitor.generate)
+        self._gallery = Gallery(files.state_dir) if settings.monitor.enabled and settings.monitor.gallery else None
+        routes = [*self._metrics.routes(), *Dashboard(source, ledger.path, self._gallery).routes()]
+        if settings.monitor.generate.enabled:
+            routes += self._local_api.routes()
+        self._monitor = Monitor(source, settings.monitor.host, settings.monitor.port, routes)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, files: OperatorFiles, ledger: LedgerWriter, source: StatusSource
+    ) -> AsyncIterator[Observability]:
+        """Serve HTTP, if the monitor is enabled, while the context lasts.
+
+        Raises OperatorError if the address cannot be bound.
+        """
+        observability, settings = cls(files, ledger, source), files.settings.monitor
+        if not settings.enabled:
+            yield observability
+            return
+        await observability._monitor.start()
+        log.info("The miner's page is http://%s:%d/", settings.host, settings.port)
+        try:
+            yield observability
+        finally:
+            await observability._monitor.stop()
 
     def observe(self, event: Event) -> None:
         """Count an event of the ledger in the metrics, from any thread."""
@@ -51,30 +68,15 @@ class Observability:
         if self._gallery is not None:
             self._gallery.offer(GalleryResult.of(task, result))
 
+    def serve_local(self, runner: TaskRunner | None) -> None:
+        """Run tasks of clients on this machine with `runner` from now on, or with None refuse them."""
+        self._local_api.set_runner(runner)
+
     def supervise(self, supervisor: Supervisor) -> None:
         """Start the background tasks."""
         if self._gallery is not None:
             supervisor.start("the gallery", self._gallery.run, vital=False)
-        if self._retention.enabled:
-            retention = Retention(self._retention, self._state_dir, self._ledger.path, self._ledger.record)
+        housekeeping = self._files.settings.housekeeping
+        if housekeeping.enabled:
+            retention = Retention(housekeeping, self._files.state_dir, self._ledger.path, self._ledger.record)
             supervisor.start("the housekeeping", retention.run, vital=False)
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
-        """Write log files and serve HTTP while the context lasts. Raises OperatorError if the port is in use."""
-        with log_to_files(self._state_dir / "logs"):
-            if not self._settings.enabled:
-                yield
-                return
-            routes = [
-                *self._metrics.routes(),
-                *Dashboard(self.status, self._ledger.path, self._gallery).routes(),
-                *(self.local_api.routes() if self._settings.generate.enabled else ()),
-            ]
-            monitor = Monitor(self.status, self._settings.host, self._settings.port, routes)
-            await monitor.start()
-            log.info("The miner's page is http://%s:%d/", self._settings.host, self._settings.port)
-            try:
-                yield
-            finally:
-                await monitor.stop()

@@ -58,7 +58,7 @@ def one_task(
     at = key / 1e9
     stages = dict(zip(STAGES, (0.4, 0.1, 1.6, 1.2, 0.2), strict=True))
     stages = {stage: value * seconds / 3.5 for stage, value in stages.items()}
-    assignment = PhaseAssignment(phase, f"{phase}-hash")
+    assignment = PhaseAssignment(phase, f"{phase}-hash", None)
     return [
         TaskStarted(key, at, "pull", validator, 27, f"task-{key}", "image", assignment, "0.1.0"),
         ResultGenerated(key, at + 4, 7, (7,), stages, {"gaussians": 371_424}, quality, 4_812_331),

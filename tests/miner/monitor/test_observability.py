@@ -28,8 +28,8 @@ from miner.runtime.supervisor import Supervisor
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import ply
-from tests.support.monitor import until
 from tests.support.factories import ManualClock, instant_generate, loaded_at_once
+from tests.support.monitor import until
 
 TIMING = ValidatorTiming(throttle_period=0, task_cooldown=1, cooldown_penalty=0, validation_lock=0)
 FORGED = "Score=9.99, Final stats: 999K gaussians"

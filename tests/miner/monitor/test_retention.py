@@ -8,11 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miner.config.settings import HousekeepingSettings, RetentionSettings
+from miner.config.settings import HousekeepingSettings, OperatorFiles, RetentionSettings
 from miner.ledger.events import PhaseAssignment, TasksDeleted, TaskStarted
 from miner.ledger.reader import LedgerReader
 from miner.ledger.writer import LedgerWriter
-from miner.monitor.retention import DAY, LOGS, RESULTS, Retention, StoredItem, delete_expired, find_ledger_cutoff, measure_ledger, select_expired
+from miner.monitor.retention import (
+    DAY,
+    LOGS,
+    RESULTS,
+    Retention,
+    StoredItem,
+    delete_expired,
+    find_ledger_cutoff,
+    measure_ledger,
+    select_expired,
+)
 
 NOW = 1_700_000_000.0
 WIDE = 10**15
@@ -82,7 +92,10 @@ def test_a_results_files_go_together_by_the_last_written(tmp_path: Path) -> None
     assert names(tmp_path) == {"2.ply", "2.json"}
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "12.txt", "a1.spz", "1.spz.bak", ".1.spz", "1" * 20 + ".spz", "1.spz.0123abcd.part", ".1.part"])
+@pytest.mark.parametrize(
+    "name",
+    ["notes.txt", "12.txt", "a1.spz", "1.spz.bak", ".1.spz", "1.spz.0123abcd.part", ".1.part"],
+)
 def test_what_is_not_ours_stays(tmp_path: Path, name: str) -> None:
     write(tmp_path, name, days=1000)
     assert delete_expired(tmp_path, RESULTS, RetentionSettings(max_days=1, max_bytes=1), NOW) == []
@@ -128,7 +141,7 @@ def test_the_present_log_stays(tmp_path: Path) -> None:
 
 def fill(path: Path, moments: list[float]) -> LedgerWriter:
     ledger = LedgerWriter(path)
-    assignment = PhaseAssignment("p" * 400, "h")
+    assignment = PhaseAssignment("p" * 400, "h", None)
     for at in moments:
         ledger.record(TaskStarted(int(at * 1e9), at, "pull", "5F", 1, "task", "image", assignment, "v"))
     assert ledger.flush(60)
@@ -187,7 +200,7 @@ def test_a_round_tidies_all_and_tells_of_what_fails_once(tmp_path: Path, caplog:
 
 
 def test_the_defaults_fit_20_gb() -> None:
-    shipped = run_settings("--subtensor.network", "file:x").miner.housekeeping
+    shipped = OperatorFiles.load().settings.housekeeping
     for settings in (shipped, HousekeepingSettings()):
         kinds = (settings.results, settings.pictures, settings.logs, settings.ledger)
         assert sum(kind.max_bytes for kind in kinds) <= 20e9 * 0.95
