@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from miner.analytics.figures import SPANS, Json, figures
+from miner.analytics.dashboard_view import PERIODS, Json, dashboard_view
 from miner.errors import OperatorError
 from miner.ledger.reader import LedgerReader, TaskRow
 from miner.monitor.gallery import Gallery, StoredResult
@@ -116,10 +116,10 @@ class Dashboard:
         return web.json_response(status.as_json() | {"now": time.time(), "able_to_work": status.able_to_work})
 
     async def figures(self, request: web.Request) -> web.Response:
-        """Return figures of the last ?hours=, one of SPANS, as JSON; "problem" says why the ledger cannot be read."""
+        """Return figures of the last ?hours=, one of PERIODS, as JSON; "problem" says why the ledger cannot be read."""
         query = request.query.get("hours", "24")
-        if query not in map(str, SPANS):
-            return error_response(400, f"hours must be one of {', '.join(map(str, SPANS))}")
+        if query not in map(str, PERIODS):
+            return error_response(400, f"hours must be one of {', '.join(map(str, PERIODS))}")
         hours = int(query)
         return web.json_response(await self._cached(hours, lambda: self._read_figures(hours)))
 
@@ -162,9 +162,9 @@ class Dashboard:
     def _read_figures(self, hours: int) -> Json:
         now = time.time()
         try:
-            return figures(self._read_tasks(now - 3600 * hours), now, hours) | {"problem": ""}
+            return dashboard_view(self._read_tasks(now - 3600 * hours), now, hours) | {"problem": ""}
         except OperatorError as problem:
-            return figures([], now, hours) | {"problem": str(problem)}
+            return dashboard_view([], now, hours) | {"problem": str(problem)}
 
     def _read_results(self) -> list[Json]:
         stored = self._gallery.read_latest(MAX_RESULTS) if self._gallery else []
