@@ -113,7 +113,7 @@ class RefusalLog:
 
     def record(self, refusal: RequestRefused, address: str, hotkey: str) -> None:
         """Count a refusal; `hotkey` is the one that the sender claims, "" if it claims none."""
-        self.counters[f"refused {refusal.status}"] += 1
+        self.counters[f"refused_{refusal.status}"] += 1
         self._unlogged += 1
         now = self._clock()
         if now - self._logged_at < LOG_INTERVAL:

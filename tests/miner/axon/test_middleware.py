@@ -242,4 +242,4 @@ def test_a_thousand_refusals_are_two_lines(caplog: pytest.LogCaptureFixture) -> 
     first, second = caplog.messages
     assert "Refused a request from 5x?forged?line at 1.2.3.4: HTTP 403, the operator's reason" in first
     assert "1.2.3.4: HTTP 401, who? (1000 refusals since" in second
-    assert refusals.counters == {"refused 403": 1000, "refused 401": 1}
+    assert refusals.counters == {"refused_403": 1000, "refused_401": 1}

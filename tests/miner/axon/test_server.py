@@ -120,7 +120,7 @@ async def test_others_are_refused_before_any_work(
     answer = await ask(bench, wallets[who], Generate(prompt=image_base64))
     assert (answer.dendrite.status_code, answer.results) == (403, "")
     assert answer.dendrite.status_message == "this miner does not work for this hotkey"
-    assert bench.server.refusals == {"refused 403": 1}
+    assert bench.server.refusals == {"refused_403": 1}
     assert not bench.runner.counters
 
 
