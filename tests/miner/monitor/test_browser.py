@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from PIL import Image
 
 from miner.monitor.thumbnail_worker import EXTENT, draw_result
@@ -18,6 +19,8 @@ from pipeline.rendering.cameras import orbit
 from pipeline.rendering.rasterizer import render
 from tests.support.factories import make_picture, make_splats, png
 from tests.support.monitor import HOSTILE, OK, Browser, Site, Tab, one_task, some_result, write_ledger
+
+pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 SIZE = 256
 # The pointer at six tenths of the first picture's width.

@@ -1,26 +1,23 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from miner.monitor import Gallery
+from miner.monitor import Gallery, GalleryResult
 from miner.monitor.gallery import MAX_UNSAVED
-from miner.monitor.thumbnail_worker import EXTENT, SIZE, VIEWS, draw_result, draw_turntable
-from miner.monitor.thumbnails import ThumbnailError, ThumbnailWorker
-from pipeline import normalise
-from pipeline.rendering.cameras import orbit
-from pipeline.rendering.rasterizer import render
-from tests.support.factories import make_picture, make_splats, png
+from miner.monitor.thumbnail_worker import SIZE, VIEWS
+from miner.tasks.task import Result, Task
+from pipeline import TextPrompt, decode_image_prompt
+from tests.support.factories import make_asset, make_picture, make_splats, png
 from tests.support.monitor import HOSTILE, some_result, until
 
 
@@ -38,7 +35,9 @@ def lies(*paths: Path) -> Callable[[], bool]:
     return lambda: all(path.is_file() for path in paths)
 
 
-async def test_results_are_kept_and_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.slow
+@pytest.mark.process
+async def test_results_are_saved_and_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     gallery = Gallery(tmp_path)
     with caplog.at_level(logging.WARNING, "miner"):
         async with at_work(gallery):
@@ -67,53 +66,8 @@ async def test_results_are_kept_and_drawn(tmp_path: Path, caplog: pytest.LogCapt
         assert prompt.size == (64, 64)
 
 
-def test_the_views_go_around_the_object() -> None:
-    strip = np.asarray(draw_turntable(make_splats()), dtype=np.float32) / 255
-    framed = normalise(make_splats(), EXTENT)
-    for view in (0, 3):
-        expected = render(framed, orbit((360 / VIEWS * view,), size=SIZE))[0].numpy()
-        assert np.abs(strip[:, view * SIZE : (view + 1) * SIZE] - expected).max() <= 0.5 / 255 + 1e-6
-
-
-async def test_the_process_that_draws_is_idle_and_ends_with_us(tmp_path: Path) -> None:
-    worker, pictures = ThumbnailWorker(), tmp_path / "pictures"
-    with pytest.raises(ThumbnailError, match="FileNotFoundError"):
-        await worker.draw(tmp_path, 7, pictures)
-    process = worker._process
-    assert process is not None
-    assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
-    await worker.close()
-    with pytest.raises(ProcessLookupError):
-        os.kill(process.pid, 0)
-
-
-async def test_a_process_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = ThumbnailWorker()
-    monkeypatch.setattr("miner.monitor.thumbnails.sys.executable", "/bin/false")
-    with pytest.raises(ThumbnailError, match=r"has ended|Error"):
-        await worker.draw(tmp_path, 1, tmp_path)
-    # Speaks the protocol, and nothing else.
-    parrot = tmp_path / "parrot"
-    parrot.write_text("#!/bin/sh\nwhile read -r line; do echo ok; done\n")
-    parrot.chmod(0o755)
-    monkeypatch.setattr("miner.monitor.thumbnails.sys.executable", str(parrot))
-    await worker.draw(tmp_path, 1, tmp_path)
-    await worker.close()
-
-
-async def test_a_process_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mute = tmp_path / "mute"
-    mute.write_text("#!/bin/sh\nwhile read -r line; do :; done\n")
-    mute.chmod(0o755)
-    monkeypatch.setattr("miner.monitor.thumbnails.sys.executable", str(mute))
-    monkeypatch.setattr("miner.monitor.thumbnails.DRAWING_TIMEOUT", 0.3)
-    worker = ThumbnailWorker()
-    with pytest.raises(ThumbnailError, match="TimeoutError"):
-        await worker.draw(tmp_path, 1, tmp_path)
-    assert worker._process is None
-
-
-async def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.process
+async def test_a_folder_that_cannot_be_written_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "results").write_text("in the way")
     gallery = Gallery(tmp_path)
     with caplog.at_level(logging.WARNING, "miner"):
@@ -145,16 +99,15 @@ def test_files_that_a_crash_cut_off_are_passed_over(tmp_path: Path) -> None:
     assert gallery.read_splats(404) is None
 
 
-def test_a_prompt_picture_is_drawn_anew_never_passed_on(tmp_path: Path) -> None:
-    """What strangers hide behind the pixels of their files does not reach the operator's browser."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (900, 30), (10, 200, 30)).save(buffer, "PNG")
-    results = tmp_path / "results"
-    results.mkdir()
-    (results / "1.prompt").write_bytes(buffer.getvalue() + b"<script>")
-    (results / "1.spz").write_bytes(some_result(1).data)
-    draw_result(results, 1, tmp_path / "pictures")
-    picture = (tmp_path / "pictures" / "1.prompt.webp").read_bytes()
-    assert b"<script>" not in picture
-    with Image.open(io.BytesIO(picture)) as opened:
-        assert (opened.format, opened.width) == ("WEBP", 2 * SIZE)
+def test_a_task_and_its_result_become_a_gallery_result() -> None:
+    phase: Any = SimpleNamespace(name="phase3")
+    asset = make_asset(SimpleNamespace(seed=5))  # type: ignore[arg-type]
+    result = Result(asset, phase, b"data", 0.1, None, ())
+    record: Any = SimpleNamespace(key=17)
+    sentence = GalleryResult.of(Task("t", TextPrompt("a chair"), 0.0, record=record), result)
+    assert (sentence.key, sentence.task_type, sentence.prompt, sentence.data_format) == (17, "text", "a chair", "spz")
+    assert (sentence.seed, sentence.gaussians, sentence.seconds) == (5, 7000, asset.total_seconds)
+    file = png(make_picture())
+    picture = GalleryResult.of(Task("t", decode_image_prompt(file), 0.0, format="ply"), result)
+    assert (picture.task_type, picture.prompt, picture.data_format) == ("image", file, "ply")
+    assert picture.key > 10**18

@@ -116,6 +116,8 @@ def cut(command: str, path: Path) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
+@pytest.mark.process
 async def test_a_miner_that_is_observed(bench: Bench) -> None:
     running = asyncio.create_task(mine(bench.settings))
     async with asyncio.timeout(60):
