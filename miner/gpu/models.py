@@ -29,7 +29,6 @@ from pipeline import (
     TextToImageError,
     choose_compute,
     load_backend,
-    warm_up,
 )
 
 log = logging.getLogger(__name__)
@@ -96,7 +95,7 @@ def _load(phase: NamedPhase, settings: MinerSettings) -> LoadedModels:
 def _warm_up(loaded: LoadedModels, _: OnStep) -> float:
     """The seconds it took."""
     started = time.monotonic()
-    warm_up(loaded.backend)
+    loaded.backend.warm_up()
     if isinstance(loaded.scorer, QualityScorer):
         loaded.scorer.warm_up()
     return time.monotonic() - started

@@ -11,6 +11,8 @@ from typing import ClassVar, Literal
 import bittensor as bt
 from pydantic import BaseModel, Field
 
+from pipeline import MAX_IMAGE_BYTES, ImagePrompt, PromptError, decode_image_prompt
+
 # What a miner declares by signing a submission; part of the signed text, so byte for byte as the subnet has it.
 LICENSE_DECLARATION = (
     "I, as a miner on SN17, have obtained all licenses, rights and consents required to use, "
@@ -87,6 +89,24 @@ class Generate(bt.Synapse):
     error: str = Field(default="", description="The answer: why there is no result.")
     gaussians: int = Field(default=0, description="The answer: number of gaussians.")
     seconds: dict[str, float] = Field(default_factory=dict, description="The answer: time of each stage.")
+
+
+def decode_image(text: str) -> ImagePrompt:
+    """Decode an image file's base64, with or without a `data:...;base64,` head and line breaks.
+
+    The size is checked before anything is decoded. Raises PromptError if the text is empty, not base64, or no
+    acceptable image.
+    """
+    encoded = "".join((text.rpartition(",")[2] if text.startswith("data:") else text).split())
+    if not encoded:
+        raise PromptError("the prompt is empty")
+    if len(encoded) > (MAX_IMAGE_BYTES + 2) // 3 * 4:
+        raise PromptError(f"the image has more than {MAX_IMAGE_BYTES} bytes")
+    try:
+        file = base64.b64decode(encoded, validate=True)
+    except ValueError as error:
+        raise PromptError(f"the image is not valid base64: {error}") from None
+    return decode_image_prompt(file)
 
 
 def submission_message(submit_time: int, prompt: str, validator_hotkey: str, miner_hotkey: str) -> str:

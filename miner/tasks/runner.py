@@ -16,6 +16,7 @@ from miner.config.settings import SpzSettings
 from miner.gpu.scheduler import Scheduler
 from miner.phases.selector import PhaseSelector, TaskPlan
 from miner.runtime.logging import ResultLine, quoted, shown
+from miner.subnet.protocol import decode_image
 from miner.tasks.task import InvalidResult, Result, Task, Withheld
 from pipeline import (
     BestOfN,
@@ -27,7 +28,6 @@ from pipeline import (
     Splats,
     TextToImageParams,
     UnsupportedPrompt,
-    decode_base64_image,
     parse_text_prompt,
     ply,
     spz,
@@ -133,7 +133,7 @@ class TaskRunner:
 
     @staticmethod
     def _decode(task: Task, phase: Phase) -> Prompt:
-        prompt = parse_text_prompt(task.prompt) if task.type == "text" else decode_base64_image(task.prompt)
+        prompt = parse_text_prompt(task.prompt) if task.type == "text" else decode_image(task.prompt)
         log.info("Task %s: %s", shown(task.id), quoted(prompt.label))
         # Known before the generator is asked, so that such tasks do not wait in its queue.
         if not (phase.takes_text if task.type == "text" else phase.image):

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 
 import bittensor as bt
+import numpy as np
+import pytest
+from PIL import Image
 
 from miner.subnet.protocol import (
     LICENSE_DECLARATION,
@@ -12,9 +16,11 @@ from miner.subnet.protocol import (
     PullTask,
     SubmitResults,
     TextTask,
+    decode_image,
     signed_submission,
     submission_message,
 )
+from pipeline import MAX_IMAGE_BYTES, PromptError
 
 
 def test_licence_declaration_is_the_subnets_byte_for_byte() -> None:
@@ -64,3 +70,54 @@ def test_generates_body_is_covered_by_its_hash() -> None:
     request = Generate(prompt="aGk=", seed=1)
     for change in ({"prompt": "aGo="}, {"seed": 2}, {"task_type": "text"}, {"data_format": "ply"}):
         assert request.model_copy(update=change).body_hash != request.body_hash
+
+
+def png() -> tuple[bytes, Image.Image]:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue(), image
+
+
+PNG, IMAGE = png()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64.b64encode(PNG).decode(),
+        "data:image/png;base64," + base64.b64encode(PNG).decode(),
+        base64.encodebytes(PNG).decode(),
+        "data:image/png;base64,\n" + base64.encodebytes(PNG).decode().replace("\n", "\r\n"),
+        "  " + base64.b64encode(PNG).decode() + "\n",
+    ],
+)
+def test_images_are_base64_with_or_without_head_and_line_breaks(text: str) -> None:
+    prompt = decode_image(text)
+    assert np.array_equal(prompt.image, IMAGE)
+    assert prompt.file == PNG
+
+
+@pytest.mark.parametrize("text", ["", " \n", "data:image/png;base64,", "data:,\n"])
+def test_an_empty_image_is_called_empty(text: str) -> None:
+    with pytest.raises(PromptError, match="the prompt is empty"):
+        decode_image(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A", "AAA", "AA=A", "a photo of a cat!", "AA-_", "bälle", "\0\0\0\0", "猫猫猫猫", "data:image/png;base64"],
+)
+def test_text_that_is_not_base64_is_refused(text: str) -> None:
+    with pytest.raises(PromptError, match="the image is not valid base64"):
+        decode_image(text)
+
+
+def test_images_of_more_than_32_megabytes_are_refused_before_decoding() -> None:
+    with pytest.raises(PromptError, match="more than 33554432 bytes"):
+        decode_image("!" * (MAX_IMAGE_BYTES // 3 * 4 + 8))
+
+
+def test_an_image_of_just_32_megabytes_is_decoded() -> None:
+    padded = PNG + bytes(MAX_IMAGE_BYTES - len(PNG))
+    assert np.array_equal(decode_image(base64.b64encode(padded).decode()).image, IMAGE)
