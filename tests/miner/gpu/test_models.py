@@ -46,7 +46,7 @@ async def test_the_warm_up_never_runs_beside_a_generation(
     """Graphs of the device are recorded in it, and a generation waits for the device meanwhile."""
     order: list[str] = []
     loaded, release, begun = threading.Event(), threading.Event(), threading.Event()
-    backend = SimpleNamespace()
+    backend = SimpleNamespace(warm_up=lambda: order.append("warm"))
 
     def load_backend(*_: object, **__: object) -> object:
         order.append("loaded")
@@ -60,7 +60,6 @@ async def test_the_warm_up_never_runs_beside_a_generation(
         return make_asset(request_of(1), 4)
 
     monkeypatch.setattr(loading, "load_backend", load_backend)
-    monkeypatch.setattr(loading, "warm_up", lambda *_: order.append("warm") or 0.5)
     task = scheduler.submit(generate, 0.0)
     assert await asyncio.to_thread(begun.wait, TIMEOUT)
     loads = asyncio.create_task(loading.load(named, SETTINGS, scheduler))
@@ -101,9 +100,8 @@ async def test_what_is_missing_is_the_operators_to_mend(
     def fail(*_: object, **__: object) -> object:
         raise error
 
-    monkeypatch.setattr(loading, "load_backend", lambda *_, **__: SimpleNamespace())
-    monkeypatch.setattr(loading, "warm_up", lambda *_: 0.0)
-    monkeypatch.setattr(loading, where, fail)
+    backend = SimpleNamespace(warm_up=fail)
+    monkeypatch.setattr(loading, "load_backend", fail if where == "load_backend" else lambda *_, **__: backend)
     with pytest.raises(OperatorError, match=message):
         await loading.load(named, SETTINGS, scheduler)
     # Nothing of it keeps the scheduler from going on.
@@ -114,8 +112,8 @@ async def test_what_a_phase_needs_for_choosing_and_for_sentences_is_loaded_and_w
     scheduler: Scheduler, named: NamedPhase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: dict[str, object] = {}
-    monkeypatch.setattr(loading, "load_backend", lambda *_, **options: asked.update(options) or SimpleNamespace())
-    monkeypatch.setattr(loading, "warm_up", lambda *_: 0.0)
+    backend = SimpleNamespace(warm_up=lambda: None)
+    monkeypatch.setattr(loading, "load_backend", lambda *_, **options: asked.update(options) or backend)
     warmed: list[object] = []
     monkeypatch.setattr(QualityScorer, "warm_up", lambda scorer: warmed.append(scorer))
     plain = await loading.load(named, SETTINGS, scheduler)
