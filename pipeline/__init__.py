@@ -3,6 +3,7 @@
 from pipeline.backends.loading import load_backend
 from pipeline.backends.protocol import Backend
 from pipeline.compute import ComputeConfig, choose_compute
+from pipeline.conditioning.background import MODELS as BACKGROUND_MODELS
 from pipeline.conditioning.prompt import (
     MAX_IMAGE_BYTES,
     MAX_TEXT_LENGTH,
@@ -40,6 +41,7 @@ from pipeline.weights.locate import SCORER as DEFAULT_SCORER
 from pipeline.weights.locate import is_embedded
 
 __all__ = [
+    "BACKGROUND_MODELS",
     "DEFAULT_SCORER",
     "MAX_IMAGE_BYTES",
     "MAX_TEXT_LENGTH",

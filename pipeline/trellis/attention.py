@@ -19,7 +19,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 class SelfAttention(nn.Module):
-    """Self-attention; the rows of `to_qkv` are (q, k, v) x heads x head_dim."""
+    """A self-attention layer; the rows of `to_qkv` are (q, k, v) x heads x head_dim."""
 
     def __init__(self, channels: int, heads: int, *, qk_rms_norm: bool) -> None:
         """Create the layers; qk_rms_norm adds norms of queries and keys."""
@@ -43,7 +43,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention from rows to a context; the rows of `to_kv` are (k, v) x heads x head_dim."""
+    """A cross-attention layer from rows to a context; the rows of `to_kv` are (k, v) x heads x head_dim."""
 
     def __init__(self, channels: int, context_channels: int, heads: int, *, qk_rms_norm: bool) -> None:
         """Create the layers; qk_rms_norm adds norms of queries and keys."""

@@ -348,7 +348,7 @@ def test_a_model_path_may_point_into_another_repository(
     stem = MODELS["slat_decoder_gs"]
     value = f"org/other/{stem}"
     edit(copy / "pipeline.json", lambda c: c["args"]["models"].update(slat_decoder_gs=value))
-    with pytest.raises(CheckpointError, match=f"run `python scripts/download_weights.py {value}`"):
+    with pytest.raises(CheckpointError, match=f"run `.* {value}`"):
         load(copy)
     lay_out(cache, "org/other", copy / stem)
     (copy / f"{stem}.safetensors").unlink()
