@@ -18,6 +18,7 @@ from pipeline.errors import (
     BackgroundModelError,
     Cancelled,
     CheckpointError,
+    DownloadError,
     EmptyForeground,
     EmptyStructure,
     FormatError,
@@ -31,17 +32,21 @@ from pipeline.errors import (
 )
 from pipeline.generator import CheckpointSource, Generator
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
+from pipeline.rendering.cameras import orbit
 from pipeline.rendering.contact_sheet import draw_contact_sheet
+from pipeline.rendering.rasterizer import render
 from pipeline.request import STAGES, Asset, Conditioning, OnStep, Request, ignore_steps
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
 from pipeline.scoring.quality import QualityScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
 from pipeline.splats import Splats, Statistics, compute_statistics, invalid_reason, normalise, ply, spz, upright
 from pipeline.splats.container import Container, PackedSplats, ResultFormat
+from pipeline.weights.background_models import BACKGROUND_MODELS
 from pipeline.weights.locate import SCORER as DEFAULT_SCORER
 from pipeline.weights.locate import is_embedded
 
 __all__ = [
+    "BACKGROUND_MODELS",
     "DEFAULT_SCORER",
     "MAX_IMAGE_BYTES",
     "MAX_TEXT_LENGTH",
@@ -59,6 +64,7 @@ __all__ = [
     "ComputeConfig",
     "Conditioning",
     "Container",
+    "DownloadError",
     "EmptyForeground",
     "EmptyStructure",
     "FormatError",
@@ -97,8 +103,10 @@ __all__ = [
     "load_backend",
     "measure_similarity",
     "normalise",
+    "orbit",
     "parse_text_prompt",
     "ply",
+    "render",
     "spz",
     "upright",
 ]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from miner.cli.options import FOLDER, config_option
+from miner.cli.options import FOLDER, complete_phase, load_files, operator_files
+from miner.errors import MinerError, OperatorError
 
 if TYPE_CHECKING:
     from miner.config.phase import Phase
@@ -42,12 +43,11 @@ def targets_of(phase: Phase) -> Iterator[Target]:
     yield Target("background", phase.background.model, key="background.model")
 
 
-def collect_targets(references: tuple[str, ...], phase: str | None, config: Path | None) -> list[Target]:
-    """Return the weights that a phase needs, and those of the references. Raises OperatorError."""
-    from miner.cli.options import load_files
+def collect_targets(references: tuple[str, ...], phase: str | None, config: Path) -> list[Target]:
+    """Return the weights that a phase of the settings file needs, and the references. Raises OperatorError."""
     from miner.config.phase_files import load_phase
 
-    of_phase = targets_of(load_phase(phase, load_files(config, None).config).settings) if phase else ()
+    of_phase = targets_of(load_phase(phase, config).settings) if phase else ()
     return [*of_phase, *(Target(text.partition("@")[0].replace("/", "--"), text) for text in references)]
 
 
@@ -62,7 +62,13 @@ def weights() -> None:
 
 @weights.command()
 @click.argument("references", nargs=-1, metavar="[REFERENCE]...")
-@click.option("--phase", metavar="NAME", show_default="none", help="Download everything that this phase needs.")
+@click.option(
+    "--phase",
+    metavar="NAME",
+    shell_complete=complete_phase,
+    show_default="none",
+    help="Download everything that this phase needs.",
+)
 @click.option(
     "--to",
     "folder",
@@ -71,8 +77,10 @@ def weights() -> None:
     show_default="the Hugging Face cache",
     help="A plain directory for the weights, to be named in the phase.",
 )
-@config_option
-def download(references: tuple[str, ...], phase: str | None, folder: Path | None, config: Path | None) -> None:
+@operator_files
+def download(
+    references: tuple[str, ...], phase: str | None, folder: Path | None, config: Path | None, state: Path | None
+) -> None:
     """Download weights; the miner itself never downloads.
 
     By default they go to the Hugging Face cache, where the miner finds them under the names in the phase. With --to
@@ -84,12 +92,9 @@ def download(references: tuple[str, ...], phase: str | None, folder: Path | None
     """
     if not references and not phase:
         raise click.UsageError("name a --phase, or what to download")
-    targets = collect_targets(references, phase, config)
+    targets = collect_targets(references, phase, load_files(config, state).config)
 
-    from miner.errors import MinerError, OperatorError
-    from pipeline import PipelineError, is_embedded
-    from pipeline.errors import DownloadError
-    from pipeline.weights.background_models import BACKGROUND_MODELS
+    from pipeline import BACKGROUND_MODELS, DownloadError, PipelineError, is_embedded
     from pipeline.weights.download import download_weights
 
     in_folders = [t for t in targets if not is_embedded(t.reference) and t.reference not in BACKGROUND_MODELS]
@@ -121,22 +126,21 @@ def download(references: tuple[str, ...], phase: str | None, folder: Path | None
 @click.option(
     "--phase",
     metavar="NAME",
+    shell_complete=complete_phase,
     show_default="phase of the settings file, unless a REFERENCE is given",
     help="Check everything that this phase needs.",
 )
-@config_option
-def check(references: tuple[str, ...], phase: str | None, config: Path | None) -> None:
+@operator_files
+def check(references: tuple[str, ...], phase: str | None, config: Path | None, state: Path | None) -> None:
     """Check, without a network, that weights are on this machine, complete and readable.
 
     Prints one line for each network, encoder and model. Exit code 2 if anything is missing or damaged.
     """
-    from miner.cli.options import load_files
-
+    files = load_files(config, state)
     if not references and not phase:
-        phase = load_files(config, None).settings.phase
-    targets = collect_targets(references, phase, config)
+        phase = files.settings.phase
+    targets = collect_targets(references, phase, files.config)
 
-    from miner.errors import OperatorError
     from pipeline.weights.check import check_weights
 
     faulty: list[Target] = []

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline import (
+    BACKGROUND_MODELS,
     DEFAULT_SCORER,
     CheckpointSource,
     SamplerParams,
@@ -17,7 +18,6 @@ from pipeline import (
     normalise,
     upright,
 )
-from pipeline.weights.background_models import BACKGROUND_MODELS
 
 
 class _Section(BaseModel):

@@ -17,7 +17,7 @@ from pipeline.trellis.voxels import VoxelGrid
 
 # Scale and shift, each [out_channels].
 Modulation = tuple[Tensor, Tensor]
-# Levels are padded to a multiple of so many rows: the coarsest, where nearly all the work is, and finer ones.
+# Multiples that numbers of rows are padded to: at the coarsest level, where nearly all the work is, and at finer ones.
 COARSE_BUCKET, FINE_BUCKET = 256, 1024
 
 
@@ -74,7 +74,7 @@ class ResidualBlock:
     """A sparse residual block that shares the parameters of a SparseResBlock3d."""
 
     def __init__(self, block: SparseResBlock3d) -> None:
-        """Lay out the kernels of the block's convolutions anew."""
+        """Repack the kernels of the block's convolutions."""
         self.resample = block.resample
         self._block = block
         self._kernels = [pack_kernel(conv.conv.weight) for conv in (block.conv1, block.conv2)]

@@ -20,9 +20,9 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class CFGBatch:
-    """The contexts that one call computes velocities for, as items of a batch.
+    """The contexts that one call computes velocities for, as the items of a batch.
 
-    First come the contexts of tokens, then those whose tokens are all zero, which need no cross-attention.
+    Contexts of tokens come first, then contexts whose tokens are all zero, for which cross-attention is a constant.
 
     keys_values: for each block [token_contexts, S, 2, heads, dim], the keys and values of the contexts of tokens.
     """
@@ -38,7 +38,7 @@ class CFGBatch:
 
 
 class TransformerBlocks:
-    """The blocks of a flow model, whose parameters they share."""
+    """The transformer blocks of a flow model, which share its parameters."""
 
     def __init__(self, blocks: nn.ModuleList, *, fp8: bool = False) -> None:
         """Wrap modulated blocks; fp8: compute products of normed rows, and those of the MLP, in 8 bits."""

@@ -41,7 +41,7 @@ def random_splats(count: int) -> Splats:
 
 def write_with_plyfile(splats: Splats) -> bytes:
     """The same file with plyfile, from a structured array filled column by column."""
-    names = ply.read_header(ply.to_bytes(splats)).properties
+    names = ply.read_header(ply.to_bytes(splats)).vertex.properties
     zeros = torch.zeros_like(splats.means)
     fields = [splats.means, zeros, splats.f_dc, splats.opacity_logits[:, None], splats.log_scales, splats.quaternions]
     table = np.empty(len(splats), [(name, "<f4") for name in names])

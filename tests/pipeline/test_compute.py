@@ -89,5 +89,7 @@ def test_kernels_are_fused_in_half_precision(precision, devices) -> None:
 
 def test_fused_kernels_that_cannot_run_are_refused(devices) -> None:
     devices(0)
-    with pytest.raises(PipelineError, match="kernels: fused cannot be used, since the device is no GPU; set kernels: auto"):
+    with pytest.raises(
+        PipelineError, match="kernels: fused cannot be used, since the device is no GPU; set kernels: auto"
+    ):
         choose_compute(kernels="fused")
