@@ -246,6 +246,7 @@ def test_it_can_be_stopped_before_the_object_is_begun(backend: TextToImageBacken
     assert steps == [("picture", 2, 2)]
 
 
+@pytest.mark.slow
 def test_it_is_loaded_and_warmed_up_with_the_rest(package: Path, model: Path) -> None:
     backend = load_backend(
         "native",
