@@ -384,7 +384,7 @@ def test_what_is_overridden_is_not_read(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"slat_decoder_mesh": FLOW}, "no network slat_decoder_mesh to override; choose from sparse_structure_flow_mode"),
+        ({"slat_decoder_mesh": FLOW}, "no network slat_decoder_mesh to override; choose from sparse_structure"),
         ({"slat_flow_model": FLOW}, rf"overrides: slat_flow_model is a SparseStructureFlowModel, not .*{FLOW}\.json"),
         ({"slat_flow_model": "ckpts/none"}, r"ckpts/none\.json is missing"),
         ({"slat_flow_model": "TEXT"}, "take conditions of different widths"),
