@@ -6,7 +6,8 @@ import asyncio
 import base64
 import io
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
@@ -90,10 +91,11 @@ def instant_generate(request: Request, on_step: OnStep) -> Asset:
     return make_asset(request)
 
 
-class _Unconditioned:
-    """The conditioning of a backend that needs none."""
+@dataclass(frozen=True)
+class FakeConditioning:
+    """The conditioning of a backend that needs none, which took no time."""
 
-    seconds: dict[str, float] = {}
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class FakeBackend:
@@ -108,9 +110,9 @@ class FakeBackend:
     def warm_up(self) -> None:
         pass
 
-    def encode(self, prompt: Prompt) -> _Unconditioned:
+    def encode(self, prompt: Prompt) -> FakeConditioning:
         self.encoded.append(prompt)
-        return _Unconditioned()
+        return FakeConditioning()
 
     def sample(self, conditioning: object, request: Request, on_step: OnStep = lambda *_: None) -> Asset:
         return self._generate(request, on_step)

@@ -30,7 +30,7 @@ class ScriptedValidator(LocalValidator):
     """Keeps the subnet's rules; the test says what its validation finds."""
 
     score: float | None = 0.9
-    checking: Callable[[], object] = staticmethod(lambda: None)  # type: ignore[assignment]
+    checking: Callable[[], object] = staticmethod(lambda: None)
 
     async def check(self, task: ProtocolTask, results: str) -> tuple[Delivery, float | None]:
         score = self.score

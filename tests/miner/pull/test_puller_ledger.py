@@ -13,7 +13,7 @@ import pytest
 from miner.config.phase import CandidateSettings, GateSettings, Phase, ScorerSettings
 from miner.config.phase_files import NamedPhase
 from miner.subnet.protocol import ImageTask, TextTask
-from pipeline import Asset, OnStep, OutOfMemory, Request, Splats
+from pipeline import Asset, OnStep, OutOfMemory, Prompt, Request, Splats
 from pipeline.scoring.best_of_n import candidate_seed
 from pipeline.splats.statistics import compute_statistics
 from tests.support.factories import instant_generate, make_asset
@@ -47,8 +47,8 @@ async def test_an_accepted_task_is_in_the_ledger_from_assignment_to_feedback(min
     assert delivery.splats is not None
     assert row.submission_bytes == len(base64.b64encode(delivery.data))
     expected = compute_statistics(make_asset(Request(None, row.seed, None, None)).splats)  # type: ignore[arg-type]
-    assert (row.density_max, row.opacity_min) == (expected.density_max, pytest.approx(expected.opacity_min))
-    assert row.volume == pytest.approx(expected.volume)
+    assert row.density_max == expected.density_max
+    assert (row.opacity_min, row.volume) == pytest.approx((expected.opacity_min, expected.volume))
     assert (row.outcome, row.score, row.submissions, row.error) == ("accepted", 0.9, 1, None)
     assert row.cooldown_until == miner.state.cooldown_until
 
@@ -76,6 +76,23 @@ async def test_a_failed_task_is_in_the_ledger_with_its_error(miner: PullingMiner
     assert first.error.startswith("PromptError: ")
     assert (second.task_type, second.outcome) == ("text", "skipped")
     assert second.error == "UnsupportedPrompt: the phase has no checkpoint for text tasks"
+
+
+async def test_a_prompt_that_breaks_the_decoder_costs_one_task(
+    miner: PullingMiner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> Prompt:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("miner.pull.session.decode_prompt", crash)
+    miner.give("a")
+    miner.update()
+    await miner.time.next_sleep()
+    assert miner.verdicts == [("a", "skipped")]
+    assert miner.runner.counters == {"pulled": 1, "internal_error": 1, "skipped": 1}
+    (row,) = miner.rows()
+    assert (row.outcome, row.error) == ("skipped", "RuntimeError: a bug")
+    assert not miner.supervisor.restarts
 
 
 async def test_the_lock_and_the_verdict_after_it_are_one_row(miner: PullingMiner) -> None:
