@@ -30,9 +30,7 @@ def test_an_image_travels_as_its_file_in_base64() -> None:
 
 
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.encodebytes])
-@pytest.mark.parametrize(
-    "form", ["{}", "  {}\n", "data:image/png;base64,{}", "data:image/png;base64,\r\n{}", "data:,{}"]
-)
+@pytest.mark.parametrize("form", ["{}", "  {}\n", "data:,{}", "data:image/png;base64,{}", "data:image/png;base64,\n{}"])
 def test_data_urls_white_space_and_line_breaks_are_accepted(form: str, encode: Callable[[bytes], bytes]) -> None:
     text = form.format(encode(FILE).decode())
     for variant in (text, text.replace("\n", "\r\n")):
