@@ -103,7 +103,7 @@ class TaskRunner:
             log.warning("Task %s: no result, %s: %s", sanitise_name(task_id), name, sanitise_text(str(error)))
         else:
             self.counters["internal_error"] += 1
-            log.error("Task %s: no result, it failed unexpectedly", sanitise_name(task_id), exc_info=error)
+            log.error("Task %s: no result, generation failed unexpectedly", sanitise_name(task_id), exc_info=error)
         # A task that is given up because the miner stops is begun again after the restart.
         if record is not None and not isinstance(error, Cancelled):
             record.failed(error)
