@@ -47,13 +47,17 @@ class Puller:
         self._last_saved: dict[str, _Persistent] = {}
         self._sessions: dict[str, ValidatorSession] = {}
 
+    @property
+    def hotkey(self) -> str:
+        """Our own hotkey."""
+        return self._context.keypair.ss58_address
+
     def update(self, snapshot: Snapshot) -> None:
         """Start and retire sessions to fit the snapshot; a validator that moved keeps its session and cooldown."""
-        own_hotkey = self._context.keypair.ss58_address
         eligible = {
             neuron.hotkey: neuron
             for neuron in snapshot.neurons
-            if neuron.is_serving and neuron.hotkey != own_hotkey and self._context.decide(neuron.hotkey).allowed
+            if neuron.is_serving and neuron.hotkey != self.hotkey and self._context.decide(neuron.hotkey).allowed
         }
         for hotkey in self._sessions.keys() - eligible.keys():
             self._retire(hotkey)
