@@ -129,6 +129,7 @@ async def miner(
     await miner.validator.stop()
 
 
+@pytest.mark.slow
 async def test_a_day_with_phases(miner: LiveMiner) -> None:
     running = asyncio.create_task(mine(miner.settings))
     assert await miner.next_task() == 12

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+import yaml
 
 from miner.errors import OperatorError
 from tests.miner.phases.conftest import ManagedMiner
@@ -248,6 +249,23 @@ async def test_what_was_applied_outlives_a_restart_until_the_settings_name_anoth
     assert await miner.restarted("b") == ("embedded", 5)
     miner.roll_back()
     assert await miner.restarted("b") == ("/elsewhere", 7)
+
+
+async def test_the_state_file_of_the_first_release_is_taken_over(miner: ManagedMiner) -> None:
+    def written(name: str) -> dict[str, object]:
+        settings = miner.phase(name).settings.model_dump(mode="json", exclude_none=True)
+        return {"phase": name, "follows": True, "settings": settings}
+
+    content = {"configured": "a", "at": 1.0, "action": "apply", "current": written("b"), "before": [written("other")]}
+    miner.state.path.write_text(yaml.safe_dump(content))
+    assert await miner.restarted() == ("embedded", 5)
+    miner.write("b", 6)
+    await miner.manager.poll(at_once=True)
+    assert await miner.made_with(1) == ("embedded", 6)
+    for expected in (("embedded", 5), ("/elsewhere", 7)):
+        miner.roll_back()
+        await miner.manager.poll(at_once=True)
+        assert await miner.made_with(2) == expected
 
 
 async def test_a_start_with_a_broken_file_is_the_operators_mistake(miner: ManagedMiner) -> None:

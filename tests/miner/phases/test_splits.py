@@ -141,6 +141,7 @@ async def test_a_ledger_that_cannot_be_written_stops_nothing(tmp_path: Path) -> 
 # With real models.
 
 
+@pytest.mark.slow
 async def test_real_models_are_swapped_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded checkpoint and a copy of it, with tasks in hand all the time; none is lost or mixed."""
     monkeypatch.setattr(models, "_warm_up", lambda *_: 0.0)
