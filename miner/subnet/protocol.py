@@ -90,7 +90,7 @@ class Generate(bt.Synapse):
 
 
 def submission_message(submit_time: int, prompt: str, validator_hotkey: str, miner_hotkey: str) -> str:
-    """Return the text that a submission's signature covers; `prompt` is the task's as it came, so base64 for images."""
+    """Return the text that a submission's signature covers; `prompt` is that of the task, in full also for images."""
     return f"{LICENSE_DECLARATION}{submit_time}{prompt}{validator_hotkey}{miner_hotkey}"
 
 

@@ -33,7 +33,7 @@ from torch import Tensor
 from pipeline import ComputeConfig, SamplerParams, choose_compute, ply
 from pipeline.conditioning.image_encoder import ImageEncoder
 from pipeline.conditioning.text_encoder import TextEncoder
-from pipeline.params import Conditions, Context
+from pipeline.params import Conditions
 from pipeline.sampling.engine import Engine
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint
@@ -119,7 +119,7 @@ class Subject:
         torch.cuda.synchronize()
         self.load_seconds = time.perf_counter() - start
         self.structure_params, self.latent_params = params
-        self.conditions: Conditions[Context] = Conditions((self.encode(),), negative)
+        self.conditions = Conditions((self.encode(),), negative)
         self.grid = shell(voxels, compute.device)
         self.structure_noise = torch.randn(1, *self.engine.structure_shape)
 
@@ -219,7 +219,7 @@ def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
         subject = Subject(directory, compute, phase_params(arguments.phase, arguments.reuse), arguments.voxels)
         loaded = torch.cuda.memory_allocated()
         subject.candidate(subject.grid)
-        subject.engine.rehearse(subject.conditions)
+        subject.engine.warm_up(subject.conditions)
         torch.cuda.synchronize()
         ready = time.perf_counter() - START - arguments.written
         torch.cuda.reset_peak_memory_stats()

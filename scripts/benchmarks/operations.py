@@ -86,7 +86,9 @@ def gaussian_decoding(decoder: SLatGaussianDecoder, grid: VoxelGrid) -> float:
     total = linear(decoder.input_layer, rows) + linear(decoder.out_layer, rows)
     blocks: Iterable[Any] = decoder.blocks
     for index, block in enumerate(blocks):
-        lengths = grid.windows(decoder.window_size, decoder.window_size // 2 * (index % 2)).owner.bincount().double()
+        lengths = (
+            grid.windows(decoder.window_size, decoder.window_size // 2 * (index % 2)).segment_ids.bincount().double()
+        )
         attention, mlp = block.attn, block.mlp.mlp
         layers = (attention.to_qkv, attention.to_out, mlp[0], mlp[2])
         total += sum(linear(layer, rows) for layer in layers)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.params import Conditions, SamplerParams
+from pipeline.params import NEGATIVE, Conditions, SamplerParams
 from pipeline.sampling.euler import Step, euler_steps, schedule
 from pipeline.trellis import VoxelGrid
 from scripts.parity_checks.report import Arrays, Golden, Report
@@ -33,14 +33,15 @@ def _params(golden: Golden, key: str) -> SamplerParams:
 def _run(g: Arrays, params: SamplerParams, flow: Flow) -> tuple[list[Step], list[list[float]]]:
     """All steps, and the calls made: [t * 1000, is the negative one]; without neg_cond it is zeros."""
     calls: list[list[float]] = []
-    negative = g.get("neg_cond", torch.zeros_like(g["cond"]))
+    contexts = {0: g["cond"], NEGATIVE: g.get("neg_cond", torch.zeros_like(g["cond"]))}
+    times = schedule(params.steps, params.rescale_t)
 
-    def velocities(x: Tensor, t: float, contexts: Sequence[Tensor]) -> list[Tensor]:
-        time = torch.full((len(g["cond"]),), 1000 * t, dtype=torch.float32)
-        calls.extend([float(time[0]), float(context is negative)] for context in contexts)
-        return [flow(x, time, context) for context in contexts]
+    def velocities(x: Tensor, step: int, indices: Sequence[int]) -> list[Tensor]:
+        time = torch.full((len(g["cond"]),), 1000 * times[step], dtype=torch.float32)
+        calls.extend([float(time[0]), float(index == NEGATIVE)] for index in indices)
+        return [flow(x, time, contexts[index]) for index in indices]
 
-    return list(euler_steps(velocities, g["noise"], Conditions((g["cond"],), negative), params)), calls
+    return list(euler_steps(velocities, g["noise"], Conditions((contexts[0],), contexts[NEGATIVE]), params)), calls
 
 
 def _compare(file: str, g: Arrays, golden: Golden, report: Report, flow: Flow) -> list[Step]:

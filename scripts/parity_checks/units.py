@@ -75,7 +75,7 @@ def _unit(name: str, g: Arrays) -> tuple[Any, bool] | None:
     if name == "conv_out":
         return _convolution(g, grid), False
     if re.fullmatch(r"win_(id|len)_shift\d+", name):
-        owner = grid.windows(WINDOW_SIZE, number[0]).owner
+        owner = grid.windows(WINDOW_SIZE, number[0]).segment_ids
         return (owner if "id" in name else torch.bincount(owner)), True
     return None
 

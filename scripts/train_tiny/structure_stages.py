@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.params import Conditions, SamplerParams
-from pipeline.sampling.euler import euler_steps
+from pipeline.params import NEGATIVE, Conditions, SamplerParams
+from pipeline.sampling.euler import euler_steps, schedule
 from scripts.train_tiny.architecture import PATCH_CONTENTS, TOKEN_WIDTH, StructureEncoder
 from scripts.train_tiny.measures import tolerant_iou
 from scripts.train_tiny.pool import HELD_OUT, make_pool
@@ -144,13 +144,17 @@ def _check_structures(place: Workplace, flow: Any, prompts: Prompts) -> None:
     decoder = place.load("ss_dec_tiny", place.build("ss_dec_tiny"))
     tokens = prompts.image_tokens(held_out.pictures)
 
-    def velocities(x: Tensor, t: float, contexts: Sequence[Tensor]) -> list[Tensor]:
-        return [flow(x, torch.full((len(x),), 1000 * t, device=x.device), context) for context in contexts]
+    contexts = {0: tokens, NEGATIVE: torch.zeros_like(tokens)}
+    times = schedule(12, 3.0)
+
+    def velocities(x: Tensor, step: int, indices: Sequence[int]) -> list[Tensor]:
+        time = torch.full((len(x),), 1000 * times[step], device=x.device)
+        return [flow(x, time, contexts[index]) for index in indices]
 
     for strength in (0.0, 2.5):
         params = SamplerParams(12, strength, (0.5, 1.0), 3.0)
         x = torch.randn(len(tokens), *(flow.in_channels, *[flow.resolution] * 3), device=place.device)
-        for step in euler_steps(velocities, x, Conditions((tokens,), torch.zeros_like(tokens)), params):
+        for step in euler_steps(velocities, x, Conditions((tokens,), contexts[NEGATIVE]), params):
             x = step.x_next
         found = decoder(x)[:, 0] > 0
         iou = [tolerant_iou(*pair) for pair in zip(found, held_out.occupied, strict=True)]

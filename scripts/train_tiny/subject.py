@@ -79,7 +79,7 @@ class Subject:
             found[index] = upright(self.engine.decode_latents(part, VoxelGrid.of([rows])))
         return found
 
-    def _conditions(self, tokens: Tensor) -> Conditions[Tensor | None]:
+    def _conditions(self, tokens: Tensor) -> Conditions:
         negative = None if self._negative is None else self._negative.expand(len(tokens), -1, -1)
         return Conditions((tokens,), negative)
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pipeline import ComputeConfig, choose_compute
+from pipeline.params import NEGATIVE
 from pipeline.weights import random_init as random_checkpoint
 from scripts.benchmarks.generation import Subject, phase_params
 
@@ -41,16 +42,15 @@ def results(directory: Path, compute: ComputeConfig, voxels: int, reuse: int = 0
     torch.manual_seed(0)
     subject = Subject(directory, compute, phase_params("phase3", reuse), voxels)
     flows, grid = subject.engine.flows, subject.grid
-    contexts = [*subject.conditions.positive, subject.conditions.negative]
     x = torch.randn(1, *subject.engine.structure_shape, generator=torch.Generator().manual_seed(1)).to(compute.device)
     y = torch.randn(len(grid), subject.engine.latent_channels, generator=torch.Generator().manual_seed(2))
     found: dict[str, Tensor] = {}
     for name, velocities, noise in (
-        ("structure", flows.structure(TIMES, subject.conditions), x),
-        ("latent", flows.latents(TIMES, subject.conditions, grid), y.to(compute.device)),
+        ("structure", flows.prepare_structure(TIMES, subject.conditions), x),
+        ("latent", flows.prepare_latents(TIMES, subject.conditions, grid), y.to(compute.device)),
     ):
-        for t in TIMES:
-            for context, v in zip(("tokens", "negative"), velocities(noise, t, contexts), strict=True):
+        for step, t in enumerate(TIMES):
+            for context, v in zip(("tokens", "negative"), velocities(noise, step, (0, NEGATIVE)), strict=True):
                 found[f"{name} velocity at {t}, {context}"] = v.cpu()
     for number in ("first", "second")[: 1 if compute.dtype == torch.float32 else 2]:
         torch.manual_seed(3)

@@ -173,12 +173,12 @@ class World:
         for begin, end in (*plan.outages, (float("inf"), float("inf"))):
             while self.now() + SAVE_INTERVAL < begin:
                 await asyncio.sleep(SAVE_INTERVAL)
-                saved = model.state()
+                saved = model.save_state()
             await asyncio.sleep(max(end - self.now(), 0.0))
             held = {miner.task.id for miner in model.miners.values() if miner.task is not None}
             restored = {miner.task.id for miner in saved.values() if miner.task is not None}
             tally.forgotten |= held - restored
-            model.restart(saved)
+            model.restore_state(saved)
 
     async def validate(self, hotkey: str) -> float | None:
         """Takes one to three seconds."""
@@ -236,7 +236,7 @@ class Line:
             world.pull(hotkey, synapse)
         elif isinstance(synapse, SubmitResults):
             await asyncio.sleep(world.rng.uniform(0.3, 2))
-            refusal = world.models[hotkey].refusal(world.keypair.ss58_address)
+            refusal = world.models[hotkey].find_refusal(world.keypair.ss58_address)
             if not plan.is_up(world.now()):
                 return self._failed(synapse, 503, delivered=True)
             if refusal is not None:

@@ -6,8 +6,7 @@ import asyncio
 import base64
 import io
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 
 import torch
 from PIL import Image
@@ -20,7 +19,18 @@ from miner.gpu.models import LoadedModels
 from miner.phases.selector import PhaseSelector
 from miner.phases.state import PhaseChoice
 from miner.runtime.clock import Clock
-from pipeline import STAGES, Asset, ImagePrompt, OnStep, Prompt, Request, Scorer, Splats, decode_image_prompt
+from pipeline import (
+    STAGES,
+    Asset,
+    Conditioning,
+    ImagePrompt,
+    OnStep,
+    Prompt,
+    Request,
+    Scorer,
+    Splats,
+    decode_image_prompt,
+)
 
 
 def run_settings(*arguments: str) -> RunSettings:
@@ -91,13 +101,6 @@ def instant_generate(request: Request, on_step: OnStep) -> Asset:
     return make_asset(request)
 
 
-@dataclass(frozen=True)
-class FakeConditioning:
-    """The conditioning of a backend that needs none, which took no time."""
-
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-
 class FakeBackend:
     """A backend whose objects are a function of the request."""
 
@@ -110,9 +113,9 @@ class FakeBackend:
     def warm_up(self) -> None:
         pass
 
-    def encode(self, prompt: Prompt) -> FakeConditioning:
+    def encode(self, prompt: Prompt) -> Conditioning[None]:
         self.encoded.append(prompt)
-        return FakeConditioning()
+        return Conditioning(None, {})
 
     def sample(self, conditioning: object, request: Request, on_step: OnStep = lambda *_: None) -> Asset:
         return self._generate(request, on_step)

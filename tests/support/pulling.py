@@ -89,7 +89,7 @@ class PullingMiner(MinerParts):
     @property
     def rules(self) -> ValidatorRules:
         """The validator's memory of its miners."""
-        return self.validator.model
+        return self.validator.rules
 
     @property
     def state(self) -> MinerState:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from miner.config.loader import load_yaml, shipped_config
+from miner.config.loader import load_yaml, phase_names, shipped_config
 from miner.config.phase import Phase
-from miner.config.phase_files import NamedPhase, load_phase, phase_names
+from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import OperatorError
 
 COMPLETE = """

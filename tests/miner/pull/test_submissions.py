@@ -79,7 +79,7 @@ async def test_a_validator_that_forgot_the_task_is_asked_for_another(
 
     def forget(request: Request, on_step: OnStep) -> Asset:
         miner.generate = instant_generate
-        miner.rules.restart({})
+        miner.rules.restore_state({})
         return make_asset(request)
 
     miner.generate = forget
@@ -156,7 +156,7 @@ async def test_a_time_out_may_have_counted_and_the_next_pull_tells(
         assert await miner.time.next_sleep() == pytest.approx(LOCK_DELAY - 2, abs=1)
         answer.set()
         await until(lambda: bool(miner.verdicts))
-        miner.rules.restart({})
+        miner.rules.restore_state({})
     miner.validator.score = 0.9
     miner.time.wake()
     while not miner.runner.counters["accepted"]:
@@ -174,7 +174,7 @@ async def test_validator_refuses_a_wrong_signature(miner: PullingMiner) -> None:
     forged = sign_submission(TextTask(id="a", prompt="other"), "", 1, miner.keypair, miner.validator.hotkey)
     answers = [await dendrite.exchange(miner.neuron, forged, TIMEOUT) for _ in range(2)]
     await dendrite.aclose_session()
-    assert miner.verdicts == [("a", "wrong signature")]
+    assert miner.verdicts == [("a", "wrong_signature")]
     first, second = answers
     assert isinstance(first.synapse, SubmitResults)
     assert first.synapse.cooldown_until > miner.time.wall() + 890

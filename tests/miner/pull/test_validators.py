@@ -22,14 +22,14 @@ async def test_a_validator_set_back_hands_out_a_closed_task_and_gets_the_same_re
     states = []
 
     def save(request: Request, on_step: OnStep) -> Asset:
-        states.append(miner.rules.state())
+        states.append(miner.rules.save_state())
         return make_asset(request)
 
     miner.generate = save
     miner.give("a")
     miner.update()
     await miner.time.next_sleep()
-    miner.rules.restart(states[0])
+    miner.rules.restore_state(states[0])
     miner.time.wake()
     await miner.time.next_sleep()
     assert miner.verdicts == [("a", "valid"), ("a", "valid")]
@@ -61,7 +61,7 @@ async def test_a_validator_that_moves_keeps_its_cooldown(miner: PullingMiner, ca
     miner.update()
     wait = await miner.time.next_sleep()
     moved = LocalValidator(miner.validator_wallet, free_port(), lambda _: True, now=miner.time.wall)
-    moved.model = miner.rules
+    moved.rules = miner.rules
     await moved.start()
     try:
         miner.neuron = miner.neuron.model_copy(update={"port": moved.port})
