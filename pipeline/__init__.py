@@ -32,27 +32,19 @@ from pipeline.errors import (
 )
 from pipeline.generator import CheckpointSource, Generator
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
+from pipeline.rendering.cameras import orbit
+from pipeline.rendering.contact_sheet import contact_sheet
+from pipeline.rendering.rasterizer import render
 from pipeline.request import STAGES, Asset, Conditioning, OnStep, Request, ignore_steps
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
 from pipeline.scoring.quality import QualityScorer
 from pipeline.scoring.similarity import Reference, Similarity, likeness
-from pipeline.rendering.cameras import orbit
-from pipeline.rendering.contact_sheet import contact_sheet
-from pipeline.rendering.rasterizer import render
 from pipeline.splats import Splats, Statistics, compute_statistics, invalid_reason, normalise, ply, spz, upright
 from pipeline.splats.container import Container, PackedSplats, ResultFormat
 from pipeline.weights.locate import SCORER as DEFAULT_SCORER
 from pipeline.weights.locate import is_embedded
 
 __all__ = [
-    "orbit",
-    "contact_sheet",
-    "render",
-    "Statistics",
-    "compute_statistics",
-    "Container",
-    "PackedSplats",
-    "ResultFormat",
     "BACKGROUND_MODELS",
     "DEFAULT_SCORER",
     "MAX_IMAGE_BYTES",
@@ -70,6 +62,7 @@ __all__ = [
     "Combine",
     "ComputeConfig",
     "Conditioning",
+    "Container",
     "EmptyForeground",
     "EmptyStructure",
     "FormatError",
@@ -79,16 +72,19 @@ __all__ = [
     "NonFiniteOutput",
     "OnStep",
     "OutOfMemory",
+    "PackedSplats",
     "PipelineError",
     "Prompt",
     "PromptError",
     "QualityScorer",
     "Reference",
     "Request",
+    "ResultFormat",
     "SamplerParams",
     "Scorer",
     "Similarity",
     "Splats",
+    "Statistics",
     "TextPrompt",
     "TextToImageError",
     "TextToImageParams",
@@ -96,6 +92,8 @@ __all__ = [
     "UnsupportedPrompt",
     "VoxelLimit",
     "choose_compute",
+    "compute_statistics",
+    "contact_sheet",
     "decode_image_prompt",
     "ignore_steps",
     "invalid_reason",
@@ -103,8 +101,10 @@ __all__ = [
     "likeness",
     "load_backend",
     "normalise",
+    "orbit",
     "parse_text_prompt",
     "ply",
+    "render",
     "spz",
     "upright",
 ]
