@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from miner.axon.authentication import Authenticator, Caller, RateLimit, ReplayWindow, RequestRefused
 from miner.config.settings import ServingSettings
+from miner.localnet.raw_client import AxonAddress, RawRequest
 from miner.policy.policy import PolicyDecision
-from scripts.validation.attacks import Call, Target
 
 NOW = 1_700_000_000.0
 MINER = bt.Keypair.create_from_uri("//miner")
@@ -24,13 +24,13 @@ def ns(seconds: float) -> int:
     return int((NOW + seconds) * 1e9)
 
 
-def headers_of(call: Call) -> list[tuple[bytes, bytes]]:
-    head = call.head(Target(1, MINER.ss58_address))
+def headers_of(call: RawRequest) -> list[tuple[bytes, bytes]]:
+    head = call.head(AxonAddress(1, MINER.ss58_address))
     return [tuple(line.split(b": ", 1)) for line in head.split(b"\r\n")[1:] if line]  # type: ignore[misc]
 
 
 def caller(keypair: bt.Keypair = ALICE, nonce: int | None = None) -> Caller:
-    return Caller.read(headers_of(Call(keypair, nonce=ns(0.001) if nonce is None else nonce)))
+    return Caller.read(headers_of(RawRequest(keypair, nonce=ns(0.001) if nonce is None else nonce)))
 
 
 class Clock:

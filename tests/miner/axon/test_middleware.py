@@ -24,9 +24,9 @@ from miner.axon.middleware import (
     refuse,
 )
 from miner.config.settings import ServingSettings
+from miner.localnet.raw_client import AxonAddress, signed_request
 from miner.policy.policy import PolicyDecision
 from miner.subnet.protocol import Generate
-from scripts.validation.attacks import Target, signed_call
 
 HOTKEY = bt.Keypair.create_from_uri("//alice").ss58_address
 
@@ -212,8 +212,8 @@ async def test_an_application_that_fails_or_is_not_waited_for(
     settings, keypair = ServingSettings(queue_size=1, per_validator=1), bt.Keypair.create_from_uri("//alice")
     admission = Authenticator(HOTKEY, lambda hotkey: PolicyDecision(True, ""), settings)
     gate = AuthMiddleware(application, admission, settings)
-    call = signed_call(keypair, Generate(prompt="a"))
-    lines = call.head(Target(1, HOTKEY)).split(b"\r\n")[1:]
+    call = signed_request(keypair, Generate(prompt="a"))
+    lines = call.head(AxonAddress(1, HOTKEY)).split(b"\r\n")[1:]
     headers = [tuple(line.split(b": ", 1)) for line in lines if line]
     admitted: list[bool] = []
     state = {"admitted": lambda: admitted.append(True)}

@@ -1,0 +1,103 @@
+"""A ledger full of plausible tasks, for measuring and testing reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from miner.analytics.assignment import Experiment
+from miner.ledger.events import (
+    ArmAssignment,
+    Event,
+    ExperimentStarted,
+    GenerationFailed,
+    PhaseChanged,
+    ResultGenerated,
+    Stratum,
+    SubmissionAnswered,
+    TaskStarted,
+)
+from miner.ledger.schema import open_for_writing
+
+START = 1_762_000_000.0
+TASKS_PER_HOUR = 84
+# Logits of the acceptance rate: of each phase, and what each validator, by uid, adds to them.
+PHASES = {"baseline": -0.5, "phase3": 0.2}
+VALIDATORS = {27: 0.6, 49: 0.4, 81: 0.2, 128: 0.0, 142: -0.2, 199: -0.4, 212: -2.5}
+CONFIG_HASHES = {"baseline": "9f0c5a1b2d3e", "phase3": "1a2b3c4d5e6f"}
+EXPERIMENT_NAME = "2025-11 phase3 baseline"
+EXPERIMENT = Experiment(17, {"phase3": 50, "baseline": 50})
+
+
+def synthesise_events(tasks: int, seed: int = 0) -> Iterator[Event]:
+    """Yield the events of a number of tasks: a third in each of two phases, then an experiment with both."""
+    rng = np.random.default_rng(seed)
+    seconds = tasks / TASKS_PER_HOUR * 3600
+    yield PhaseChanged(START, "baseline", "start", CONFIG_HASHES["baseline"], "note: upstream's values\n")
+    yield PhaseChanged(START + seconds / 3, "phase3", "apply", CONFIG_HASHES["phase3"], "note: the default\n")
+    yield ExperimentStarted(EXPERIMENT_NAME, START + seconds * 2 / 3, EXPERIMENT.seed, EXPERIMENT.weights)
+    turns: dict[Stratum, int] = {}
+    for number in range(tasks):
+        at = START + seconds * number / tasks
+        uid = int(rng.choice(list(VALIDATORS)))
+        stratum = Stratum(f"5Validator{uid:038d}", "text" if rng.random() < 0.2 else "image")
+        draw, phase = None, "baseline" if number < tasks / 3 else "phase3"
+        if number > tasks * 2 / 3:
+            turn = turns[stratum] = turns.get(stratum, -1) + 1
+            phase = EXPERIMENT.arm(stratum, turn)
+            draw = ArmAssignment(EXPERIMENT_NAME, phase, turn)
+        yield TaskStarted(
+            *(number + 1, at, "pull", stratum.validator, uid, f"task-{number}"),
+            task_type="text" if stratum.task_type == "text" else "image",
+            phase=phase,
+            config_hash=CONFIG_HASHES[phase],
+            code_version="0.1.0",
+            draw=draw,
+        )
+        if rng.random() < 0.02:
+            yield GenerationFailed(number + 1, at + 3, "InvalidResult: fewer than 7000 gaussians")
+            yield SubmissionAnswered(number + 1, at + 4, "skipped")
+            continue
+        gaussians = int(rng.lognormal(12.7, 0.35))
+        quality = PHASES[phase] + VALIDATORS[uid] + 1.2 * (np.log(gaussians) - 12.7) + rng.normal(0, 0.5)
+        stages = {"structure": rng.normal(1.5, 0.1), "latents": rng.gamma(4.0, 0.5), "gaussians": 0.2}
+        yield ResultGenerated(
+            *(number + 1, at + sum(stages.values()), number, (number, number + 1), stages),
+            statistics=_statistics(rng, gaussians),
+            local_score=float(0.6 + 0.05 * quality + rng.normal(0, 0.04)),
+            submission_bytes=13 * gaussians,
+        )
+        outcome = "not validated" if rng.random() < 0.01 else "accepted" if rng.logistic() < quality else "rejected"
+        score = float(np.clip(0.6 + rng.gamma(2.0, 0.04), 0.6, 0.95)) if outcome == "accepted" else 0.0
+        yield SubmissionAnswered(number + 1, at + 12, outcome, score=score, cooldown_until=at + 300)
+
+
+def _statistics(rng: np.random.Generator, gaussians: int) -> dict[str, float]:
+    """Return plausible statistics of splats."""
+    half = rng.uniform(0.2, 0.5, 3)
+    corners = {
+        f"box_{end}_{axis}": sign * h
+        for end, sign in (("min", -1), ("max", 1))
+        for axis, h in zip("xyz", half, strict=True)
+    }
+    others = ("opacity_min", "opacity_mean", "opacity_max", "transparent_share", "scale_p5", "scale_p50", "scale_p95")
+    return {
+        "gaussians": gaussians,
+        "volume": float(8 * half.prod()),
+        "density_max": float(rng.poisson(gaussians / 4000)),
+        "density_mean": gaussians / 12_000,
+        **{name: float(value) for name, value in corners.items()},
+        **{name: float(rng.random()) for name in others},
+    }
+
+
+def fill_ledger(path: Path, tasks: int) -> None:
+    """Write a synthetic ledger in one transaction, unlike the miner, which writes each event by itself."""
+    with closing(open_for_writing(path)) as database:
+        database.execute("BEGIN")
+        for event in synthesise_events(tasks):
+            database.execute(*event.statement())
+        database.execute("COMMIT")
