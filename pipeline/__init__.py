@@ -3,6 +3,7 @@
 from pipeline.backends.backend import Backend, load_backend, warm_up
 from pipeline.compute import ComputeConfig, choose_compute
 from pipeline.conditioning.prompt import (
+    MAX_IMAGE_BYTES,
     ImagePrompt,
     ImagesPrompt,
     Prompt,
@@ -32,12 +33,14 @@ from pipeline.request import STAGES, Asset, OnStep, Request
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
 from pipeline.scoring.quality import QualityScorer
 from pipeline.scoring.similarity import Reference, Similarity, likeness
-from pipeline.splats import Splats, invalid_reason, normalise, ply, spz, upright
+from pipeline.splats import Splats, Statistics, compute_statistics, invalid_reason, normalise, ply, spz, upright
+from pipeline.splats.container import Container, PackedSplats, ResultFormat
 from pipeline.weights.locate import SCORER as DEFAULT_SCORER
 from pipeline.weights.locate import is_embedded
 
 __all__ = [
     "DEFAULT_SCORER",
+    "MAX_IMAGE_BYTES",
     "STAGES",
     "Asset",
     "Backend",
@@ -49,6 +52,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointSource",
     "ComputeConfig",
+    "Container",
     "EmptyForeground",
     "EmptyStructure",
     "FormatError",
@@ -58,16 +62,19 @@ __all__ = [
     "NonFiniteOutput",
     "OnStep",
     "OutOfMemory",
+    "PackedSplats",
     "PipelineError",
     "Prompt",
     "PromptError",
     "QualityScorer",
     "Reference",
     "Request",
+    "ResultFormat",
     "SamplerParams",
     "Scorer",
     "Similarity",
     "Splats",
+    "Statistics",
     "TextPrompt",
     "TextToImageError",
     "TextToImageParams",
@@ -75,6 +82,7 @@ __all__ = [
     "UnsupportedPrompt",
     "VoxelLimit",
     "choose_compute",
+    "compute_statistics",
     "decode_base64_image",
     "decode_image_prompt",
     "invalid_reason",

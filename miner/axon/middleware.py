@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from miner.axon.authentication import Authenticator, Caller, RequestRefused
 from miner.config.settings import ServingSettings
-from miner.runtime.logging import shown
+from miner.cli.generate import shown
 from miner.subnet.protocol import Generate
 from pipeline.conditioning.prompt import MAX_TEXT_LENGTH
 

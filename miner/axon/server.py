@@ -18,7 +18,7 @@ from miner.errors import MinerError, OperatorError
 from miner.ledger.outcomes import Outcome
 from miner.ledger.recorder import TaskRecorder
 from miner.policy.policy import PolicyDecision
-from miner.runtime.logging import shown
+from miner.cli.generate import shown
 from miner.subnet.protocol import Generate
 from miner.tasks.runner import TaskRunner
 from miner.tasks.task import Task

@@ -1,61 +1,102 @@
-"""Generate one object from a picture, several pictures of it, or a sentence, without a network.
-
-    python scripts/generate.py chair.png -o chair.ply --phase demo --seed 7 --sheet chair-sheet.png
-    python scripts/generate.py front.png back.png --combine multidiffusion
-    python scripts/generate.py "a red chair" --checkpoint microsoft/TRELLIS-text-xlarge
-
-Writes the best of the phase's candidates as the phase would have it sent. Prints each candidate's quality, the time of
-each stage and the splats' statistics. Exit 2 if the prompt, the phase or the weights are at fault.
-"""
+"""sn17-miner generate: one object from a picture, several pictures of it, or a sentence, without a network."""
 
 from __future__ import annotations
 
-import argparse
-import secrets
-import sys
-from dataclasses import asdict, dataclass
+import time
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from PIL import Image
-from tqdm import tqdm
+import click
 
-from miner.config.loader import shipped_config
-from miner.config.phase import Phase
-from miner.config.phase_files import load_phase
-from miner.errors import OperatorError
-from pipeline import (
-    BestOfN,
-    BestResult,
-    CheckpointSource,
-    FormatError,
-    ImagePrompt,
-    ImagesPrompt,
-    PipelineError,
-    Prompt,
-    PromptError,
-    QualityScorer,
-    Request,
-    Splats,
-    TextPrompt,
-    TextToImageParams,
-    choose_compute,
-    decode_image_prompt,
-    load_backend,
-    parse_text_prompt,
-    ply,
-    spz,
-)
-from pipeline.conditioning.prompt import Combine
-from pipeline.rendering.contact_sheet import contact_sheet
-from pipeline.splats.statistics import compute_statistics
-from pipeline.splats.validation import invalid_reason
+from miner.cli.options import FILE, load_files, operator_files
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from miner.config.phase import Phase
+    from miner.gpu.models import LoadedModels
+    from pipeline import BestResult, Prompt, Request
+
+Combine = Literal["stochastic", "multidiffusion"]
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+FORMATS = {".ply": "ply", ".spz": "spz"}
 
 
-def read_prompt(words: list[str], combine: Combine) -> Prompt:
-    """Files are pictures of one object; anything else is a sentence. Raises PromptError."""
+@click.command()
+@click.argument("prompt", nargs=-1, required=True)
+@click.option(
+    "-o", "--output", type=FILE, show_default="a new .ply file in the state folder", help="A .ply or .spz file."
+)
+@click.option("--phase", "phase_name", show_default="phase of the settings file", help="The phase to generate with.")
+@click.option(
+    "--checkpoint",
+    metavar="REFERENCE",
+    show_default="that of the phase",
+    help="Another checkpoint: a directory or a Hugging Face id.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), show_default="random", help="The seed of all noise.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--combine", type=click.Choice(get_args(Combine)), default="stochastic", help="How several pictures are combined."
+)
+@click.option("--sheet", type=FILE, show_default="none", help="Draw the prompt beside four views into this picture.")
+@operator_files
+def generate(
+    prompt: tuple[str, ...],
+    output: Path | None,
+    phase_name: str | None,
+    checkpoint: str | None,
+    seed: int | None,
+    device: str,
+    combine: Combine,
+    sheet: Path | None,
+    config: Path | None,
+    state: Path | None,
+) -> None:
+    """Generate one object, without a network.
+
+    PROMPT is a picture, several pictures of the same object, or a sentence. The file is the best of the phase's
+    candidates, exactly as the phase would have it submitted. Exit code 2 if the prompt, the phase or the weights are at
+    fault.
+    """
+    from miner.config.phase_files import load_phase
+    from miner.errors import OperatorError
+    from miner.gpu.models import choose_phase_compute, load_models
+    from miner.tasks.generation import make_request
+    from pipeline import PipelineError
+
+    files = load_files(config, state)
+    if output is None:
+        output = files.state_dir / "generated" / f"{time.strftime('%Y%m%d-%H%M%S')}.ply"
+        output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix.lower() not in FORMATS:
+        raise OperatorError(f"--output must end in .ply or .spz, not {output.suffix!r}")
+    try:
+        decoded = _read_prompt(prompt, combine)
+        named = load_phase(phase_name or files.settings.phase, files.config)
+        phase = _for_prompt(named.settings, decoded, checkpoint)
+        settings = files.settings.model_copy(update={"device": device})
+        models = load_models(phase, choose_phase_compute(phase, settings))
+        best = _run(models, make_request(decoded, seed, phase), phase, output)
+        output.write_bytes(best.packed.data)
+        if sheet is not None:
+            _draw_sheet(decoded, best, sheet)
+    except PipelineError as error:
+        raise OperatorError(str(error)) from None
+    _report(best, phase)
+    click.echo(f"{output}: {len(best.packed.splats)} gaussians, {len(best.packed.data)} bytes")
+
+
+def _read_prompt(words: tuple[str, ...], combine: Combine) -> Prompt:
+    """Read pictures if the words name files, else take them as a sentence. Raise PromptError."""
+    from pipeline import ImagePrompt, ImagesPrompt, PromptError, decode_image_prompt, parse_text_prompt
+
+    def read_picture(path: Path) -> ImagePrompt:
+        try:
+            return decode_image_prompt(path.read_bytes())
+        except OSError as error:
+            raise PromptError(f"{path} cannot be read: {error.strerror}") from None
+
     paths = [Path(word) for word in words]
     if not any(path.suffix.lower() in PICTURE_SUFFIXES or path.is_file() for path in paths):
         return parse_text_prompt(" ".join(words))
@@ -63,144 +104,74 @@ def read_prompt(words: list[str], combine: Combine) -> Prompt:
     return images[0] if len(images) == 1 else ImagesPrompt(images, combine)
 
 
-def read_picture(path: Path) -> ImagePrompt:
-    """The picture in a file. Raises PromptError."""
-    try:
-        return decode_image_prompt(path.read_bytes())
-    except OSError as error:
-        raise PromptError(f"{path} cannot be read: {error.strerror}") from None
+def _for_prompt(phase: Phase, prompt: Prompt, checkpoint: str | None) -> Phase:
+    """Return the phase with only the checkpoints that the prompt needs, so that no others are loaded.
 
+    Raises OperatorError if there is none.
+    """
+    from miner.config.phase import CheckpointSettings
+    from miner.errors import OperatorError
+    from pipeline import TextPrompt
 
-@dataclass(frozen=True)
-class Sources:
-    """What a prompt is generated with: networks for pictures or for sentences, and what draws sentences."""
+    def section(name: str, own: CheckpointSettings | None) -> CheckpointSettings:
+        chosen = CheckpointSettings(checkpoint=checkpoint) if checkpoint is not None else own
+        if chosen is None:
+            raise OperatorError(f"the phase has no {name}.checkpoint: name one with --checkpoint")
+        return chosen
 
-    image: CheckpointSource | None = None
-    text: CheckpointSource | None = None
-    drawn_by: str | None = None
-
-
-def sources(phase: Phase, prompt: Prompt, checkpoint: str | None) -> Sources:
-    """What the prompt is generated with; a checkpoint takes the place of the phase's. Raises OperatorError."""
-    given = None if checkpoint is None else CheckpointSource(checkpoint)
-    image = given or (phase.image.source() if phase.image else None)
     if not isinstance(prompt, TextPrompt):
-        if image is None:
-            raise OperatorError("the phase has no image.checkpoint: name one with --checkpoint")
-        return Sources(image=image)
+        return phase.model_copy(update={"image": section("image", phase.image), "text": None, "text_to_image": None})
     if phase.text_to_image is not None:
-        return Sources(image=image, drawn_by=phase.text_to_image.model)
-    text = given or (phase.text.source() if phase.text else None)
-    if text is None:
-        raise OperatorError("the phase has no text.checkpoint: name one with --checkpoint")
-    return Sources(text=text)
+        return phase.model_copy(update={"image": section("image", phase.image), "text": None})
+    return phase.model_copy(update={"text": section("text", phase.text), "image": None})
 
 
-def exported(splats: Splats, phase: Phase) -> Splats:
-    """The splats as the phase has them written. Raises FormatError."""
-    try:
-        return phase.export.apply(splats)
-    except ValueError as error:
-        raise FormatError(f"export is impossible: {error}") from None
+def _run(models: LoadedModels, request: Request, phase: Phase, output: Path) -> BestResult:
+    """Make the phase's candidates, with a progress bar."""
+    from tqdm import tqdm
 
+    from miner.tasks.generation import best_of_n
+    from pipeline import Container
 
-def as_received(splats: Splats, phase: Phase) -> Splats:
-    """What a validator would decode and judge. Raises FormatError."""
-    sent = exported(splats, phase)
-    return spz.verify_round_trip(sent, spz.to_bytes(sent))
+    container = Container("spz" if output.suffix.lower() == ".spz" else "ply")
+    steps = request.sparse_structure_sampler_params.steps + request.slat_sampler_params.steps
+    with tqdm(total=phase.candidates.count * steps, unit="step", leave=False) as bar:
 
-
-def generate(prompt: Prompt, phase: Phase, sources: Sources, seed: int, device: str) -> BestResult:
-    """Load what the prompt needs and generate the phase's candidates, with a progress bar."""
-    compute = choose_compute(device, fp8=phase.acceleration.fp8)
-    generator = load_backend(
-        phase.backend,
-        compute,
-        image=sources.image,
-        text=sources.text,
-        background_model=phase.background.model,
-        background_provider=phase.background.provider,
-        text_to_image=sources.drawn_by,
-    )
-    scorer = QualityScorer.load(phase.scorer.weights, compute.device) if phase.scorer else None
-    structure, latents = phase.samplers
-    limit = phase.max_voxels.limit() if phase.max_voxels else None
-    drawing = phase.text_to_image.params() if phase.text_to_image else TextToImageParams()
-    request = Request(prompt, seed, structure, latents, limit, drawing)
-    count, seconds = phase.candidates.count, phase.candidates.seconds
-    with tqdm(total=count * (structure.steps + latents.steps), unit="step", leave=False) as bar:
-
-        def show(stage: str, _done: int, _steps: int) -> None:
+        def advance(stage: str, _done: int, _steps: int) -> None:
             bar.set_description(stage, refresh=False)
             bar.update()
 
-        search = BestOfN(
-            generator,
-            request,
-            scorer,
-            count=count,
-            seconds=seconds,
-            received=lambda splats: as_received(splats, phase),
-        )
-        return search.run(show)
+        return best_of_n(models, request, phase, container).run(advance)
 
 
-def shown(prompt: Prompt) -> Image.Image | str:
-    """What stands beside the result on the contact sheet: the sentence, or the first picture."""
+def _draw_sheet(prompt: Prompt, best: BestResult, sheet: Path) -> None:
+    from pipeline import ImagesPrompt, TextPrompt, contact_sheet
+
+    shown: Image.Image | str
     if isinstance(prompt, TextPrompt):
-        return prompt.text
-    return (prompt.images[0] if isinstance(prompt, ImagesPrompt) else prompt).image
+        shown = prompt.text
+    else:
+        shown = (prompt.images[0] if isinstance(prompt, ImagesPrompt) else prompt).image
+    contact_sheet(shown, best.packed.splats, f"seed {best.asset.seed}").save(sheet)
 
 
-def report(best: BestResult, splats: Splats, phase: Phase) -> None:
-    """Print how the best was found and made, and what was written of it."""
+def _report(best: BestResult, phase: Phase) -> None:
+    """Print how the best candidate was found, and what it is."""
+    from dataclasses import asdict
+
+    from miner.tasks.generation import gate_objection
+    from pipeline import compute_statistics
+
     asset = best.asset
     if phase.scorer is not None:
         for number, candidate in enumerate(best.candidates, 1):
             quality = "not scored" if candidate.quality is None else f"quality {candidate.quality:.4f}"
             problem = f", {candidate.problem}" if candidate.problem else ""
-            print(f"candidate {number}: seed {candidate.seed}, {candidate.seconds:.2f} s, {quality}{problem}")
-    if phase.gate is not None and best.quality is not None and best.quality < phase.gate.quality:
-        print(f"the phase's gate, quality {phase.gate.quality:g}, would withhold it")
-    print(f"seed {asset.seed}, {asset.voxels} voxels, {len(splats)} gaussians")
-    print("seconds: " + ", ".join(f"{stage} {value:.2f}" for stage, value in asset.seconds.items()))
-    for name, value in asdict(compute_statistics(splats)).items():
-        print(f"{name}: {value}")
-    print(f"a validator would find it {invalid_reason(splats) or 'valid'}")
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prompt", nargs="+", help="an image file, several of the same object, or a sentence")
-    parser.add_argument(
-        "--combine", choices=get_args(Combine), default="stochastic", help="how several pictures are combined"
-    )
-    parser.add_argument("-o", "--output", type=Path, default=Path("out.ply"), help="a .ply or .spz file")
-    parser.add_argument("--phase", default="phase3")
-    parser.add_argument("--checkpoint", help="instead of the phase's")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--sheet", type=Path, help="write a picture of prompt and result")
-    arguments = parser.parse_args()
-    if arguments.output.suffix not in (".ply", ".spz"):
-        parser.error(f"--output must end in .ply or .spz, not {arguments.output.suffix!r}")
-    try:
-        phase = load_phase(arguments.phase, shipped_config() / "miner.yaml").settings
-        prompt = read_prompt(arguments.prompt, arguments.combine)
-        seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
-        best = generate(prompt, phase, sources(phase, prompt, arguments.checkpoint), seed, arguments.device)
-        splats = exported(best.asset.splats, phase)
-        arguments.output.write_bytes(
-            ply.to_bytes(splats) if arguments.output.suffix == ".ply" else spz.to_bytes(splats)
-        )
-        if arguments.sheet:
-            contact_sheet(shown(prompt), splats, f"seed {best.asset.seed}").save(arguments.sheet)
-    except (OperatorError, PipelineError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    report(best, splats, phase)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            click.echo(f"candidate {number}: seed {candidate.seed}, {candidate.seconds:.2f} s, {quality}{problem}")
+    if objection := gate_objection(best, phase):
+        click.echo(f"the miner would withhold it: {objection}")
+    click.echo(f"seed {asset.seed}, {asset.voxels} voxels, {len(best.packed.splats)} gaussians")
+    click.echo("seconds: " + ", ".join(f"{stage} {value:.2f}" for stage, value in asset.seconds.items()))
+    for name, value in asdict(compute_statistics(best.packed.splats)).items():
+        click.echo(f"{name}: {value}")
+    click.echo(f"a validator would find it {best.problem or 'valid'}")

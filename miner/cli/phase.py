@@ -27,7 +27,7 @@ from miner.config.phase_files import flat, load_phase, phase_names
 from miner.config.settings import MinerSettings
 from miner.errors import OperatorError
 from miner.ledger.reader import ExperimentRow, LedgerReader, PhaseRow
-from miner.ledger.schema import LEDGER_NAME
+from miner.config.settings import LEDGER_NAME
 from miner.phases.manager import PhaseFiles
 from miner.phases.state import Arm, Choice, Chosen, ChosenSplit, PhaseState, StateFile
 

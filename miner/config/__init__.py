@@ -1,1 +1,1 @@
-"""."""
+"""The operator's files as frozen, checked values: settings, phases, the validator policy."""

@@ -1,4 +1,4 @@
-"""YAML files -> frozen, checked values; errors name the file, the key and what is allowed."""
+"""Read YAML files into frozen, checked values; errors name the file, the key and what is allowed."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pydantic import BaseModel, ValidationError
 from miner.errors import OperatorError
 
 Section = TypeVar("Section", bound=BaseModel)
-# Where in the content something stands: keys, and numbers of items of lists.
+# A place in a file: keys, and indices of list items.
 Location = tuple[int | str, ...]
 
 
 def shipped_config() -> Path:
-    """The config folder of the checkout or of the installed package."""
+    """Return the config folder of the installed package or, in a checkout, of the repository."""
     installed = Path(__file__).parent / "shipped"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "config"
 
 
 def load_yaml(path: Path, section: type[Section]) -> Section:
-    """A settings file, checked. Raises OperatorError naming file, key and what is allowed."""
+    """Read a file and check it. Raise OperatorError naming the file, the key and what is allowed."""
     return check(read_mapping(path, section), section, lambda _: path)
 
 
 def read_mapping(path: Path, section: type[BaseModel]) -> dict[str, Any]:
-    """A file's keys and values, of which nothing is known yet. Raises OperatorError."""
+    """Read the keys and values of a file without checking them. Raise OperatorError if it is not a mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise OperatorError(f"the settings file {path} does not exist") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or no such day
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or no such date
         raise OperatorError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise OperatorError(f"{path} must hold keys and values, such as `{next(iter(section.model_fields))}: ...`")
@@ -41,26 +41,29 @@ def read_mapping(path: Path, section: type[BaseModel]) -> dict[str, Any]:
 
 
 def check(content: dict[str, Any], section: type[Section], origin: Callable[[Location], Path]) -> Section:
-    """The content as a section; `origin` tells which file a place of it comes from. Raises OperatorError."""
+    """Validate the content as a section.
+
+    `origin` returns the file that a location of the content comes from. Raises OperatorError.
+    """
     try:
         return section.model_validate(content)
     except ValidationError as invalid:
         problems: dict[Path, list[str]] = {}
-        for problem in invalid.errors():
-            location = problem["loc"]
+        for error in invalid.errors():
+            location = error["loc"]
             key = ".".join(str(part) for part in location if part != "[key]")
-            if problem["type"] == "extra_forbidden":
-                what = f"unknown key {key}; allowed here: {_allowed_keys(section, location)}"
+            if error["type"] == "extra_forbidden":
+                problem = f"unknown key {key}; allowed here: {_allowed_keys(section, location)}"
             else:
-                what = f"{key}: {problem['msg']}" if key else problem["msg"]
-            problems.setdefault(origin(location), []).append(what)
+                problem = f"{key}: {error['msg']}" if key else error["msg"]
+            problems.setdefault(origin(location), []).append(problem)
         raise OperatorError("; ".join(f"{path}: {'; '.join(lines)}" for path, lines in problems.items())) from None
 
 
 def _allowed_keys(section: type[BaseModel], location: Location) -> str:
     for name in location[:-1]:
         annotation = section.model_fields[name].annotation if name in section.model_fields else None
-        # Optional sections and lists of them name theirs inside.
+        # Optional sections and lists of sections hold theirs as type arguments.
         for candidate in (annotation, *get_args(annotation)):
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
                 section = candidate

@@ -1,4 +1,4 @@
-"""What a phase may say: all that shapes a result, typed."""
+"""The settings of a phase: everything that shapes a result, typed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Section(BaseModel):
 
 
 class SamplerSettings(_Section):
-    """One sampler; upstream's own names."""
+    """The parameters of one sampler, under upstream's names."""
 
     steps: int = Field(ge=1, le=1000)
     cfg_strength: float = Field(ge=0, allow_inf_nan=False)
@@ -43,7 +43,7 @@ class SamplerSettings(_Section):
         return interval
 
     def params(self, reuse: int = 0) -> SamplerParams:
-        """As the pipeline takes it."""
+        """Return the parameters for the pipeline."""
         return SamplerParams(**dict(self), reuse=reuse)
 
 
@@ -51,18 +51,18 @@ Role = Literal["sparse_structure_flow_model", "sparse_structure_decoder", "slat_
 
 
 class CheckpointSettings(_Section):
-    """What tasks of one type are generated with: a checkpoint, and networks that take the place of its own."""
+    """The checkpoint for prompts of one type, and networks that replace some of its own."""
 
     checkpoint: str = Field(min_length=1)
     overrides: dict[Role, str] = {}
 
     def source(self) -> CheckpointSource:
-        """As the pipeline takes it."""
+        """Return the checkpoint and its replacements for the pipeline."""
         return CheckpointSource(self.checkpoint, {str(role): reference for role, reference in self.overrides.items()})
 
 
 class BackgroundSettings(_Section):
-    """Background removal."""
+    """The model that removes backgrounds, and what it runs on."""
 
     model: str
     provider: Literal["cpu", "cuda"] = "cpu"
@@ -76,44 +76,44 @@ class BackgroundSettings(_Section):
 
 
 class VoxelSettings(_Section):
-    """A limit to the structure; above it the task fails, or the least likely voxels are dropped."""
+    """The most voxels that a structure may have, and what happens to larger ones."""
 
     count: int = Field(gt=0)
     excess: Literal["refuse", "drop"] = "refuse"
 
     def limit(self) -> VoxelLimit:
-        """As the pipeline takes it."""
+        """Return the limit for the pipeline."""
         return VoxelLimit(**dict(self))
 
 
 class ExportSettings(_Section):
-    """What happens to the splats before they are written; unless asked for, nothing.
+    """Changes to the splats before they are written; none by default.
 
-    upright: half a turn, since upstream's files have the object's upper side at -y and validators look with +y up.
-    extent: centre the object and scale its longest side to this.
+    upright: turn the object by half a turn, since upstream's files have its upper side at -y and validators look with
+    +y up. extent: centre the object and scale its longest side to this length.
     """
 
     upright: bool = False
     extent: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     def apply(self, splats: Splats) -> Splats:
-        """The splats as they are to be written."""
+        """Return the splats to write. Raise ValueError if they cannot be turned or scaled."""
         if self.upright:
             splats = upright(splats)
         return splats if self.extent is None else normalise(splats, self.extent)
 
 
 class AccelerationSettings(_Section):
-    """What is faster and not exact: products of 8-bit floats, and guided steps without an evaluation of their own."""
+    """Approximations that save time: products of 8-bit floats, and guided steps that reuse the last velocity."""
 
     fp8: bool = False
     reuse: int = Field(default=0, ge=0, le=4)
 
 
 class TextToImageSettings(_Section):
-    """What draws sentences, so that objects are made of pictures. The licence of the model is the operator's matter.
+    """The diffusers model that draws sentences for the image checkpoint; checking its licence is up to the operator.
 
-    Models that are distilled to few steps take no guidance.
+    Models distilled to few steps are run without guidance.
     """
 
     model: str = Field(min_length=1)
@@ -121,31 +121,31 @@ class TextToImageSettings(_Section):
     guidance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
     def params(self) -> TextToImageParams:
-        """As the pipeline takes them."""
+        """Return the parameters for the pipeline."""
         return TextToImageParams(self.steps, self.guidance)
 
 
 class CandidateSettings(_Section):
-    """How many objects are made for one task at most, and within how many seconds from the beginning of the first."""
+    """The most candidates of one task, and the seconds from the start of the first within which they must be done."""
 
     count: int = Field(default=1, ge=1, le=100)
     seconds: float = Field(default=20.0, gt=0, le=600, allow_inf_nan=False)
 
 
 class ScorerSettings(_Section):
-    """The validator's quality term, computed here: a directory or Hugging Face id with its weights."""
+    """The validator's quality scorer: a directory or Hugging Face id with its weights."""
 
     weights: str = Field(default=DEFAULT_SCORER, min_length=1)
 
 
 class GateSettings(_Section):
-    """A result with less quality is not sent; the task is skipped, which costs no penalty."""
+    """The quality below which a result is not sent; its task is skipped, which costs no penalty."""
 
     quality: float = Field(ge=0, le=1, allow_inf_nan=False)
 
 
 class Phase(_Section):
-    """What shapes a result: config/phases/NAME.yaml, with what it extends. `note` and `hypothesis` are for people."""
+    """A phase file merged with those that it extends; `note` and `hypothesis` are for people."""
 
     note: str = ""
     hypothesis: str = ""
@@ -181,23 +181,23 @@ class Phase(_Section):
 
     @property
     def samplers(self) -> tuple[SamplerParams, SamplerParams]:
-        """Of the sparse structure and of the structured latents, as the pipeline takes them."""
+        """The parameters of the sparse-structure sampler and of the structured-latent sampler, for the pipeline."""
         reuse = self.acceleration.reuse
         return self.sparse_structure_sampler_params.params(reuse), self.slat_sampler_params.params(reuse)
 
     @property
     def takes_text(self) -> bool:
-        """Whether objects are made of sentences."""
+        """Whether sentences can be generated from."""
         return self.text is not None or self.text_to_image is not None
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
-        """The references of the checkpoints it names."""
+        """The references of the checkpoints that the phase names."""
         return tuple(section.checkpoint for section in (self.image, self.text) if section)
 
     @property
-    def loaded(self) -> str:
-        """What has to be in memory for it: phases of which this is equal run with the same networks."""
+    def models_key(self) -> str:
+        """A text that is equal for phases that run with the same models in memory."""
         whole = ("image", "text", "background", "backend", "scorer")
         content = self.model_dump(mode="json", include={**dict.fromkeys(whole, True), "text_to_image": {"model"}})
         return json.dumps(content | {"fp8": self.acceleration.fp8}, sort_keys=True)

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from miner.config.loader import check, read_mapping, shipped_config
 
-
 log = logging.getLogger(__name__)
 
 LEDGER_NAME = "ledger.sqlite"
@@ -22,7 +21,7 @@ class _Section(BaseModel):
 
 
 class ServingSettings(_Section):
-    """Our axon."""
+    """The axon, on which validators push tasks."""
 
     enabled: bool = True
     queue_size: int = Field(default=16, gt=0)
@@ -36,7 +35,7 @@ class ServingSettings(_Section):
 
 
 class PullingSettings(_Section):
-    """Pulling from validators' axons."""
+    """Pulling of tasks from validators' axons."""
 
     enabled: bool = True
     pull_timeout: float = Field(default=12.0, gt=0, allow_inf_nan=False)
@@ -44,20 +43,20 @@ class PullingSettings(_Section):
 
 
 class ChainSettings(_Section):
-    """The metagraph."""
+    """Synchronisation with the metagraph."""
 
     sync_interval: float = Field(default=300.0, gt=0, allow_inf_nan=False)
 
 
 class SpzSettings(_Section):
-    """The container of what is submitted."""
+    """Compression of the SPZ files that are submitted."""
 
     level: int = Field(default=1, ge=1, le=22)
     workers: int = Field(default=0, ge=0, le=256)
 
 
 class GenerateSettings(_Section):
-    """POST /generate of the monitor."""
+    """The monitor's POST /generate."""
 
     enabled: bool = False
     queue_size: int = Field(default=4, gt=0)
@@ -65,7 +64,7 @@ class GenerateSettings(_Section):
 
 
 class MonitorSettings(_Section):
-    """The HTTP server for the operator; `gallery`: whether results are kept and drawn for the page."""
+    """The HTTP server for the operator; `gallery` keeps results and draws them for the page."""
 
     enabled: bool = True
     host: str = "127.0.0.1"
@@ -75,14 +74,14 @@ class MonitorSettings(_Section):
 
 
 class RetentionSettings(_Section):
-    """What is kept of one kind: nothing older, and the newest that fit."""
+    """The age and the total size within which files of one kind are kept, the newest first."""
 
     max_days: float = Field(gt=0, allow_inf_nan=False)
     max_bytes: int = Field(gt=0)
 
 
 class HousekeepingSettings(_Section):
-    """What is deleted, and how often in seconds it is looked for."""
+    """Deletion of old files; `interval` is the seconds between two rounds."""
 
     enabled: bool = True
     interval: float = Field(default=300.0, ge=1, allow_inf_nan=False)
@@ -99,7 +98,7 @@ class LedgerSettings(_Section):
 
 
 class MinerSettings(_Section):
-    """config/miner.yaml."""
+    """The content of config/miner.yaml."""
 
     phase: str
     state_dir: Path = Path("~/.local/state/sn17-miner")

@@ -6,15 +6,15 @@ import re
 
 import torch
 
-# Errors of CUDA's libraries that mean that a kernel failed, not that it was asked for the impossible.
-_LIBRARY_FAULT = re.compile(r"CU\w+_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR|NOT_INITIALIZED)")
+# Statuses of CUDA's libraries that mean that a kernel failed, not that it was asked for the impossible.
+_LIBRARY_FAILURE = re.compile(r"CU\w+_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR|NOT_INITIALIZED)")
 
 
-def breaks_the_device(error: BaseException | None) -> bool:
-    """Whether this or what caused it is a CUDA error after which every further call fails, too.
+def is_fatal_cuda_error(error: BaseException | None) -> bool:
+    """Return whether the error or one of its causes is a CUDA error after which every further call fails, too.
 
-    An illegal access or a failed assertion in a kernel poisons the process's CUDA context; only a new process helps.
-    Running out of memory does not.
+    An illegal access or a failed assertion in a kernel corrupts the process's CUDA context, and only a new process
+    helps. Running out of memory does not.
     """
     while error is not None:
         message = str(error)
@@ -22,7 +22,7 @@ def breaks_the_device(error: BaseException | None) -> bool:
             return False
         if isinstance(error, torch.AcceleratorError):
             return True
-        if isinstance(error, RuntimeError) and ("CUDA error" in message or _LIBRARY_FAULT.search(message)):
+        if isinstance(error, RuntimeError) and ("CUDA error" in message or _LIBRARY_FAILURE.search(message)):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -1,4 +1,4 @@
-"""Networks into memory: those of a phase, warmed up, and out of it again."""
+"""The models of a phase: loaded into memory, warmed up, and freed again."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 
+from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase
 from miner.config.settings import MinerSettings
 from miner.errors import OperatorError
@@ -20,112 +21,121 @@ from miner.gpu.scheduler import Scheduler
 from miner.runtime.threads import run_in_daemon
 from pipeline import (
     Backend,
-    BackgroundModelError,
-    CheckpointError,
+    ComputeConfig,
     OnStep,
     PipelineError,
     QualityScorer,
     Scorer,
-    TextToImageError,
     choose_compute,
     load_backend,
-    warm_up,
 )
 
 log = logging.getLogger(__name__)
 
-# A warm-up waits for a moment without tasks, so many seconds; then it matters more than any of them.
-WARM_UP_WITHIN = 60.0
+# A warm-up first waits, so many seconds, for a moment without tasks; then it goes before all of them.
+WARM_UP_DELAY = 60.0
 WARM_UP_PRIORITY = 1e12
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModels:
-    """Networks in memory, and what phases need to be able to run with them. They go when nothing refers to this."""
+    """Models in memory, and the `Phase.models_key` of the phases that run with them.
+
+    Their memory is freed when nothing refers to this object any more.
+    """
 
     backend: Backend
-    what: str
+    key: str
     scorer: Scorer | None = None
 
 
-async def load(phase: NamedPhase, settings: MinerSettings, scheduler: Scheduler) -> LoadedModels:
-    """What generates with a phase, warmed up. Raises OperatorError if weights, devices or memory are missing.
+def load_models(phase: Phase, compute: ComputeConfig) -> LoadedModels:
+    """Load what generates with a phase, without a warm-up. Blocks for seconds.
 
-    Networks come into memory while others generate. What only one may do at a time with a device, such as to record
-    graphs of it, has its turn in the scheduler.
+    Raises PipelineError naming what is missing and the command that gets it, or torch.OutOfMemoryError.
     """
+    backend = load_backend(
+        phase.backend,
+        compute,
+        image=phase.image.source() if phase.image else None,
+        text=phase.text.source() if phase.text else None,
+        background_model=phase.background.model,
+        background_provider=phase.background.provider,
+        text_to_image=phase.text_to_image.model if phase.text_to_image else None,
+    )
+    scorer = QualityScorer.load(phase.scorer.weights, compute.device) if phase.scorer else None
+    return LoadedModels(backend, phase.models_key, scorer)
+
+
+def choose_phase_compute(phase: Phase, settings: MinerSettings) -> ComputeConfig:
+    """Return where and how the models of a phase run. Raise PipelineError if the device cannot run them."""
+    return choose_compute(settings.device, settings.precision, settings.kernels, fp8=phase.acceleration.fp8)
+
+
+async def load_and_warm_up(phase: NamedPhase, settings: MinerSettings, scheduler: Scheduler) -> LoadedModels:
+    """Load the models of a phase and warm them up. Raise OperatorError if weights, devices or memory are missing.
+
+    Models are loaded while others generate. The warm-up, which must have the device to itself since it records graphs,
+    waits for its turn in the scheduler.
+    """
+
+    def load() -> LoadedModels:
+        compute = choose_phase_compute(phase.settings, settings)
+        log.info("Models run on %s", compute.reason)
+        return load_models(phase.settings, compute)
+
     try:
-        loaded = await run_in_daemon(lambda: _load(phase, settings), "loading")
-        turn = time.monotonic() + WARM_UP_WITHIN
-        warming = scheduler.submit(partial(_warm_up, loaded), WARM_UP_PRIORITY, turn)
-        seconds = await asyncio.wrap_future(warming)
-    except (CheckpointError, BackgroundModelError, TextToImageError) as error:
-        raise OperatorError(f"phase {phase.name} cannot be loaded: {error}") from None
+        models = await run_in_daemon(load, "loading")
+        deadline = time.monotonic() + WARM_UP_DELAY
+        warm_up = scheduler.submit(partial(_warm_up, models), WARM_UP_PRIORITY, deadline)
+        seconds = await asyncio.wrap_future(warm_up)
     except PipelineError as error:
-        raise OperatorError(str(error)) from None
+        raise OperatorError(f"phase {phase.name} cannot be loaded: {error}") from None
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(". ")[0]
     else:
-        log.info("LoadedModels %s and warmed up in %.1f s", " and ".join(phase.settings.checkpoints), seconds)
-        return loaded
-    # Outside the handler, since the error holds on to the tensors of every frame it came through.
-    release()
+        log.info("Loaded %s and warmed up in %.1f s", " and ".join(phase.settings.checkpoints), seconds)
+        return models
+    # Outside the handler, since the error holds on to the tensors of every frame that it passed through.
+    free_memory()
     raise OperatorError(
-        f"phase {phase.name} cannot be loaded, the GPU's memory does not suffice ({reason}): while a miner runs, the "
-        "networks of its phase are in memory, too; start it with the other phase instead, or free the GPU"
+        f"phase {phase.name} cannot be loaded, the GPU has too little memory ({reason}): while a miner runs, the models "
+        "of its present phase stay in memory; start the miner with this phase instead, or free the GPU"
     )
 
 
-def _load(phase: NamedPhase, settings: MinerSettings) -> LoadedModels:
-    wanted = phase.settings
-    compute = choose_compute(settings.device, settings.precision, settings.kernels, fp8=wanted.acceleration.fp8)
-    log.info("Networks on %s", compute.reason)
-    backend = load_backend(
-        wanted.backend,
-        compute,
-        image=wanted.image.source() if wanted.image else None,
-        text=wanted.text.source() if wanted.text else None,
-        background_model=wanted.background.model,
-        background_provider=wanted.background.provider,
-        text_to_image=wanted.text_to_image.model if wanted.text_to_image else None,
-    )
-    scorer = QualityScorer.load(wanted.scorer.weights, compute.device) if wanted.scorer else None
-    return LoadedModels(backend, wanted.loaded, scorer)
-
-
-def _warm_up(loaded: LoadedModels, _: OnStep) -> float:
-    """The seconds it took."""
+def _warm_up(models: LoadedModels, _on_step: OnStep) -> float:
+    """Warm up the models; return the seconds it took."""
     started = time.monotonic()
-    warm_up(loaded.backend)
-    if isinstance(loaded.scorer, QualityScorer):
-        loaded.scorer.warm_up()
+    models.backend.warm_up()
+    if isinstance(models.scorer, QualityScorer):
+        models.scorer.warm_up()
     return time.monotonic() - started
 
 
-def release() -> None:
-    """Give memory back to the GPU that nothing refers to any more."""
+def free_memory() -> None:
+    """Return memory that nothing refers to any more to the GPU."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
 class RetiredModels:
-    """Networks that no new task gets; their memory goes once the last task that has them is done."""
+    """Models that no new task gets; their memory is returned once the last task that has them is done."""
 
-    def __init__(self, release: Callable[[], object]) -> None:
-        """`release` gives memory back in its turn, see `release` of this module."""
-        self._release = release
-        self._waiting: dict[weakref.ref[LoadedModels], str] = {}
+    def __init__(self, schedule_free: Callable[[], object]) -> None:
+        """Start without any; `schedule_free` has `free_memory` run on the scheduler's thread."""
+        self._schedule_free = schedule_free
+        self._labels: dict[weakref.ref[LoadedModels], str] = {}
 
-    def add(self, loaded: LoadedModels, label: str) -> None:
-        """`label` says for the log whose they were."""
-        self._waiting[weakref.ref(loaded)] = label
+    def add(self, models: LoadedModels, label: str) -> None:
+        """Watch models from now on; `label` names their phase in the log."""
+        self._labels[weakref.ref(models)] = label
 
-    def look(self) -> None:
-        """Give back the memory of those that nothing needs any more."""
-        gone = [reference for reference in self._waiting if reference() is None]
-        for reference in gone:
-            log.info("Nothing needs the networks of %s any more, their memory is given back", self._waiting[reference])
-            del self._waiting[reference]
-        if gone:
-            self._release()
+    def free_unused(self) -> None:
+        """Return the memory of those that no task needs any more."""
+        unused = [reference for reference in self._labels if reference() is None]
+        for reference in unused:
+            log.info("The models of %s are no longer in use, their memory is freed", self._labels.pop(reference))
+        if unused:
+            self._schedule_free()

@@ -1,4 +1,4 @@
-"""The one owner of the device: one generation at a time, on a thread of its own."""
+"""The one owner of the device: runs one job at a time on a thread of its own, the most urgent first."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from miner.gpu.cuda_errors import breaks_the_device
+from miner.gpu.cuda_errors import is_fatal_cuda_error
 from pipeline import Cancelled, OnStep
 
-Made = TypeVar("Made")
-# Takes a function that it calls after each step and that may raise Cancelled.
-Work = Callable[[OnStep], Made]
+JobResult = TypeVar("JobResult")
+# Gets a function to call after each sampler step, which may raise Cancelled.
+Job = Callable[[OnStep], JobResult]
 
-# Weight of the last generation in the running estimate of how long one takes.
+# Weight of the last job in the running estimate of how long one takes.
 DURATION_GAIN = 0.25
 
 
 @dataclass(frozen=True)
 class Urgency:
-    """What decides a job's turn: the moment by which it should be done, and what each second after that costs."""
+    """The moment by which a job should be done, and the cost of each second of delay after it."""
 
     deadline: float
     priority: float
 
 
-def next_turn(waiting: Sequence[Urgency], now: float, duration: float) -> int:
-    """Index of the job to run next, of those that wait in order of arrival; `duration`: seconds that one takes.
+def most_urgent(waiting: Sequence[Urgency], now: float, duration: float) -> int:
+    """Return the index of the job to run next, of those waiting in order of arrival; a job takes `duration` seconds.
 
-    The one that loses most by waiting for another's turn: its priority times the seconds of lateness that adds. Ties
-    go to the earliest deadline, then the highest priority, then the first. So deadlines are kept in their order where
-    they can be kept, and where they cannot, those are late who matter least.
+    It is the one that loses most by waiting for one more job: its priority times the seconds of lateness that adds.
+    Ties go to the earliest deadline, then the highest priority, then the first. So deadlines are met in their order
+    where they can be met, and where they cannot, the jobs that matter least are late.
     """
 
     def lateness(job: Urgency, turns: int) -> float:
@@ -49,114 +49,113 @@ def next_turn(waiting: Sequence[Urgency], now: float, duration: float) -> int:
 
 
 @dataclass
-class _Job:
+class _QueuedJob:
     urgency: Urgency
-    work: Work[Any]
+    job: Job[Any]
     future: Future[Any]
 
 
 class Scheduler:
-    """Runs jobs on a daemon thread; the futures may be awaited from any event loop."""
+    """A queue of jobs and the daemon thread that runs them; the futures may be awaited from any event loop.
+
+    `failure` ends with the error after which no more jobs can be run in this process.
+    """
 
     def __init__(self) -> None:
+        """Start the thread."""
         self.failure: Future[BaseException] = Future()
-        self._jobs: list[_Job] = []
+        self._queue: list[_QueuedJob] = []
         self._changed = threading.Condition()
-        self._stopping = False
-        self._duration = 0.0
+        self._is_stopping = False
+        self._expected_seconds = 0.0
         self._running_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="generator", daemon=True)
-
-    def start(self) -> None:
-        """Begin to work."""
         self._thread.start()
 
-    def submit(self, work: Work[Made], priority: float, deadline: float = math.inf) -> Future[Made]:
-        """Queue a generation, or what else needs the device to itself; `next_turn` says when it runs.
+    def submit(self, job: Job[JobResult], priority: float, deadline: float = math.inf) -> Future[JobResult]:
+        """Queue a generation, or anything else that needs the device to itself; `most_urgent` decides when it runs.
 
-        Cancelling the future drops a job that has not begun.
-        `deadline` is a moment of time.monotonic(); a job that misses it runs all the same. The future fails with what
-        generation raised, or with Cancelled once the scheduler stops.
+        `deadline` is a moment of time.monotonic(); a job that misses it runs all the same. Cancelling the future drops
+        a job that has not begun. The future fails with the job's exception, or with Cancelled once the scheduler stops.
         """
-        future: Future[Made] = Future()
+        future: Future[JobResult] = Future()
         with self._changed:
-            if self._stopping:
+            if self._is_stopping:
                 future.set_exception(Cancelled("the miner is stopping"))
                 return future
-            self._jobs.append(_Job(Urgency(deadline, priority), work, future))
+            self._queue.append(_QueuedJob(Urgency(deadline, priority), job, future))
             self._changed.notify()
         return future
 
     @property
     def waiting(self) -> int:
-        """Jobs that have not begun."""
+        """The number of jobs that have not begun."""
         with self._changed:
-            return sum(not job.future.cancelled() for job in self._jobs)
+            return sum(not queued.future.cancelled() for queued in self._queue)
 
     @property
     def running_for(self) -> float:
-        """Seconds since the job that runs now has begun; 0.0 if none runs."""
+        """Seconds since the present job began; 0.0 if none is running."""
         since = self._running_since
         return 0.0 if since is None else time.monotonic() - since
 
     def stop(self, timeout: float) -> bool:
-        """Fail what waits, stop what runs at its next step; whether the thread ended within `timeout` seconds."""
+        """Fail the waiting jobs and stop the running one at its next step.
+
+        Returns whether the thread ended within `timeout` seconds.
+        """
         self._close()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
+        self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def _close(self) -> None:
         with self._changed:
-            self._stopping = True
-            for job in self._jobs:
-                if job.future.set_running_or_notify_cancel():
-                    job.future.set_exception(Cancelled("the miner is stopping"))
-            self._jobs.clear()
+            self._is_stopping = True
+            for queued in self._queue:
+                if queued.future.set_running_or_notify_cancel():
+                    queued.future.set_exception(Cancelled("the miner is stopping"))
+            self._queue.clear()
             self._changed.notify()
 
     def _stop_if_asked(self, _stage: str, _done: int, _steps: int) -> None:
-        if self._stopping:
+        if self._is_stopping:
             raise Cancelled("the miner is stopping")
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> _QueuedJob | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._stopping)
-            if self._stopping:
+            self._changed.wait_for(lambda: self._queue or self._is_stopping)
+            if self._is_stopping:
                 return None
-            turn = next_turn([job.urgency for job in self._jobs], time.monotonic(), self._duration)
-            return self._jobs.pop(turn)
+            urgencies = [queued.urgency for queued in self._queue]
+            return self._queue.pop(most_urgent(urgencies, time.monotonic(), self._expected_seconds))
 
     def _run(self) -> None:
         try:
-            self._work()
+            while (queued := self._next()) is not None:
+                fatal = self._run_job(queued) if queued.future.set_running_or_notify_cancel() else None
+                # Models that only this job still refers to are freed now, not when the next one comes.
+                del queued
+                if fatal is not None:
+                    self._fail(fatal)
+                    return
         except BaseException as error:
             self._fail(error)
 
-    def _work(self) -> None:
-        while (job := self._next()) is not None:
-            broken = self._do(job) if job.future.set_running_or_notify_cancel() else None
-            # Networks that only this job still needs are to go now, not when the next one comes.
-            del job
-            if broken is not None:
-                self._fail(broken)
-                return
-
-    def _do(self, job: _Job) -> Exception | None:
-        """Run a job; the error, if no more jobs can be run after it."""
+    def _run_job(self, queued: _QueuedJob) -> Exception | None:
+        """Run a job; return its error if no more jobs can be run after it."""
         self._running_since = started = time.monotonic()
         try:
-            made = job.work(self._stop_if_asked)
-        except Exception as error:  # whatever happened belongs to whoever waits for this job
-            job.future.set_exception(error)
-            return error if breaks_the_device(error) else None
+            result = queued.job(self._stop_if_asked)
+        except Exception as error:  # every error belongs to whoever waits for this job
+            queued.future.set_exception(error)
+            return error if is_fatal_cuda_error(error) else None
         except BaseException as error:
-            # As itself it would end whoever waits, too.
-            job.future.set_exception(RuntimeError(f"the generator's thread ends: {type(error).__name__}"))
+            # As itself, it would also end whoever waits.
+            queued.future.set_exception(RuntimeError(f"the generator's thread ends: {type(error).__name__}"))
             raise
         else:
-            job.future.set_result(made)
-            self._duration += DURATION_GAIN * (time.monotonic() - started - self._duration)
+            queued.future.set_result(result)
+            self._expected_seconds += DURATION_GAIN * (time.monotonic() - started - self._expected_seconds)
             return None
         finally:
             self._running_since = None

@@ -1,4 +1,4 @@
-"""What the ledger is told, one frozen value per event; moments are unix seconds."""
+"""The events that the ledger records, one frozen value each; moments are unix seconds."""
 
 from __future__ import annotations
 
@@ -8,50 +8,46 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from miner.ledger.schema import CLOSED, FIGURES, OUTCOMES
+from miner.ledger.outcomes import CLOSING, Outcome
+from miner.ledger.schema import SPLAT_COLUMNS
 
-# Of strangers' names and of messages, which may be of any length.
-LONGEST_TEXT = 500
+# Length to which task ids and messages are cut, which may be arbitrarily long.
+MAX_TEXT_LENGTH = 500
 
 Value = str | int | float | None
 Statement = tuple[str, dict[str, Value]]
 
 
-def _text(text: str) -> str:
-    """What a database takes: some strangers' strings are no valid unicode."""
-    return text[:LONGEST_TEXT].encode("utf-8", "replace").decode()
-
-
-@dataclass(frozen=True)
-class ArmAssignment:
-    """Which arm of a running experiment a task was given to, as its how-manieth of the same validator and type."""
-
-    experiment: str
-    arm: str
-    turn: int
-
-
 class Stratum(NamedTuple):
-    """Tasks that are shared out evenly among themselves."""
+    """The tasks of one validator and one type, among which an experiment balances its arms."""
 
     validator: str
     task_type: str
 
 
 @dataclass(frozen=True)
+class ArmAssignment:
+    """The arm of a running experiment that a task was assigned to; `turn` counts the tasks of its stratum from 0."""
+
+    experiment: str
+    arm: str
+    turn: int
+
+
+@dataclass(frozen=True)
 class PhaseAssignment:
-    """What is remembered of what a task is generated with."""
+    """The phase that a task is generated with, by name and hash, and its arm if an experiment runs."""
 
     phase: str
     config_hash: str
-    draw: ArmAssignment | None
+    arm: ArmAssignment | None
 
 
 @dataclass(frozen=True)
 class TaskStarted:
     """A validator has handed out a task and its generation is about to begin.
 
-    `key` is from Ledger.new_key; `uid` is the validator's as seen now, `config_hash` that of the phase's settings.
+    `key` is from `LedgerWriter.new_key`; `uid` is the validator's at this moment, None if it has none.
     """
 
     key: int
@@ -61,38 +57,37 @@ class TaskStarted:
     uid: int | None
     task_id: str
     task_type: Literal["text", "image"]
-    phase: str
-    config_hash: str
+    assignment: PhaseAssignment
     code_version: str
-    draw: ArmAssignment | None = None
 
     def statement(self) -> Statement:
-        """As SQL."""
+        """Return the SQL that records the event."""
+        arm = self.assignment.arm
         columns: dict[str, Value] = {
             "key": self.key,
             "assigned_at": self.at,
             "transport": self.transport,
-            "validator": _text(self.validator),
+            "validator": _storable(self.validator),
             "uid": self.uid,
-            "task_id": _text(self.task_id),
+            "task_id": _storable(self.task_id),
             "task_type": self.task_type,
-            "phase": self.phase,
-            "config_hash": self.config_hash,
+            "phase": self.assignment.phase,
+            "config_hash": self.assignment.config_hash,
             "code_version": self.code_version,
-            "experiment": self.draw.experiment if self.draw else None,
-            "arm": self.draw.arm if self.draw else None,
-            "turn": self.draw.turn if self.draw else None,
+            "experiment": arm.experiment if arm else None,
+            "arm": arm.arm if arm else None,
+            "turn": arm.turn if arm else None,
         }
         return _insert("tasks", columns)
 
 
 @dataclass(frozen=True)
 class ResultGenerated:
-    """A result is there: all seeds tried and the one chosen, seconds of each of its stages, what came out.
+    """A result was generated: the seed chosen, all seeds tried, seconds of each stage, the splats' statistics.
 
-    `statistics` is what `miner.ledger.schema.figures` makes of the splats' statistics, `local_score` the quality that
-    `pipeline.scoring.quality` found, None if the result was not scored here, `submission_bytes` its size as it travels, None if
-    it is withheld. `candidates` are the fields of a `pipeline.Candidate` each, in the order they were made.
+    `statistics` are those of `miner.ledger.schema.splat_columns`; `local_score` is the quality computed here, None if
+    the result was not scored; `submission_bytes` is its size as submitted, None if it is withheld. `candidates` hold
+    the fields of a `pipeline.Candidate` each, in the order in which they were made.
     """
 
     key: int
@@ -106,7 +101,7 @@ class ResultGenerated:
     candidates: tuple[Mapping[str, Value], ...] = ()
 
     def statement(self) -> Statement:
-        """As SQL."""
+        """Return the SQL that records the event."""
         columns: dict[str, Value] = {
             "generated_at": self.at,
             "seed": self.seed,
@@ -117,54 +112,51 @@ class ResultGenerated:
             "submission_bytes": self.submission_bytes,
             "candidates": json.dumps([dict(candidate) for candidate in self.candidates]) if self.candidates else None,
         }
-        columns |= {name: self.statistics.get(name) for name in FIGURES}
+        columns |= {name: self.statistics.get(name) for name in SPLAT_COLUMNS}
         return _update(self.key, columns)
 
 
 @dataclass(frozen=True)
 class GenerationFailed:
-    """There is no result, and why; what is answered instead comes as SubmissionAnswered."""
+    """A task has no result, and why; the answer that is sent instead is a SubmissionAnswered."""
 
     key: int
     at: float
     error: str
 
     def statement(self) -> Statement:
-        """As SQL."""
-        return _update(self.key, {"generated_at": self.at, "error": _text(self.error)})
+        """Return the SQL that records the event."""
+        return _update(self.key, {"generated_at": self.at, "error": _storable(self.error)})
 
 
 @dataclass(frozen=True)
 class SubmissionAnswered:
-    """A submission was answered; `outcome` is the value of a miner.pull.responses.Outcome.
+    """A validator answered a submission.
 
-    `score` may be the feedback's number as it came: it is kept only with an accepted result, since 0.0 stands for any
-    failure. `cooldown_until` is the validator's unix time. After a submission of unknown fate another may follow; the
-    first verdict of a task is the one that stays. A pushed task has no verdict: its outcome is "unknown".
+    `score` may be the number of the feedback as it came: it is stored only with an accepted result, since 0.0 stands
+    for any failure. `cooldown_until` is the validator's unix time. A submission whose outcome does not close the task
+    may be followed by another; the first closing outcome of a task is final. Pushed tasks get no feedback: their
+    outcome is `unknown`.
     """
 
     key: int
     at: float
-    outcome: str
+    outcome: Outcome
     score: float | None = None
     cooldown_until: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.outcome not in OUTCOMES:
-            raise ValueError(f"{self.outcome!r} is none of the outcomes {', '.join(OUTCOMES)}")
-
     def statement(self) -> Statement:
-        """As SQL."""
-        scored = self.outcome == "accepted" and self.score is not None and 0 < self.score < math.inf
+        """Return the SQL that records the event."""
+        has_score = self.outcome is Outcome.ACCEPTED and self.score is not None and 0 < self.score < math.inf
         return (
             "UPDATE tasks SET answered_at = :at, outcome = :outcome, score = :score, "  # noqa: S608
             "cooldown_until = :cooldown_until, submissions = submissions + 1 "
-            f"WHERE key = :key AND (outcome IS NULL OR outcome NOT IN {CLOSED})",
+            f"WHERE key = :key AND (outcome IS NULL OR outcome NOT IN {tuple(map(str, CLOSING))})",
             {
                 "key": self.key,
                 "at": self.at,
-                "outcome": self.outcome,
-                "score": self.score if scored else None,
+                "outcome": str(self.outcome),
+                "score": self.score if has_score else None,
                 "cooldown_until": self.cooldown_until or None,
             },
         )
@@ -172,7 +164,7 @@ class SubmissionAnswered:
 
 @dataclass(frozen=True)
 class PhaseChanged:
-    """From now on a phase shapes results; `yaml` is all of its settings, so that any can be had again."""
+    """A phase shapes results from now on; `yaml` holds all of its settings, so that each can be restored."""
 
     at: float
     phase: str
@@ -181,13 +173,13 @@ class PhaseChanged:
     yaml: str
 
     def statement(self) -> Statement:
-        """As SQL."""
+        """Return the SQL that records the event."""
         return _insert("phases", dict(vars(self)))
 
 
 @dataclass(frozen=True)
 class ExperimentStarted:
-    """Tasks are shared out among `arms`, phase to weight, from now on; with `seed` the shares can be drawn again."""
+    """Tasks are assigned to `arms` (phase to weight) from now on; `seed` reproduces the assignment."""
 
     name: str
     at: float
@@ -195,33 +187,33 @@ class ExperimentStarted:
     arms: Mapping[str, int]
 
     def statement(self) -> Statement:
-        """As SQL."""
+        """Return the SQL that records the event."""
         arms = json.dumps(dict(self.arms))
         return _insert("experiments", {"name": self.name, "started_at": self.at, "seed": self.seed, "arms": arms})
 
 
 @dataclass(frozen=True)
 class ExperimentEnded:
-    """No more tasks are shared out; `decision` says why."""
+    """An experiment assigns no more tasks; `decision` says why."""
 
     name: str
     at: float
     decision: str
 
     def statement(self) -> Statement:
-        """As SQL."""
+        """Return the SQL that records the event."""
         values: dict[str, Value] = {"name": self.name, "at": self.at, "decision": self.decision}
         return "UPDATE experiments SET ended_at = :at, decision = :decision WHERE name = :name", values
 
 
 @dataclass(frozen=True)
 class TasksDeleted:
-    """Tasks assigned before this moment are to be deleted."""
+    """Tasks that were assigned before this moment are to be deleted."""
 
     before: float
 
     def statement(self) -> Statement:
-        """As SQL."""
+        """Return the SQL that deletes the tasks."""
         return "DELETE FROM tasks WHERE assigned_at < :before", {"before": self.before}
 
 
@@ -235,6 +227,11 @@ Event = (
     | ExperimentEnded
     | TasksDeleted
 )
+
+
+def _storable(text: str) -> str:
+    """Cut a text, and replace what is not valid Unicode, which a database cannot store."""
+    return text[:MAX_TEXT_LENGTH].encode("utf-8", "replace").decode()
 
 
 def _insert(table: str, columns: dict[str, Value]) -> Statement:

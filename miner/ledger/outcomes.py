@@ -1,23 +1,33 @@
-"""How a submission ended: the one vocabulary of log, ledger, reports and metrics."""
+"""How a submission can end: the one vocabulary of the ledger, the reports, the log's totals and the metrics."""
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class Outcome(Enum):
+class Outcome(StrEnum):
     """How a submission ended."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     SKIPPED = "skipped"
-    NOT_VALIDATED = "not validated"
-    UNSCORED = "closed without a score"
-    STILL_OPEN = "still open"
-    NOT_HELD = "not held"
+    NOT_VALIDATED = "not_validated"
+    CLOSED_WITHOUT_SCORE = "closed_without_a_score"
+    STILL_OPEN = "still_open"
+    NOT_HELD = "not_held"
     UNKNOWN = "unknown"
 
     @property
     def closes(self) -> bool:
-        """Whether the validator holds the task no longer and told the cooldown."""
-        return self not in (Outcome.STILL_OPEN, Outcome.NOT_HELD, Outcome.UNKNOWN)
+        """Whether the validator no longer holds the task; the first such outcome of a task is final."""
+        return self in CLOSING
+
+
+CLOSING = (
+    Outcome.ACCEPTED,
+    Outcome.REJECTED,
+    Outcome.SKIPPED,
+    Outcome.NOT_VALIDATED,
+    Outcome.CLOSED_WITHOUT_SCORE,
+)
+"""The outcomes that close a task."""

@@ -1,21 +1,30 @@
-"""Reading the ledger: typed, frozen rows, on a connection that cannot write."""
+"""Reads the ledger into typed, frozen rows, on a connection that cannot write."""
 
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from miner.errors import OperatorError
+from miner.ledger.outcomes import Outcome
 from miner.ledger.schema import NewerLedgerError, check_version
 
-FIRST_WITH_EXPERIMENTS = 2
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+FIRST_VERSION_WITH_EXPERIMENTS = 2
+# Seconds after which no validator hands a task back any more.
+MAX_HOLD_SECONDS = 86_400.0
 
 
 class TaskRow(NamedTuple):
-    """One task; None is what is not known, or not yet. See `miner.ledger.events` for what the columns mean."""
+    """One task; None stands for what is not known, or not yet. `miner.ledger.events` documents the columns."""
 
     key: int
     assigned_at: float
@@ -69,12 +78,12 @@ class TaskRow(NamedTuple):
 
     @property
     def all_candidates(self) -> list[dict[str, Any]]:
-        """The fields of a `pipeline.Candidate` for each, in the order they were made."""
+        """The fields of a `pipeline.Candidate` for each candidate, in the order in which they were made."""
         return list(json.loads(self.candidates)) if self.candidates else []
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds of each stage."""
+        """The seconds of each stage."""
         return dict(json.loads(self.stages)) if self.stages else {}
 
 
@@ -100,18 +109,21 @@ class ExperimentRow(NamedTuple):
 
     @property
     def weights(self) -> dict[str, int]:
-        """Phase to weight."""
+        """The arms' weights by phase."""
         return dict(json.loads(self.arms))
 
 
 class LedgerReader:
-    """Reads while the miner writes. Every method raises OperatorError if the file is no ledger."""
+    """A read-only connection to the ledger, usable while the miner writes.
+
+    Every method raises OperatorError if the file is not a ledger.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises OperatorError if there is no such file, or it cannot be read."""
+        """Open the file. Raise OperatorError if it does not exist or cannot be read."""
         self._path = path.expanduser()
         if not self._path.is_file():
-            raise OperatorError(f"there is no ledger {path}; the miner makes it with its first task")
+            raise OperatorError(f"there is no ledger {path}; the miner creates it with its first task")
         try:
             self._database = sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)
             try:
@@ -123,42 +135,46 @@ class LedgerReader:
             raise OperatorError(f"the ledger {path} cannot be read: {error}") from None
 
     def __enter__(self) -> Self:
+        """Return the reader itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close the connection."""
         self._database.close()
 
     def tasks(self, since: float = 0.0, experiment: str | None = None, without: Collection[str] = ()) -> list[TaskRow]:
-        """Tasks assigned at `since`, unix seconds, or later, in the order of their assignment; those of one experiment
-        if it is named. Columns `without` need not be read and are None.
+        """Return the tasks assigned at `since` (unix seconds) or later, in the order of their assignment.
+
+        With `experiment`, return only the tasks of that experiment. Columns in `without` are not read and are None.
         """
-        if experiment is not None and self._version < FIRST_WITH_EXPERIMENTS:
+        if experiment is not None and self._version < FIRST_VERSION_WITH_EXPERIMENTS:
             return []
         where = "assigned_at >= ?" + (" AND experiment = ?" if experiment is not None else "")
         values = (since,) if experiment is None else (since, experiment)
         return [TaskRow._make(row) for row in self._rows("tasks", TaskRow._fields, where, values, "key", without)]
 
     def open_tasks(self, since: float) -> list[TaskRow]:
-        """Tasks assigned since then without a verdict: after a restart, those that a validator may hand back."""
-        where = "assigned_at >= ? AND transport = 'pull' AND (outcome IS NULL OR outcome IN ('still open', 'unknown'))"
+        """Return pulled tasks assigned since then without a final outcome, which validators may hand back."""
+        unsettled = ", ".join(f"'{outcome}'" for outcome in (Outcome.STILL_OPEN, Outcome.UNKNOWN))
+        where = (
+            "assigned_at >= ? AND transport = 'pull' "
+            f"AND (outcome IS NULL OR replace(outcome, ' ', '_') IN ({unsettled}))"
+        )
         return [TaskRow._make(row) for row in self._rows("tasks", TaskRow._fields, where, (since,), "key")]
 
     def phases(self) -> list[PhaseRow]:
-        """All changes of phase, the first first."""
+        """Return all changes of phase, the earliest first."""
         return [PhaseRow._make(row) for row in self._rows("phases", PhaseRow._fields, "1", (), "id")]
 
     def experiments(self) -> list[ExperimentRow]:
-        """All experiments, the first first."""
+        """Return all experiments, the earliest first."""
         rows = self._rows("experiments", ExperimentRow._fields, "1", (), "started_at")
         return [ExperimentRow._make(row) for row in rows]
 
     def next_turns(self, experiment: str) -> dict[tuple[str, str], int]:
-        """By validator and task type, the turn that the next task of an experiment has there; absent: 0."""
-        turns: dict[tuple[str, str], int] = {}
-        for task in self.tasks(experiment=experiment):
-            if task.turn is not None:
-                turns[task.validator, task.task_type] = task.turn + 1
-        return turns
+        """Return the next turn of an experiment by validator and task type; strata without tasks are absent."""
+        tasks = self.tasks(experiment=experiment)
+        return {(task.validator, task.task_type): task.turn + 1 for task in tasks if task.turn is not None}
 
     def _rows(
         self,
@@ -170,12 +186,33 @@ class LedgerReader:
         without: Collection[str] = (),
     ) -> list[tuple[object, ...]]:
         try:
+            # A file of an older version does not have all columns yet.
             present = {str(column[1]) for column in self._database.execute(f"PRAGMA table_info({table})")}
             if not present:
                 return []
-            # A file of an older version does not have all columns yet.
-            names = ", ".join(name if name in present and name not in without else "NULL" for name in columns)
-            query = f"SELECT {names} FROM {table} WHERE {where} ORDER BY {order}"  # noqa: S608
+            selected = {name: name if name in present and name not in without else "NULL" for name in columns}
+            if selected.get("outcome") == "outcome":
+                # Files before version 4 have outcomes with spaces.
+                selected["outcome"] = "replace(outcome, ' ', '_')"
+            query = f"SELECT {', '.join(selected.values())} FROM {table} WHERE {where} ORDER BY {order}"  # noqa: S608
             return self._database.execute(query, tuple(values)).fetchall()
         except sqlite3.Error as error:
             raise OperatorError(f"the ledger {self._path} cannot be read: {error}") from None
+
+
+def query_ledger(path: Path, query: Callable[[LedgerReader], Answer], default: Answer) -> Answer:
+    """Return a query's result; `default` if there is no ledger yet or, with a warning, if it cannot be read. Blocks."""
+    if not path.expanduser().exists():
+        return default
+    try:
+        with LedgerReader(path) as reader:
+            return query(reader)
+    except OperatorError as error:
+        log.warning("The miner goes on without its history: %s", error)
+        return default
+
+
+def read_open_tasks(path: Path) -> list[TaskRow]:
+    """Return the pulled tasks that validators may hand back to us after a restart. Blocks."""
+    since = time.time() - MAX_HOLD_SECONDS
+    return query_ledger(path, lambda reader: reader.open_tasks(since), [])

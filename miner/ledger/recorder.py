@@ -1,14 +1,11 @@
-"""What tasks tell the ledger: one entry for each, from its assignment to its last answer."""
+"""Records the life of each task in the ledger, from its assignment to its last answer."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
-from miner.errors import OperatorError
 from miner.ledger.events import (
     ArmAssignment,
     Event,
@@ -19,113 +16,114 @@ from miner.ledger.events import (
     SubmissionAnswered,
     TaskStarted,
 )
-from miner.ledger.reader import LedgerReader, TaskRow
-from miner.ledger.schema import figures
+from miner.ledger.outcomes import Outcome
+from miner.ledger.reader import TaskRow
+from miner.ledger.schema import splat_columns
 from miner.ledger.writer import LedgerWriter
-from miner.phases.selector import TaskPlan
-from pipeline import BestResult
-from pipeline.splats.statistics import Statistics
 
-log = logging.getLogger(__name__)
-
-# Seconds after which nobody hands a task back any more.
-LONGEST_HELD = 86_400.0
+if TYPE_CHECKING:
+    from pipeline import BestResult, Statistics
 
 Transport = Literal["pull", "push"]
 TaskType = Literal["text", "image"]
-Answer = TypeVar("Answer")
 
 
 class TaskRecorder:
-    """Opens entries; without a ledger they are kept nowhere."""
+    """Opens a record for each task; events also go to an observer, which the metrics are."""
 
     def __init__(
         self,
         ledger: LedgerWriter | None = None,
         code_version: str = "",
-        uid_of: Callable[[str], int | None] = lambda _: None,
-        unsettled: Iterable[TaskRow] = (),
-        observe: Callable[[Event], None] = lambda _: None,
+        uid_of: Callable[[str], int | None] = lambda _hotkey: None,
+        open_tasks: Iterable[TaskRow] = (),
+        observe: Callable[[Event], None] = lambda _event: None,
     ) -> None:
-        """`uid_of` tells a hotkey's uid; `unsettled`: pulled tasks without a verdict that may be handed back to us.
+        """Record in `ledger`, or nowhere if it is None.
 
-        `observe` is told all that the ledger is told, from any thread.
+        `uid_of` returns a hotkey's present uid. `open_tasks` are pulled tasks of before a restart that validators may
+        hand back. `observe` is called with every event, from any thread.
         """
-        self.ledger = ledger
         self.code_version = code_version
         self.uid_of = uid_of
+        self._ledger = ledger
         self._observe = observe
-        self._unsettled = {(row.validator, row.task_id): row for row in unsettled}
+        self._open_tasks = {(row.validator, row.task_id): row for row in open_tasks}
 
-    def entry(self, transport: Transport, validator: str, task_id: str, task_type: TaskType) -> Entry:
-        """The entry of a task that has just been assigned; if it was before our restart, the same as then."""
-        row = self._unsettled.pop((validator, task_id), None) if transport == "pull" else None
-        return Entry(self, transport, validator, task_id, task_type, row)
+    def open(self, transport: Transport, validator: str, task_id: str, task_type: TaskType) -> TaskRecord:
+        """Return the record of a task that has just been assigned; one from before a restart is continued."""
+        row = self._open_tasks.pop((validator, task_id), None) if transport == "pull" else None
+        if row is None:
+            return TaskRecord(self, transport, validator, task_id, task_type, self.new_key(), None)
+        return TaskRecord(self, transport, validator, task_id, task_type, row.key, _assignment_of(row))
 
     def record(self, event: Event) -> None:
-        """Have it written."""
+        """Hand an event to the observer and to the ledger."""
         self._observe(event)
-        if self.ledger is not None:
-            self.ledger.record(event)
+        if self._ledger is not None:
+            self._ledger.record(event)
 
     def new_key(self) -> int:
-        """See LedgerWriter.new_key."""
-        return time.time_ns() if self.ledger is None else self.ledger.new_key()
+        """Return a key for a new row; see `LedgerWriter.new_key`."""
+        return time.time_ns() if self._ledger is None else self._ledger.new_key()
 
 
-class Entry:
-    """One task's. A task that is begun again with other settings gets another row."""
+class TaskRecord:
+    """One task in the ledger; `key` is its row's, `assignment` the phase that it was last begun with, None if never.
+
+    A task that is begun again with another assignment gets another row.
+    """
 
     def __init__(
         self,
-        books: TaskRecorder,
+        recorder: TaskRecorder,
         transport: Transport,
         validator: str,
         task_id: str,
         task_type: TaskType,
-        row: TaskRow | None = None,
+        key: int,
+        assignment: PhaseAssignment | None,
     ) -> None:
+        """Continue the row `key` if there is an assignment, else begin it with the first one."""
         self.task_id = task_id
         self.stratum = Stratum(validator, task_type)
-        self.key = books.new_key() if row is None else row.key
-        self.drawn = None if row is None else _drawn(row)
-        self._books = books
+        self.key = key
+        self.assignment = assignment
+        self._recorder = recorder
         self._transport: Transport = transport
         self._task_type: TaskType = task_type
 
-    def assigned(self, begun: TaskPlan) -> None:
-        """Its generation is about to begin."""
-        if self.drawn == begun.drawn:
+    def start(self, assignment: PhaseAssignment) -> None:
+        """Record that the generation is about to begin."""
+        if self.assignment == assignment:
             return
-        if self.drawn is not None:
-            self.key = self._books.new_key()
-        self.drawn = begun.drawn
-        self._books.record(
+        if self.assignment is not None:
+            self.key = self._recorder.new_key()
+        self.assignment = assignment
+        self._recorder.record(
             TaskStarted(
                 key=self.key,
                 at=time.time(),
                 transport=self._transport,
                 validator=self.stratum.validator,
-                uid=self._books.uid_of(self.stratum.validator),
+                uid=self._recorder.uid_of(self.stratum.validator),
                 task_id=self.task_id,
                 task_type=self._task_type,
-                phase=self.drawn.phase,
-                config_hash=self.drawn.config_hash,
-                code_version=self._books.code_version,
-                draw=self.drawn.draw,
+                assignment=assignment,
+                code_version=self._recorder.code_version,
             )
         )
 
     def generated(self, best: BestResult, statistics: Statistics, submission_bytes: int | None) -> None:
-        """A result is ready to be sent, in so many bytes; None: it is withheld."""
-        self._books.record(
+        """Record a result and its size as submitted; None if it is withheld."""
+        self._recorder.record(
             ResultGenerated(
                 key=self.key,
                 at=time.time(),
                 seed=best.asset.seed,
                 seeds=tuple(candidate.seed for candidate in best.candidates),
                 seconds=best.asset.seconds,
-                statistics=figures(vars(statistics)),
+                statistics=splat_columns(vars(statistics)),
                 local_score=best.quality,
                 submission_bytes=submission_bytes,
                 candidates=tuple(map(vars, best.candidates)),
@@ -133,34 +131,16 @@ class Entry:
         )
 
     def failed(self, error: Exception) -> None:
-        """There is no result."""
-        self._books.record(GenerationFailed(self.key, time.time(), f"{type(error).__name__}: {error}"))
+        """Record that there is no result, and why."""
+        self._recorder.record(GenerationFailed(self.key, time.time(), f"{type(error).__name__}: {error}"))
 
-    def answered(self, outcome: str, score: float | None = None, cooldown_until: float | None = None) -> None:
-        """What came of what was sent; see `miner.ledger.events.SubmissionAnswered`."""
-        self._books.record(SubmissionAnswered(self.key, time.time(), outcome, score, cooldown_until))
+    def answered(self, outcome: Outcome, score: float | None = None, cooldown_until: float | None = None) -> None:
+        """Record the answer to a submission; see `SubmissionAnswered`."""
+        self._recorder.record(SubmissionAnswered(self.key, time.time(), outcome, score, cooldown_until))
 
 
-def _drawn(row: TaskRow) -> PhaseAssignment:
-    draw = None
+def _assignment_of(row: TaskRow) -> PhaseAssignment:
+    arm = None
     if row.experiment is not None and row.arm is not None and row.turn is not None:
-        draw = ArmAssignment(row.experiment, row.arm, row.turn)
-    return PhaseAssignment(row.phase, row.config_hash, draw)
-
-
-def consult(path: Path, question: Callable[[LedgerReader], Answer], otherwise: Answer) -> Answer:
-    """What a ledger says, `otherwise` if there is none yet or, with a warning, if it cannot be read. Blocks."""
-    if not path.expanduser().exists():
-        return otherwise
-    try:
-        with LedgerReader(path) as reader:
-            return question(reader)
-    except OperatorError as error:
-        log.warning("What was before is not known: %s", error)
-        return otherwise
-
-
-def unsettled(path: Path) -> list[TaskRow]:
-    """Pulled tasks that validators may hand back to us after a restart. Blocks."""
-    since = time.time() - LONGEST_HELD
-    return consult(path, lambda reader: reader.open_tasks(since), [])
+        arm = ArmAssignment(row.experiment, row.arm, row.turn)
+    return PhaseAssignment(row.phase, row.config_hash, arm)

@@ -1,4 +1,4 @@
-"""The ledger's tables, and how an older file becomes one of today's."""
+"""The ledger's tables, and how an older file is brought up to date."""
 
 from __future__ import annotations
 
@@ -6,18 +6,10 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
-LEDGER_NAME = "ledger.sqlite"
-DEFAULT_LEDGER = Path("~/.local/state/sn17-miner") / LEDGER_NAME
-
 # Seconds that the writer waits for another process's lock before it reports it.
 BUSY_TIMEOUT = 1.0
 
-# How a submission can end, as miner.pull.responses names it. A verdict closes the task; the first one stays.
-CLOSED = ("accepted", "rejected", "skipped", "not validated", "closed without a score")
-OPEN = ("still open", "not held", "unknown")
-OUTCOMES = CLOSED + OPEN
-
-FIGURES = (
+SPLAT_COLUMNS = (
     "gaussians",
     "opacity_min",
     "opacity_mean",
@@ -36,9 +28,9 @@ FIGURES = (
     "scale_p50",
     "scale_p95",
 )
-"""Columns of a task that describe its splats; see `pipeline.splats.splats.Statistics`, of which they are the fields."""
+"""Columns of a task that describe its splats: the fields of `pipeline.splats.Statistics`, flat."""
 
-# A migration is never changed once it has been released: the file of an operator has been through it.
+# A migration is never changed once it has been released: operators' files have been through it.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """
@@ -106,16 +98,18 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
     ),
     ("ALTER TABLE tasks ADD COLUMN candidates TEXT",),
+    # Outcomes in snake case, as everywhere else.
+    ("UPDATE tasks SET outcome = replace(outcome, ' ', '_')",),
 )
 VERSION = len(MIGRATIONS)
 
 
 class NewerLedgerError(Exception):
-    """The file was written by a later version of this software; the message says so."""
+    """A ledger that was written by a later version of this software."""
 
 
-def figures(statistics: Mapping[str, float | tuple[float, ...]]) -> dict[str, float]:
-    """Flat columns of a splat's statistics, which are given as vars(); corners of the box become _x, _y and _z."""
+def splat_columns(statistics: Mapping[str, float | tuple[float, ...]]) -> dict[str, float]:
+    """Return SPLAT_COLUMNS of statistics that are given as vars(); corners of the box become _x, _y and _z."""
     flat: dict[str, float] = {}
     for name, value in statistics.items():
         if isinstance(value, tuple):
@@ -126,22 +120,24 @@ def figures(statistics: Mapping[str, float | tuple[float, ...]]) -> dict[str, fl
 
 
 def check_version(database: sqlite3.Connection) -> int:
-    """The version of the file's tables, 0 if it has none yet. Raises NewerLedgerError, sqlite3.Error."""
+    """Return the version of the file's tables, 0 if it has none yet. Raise NewerLedgerError or sqlite3.Error."""
     version = int(database.execute("PRAGMA user_version").fetchone()[0])
     if version > VERSION:
-        raise NewerLedgerError(f"it has version {version}, and this software knows up to {VERSION}: update it")
+        raise NewerLedgerError(
+            f"it has version {version}, and this release knows versions up to {VERSION}: update the miner"
+        )
     return version
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
-    """The file, made or migrated if need be; each statement is a transaction that survives a loss of power.
+    """Open the file, creating or migrating it if necessary.
 
-    Raises OSError, sqlite3.Error or NewerLedgerError.
+    Each statement is a transaction that survives a loss of power. Raises OSError, sqlite3.Error or NewerLedgerError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
     try:
-        # Only has an effect before the first table; lets the file shrink after rows have been deleted.
+        # Takes effect only before the first table is made; lets the file shrink after rows have been deleted.
         database.execute("PRAGMA auto_vacuum = INCREMENTAL")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
@@ -153,13 +149,13 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 
 
 def migrate(database: sqlite3.Connection) -> None:
-    """Bring the tables up to VERSION, all steps or none."""
+    """Bring the tables up to VERSION, in all steps or none."""
     if check_version(database) == VERSION:
         return
     database.execute("BEGIN IMMEDIATE")
-    # Commits, or rolls back if anything is raised.
+    # Commits, or rolls back on an exception.
     with database:
-        # Again, now that no other process can be doing the same.
+        # Read again, now that no other process can be migrating.
         present = check_version(database)
         for version, statements in enumerate(MIGRATIONS[present:], present + 1):
             for statement in statements:

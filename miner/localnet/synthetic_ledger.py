@@ -14,12 +14,14 @@ from miner.ledger.events import (
     Event,
     ExperimentStarted,
     GenerationFailed,
+    PhaseAssignment,
     PhaseChanged,
     ResultGenerated,
     Stratum,
     SubmissionAnswered,
     TaskStarted,
 )
+from miner.ledger.outcomes import Outcome
 from miner.ledger.schema import open_for_writing
 
 START = 1_762_000_000.0
@@ -44,22 +46,20 @@ def synthesise_events(tasks: int, seed: int = 0) -> Iterator[Event]:
         at = START + seconds * number / tasks
         uid = int(rng.choice(list(VALIDATORS)))
         stratum = Stratum(f"5Validator{uid:038d}", "text" if rng.random() < 0.2 else "image")
-        draw, phase = None, "baseline" if number < tasks / 3 else "phase3"
+        arm, phase = None, "baseline" if number < tasks / 3 else "phase3"
         if number > tasks * 2 / 3:
             turn = turns[stratum] = turns.get(stratum, -1) + 1
             phase = EXPERIMENT.arm(stratum, turn)
-            draw = ArmAssignment(EXPERIMENT_NAME, phase, turn)
+            arm = ArmAssignment(EXPERIMENT_NAME, phase, turn)
         yield TaskStarted(
             *(number + 1, at, "pull", stratum.validator, uid, f"task-{number}"),
             task_type="text" if stratum.task_type == "text" else "image",
-            phase=phase,
-            config_hash=CONFIG_HASHES[phase],
+            assignment=PhaseAssignment(phase, CONFIG_HASHES[phase], arm),
             code_version="0.1.0",
-            draw=draw,
         )
         if rng.random() < 0.02:
             yield GenerationFailed(number + 1, at + 3, "InvalidResult: fewer than 7000 gaussians")
-            yield SubmissionAnswered(number + 1, at + 4, "skipped")
+            yield SubmissionAnswered(number + 1, at + 4, Outcome.SKIPPED)
             continue
         gaussians = int(rng.lognormal(12.7, 0.35))
         quality = PHASES[phase] + VALIDATORS[uid] + 1.2 * (np.log(gaussians) - 12.7) + rng.normal(0, 0.5)
@@ -70,8 +70,11 @@ def synthesise_events(tasks: int, seed: int = 0) -> Iterator[Event]:
             local_score=float(0.6 + 0.05 * quality + rng.normal(0, 0.04)),
             submission_bytes=13 * gaussians,
         )
-        outcome = "not validated" if rng.random() < 0.01 else "accepted" if rng.logistic() < quality else "rejected"
-        score = float(np.clip(0.6 + rng.gamma(2.0, 0.04), 0.6, 0.95)) if outcome == "accepted" else 0.0
+        if rng.random() < 0.01:
+            outcome = Outcome.NOT_VALIDATED
+        else:
+            outcome = Outcome.ACCEPTED if rng.logistic() < quality else Outcome.REJECTED
+        score = float(np.clip(0.6 + rng.gamma(2.0, 0.04), 0.6, 0.95)) if outcome is Outcome.ACCEPTED else 0.0
         yield SubmissionAnswered(number + 1, at + 12, outcome, score=score, cooldown_until=at + 300)
 
 

@@ -1,4 +1,4 @@
-"""Judges the split that runs, again and again, and acts on it if it was told to."""
+"""Judges the running experiment again and again, and promotes or rolls back if it was asked to."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from miner.analytics.aggregate import ExperimentSummary, summarise_experiment
-from miner.ledger.reader import LedgerReader
-from miner.ledger.recorder import consult
+from miner.ledger.reader import LedgerReader, query_ledger
 from miner.phases.manager import PhaseManager
-from miner.phases.state import ChosenSplit, PhaseState, StateError
+from miner.phases.state import PhaseChoice, PhaseState, StateError
 
 log = logging.getLogger(__name__)
 
-# Seconds between two looks at the ledger; looking often costs nothing but time.
+# Seconds between two evaluations; the test stays valid however often it is looked at.
 INTERVAL = 60.0
 
 
@@ -33,7 +32,7 @@ class ArmStatus:
 
 @dataclass(frozen=True)
 class ExperimentStatus:
-    """How a split stands: `winner` has beaten every other arm, `losers` are clearly worse than some other."""
+    """The state of an experiment: `winner` has beaten every other arm, `losers` are clearly worse than another."""
 
     experiment: str
     arms: tuple[ArmStatus, ...]
@@ -42,7 +41,7 @@ class ExperimentStatus:
 
     @staticmethod
     def of(summary: ExperimentSummary) -> ExperimentStatus:
-        """The essence of a summary."""
+        """Return the status that a summary of the ledger shows."""
         arms = tuple(ArmStatus(*arm) for arm in summary.arms)
         return ExperimentStatus(summary.row.name, arms, summary.decision.winner, summary.decision.losers)
 
@@ -52,10 +51,11 @@ class ExperimentStatus:
         return bool(self.losers) or self.winner is not None
 
     def as_json(self) -> dict[str, Any]:
-        """In types of JSON."""
+        """Return the status in JSON's types."""
         return asdict(self)
 
     def __str__(self) -> str:
+        """Describe the status in one line."""
         arms = ", ".join(f"{arm.phase} {arm.accepted} of {arm.counted}" for arm in self.arms)
         verdict = "no arm is better yet"
         if self.winner is not None:
@@ -66,72 +66,72 @@ class ExperimentStatus:
 
 
 class ExperimentMonitor:
-    """Looks into the ledger for the split that runs."""
+    """Evaluates the experiment that runs; `status` is the latest evaluation, None without an experiment."""
 
-    def __init__(self, ledger: Path, control: PhaseManager) -> None:
-        self.standing: ExperimentStatus | None = None
+    def __init__(self, ledger: Path, manager: PhaseManager) -> None:
+        """Watch the experiments of `manager` in `ledger`."""
+        self.status: ExperimentStatus | None = None
         self._ledger = ledger
-        self._control = control
-        self._told: tuple[str, str | None, tuple[str, ...]] | None = None
+        self._manager = manager
+        self._announced: tuple[str, str | None, tuple[str, ...]] | None = None
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Evaluate every INTERVAL seconds until cancelled."""
         while True:
-            await self.look()
+            await self.evaluate()
             await asyncio.sleep(INTERVAL)
 
-    async def look(self) -> None:
-        """Judge the split, if one runs; tell of each verdict once."""
-        split = self._control.phases.choice
-        if not isinstance(split, ChosenSplit):
-            self.standing = None
+    async def evaluate(self) -> None:
+        """Evaluate the running experiment, if there is one; announce each verdict once and act on it."""
+        split = self._manager.selector.choice
+        if not split.is_split:
+            self.status = None
             return
-        standing = await asyncio.to_thread(self._judge, split)
-        if standing is None:
+        status = await asyncio.to_thread(self._read_status, split)
+        if status is None:
             return
-        self.standing = standing
-        verdict = (standing.experiment, standing.winner, standing.losers)
-        if not standing.is_decided or verdict == self._told:
+        self.status = status
+        verdict = (status.experiment, status.winner, status.losers)
+        if not status.is_decided or verdict == self._announced:
             return
-        self._told = verdict
-        log.warning("Experiment %s: %s. This holds at 95 %% however often one looks", split.experiment, standing)
-        change = self._consequence(split, standing)
+        self._announced = verdict
+        log.warning("Experiment %s: %s. This holds at 95 %% however often one looks", split.experiment, status)
+        change = self._consequence(split, status)
         if change is not None:
             try:
-                await asyncio.to_thread(self._control.files.state.change, _only_of(split, change))
+                await asyncio.to_thread(self._manager.files.state.change, _if_still_running(split, change))
             except StateError as error:
                 log.error("Experiment %s goes on: %s", split.experiment, error)
-                self._told = None
-            self._control.poke()
+                self._announced = None
+            self._manager.poke()
 
-    def _judge(self, split: ChosenSplit) -> ExperimentStatus | None:
-        def question(reader: LedgerReader) -> ExperimentStatus | None:
+    def _read_status(self, split: PhaseChoice) -> ExperimentStatus | None:
+        def query(reader: LedgerReader) -> ExperimentStatus | None:
             row = next((row for row in reader.experiments() if row.name == split.experiment), None)
             if row is None:
                 return None
             return ExperimentStatus.of(summarise_experiment(row, reader.tasks(experiment=row.name), time.time()))
 
-        return consult(self._ledger, question, None)
+        return query_ledger(self._ledger, query, None)
 
-    def _consequence(self, split: ChosenSplit, standing: ExperimentStatus) -> Callable[[PhaseState], PhaseState] | None:
-        files, reason = self._control.files, str(standing)
-        if split.promote and standing.winner is not None:
-            winner = next(phase for phase in split.phases if phase.name == standing.winner)
-            return lambda state: state.apply(files.chosen(winner), "automatic", reason)
-        worse = {phase.config_hash for phase in split.phases if phase.name in standing.losers}
+    def _consequence(self, split: PhaseChoice, status: ExperimentStatus) -> Callable[[PhaseState], PhaseState] | None:
+        files, reason = self._manager.files, str(status)
+        if split.promote and status.winner is not None:
+            winner = next(phase for phase in split.phases if phase.name == status.winner)
+            return lambda state: state.apply(files.choose(winner), "automatic", reason)
+        losing_hashes = {phase.config_hash for phase in split.phases if phase.name in status.losers}
 
         def roll_back(state: PhaseState) -> PhaseState:
-            last = state.before[-1].named if state.before else None
-            # What the split was to improve on may be what turned out worse.
-            if last is None or last.config_hash in worse:
+            # The phase that the split was to improve on may be the one that turned out worse.
+            if not state.before or state.before[-1].phases[0].config_hash in losing_hashes:
                 return state
             return state.roll_back(files.find, "automatic", reason)
 
-        return roll_back if split.rollback and worse else None
+        return roll_back if split.rollback and losing_hashes else None
 
 
-def _only_of(
-    split: ChosenSplit, change: Callable[[PhaseState], PhaseState]
+def _if_still_running(
+    split: PhaseChoice, change: Callable[[PhaseState], PhaseState]
 ) -> Callable[[PhaseState | None], PhaseState | None]:
-    """The change, unless something else was chosen meanwhile."""
-    return lambda state: change(state) if state is not None and state.current.is_same(split) else None
+    """Return the change, limited to a state in which nothing else has been chosen since."""
+    return lambda state: change(state) if state is not None and state.current.same_as(split) else None

@@ -1,4 +1,4 @@
-"""Keeps what runs in step with the state file and the phases' files; a swap takes effect with the next task."""
+"""Keeps what runs in step with the state file and the phase files; a swap takes effect with the next task."""
 
 from __future__ import annotations
 
@@ -13,134 +13,130 @@ from miner.config.phase_files import NamedPhase, load_phase, phase_folders
 from miner.errors import OperatorError
 from miner.gpu.models import LoadedModels, RetiredModels
 from miner.ledger.events import ExperimentEnded, ExperimentStarted, PhaseChanged
-from miner.ledger.recorder import consult
+from miner.ledger.reader import query_ledger
 from miner.ledger.writer import LedgerWriter
 from miner.phases.selector import PhaseSelector
-from miner.phases.state import Action, Choice, Chosen, ChosenSplit, PhaseState, StateError, StateFile
+from miner.phases.state import Action, PhaseChoice, PhaseState, StateError, StateFile
+from miner.runtime.files import FileWatcher
 
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 0.5
 FILE_CHANGED = "its file was changed"
 
-Stamps = dict[Path, tuple[int, int, int]]
-
 
 @dataclass(frozen=True)
 class PhaseFiles:
-    """Where phases and the choice among them stand: the settings file and the state."""
+    """The phase files beside a settings file, and the state file that chooses among them."""
 
     config: Path
     state: StateFile
 
-    def find(self, phase: Chosen | NamedPhase) -> NamedPhase | None:
-        """The phase of that name as its file says now; None if the file is broken or gone."""
+    def find(self, choice: PhaseChoice) -> NamedPhase | None:
+        """Return the phase of that name as its file has it now; None if the file is broken or gone."""
         try:
-            return load_phase(phase.phase if isinstance(phase, Chosen) else phase.name, self.config)
+            return load_phase(choice.name, self.config)
         except OperatorError:
             return None
 
-    def chosen(self, phase: NamedPhase) -> Chosen:
-        """A phase that was loaded earlier; it follows its file if that says the same still."""
-        found = self.find(phase)
-        return Chosen.of(phase, follows=found is not None and found.config_hash == phase.config_hash)
+    def choose(self, phase: NamedPhase) -> PhaseChoice:
+        """Return the choice of a phase that was read earlier; it follows its file if that has not changed since."""
+        choice = PhaseChoice.single(phase)
+        on_disk = self.find(choice)
+        follows = on_disk is not None and on_disk.config_hash == phase.config_hash
+        return PhaseChoice.single(phase, follows=follows)
 
-    def stamps(self) -> Stamps:
-        """Changes when any of the files does, comes or goes."""
-        found: Stamps = {}
-        files = [file for folder in phase_folders(self.config) for file in folder.glob("*.yaml")]
-        for file in (*files, self.state.path):
-            try:
-                status = file.stat()
-            except OSError:
-                continue
-            found[file] = status.st_mtime_ns, status.st_size, status.st_ino
-        return found
+    def paths(self) -> list[Path]:
+        """Return the files to watch."""
+        return [*(file for folder in phase_folders(self.config) for file in folder.glob("*.yaml")), self.state.path]
 
     def begin(self, configured: NamedPhase) -> PhaseState:
-        """What a miner that is started with a phase is to run, which is written down. Raises OperatorError."""
+        """Return what a miner that is started with a phase runs, and write it down. Raise OperatorError."""
 
         def change(state: PhaseState | None) -> PhaseState:
-            name, told = configured.name, Chosen.of(configured)
+            name, choice = configured.name, PhaseChoice.single(configured)
             if state is None:
-                return PhaseState(configured=name, at=time.time(), action="start", current=told)
+                return PhaseState(configured=name, at=time.time(), action="start", current=choice)
             if state.configured not in (None, name):
-                # Whoever changed the settings or the command line did so after whatever was applied before.
-                state = state.apply(told, "start", f"the miner was started with {name}")
+                # The settings or the command line were changed after whatever was applied before.
+                state = state.apply(choice, "start", f"the miner was started with {name}")
             else:
-                state = self.followed(state)
+                state = self.follow(state)
             return state.model_copy(update={"configured": name})
 
         state = self.state.change(change)
         assert state is not None
         return state
 
-    def followed(self, state: PhaseState) -> PhaseState:
-        """The state with what the file of its phase says now. Raises OperatorError."""
+    def follow(self, state: PhaseState) -> PhaseState:
+        """Return the state with the present content of its phase's file. Raise OperatorError."""
         current = state.current
-        if not isinstance(current, Chosen) or not current.follows:
+        if current.is_split or not current.follows:
             return state
-        found = Chosen.of(load_phase(current.phase, self.config))
-        return state if found.is_same(current) else state.apply(found, "apply", FILE_CHANGED)
+        on_disk = PhaseChoice.single(load_phase(current.name, self.config))
+        return state if on_disk.same_as(current) else state.apply(on_disk, "apply", FILE_CHANGED)
+
+
+@dataclass(frozen=True)
+class ModelOwner:
+    """What the manager needs of the GPU's side.
+
+    `check_allowed` raises OperatorError for phases that must not run here. `load` loads and warms up a phase's models
+    and raises OperatorError. `schedule_free` has unused memory returned to the GPU.
+    """
+
+    check_allowed: Callable[[NamedPhase], None]
+    load: Callable[[NamedPhase], Awaitable[LoadedModels]]
+    schedule_free: Callable[[], object]
 
 
 class PhaseManager:
-    """Decides what runs, loads what it needs, and tells the ledger; all on the event loop."""
+    """Decides what runs, loads what it needs, and records it; everything on the event loop."""
 
     def __init__(
         self,
         files: PhaseFiles,
-        configured: NamedPhase,
-        check_allowed: Callable[[NamedPhase], None],
-        load: Callable[[NamedPhase], Awaitable[LoadedModels]],
-        release: Callable[[], object],
-        ledger: LedgerWriter | None = None,
+        watcher: FileWatcher,
+        state: PhaseState,
+        selector: PhaseSelector,
+        owner: ModelOwner,
+        ledger: LedgerWriter | None,
     ) -> None:
-        """`configured` is what the settings file or the command line names.
-
-        `check_allowed` raises OperatorError for phases that must not run here; `load` and `release`: see miner.gpu.models.
-        """
+        """Manage what already runs; `PhaseManager.open` is the way to get there."""
         self.files = files
-        self._configured = configured
-        self._check_allowed = check_allowed
-        self._load = load
-        self._ledger = ledger
-        self._retired = RetiredModels(release)
-        self._poked = asyncio.Event()
-        self._told = ""
-        self._seen: Stamps = {}
-        self._done: Stamps = {}
-        self._state: PhaseState | None = None
-        self._phases: PhaseSelector | None = None
-
-    @property
-    def phases(self) -> PhaseSelector:
-        """What runs; there is something once `start` has returned."""
-        assert self._phases is not None
-        return self._phases
-
-    @property
-    def running(self) -> Choice | None:
-        """What runs, None before `start` has returned."""
-        return None if self._phases is None else self._phases.choice
-
-    async def start(self) -> PhaseSelector:
-        """Load what is to run. Raises OperatorError."""
-        # Before the files are read: what changes from now on is noticed.
-        self._seen = self._done = self.files.stamps()
-        try:
-            state = await asyncio.to_thread(self.files.begin, self._configured)
-        except StateError as error:
-            log.error("%s; phase %s runs, as the settings have it", error, self._configured.name)
-            told = Chosen.of(self._configured)
-            state = PhaseState(configured=None, at=time.time(), action="start", current=told)
-        self._check(state.current)
-        loaded = await self._load(state.current.phases[0])
+        self.selector = selector
+        self._watcher = watcher
         self._state = state
-        self._phases = PhaseSelector(state.current, loaded, await asyncio.to_thread(self._turns, state.current))
-        known = await asyncio.to_thread(self._experiments)
-        self._write_down("start", state.reason, known)
-        return self._phases
+        self._owner = owner
+        self._ledger = ledger
+        self._retired = RetiredModels(owner.schedule_free)
+        self._poked = asyncio.Event()
+        self._reported = ""
+
+    @staticmethod
+    async def open(
+        files: PhaseFiles, configured: NamedPhase, owner: ModelOwner, ledger: LedgerWriter | None = None
+    ) -> PhaseManager:
+        """Load what is to run. Raise OperatorError.
+
+        `configured` is the phase that the settings file or the command line names; what was applied since wins.
+        """
+        watcher = FileWatcher(files.paths)
+        # Before the files are read, so that later changes are noticed.
+        watcher.mark_read()
+        try:
+            state = await asyncio.to_thread(files.begin, configured)
+        except StateError as error:
+            log.error("%s; phase %s runs, as configured", error, configured.name)
+            choice = PhaseChoice.single(configured)
+            state = PhaseState(configured=None, at=time.time(), action="start", current=choice)
+        _check(state.current, owner)
+        models = await owner.load(state.current.phases[0])
+        path = ledger.path if ledger is not None else None
+        turns = await asyncio.to_thread(_next_turns, path, state.current)
+        manager = PhaseManager(files, watcher, state, PhaseSelector(state.current, models, turns), owner, ledger)
+        manager._record("start", state.reason, await asyncio.to_thread(_experiments, path))
+        return manager
 
     async def run(self) -> None:
         """Watch the files until cancelled."""
@@ -150,137 +146,130 @@ class PhaseManager:
                     await self._poked.wait()
             except TimeoutError:
                 pass
-            await self.look(at_once=self._poked.is_set())
+            await self.poll(at_once=self._poked.is_set())
 
     def poke(self) -> None:
-        """Look at the files now, and say again what is wrong with them."""
-        self._told = ""
+        """Read the files now, and report again what is wrong with them."""
+        self._reported = ""
         self._poked.set()
 
-    async def look(self, at_once: bool = False) -> None:
-        """Follow the files if they have changed and then stayed as they are since the last look, or `at_once`."""
+    async def poll(self, at_once: bool = False) -> None:
+        """Follow the files if they have changed and then stayed the same since the last poll, or `at_once`."""
         self._poked.clear()
-        self._retired.look()
-        stamps = self.files.stamps()
-        # An editor that writes in two goes would otherwise leave us with half a phase for a moment.
-        settled, self._seen = stamps == self._seen, stamps
-        if at_once or (settled and stamps != self._done):
-            self._done = stamps
+        self._retired.free_unused()
+        if at_once:
+            self._watcher.mark_read()
+        if at_once or self._watcher.changed():
             await self._follow()
 
     async def _follow(self) -> None:
         while True:
-            written, wanted = await asyncio.to_thread(self._wanted)
-            if wanted is None or written is None or wanted.current.is_same(self.phases.choice):
+            written, wanted = await asyncio.to_thread(self._read)
+            if wanted is None or written is None or wanted.current.same_as(self.selector.choice):
                 return
             choice = wanted.current
             try:
-                self._check(choice)
-                loaded = await self._loaded_for(choice)
+                _check(choice, self._owner)
+                models = await self._models_for(choice)
             except OperatorError as error:
-                self._refuse(error)
-                await asyncio.to_thread(self._take_back, choice)
+                self._report(error)
+                await asyncio.to_thread(self._withdraw, choice)
                 return
-            # Loading takes a while in which something else may have been chosen.
-            _, now = await asyncio.to_thread(self._wanted)
-            if now is not None and now.current.is_same(choice):
+            # Something else may have been chosen while the models were loaded.
+            _, now = await asyncio.to_thread(self._read)
+            if now is not None and now.current.same_as(choice):
                 break
-        self._swap(wanted, loaded)
+        self._swap(wanted, models)
         if wanted is not written:
-            await asyncio.to_thread(self._keep, written, wanted)
+            await asyncio.to_thread(self._change_state, lambda state: wanted if state == written else None)
 
-    def _wanted(self) -> tuple[PhaseState | None, PhaseState | None]:
-        """The state as it is written, and as it should be with what the files say; None is "no other than now"."""
+    def _read(self) -> tuple[PhaseState | None, PhaseState | None]:
+        """Return the state as written, and as it should be given the phase files; None means "keep what runs"."""
         try:
             written = self.files.state.read()
         except OperatorError as error:
-            self._refuse(error)
+            self._report(error)
             return None, None
         if written is None:
             return None, None
         try:
-            return written, self.files.followed(written)
+            return written, self.files.follow(written)
         except OperatorError as error:
-            self._refuse(error)
+            self._report(error)
             return written, written
 
-    def _check(self, choice: Choice) -> None:
-        for phase in choice.phases:
-            self._check_allowed(phase)
-        if isinstance(choice, ChosenSplit):
-            try:
-                _ = choice.drawing
-            except ValueError as error:
-                raise OperatorError(f"{choice.label} cannot run: {error}") from None
-
-    async def _loaded_for(self, choice: Choice) -> LoadedModels:
+    async def _models_for(self, choice: PhaseChoice) -> LoadedModels:
         phase = choice.phases[0]
-        if phase.settings.loaded == self.phases.loaded.what:
-            return self.phases.loaded
-        log.info("Loading what %s needs; %s goes on meanwhile", choice.label, self.phases.choice.label)
+        if phase.settings.models_key == self.selector.models.key:
+            return self.selector.models
+        log.info("Loading the models of %s; %s goes on in the meantime", choice.label, self.selector.choice.label)
         try:
-            return await self._load(phase)
+            return await self._owner.load(phase)
         except OperatorError:
             raise
-        except Exception as error:  # whatever a phase provokes must not stop the one that runs
+        except Exception as error:  # nothing that a new phase provokes may stop the one that runs
             log.exception("Loading phase %s failed unexpectedly", phase.name)
             raise OperatorError(f"phase {phase.name} cannot be loaded: {type(error).__name__}: {error}") from None
 
-    def _refuse(self, error: OperatorError) -> None:
-        if str(error) != self._told:
-            self._told = str(error)
-            log.error("%s; %s goes on", error, self.phases.choice.label)
+    def _report(self, error: OperatorError) -> None:
+        if str(error) != self._reported:
+            self._reported = str(error)
+            log.error("%s; %s goes on", error, self.selector.choice.label)
 
-    def _take_back(self, refused: Choice) -> None:
-        """Have the state say what runs, so that a restart does not fail on what we refused."""
+    def _withdraw(self, refused: PhaseChoice) -> None:
+        """Write what runs into the state file again, so that a restart does not fail on the refused choice."""
         running = self._state
-        self._change(lambda written: running if written is not None and written.current.is_same(refused) else None)
+        self._change_state(lambda state: running if state is not None and state.current.same_as(refused) else None)
 
-    def _keep(self, written: PhaseState, wanted: PhaseState) -> None:
-        self._change(lambda state: wanted if state == written else None)
-
-    def _change(self, change: Callable[[PhaseState | None], PhaseState | None]) -> None:
+    def _change_state(self, change: Callable[[PhaseState | None], PhaseState | None]) -> None:
         try:
             self.files.state.change(change)
         except OperatorError as error:
             log.warning("%s", error)
 
-    def _swap(self, state: PhaseState, loaded: LoadedModels) -> None:
-        before, old = self.phases.choice, self.phases.loaded
-        self.phases.swap(state.current, loaded)
-        self._told = ""
-        if loaded is not old:
-            self._retired.add(old, before.label)
+    def _swap(self, state: PhaseState, models: LoadedModels) -> None:
+        old_choice, old_models = self.selector.choice, self.selector.models
+        self.selector.swap(state.current, models)
+        self._reported = ""
+        if models is not old_models:
+            self._retired.add(old_models, old_choice.label)
         self._state = state
-        log.info("From the next task on: %s instead of %s", state.current.label, before.label)
-        over = {before.experiment: False} if isinstance(before, ChosenSplit) else {}
-        self._write_down(state.action, state.reason, over)
+        log.info("From the next task on: %s instead of %s", state.current.label, old_choice.label)
+        self._record(state.action, state.reason, {old_choice.experiment: False} if old_choice.is_split else {})
 
-    def _write_down(self, action: Action, reason: str, experiments: dict[str, bool]) -> None:
-        """Tell the ledger what runs; `experiments` that it knows, and whether each has ended."""
+    def _record(self, action: Action, reason: str, known_experiments: dict[str, bool]) -> None:
+        """Record what runs now; `known_experiments` maps those in the ledger to whether they have ended."""
         if self._ledger is None:
             return
-        now, choice = time.time(), self.phases.choice
-        running = choice.experiment if isinstance(choice, ChosenSplit) else None
-        for name, ended in experiments.items():
-            if name != running and not ended:
+        now, choice = time.time(), self.selector.choice
+        for name, has_ended in known_experiments.items():
+            if name != choice.experiment and not has_ended:
                 self._ledger.record(ExperimentEnded(name, now, reason or f"{choice.label} took its place"))
-        if isinstance(choice, ChosenSplit) and choice.experiment not in experiments:
+        if choice.is_split and choice.experiment not in known_experiments:
             self._ledger.record(ExperimentStarted(choice.experiment, now, choice.seed, choice.weights))
         for phase in choice.phases:
             self._ledger.record(PhaseChanged(now, phase.name, action, phase.config_hash, phase.yaml))
 
-    def _experiments(self) -> dict[str, bool]:
-        """Those that the ledger knows, and whether each has ended."""
-        if self._ledger is None:
-            return {}
-        return consult(
-            self._ledger.path,
-            lambda reader: {row.name: row.ended_at is not None for row in reader.experiments()},
-            {},
-        )
 
-    def _turns(self, choice: Choice) -> dict[tuple[str, str], int]:
-        if self._ledger is None or not isinstance(choice, ChosenSplit):
-            return {}
-        return consult(self._ledger.path, lambda reader: reader.next_turns(choice.experiment), {})
+def _check(choice: PhaseChoice, owner: ModelOwner) -> None:
+    """Raise OperatorError if a choice must not or cannot run."""
+    for phase in choice.phases:
+        owner.check_allowed(phase)
+    if choice.is_split:
+        try:
+            _ = choice.assignment
+        except ValueError as error:
+            raise OperatorError(f"{choice.label} cannot run: {error}") from None
+
+
+def _experiments(ledger: Path | None) -> dict[str, bool]:
+    """Return the experiments that the ledger knows, and whether each has ended."""
+    if ledger is None:
+        return {}
+    return query_ledger(ledger, lambda reader: {row.name: row.ended_at is not None for row in reader.experiments()}, {})
+
+
+def _next_turns(ledger: Path | None, choice: PhaseChoice) -> dict[tuple[str, str], int]:
+    if ledger is None or not choice.is_split:
+        return {}
+    return query_ledger(ledger, lambda reader: reader.next_turns(choice.experiment), {})

@@ -1,4 +1,4 @@
-"""What tasks are generated with now: one phase or the arms of a split, and the networks they share."""
+"""Gives each task its phase and its models."""
 
 from __future__ import annotations
 
@@ -9,61 +9,65 @@ from dataclasses import dataclass
 from miner.config.phase_files import NamedPhase
 from miner.gpu.models import LoadedModels
 from miner.ledger.events import ArmAssignment, PhaseAssignment, Stratum
-from miner.phases.state import Choice, ChosenSplit
+from miner.phases.state import PhaseChoice
 
 
 @dataclass(frozen=True, eq=False)
 class TaskPlan:
-    """What one task is generated with from its assignment on, whatever is swapped meanwhile."""
+    """The phase and models that one task keeps from its assignment on, whatever is swapped in the meantime."""
 
     phase: NamedPhase
-    loaded: LoadedModels
-    draw: ArmAssignment | None = None
+    models: LoadedModels
+    arm: ArmAssignment | None = None
 
     @property
-    def drawn(self) -> PhaseAssignment:
-        """Without the networks."""
-        return PhaseAssignment(self.phase.name, self.phase.config_hash, self.draw)
+    def assignment(self) -> PhaseAssignment:
+        """The assignment without its models."""
+        return PhaseAssignment(self.phase.name, self.phase.config_hash, self.arm)
 
 
 class PhaseSelector:
-    """Hands each task its phase."""
+    """The choice that runs, and the turn of each stratum if it is an experiment."""
 
     def __init__(
-        self, choice: Choice, loaded: LoadedModels, turns: Mapping[tuple[str, str], int] | None = None
+        self, choice: PhaseChoice, models: LoadedModels, turns: Mapping[tuple[str, str], int] | None = None
     ) -> None:
-        """`turns`: of a split that goes on, the next turn by validator and task type. Raises ValueError as `swap`."""
-        self.swap(choice, loaded, turns)
+        """Begin with a choice; see `swap`.
+
+        `turns`: for an experiment that continues, the next turn by validator and task type.
+        """
+        self.swap(choice, models, turns)
 
     @property
-    def choice(self) -> Choice:
-        """What runs."""
+    def choice(self) -> PhaseChoice:
+        """The phase or phases that new tasks get."""
         return self._choice
 
     @property
-    def loaded(self) -> LoadedModels:
-        """What it runs with."""
-        return self._loaded
+    def models(self) -> LoadedModels:
+        """The models that new tasks get."""
+        return self._models
 
-    def swap(self, choice: Choice, loaded: LoadedModels, turns: Mapping[tuple[str, str], int] | None = None) -> None:
-        """From the next task on, this. Raises ValueError if the arms of a split cannot be compared."""
-        self._experiment = choice.drawing if isinstance(choice, ChosenSplit) else None
+    def swap(
+        self, choice: PhaseChoice, models: LoadedModels, turns: Mapping[tuple[str, str], int] | None = None
+    ) -> None:
+        """Give this to every task from the next one on. Raise ValueError if the arms of a split cannot be compared."""
+        self._experiment = choice.assignment if choice.is_split else None
         self._turns = Counter({Stratum(*stratum): turn for stratum, turn in (turns or {}).items()})
-        self._choice, self._loaded = choice, loaded
+        self._choice, self._models = choice, models
         self._phases = {phase.name: phase for phase in choice.phases}
 
-    def begin(self, stratum: Stratum | None = None, earlier: PhaseAssignment | None = None) -> TaskPlan:
-        """What the next task is generated with.
+    def plan(self, stratum: Stratum | None = None, previous: PhaseAssignment | None = None) -> TaskPlan:
+        """Return the plan of the next task.
 
-        `stratum` None: nobody judges the result, so it counts in no split. `earlier`: what the same task was given
-        before; in a split that still runs it stays in its arm.
+        `stratum` is None for tasks that nobody judges, which take no turn in an experiment. `previous` is what the
+        same task was assigned before; in an experiment that still runs it keeps its arm.
         """
-        first, *_ = self._phases.values()
-        if self._experiment is None or not isinstance(self._choice, ChosenSplit) or stratum is None:
-            return TaskPlan(first, self._loaded)
-        name, draw = self._choice.experiment, earlier.draw if earlier else None
-        if draw is None or draw.experiment != name or draw.arm not in self._phases:
+        if self._experiment is None or stratum is None:
+            return TaskPlan(self._phases[self._choice.name], self._models)
+        arm = previous.arm if previous else None
+        if arm is None or arm.experiment != self._choice.experiment or arm.arm not in self._phases:
             turn = self._turns[stratum]
             self._turns[stratum] += 1
-            draw = ArmAssignment(name, self._experiment.arm(stratum, turn), turn)
-        return TaskPlan(self._phases[draw.arm], self._loaded, draw)
+            arm = ArmAssignment(self._choice.experiment, self._experiment.arm(stratum, turn), turn)
+        return TaskPlan(self._phases[arm.arm], self._models, arm)

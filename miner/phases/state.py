@@ -1,29 +1,26 @@
-"""Which phase is to run, and which ran before it: a small file that scripts/phase.py and the miner share."""
+"""Which phase runs and which ran before: a small file that `sn17-miner phase` and the miner share."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from miner.analytics.assignment import Experiment
 from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
+from miner.runtime.files import locked, write_atomically
 
 STATE_NAME = "phase.yaml"
-# PhaseSelector that can be gone back to.
-MOST_BEFORE = 20
-HEADER = "# Which phase runs and which ran before; written by scripts/phase.py and by the miner.\n"
+# How many earlier phases can be rolled back to.
+MAX_HISTORY = 20
+HEADER = "# Which phase runs and which ran before; written by `sn17-miner phase` and by the miner.\n"
 
 Action = Literal["start", "apply", "rollback", "automatic"]
 
@@ -36,89 +33,79 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Chosen(_Section):
-    """One phase with its settings as they were; one that follows takes over what is changed in its file."""
-
-    phase: str
-    follows: bool = True
-    settings: Phase
-
-    @staticmethod
-    def of(phase: NamedPhase, follows: bool = True) -> Chosen:
-        """This phase."""
-        return Chosen(phase=phase.name, follows=follows, settings=phase.settings)
-
-    @property
-    def named(self) -> NamedPhase:
-        """The phase."""
-        return NamedPhase(self.phase, self.settings)
-
-    @property
-    def phases(self) -> tuple[NamedPhase, ...]:
-        """The phases that tasks may be generated with."""
-        return (self.named,)
-
-    @property
-    def short(self) -> str:
-        """Its name."""
-        return self.phase
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return f"phase {self.named.label}"
-
-    def is_same(self, other: Choice) -> bool:
-        """Whether tasks are generated alike."""
-        return isinstance(other, Chosen) and self.named.label == other.named.label
-
-
 class Arm(_Section):
-    """One phase of a split, and its share."""
+    """One phase of a choice and its share of the tasks; the settings are those of when it was chosen."""
 
-    weight: int = Field(gt=0)
+    weight: int = Field(default=1, gt=0)
     settings: Phase
 
 
-class ChosenSplit(_Section):
-    """Several phases that tasks are drawn from, their settings as they were when it began.
+class PhaseChoice(_Section):
+    """The phases that tasks are generated with, by name: usually one, several while an experiment compares them.
 
-    `promote`: the arm that wins becomes the phase; `rollback`: once an arm is clearly worse, the phase from before
-    comes back.
+    `follows`: a single phase takes over changes of its file. `experiment` names the comparison of several phases, and
+    `seed` reproduces which task gets which. `promote`: the winner becomes the phase. `rollback`: the phase from before
+    returns once an arm is clearly worse.
     """
 
-    experiment: str
-    seed: int
-    arms: dict[str, Arm]
+    arms: dict[str, Arm] = Field(min_length=1)
+    follows: bool = True
+    experiment: str = ""
+    seed: int = 0
     promote: bool = False
     rollback: bool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_first_release(cls, content: Any) -> Any:
+        """Read a single phase as files of the first release hold it: {phase, follows, settings}."""
+        if isinstance(content, dict) and "phase" in content:
+            name, settings = content["phase"], content.get("settings")
+            rest = {key: value for key, value in content.items() if key not in ("phase", "settings")}
+            return {"arms": {name: {"settings": settings}}, **rest}
+        return content
+
+    @staticmethod
+    def single(phase: NamedPhase, *, follows: bool = True) -> PhaseChoice:
+        """Return the choice of one phase."""
+        return PhaseChoice(arms={phase.name: Arm(settings=phase.settings)}, follows=follows)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether an experiment shares tasks out among several phases."""
+        return len(self.arms) > 1
+
     @property
     def phases(self) -> tuple[NamedPhase, ...]:
-        """The arms, in the order in which they were named."""
+        """The arms' phases, in the order in which they were named."""
         return tuple(NamedPhase(name, arm.settings) for name, arm in self.arms.items())
 
     @property
     def weights(self) -> dict[str, int]:
-        """Shares by arm."""
+        """The arms' shares by name."""
         return {name: arm.weight for name, arm in self.arms.items()}
 
     @property
-    def short(self) -> str:
-        """The arms and their shares."""
-        return " ".join(f"{name}={weight}" for name, weight in self.weights.items())
+    def short_label(self) -> str:
+        """The phase's name, or the names and shares of all arms."""
+        return " ".join(f"{name}={weight}" for name, weight in self.weights.items()) if self.is_split else self.name
+
+    @property
+    def name(self) -> str:
+        """The name of the first arm."""
+        return next(iter(self.arms))
 
     @property
     def label(self) -> str:
-        """For people."""
-        return f"split {self.short}"
+        """The choice as part of a sentence: "phase NAME (HASH)" or "split A=50 B=50"."""
+        return f"split {self.short_label}" if self.is_split else f"phase {self.phases[0].label}"
 
     @property
-    def drawing(self) -> Experiment:
-        """How tasks are drawn. Raises ValueError if these arms cannot be compared."""
-        if len({phase.settings.loaded for phase in self.phases}) > 1:
+    def assignment(self) -> Experiment:
+        """The rule that assigns tasks to arms. Raises ValueError if these arms cannot be compared."""
+        if len({phase.settings.models_key for phase in self.phases}) > 1:
             raise ValueError(
-                "the arms need different networks in memory, and a split has one set: compare phases with the same "
+                "the arms need different models in memory, and a split has one set: compare phases with the same "
                 "image, text, text_to_image.model, background, backend, scorer and acceleration.fp8, or apply one "
                 "after the other"
             )
@@ -126,105 +113,81 @@ class ChosenSplit(_Section):
             raise ValueError("two of the arms have the same settings, so there is nothing to compare")
         return Experiment(self.seed, self.weights)
 
-    def is_same(self, other: Choice) -> bool:
-        """Whether tasks are generated alike."""
-        return isinstance(other, ChosenSplit) and self.experiment == other.experiment
-
-
-Choice = Chosen | ChosenSplit
+    def same_as(self, other: PhaseChoice) -> bool:
+        """Return whether both generate tasks alike: the same experiment, or one phase with the same settings."""
+        if self.is_split or other.is_split:
+            return self.is_split and other.is_split and self.experiment == other.experiment
+        return self.label == other.label
 
 
 class PhaseState(_Section):
-    """What is to run since `at` (unix seconds), and why; `before`: what ran earlier, the latest last.
+    """The choice that runs since `at` (unix seconds), why, and the single phases that ran before it, the latest last.
 
-    `configured` is the phase that the settings file or the command line named when this was written, None if nobody
-    knew: a miner that is started with another one runs that.
+    `configured` is the phase that the settings file or the command line named when this was written, None if that is
+    unknown: a miner that is started with another one runs that.
     """
 
     configured: str | None = None
     at: float
     action: Action
     reason: str = ""
-    current: Choice
-    before: tuple[Chosen, ...] = ()
+    current: PhaseChoice
+    before: tuple[PhaseChoice, ...] = ()
 
-    def apply(self, choice: Choice, action: Action, reason: str = "") -> PhaseState:
-        """With another choice; a phase that ran till now can be gone back to, a split cannot."""
-        before = [*self.before, self.current] if isinstance(self.current, Chosen) else list(self.before)
-        while before and before[-1].is_same(choice):
+    def apply(self, choice: PhaseChoice, action: Action, reason: str = "") -> PhaseState:
+        """Return the state with another choice; a phase that ran until now can be rolled back to, a split cannot."""
+        before = list(self.before) if self.current.is_split else [*self.before, self.current]
+        while before and before[-1].same_as(choice):
             before.pop()
-        changes = {"at": time.time(), "action": action, "reason": reason}
-        return self.model_copy(update={**changes, "current": choice, "before": tuple(before[-MOST_BEFORE:])})
+        return self._changed(choice, tuple(before[-MAX_HISTORY:]), action, reason)
 
-    def roll_back(self, reload: Callable[[Chosen], NamedPhase | None], action: Action, reason: str = "") -> PhaseState:
-        """With the phase from before; raises OperatorError if there is none.
+    def roll_back(self, find: Callable[[PhaseChoice], NamedPhase | None], action: Action, reason: str) -> PhaseState:
+        """Return the state with the phase from before; raise OperatorError if there is none.
 
-        It follows its file if that, as `reload` finds it, still says the same.
+        The phase follows its file again if that, as `find` reads it, still has the same settings.
         """
         if not self.before:
             raise OperatorError("there is no phase to go back to")
-        last = self.before[-1]
-        found = reload(last)
-        last = Chosen.of(last.named, follows=found is not None and found.config_hash == last.named.config_hash)
-        changes = {"at": time.time(), "action": action, "reason": reason}
-        return self.model_copy(update={**changes, "current": last, "before": self.before[:-1]})
+        (phase,) = self.before[-1].phases
+        on_disk = find(self.before[-1])
+        follows = on_disk is not None and on_disk.config_hash == phase.config_hash
+        return self._changed(PhaseChoice.single(phase, follows=follows), self.before[:-1], action, reason)
+
+    def _changed(self, choice: PhaseChoice, before: tuple[PhaseChoice, ...], action: Action, reason: str) -> PhaseState:
+        changes: Mapping[str, Any] = {"at": time.time(), "action": action, "reason": reason}
+        return self.model_copy(update={**changes, "current": choice, "before": before})
 
 
 @dataclass(frozen=True)
 class StateFile:
-    """The file in the state folder; changed whole or not at all, by one process at a time."""
+    """The file in the state folder; replaced as a whole, by one process at a time."""
 
     folder: Path
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """The file's path."""
         return self.folder / STATE_NAME
 
     def read(self) -> PhaseState | None:
-        """None if there is none yet. Raises StateError if it cannot be read."""
+        """Return the state, None if there is no file yet. Raise StateError if it cannot be read."""
         try:
             return PhaseState.model_validate(yaml.safe_load(self.path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else " ".join(str(error).split())
-            raise StateError(f"{self.path} cannot be read ({problem}): delete it, and apply a phase anew") from None
+            raise StateError(f"{self.path} cannot be read ({problem}): delete it and apply a phase again") from None
 
     def change(self, change: Callable[[PhaseState | None], PhaseState | None]) -> PhaseState | None:
-        """Write what `change` makes of it, unless that is None; what it made. Raises StateError."""
-        with self._locked():
-            state = change(self.read())
-            if state is not None:
-                self._write(state)
-            return state
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+        """Write the state that `change` returns, unless that is None, and return it. Raise StateError."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / f".{STATE_NAME}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            with locked(self.path):
+                state = change(self.read())
+                if state is not None:
+                    content = state.model_dump(mode="json", exclude_none=True)
+                    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+                    write_atomically(self.path, HEADER + text, sync=True)
+                return state
         except OSError as error:
-            raise StateError(f"{self.path} cannot be changed: {error.strerror}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
-
-    def _write(self, state: PhaseState) -> None:
-        content = state.model_dump(mode="json", exclude_none=True)
-        text = HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
-        partial = None
-        try:
-            handle, name = tempfile.mkstemp(dir=self.folder, prefix=f".{STATE_NAME}.", suffix=".part")
-            partial = Path(name)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.path)
-        except OSError as error:
-            if partial is not None:
-                partial.unlink(missing_ok=True)
-            raise StateError(f"{self.path} cannot be written: {error.strerror}") from None
+            raise StateError(f"{self.path} cannot be written: {error.strerror or error}") from None

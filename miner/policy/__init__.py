@@ -1,1 +1,1 @@
-"""."""
+"""The policy: for which hotkeys this miner works."""

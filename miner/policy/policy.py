@@ -1,4 +1,4 @@
-"""Whom we work for: a pure function of a snapshot, the rules and a hotkey."""
+"""The decision whether to work for a hotkey, as a pure function of a snapshot of the subnet and the rules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from miner.subnet.metagraph import Snapshot
 
 @dataclass(frozen=True)
 class PolicyDecision:
-    """Whether to work for a hotkey, why (for our log), and with what priority (higher first)."""
+    """Whether to work for a hotkey, why (for our log only), and the priority of its tasks, where higher is earlier."""
 
     allowed: bool
     reason: str
@@ -19,9 +19,9 @@ class PolicyDecision:
 
 
 def decide(snapshot: Snapshot, rules: PolicyRules, hotkey: str) -> PolicyDecision:
-    """The first rule that applies decides: allow-list, deny-lists, registration, permit, stake.
+    """Decide by the first rule that applies: allow list, deny lists, registration, validator permit, stake.
 
-    Priority is the stake. An allowed hotkey need not be registered. `rules` are taken as they are: see
+    The priority is the stake. A hotkey on the allow list need not be registered. The rules are applied as they are: see
     `PolicyRules.in_force` for entries that expire and `miner.policy.blacklist.resolve_uids` for entries with a uid.
     """
     neuron = snapshot.find(hotkey)
@@ -37,7 +37,7 @@ def decide(snapshot: Snapshot, rules: PolicyRules, hotkey: str) -> PolicyDecisio
         return PolicyDecision(False, f"its coldkey is on the blacklist{entry}")
     if rules.require_validator_permit and not neuron.validator_permit:
         return PolicyDecision(False, "no validator permit")
-    if not stake >= rules.min_stake:
+    if not stake >= rules.min_stake:  # a stake that is not a number is too small, too
         return PolicyDecision(False, f"stake {stake:g} is below {rules.min_stake:g}")
     return PolicyDecision(True, "a validator with enough stake", stake)
 

@@ -1,4 +1,4 @@
-"""What a validator's answers mean: pure functions from a synapse that came back to a value with no SDK in it."""
+"""Interprets a validator's responses: pure functions from a returned synapse to a value without anything of the SDK."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 import bittensor as bt
 
 from miner.ledger.outcomes import Outcome
-from miner.runtime.logging import quoted
+from miner.runtime.logging import sanitise_text
 from miner.subnet.protocol import ProtocolTask, PullTask, SubmitResults
 
 # A validator that does not find us in its metagraph advises an hour, but looks again every ten minutes.
 UNREGISTERED_DELAY = 600.0
-# Beyond these a validator's numbers are mistakes or malice, and too large for arithmetic.
-LAST_MOMENT = 2**40
-LONGEST_THROTTLE = 3600
+# Larger numbers of a validator are mistakes or malice, and too large for arithmetic.
+MAX_UNIX_TIME = 2**40
+MAX_THROTTLE_PERIOD = 3600
 
 
 @dataclass(frozen=True)
 class TaskAssigned:
-    """A task, new or handed back; seconds after assignment in which submitting costs nothing."""
+    """A task, new or handed back, and the seconds after its assignment in which submitting costs nothing."""
 
     task: ProtocolTask
     throttle_period: float
@@ -27,20 +27,22 @@ class TaskAssigned:
 
 @dataclass(frozen=True)
 class OnCooldown:
-    """No task before this unix time of the validator's, and how often we are said to have asked too early."""
+    """No task before this unix time of the validator's; `violations` counts our pulls that came too early."""
 
     until: int
     violations: int
 
     def __str__(self) -> str:
+        """Describe the response for the log."""
         return f"on cooldown, {self.violations} violations"
 
 
 @dataclass(frozen=True)
 class NotRegistered:
-    """The validator does not find our hotkey in its metagraph; the hour it sets is advice, nothing it remembers."""
+    """The validator does not find our hotkey in its metagraph; the hour that it sets is advice it does not keep."""
 
     def __str__(self) -> str:
+        """Describe the response for the log."""
         return "the validator does not know our hotkey yet"
 
 
@@ -49,16 +51,18 @@ class NoTask:
     """Neither a task nor a cooldown."""
 
     def __str__(self) -> str:
+        """Describe the response for the log."""
         return "no task now"
 
 
 @dataclass(frozen=True)
 class PullFailed:
-    """No usable answer."""
+    """No usable response."""
 
     reason: str
 
     def __str__(self) -> str:
+        """Describe the response for the log."""
         return self.reason
 
 
@@ -67,9 +71,9 @@ PullResponse = TaskAssigned | OnCooldown | NotRegistered | NoTask | PullFailed
 
 @dataclass(frozen=True)
 class SubmissionResponse:
-    """How a submission ended, the cooldown's end in the validator's unix time, and the words for the log.
+    """How a submission ended, the end of the cooldown in the validator's unix time, and the words for the log.
 
-    `score` is that of an accepted result; no other is ever told.
+    `score` is that of an accepted result; others are never told.
     """
 
     outcome: Outcome
@@ -78,64 +82,64 @@ class SubmissionResponse:
     score: float | None = None
 
 
-def _status(answer: bt.Synapse) -> tuple[int, str]:
-    terminal = answer.dendrite
-    code = terminal.status_code if terminal and terminal.status_code else 0
-    message = terminal.status_message if terminal and terminal.status_message else "no answer"
-    # What follows in pydantic's messages are pieces of the answer: a prompt, perhaps.
-    return int(code), quoted(" ".join(message.split("[type=", 1)[0].split())[:200])
-
-
 def read_pull(answer: PullTask) -> PullResponse:
-    """Understand the answer to a pull."""
+    """Interpret the answer to a pull."""
     code, message = _status(answer)
     if code != 200:
         return PullFailed(f"HTTP {code}: {message}")
     if answer.task is not None:
-        return TaskAssigned(answer.task, float(min(max(answer.throttle_period, 0), LONGEST_THROTTLE)))
+        return TaskAssigned(answer.task, float(min(max(answer.throttle_period, 0), MAX_THROTTLE_PERIOD)))
     if answer.cooldown_until <= 0:
         return NoTask()
     # A validator counts a pull during a cooldown before it answers: zero violations mean that there is no cooldown.
     if answer.cooldown_violations == 0:
         return NotRegistered()
-    return OnCooldown(min(answer.cooldown_until, LAST_MOMENT), answer.cooldown_violations)
+    return OnCooldown(min(answer.cooldown_until, MAX_UNIX_TIME), answer.cooldown_violations)
 
 
-def read_submission(answer: SubmitResults, skipped: bool, again: bool, validator_time: float) -> SubmissionResponse:
-    """Understand the answer to a submission.
+def read_submission(
+    answer: SubmitResults, *, is_skip: bool, is_repeat: bool, validator_time: float
+) -> SubmissionResponse:
+    """Interpret the answer to a submission.
 
-    `skipped`: it was an empty one; `again`: an earlier one of the same task may have arrived; `validator_time`: what
-    the validator's clock shows at least.
+    `is_skip`: the submission was empty. `is_repeat`: an earlier submission of the same task may have arrived.
+    `validator_time`: the least that the validator's clock shows.
 
     Feedback with a score or with a cooldown in the future closes the task. Other feedback leaves it open: the id was
-    another's, or an earlier submission is being validated or was so less than 30 s ago.
+    that of another task, or an earlier submission is being validated or was so less than 30 s ago.
     """
     code, message = _status(answer)
-    until = min(max(answer.cooldown_until, 0), LAST_MOMENT)
+    until = min(max(answer.cooldown_until, 0), MAX_UNIX_TIME)
     if code == 403:
         return SubmissionResponse(Outcome.NOT_HELD, 0, f"the validator holds no task of ours: {message}")
     if code != 200 or answer.feedback is None:
         return SubmissionResponse(Outcome.UNKNOWN, 0, f"HTTP {code}: {message}")
     feedback, wait = answer.feedback, max(until - validator_time, 0.0)
-    if wait == 0 and not feedback.task_fidelity_score > 0:
+    has_score = feedback.task_fidelity_score > 0
+    if wait == 0 and not has_score:
         return SubmissionResponse(Outcome.STILL_OPEN, 0, "the validator left the task open")
-    if skipped:
+    if is_skip:
         return SubmissionResponse(Outcome.SKIPPED, until, f"skipped, cooldown {wait:.0f} s")
     if feedback.validation_failed:
-        return SubmissionResponse(
-            Outcome.NOT_VALIDATED, until, f"the validator could not validate, cooldown {wait:.0f} s"
-        )
-    if not feedback.task_fidelity_score > 0 and again:
-        # An earlier one that was accepted while this one was being validated looks the same as a rejection.
+        reason = f"the validator could not validate, cooldown {wait:.0f} s"
+        return SubmissionResponse(Outcome.NOT_VALIDATED, until, reason)
+    if not has_score and is_repeat:
+        # An earlier submission that was accepted while this one was being validated looks the same as a rejection.
         reason = f"rejected, unless an earlier submission counted, cooldown {wait:.0f} s"
-        return SubmissionResponse(Outcome.UNSCORED, until, reason)
-    if not feedback.task_fidelity_score > 0:
+        return SubmissionResponse(Outcome.CLOSED_WITHOUT_SCORE, until, reason)
+    if not has_score:
         return SubmissionResponse(Outcome.REJECTED, until, f"rejected, cooldown {wait:.0f} s")
-    return SubmissionResponse(
-        Outcome.ACCEPTED,
-        until,
+    reason = (
         f"accepted, Score={feedback.task_fidelity_score:.2f}, average {feedback.average_fidelity_score:.2f}, "
         f"{feedback.generations_within_the_window} in the window, duel rating {feedback.current_duel_rating:.0f}, "
-        f"reward {feedback.current_miner_reward:.0f}, cooldown {wait:.0f} s",
-        feedback.task_fidelity_score,
+        f"reward {feedback.current_miner_reward:.0f}, cooldown {wait:.0f} s"
     )
+    return SubmissionResponse(Outcome.ACCEPTED, until, reason, feedback.task_fidelity_score)
+
+
+def _status(answer: bt.Synapse) -> tuple[int, str]:
+    terminal = answer.dendrite
+    code = terminal.status_code if terminal and terminal.status_code else 0
+    message = terminal.status_message if terminal and terminal.status_message else "no answer"
+    # What follows "[type=" in pydantic's messages are pieces of the answer: a prompt, perhaps.
+    return int(code), sanitise_text(" ".join(message.split("[type=", 1)[0].split())[:200])

@@ -1,7 +1,8 @@
-"""The IO of pulling from one validator: does what the state machine says and tells it what came of it."""
+"""The I/O of pulling from one validator: performs the state machine's actions and reports what came of them."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -11,9 +12,9 @@ import bittensor as bt
 
 from miner.config.settings import PullingSettings
 from miner.ledger.outcomes import Outcome
-from miner.ledger.recorder import Entry, TaskRecorder
+from miner.ledger.recorder import TaskRecord, TaskRecorder
 from miner.policy.policy import PolicyDecision
-from miner.pull.overhead import OverheadEstimator, deadline
+from miner.pull.overhead import OverheadEstimator, generation_deadline
 from miner.pull.responses import OnCooldown, PullResponse, TaskAssigned, read_pull, read_submission
 from miner.pull.state_machine import (
     Action,
@@ -34,225 +35,235 @@ from miner.pull.state_machine import (
     transition,
 )
 from miner.runtime.clock import Clock
-from miner.runtime.logging import shown
+from miner.runtime.logging import sanitise_name
 from miner.subnet.dendrite import Transport
+from miner.subnet.encoding import decode_prompt, encode_result
 from miner.subnet.metagraph import Neuron
-from miner.subnet.protocol import PullTask, signed_submission
+from miner.subnet.protocol import PullTask, sign_submission
 from miner.tasks.runner import TaskRunner
 from miner.tasks.task import Task
-from pipeline import Cancelled, PipelineError
+from pipeline import Cancelled, PipelineError, PromptError
 
 log = logging.getLogger(__name__)
 
-# A difference of clocks that the operator should hear of, in seconds.
+# A difference of clocks that the operator should know of, in seconds.
 NOTABLE_SKEW = 10.0
-# A clock set to another time zone is off by less; what differs by more is not a clock.
-INCREDIBLE_SKEW = 86_400.0
+# A clock in a wrong time zone is off by less; what differs by more is not a clock.
+MAX_CREDIBLE_SKEW = 86_400.0
+SKIP = b""
 
 
 @dataclass
 class ValidatorRecord:
-    """What outlives a validator's loop: where it is, what we do with it, how long it takes to take a result.
+    """What outlives a validator's session: its address, its state, the overhead of its submissions.
 
-    `entry` is that of the last task.
+    `task_record` is the ledger's record of the last task, None before the first.
     """
 
     neuron: Neuron
     state: ValidatorState = field(default_factory=ValidatorState)
-    margin: OverheadEstimator = field(default_factory=OverheadEstimator)
-    entry: Entry | None = None
+    overhead: OverheadEstimator = field(default_factory=OverheadEstimator)
+    task_record: TaskRecord | None = None
 
     @property
     def name(self) -> str:
-        """For the log."""
+        """The validator's uid and the beginning of its hotkey, for the log."""
         return f"validator {self.neuron.uid} ({self.neuron.hotkey[:8]})"
 
 
 @dataclass(frozen=True)
 class SessionContext:
-    """What all loops share."""
+    """What all sessions share; `decide` asks the policy about a hotkey."""
 
     keypair: bt.Keypair
     runner: TaskRunner
     decide: Callable[[str], PolicyDecision]
     settings: PullingSettings
     clock: Clock
-    books: TaskRecorder = field(default_factory=TaskRecorder)
+    recorder: TaskRecorder = field(default_factory=TaskRecorder)
 
 
 class ValidatorSession:
-    """Works for one validator; one call at a time, as the validator's nonces demand."""
+    """Works for one validator; one call at a time, as the validator's nonces demand.
+
+    After `is_retiring` is set, it ends once it holds no task.
+    """
 
     def __init__(
         self,
         record: ValidatorRecord,
-        environment: SessionContext,
+        context: SessionContext,
         connect: Callable[[], Transport],
-        changed: Callable[[], None],
+        on_transition: Callable[[], None],
     ) -> None:
-        """`connect` makes a client for this validator alone; `changed` is called after each transition."""
-        self.retiring = False
+        """Work on `record`; `connect` makes a client for this validator alone."""
+        self.is_retiring = False
         self._record = record
-        self._environment = environment
+        self._context = context
         self._connect = connect
-        self._changed = changed
-        self._encode_seconds = 0.0
-        self._denied_for = ""
-        self._skew_told = False
+        self._on_transition = on_transition
+        self._packing_seconds = 0.0
+        self._last_denial = ""
+        self._has_reported_skew = False
 
     async def run(self) -> None:
-        """Until cancelled, or retiring and without a task; may be called again after it raised."""
+        """Work until cancelled, or until retiring without a task; may be called again after it raised."""
         neuron = self._record.neuron
         log.info("Pulling from %s at %s:%d", self._record.name, neuron.ip, neuron.port)
         transport = self._connect()
         try:
-            resting = self._record.state.stage in (Stage.IDLE, Stage.WAITING)
-            action = self._advance(TimerFired() if resting else SessionInterrupted())
-            while not self.retiring or self._record.state.busy:
+            is_resting = self._record.state.stage in (Stage.IDLE, Stage.WAITING)
+            action = self._advance(TimerFired() if is_resting else SessionInterrupted())
+            while not self.is_retiring or self._record.state.is_busy:
                 action = self._advance(await self._perform(action, transport))
         except Cancelled:
-            # The generator stops, and we with it; the validator keeps the task for us.
+            # The generator stops, and the session with it; the validator keeps the task for us.
             return
         finally:
             await transport.aclose_session()
 
     def _advance(self, event: Event) -> Action:
-        record, clock = self._record, self._environment.clock
+        record, clock = self._record, self._context.clock
         record.state, action = transition(record.state, event, clock.now(), clock.wall())
-        self._changed()
+        self._on_transition()
         if (
             isinstance(event, PullCompleted)
-            and not isinstance(event.answer, TaskAssigned)
+            and not isinstance(event.response, TaskAssigned)
             and isinstance(action, WaitUntil)
         ):
-            # Of an outage the beginning is a warning.
+            # Only the beginning of an outage is a warning.
             level = logging.WARNING if record.state.failed_pulls == 1 else logging.INFO
-            seconds = action.until - clock.now()
-            log.log(level, "No task of %s: %s; next pull in %.0f s", record.name, event.answer, seconds)
+            seconds = action.moment - clock.now()
+            log.log(level, "No task of %s: %s; next pull in %.0f s", record.name, event.response, seconds)
         return action
 
     async def _perform(self, action: Action, transport: Transport) -> Event:
         match action:
-            case WaitUntil(until=until):
-                if (seconds := until - self._environment.clock.now()) > 0:
-                    await self._environment.clock.sleep(seconds)
+            case WaitUntil(moment=moment):
+                if (seconds := moment - self._context.clock.now()) > 0:
+                    await self._context.clock.sleep(seconds)
                 return TimerFired()
             case SendPull():
                 return PolicyDenied() if self._is_denied("nothing is pulled from") else await self._pull(transport)
-            case StartGeneration():
-                return GenerationFinished(await self._generate(self._held))
-            case SendSubmission():
-                withheld = f"Task {shown(self._held.task.id)}: result withheld from"
-                return PolicyDenied() if self._is_denied(withheld) else await self._submit(transport, self._held)
-
-    @property
-    def _held(self) -> HeldTask:
-        assert self._record.state.held is not None
-        return self._record.state.held
+            case StartGeneration(held=held):
+                return GenerationFinished(await self._generate(held))
+            case SendSubmission(held=held):
+                withheld = f"Task {sanitise_name(held.task.id)}: result withheld from"
+                return PolicyDenied() if self._is_denied(withheld) else await self._submit(transport, held)
 
     def _is_denied(self, consequence: str) -> bool:
-        decision = self._environment.decide(self._record.neuron.hotkey)
-        reason = "" if decision.allowed else f"{consequence} {self._record.name}: {decision.reason}"
-        if reason and reason != self._denied_for:
-            log.warning("%s", reason[0].upper() + reason[1:])
-        self._denied_for = reason
+        decision = self._context.decide(self._record.neuron.hotkey)
+        denial = "" if decision.allowed else f"{consequence} {self._record.name}: {decision.reason}"
+        if denial and denial != self._last_denial:
+            log.warning("%s", denial[0].upper() + denial[1:])
+        self._last_denial = denial
         return not decision.allowed
 
     def _credible(self, date: float | None) -> float | None:
-        """The validator's time, if it can be that; the operator hears of a notable difference once."""
+        """Return the validator's time if it is credible; warn once of a notable difference."""
         if date is None:
             return None
-        skew = date - self._environment.clock.wall()
-        if abs(skew) > NOTABLE_SKEW and not self._skew_told:
-            self._skew_told = True
+        skew = date - self._context.clock.wall()
+        if abs(skew) > NOTABLE_SKEW and not self._has_reported_skew:
+            self._has_reported_skew = True
             log.warning(
                 "The clock of %s differs from ours by %.0f s; is ours synchronised (timedatectl)?",
                 self._record.name,
                 skew,
             )
-        return date if abs(skew) < INCREDIBLE_SKEW else None
+        return date if abs(skew) < MAX_CREDIBLE_SKEW else None
 
     async def _pull(self, transport: Transport) -> PullCompleted:
-        record, environment = self._record, self._environment
-        sent = environment.clock.now()
-        reply = await transport.exchange(record.neuron, PullTask(), environment.settings.pull_timeout)
-        answer = read_pull(reply.synapse)
-        self._tell(answer)
-        return PullCompleted(answer, sent, reply.delivered, self._credible(reply.date))
+        record, context = self._record, self._context
+        sent = context.clock.now()
+        reply = await transport.exchange(record.neuron, PullTask(), context.settings.pull_timeout)
+        response = read_pull(reply.synapse)
+        self._record_response(response)
+        return PullCompleted(response, sent, reply.delivered, self._credible(reply.date))
 
-    def _tell(self, answer: PullResponse) -> None:
-        """What an answer says of tasks, for the log; each task's end stands there, also one that has to be inferred."""
+    def _record_response(self, response: PullResponse) -> None:
+        """Log and record what a response tells of tasks, also the end of one that can only be inferred."""
         record = self._record
-        held, unsettled = record.state.held, record.state.failed_submissions > 0
-        before = "" if held is None else shown(held.task.id)
-        if isinstance(answer, OnCooldown) and unsettled:
-            log.info("Task %s: its submission to %s has counted, accepted or not", before, record.name)
-            self._settle(Outcome.UNSCORED, None, answer.until)
-        if not isinstance(answer, TaskAssigned):
+        held, is_unsettled = record.state.held, record.state.failed_submissions > 0
+        held_id = "" if held is None else sanitise_name(held.task.id)
+        if isinstance(response, OnCooldown) and is_unsettled:
+            log.info("Task %s: its submission to %s has counted, accepted or not", held_id, record.name)
+            self._record_outcome(Outcome.CLOSED_WITHOUT_SCORE, None, response.until)
+        if not isinstance(response, TaskAssigned):
             return
-        name = shown(answer.task.id)
-        if held is not None and held.task.id == answer.task.id:
-            what = "its result is sent again" if held.results is not None else "it is generated again"
-            log.info("Task %s: handed back by %s, %s", name, record.name, what)
+        task_id = sanitise_name(response.task.id)
+        if held is not None and held.task.id == response.task.id:
+            next_step = "its result is sent again" if held.result is not None else "it is generated again"
+            log.info("Task %s: handed back by %s, %s", task_id, record.name, next_step)
             return
-        if unsettled:
-            log.warning("Task %s: %s holds it no longer, its result has no taker", before, record.name)
-            self._settle(Outcome.NOT_HELD, None, None)
-        self._environment.runner.counters["pulled"] += 1
-        log.info("Task %s: pulled from %s, %s", name, record.name, answer.task.type)
+        if is_unsettled:
+            log.warning("Task %s: %s no longer holds it, nobody takes its result", held_id, record.name)
+            self._record_outcome(Outcome.NOT_HELD, None, None)
+        self._context.runner.counters["pulled"] += 1
+        log.info("Task %s: pulled from %s, %s", task_id, record.name, response.task.type)
 
-    def _settle(self, outcome: Outcome, score: float | None, cooldown_until: float | None) -> None:
-        """Tell the ledger how the last task ended."""
-        if self._record.entry is not None:
-            self._record.entry.answered(outcome.value, score, cooldown_until)
+    def _record_outcome(self, outcome: Outcome, score: float | None, cooldown_until: float | None) -> None:
+        if self._record.task_record is not None:
+            self._record.task_record.answered(outcome, score, cooldown_until)
 
-    async def _generate(self, held: HeldTask) -> str:
-        """The result in base64, or an empty string, which skips the task without a penalty."""
-        record, environment = self._record, self._environment
-        if record.entry is None or record.entry.task_id != held.task.id:
-            hotkey = record.neuron.hotkey
-            record.entry = environment.books.entry("pull", hotkey, held.task.id, held.task.type)
+    async def _generate(self, held: HeldTask) -> bytes:
+        """Return the result's file, or SKIP, which costs no penalty."""
+        record, context = self._record, self._context
+        task_record = record.task_record
+        if task_record is None or task_record.task_id != held.task.id:
+            task_record = context.recorder.open("pull", record.neuron.hotkey, held.task.id, held.task.type)
+            record.task_record = task_record
+        try:
+            prompt = await asyncio.to_thread(decode_prompt, held.task.type, held.task.prompt)
+        except PromptError as error:
+            context.runner.decline(held.task.id, task_record, error)
+            return SKIP
         task = Task(
             held.task.id,
-            held.task.type,
-            held.task.prompt,
-            environment.decide(record.neuron.hotkey).priority,
-            deadline=deadline(held.assigned_at, held.throttle_period, record.margin),
-            entry=record.entry,
+            prompt,
+            context.decide(record.neuron.hotkey).priority,
+            deadline=generation_deadline(held.assigned_at, held.throttle_period, record.overhead),
+            record=task_record,
         )
         try:
-            result = await environment.runner.run(task)
+            result = await context.runner.run(task)
         except Cancelled:
-            log.warning("Task %s: not finished; %s hands it back after the restart", shown(held.task.id), record.name)
+            log.warning(
+                "Task %s: not finished; %s hands it back after the restart", sanitise_name(held.task.id), record.name
+            )
             raise
         except PipelineError:
-            return ""
-        self._encode_seconds = result.encode_seconds
-        return result.base64
+            return SKIP
+        self._packing_seconds = result.packing_seconds
+        return result.data
 
     async def _submit(self, transport: Transport, held: HeldTask) -> SubmissionCompleted:
-        record, environment = self._record, self._environment
-        results = held.results or ""
+        record, context = self._record, self._context
+        started = context.clock.now()
+        results = await asyncio.to_thread(encode_result, held.result or SKIP)
         hotkey = record.neuron.hotkey
-        submission = signed_submission(held.task, results, time.time_ns(), environment.keypair, hotkey)
-        sent = environment.clock.now()
-        reply = await transport.exchange(record.neuron, submission, environment.settings.submit_timeout)
-        received = environment.clock.now()
+        submission = sign_submission(held.task, results, time.time_ns(), context.keypair, hotkey)
+        sent = context.clock.now()
+        reply = await transport.exchange(record.neuron, submission, context.settings.submit_timeout)
+        received = context.clock.now()
         date = self._credible(reply.date)
-        validator_time = record.state.clock.seen(date, received).at(received, environment.clock.wall())
-        again = held.submitted_at is not None
-        answer = read_submission(reply.synapse, skipped=not results, again=again, validator_time=validator_time)
-        if results and answer.outcome.closes:
-            record.margin = record.margin.after(self._encode_seconds + received - sent)
-        environment.runner.counters[answer.outcome.value] += 1
-        self._settle(answer.outcome, answer.score, answer.cooldown_until)
-        expected = answer.outcome in (Outcome.ACCEPTED, Outcome.SKIPPED)
+        response = read_submission(
+            reply.synapse,
+            is_skip=not results,
+            is_repeat=held.submitted_at is not None,
+            validator_time=record.state.clock.with_date(date, received).validator_time(received, context.clock.wall()),
+        )
+        if results and response.outcome.closes:
+            record.overhead = record.overhead.with_sample(self._packing_seconds + received - started)
+        context.runner.counters[response.outcome] += 1
+        self._record_outcome(response.outcome, response.score, response.cooldown_until)
+        is_expected = response.outcome in (Outcome.ACCEPTED, Outcome.SKIPPED)
         log.log(
-            logging.INFO if expected else logging.WARNING,
+            logging.INFO if is_expected else logging.WARNING,
             "Task %s: %s to %s: %s",
-            shown(held.task.id),
+            sanitise_name(held.task.id),
             f"{len(results)} bytes submitted" if results else "empty result submitted",
             record.name,
-            answer.reason,
+            response.reason,
         )
-        return SubmissionCompleted(answer, sent, reply.delivered, date)
+        return SubmissionCompleted(response, sent, reply.delivered, date)

@@ -1,4 +1,4 @@
-"""What must outlive a restart of ours: until when each validator lets us wait, and since when we hold its task."""
+"""Keeps cooldowns and tasks in hand over a restart."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from miner.runtime.files import write_atomically
+
 log = logging.getLogger(__name__)
 
 
 class Cooldown(BaseModel):
-    """Of one validator, in unix seconds of our clock; the last task's prompt and result are not kept."""
+    """The cooldown of one validator and the task it last gave us, in unix seconds of our clock.
+
+    The task's prompt and result are not stored.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -26,12 +31,12 @@ _File = TypeAdapter(dict[str, Cooldown])
 
 @dataclass(frozen=True)
 class CooldownStore:
-    """A small JSON file, replaced as a whole at each change; without it a restart costs a violation per validator."""
+    """A small JSON file; without it, a restart costs a violation per validator."""
 
     path: Path
 
     def load(self) -> dict[str, Cooldown]:
-        """By validator hotkey; empty, with a warning, if the file is damaged."""
+        """Return the cooldowns by validator hotkey; none, with a warning, if the file is damaged."""
         try:
             return _File.validate_json(self.path.read_bytes())
         except FileNotFoundError:
@@ -41,11 +46,12 @@ class CooldownStore:
             return {}
 
     def save(self, cooldowns: dict[str, Cooldown]) -> None:
-        """Some hundred bytes and no wait for the disk, so short enough for an event loop; a failure is logged."""
-        partial = self.path.with_suffix(".part")
+        """Replace the file, without waiting for the disk; log a failure.
+
+        The file has some hundred bytes, so this is short enough for an event loop.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(_File.dump_json(cooldowns))
-            partial.replace(self.path)
+            write_atomically(self.path, _File.dump_json(cooldowns))
         except OSError as error:
-            log.warning("The cooldowns cannot be kept in %s: %s", self.path, error)
+            log.warning("The cooldowns cannot be written to %s: %s", self.path, error)

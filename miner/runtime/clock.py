@@ -1,4 +1,4 @@
-"""Time: our own clocks, which tests replace, and what is known of a validator's."""
+"""The clocks that code reads instead of the time module, so that tests can replace them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Clock:
-    """`now`: seconds that never step, from an arbitrary start; `wall`: unix time; `sleep`: wait that many of now's."""
+    """The time, and a way to wait for it.
+
+    `now` returns seconds from an arbitrary start that never step, `wall` returns unix seconds, and `sleep` waits for a
+    number of the seconds of `now`.
+    """
 
     now: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time

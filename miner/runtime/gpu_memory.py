@@ -1,4 +1,4 @@
-"""What the GPUs' memory is used for."""
+"""How much memory of the GPUs is in use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Bytes of one GPU: in use by tensors, held by torch, and all there is."""
+    """The memory of one GPU in bytes: allocated by tensors, reserved by torch, and in total."""
 
     device: str
     name: str
@@ -18,15 +18,18 @@ class GpuMemory:
     total: int
 
 
-def gpu_memory() -> tuple[GpuMemory, ...]:
-    """The GPUs that this process works on. Returns at once, also while a kernel hangs: torch's own books are read."""
+def read_gpu_memory() -> tuple[GpuMemory, ...]:
+    """Return the memory of each GPU that this process works on.
+
+    The numbers are torch's own, so this returns at once even while a kernel hangs.
+    """
     if not torch.cuda.is_initialized():
         return ()
-    found = []
+    gpus = []
     for index in range(torch.cuda.device_count()):
         reserved = torch.cuda.memory_reserved(index)
         if reserved:
             properties = torch.cuda.get_device_properties(index)
             allocated = torch.cuda.memory_allocated(index)
-            found.append(GpuMemory(f"cuda:{index}", properties.name, allocated, reserved, properties.total_memory))
-    return tuple(found)
+            gpus.append(GpuMemory(f"cuda:{index}", properties.name, allocated, reserved, properties.total_memory))
+    return tuple(gpus)

@@ -1,7 +1,7 @@
-"""The log: one clear line per event, UTC, and the line that tells how a result was made, with its inverse.
+"""The log: one line an event in UTC, on stdout and in files, and the line that says how a result was made.
 
 Operators cut numbers out of it with grep and awk: after `Score=`, before ` gaussians` of `Final stats:`, and in
-`TRELLIS generation took 10.4 seconds`. These shapes are kept, and strangers' words cannot take them on.
+`TRELLIS generation took 10.4 seconds`. These shapes must not change, and text from outside must not imitate them.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ import logging
 import re
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 PACKAGES = ("miner", "pipeline")
 LOG_FORMAT = "%(asctime)s | %(levelname)s | %(message)s"
 FILE_NAME = "miner.log"
-# Of one file; housekeeping deletes the old ones.
+# Bytes after which a new file is begun; retention deletes the old ones.
 FILE_BYTES = 20_000_000
-MOST_FILES = 100
-SHAPES = re.compile(r"(Score|Final stats|generation) ?(=|:|took)", re.IGNORECASE)
+MAX_FILES = 100
+OPERATOR_SHAPES = re.compile(r"(Score|Final stats|generation) ?(=|:|took)", re.IGNORECASE)
 
 
 def _formatter() -> logging.Formatter:
@@ -31,7 +34,10 @@ def _formatter() -> logging.Formatter:
 
 
 def configure(debug: bool) -> None:
-    """Log our packages to stdout; must run after bittensor's import, which silences the loggers that exist."""
+    """Log to stdout, at level DEBUG or INFO.
+
+    Call this after bittensor has been imported, since that silences the loggers that exist by then.
+    """
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_formatter())
     for package in PACKAGES:
@@ -46,63 +52,63 @@ def configure(debug: bool) -> None:
 
 
 class LogFile(RotatingFileHandler):
-    """Files miner.log, miner.log.1 and so on in a folder; one that cannot be written is reported once."""
+    """A handler that writes miner.log, miner.log.1 and so on, and reports once if it cannot write them."""
 
-    def __init__(self, folder: Path, size: int) -> None:
-        """`size`: bytes after which a new file is begun. Raises OSError if the folder cannot be made."""
+    def __init__(self, folder: Path, file_bytes: int) -> None:
+        """Begin a new file after `file_bytes` bytes. Raises OSError if the folder cannot be made."""
         folder.mkdir(parents=True, exist_ok=True)
-        super().__init__(folder / FILE_NAME, maxBytes=size, backupCount=MOST_FILES, encoding="utf-8", delay=True)
+        super().__init__(folder / FILE_NAME, maxBytes=file_bytes, backupCount=MAX_FILES, encoding="utf-8", delay=True)
         self.setFormatter(_formatter())
-        self._told = False
+        self._has_reported = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """A full disk must not fill stderr with a traceback for each line."""
-        if not self._told:
-            self._told = True
+        """Report the first error only: a full disk must not fill stderr with a traceback for each line."""
+        if not self._has_reported:
+            self._has_reported = True
             print(f"ERROR: {self.baseFilename} cannot be written: {sys.exception()}", file=sys.stderr)  # noqa: T201
 
     def close(self) -> None:
-        """What cannot be written any more is lost."""
+        """Close the file; lines that can no longer be written are lost."""
         with suppress(OSError):
             super().close()
 
 
-def write_to(folder: Path, size: int = FILE_BYTES) -> LogFile | None:
-    """Log into files in this folder, too, until `stop_writing`; None, with a warning, if it cannot be made."""
+@contextmanager
+def log_to_files(folder: Path, file_bytes: int = FILE_BYTES) -> Iterator[None]:
+    """Write the log to files in this folder, too, while the context lasts; only warn if the folder cannot be made."""
     try:
-        handler = LogFile(folder, size)
+        handler = LogFile(folder, file_bytes)
     except OSError as error:
-        logging.getLogger(__name__).warning("No log is kept in %s: %s", folder, error.strerror)
-        return None
-    for package in PACKAGES:
-        logging.getLogger(package).addHandler(handler)
-    return handler
-
-
-def stop_writing(handler: LogFile | None) -> None:
-    """Close the files."""
-    if handler is not None:
-        for package in PACKAGES:
-            logging.getLogger(package).removeHandler(handler)
+        log.warning("No log files are written to %s: %s", folder, error.strerror)
+        yield
+        return
+    loggers = [logging.getLogger(package) for package in PACKAGES]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
         handler.close()
 
 
-def quoted(words: str) -> str:
-    """A stranger's words as part of a line: printable, and in none of the shapes that numbers are cut out of."""
-    printable = "".join(letter if letter.isprintable() else "?" for letter in words)
-    return SHAPES.sub(r"\1_\2", printable)
+def sanitise_text(text: str) -> str:
+    """Return text from outside without anything that is unprintable or that operators would cut out of the line."""
+    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return OPERATOR_SHAPES.sub(r"\1_\2", printable)
 
 
-def shown(name: str) -> str:
-    """A stranger's name for something as one short word, so that it cannot forge lines of the log."""
+def sanitise_name(name: str) -> str:
+    """Return a name from outside as one short word, so that it cannot forge lines of the log."""
     return re.sub(r"[^\w.:-]", "?", name)[:64] or "?"
 
 
 @dataclass(frozen=True)
 class ResultLine:
-    """How one result was made: seconds of each stage, the number of gaussians, bytes of what is sent.
+    """How a result was made: seconds of each stage, the number of gaussians, and the bytes of its file.
 
-    `candidates`: how many it is the best of; `quality`: None if it was not scored.
+    `candidates` is the number of candidates it was chosen from, and `quality` is None if it was not scored.
     """
 
     task_id: str
@@ -113,9 +119,10 @@ class ResultLine:
     quality: float | None = None
 
     def __str__(self) -> str:
+        """Return the log line."""
         total = sum(self.seconds.values())
         count = f"{round(self.gaussians / 1000)}K" if self.gaussians >= 1000 else str(self.gaussians)
-        # One stage is called gaussians, too, so stages come after the count.
+        # One of the stages is called gaussians, too, so the stages come after the count.
         stages = ", ".join(f"{stage} {value:.2f}" for stage, value in self.seconds.items())
         scored = "" if self.quality is None else f"; best of {self.candidates}, quality {self.quality:.3f}"
         return (
@@ -126,7 +133,7 @@ class ResultLine:
 
     @staticmethod
     def parse(line: str) -> ResultLine | None:
-        """The inverse of str(), from a whole log line; None for other lines."""
+        """Read a result line out of a whole line of the log; return None for other lines."""
         match = re.search(
             r"Task (\S+): TRELLIS generation took [\d.]+ seconds\. "
             r"Final stats: \d+K? gaussians \((\d+)\), (\d+) bytes; seconds: ([^;]*)"

@@ -12,7 +12,10 @@ Returned = TypeVar("Returned")
 
 
 async def run_in_daemon(blocking: Callable[[], Returned], name: str) -> Returned:
-    """What `blocking` returns or raises. Unlike asyncio.to_thread, giving up on it leaves nothing to wait for."""
+    """Call `blocking` on a daemon thread of this name, and return or raise what it does.
+
+    Unlike with asyncio.to_thread, a call that the caller gives up on does not delay the end of the process.
+    """
     future: Future[Returned] = Future()
 
     def run() -> None:
@@ -24,5 +27,5 @@ async def run_in_daemon(blocking: Callable[[], Returned], name: str) -> Returned
             future.set_result(result)
 
     threading.Thread(target=run, name=name, daemon=True).start()
-    # Shielded, since a cancelled future could not take the result that the thread still brings.
+    # Shielded, since a cancelled future could not take the result that the thread sets later.
     return await asyncio.shield(asyncio.wrap_future(future))

@@ -1,4 +1,4 @@
-"""Which code runs: the package's version and, in a checkout, the commit."""
+"""The version of the code that runs: that of the package and, in a checkout, the commit."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ PACKAGE = "sn17-miner"
 GIT_TIMEOUT = 10.0
 
 
-def code_version() -> str:
-    """Such as 0.1.0+1a2b3c4d, or 0.1.0+1a2b3c4d-dirty where files differ from the commit. Takes some milliseconds."""
+def installed_version() -> str:
+    """Return the version of the installed package, "unknown" in a checkout that is not installed."""
     try:
-        known = version(PACKAGE)
+        return version(PACKAGE)
     except PackageNotFoundError:
-        known = "unknown"
+        return "unknown"
+
+
+def code_version() -> str:
+    """Return the version and the commit: 0.1.0+1a2b3c4d, with -dirty appended if files differ from the commit.
+
+    This runs git and takes some milliseconds; outside a checkout, or without git, the commit is left out.
+    """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
-        return known
+        return installed_version()
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=8", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
-        return known
-    return f"{known}+{done.stdout.strip()}"
+        return installed_version()
+    return f"{installed_version()}+{done.stdout.strip()}"

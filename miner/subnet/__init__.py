@@ -1,1 +1,1 @@
-"""."""
+"""The subnet: its messages, its metagraph, and calls to other neurons."""

@@ -1,7 +1,7 @@
-"""Who is on the subnet: snapshots of the metagraph from the chain or from a file.
+"""Snapshots of the metagraph, the list of a subnet's neurons, from the chain or from a file.
 
 A snapshot file is {"netuid": 17, "block": 1000, "neurons": [{"hotkey", "coldkey", "stake", "validator_permit", "ip",
-"port", "incentive"}]}; a neuron's uid is its index, and all but hotkey and coldkey may be missing.
+"port", "incentive"}]}; a neuron's uid is its index, and all but its hotkey and coldkey may be left out.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 
 Returned = TypeVar("Returned")
 
-# Calls in a row that may fail on one connection.
+# Failures in a row after which a connection is given up.
 FAILURES_PER_CONNECTION = 2
 
 
 class Neuron(BaseModel):
-    """One registered hotkey; stake in alpha, ip and port of its axon ("0.0.0.0" and 0: it serves none)."""
+    """A registered hotkey, its stake in alpha, and the address of its axon: 0.0.0.0 and port 0 if it serves none."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,42 +42,43 @@ class Neuron(BaseModel):
 
     @property
     def is_serving(self) -> bool:
-        """Whether it announced an axon."""
+        """Whether this neuron has announced an axon."""
         return self.ip != "0.0.0.0" and self.port != 0  # noqa: S104
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The subnet at one block."""
+    """The neurons of a subnet at one block."""
 
     netuid: int
     block: int
     neurons: tuple[Neuron, ...]
 
     def find(self, hotkey: str) -> Neuron | None:
-        """The neuron of a hotkey, None if it is not registered."""
+        """Return the neuron of a hotkey, or None if the hotkey is not registered."""
         return next((neuron for neuron in self.neurons if neuron.hotkey == hotkey), None)
 
 
 class Chain(Protocol):
-    """Blocking calls; the node makes them off its event loop."""
+    """The blocking calls of a chain, which callers make off the event loop."""
 
     def snapshot(self) -> Snapshot:
-        """The subnet now. Raises ChainError if it cannot be read."""
+        """Read the subnet as it is now. Raises ChainError if that fails."""
 
     def announce(self, axon: bt.Axon) -> None:
-        """Tell the network where our axon is. Raises ChainError if that fails."""
+        """Publish the address of our axon. Raises ChainError if that fails."""
 
 
 class FileChain:
-    """A snapshot file, read again at each call; for trying things out without a chain."""
+    """A snapshot file that stands in for the chain and is read at each call."""
 
     def __init__(self, path: Path, netuid: int) -> None:
+        """Read from `path`, which must hold the subnet `netuid`; nothing is read yet."""
         self._path = path
         self._netuid = netuid
 
     def snapshot(self) -> Snapshot:
-        """Raises OperatorError naming the file and what is wrong with it."""
+        """Read the file. Raises OperatorError naming the file and what is wrong with it."""
         try:
             content: Any = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -90,38 +91,39 @@ class FileChain:
         except ValidationError as invalid:
             problem = invalid.errors()[0]
             where = f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-            raise OperatorError(f"the chain file {self._path} has a neuron with {where}") from None
+            raise OperatorError(f"the chain file {self._path} has an invalid neuron: {where}") from None
         except (KeyError, TypeError, AttributeError, ValueError):
             raise OperatorError(
                 f'the chain file {self._path} must be {{"netuid": .., "block": .., "neurons": '
                 '[{"hotkey", "coldkey", ..}]}'
             ) from None
         if netuid != self._netuid:
-            raise OperatorError(f"the chain file {self._path} is of netuid {netuid}, not {self._netuid}")
+            raise OperatorError(f"the chain file {self._path} is for netuid {netuid}, not {self._netuid}")
         return Snapshot(netuid, block, neurons)
 
     def announce(self, axon: bt.Axon) -> None:
-        """Nobody to tell: the file says where neurons are."""
+        """Do nothing: the file holds the addresses of all neurons."""
 
 
 class SubtensorChain:
-    """The real chain through the SDK; one connection, made at the first call and anew after failures in a row."""
+    """The chain, through one connection of the SDK that is replaced after some failures in a row."""
 
     def __init__(self, network: str, netuid: int) -> None:
+        """Connect to the network, a name or a websocket address, at the first call."""
         self._network = network
         self._netuid = netuid
         self._subtensor: Any = None
         self._failures = 0
 
     def snapshot(self) -> Snapshot:
-        """Raises ChainError if the chain cannot be reached or its answer is incomplete."""
+        """Read the subnet. Raises ChainError if the chain cannot be reached or its answer is incomplete."""
         return self._call(
             f"the chain {self._network} cannot be read",
-            lambda subtensor: _read(subtensor.metagraph(self._netuid), self._netuid),
+            lambda subtensor: read_metagraph(subtensor.metagraph(self._netuid), self._netuid),
         )
 
     def announce(self, axon: bt.Axon) -> None:
-        """Raises ChainError if the extrinsic fails."""
+        """Publish the address of our axon. Raises ChainError if the extrinsic fails."""
 
         def serve(subtensor: Any) -> None:
             response = subtensor.serve_axon(netuid=self._netuid, axon=axon)
@@ -130,23 +132,23 @@ class SubtensorChain:
 
         self._call("the axon could not be announced", serve)
 
-    def _call(self, failure: str, ask: Callable[[Any], Returned]) -> Returned:
+    def _call(self, failure: str, function: Callable[[Any], Returned]) -> Returned:
         try:
             if self._subtensor is None:
                 self._subtensor = bt.Subtensor(network=self._network)
-            answer = ask(self._subtensor)
-        except Exception as error:  # the SDK and its transport raise whatever they meet
+            answer = function(self._subtensor)
+        except Exception as error:  # the SDK and its transport raise all kinds
             self._failures += 1
-            # The SDK mends a connection that dropped; one that fails again is beyond that.
+            # The SDK restores a connection that was dropped; one that fails again will not recover.
             if self._failures >= FAILURES_PER_CONNECTION:
                 self._disconnect()
-            what = str(error) if isinstance(error, ChainError) else f"{type(error).__name__}: {error}"
-            raise ChainError(f"{failure}: {what}") from error
+            reason = str(error) if isinstance(error, ChainError) else f"{type(error).__name__}: {error}"
+            raise ChainError(f"{failure}: {reason}") from error
         self._failures = 0
         return answer
 
     def _disconnect(self) -> None:
-        # An open connection that nobody owns is never closed, and endpoints limit their number.
+        # A connection that is only dropped stays open, and endpoints limit their number.
         connection, self._subtensor, self._failures = self._subtensor, None, 0
         if connection is not None:
             try:
@@ -155,10 +157,10 @@ class SubtensorChain:
                 log.debug("Closing the connection to %s: %s", self._network, error)
 
 
-def _read(metagraph: Any, netuid: int) -> Snapshot:
-    """The SDK's metagraph as a snapshot. Raises ChainError if parts of it are missing.
+def read_metagraph(metagraph: Any, netuid: int) -> Snapshot:
+    """Convert the SDK's metagraph into a snapshot. Raises ChainError if parts of it are missing.
 
-    The SDK logs a failed query of the stakes at debug level and goes on with an empty array.
+    When its query of the stakes fails, the SDK only logs that at debug level and goes on with an empty array.
     """
     count = len(metagraph.hotkeys)
     columns = {
@@ -188,7 +190,7 @@ def _read(metagraph: Any, netuid: int) -> Snapshot:
 
 
 def open_chain(network: str, netuid: int) -> Chain:
-    """The chain that --subtensor.network names."""
+    """Return the chain that --subtensor.network names: file:PATH, a network's name or a websocket address."""
     if network.startswith("file:"):
         return FileChain(Path(network.removeprefix("file:")), netuid)
     return SubtensorChain(network, netuid)

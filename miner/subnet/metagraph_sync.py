@@ -1,95 +1,117 @@
-"""The one owner of the chain: the last good snapshot, its age, our registration and our axon's entry."""
+"""The only user of the chain: refreshes the snapshot of the subnet, watches our registration and announces our axon."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Self
 
 import bittensor as bt
 
 from miner.errors import ChainError, Deregistered, MinerError
+from miner.runtime.backoff import backoff
 from miner.runtime.clock import SYSTEM_CLOCK, Clock
 from miner.runtime.threads import Returned, run_in_daemon
 from miner.subnet.metagraph import Chain, Snapshot
 
 log = logging.getLogger(__name__)
 
-# A call that takes longer hangs for good.
+# Seconds after which a call is taken to hang for ever.
 CALL_TIMEOUT = 180.0
 FIRST_RETRY_DELAY = 15.0
 
 
-class MetagraphSync:
-    """Refreshes the snapshot until it is cancelled; calls are made one at a time, off the event loop."""
+class _ChainCaller:
+    """Calls to the chain, one at a time, off the event loop."""
 
-    def __init__(
-        self,
+    def __init__(self, open_chain: Callable[[], Chain], timeout: float) -> None:
+        self._open_chain = open_chain
+        self._chain = open_chain()
+        self._timeout = timeout
+
+    async def call(self, function: Callable[[Chain], Returned]) -> Returned:
+        chain = self._chain
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await run_in_daemon(lambda: function(chain), "chain")
+        except TimeoutError:
+            # The call that hangs keeps its connection, so the next call gets a new one.
+            self._chain = self._open_chain()
+            raise ChainError(f"the chain did not answer within {self._timeout:.0f} s") from None
+
+
+class MetagraphSync:
+    """The subnet as last seen, kept up to date by `run`."""
+
+    def __init__(self, caller: _ChainCaller, hotkey: str, interval: float, snapshot: Snapshot, clock: Clock) -> None:
+        """Begin with a snapshot that has just been read; `open` reads it."""
+        self._caller = caller
+        self._hotkey = hotkey
+        self._interval = interval
+        self._clock = clock
+        self._snapshot = snapshot
+        self._seen_at = clock.now()
+        self._failures = 0
+        self._announced: tuple[str, int] | None = None
+
+    @classmethod
+    async def open(
+        cls,
         open_chain: Callable[[], Chain],
         hotkey: str,
         interval: float,
         clock: Clock = SYSTEM_CLOCK,
         call_timeout: float = CALL_TIMEOUT,
-    ) -> None:
-        """`open_chain` makes a chain that connects at its first call; `interval`: seconds between two looks."""
-        # What is announced; None: nothing is.
-        self.axon: bt.Axon | None = None
-        self._open_chain = open_chain
-        self._chain = open_chain()
-        self._hotkey = hotkey
-        self._interval = interval
-        self._clock = clock
-        self._call_timeout = call_timeout
-        self._snapshot: Snapshot | None = None
-        self._seen_at = clock.now()
-        self._failures = 0
-        self._announced: tuple[str, int] | None = None
+    ) -> Self:
+        """Read the subnet for the first time, whether or not our hotkey is registered on it.
+
+        `open_chain` returns a chain that connects at its first call, and `interval` is the time between two refreshes
+        in seconds. Raises ChainError or OperatorError if the subnet cannot be read.
+        """
+        caller = _ChainCaller(open_chain, call_timeout)
+        snapshot = await caller.call(lambda chain: chain.snapshot())
+        return cls(caller, hotkey, interval, snapshot, clock)
 
     @property
     def snapshot(self) -> Snapshot:
-        """The subnet as last seen; there is one after the first look."""
-        assert self._snapshot is not None
+        """The subnet as last seen."""
         return self._snapshot
-
-    async def first_look(self) -> Snapshot:
-        """Read the subnet. Raises ChainError or OperatorError; does not mind whether we are registered."""
-        return self._keep(await self._call(lambda chain: chain.snapshot()))
-
-    def _keep(self, snapshot: Snapshot) -> Snapshot:
-        self._snapshot, self._seen_at, self._failures = snapshot, self._clock.now(), 0
-        return snapshot
 
     @property
     def age(self) -> float:
-        """Seconds since the snapshot was read."""
+        """The seconds since the snapshot was read."""
         return self._clock.now() - self._seen_at
 
-    async def run(self, refreshed: Callable[[Snapshot], None]) -> None:
-        """Until cancelled; `refreshed` gets each new snapshot. Raises Deregistered once we are off the subnet."""
-        await self._announce()
-        while True:
-            await self._clock.sleep(self._delay())
-            if await self.refresh():
-                refreshed(self.snapshot)
-                await self._announce()
+    async def run(self, axon: bt.Axon | None, on_refresh: Callable[[Snapshot], None]) -> None:
+        """Refresh the snapshot and announce the axon, if there is one, until cancelled.
 
-    def _delay(self) -> float:
-        if self._failures == 0:
-            return self._interval
-        return min(FIRST_RETRY_DELAY * 2.0 ** min(self._failures - 1, 10), self._interval)
+        `on_refresh` is called with each new snapshot. Raises Deregistered once our hotkey has left the subnet.
+        """
+        await self._announce(axon)
+        while True:
+            failures = self._failures
+            delay = backoff(failures, FIRST_RETRY_DELAY, self._interval) if failures else self._interval
+            await self._clock.sleep(delay)
+            if await self.refresh():
+                on_refresh(self._snapshot)
+                await self._announce(axon)
 
     async def refresh(self) -> bool:
-        """Whether there is a new snapshot; if not, the last one stays in use and the log tells its age."""
+        """Read the subnet and return whether that succeeded; if not, the last snapshot stays in use.
+
+        Raises Deregistered if our hotkey is not registered in two snapshots in a row.
+        """
         try:
-            snapshot = await self._call(lambda chain: chain.snapshot())
+            snapshot = await self._caller.call(lambda chain: chain.snapshot())
             if snapshot.find(self._hotkey) is None:
-                # The end of the miner is worth a second look: an endpoint may lag behind or answer in part.
-                snapshot = await self._call(lambda chain: chain.snapshot())
+                # An endpoint may lag behind or answer in part, and a mistake here would end the miner.
+                snapshot = await self._caller.call(lambda chain: chain.snapshot())
         except MinerError as error:
             self._failures += 1
             log.warning(
                 "Metagraph not refreshed, the last one stays in use (block %d, %.0f s old): %s",
-                self.snapshot.block,
+                self._snapshot.block,
                 self.age,
                 error,
             )
@@ -97,31 +119,20 @@ class MetagraphSync:
         if snapshot.find(self._hotkey) is None:
             raise Deregistered(f"hotkey {self._hotkey} is no longer registered on subnet {snapshot.netuid}")
         log.debug("Metagraph refreshed at block %d after %.0f s", snapshot.block, self.age)
-        self._keep(snapshot)
+        self._snapshot, self._seen_at, self._failures = snapshot, self._clock.now(), 0
         return True
 
-    async def _announce(self) -> None:
-        axon = self.axon
+    async def _announce(self, axon: bt.Axon | None) -> None:
         if axon is None:
             return
         address = (str(axon.external_ip), int(axon.external_port))
-        neuron = self.snapshot.find(self._hotkey)
+        neuron = self._snapshot.find(self._hotkey)
         if address == self._announced or (neuron is not None and address == (neuron.ip, neuron.port)):
             return
         try:
-            await self._call(lambda chain: chain.announce(axon))
+            await self._caller.call(lambda chain: chain.announce(axon))
         except ChainError as error:
-            log.warning("%s; validators cannot push to us until the next try, pulling goes on", error)
+            log.warning("%s; validators cannot push tasks until the next try succeeds, pulling goes on", error)
             return
         self._announced = address
         log.info("Axon announced at %s:%d", *address)
-
-    async def _call(self, ask: Callable[[Chain], Returned]) -> Returned:
-        chain = self._chain
-        try:
-            async with asyncio.timeout(self._call_timeout):
-                return await run_in_daemon(lambda: ask(chain), "chain")
-        except TimeoutError:
-            # The call that hangs keeps its connection.
-            self._chain = self._open_chain()
-            raise ChainError(f"the chain did not answer within {self._call_timeout:.0f} s") from None

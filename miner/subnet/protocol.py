@@ -1,6 +1,6 @@
-"""The messages: subnet 17's PullTask and SubmitResults as validators spoke them in late 2025, and our own Generate.
+"""The messages: subnet 17's PullTask and SubmitResults, as validators used them in late 2025, and our own Generate.
 
-Names, fields and defaults are the wire's; the HTTP route of a synapse is its class's name.
+Names, fields and defaults are those of the wire format; the HTTP route of a synapse is the name of its class.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import bittensor as bt
 from pydantic import BaseModel, Field
 
-# What a miner declares by signing a submission; part of the signed text, so byte for byte as the subnet has it.
+# The declaration that a miner makes by signing a submission; part of the signed text, so it must match byte for byte.
 LICENSE_DECLARATION = (
     "I, as a miner on SN17, have obtained all licenses, rights and consents required to use, "
     "reproduce, modify, display, distribute and make available my submitted results to this subnet "
@@ -20,17 +20,17 @@ LICENSE_DECLARATION = (
 
 
 class TextTask(BaseModel):
-    """Generate from a sentence."""
+    """A task to generate from a sentence."""
 
-    id: str = Field(default="", description="The validator's name for the task; opaque.")
+    id: str = Field(default="", description="The validator's opaque id of the task.")
     type: Literal["text"] = "text"
     prompt: str = Field(default="", description="The sentence.")
 
 
 class ImageTask(BaseModel):
-    """Generate from an image."""
+    """A task to generate from an image."""
 
-    id: str = Field(default="", description="The validator's name for the task; opaque.")
+    id: str = Field(default="", description="The validator's opaque id of the task.")
     type: Literal["image"] = "image"
     prompt: str = Field(default="", description="The image file's bytes in base64.")
 
@@ -39,7 +39,7 @@ ProtocolTask = TextTask | ImageTask
 
 
 class PullTask(bt.Synapse):
-    """Miner to validator: give me a task."""
+    """The request of a miner to a validator for a task."""
 
     task: ProtocolTask | None = Field(default=None, description="The task, or None while on cooldown.")
     validation_threshold: float = Field(default=0.6, description="The score from which a result is accepted.")
@@ -49,10 +49,10 @@ class PullTask(bt.Synapse):
 
 
 class Feedback(BaseModel):
-    """What the validator made of a submission; a failing score is not told, it reads 0.0."""
+    """A validator's judgement of a submission, which does not disclose failing scores."""
 
-    validation_failed: bool = Field(default=False, description="The validator could not validate: no fault of ours.")
-    task_fidelity_score: float = Field(default=0.0, description="Score of this result; 0.0 unless accepted.")
+    validation_failed: bool = Field(default=False, description="Validation itself failed; no fault of the miner.")
+    task_fidelity_score: float = Field(default=0.0, description="Score of this result; 0.0 unless it was accepted.")
     average_fidelity_score: float = Field(default=0.0, description="Moving average of accepted scores.")
     generations_within_the_window: int = Field(default=0, description="Accepted results of the last four hours.")
     current_duel_rating: float = Field(default=0.0, description="Glicko-2 rating.")
@@ -60,14 +60,14 @@ class Feedback(BaseModel):
 
 
 class SubmitResults(bt.Synapse):
-    """Miner to validator: here is the result of the task I hold."""
+    """The submission of a miner to a validator: the result of the task that it holds."""
 
-    task: ProtocolTask | None = Field(default=None, description="Deprecated: the task; task_id says enough.")
-    task_id: str = Field(default="", description="Id of the task this answers.")
+    task: ProtocolTask | None = Field(default=None, description="Deprecated in favour of task_id.")
+    task_id: str = Field(default="", description="Id of the task.")
     results: str = Field(description="SPZ in base64, or an empty string to skip the task.")
     data_format: str = Field(default="ply", description="Ignored by validators.")
     data_ver: int = Field(default=0, description="Ignored by validators.")
-    compression: int = Field(default=2, description="2 is the subnet's zstd SPZ, the only one validators read.")
+    compression: int = Field(default=2, description="2 is SPZ with zstd, the only format that validators read.")
     submit_time: int = Field(description="time.time_ns() of the submission; part of the signed text.")
     signature: str = Field(description="Base64 of the sr25519 signature over `submission_message`.")
     feedback: Feedback | None = Field(default=None, description="The validator's answer.")
@@ -75,29 +75,30 @@ class SubmitResults(bt.Synapse):
 
 
 class Generate(bt.Synapse):
-    """Validator to miner: generate this now. Our own message, for validators that push."""
+    """The request of a validator to a miner to generate at once: our own message, for validators that push tasks."""
 
     required_hash_fields: ClassVar[tuple[str, ...]] = ("task_type", "prompt", "seed", "data_format")
 
-    task_type: Literal["image", "text"] = Field(default="image", description="What the prompt is.")
+    task_type: Literal["image", "text"] = Field(default="image", description="Kind of the prompt.")
     prompt: str = Field(default="", description="The sentence, or an image file's bytes in base64.")
-    seed: int | None = Field(default=None, ge=0, lt=2**63, description="Seed of all noise; None for any.")
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="Seed of all noise; None for a random one.")
     data_format: Literal["spz", "ply"] = Field(default="spz", description="Format of the result.")
-    results: str = Field(default="", description="The answer: SPZ or PLY in base64; empty if there is none.")
-    error: str = Field(default="", description="The answer: why there is no result.")
+    results: str = Field(default="", description="The answer: SPZ or PLY in base64, empty if there is no result.")
+    error: str = Field(default="", description="The answer: the reason if there is no result.")
     gaussians: int = Field(default=0, description="The answer: number of gaussians.")
-    seconds: dict[str, float] = Field(default_factory=dict, description="The answer: time of each stage.")
+    seconds: dict[str, float] = Field(default_factory=dict, description="The answer: seconds of each stage.")
 
 
 def submission_message(submit_time: int, prompt: str, validator_hotkey: str, miner_hotkey: str) -> str:
-    """The text a submission's signature covers; prompt is the whole prompt of the task, also for images."""
+    """Return the text that a submission's signature covers, with the prompt as in the task: for images, all its base64."""
     return f"{LICENSE_DECLARATION}{submit_time}{prompt}{validator_hotkey}{miner_hotkey}"
+    """Return the text that a submission's signature covers; `prompt` is the whole prompt of the task, also for images."""
 
 
-def signed_submission(
+def sign_submission(
     task: ProtocolTask, results: str, submit_time: int, keypair: bt.Keypair, validator_hotkey: str
 ) -> SubmitResults:
-    """A submission that validators accept; an empty `results` skips the task and is signed all the same."""
+    """Return a signed submission; empty `results` skip the task."""
     message = submission_message(submit_time, task.prompt, validator_hotkey, keypair.ss58_address)
     signature = base64.b64encode(keypair.sign(message)).decode()
     return SubmitResults(task_id=task.id, results=results, submit_time=submit_time, signature=signature)

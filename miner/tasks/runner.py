@@ -1,193 +1,156 @@
-"""A task from its prompt to the bytes of its result: what both transports share."""
+"""Runs tasks: plans, generates, checks and records each, and counts how they end."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
 
-from miner.config.phase import Phase
-from miner.config.phase_files import NamedPhase
 from miner.config.settings import SpzSettings
 from miner.gpu.scheduler import Scheduler
+from miner.ledger.recorder import TaskRecord
 from miner.phases.selector import PhaseSelector, TaskPlan
-from miner.runtime.logging import ResultLine, quoted, shown
+from miner.runtime.logging import ResultLine, sanitise_name, sanitise_text
+from miner.tasks.generation import best_of_n, gate_objection, make_request
 from miner.tasks.task import InvalidResult, Result, Task, Withheld
 from pipeline import (
     BestOfN,
-    BestResult,
     Cancelled,
+    Container,
     PipelineError,
-    Prompt,
-    Request,
-    Splats,
-    TextToImageParams,
     UnsupportedPrompt,
-    decode_base64_image,
-    parse_text_prompt,
-    ply,
-    spz,
+    compute_statistics,
 )
-from pipeline.splats.statistics import compute_statistics
-from pipeline.splats.validation import invalid_reason
 
 log = logging.getLogger(__name__)
 
 
 class TaskRunner:
-    """Decodes prompts, has the scheduler generate, encodes and checks; counts how tasks end."""
+    """Has the scheduler generate tasks with the phase that the selector plans for them.
+
+    `counters` hold how tasks ended; `last_success` is the unix time of the last result, None before the first.
+    """
 
     def __init__(
         self,
         scheduler: Scheduler,
-        phases: PhaseSelector,
-        container: SpzSettings,
+        selector: PhaseSelector,
+        spz: SpzSettings,
         on_result: Callable[[Task, Result], None] = lambda _task, _result: None,
     ) -> None:
-        """`on_result` is called on the event loop with each result, and must return at once."""
+        """Run tasks; `on_result` is called on the event loop with each result and must return at once."""
         self.counters: Counter[str] = Counter()
-        # Unix time of the last result that was made.
         self.last_success: float | None = None
         self._scheduler = scheduler
-        self._phases = phases
-        self._container = container
+        self._selector = selector
+        self._spz = spz
         self._on_result = on_result
-        self._hurried = False
+        self._is_draining = False
 
-    def hurry(self) -> None:
-        """From now on no task looks for a better candidate than it has: we stop."""
-        self._hurried = True
+    def drain(self) -> None:
+        """Make no further candidates for tasks that have a valid one: the miner is stopping."""
+        self._is_draining = True
 
     @property
     def waiting(self) -> int:
-        """Tasks whose generation has not begun."""
+        """The number of tasks whose generation has not begun."""
         return self._scheduler.waiting
 
     async def run(self, task: Task) -> Result:
-        """The task's result. Raises PipelineError with the reason if there is none; it has been logged and counted."""
-        entry = task.entry
-        begun = self._phases.begin(entry.stratum, entry.drawn) if entry else self._phases.begin()
-        if entry is not None:
-            entry.assigned(begun)
+        """Return the task's result. Raise PipelineError, already logged and counted, if there is none."""
+        plan = self._start(task.record)
         try:
-            result = await self._make(task, begun)
+            log.info("Task %s: %s", sanitise_name(task.id), sanitise_text(task.prompt.label))
+            result = await self._generate(task, plan)
         except PipelineError as error:
-            name = type(error).__name__
-            self.counters[name] += 1
-            log.warning("Task %s: no result, %s: %s", shown(task.id), name, quoted(str(error)))
-            # What we give up because we stop is begun again after the restart.
-            if entry is not None and not isinstance(error, Cancelled):
-                entry.failed(error)
+            self._fail(task.id, task.record, error)
             raise
         except Exception as error:  # whatever one task provokes must not stop the others
-            self.counters["internal error"] += 1
-            log.exception("Task %s: no result, generation failed unexpectedly", shown(task.id))
-            if entry is not None:
-                entry.failed(error)
+            self.counters["internal_error"] += 1
+            log.exception("Task %s: no result, generation failed unexpectedly", sanitise_name(task.id))
+            if task.record is not None:
+                task.record.failed(error)
             raise PipelineError("generation failed unexpectedly") from error
         self.counters["generated"] += 1
         self.last_success = time.time()
-        asset = result.asset
-        of, quality = len(result.candidates), result.quality
-        log.info("%s", ResultLine(shown(task.id), asset.seconds, len(asset.splats), len(result.data), of, quality))
+        line = ResultLine(
+            sanitise_name(task.id),
+            result.asset.seconds,
+            len(result.asset.splats),
+            len(result.data),
+            len(result.candidates),
+            result.quality,
+        )
+        log.info("%s", line)
         self._on_result(task, result)
         return result
 
-    async def _make(self, task: Task, begun: TaskPlan) -> Result:
-        phase = begun.phase.settings
-        prompt = await asyncio.to_thread(self._decode, task, phase)
-        best = await self._search(task, _request(task, prompt, phase), begun)
-        return await asyncio.to_thread(self._result, task, best, begun.phase)
+    def decline(self, task_id: str, record: TaskRecord, error: PipelineError) -> None:
+        """Record, log and count a task that has no usable prompt."""
+        self._start(record)
+        self._fail(task_id, record, error)
 
-    async def _search(self, task: Task, request: Request, begun: TaskPlan) -> BestResult:
-        """The best of the candidates there is time for, each made in its own turn of the scheduler."""
-        phase = begun.phase.settings
-        search = BestOfN(
-            begun.loaded.backend,
-            request,
-            begun.loaded.scorer,
-            count=phase.candidates.count,
-            seconds=phase.candidates.seconds,
-            deadline=task.deadline,
-            received=lambda splats: self._packed(task, _exported(splats, phase))[1],
-        )
+    def _start(self, record: TaskRecord | None) -> TaskPlan:
+        if record is None:
+            return self._selector.plan()
+        plan = self._selector.plan(record.stratum, record.assignment)
+        record.start(plan.assignment)
+        return plan
+
+    def _fail(self, task_id: str, record: TaskRecord | None, error: PipelineError) -> None:
+        name = type(error).__name__
+        self.counters[name] += 1
+        log.warning("Task %s: no result, %s: %s", sanitise_name(task_id), name, sanitise_text(str(error)))
+        # A task that is given up because the miner stops is begun again after the restart.
+        if record is not None and not isinstance(error, Cancelled):
+            record.failed(error)
+
+    async def _generate(self, task: Task, plan: TaskPlan) -> Result:
+        phase = plan.phase.settings
+        # Checked here, so that such tasks do not wait for the generator.
+        if not (phase.takes_text if task.type == "text" else phase.image):
+            raise UnsupportedPrompt(f"the phase has no checkpoint for {task.type} tasks")
+        container = Container(task.format, self._spz.level, self._spz.workers)
+        request = make_request(task.prompt, task.seed, phase)
+        search = best_of_n(plan.models, request, phase, container, task.deadline)
+        await self._make_candidates(task, search)
+        return await asyncio.to_thread(self._finish, task, search, plan)
+
+    async def _make_candidates(self, task: Task, search: BestOfN) -> None:
+        """Make the candidates there is time for, each in its own turn of the scheduler."""
         priority = task.priority
-        while search.wants_another and not (self._hurried and search.has_valid):
+        while search.wants_another and not (self._is_draining and search.has_valid):
             try:
                 await asyncio.wrap_future(self._scheduler.submit(search.make_one, priority, task.deadline))
             except PipelineError:
                 raise
-            except Exception:  # what comes of one more must not lose what there is
+            except Exception:  # a failure of one more candidate must not lose the ones there are
                 if not search.has_valid:
                     raise
-                self.counters["internal error"] += 1
-                log.exception("Task %s: a candidate failed unexpectedly; the best before it is taken", shown(task.id))
-                break
-            # Nobody waits for one more candidate while another task would be late.
+                self.counters["internal_error"] += 1
+                log.exception(
+                    "Task %s: a candidate failed unexpectedly; taking the best so far", sanitise_name(task.id)
+                )
+                return
+            # No other task waits for a further candidate while it would be late.
             priority = 0.0
-        return search.best()
 
-    @staticmethod
-    def _decode(task: Task, phase: Phase) -> Prompt:
-        prompt = parse_text_prompt(task.prompt) if task.type == "text" else decode_base64_image(task.prompt)
-        log.info("Task %s: %s", shown(task.id), quoted(prompt.label))
-        # Known before the generator is asked, so that such tasks do not wait in its queue.
-        if not (phase.takes_text if task.type == "text" else phase.image):
-            raise UnsupportedPrompt(f"the phase has no checkpoint for {task.type} tasks")
-        return prompt
-
-    def _result(self, task: Task, best: BestResult, phase: NamedPhase) -> Result:
+    def _finish(self, task: Task, search: BestOfN, plan: TaskPlan) -> Result:
+        """Pack and check the best candidate, and record it."""
         started = time.monotonic()
-        splats = _exported(best.asset.splats, phase.settings)
-        data, received = self._packed(task, splats)
-        reason = invalid_reason(received)
-        if reason is not None:
-            raise InvalidResult(f"the validator would score it 0: {reason}")
-        text = base64.b64encode(data).decode()
-        seconds = time.monotonic() - started
-        withheld = _withheld(task, best, phase.settings)
-        if task.entry is not None:
-            task.entry.generated(best, compute_statistics(splats), None if withheld else len(text))
-        if withheld:
-            raise Withheld(withheld)
-        return Result(best.asset, phase, data, text, seconds, best.quality, best.candidates)
-
-    def _packed(self, task: Task, splats: Splats) -> tuple[bytes, Splats]:
-        """The file of a result, and what its reader gets. Raises FormatError."""
-        if task.data_format == "ply":
-            data = ply.to_bytes(splats)
-            return data, ply.verify_round_trip(splats, data)
-        data = spz.to_bytes(splats, level=self._container.level, workers=self._container.workers)
-        return data, spz.verify_round_trip(splats, data)
-
-
-def _exported(splats: Splats, phase: Phase) -> Splats:
-    """The splats as the phase has them sent. Raises InvalidResult where they do not allow that."""
-    try:
-        return phase.export.apply(splats)
-    except ValueError as error:
-        raise InvalidResult(f"export is impossible: {error}") from None
-
-
-def _withheld(task: Task, best: BestResult, phase: Phase) -> str:
-    """Why a result is not sent, "" if it is: what no validator judges and what could not be scored pass the gate."""
-    if phase.gate is None or task.entry is None or best.quality is None or best.quality >= phase.gate.quality:
-        return ""
-    of = f"the best of {len(best.candidates)} has" if len(best.candidates) > 1 else "it has"
-    return f"{of} quality {best.quality:.3f}, the phase's gate asks for {phase.gate.quality:g}"
-
-
-def _request(task: Task, prompt: Prompt, phase: Phase) -> Request:
-    structure, latents = phase.samplers
-    return Request(
-        prompt=prompt,
-        seed=secrets.randbelow(2**31) if task.seed is None else task.seed,
-        sparse_structure_sampler_params=structure,
-        slat_sampler_params=latents,
-        voxel_limit=phase.max_voxels.limit() if phase.max_voxels else None,
-        text_to_image_params=phase.text_to_image.params() if phase.text_to_image else TextToImageParams(),
-    )
+        best = search.best()
+        if best.problem:
+            raise InvalidResult(f"the validator would score it 0: {best.problem}")
+        data = best.packed.data
+        packing_seconds = time.monotonic() - started
+        # Results that no validator judges pass the gate.
+        objection = gate_objection(best, plan.phase.settings) if task.record is not None else ""
+        if task.record is not None:
+            # The size as submitted, in base64.
+            size = None if objection else (len(data) + 2) // 3 * 4
+            task.record.generated(best, compute_statistics(best.packed.splats), size)
+        if objection:
+            raise Withheld(objection)
+        return Result(best.asset, plan.phase, data, packing_seconds, best.quality, best.candidates)

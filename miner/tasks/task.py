@@ -1,4 +1,4 @@
-"""A task, its result, and why there may be none."""
+"""A task, its result, and the reasons why it may have none."""
 
 from __future__ import annotations
 
@@ -7,47 +7,51 @@ from dataclasses import dataclass
 from typing import Literal
 
 from miner.config.phase_files import NamedPhase
-from miner.ledger.recorder import Entry
-from pipeline import Asset, Candidate, PipelineError
+from miner.ledger.recorder import TaskRecord
+from pipeline import Asset, Candidate, PipelineError, Prompt, ResultFormat, TextPrompt
 
 
-class InvalidResult(PipelineError):  # noqa: N818
-    """The validator would score the result 0."""
+class InvalidResult(PipelineError):  # noqa: N818 - the names that operators see in the log
+    """A result that the validator would score 0."""
 
 
 class Withheld(PipelineError):  # noqa: N818
-    """The result has less quality than the phase's gate lets through."""
+    """A result with less quality than the phase's gate asks for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
-    """What somebody wants: the prompt as it came, the seed (None: any) and the result's format.
+    """A request for one object: the prompt, the seed (None for any), and the format of the result.
 
-    `deadline` is the moment of time.monotonic() at which its generation should be done. One that is done later is
-    delivered all the same. `entry` is its place in the ledger; None for what no validator wants.
+    `deadline` is the moment of time.monotonic() at which its generation should be done; one that is done later is
+    delivered all the same. `record` is its place in the ledger; None for what no validator asked for.
     """
 
     id: str
-    type: Literal["text", "image"]
-    prompt: str
+    prompt: Prompt
     priority: float
     seed: int | None = None
-    data_format: Literal["spz", "ply"] = "spz"
+    format: ResultFormat = "spz"
     deadline: float = math.inf
-    entry: Entry | None = None
+    record: TaskRecord | None = None
+
+    @property
+    def type(self) -> Literal["text", "image"]:
+        """The type of the prompt, in the protocol's words."""
+        return "text" if isinstance(self.prompt, TextPrompt) else "image"
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A generated asset and its phase, its file, the file as it travels, and how long the two took to make.
+    """A generated asset, its phase, and its file.
 
-    The asset is the best of the candidates; quality is None if it was not scored.
+    The asset is the best of the candidates; `quality` is None if it was not scored. `packing_seconds` is the time from
+    the end of the generation until `data` was ready.
     """
 
     asset: Asset
     phase: NamedPhase
     data: bytes
-    base64: str
-    encode_seconds: float
+    packing_seconds: float
     quality: float | None
     candidates: tuple[Candidate, ...]

@@ -1,39 +1,54 @@
-"""BestResult of several: the same request with other seeds, for as long as there is time, and the one that scores best."""
+"""Best of N: generate one request with several seeds while there is time, and keep the object that scores best."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
-from pipeline.conditioning.prompt import TextPrompt
+from pipeline.conditioning.prompt import Prompt, TextPrompt
 from pipeline.errors import Cancelled, PipelineError, PromptError, UnsupportedPrompt
 from pipeline.request import Asset, OnStep, Request, ignore_steps
+from pipeline.splats.container import PackedSplats
 from pipeline.splats.splats import Splats
 from pipeline.splats.validation import invalid_reason
 
-# Odd, so that the seeds of as many candidates as there are seeds all differ (Knuth's multiplicative hash).
+# Odd, so that no two candidates share a seed until all seeds are used (Knuth's multiplicative hash).
 _STRIDE = 2_654_435_761
 _SEEDS = 2**31
 
+Pack = Callable[[Splats], PackedSplats]
+"""Encodes and decodes splats as they will be delivered; may raise PipelineError. See Container.pack."""
+
 Scorer = Callable[[Splats], float]
-"""Splats -> quality in 0..1, the more the better; may raise PipelineError. `pipeline.scoring.quality.QualityScorer` is one."""
+"""Returns the quality of splats, 0..1, higher is better; may raise PipelineError. See QualityScorer."""
 
 
-class Generates(Protocol):
-    """What candidates are made with; every pipeline.backends.backend.Backend."""
+class Encoded(Protocol):
+    """An encoded prompt that remembers how long its encoding took."""
 
-    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
-        """See Generator.generate."""
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds by stage."""
+
+
+class Sampling(Protocol):
+    """The part of pipeline.backends.backend.Backend that candidates are made with."""
+
+    def encode(self, prompt: Prompt) -> Encoded:
+        """Encode a prompt, once for all seeds."""
+
+    def sample(self, conditioning: Any, request: Request, on_step: OnStep = ignore_steps) -> Asset:
+        """Generate an object from an encoded prompt with the request's seed."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One attempt: its seed, seconds for making and scoring it, its quality, and what is wrong with it.
+    """One attempt: its seed, the seconds that generation and scoring took, its quality, and what is wrong with it.
 
-    quality is None where nothing was scored; problem is "" for a valid object.
+    `quality` is None if it was not scored; `problem` is "" for a valid object.
     """
 
     seed: int
@@ -44,140 +59,174 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class BestResult:
-    """The best object, its quality (None: not scored), and all candidates in the order they were made."""
+    """The best object, packed for delivery, and all candidates in the order in which they were made.
+
+    `quality` is None if the object was not scored. `problem` says why validators would score it 0; it is "" if they
+    would score it.
+    """
 
     asset: Asset
+    packed: PackedSplats
     quality: float | None
+    problem: str
     candidates: tuple[Candidate, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class _Leader:
+    """The best object so far; without a scorer it is neither packed nor checked."""
+
+    asset: Asset
+    packed: PackedSplats | None = None
+    quality: float | None = None
+    problem: str = ""
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        return not self.problem, -1.0 if self.quality is None else self.quality
+
+
 def candidate_seed(seed: int, index: int) -> int:
-    """The seed of a request's candidate of that index, from 0: its own for the first, then others, all different."""
+    """Return the seed of a request's candidate `index`, from 0.
+
+    The first candidate has the request's own seed; all others differ from it and from one another.
+    """
     return seed if index == 0 else (seed + index * _STRIDE) % _SEEDS
 
 
 class BestOfN:
-    """Makes one candidate at a time, so that whoever owns the device may do something else in between.
+    """Generates one candidate at a time, so that the owner of the device may do other work in between.
 
-    The first candidate has the request's own seed and is always made. Another follows while there are fewer than
-    `count`, and if one that takes as long as those before on average would end within `seconds` of the first one's
-    beginning, and before the deadline. Not thread-safe; one call at a time.
+    The first candidate has the request's own seed and is always made. Another one is started while there are fewer
+    than `count`, and only if, taking as long as the average candidate so far, it would end within `seconds` of the
+    start of the first one and before the deadline. Not thread-safe; one call at a time.
     """
 
     def __init__(
         self,
-        generator: Generates,
+        backend: Sampling,
         request: Request,
+        pack: Pack,
         scorer: Scorer | None = None,
         *,
         count: int = 1,
         seconds: float = math.inf,
         deadline: float = math.inf,
-        received: Callable[[Splats], Splats] = lambda splats: splats,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`received`: splats as whoever judges the result gets them; may raise PipelineError. `deadline` is of `now`.
+        """Prepare up to `count` candidates; `deadline` is a time of the clock `now`.
 
-        Without a scorer objects are neither checked nor scored. Raises ValueError if there is none and several
-        candidates are asked for.
+        With a scorer, every candidate is packed, checked and scored when it is made. Without one, the only candidate
+        is packed and checked in `best`. Raises ValueError if several candidates are requested without a scorer.
         """
         if count > 1 and scorer is None:
             raise ValueError(f"{count} candidates need a scorer")
-        self._generator = generator
+        self._backend = backend
         self._request = request
+        self._pack = pack
         self._scorer = scorer
         self._count = count
         self._seconds = seconds
-        self._end = deadline
-        self._received = received
+        self._deadline = deadline
         self._now = now
+        self._conditioning: Encoded | None = None
         self._candidates: list[Candidate] = []
-        self._best: tuple[tuple[bool, float], Asset, float | None] | None = None
-        self._error: PipelineError | None = None
+        self._leader: _Leader | None = None
+        self._errors: list[PipelineError] = []
 
     @property
     def wants_another(self) -> bool:
-        """Whether another candidate is allowed and would be done in time."""
-        done = len(self._candidates)
-        if done == 0:
+        """Whether another candidate is allowed and would be finished in time."""
+        made = len(self._candidates)
+        if made == 0:
             return True
-        expected = sum(candidate.seconds for candidate in self._candidates) / done
-        return done < self._count and not self._is_hopeless and self._now() + expected <= self._end
+        expected = sum(candidate.seconds for candidate in self._candidates) / made
+        return made < self._count and not self._is_hopeless and self._now() + expected <= self._deadline
 
     @property
     def has_valid(self) -> bool:
         """Whether there is an object that can be sent."""
-        return self._best is not None and self._best[0][0]
+        return self._leader is not None and not self._leader.problem
 
     def make_one(self, on_step: OnStep = ignore_steps) -> Candidate | None:
-        """Make and score the next candidate; None, and nothing is made, if none is wanted any more after a wait.
+        """Make and score the next candidate; return None without making one if no other is wanted any more.
 
-        That an object cannot be made is a candidate with a problem, and no error. Raises what on_step raises, and what
-        is no PipelineError.
+        An object that cannot be made becomes a candidate with a problem instead of an error. Raises whatever `on_step`
+        raises, and errors other than PipelineError.
         """
         if not self.wants_another:
             return None
         started = self._now()
         if not self._candidates:
-            self._end = min(self._end, started + self._seconds)
+            self._deadline = min(self._deadline, started + self._seconds)
         seed = candidate_seed(self._request.seed, len(self._candidates))
         quality, problem = None, ""
         try:
-            asset = self._generator.generate(replace(self._request, seed=seed), on_step)
+            result, problem = self._evaluate(self._sample(seed, on_step))
         except Cancelled:
             raise
         except PipelineError as error:
-            self._error = self._error or error
+            self._errors.append(error)
             problem = f"{type(error).__name__}: {error}"
         else:
-            quality, problem = self._judged(asset)
-        self._candidates.append(Candidate(seed, self._now() - started, quality, problem))
-        return self._candidates[-1]
+            quality = result.quality
+            if self._leader is None or result.rank > self._leader.rank:
+                self._leader = result
+        candidate = Candidate(seed, self._now() - started, quality, problem)
+        self._candidates.append(candidate)
+        return candidate
 
     def run(self, on_step: OnStep = ignore_steps) -> BestResult:
-        """Make one candidate after the other, until none is wanted any more; the best of them.
+        """Make candidates until no other is wanted, and return the best.
 
-        Raises what `make_one` and `best` raise.
+        Raises the errors of `make_one` and `best`.
         """
         while self.wants_another:
             self.make_one(on_step)
         return self.best()
 
     def best(self) -> BestResult:
-        """The best of those made. Raises PipelineError, that of the first candidate, if none could be made.
+        """Return the best candidate, packed.
 
-        A valid object is better than one that validators answer with 0; a scored one is better than one that could
-        not be scored; of equals the first counts.
+        A valid object is better than one that validators score 0, and a scored one is better than one that could not
+        be scored; the first of equals wins. Raises the PipelineError of the first candidate that failed if no object
+        could be made or packed.
         """
-        if self._best is None:
-            assert self._error is not None, "no candidate was made"
-            raise self._error
-        _, asset, quality = self._best
-        return BestResult(asset, quality, tuple(self._candidates))
+        leader = self._leader
+        if leader is None:
+            raise self._errors[0] if self._errors else RuntimeError("no candidate was made: call make_one first")
+        packed, problem = leader.packed, leader.problem
+        if packed is None:
+            packed = self._pack(leader.asset.splats)
+            problem = invalid_reason(packed.splats) or ""
+        return BestResult(leader.asset, packed, leader.quality, problem, tuple(self._candidates))
 
     @property
     def _is_hopeless(self) -> bool:
-        """Whether it is the prompt that no object can be made of, whatever the seed."""
-        # What a sentence is drawn as depends on the seed.
+        """Whether no seed can help, because the prompt itself is at fault."""
+        # The picture that is drawn for a sentence depends on the seed.
         kinds = UnsupportedPrompt if isinstance(self._request.prompt, TextPrompt) else PromptError
-        return self._best is None and isinstance(self._error, kinds)
+        return self._leader is None and bool(self._errors) and isinstance(self._errors[0], kinds)
 
-    def _judged(self, asset: Asset) -> tuple[float | None, str]:
-        """Quality and problem of an object, which is kept if it is the best so far."""
-        quality, problem, is_valid = None, "", True
-        if self._scorer is not None:
-            try:
-                splats = self._received(asset.splats)
-                problem = invalid_reason(splats) or ""
-                is_valid = not problem
-            except PipelineError as error:
-                problem, is_valid = f"{type(error).__name__}: {error}", False
-            if is_valid:
-                try:
-                    quality = self._scorer(splats)
-                except PipelineError as error:
-                    problem = f"not scored, {type(error).__name__}: {error}"
-        rank = is_valid, -1.0 if quality is None else quality
-        if self._best is None or rank > self._best[0]:
-            self._best = rank, asset, quality
-        return quality, problem
+    def _sample(self, seed: int, on_step: OnStep) -> Asset:
+        """Generate an object; the first one's seconds include those of encoding the prompt."""
+        request = replace(self._request, seed=seed)
+        if self._conditioning is not None:
+            return self._backend.sample(self._conditioning, request, on_step)
+        self._conditioning = self._backend.encode(request.prompt)
+        asset = self._backend.sample(self._conditioning, request, on_step)
+        encoding, sampling = self._conditioning.seconds, asset.seconds
+        stages = {**encoding, **sampling}
+        return replace(asset, seconds={s: encoding.get(s, 0.0) + sampling.get(s, 0.0) for s in stages})
+
+    def _evaluate(self, asset: Asset) -> tuple[_Leader, str]:
+        """Pack, check and score an object; also return what is wrong with it. Raises PipelineError if packing fails."""
+        if self._scorer is None:
+            return _Leader(asset), ""
+        packed = self._pack(asset.splats)
+        if problem := invalid_reason(packed.splats) or "":
+            return _Leader(asset, packed, problem=problem), problem
+        try:
+            return _Leader(asset, packed, self._scorer(packed.splats)), ""
+        except PipelineError as error:
+            return _Leader(asset, packed), f"not scored, {type(error).__name__}: {error}"

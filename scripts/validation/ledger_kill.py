@@ -24,9 +24,10 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from miner.ledger.events import Event, ResultGenerated, SubmissionAnswered, TaskStarted
+from miner.ledger.events import Event, PhaseAssignment, ResultGenerated, SubmissionAnswered, TaskStarted
+from miner.ledger.outcomes import Outcome
 from miner.ledger.reader import LedgerReader, TaskRow
-from miner.ledger.schema import FIGURES
+from miner.ledger.schema import SPLAT_COLUMNS
 from miner.ledger.writer import LedgerWriter
 
 EVENTS_PER_TASK = 3
@@ -54,10 +55,11 @@ class Round:
 
 def task_events(ledger: LedgerWriter, number: int, phase: str) -> Iterator[Event]:
     """Yield the events of a task from assignment to feedback, each with `number` in it."""
-    key, figures = ledger.new_key(), dict.fromkeys(FIGURES, float(number))
-    yield TaskStarted(key, time.time(), "pull", "5" * 48, 27, str(number), "image", phase, "0" * 12, "1.0")
-    yield ResultGenerated(key, time.time(), number, (number,), {"structure": 1.0}, figures, 0.7, number)
-    yield SubmissionAnswered(key, time.time(), "accepted", score=0.7, cooldown_until=number + 1)
+    key, statistics = ledger.new_key(), dict.fromkeys(SPLAT_COLUMNS, float(number))
+    assignment = PhaseAssignment(phase, "0" * 12, None)
+    yield TaskStarted(key, time.time(), "pull", "5" * 48, 27, str(number), "image", assignment, "1.0")
+    yield ResultGenerated(key, time.time(), number, (number,), {"structure": 1.0}, statistics, 0.7, number)
+    yield SubmissionAnswered(key, time.time(), Outcome.ACCEPTED, score=0.7, cooldown_until=number + 1)
 
 
 def write_forever(path: Path, phase: str, paced: bool, progress: Connection) -> None:

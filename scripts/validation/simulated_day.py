@@ -33,7 +33,7 @@ from typing import Any
 import bittensor as bt
 
 from miner.config.settings import PullingSettings
-from miner.gpu.scheduler import Urgency, next_turn
+from miner.gpu.scheduler import Urgency, most_urgent
 from miner.localnet.validator_rules import MinerState, SubmissionVerdict, ValidatorRules, ValidatorTiming
 from miner.policy.policy import PolicyDecision
 from miner.pull.puller import Puller
@@ -288,7 +288,7 @@ class Generator:
     def _hand_on(self) -> None:
         if self._free and self._waiting:
             now = asyncio.get_running_loop().time()
-            _, turn = self._waiting.pop(next_turn([urgency for urgency, _ in self._waiting], now, GENERATION))
+            _, turn = self._waiting.pop(most_urgent([urgency for urgency, _ in self._waiting], now, GENERATION))
             self._free = False
             turn.set()
 

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -27,11 +27,11 @@ import torch
 
 from miner.config.phase_files import load_phase
 from miner.config.settings import MinerSettings
-from miner.gpu.models import load, release
+from miner.gpu.models import free_memory, load_and_warm_up
 from miner.gpu.scheduler import Scheduler
-from miner.phases.manager import PhaseFiles, PhaseManager
-from miner.phases.state import Chosen, PhaseState, StateFile
-from miner.runtime.gpu_memory import gpu_memory
+from miner.phases.manager import ModelOwner, PhaseFiles, PhaseManager
+from miner.phases.state import PhaseChoice, PhaseState, StateFile
+from miner.runtime.gpu_memory import read_gpu_memory
 from pipeline import Backend, EmptyStructure, OnStep, Request, VoxelLimit, parse_text_prompt
 from pipeline.weights import random_init
 from scripts.benchmarks.timing import GIB, device_name
@@ -48,36 +48,39 @@ background: {{model: u2netp}}
 """
 
 
+@dataclass
 class PhaseSwap:
-    """The phases "old" and "new" with the miner's scheduler, loader and phase manager; it counts the tasks of each."""
+    """The phases "old" and "new" with the miner's scheduler, loader and phase manager; counts the tasks of each."""
 
-    def __init__(self, folder: Path, checkpoints: dict[str, Path], steps: int, device: str) -> None:
-        """Write the phases below the folder, one for each checkpoint."""
-        self.submitted = 0
-        self.generated: Counter[str] = Counter()
-        self.first_generated: dict[str, float] = {}
-        self.errors: list[str] = []
-        self.scheduler = Scheduler()
-        self._progress = asyncio.Event()
-        self._config = folder / "miner.yaml"
+    config: Path
+    state: StateFile
+    scheduler: Scheduler
+    manager: PhaseManager
+    submitted: int = 0
+    generated: Counter[str] = field(default_factory=Counter)
+    first_generated: dict[str, float] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    progress: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @staticmethod
+    async def open(folder: Path, checkpoints: dict[str, Path], steps: int, device: str) -> PhaseSwap:
+        """Write the phases below the folder, one for each checkpoint, and load the old one."""
+        config, state, scheduler = folder / "miner.yaml", StateFile(folder / "state"), Scheduler()
         (folder / "phases").mkdir()
         for name, checkpoint in checkpoints.items():
             (folder / "phases" / f"{name}.yaml").write_text(PHASE.format(checkpoint=checkpoint, steps=steps))
-        self._state = StateFile(folder / "state")
         settings = MinerSettings(phase="old", device=device)
-        self._manager = PhaseManager(
-            PhaseFiles(self._config, self._state),
-            load_phase("old", self._config),
-            lambda _: None,
-            lambda phase: load(phase, settings, self.scheduler),
-            release,
+        owner = ModelOwner(
+            check_allowed=lambda _: None,
+            load=lambda phase: load_and_warm_up(phase, settings, scheduler),
+            schedule_free=lambda: scheduler.submit(lambda _: free_memory(), 0.0),
         )
+        manager = await PhaseManager.open(PhaseFiles(config, state), load_phase("old", config), owner)
+        return PhaseSwap(config, state, scheduler, manager)
 
     async def run(self) -> dict[str, object]:
         """Swap under load; return what was measured."""
-        self.scheduler.start()
-        await self._manager.start()
-        manager = asyncio.create_task(self._manager.run())
+        manager = asyncio.create_task(self.manager.run())
         stopping = asyncio.Event()
         workers = [asyncio.create_task(self._generate_until(stopping)) for _ in range(CONCURRENT_TASKS)]
         await self._wait_for("old")
@@ -85,40 +88,40 @@ class PhaseSwap:
 
         def apply(state: PhaseState | None) -> PhaseState:
             assert state is not None
-            return state.apply(Chosen.of(load_phase("new", self._config)), "apply", "for the validation")
+            choice = PhaseChoice.single(load_phase("new", self.config))
+            return state.apply(choice, "apply", "for the validation")
 
         started = time.monotonic()
-        await asyncio.to_thread(self._state.change, apply)
+        await asyncio.to_thread(self.state.change, apply)
         await self._wait_for("new")
         with_both = peak()
         stopping.set()
         await asyncio.gather(*workers)
-        # Frees the memory of the old phase.
-        await self._manager.look(at_once=True)
+        # Has the memory of the old phase freed, which is done before the job after it.
+        await self.manager.poll(at_once=True)
+        await asyncio.wrap_future(self.scheduler.submit(lambda _: None, 0.0))
         manager.cancel()
+        swap_seconds = self.first_generated.get("new", float("nan")) - started
         return {
             "asked": self.submitted,
             "made": self.generated,
             "errors": self.errors,
-            "seconds_to_the_first_task_of_the_new_phase": round(
-                self.first_generated.get("new", float("nan")) - started, 2
-            ),
+            "seconds_to_the_first_task_of_the_new_phase": round(swap_seconds, 2),
             "gib_with_one": with_one,
             "gib_at_most": with_both,
             "gib_after_the_swap": allocated(),
-            "as_health_has_it": [asdict(gpu) for gpu in gpu_memory()],
+            "as_health_has_it": [asdict(gpu) for gpu in read_gpu_memory()],
         }
 
     async def _generate_until(self, stopping: asyncio.Event) -> None:
         """Generate tasks one after the other."""
         while not stopping.is_set():
             self.submitted += 1
-            seed = self.submitted
-            choice, loaded = self._manager.phases.choice, self._manager.phases.loaded
+            choice, models = self.manager.selector.choice, self.manager.selector.models
             (phase,) = choice.phases
-            structure, latents = phase.settings.samplers
-            request = Request(parse_text_prompt("a red chair"), seed, structure, latents, VoxelLimit(12_000, "drop"))
-            job = self.scheduler.submit(partial(_generate, loaded.backend, request), 1.0, time.monotonic() + 60)
+            prompt, limit = parse_text_prompt("a red chair"), VoxelLimit(12_000, "drop")
+            request = Request(prompt, self.submitted, *phase.settings.samplers, limit)
+            job = self.scheduler.submit(partial(_generate, models.backend, request), 1.0, time.monotonic() + 60)
             try:
                 await asyncio.wrap_future(job)
             except Exception as error:  # whatever it is, the task is lost
@@ -126,15 +129,15 @@ class PhaseSwap:
             else:
                 self.generated[phase.name] += 1
                 self.first_generated.setdefault(phase.name, time.monotonic())
-            # Like a task of the miner's, it holds the networks until it is done and no longer.
-            del loaded
-            self._progress.set()
+            # Like a task of the miner's, it refers to the models until it is done and no longer.
+            del models, job
+            self.progress.set()
 
     async def _wait_for(self, phase: str) -> None:
         """Wait until TASKS tasks of a phase are generated, or one failed."""
         while self.generated[phase] < TASKS and not self.errors:
-            self._progress.clear()
-            await self._progress.wait()
+            self.progress.clear()
+            await self.progress.wait()
 
 
 def _generate(backend: Backend, request: Request, on_step: OnStep) -> None:
@@ -151,6 +154,15 @@ def allocated() -> float:
 def peak() -> float:
     """Return the largest number of GiB that tensors occupied since the checkpoints were written."""
     return round(torch.cuda.max_memory_allocated() / GIB, 2) if torch.cuda.is_available() else 0.0
+
+
+async def run(folder: Path, checkpoints: dict[str, Path], steps: int, device: str) -> dict[str, object]:
+    """Run the validation; return what was measured."""
+    swap = await PhaseSwap.open(folder, checkpoints, steps, device)
+    try:
+        return await swap.run()
+    finally:
+        swap.scheduler.stop(STOP_TIMEOUT)
 
 
 def main() -> int:
@@ -171,13 +183,9 @@ def main() -> int:
         if device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        swap = PhaseSwap(folder, checkpoints, arguments.steps, device)
-        try:
-            result = asyncio.run(swap.run())
-        finally:
-            swap.scheduler.stop(STOP_TIMEOUT)
+        result = asyncio.run(run(folder, checkpoints, arguments.steps, device))
     print(json.dumps({"device": device_name(torch.device(device)), "torch": torch.__version__} | result))
-    return 1 if swap.errors else 0
+    return 1 if result["errors"] else 0
 
 
 if __name__ == "__main__":

@@ -16,13 +16,12 @@ import pytest_asyncio
 
 from miner import app as node_module
 from miner.app import Node
-from miner.config.settings import load_settings, parser
 from miner.errors import ExitCode, MinerError
 from miner.localnet.validator import LOOPBACK, LocalValidator, free_port, write_chain_file
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ImageTask
 from pipeline import Asset, OnStep, Request
-from tests.miner.conftest import loaded_at_once, make_asset
+from tests.support.factories import loaded_at_once, make_asset
 
 TIMEOUT = 30.0
 
@@ -54,7 +53,7 @@ class Bench:
         )
         arguments = f"--config {config} --wallet.path {miner.path} --wallet.name {miner.name}"
         network = f"--subtensor.network file:{self.chain_file}"
-        self.node = Node(load_settings(parser().parse_args(f"{arguments} {network}".split())))
+        self.node = Node(run_settings(*f"{arguments} {network}".split()))
 
     def work(self, request: Request, on_step: OnStep) -> Asset:
         self.begun.set()
@@ -125,7 +124,7 @@ async def test_a_background_task_that_keeps_dying_ends_the_process(
 
     monkeypatch.setattr(node_module, "watch_generator", die)
     monkeypatch.setattr("miner.runtime.supervisor.FIRST_RESTART_DELAY", 0.001)
-    with pytest.raises(MinerError, match="the generator's watch died 8 times in a row") as caught:
+    with pytest.raises(MinerError, match="the generator's watch failed 8 times in a row") as caught:
         await asyncio.wait_for(bench.node.run(), TIMEOUT)
     assert caught.value.exit_code is ExitCode.FAILURE
     assert bench.node.restarts == {"the generator's watch": 8}

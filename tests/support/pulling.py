@@ -13,8 +13,8 @@ import bittensor as bt
 from miner.config.phase import Phase
 from miner.config.settings import PullingSettings, SpzSettings
 from miner.gpu.scheduler import Scheduler
-from miner.ledger.reader import LedgerReader, TaskRow
-from miner.ledger.recorder import TaskRecorder, unsettled
+from miner.ledger.reader import LedgerReader, TaskRow, read_open_tasks
+from miner.ledger.recorder import TaskRecorder
 from miner.ledger.writer import LedgerWriter
 from miner.localnet.validator import LOOPBACK, Delivery, LocalValidator, free_port
 from miner.localnet.validator_rules import MinerState
@@ -28,7 +28,7 @@ from miner.subnet.metagraph import Neuron, Snapshot
 from miner.subnet.protocol import ImageTask, ProtocolTask
 from miner.tasks.runner import TaskRunner
 from pipeline import Asset, OnStep, Request, Splats
-from tests.miner.conftest import ManualClock, instant_generate, make_asset, phases_with
+from tests.support.factories import ManualClock, instant_generate, make_asset, selector_with
 
 TIMEOUT = 20.0
 
@@ -68,8 +68,8 @@ class Bench:
         self.generate: Callable[[Request, OnStep], Asset] = instant_generate
         self.scheduler = Scheduler()
         self.score: Callable[[Splats], float] = lambda splats: 0.5
-        self.phases = phases_with(phase, self.make)
-        self.runner = TaskRunner(self.scheduler, self.phases, container)
+        self.selector = selector_with(phase, self.make)
+        self.runner = TaskRunner(self.scheduler, self.selector, container)
         self.file = CooldownStore(folder / "cooldowns.json")
         self.ledger = LedgerWriter(folder / "ledger.sqlite")
         self.connect: Callable[[], Transport] | None = None
@@ -82,15 +82,15 @@ class Bench:
 
     def run_phase(self, phase: Phase) -> None:
         """From the next task on, this phase, and a scorer with it."""
-        other = phases_with(phase, self.make, lambda splats: self.score(splats))
-        self.phases.swap(other.choice, other.loaded)
+        other = selector_with(phase, self.make, lambda splats: self.score(splats))
+        self.selector.swap(other.choice, other.models)
 
     def start_again(self) -> Puller:
         """A miner's pulling side that knows what is on the disk."""
         settings = PullingSettings(submit_timeout=self.submit_timeout)
-        books = TaskRecorder(self.ledger, "1.0", lambda _: self.neuron.uid, unsettled(self.ledger.path))
-        environment = SessionContext(self.keypair, self.runner, self.decide, settings, self.time.clock, books)
-        self.puller = Puller(environment, self.supervisor, self.file, self.connect)
+        recorder = TaskRecorder(self.ledger, "1.0", lambda _: self.neuron.uid, read_open_tasks(self.ledger.path))
+        context = SessionContext(self.keypair, self.runner, self.decide, settings, self.time.clock, recorder)
+        self.puller = Puller(context, self.supervisor, self.file, self.connect)
         return self.puller
 
     def decide(self, hotkey: str) -> PolicyDecision:
@@ -133,8 +133,6 @@ async def make_bench(
     """The fixture `bench` of a module: `bench = pytest_asyncio.fixture(make_bench)`."""
     bench = Bench(wallets, phase, container, image_base64, tmp_path)
     await bench.validator.start()
-    bench.scheduler.start()
-    bench.ledger.start()
     yield bench
     await bench.puller.stop()
     await bench.validator.stop()

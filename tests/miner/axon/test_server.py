@@ -32,7 +32,7 @@ from miner.subnet.metagraph import Neuron, Snapshot
 from miner.subnet.protocol import Generate
 from miner.tasks.runner import TaskRunner
 from pipeline import Asset, EmptyForeground, Request, ply, spz
-from tests.miner.conftest import make_asset, phases_with
+from tests.support.factories import make_asset, selector_with
 
 TIMEOUT = 20.0
 SETTINGS = ServingSettings(queue_size=2, max_body_bytes=500_000, header_timeout=0.5, body_timeout=0.5)
@@ -60,7 +60,7 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     scheduler = Scheduler()
     scheduler.start()
-    phases = phases_with(phase, lambda request, on_step: bench.generate(request))
+    phases = selector_with(phase, lambda request, on_step: bench.generate(request))
     port = free_port()
     neuron = Neuron(uid=1, hotkey=wallets["miner"].hotkey.ss58_address, coldkey="c", ip=LOOPBACK, port=port)
     bench = Bench(neuron, TaskRunner(scheduler, phases, container), LedgerWriter(tmp_path / "ledger.sqlite"))
@@ -110,7 +110,7 @@ async def test_a_result_below_the_gate_is_not_sent(
     bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str, phase: Phase
 ) -> None:
     gated = phase.model_copy(update={"scorer": ScorerSettings(), "gate": GateSettings(quality=0.3)})
-    other = phases_with(gated, lambda request, _: make_asset(request), lambda splats: 0.25)
+    other = selector_with(gated, lambda request, _: make_asset(request), lambda splats: 0.25)
     bench.runner._phases.swap(other.choice, other.loaded)
     answer = await ask(bench, wallets["validator"], Generate(prompt=image_base64))
     assert (answer.results, answer.error) == ("", "it has quality 0.250, the phase's gate asks for 0.3")

@@ -59,7 +59,7 @@ def test_few_step_replaces_both_flows_and_says_that_it_is_untested() -> None:
 
 
 def test_shipped_phases_that_share_networks_can_be_split() -> None:
-    loaded = {name: load_phase(name, shipped_config() / "miner.yaml").settings.loaded for name in SHIPPED}
+    loaded = {name: load_phase(name, shipped_config() / "miner.yaml").settings.models_key for name in SHIPPED}
     assert loaded["baseline"] == loaded["test3"] == loaded["phase3"]
     assert len(set(loaded.values())) == 3
 
@@ -205,7 +205,7 @@ def test_the_hash_of_a_phase_does_not_change_with_the_software() -> None:
 def test_what_has_to_be_loaded_for_a_phase(config: Path) -> None:
     def loaded(content: str) -> str:
         write(config, "x", content)
-        return load_phase("x", config).settings.loaded
+        return load_phase("x", config).settings.models_key
 
     base = loaded(COMPLETE)
     for same in (

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from miner.config.settings import Settings, load_settings, parser
+
 from miner.errors import OperatorError
 
 
 def load(*arguments: str) -> Settings:
-    return load_settings(parser().parse_args(arguments))
+    return run_settings(*arguments)
 
 
 def test_without_arguments_the_shipped_phase3_runs_on_finney() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from miner.gpu.cuda_errors import breaks_the_device
+from miner.gpu.cuda_errors import is_fatal_cuda_error
 
 
 @pytest.mark.parametrize(
@@ -22,10 +22,10 @@ from miner.gpu.cuda_errors import breaks_the_device
     ],
 )
 def test_only_errors_of_the_device_break_it(error: Exception | None, breaks: bool) -> None:
-    assert breaks_the_device(error) is breaks
+    assert is_fatal_cuda_error(error) is breaks
 
 
 def test_the_cause_counts() -> None:
     error = ValueError("generation failed")
     error.__cause__ = RuntimeError("CUDA error: misaligned address")
-    assert breaks_the_device(error)
+    assert is_fatal_cuda_error(error)

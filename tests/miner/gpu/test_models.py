@@ -19,18 +19,18 @@ from miner.errors import OperatorError
 from miner.gpu import models as loading
 from miner.gpu.scheduler import Scheduler
 from pipeline import BackgroundModelError, CheckpointError, OutOfMemory, QualityScorer, TextToImageError
-from tests.miner.conftest import make_asset, make_splats
 from tests.miner.gpu.test_scheduler import request_of
+from tests.support.factories import make_asset, make_splats
 from tests.support.scorers import write_scorer
 
 TIMEOUT = 20.0
+WARM = SimpleNamespace(warm_up=lambda: None)
 SETTINGS = MinerSettings(phase="demo", device="cpu")
 
 
 @pytest_asyncio.fixture
 async def scheduler() -> AsyncIterator[Scheduler]:
     scheduler = Scheduler()
-    scheduler.start()
     yield scheduler
     assert await asyncio.to_thread(scheduler.stop, TIMEOUT)
 
@@ -46,7 +46,7 @@ async def test_the_warm_up_never_runs_beside_a_generation(
     """Graphs of the device are recorded in it, and a generation waits for the device meanwhile."""
     order: list[str] = []
     loaded, release, begun = threading.Event(), threading.Event(), threading.Event()
-    backend = SimpleNamespace()
+    backend = SimpleNamespace(warm_up=lambda: order.append("warm"))
 
     def load_backend(*_: object, **__: object) -> object:
         order.append("loaded")
@@ -60,16 +60,15 @@ async def test_the_warm_up_never_runs_beside_a_generation(
         return make_asset(request_of(1), 4)
 
     monkeypatch.setattr(loading, "load_backend", load_backend)
-    monkeypatch.setattr(loading, "warm_up", lambda *_: order.append("warm") or 0.5)
     task = scheduler.submit(generate, 0.0)
     assert await asyncio.to_thread(begun.wait, TIMEOUT)
-    loads = asyncio.create_task(loading.load(named, SETTINGS, scheduler))
+    loads = asyncio.create_task(loading.load_and_warm_up(named, SETTINGS, scheduler))
     assert await asyncio.to_thread(loaded.wait, TIMEOUT)
     later = scheduler.submit(generate, 5.0, deadline=0.0)
     release.set()
     found = await asyncio.wait_for(loads, TIMEOUT)
     assert found.backend is backend
-    assert found.what == named.settings.loaded
+    assert found.key == named.settings.models_key
     await asyncio.wrap_future(task)
     await asyncio.wrap_future(later)
     # A task that is late comes first: the warm-up has a minute.
@@ -86,7 +85,7 @@ async def test_the_warm_up_never_runs_beside_a_generation(
         (OutOfMemory("the GPU's memory does not suffice"), "memory does not suffice"),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. More words"),
-            r"phase demo cannot be loaded, the GPU's memory does not suffice \(CUDA out of memory\).*start it with",
+            r"phase demo cannot be loaded, the GPU has too little memory \(CUDA out of memory\).*start the miner with",
         ),
     ],
 )
@@ -101,11 +100,10 @@ async def test_what_is_missing_is_the_operators_to_mend(
     def fail(*_: object, **__: object) -> object:
         raise error
 
-    monkeypatch.setattr(loading, "load_backend", lambda *_, **__: SimpleNamespace())
-    monkeypatch.setattr(loading, "warm_up", lambda *_: 0.0)
-    monkeypatch.setattr(loading, where, fail)
+    backend = SimpleNamespace(warm_up=fail if where == "warm_up" else lambda: None)
+    monkeypatch.setattr(loading, "load_backend", fail if where == "load_backend" else lambda *_, **__: backend)
     with pytest.raises(OperatorError, match=message):
-        await loading.load(named, SETTINGS, scheduler)
+        await loading.load_and_warm_up(named, SETTINGS, scheduler)
     # Nothing of it keeps the scheduler from going on.
     assert scheduler.submit(lambda _: 3, 0.0).result(TIMEOUT) == 3
 
@@ -114,16 +112,15 @@ async def test_what_a_phase_needs_for_choosing_and_for_sentences_is_loaded_and_w
     scheduler: Scheduler, named: NamedPhase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: dict[str, object] = {}
-    monkeypatch.setattr(loading, "load_backend", lambda *_, **options: asked.update(options) or SimpleNamespace())
-    monkeypatch.setattr(loading, "warm_up", lambda *_: 0.0)
+    monkeypatch.setattr(loading, "load_backend", lambda *_, **options: asked.update(options) or WARM)
     warmed: list[object] = []
     monkeypatch.setattr(QualityScorer, "warm_up", lambda scorer: warmed.append(scorer))
-    plain = await loading.load(named, SETTINGS, scheduler)
+    plain = await loading.load_and_warm_up(named, SETTINGS, scheduler)
     assert (plain.scorer, asked["text_to_image"], warmed) == (None, None, [])
     scorer = ScorerSettings(weights=str(write_scorer(tmp_path)))
     changes = {"scorer": scorer, "text_to_image": TextToImageSettings(model="org/turbo")}
     more = NamedPhase("more", named.settings.model_copy(update=changes))
-    loaded = await loading.load(more, SETTINGS, scheduler)
+    loaded = await loading.load_and_warm_up(more, SETTINGS, scheduler)
     assert isinstance(loaded.scorer, QualityScorer)
     assert (asked["text_to_image"], warmed) == ("org/turbo", [loaded.scorer])
     assert 0 < loaded.scorer(make_splats(100)) < 1
@@ -132,15 +129,15 @@ async def test_what_a_phase_needs_for_choosing_and_for_sentences_is_loaded_and_w
 async def test_a_scorer_that_is_not_here_is_named_with_the_command(
     scheduler: Scheduler, named: NamedPhase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(loading, "load_backend", lambda *_, **__: SimpleNamespace())
+    monkeypatch.setattr(loading, "load_backend", lambda *_, **__: WARM)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     settings = named.settings.model_copy(update={"scorer": ScorerSettings()})
     with pytest.raises(
-        OperatorError, match=r"phase demo cannot be loaded: .*download_weights\.py 404-Gen/validation@948"
+        OperatorError, match=r"phase demo cannot be loaded: .*sn17-miner weights download 404-Gen/validation@948"
     ):
-        await loading.load(NamedPhase("demo", settings), SETTINGS, scheduler)
+        await loading.load_and_warm_up(NamedPhase("demo", settings), SETTINGS, scheduler)
 
 
 async def test_an_unknown_device_is_the_operators_mistake(scheduler: Scheduler, named: NamedPhase) -> None:
     with pytest.raises(OperatorError, match="unknown device 'cpuu'"):
-        await loading.load(named, MinerSettings(phase="demo", device="cpuu"), scheduler)
+        await loading.load_and_warm_up(named, MinerSettings(phase="demo", device="cpuu"), scheduler)

@@ -9,9 +9,9 @@ from concurrent.futures import CancelledError
 import pytest
 from PIL import Image
 
-from miner.gpu.scheduler import Scheduler, Urgency, Work, next_turn
+from miner.gpu.scheduler import Scheduler, Urgency, Work, most_urgent
 from pipeline import Asset, Cancelled, EmptyStructure, ImagePrompt, OnStep, Request, SamplerParams
-from tests.miner.conftest import make_asset
+from tests.support.factories import make_asset
 
 WAIT = 10.0
 
@@ -119,7 +119,7 @@ def test_stop_ends_what_runs_and_fails_what_waits(gate: AuthMiddleware) -> None:
 )
 def test_turns(waiting: list[tuple[float, float]], turn: int) -> None:
     """Each takes ten seconds, from now, which is 0; (deadline, priority)."""
-    assert next_turn([Urgency(*job) for job in waiting], now=0.0, duration=10.0) == turn
+    assert most_urgent([Urgency(*job) for job in waiting], now=0.0, duration=10.0) == turn
 
 
 def test_deadlines_that_can_be_kept_are_kept() -> None:
@@ -127,7 +127,7 @@ def test_deadlines_that_can_be_kept_are_kept() -> None:
     jobs = [Urgency(10.0 * place + 1, priority) for place, priority in ((3, 9.0), (1, 1.0), (4, 2.0), (2, 5.0))]
     now, missed = 0.0, 0
     while jobs:
-        job = jobs.pop(next_turn(jobs, now, 10.0))
+        job = jobs.pop(most_urgent(jobs, now, 10.0))
         now += 10.0
         missed += now > job.deadline
     assert missed == 0

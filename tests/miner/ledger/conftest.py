@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from miner.ledger.events import ResultGenerated, TaskStarted
+from miner.ledger.events import PhaseAssignment, ResultGenerated, TaskStarted
 from miner.ledger.reader import LedgerReader, TaskRow
 from miner.ledger.writer import LedgerWriter
 
@@ -20,7 +20,6 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def ledger(path: Path) -> Iterator[LedgerWriter]:
     ledger = LedgerWriter(path)
-    ledger.start()
     yield ledger
     ledger.close(10)
 
@@ -60,8 +59,7 @@ def assigned(ledger: LedgerWriter, task_id: str = "t1", at: float = 1000.0, **ch
         "uid": 27,
         "task_id": task_id,
         "task_type": "image",
-        "phase": "phase3",
-        "config_hash": "abc123",
+        "assignment": PhaseAssignment("phase3", "abc123", None),
         "code_version": "0.1.0",
     }
     return TaskStarted(**(values | changes))  # type: ignore[arg-type]

@@ -26,15 +26,16 @@ from miner.ledger.events import (
 )
 from miner.ledger.outcomes import Outcome
 from miner.ledger.reader import ExperimentRow, LedgerReader, PhaseRow
-from miner.ledger.schema import CLOSED, FIGURES, OUTCOMES, figures
+from miner.ledger.schema import CLOSED, OUTCOMES, SPLAT_COLUMNS
 from miner.ledger.writer import LedgerWriter
 from pipeline.splats.splats import Splats
 from pipeline.splats.statistics import Statistics, compute_statistics
-from tests.miner.ledger.conftest import ROOT, assigned, generated, rows
+from tests.support.paths import ROOT
+from tests.miner.ledger.conftest import assigned, generated, rows
 
 
 def test_a_task_from_assignment_to_feedback(ledger: LedgerWriter, path: Path) -> None:
-    stats = {name: float(number) for number, name in enumerate(FIGURES, 1)}
+    stats = {name: float(number) for number, name in enumerate(SPLAT_COLUMNS, 1)}
     task = assigned(ledger, draw=ArmAssignment("e1", "phase3", 4))
     ledger.record(task)
     assert ledger.flush(10)
@@ -51,7 +52,7 @@ def test_a_task_from_assignment_to_feedback(ledger: LedgerWriter, path: Path) ->
     for field in fields(TaskStarted):
         if field.name not in ("at", "draw"):
             assert getattr(row, field.name) == getattr(task, field.name)
-    assert {name: getattr(row, name) for name in FIGURES} == stats
+    assert {name: getattr(row, name) for name in SPLAT_COLUMNS} == stats
     assert (row.assigned_at, row.generated_at, row.answered_at) == (1000, 1004, 1010)
     assert (row.seed, row.all_seeds, row.seconds) == (7, (6, 7), {"structure": 1.5, "latents": 2.0})
     assert (row.generation_seconds, row.local_score, row.submission_bytes) == (3.5, 0.64, 4_812_331)
@@ -82,7 +83,7 @@ def test_only_an_accepted_result_has_a_score(ledger: LedgerWriter, path: Path, o
 def test_the_first_verdict_stays_and_open_answers_wait_for_it(ledger: LedgerWriter, path: Path) -> None:
     task = assigned(ledger)
     ledger.record(task)
-    for outcome, score in (("unknown", None), ("still open", 0.0), ("accepted", 0.7), ("not held", None)):
+    for outcome, score in (("unknown", None), ("still_open", 0.0), ("accepted", 0.7), ("not_held", None)):
         ledger.record(SubmissionAnswered(task.key, 1010.0, outcome, score=score))
     ledger.record(SubmissionAnswered(task.key, 2000.0, "rejected", score=0.0))
     assert ledger.flush(10)
@@ -104,11 +105,11 @@ def test_a_failed_generation(ledger: LedgerWriter, path: Path) -> None:
 
 
 def test_the_columns_are_the_splats_statistics() -> None:
-    names = set(figures(vars(Statistics(*[(1.0, 2.0, 3.0)] * len(fields(Statistics))))))  # type: ignore[arg-type]
+    names = set(splat_columns(vars(Statistics(*[(1.0, 2.0, 3.0)] * len(fields(Statistics))))))  # type: ignore[arg-type]
     assert "box_min_y" in names
     described = compute_statistics(_cloud())
-    flat = figures(vars(described))
-    assert set(flat) == set(FIGURES)
+    flat = splat_columns(vars(described))
+    assert set(flat) == set(SPLAT_COLUMNS)
     assert (flat["gaussians"], flat["box_max_z"], flat["volume"]) == (5, described.box_max[2], described.volume)
 
 

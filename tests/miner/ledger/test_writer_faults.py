@@ -15,7 +15,8 @@ from miner.errors import OperatorError
 from miner.ledger.reader import LedgerReader
 from miner.ledger.writer import LedgerWriter
 from scripts.validation.ledger_kill import kill_once
-from tests.miner.ledger.conftest import ROOT, Heard, assigned, rows
+from tests.support.paths import ROOT
+from tests.miner.ledger.conftest import Heard, assigned, rows
 
 
 def test_a_record_that_no_file_can_hold_is_dropped_and_the_next_is_written(

@@ -21,7 +21,7 @@ from miner.ledger.writer import LedgerWriter
 from miner.localnet.validator import LOOPBACK, free_port
 from miner.monitor import Dashboard, Gallery, GalleryResult, Metrics, Monitor, Status, ValidatorView
 from pipeline import STAGES, ply, spz
-from tests.miner.conftest import make_splats
+from tests.support.factories import make_splats
 
 HOSTILE = '<img src=x onerror="document.title=1"></script><script>document.title=1</script> & \'"'
 HOTKEYS = ("5F3sa2TJAWMqDhXG6jhV4N8ko9SxwGy8TpaNS1repo5EYjQX", "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY")

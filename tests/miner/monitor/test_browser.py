@@ -16,8 +16,8 @@ from miner.runtime.gpu_memory import GpuMemory
 from pipeline import Splats, normalise, spz
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.rasterizer import render
-from tests.miner.conftest import make_splats
 from tests.miner.monitor.conftest import HOSTILE, OK, Browser, Site, Tab, one_task, some_result, write_ledger
+from tests.support.factories import make_splats
 
 SIZE = 256
 # The pointer at six tenths of the first picture's width.

@@ -11,8 +11,8 @@ from miner.ledger.writer import LedgerWriter
 from miner.monitor import Dashboard
 from miner.monitor.dashboard import FILES, STATIC, content_security_policy
 from pipeline import ply
-from tests.miner.conftest import make_splats
 from tests.miner.monitor.conftest import HOSTILE, HOTKEYS, OK, Site, one_task, some_result, write_ledger
+from tests.support.factories import make_splats
 
 
 def key_of(minutes_ago: float) -> int:

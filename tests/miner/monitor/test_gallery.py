@@ -19,8 +19,8 @@ from miner.monitor.thumbnail_worker import EXTENT, SIZE, VIEWS, draw, turntable
 from pipeline import normalise
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.rasterizer import render
-from tests.miner.conftest import make_splats
 from tests.miner.monitor.conftest import HOSTILE, some_result, until
+from tests.support.factories import make_splats
 
 
 @asynccontextmanager

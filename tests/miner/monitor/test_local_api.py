@@ -16,8 +16,8 @@ from miner.monitor import LocalApi, Monitor
 from miner.monitor.local_api import PRIORITY
 from miner.tasks.task import Result, Task
 from pipeline import Cancelled, NonFiniteOutput, PromptError, ply
-from tests.miner.conftest import make_splats
 from tests.miner.monitor.conftest import OK, until
+from tests.support.factories import make_splats
 
 SETTINGS = GenerateSettings(enabled=True, queue_size=2, max_body_bytes=4096)
 PLY = ply.to_bytes(make_splats())

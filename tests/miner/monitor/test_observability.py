@@ -20,7 +20,6 @@ import pytest_asyncio
 
 from miner import app as node_module
 from miner.app import Node
-from miner.config.settings import load_settings, parser
 from miner.errors import ExitCode
 from miner.localnet.validator import LOOPBACK, LocalValidator, free_port, write_chain_file
 from miner.localnet.validator_rules import ValidatorTiming
@@ -29,8 +28,8 @@ from miner.runtime.supervisor import Supervisor
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import ply
-from tests.miner.conftest import ManualClock, instant_generate, loaded_at_once
 from tests.miner.monitor.conftest import until
+from tests.support.factories import ManualClock, instant_generate, loaded_at_once
 
 TIMING = ValidatorTiming(throttle_period=0, task_cooldown=1, cooldown_penalty=0, validation_lock=0)
 FORGED = "Score=9.99, Final stats: 999K gaussians"
@@ -76,7 +75,7 @@ class Bench:
         )
         arguments = f"--config {config} --wallet.path {miner.path} --wallet.name {miner.name}"
         network = f"--subtensor.network file:{folder / 'chain.json'}"
-        self.node = Node(load_settings(parser().parse_args(f"{arguments} {network}".split())))
+        self.node = Node(run_settings(*f"{arguments} {network}".split()))
 
     async def get(self, path: str) -> Any:
         """The JSON that is found there."""

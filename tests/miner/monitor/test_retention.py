@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miner.config.settings import HousekeepingSettings, RetentionSettings, load_settings, parser
+from miner.config.settings import HousekeepingSettings, RetentionSettings
 from miner.ledger.events import TasksDeleted, TaskStarted
 from miner.ledger.reader import LedgerReader
 from miner.ledger.writer import LedgerWriter
@@ -179,7 +179,7 @@ def test_a_round_tidies_all_and_tells_of_what_fails_once(tmp_path: Path, caplog:
 
 
 def test_the_defaults_fit_20_gb() -> None:
-    shipped = load_settings(parser().parse_args(["--subtensor.network", "file:x"])).miner.housekeeping
+    shipped = run_settings("--subtensor.network", "file:x").miner.housekeeping
     for settings in (shipped, HousekeepingSettings()):
         kinds = (settings.results, settings.pictures, settings.logs, settings.ledger)
         assert sum(kind.max_bytes for kind in kinds) <= 20e9 * 0.95

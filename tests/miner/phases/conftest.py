@@ -13,15 +13,15 @@ from miner.config.settings import SpzSettings
 from miner.errors import OperatorError
 from miner.gpu.models import LoadedModels
 from miner.gpu.scheduler import Scheduler
-from miner.ledger.reader import LedgerReader, TaskRow
-from miner.ledger.recorder import TaskRecorder, unsettled
+from miner.ledger.reader import LedgerReader, TaskRow, read_open_tasks
+from miner.ledger.recorder import TaskRecorder
 from miner.ledger.writer import LedgerWriter
-from miner.phases.manager import PhaseFiles, PhaseManager
-from miner.phases.state import Arm, Chosen, ChosenSplit, PhaseState, StateFile
+from miner.phases.manager import ModelOwner, PhaseFiles, PhaseManager
+from miner.phases.state import Arm, PhaseChoice, PhaseState, StateFile
 from miner.tasks.runner import TaskRunner
 from miner.tasks.task import Result, Task
 from pipeline import Asset, OnStep, Request
-from tests.miner.conftest import make_asset
+from tests.support.factories import FakeBackend, image_prompt, make_asset
 
 TIMEOUT = 30.0
 PHASE = """
@@ -32,15 +32,16 @@ background: {{model: u2netp}}
 """
 
 
-class Backend:
+class Backend(FakeBackend):
     """Makes objects at once; remembers by whom and with how many steps."""
 
     def __init__(self, bench: Bench, phase: NamedPhase) -> None:
         assert phase.settings.image is not None
         self.checkpoint = phase.settings.image.checkpoint
+        super().__init__(self.make)
         self._bench = bench
 
-    def generate(self, request: Request, on_step: OnStep) -> Asset:
+    def make(self, request: Request, on_step: OnStep) -> Asset:
         self._bench.generating()
         self._bench.made[request.seed] = self.checkpoint, request.sparse_structure_sampler_params.steps
         return make_asset(request)
@@ -49,11 +50,10 @@ class Backend:
 class Bench:
     """A miner's phases, its tasks and its ledger, without a network around them."""
 
-    def __init__(self, folder: Path, image: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.config = folder / "miner.yaml"
         self.state = StateFile(folder / "state")
         self.ledger = LedgerWriter(folder / "ledger.sqlite")
-        self.image = image
         self.made: dict[int, tuple[str, int]] = {}
         self.loads: list[str] = []
         self.released = threading.Event()
@@ -66,7 +66,6 @@ class Bench:
         self.write("a", 3)
         self.write("b", 5)
         self.write("other", 7, "/elsewhere")
-        self.control = self.new_control()
 
     def write(self, name: str, steps: int, checkpoint: str = "embedded") -> None:
         path = self.config.parent / "phases" / f"{name}.yaml"
@@ -75,12 +74,13 @@ class Bench:
     def phase(self, name: str) -> NamedPhase:
         return load_phase(name, self.config)
 
-    def new_control(self, configured: str = "a") -> PhaseManager:
+    async def start(self, configured: str = "a") -> None:
+        owner = ModelOwner(self.check_allowed, self.load, self.released.set)
         files = PhaseFiles(self.config, self.state)
-        self.control = PhaseManager(
-            files, self.phase(configured), self.check_allowed, self.load, self.released.set, self.ledger
-        )
-        return self.control
+        self.manager = await PhaseManager.open(files, self.phase(configured), owner, self.ledger)
+        self.runner = TaskRunner(self.scheduler, self.manager.selector, SpzSettings())
+        open_tasks = await asyncio.to_thread(read_open_tasks, self.ledger.path)
+        self.recorder = TaskRecorder(self.ledger, "test", open_tasks=open_tasks)
 
     def check_allowed(self, phase: NamedPhase) -> None:
         if phase.name == self.refused:
@@ -91,19 +91,12 @@ class Bench:
         await asyncio.to_thread(self.loading)
         backend = Backend(self, phase)
         self.alive[phase.name] = weakref.ref(backend)
-        return LoadedModels(backend, phase.settings.loaded)  # type: ignore[arg-type]
-
-    async def start(self) -> None:
-        self.ledger.start()
-        self.scheduler.start()
-        await self.control.start()
-        self.runner = TaskRunner(self.scheduler, self.control.phases, SpzSettings())
-        self.books = TaskRecorder(self.ledger, "test")
+        return LoadedModels(backend, phase.settings.models_key)  # type: ignore[arg-type]
 
     def apply(self, name: str) -> None:
-        self.choose(Chosen.of(self.phase(name)))
+        self.choose(PhaseChoice.single(self.phase(name)))
 
-    def choose(self, choice: Chosen | ChosenSplit) -> None:
+    def choose(self, choice: PhaseChoice) -> None:
         def change(state: PhaseState | None) -> PhaseState:
             assert state is not None
             return state.apply(choice, "apply", "for the test")
@@ -113,17 +106,17 @@ class Bench:
     def roll_back(self) -> None:
         def change(state: PhaseState | None) -> PhaseState:
             assert state is not None
-            return state.roll_back(self.control.files.find, "rollback", "rolled back")
+            return state.roll_back(self.manager.files.find, "rollback", "rolled back")
 
         self.state.change(change)
 
-    def split(self, **weights: int) -> ChosenSplit:
+    def split(self, **weights: int) -> PhaseChoice:
         arms = {name: Arm(weight=weight, settings=self.phase(name).settings) for name, weight in weights.items()}
-        return ChosenSplit(experiment="e1", seed=7, arms=arms)
+        return PhaseChoice(experiment="e1", seed=7, arms=arms)
 
     async def do(self, seed: int, validator: str = "5V", kind: str = "pull") -> Result:
-        entry = self.books.entry(kind, validator, str(seed), "image")  # type: ignore[arg-type]
-        return await self.runner.run(Task(str(seed), "image", self.image, 0.0, seed=seed, entry=entry))
+        record = self.recorder.open(kind, validator, str(seed), "image")  # type: ignore[arg-type]
+        return await self.runner.run(Task(str(seed), image_prompt(), 0.0, seed=seed, record=record))
 
     async def made_with(self, seed: int) -> tuple[str, int]:
         await self.do(seed)
@@ -143,12 +136,12 @@ class Bench:
     def current(self) -> str:
         state = self.state.read()
         assert state is not None
-        return state.current.short
+        return state.current.short_label
 
 
 @pytest_asyncio.fixture
-async def bench(tmp_path: Path, image_base64: str) -> AsyncIterator[Bench]:
-    bench = Bench(tmp_path, image_base64)
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    bench = Bench(tmp_path)
     await bench.start()
     yield bench
     assert await asyncio.to_thread(bench.scheduler.stop, TIMEOUT)
@@ -162,8 +155,5 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def restarted(bench: Bench, configured: str = "a") -> tuple[str, int]:
-    bench.control = bench.new_control(configured)
-    phases = await bench.control.start()
-    bench.runner = TaskRunner(bench.scheduler, phases, SpzSettings())
-    bench.books = TaskRecorder(bench.ledger, "test", unsettled=unsettled(bench.ledger.path))
+    await bench.start(configured)
     return await bench.made_with(len(bench.made) + 100)

@@ -11,7 +11,7 @@ import pytest
 from miner.ledger.events import ArmAssignment, Stratum, SubmissionAnswered, TaskStarted
 from miner.ledger.reader import LedgerReader
 from miner.phases.experiment_monitor import ExperimentMonitor
-from miner.phases.state import ChosenSplit
+from miner.phases.state import PhaseChoice
 from tests.miner.phases.conftest import TIMEOUT, Bench
 
 # Of every five results of an arm, so many are accepted; 300 tasks tell such rates apart.
@@ -22,14 +22,14 @@ ALIKE = {"a": 2, "b": 2}
 async def begin(bench: Bench, **flags: bool) -> ExperimentMonitor:
     split = bench.split(a=1, b=1).model_copy(update=flags)
     bench.choose(split)
-    await bench.control.look(at_once=True)
-    return ExperimentMonitor(bench.ledger.path, bench.control)
+    await bench.manager.look(at_once=True)
+    return ExperimentMonitor(bench.ledger.path, bench.manager)
 
 
 def fill(bench: Bench, accepted: dict[str, int], tasks: int = 300) -> None:
     """What came of so many tasks of the split that runs."""
-    split = bench.control.phases.choice
-    assert isinstance(split, ChosenSplit)
+    split = bench.manager.selector.choice
+    assert isinstance(split, PhaseChoice)
     stratum, drawing, now = Stratum("5V", "image"), split.drawing, time.time()
     of_arm = dict.fromkeys(split.arms, 0)
     for turn in range(tasks):
@@ -48,7 +48,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def test_without_a_split_there_is_nothing_to_judge(bench: Bench) -> None:
-    referee = ExperimentMonitor(bench.ledger.path, bench.control)
+    referee = ExperimentMonitor(bench.ledger.path, bench.manager)
     await referee.look()
     assert referee.standing is None
 
@@ -84,7 +84,7 @@ async def test_a_winner_is_told_once_and_nothing_else_happens_unasked(
         "winner": "a",
         "losers": ("b",),
     }
-    await bench.control.look()
+    await bench.manager.look()
     assert bench.current == "a=1 b=1"
 
 
@@ -92,8 +92,8 @@ async def test_the_winner_is_promoted_if_wished(bench: Bench) -> None:
     referee = await begin(bench, promote=True)
     fill(bench, {"a": 1, "b": 4})
     await referee.look()
-    await bench.control.look(at_once=True)
-    assert bench.current == bench.control.phases.choice.short == "b"
+    await bench.manager.look(at_once=True)
+    assert bench.current == bench.manager.selector.choice.short == "b"
     assert await bench.made_with(1) == ("embedded", 5)
     assert bench.history()[-1] == ("automatic", "b")
     with LedgerReader(bench.ledger.path) as reader:
@@ -101,7 +101,7 @@ async def test_the_winner_is_promoted_if_wished(bench: Bench) -> None:
     assert str(experiment.decision).startswith("b has won; accepted: a 30 of 150")
     # And may be gone back from.
     bench.roll_back()
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert bench.current == "a"
     await referee.look()
     assert referee.standing is None
@@ -111,7 +111,7 @@ async def test_a_clearly_worse_arm_brings_back_the_phase_from_before(bench: Benc
     referee = await begin(bench, rollback=True)
     fill(bench, CLEAR)
     await referee.look()
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert bench.current == "a"
     assert bench.history()[-1] == ("automatic", "a")
 
@@ -120,7 +120,7 @@ async def test_what_is_worse_is_not_gone_back_to(bench: Bench) -> None:
     referee = await begin(bench, rollback=True)
     fill(bench, {"a": 1, "b": 4})
     await referee.look()
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert bench.current == "a=1 b=1"
 
 
@@ -136,6 +136,6 @@ async def test_a_ledger_that_cannot_be_read_decides_nothing(bench: Bench, tmp_pa
     await begin(bench, promote=True)
     (tmp_path / "rubbish").write_bytes(b"no database" * 100)
     for path in (tmp_path / "rubbish", tmp_path / "absent"):
-        referee = ExperimentMonitor(path, bench.control)
+        referee = ExperimentMonitor(path, bench.manager)
         await referee.look()
         assert referee.standing is None

@@ -19,7 +19,6 @@ from miner import app as node_module
 from miner.app import Node
 from miner.cli.phase import main as phase_script
 from miner.config.phase import Phase
-from miner.config.settings import load_settings, parser
 from miner.errors import ExitCode
 from miner.ledger.reader import LedgerReader
 from miner.localnet.validator import LOOPBACK, LocalValidator, free_port, write_chain_file
@@ -29,7 +28,7 @@ from miner.pull import state_machine as validator_state
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ImageTask
 from pipeline import Asset, OnStep, Request
-from tests.miner.conftest import loaded_at_once, make_asset
+from tests.support.factories import loaded_at_once, make_asset
 
 TIMEOUT = 30.0
 TIMING = ValidatorTiming(throttle_period=0, task_cooldown=0, cooldown_penalty=0, validation_lock=0)
@@ -62,7 +61,7 @@ class Bench:
         self.write("quick", 7)
         arguments = f"--config {self.config} --wallet.path {miner.path} --wallet.name {miner.name}"
         network = f"--subtensor.network file:{folder / 'chain.json'}"
-        self.node = Node(load_settings(parser().parse_args(f"{arguments} {network}".split())))
+        self.node = Node(run_settings(*f"{arguments} {network}".split()))
 
     def write(self, name: str, steps: int) -> None:
         content = f"extends: demo\nsparse_structure_sampler_params: {{steps: {steps}}}\n"

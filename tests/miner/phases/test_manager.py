@@ -17,7 +17,7 @@ async def test_settings_change_with_the_next_task_and_models_stay_loaded(bench: 
     assert await bench.made_with(1) == ("embedded", 3)
     bench.apply("b")
     assert await bench.made_with(2) == ("embedded", 3)
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert await bench.made_with(3) == ("embedded", 5)
     assert bench.loads == ["a"]
     assert [(row.phase, row.config_hash) for row in bench.rows()] == [
@@ -31,12 +31,12 @@ async def test_settings_change_with_the_next_task_and_models_stay_loaded(bench: 
 async def test_going_back_again_and_again(bench: Bench) -> None:
     for name in ("b", "other"):
         bench.apply(name)
-        await bench.control.look(at_once=True)
+        await bench.manager.look(at_once=True)
     seeds = iter(range(10))
     seen = [await bench.made_with(next(seeds))]
     for _ in range(2):
         bench.roll_back()
-        await bench.control.look(at_once=True)
+        await bench.manager.look(at_once=True)
         seen.append(await bench.made_with(next(seeds)))
     assert seen == [("/elsewhere", 7), ("embedded", 5), ("embedded", 3)]
     assert bench.history() == [
@@ -49,27 +49,27 @@ async def test_going_back_again_and_again(bench: Bench) -> None:
 
 async def test_a_changed_file_is_followed_once_it_has_settled(bench: Bench) -> None:
     bench.write("a", 4)
-    await bench.control.look()
+    await bench.manager.look()
     assert await bench.made_with(1) == ("embedded", 3)
-    await bench.control.look()
+    await bench.manager.look()
     assert await bench.made_with(2) == ("embedded", 4)
     # What ran before can be gone back to, although its file is no more; and then it stays.
     bench.roll_back()
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert await bench.made_with(3) == ("embedded", 3)
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert await bench.made_with(4) == ("embedded", 3)
     bench.apply("a")
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert await bench.made_with(5) == ("embedded", 4)
 
 
 async def test_a_change_in_what_a_phase_extends_is_a_change(bench: Bench) -> None:
     (bench.config.parent / "phases" / "child.yaml").write_text("extends: b\nslat_sampler_params: {steps: 9}\n")
     bench.apply("child")
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     bench.write("b", 6)
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert await bench.made_with(1) == ("embedded", 6)
 
 
@@ -78,7 +78,7 @@ async def test_other_networks_are_loaded_beside_and_swapped_whole(bench: Bench) 
     begun, proceed = threading.Event(), threading.Event()
     bench.loading = lambda: (begun.set(), proceed.wait(TIMEOUT))
     bench.apply("other")
-    looking = asyncio.create_task(bench.control.look(at_once=True))
+    looking = asyncio.create_task(bench.manager.look(at_once=True))
     assert await asyncio.to_thread(begun.wait, TIMEOUT)
     assert await bench.made_with(1) == ("embedded", 3)
 
@@ -106,14 +106,14 @@ async def test_networks_that_no_task_needs_any_more_go(bench: Bench, caplog: pyt
     caplog.set_level(logging.INFO)
     await bench.do(1)
     bench.apply("other")
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
 
     def gone() -> bool:
         gc.collect()
         return bench.alive["a"]() is None
 
     await until(gone)
-    await bench.control.look()
+    await bench.manager.look()
     assert f"Nothing needs the networks of phase {bench.phase('a').label} any more" in caplog.text
     assert bench.released.is_set()
     assert bench.alive["other"]() is not None
@@ -122,42 +122,42 @@ async def test_networks_that_no_task_needs_any_more_go(bench: Bench, caplog: pyt
 async def test_a_broken_file_changes_nothing_and_says_why_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.write("a", 0)
     for _ in range(4):
-        await bench.control.look()
+        await bench.manager.look()
     bench.write("unrelated", 8)
     for _ in range(4):
-        await bench.control.look()
+        await bench.manager.look()
     assert await bench.made_with(1) == ("embedded", 3)
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1
     assert "phases/a.yaml: sparse_structure_sampler_params.steps" in errors[0]
     assert errors[0].endswith(f"phase a ({load_label(bench)}) goes on")
     # Who asks is told again.
-    bench.control.poke()
-    await bench.control.look(at_once=True)
+    bench.manager.poke()
+    await bench.manager.look(at_once=True)
     assert sum(record.levelno == logging.ERROR for record in caplog.records) == 2
     bench.write("a", 6)
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert await bench.made_with(2) == ("embedded", 6)
 
 
 def load_label(bench: Bench) -> str:
-    return bench.control.phases.choice.phases[0].config_hash
+    return bench.manager.selector.choice.phases[0].config_hash
 
 
 async def test_a_file_that_is_gone_changes_nothing(bench: Bench) -> None:
     (bench.config.parent / "phases" / "a.yaml").unlink()
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert await bench.made_with(1) == ("embedded", 3)
 
 
 @pytest.mark.parametrize("content", ["{", "", "current: nonsense"])
 async def test_a_damaged_state_changes_nothing(bench: Bench, caplog: pytest.LogCaptureFixture, content: str) -> None:
     bench.state.path.write_text(content)
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert await bench.made_with(1) == ("embedded", 3)
     assert "delete it" in caplog.text
     bench.state.path.unlink()
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert await bench.made_with(2) == ("embedded", 3)
 
 
@@ -176,8 +176,8 @@ async def test_what_cannot_be_loaded_is_refused_and_does_not_spoil_the_next_star
 
     bench.loading = fail
     bench.apply("other")
-    await bench.control.look(at_once=True)
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert await bench.made_with(1) == ("embedded", 3)
     assert bench.loads == ["a", "other"]
     assert sum(told in record.getMessage() and "goes on" in record.getMessage() for record in caplog.records) == 1
@@ -188,22 +188,22 @@ async def test_what_cannot_be_loaded_is_refused_and_does_not_spoil_the_next_star
 async def test_a_toy_is_refused(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.refused = "b"
     bench.apply("b")
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert "phase b is a toy; phase a" in caplog.text
     assert bench.current == "a"
     bench.choose(bench.split(a=1, b=1))
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert bench.current == "a"
     bench.new_control("b")
     with pytest.raises(OperatorError, match="is a toy"):
-        await bench.control.start()
+        await bench.manager.start()
 
 
 async def test_what_was_chosen_while_another_was_loading_wins(bench: Bench) -> None:
     begun, proceed = threading.Event(), threading.Event()
     bench.loading = lambda: (begun.set(), proceed.wait(TIMEOUT))
     bench.apply("other")
-    looking = asyncio.create_task(bench.control.look(at_once=True))
+    looking = asyncio.create_task(bench.manager.look(at_once=True))
     assert await asyncio.to_thread(begun.wait, TIMEOUT)
     bench.apply("b")
     proceed.set()
@@ -213,12 +213,12 @@ async def test_what_was_chosen_while_another_was_loading_wins(bench: Bench) -> N
 
 
 async def test_the_watch_follows_by_itself(bench: Bench) -> None:
-    watching = asyncio.create_task(bench.control.run())
+    watching = asyncio.create_task(bench.manager.run())
     try:
         bench.write("a", 4)
-        await until(lambda: bench.control.phases.choice.phases[0].settings.slat_sampler_params.steps == 4)
+        await until(lambda: bench.manager.selector.choice.phases[0].settings.slat_sampler_params.steps == 4)
         bench.apply("b")
-        await until(lambda: bench.control.phases.choice.short == "b")
+        await until(lambda: bench.manager.selector.choice.short == "b")
     finally:
         watching.cancel()
         await asyncio.wait([watching])
@@ -226,7 +226,7 @@ async def test_the_watch_follows_by_itself(bench: Bench) -> None:
 
 async def test_what_was_applied_outlives_a_restart_until_the_settings_name_another(bench: Bench) -> None:
     bench.apply("b")
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert await restarted(bench) == ("embedded", 5)
     # Applied while no miner ran.
     bench.apply("other")
@@ -246,7 +246,7 @@ async def test_a_start_with_a_broken_file_is_the_operators_mistake(bench: Bench)
     bench.write("b", 0)
     bench.new_control("a")
     with pytest.raises(OperatorError, match=r"b.yaml: sparse_structure_sampler_params"):
-        await bench.control.start()
+        await bench.manager.start()
 
 
 async def test_a_damaged_state_does_not_keep_the_miner_from_starting(

@@ -26,7 +26,7 @@ from tests.miner.phases.conftest import TIMEOUT, Bench, restarted, until
 async def test_a_split_draws_for_each_validator_and_type_and_writes_it_down_before(bench: Bench) -> None:
     split = bench.split(a=1, b=1)
     bench.choose(split)
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assigned = []
     bench.generating = lambda: assigned.append(len(bench.rows()))
     for seed in range(12):
@@ -52,7 +52,7 @@ async def test_a_split_draws_for_each_validator_and_type_and_writes_it_down_befo
 
 async def test_what_nobody_judges_takes_no_turn(bench: Bench) -> None:
     bench.choose(bench.split(a=1, b=1))
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     await bench.runner.run(Task("local", "image", bench.image, 0.0, seed=77))
     await bench.do(1)
     (row,) = bench.rows()
@@ -61,7 +61,7 @@ async def test_what_nobody_judges_takes_no_turn(bench: Bench) -> None:
 
 async def test_a_split_goes_on_after_a_restart_where_it_was(bench: Bench) -> None:
     bench.choose(bench.split(a=1, b=1))
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     for seed in range(3):
         await bench.do(seed)
     # Tasks that were assigned and not answered are handed back, and stay in their arm.
@@ -87,12 +87,12 @@ async def test_a_task_handed_back_under_another_phase_is_another_row(bench: Benc
 
 async def test_an_experiment_ends_with_the_next_choice(bench: Bench) -> None:
     bench.choose(bench.split(a=1, b=1))
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     bench.roll_back()
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert bench.current == "a"
     bench.choose(bench.split(a=1, b=1).model_copy(update={"experiment": "e2"}))
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     bench.apply("b")
     # Or with a start after a choice that was made while no miner ran.
     await restarted(bench)
@@ -106,16 +106,16 @@ async def test_an_experiment_ends_with_the_next_choice(bench: Bench) -> None:
 
 async def test_arms_stay_as_they_were_when_the_split_began(bench: Bench) -> None:
     bench.choose(bench.split(a=1, b=1))
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     bench.write("a", 9)
     bench.write("b", 9)
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert {(await bench.made_with(seed))[1] for seed in range(4)} == {3, 5}
 
 
 async def test_arms_that_need_different_networks_are_refused(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.choose(bench.split(a=1, other=1))
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert "split a=1 other=1 cannot run: the arms need different networks" in caplog.text
     assert bench.current == "a"
 
@@ -128,7 +128,7 @@ async def test_a_ledger_that_cannot_be_written_stops_nothing(tmp_path: Path, ima
     bench.ledger.path.mkdir()
     await bench.start()
     bench.choose(bench.split(a=1, b=1))
-    await bench.control.look(at_once=True)
+    await bench.manager.look(at_once=True)
     assert len({await bench.made_with(seed) for seed in range(4)}) == 2
     assert bench.ledger.status.problem != "" or bench.ledger.status.waiting > 0
     assert await asyncio.to_thread(bench.scheduler.stop, TIMEOUT)
@@ -159,7 +159,7 @@ async def test_real_networks_are_swapped_under_load(
     bench.load = load_real  # type: ignore[method-assign]
     bench.new_control()
     await bench.start()
-    old = weakref.ref(bench.control.phases.loaded.backend)
+    old = weakref.ref(bench.manager.selector.models.backend)
     submit = bench.scheduler.submit
 
     def counting(work: Callable[[OnStep], object], *arguments: float) -> object:
@@ -184,7 +184,7 @@ async def test_real_networks_are_swapped_under_load(
         tasks += [asyncio.create_task(bench.do(10 * number + task)) for task in range(2)]
         await asyncio.sleep(0)
         bench.apply(name)
-        await bench.control.look(at_once=True)
+        await bench.manager.look(at_once=True)
     tasks += [asyncio.create_task(bench.do(20))]
     results = await asyncio.gather(*tasks)
     wanted = {"a": 1, "b": 3, "other": 2}

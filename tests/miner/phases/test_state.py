@@ -10,23 +10,23 @@ from miner.config.loader import shipped_config
 from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import OperatorError
-from miner.phases.state import MOST_BEFORE, Arm, Chosen, ChosenSplit, PhaseState, StateFile
+from miner.phases.state import MOST_BEFORE, Arm, PhaseChoice, PhaseState, StateFile
 
 CONFIG = shipped_config() / "miner.yaml"
-BASELINE, TEST3, PHASE3 = (Chosen.of(load_phase(name, CONFIG)) for name in ("baseline", "test3", "phase3"))
+BASELINE, TEST3, PHASE3 = (PhaseChoice.single(load_phase(name, CONFIG)) for name in ("baseline", "test3", "phase3"))
 
 
-def state_of(current: Chosen | ChosenSplit = BASELINE) -> PhaseState:
+def state_of(current: PhaseChoice | PhaseChoice = BASELINE) -> PhaseState:
     return PhaseState(at=1.0, action="start", current=current)
 
 
-def split_of(**weights: int) -> ChosenSplit:
+def split_of(**weights: int) -> PhaseChoice:
     settings = {"baseline": BASELINE.settings, "test3": TEST3.settings, "phase3": PHASE3.settings}
     arms = {name: Arm(weight=weight, settings=settings[name]) for name, weight in weights.items()}
-    return ChosenSplit(experiment="e1", seed=7, arms=arms)
+    return PhaseChoice(experiment="e1", seed=7, arms=arms)
 
 
-def unchanged(phase: Chosen) -> NamedPhase:
+def unchanged(phase: PhaseChoice) -> NamedPhase:
     return phase.named
 
 
@@ -42,7 +42,7 @@ def test_going_back_is_the_inverse_of_applying() -> None:
     seen = []
     while state.before:
         state = state.roll_back(unchanged, "rollback")
-        assert isinstance(state.current, Chosen)
+        assert isinstance(state.current, PhaseChoice)
         seen.append(state.current.phase)
     assert seen == ["phase3", "test3", "baseline"]
     with pytest.raises(OperatorError, match="no phase to go back to"):
@@ -58,7 +58,7 @@ def test_applying_the_same_again_leaves_nothing_to_go_back_to() -> None:
 
 def test_a_split_is_left_for_the_phase_from_before_it() -> None:
     state = state_of().apply(split_of(phase3=1, baseline=1), "apply")
-    assert state.roll_back(unchanged, "rollback").current.is_same(BASELINE)
+    assert state.roll_back(unchanged, "rollback").current.same_as(BASELINE)
     assert names(state.apply(PHASE3, "automatic")) == ["baseline"]
     # What won is what ran before: there is nothing else to go back to.
     assert state.apply(BASELINE, "automatic").before == ()
@@ -66,16 +66,18 @@ def test_a_split_is_left_for_the_phase_from_before_it() -> None:
 
 def test_the_same_name_with_other_settings_is_another_phase() -> None:
     steps = BASELINE.settings.slat_sampler_params.model_copy(update={"steps": 21})
-    changed = Chosen(phase="baseline", settings=BASELINE.settings.model_copy(update={"slat_sampler_params": steps}))
+    changed = PhaseChoice(
+        phase="baseline", settings=BASELINE.settings.model_copy(update={"slat_sampler_params": steps})
+    )
     state = state_of().apply(changed, "apply", "its file was changed")
     assert names(state) == ["baseline"]
     back = state.roll_back(lambda _: changed.named, "rollback")
-    assert isinstance(back.current, Chosen)
+    assert isinstance(back.current, PhaseChoice)
     assert back.current.settings == BASELINE.settings
     # The file says something else, so it must not be followed back at once.
     assert not back.current.follows
     gone = state.roll_back(lambda _: None, "rollback").current
-    assert isinstance(gone, Chosen)
+    assert isinstance(gone, PhaseChoice)
     assert not gone.follows
 
 
@@ -102,7 +104,7 @@ def test_arms_must_share_what_is_loaded_and_differ_in_what_they_do() -> None:
 
 
 @pytest.mark.parametrize("current", [PHASE3, split_of(phase3=70, baseline=30)])
-def test_the_file_holds_all_of_it(tmp_path: Path, current: Chosen | ChosenSplit) -> None:
+def test_the_file_holds_all_of_it(tmp_path: Path, current: PhaseChoice | PhaseChoice) -> None:
     file = StateFile(tmp_path / "new" / "folder")
     assert file.read() is None
     state = state_of().apply(TEST3, "apply").apply(current, "apply", "why: not")
@@ -119,7 +121,7 @@ def test_two_that_change_it_do_not_overwrite_each_other(tmp_path: Path) -> None:
     file = StateFile(tmp_path)
     file.change(lambda _: state_of())
 
-    def add(choice: Chosen) -> None:
+    def add(choice: PhaseChoice) -> None:
         for _ in range(4):
             file.change(lambda state: state.apply(choice, "apply") if state else None)
 
@@ -160,4 +162,4 @@ def test_settings_of_phases_are_checked_when_read(tmp_path: Path) -> None:
 
 
 def test_settings_survive_unabridged(phase: Phase) -> None:
-    assert Chosen.model_validate(Chosen(phase="x", settings=phase).model_dump(mode="json")).settings == phase
+    assert PhaseChoice.model_validate(PhaseChoice(phase="x", settings=phase).model_dump(mode="json")).settings == phase

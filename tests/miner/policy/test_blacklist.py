@@ -135,8 +135,8 @@ def test_a_uid_is_the_hotkey_that_held_it_when_it_was_read(file: File, caplog: p
     with caplog.at_level(logging.WARNING, "miner.policy.blacklist"):
         assert file.settle()
     held, unheld = caplog.messages
-    assert "uid 1 is taken for hotkey b, its holder at block 500" in held
-    assert "nobody holds uid 9 at block 500" in unheld
+    assert "uid 1 is resolved to hotkey b, its holder at block 500" in held
+    assert "no neuron has uid 9 at block 500" in unheld
     file.snapshot = snapshot("a", "d", "c", "b")
     assert file.allowed == "acd", "the uid is another's by now"
     file.write("deny_hotkeys: [1]\nallow: [c]\n")

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from miner.pull.overhead import FIRST_MARGIN, OverheadEstimator, deadline
+from miner.pull.overhead import INITIAL_OVERHEAD, OverheadEstimator, deadline
 
 
 def test_before_anything_was_measured_the_margin_is_a_guess() -> None:
-    assert OverheadEstimator().seconds == FIRST_MARGIN
-    assert deadline(100.0, 30.0, OverheadEstimator()) == 100 + 30 - FIRST_MARGIN
+    assert OverheadEstimator().seconds == INITIAL_OVERHEAD
+    assert deadline(100.0, 30.0, OverheadEstimator()) == 100 + 30 - INITIAL_OVERHEAD
 
 
 def test_the_first_measurement_replaces_the_guess_and_allows_for_thrice_as_long() -> None:

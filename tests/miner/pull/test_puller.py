@@ -13,7 +13,7 @@ from miner.ledger.outcomes import Outcome
 from miner.localnet.validator import free_port
 from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import Asset, OnStep, Request
-from tests.miner.conftest import make_asset
+from tests.support.factories import make_asset
 from tests.support.pulling import Bench, Faulty, cooling, make_bench
 
 bench = pytest_asyncio.fixture(make_bench)
@@ -151,7 +151,7 @@ async def test_a_crash_of_the_generator_costs_one_task(bench: Bench) -> None:
     bench.give("a")
     bench.update()
     await bench.time.next_sleep()
-    assert bench.runner.counters == {"pulled": 1, "internal error": 1, "skipped": 1}
+    assert bench.runner.counters == {"pulled": 1, "internal_error": 1, "skipped": 1}
 
 
 async def test_deadlines_leave_what_encoding_and_submitting_have_taken(bench: Bench) -> None:

@@ -17,7 +17,7 @@ from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import Asset, OnStep, OutOfMemory, Request, Splats
 from pipeline.scoring.best_of_n import candidate_seed
 from pipeline.splats.statistics import compute_statistics
-from tests.miner.conftest import instant_generate, make_asset
+from tests.support.factories import instant_generate, make_asset
 from tests.support.pulling import TIMEOUT, Bench, Held, make_bench, until
 
 bench = pytest_asyncio.fixture(make_bench)
@@ -55,7 +55,7 @@ async def test_an_accepted_task_is_in_the_ledger_from_assignment_to_feedback(ben
     assert row.cooldown_until == bench.state.cooldown_until
 
 
-@pytest.mark.parametrize(("score", "outcome"), [(0.59, "rejected"), (None, "not validated")])
+@pytest.mark.parametrize(("score", "outcome"), [(0.59, "rejected"), (None, "not_validated")])
 async def test_a_result_without_a_score_has_none_in_the_ledger(bench: Bench, score: float | None, outcome: str) -> None:
     bench.validator.score = score
     bench.give("a")
@@ -87,7 +87,7 @@ async def test_the_lock_and_the_verdict_after_it_are_one_row(bench: Bench) -> No
     bench.give("a")
     bench.update()
     await bench.time.next_sleep()
-    assert [(row.outcome, row.submissions) for row in bench.rows()] == [("still open", 1)]
+    assert [(row.outcome, row.submissions) for row in bench.rows()] == [("still_open", 1)]
     bench.time.wake()
     await bench.time.next_sleep()
     assert [(row.outcome, row.submissions) for row in bench.rows()] == [("accepted", 2)]
@@ -108,7 +108,7 @@ async def test_a_cooldown_settles_a_submission_of_unknown_fate_in_the_ledger_too
     await bench.time.next_sleep()
     (row,) = bench.rows()
     assert (row.outcome, row.score, row.cooldown_until) == (
-        "closed without a score",
+        "closed_without_a_score",
         None,
         bench.state.cooldown_until,
     )

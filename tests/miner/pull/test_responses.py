@@ -5,7 +5,7 @@ import pytest
 
 from miner.ledger.outcomes import Outcome
 from miner.pull.responses import (
-    LAST_MOMENT,
+    MAX_UNIX_TIME,
     NoTask,
     NotRegistered,
     OnCooldown,
@@ -39,7 +39,7 @@ TASK = TextTask(id="t", prompt="p")
         (pulled(task=TASK, throttle_period=-5), TaskAssigned(TASK, 0)),
         (pulled(task=TASK, throttle_period=10**400), TaskAssigned(TASK, 3600)),
         (pulled(cooldown_until=AHEAD, cooldown_violations=3), OnCooldown(AHEAD, 3)),
-        (pulled(cooldown_until=10**400, cooldown_violations=1), OnCooldown(LAST_MOMENT, 1)),
+        (pulled(cooldown_until=10**400, cooldown_violations=1), OnCooldown(MAX_UNIX_TIME, 1)),
         (pulled(cooldown_until=int(NOW) + 3600), NotRegistered()),
         (pulled(), NoTask()),
         (pulled(cooldown_until=-1), NoTask()),
@@ -71,7 +71,7 @@ def test_what_an_answer_says_cannot_forge_lines_or_leak_prompts() -> None:
             Outcome.REJECTED,
             AHEAD,
         ),
-        (submitted(feedback=Feedback(), cooldown_until=10**400), False, Outcome.REJECTED, LAST_MOMENT),
+        (submitted(feedback=Feedback(), cooldown_until=10**400), False, Outcome.REJECTED, MAX_UNIX_TIME),
         (submitted(feedback=Feedback(), cooldown_until=AHEAD), True, Outcome.SKIPPED, AHEAD),
         (
             submitted(feedback=Feedback(validation_failed=True), cooldown_until=AHEAD),
@@ -89,14 +89,14 @@ def test_what_an_answer_says_cannot_forge_lines_or_leak_prompts() -> None:
     ],
 )
 def test_submissions(answer: SubmitResults, skipped: bool, outcome: Outcome, until: int) -> None:
-    read = read_submission(answer, skipped, again=False, validator_time=NOW)
+    read = read_submission(answer, skipped, is_repeat=False, validator_time=NOW)
     assert (read.outcome, read.cooldown_until) == (outcome, until)
 
 
 @pytest.mark.parametrize(
     ("feedback", "outcome"),
     [
-        (Feedback(), Outcome.UNSCORED),
+        (Feedback(), Outcome.CLOSED_WITHOUT_SCORE),
         (Feedback(task_fidelity_score=0.7), Outcome.ACCEPTED),
         (Feedback(validation_failed=True), Outcome.NOT_VALIDATED),
     ],
@@ -104,13 +104,13 @@ def test_submissions(answer: SubmitResults, skipped: bool, outcome: Outcome, unt
 def test_after_a_time_out_no_score_does_not_mean_rejected(feedback: Feedback, outcome: Outcome) -> None:
     """The first submission may have been accepted while the second was being validated."""
     answer = submitted(feedback=feedback, cooldown_until=AHEAD)
-    assert read_submission(answer, False, again=True, validator_time=NOW).outcome is outcome
+    assert read_submission(answer, False, is_repeat=True, validator_time=NOW).outcome is outcome
     assert outcome.closes
 
 
 def test_an_accepted_score_stands_in_the_line() -> None:
     feedback = Feedback(task_fidelity_score=0.7123, average_fidelity_score=0.65, generations_within_the_window=9)
     reason = read_submission(
-        submitted(feedback=feedback, cooldown_until=AHEAD), False, again=False, validator_time=NOW
+        submitted(feedback=feedback, cooldown_until=AHEAD), False, is_repeat=False, validator_time=NOW
     ).reason
     assert "Score=0.71," in reason

@@ -14,7 +14,7 @@ from miner.pull.state_machine import (
     DENIED_DELAY,
     IDLE_DELAY,
     LOCK_DELAY,
-    LONGEST_WAIT,
+    MAX_WAIT,
     UNKNOWN_CLOCK_MARGIN,
     Action,
     Event,
@@ -85,7 +85,7 @@ def failed(delivered: bool = True) -> PullCompleted:
             Stage.WAITING,
             WaitUntil(NOW + 300 + UNKNOWN_CLOCK_MARGIN),
         ),
-        (PULLING, PullCompleted(OnCooldown(2**40, 1), NOW), Stage.WAITING, WaitUntil(NOW + LONGEST_WAIT)),
+        (PULLING, PullCompleted(OnCooldown(2**40, 1), NOW), Stage.WAITING, WaitUntil(NOW + MAX_WAIT)),
         (PULLING, PullCompleted(NotRegistered(), NOW), Stage.WAITING, WaitUntil(NOW + 600)),
         (PULLING, PullCompleted(NoTask(), NOW), Stage.WAITING, WaitUntil(NOW + IDLE_DELAY)),
         (PULLING, failed(), Stage.WAITING, WaitUntil(NOW + 2)),
@@ -168,7 +168,7 @@ def test_the_assignment_is_the_earliest_it_can_be() -> None:
 
 
 def test_a_task_from_before_our_restart_keeps_its_assignment() -> None:
-    state = replace(PULLING, earlier=("t", NOW - 400))
+    state = replace(PULLING, held_before_restart=("t", NOW - 400))
     same, _ = step(state, GIVEN)
     other, _ = step(state, PullCompleted(TaskAssigned(OTHER, 30), NOW - 1))
     assert same.held is not None
@@ -224,12 +224,12 @@ def test_a_date_that_is_wrong_is_found_out() -> None:
 def test_without_dates_our_clock_has_to_do() -> None:
     clock = ClockOffset()
     assert clock.at(NOW, UNIX) == UNIX
-    assert clock.still_before(UNIX - 5, NOW).at(NOW + 1, UNIX + 1) == UNIX - 4
-    assert clock.seen(None, NOW) == clock
+    assert clock.with_ceiling(UNIX - 5, NOW).at(NOW + 1, UNIX + 1) == UNIX - 4
+    assert clock.with_date(None, NOW) == clock
 
 
 def test_the_estimate_follows_a_clock_that_was_set_back() -> None:
-    clock = ClockOffset().seen(UNIX, NOW)
+    clock = ClockOffset().with_date(UNIX, NOW)
     for passed in (300, 600, 900, 1200):
-        clock = clock.seen(UNIX - 50 + passed, NOW + passed)
+        clock = clock.with_date(UNIX - 50 + passed, NOW + passed)
     assert clock.at(NOW + 1200, 0.0) == UNIX + 1150

@@ -14,9 +14,9 @@ from miner.localnet.validator import free_port
 from miner.pull.state_machine import LOCK_DELAY
 from miner.subnet.dendrite import Dendrite
 from miner.subnet.metagraph import Snapshot
-from miner.subnet.protocol import ImageTask, PullTask, SubmitResults, TextTask, signed_submission
+from miner.subnet.protocol import ImageTask, PullTask, SubmitResults, TextTask, sign_submission
 from pipeline import Asset, OnStep, Request
-from tests.miner.conftest import instant_generate, make_asset
+from tests.support.factories import instant_generate, make_asset
 from tests.support.pulling import TIMEOUT, Bench, Faulty, Held, cooling, make_bench, until
 
 bench = pytest_asyncio.fixture(make_bench)
@@ -39,7 +39,7 @@ async def test_a_result_for_another_task_leaves_the_validators_task_open(bench: 
     assert await bench.time.pass_sleep() == pytest.approx(LOCK_DELAY, abs=1)
     await bench.time.next_sleep()
     assert bench.verdicts == [("b", "valid")]
-    assert (bench.runner.counters["still open"], bench.runner.counters["generated"]) == (1, 2)
+    assert (bench.runner.counters["still_open"], bench.runner.counters["generated"]) == (1, 2)
 
 
 async def test_the_validation_lock_is_waited_for(bench: Bench) -> None:
@@ -56,7 +56,7 @@ async def test_the_validation_lock_is_waited_for(bench: Bench) -> None:
     assert bench.verdicts == []
     await bench.time.next_sleep()
     assert bench.verdicts == [("a", "valid")]
-    assert bench.runner.counters == {"pulled": 1, "generated": 1, "still open": 1, "accepted": 1}
+    assert bench.runner.counters == {"pulled": 1, "generated": 1, "still_open": 1, "accepted": 1}
     assert bench.violations == 0
 
 
@@ -90,7 +90,7 @@ async def test_a_validator_that_forgot_the_task_is_asked_for_another(
     await bench.time.next_sleep()
     assert bench.verdicts == [("b", "valid")]
     assert "holds it no longer" in caplog.text
-    assert (bench.runner.counters["not held"], bench.runner.counters["accepted"]) == (1, 1)
+    assert (bench.runner.counters["not_held"], bench.runner.counters["accepted"]) == (1, 1)
 
 
 async def test_deregistered_with_that_validator_between_pull_and_submission(bench: Bench) -> None:
@@ -172,7 +172,7 @@ async def test_validator_refuses_a_wrong_signature(bench: Bench) -> None:
     bench.validator.add_tasks([task])
     dendrite = Dendrite(bench.keypair)
     await dendrite.ask(bench.neuron, PullTask(), TIMEOUT)
-    forged = signed_submission(TextTask(id="a", prompt="other"), "", 1, bench.keypair, bench.validator.hotkey)
+    forged = sign_submission(TextTask(id="a", prompt="other"), "", 1, bench.keypair, bench.validator.hotkey)
     answers = [await dendrite.exchange(bench.neuron, forged, TIMEOUT) for _ in range(2)]
     await dendrite.aclose_session()
     assert bench.verdicts == [("a", "wrong signature")]

@@ -11,7 +11,7 @@ from miner.localnet.validator import LOOPBACK, LocalValidator, free_port
 from miner.pull.state_machine import DENIED_DELAY, Stage
 from miner.subnet.metagraph import Neuron, Snapshot
 from pipeline import Asset, OnStep, Request
-from tests.miner.conftest import make_asset
+from tests.support.factories import make_asset
 from tests.support.pulling import TIMEOUT, Bench, Faulty, Held, make_bench, until
 
 bench = pytest_asyncio.fixture(make_bench)

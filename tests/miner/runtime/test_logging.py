@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from miner.runtime.logging import FILE_NAME, LogFile, ResultLine, configure, quoted, shown, stop_writing, write_to
+from miner.runtime.logging import FILE_NAME, LogFile, ResultLine, configure, log_to_files, sanitise_name, sanitise_text
 from pipeline import STAGES
 
 LINE = ResultLine("abc-1", {"background": 0.31, "structure": 2.05}, 371_424, 4_812_331)
@@ -49,10 +49,10 @@ def test_lines_are_utc_and_survive_bittensors_import(flag: str, lines: int) -> N
 
 
 def test_a_strangers_names_cannot_forge_lines() -> None:
-    assert shown("a1b2-c3.d:e_f") == "a1b2-c3.d:e_f"
-    assert re.fullmatch(r"x[\w.?-]+", shown("x\n2025-11-04 | INFO | Score=1.00, \x1b[31m"))
-    assert shown("") == "?"
-    assert len(shown("y" * 1000)) == 64
+    assert sanitise_name("a1b2-c3.d:e_f") == "a1b2-c3.d:e_f"
+    assert re.fullmatch(r"x[\w.?-]+", sanitise_name("x\n2025-11-04 | INFO | Score=1.00, \x1b[31m"))
+    assert sanitise_name("") == "?"
+    assert len(sanitise_name("y" * 1000)) == 64
 
 
 SCORES = """grep "Score=" | awk -F'Score=' '{print $2}' | awk -F',' '{print $1}'"""
@@ -72,10 +72,10 @@ def cut(command: str, log: str) -> list[str]:
 def test_the_operators_pipes_get_the_numbers_and_nobody_elses() -> None:
     head = "2025-11-04 10:00:00 | INFO | "
     lines = [
-        f"Task t1: {quoted(HOSTILE)}",
+        f"Task t1: {sanitise_text(HOSTILE)}",
         ResultLine("t1", dict.fromkeys(STAGES, 2.08), 371_424, 4_812_331),
         "Task t1: 641 bytes submitted to validator 27 (5F3sa2TJ): accepted, Score=0.71, average 0.65, and so on",
-        f"Task {shown(HOSTILE)}: pulled from validator 27 (5F3sa2TJ), text",
+        f"Task {sanitise_name(HOSTILE)}: pulled from validator 27 (5F3sa2TJ), text",
         ResultLine("t2", dict.fromkeys(STAGES, 0.2), 640, 9000),
         "Task t2: 12000 bytes submitted to validator 27 (5F3sa2TJ): rejected, cooldown 900 s",
     ]
@@ -115,10 +115,9 @@ def plain_loggers() -> Iterator[None]:
 @pytest.mark.usefixtures("plain_loggers")
 def test_files_are_begun_anew_and_hold_every_line(tmp_path: Path) -> None:
     configure(debug=False)
-    writer = write_to(tmp_path / "logs", 500)
-    for number in range(20):
-        logging.getLogger("miner.some" if number % 2 else "pipeline.other").info("line %d of it", number)
-    stop_writing(writer)
+    with log_to_files(tmp_path / "logs", 500):
+        for number in range(20):
+            logging.getLogger("miner.some" if number % 2 else "pipeline.other").info("line %d of it", number)
     logging.getLogger("miner").info("not in the file")
     files = sorted((tmp_path / "logs").iterdir(), key=lambda path: -int(path.name.partition("log.")[2] or 0))
     assert files[-1].name == FILE_NAME
@@ -131,9 +130,9 @@ def test_files_are_begun_anew_and_hold_every_line(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "logs").write_text("in the way")
     configure(debug=False)
-    assert write_to(tmp_path / "logs") is None
-    stop_writing(None)
-    assert "No log is kept in" in capsys.readouterr().out
+    with log_to_files(tmp_path / "logs"):
+        pass
+    assert "No log files are written to" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from miner.errors import Deregistered, MinerError
-from miner.runtime.supervisor import HOPELESS, STABLE_AFTER, Supervisor, restart_delay
-from tests.miner.conftest import ManualClock
+from miner.runtime.supervisor import MAX_FAILURES, STABLE_AFTER, Supervisor
+from tests.support.factories import ManualClock
 
 TIMEOUT = 20.0
 
@@ -27,19 +27,19 @@ class Fragile:
         await asyncio.Event().wait()
 
 
-async def test_what_dies_starts_again_with_back_off_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_task_that_fails_is_restarted_with_back_off_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     time = ManualClock()
     supervisor, fragile = Supervisor(time.clock), Fragile(ValueError("first"), KeyError("second"))
     supervisor.start("a task", fragile.run)
     assert [await time.pass_sleep(), await time.pass_sleep()] == [1.0, 2.0]
     await asyncio.wait_for(fragile.settled.wait(), TIMEOUT)
     assert (fragile.runs, supervisor.restarts) == (3, {"a task": 2})
-    assert "a task died (2 in a row) and starts again in 2 s" in caplog.text
+    assert "a task failed (2 in a row) and is restarted in 2 s" in caplog.text
     assert "ValueError: first" in caplog.text
     await supervisor.stop()
 
 
-async def test_a_cancellation_from_inside_is_a_death_too() -> None:
+async def test_a_cancellation_from_inside_is_a_failure_too() -> None:
     time = ManualClock()
     supervisor, fragile = Supervisor(time.clock), Fragile(asyncio.CancelledError())
     supervisor.start("a task", fragile.run)
@@ -60,29 +60,25 @@ async def test_what_returns_is_done() -> None:
     assert (runs, supervisor.restarts) == ([1], {})
 
 
-def test_back_off_doubles_up_to_five_minutes() -> None:
-    assert [restart_delay(n) for n in (1, 2, 3, 8, 9, 10, 1000)] == [1, 2, 4, 128, 256, 300, 300]
-
-
-async def die_until_hopeless(time: ManualClock, deaths: int) -> None:
-    for _ in range(deaths):
+async def pass_failures(time: ManualClock, count: int) -> None:
+    for _ in range(count):
         await time.pass_sleep()
 
 
-async def test_a_task_that_keeps_dying_ends_the_miner() -> None:
+async def test_a_task_that_keeps_failing_ends_the_miner() -> None:
     time = ManualClock()
     supervisor = Supervisor(time.clock)
     supervisor.start("the chain", Fragile(*[ValueError()] * 100).run)
-    await die_until_hopeless(time, HOPELESS - 1)
-    failed = asyncio.ensure_future(supervisor.failed())
+    await pass_failures(time, MAX_FAILURES - 1)
+    failed = asyncio.ensure_future(supervisor.wait_for_failure())
     await time.next_sleep()
     error = await asyncio.wait_for(failed, TIMEOUT)
     assert error.exit_code == 1
-    assert "the chain died 8 times in a row" in str(error)
+    assert "the chain failed 8 times in a row" in str(error)
     await supervisor.stop()
 
 
-async def test_deaths_with_long_life_between_them_are_not_in_a_row() -> None:
+async def test_failures_with_long_runs_between_them_are_not_in_a_row() -> None:
     time = ManualClock()
     supervisor = Supervisor(time.clock)
 
@@ -91,9 +87,9 @@ async def test_deaths_with_long_life_between_them_are_not_in_a_row() -> None:
         raise ValueError
 
     supervisor.start("a task", long_lived)
-    for _ in range(HOPELESS + 1):
+    for _ in range(MAX_FAILURES + 1):
         assert await time.pass_sleep() == 1.0
-    assert supervisor.restarts["a task"] >= HOPELESS
+    assert supervisor.restarts["a task"] >= MAX_FAILURES
     await supervisor.stop()
 
 
@@ -101,15 +97,15 @@ async def test_a_group_fails_only_as_a_whole() -> None:
     """One validator that provokes a bug does not end the miner; all of them do."""
     time = ManualClock()
     supervisor, healthy = Supervisor(time.clock), Fragile()
-    failed = asyncio.ensure_future(supervisor.failed())
+    failed = asyncio.ensure_future(supervisor.wait_for_failure())
     supervisor.start("one", Fragile(*[ValueError()] * 100).run, group="pulling")
     supervisor.start("two", healthy.run, group="pulling")
-    await die_until_hopeless(time, HOPELESS + 3)
+    await pass_failures(time, MAX_FAILURES + 3)
     assert not failed.done()
     await supervisor.stop("two")
-    await die_until_hopeless(time, 1)
+    await pass_failures(time, 1)
     await time.next_sleep()
-    assert "pulling died" in str(await asyncio.wait_for(failed, TIMEOUT))
+    assert "pulling failed" in str(await asyncio.wait_for(failed, TIMEOUT))
     await supervisor.stop()
 
 
@@ -117,7 +113,7 @@ async def test_a_group_fails_only_as_a_whole() -> None:
 async def test_an_error_that_says_how_to_end_is_final(error: MinerError) -> None:
     supervisor, fragile = Supervisor(), Fragile(error)
     supervisor.start("a task", fragile.run)
-    assert await asyncio.wait_for(supervisor.failed(), TIMEOUT) is error
+    assert await asyncio.wait_for(supervisor.wait_for_failure(), TIMEOUT) is error
     assert fragile.runs == 1
     await supervisor.stop()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from miner.runtime import version as module
-from miner.runtime.version import code_version
+from miner.runtime.version import code_version, installed_version
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -20,11 +20,12 @@ def git(folder: Path, *arguments: str) -> str:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout, or what will be one."""
     (tmp_path / "miner").mkdir()
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "miner" / "code_version.py"))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "miner" / "runtime" / "version.py"))
     return tmp_path
 
 
 def test_without_a_checkout_it_is_the_packages(root: Path) -> None:
+    assert code_version() == installed_version()
     assert re.fullmatch(r"\d[\w.]*|unknown", code_version())
 
 

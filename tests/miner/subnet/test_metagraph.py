@@ -38,9 +38,9 @@ def test_file_is_read_again_at_each_call(tmp_path: Path) -> None:
         ("{", "cannot be read as JSON"),
         ("[]", 'must be {"netuid"'),
         ('{"neurons": 3}', 'must be {"netuid"'),
-        ('{"neurons": [{"hotkey": "h"}]}', "a neuron with coldkey"),
-        ('{"neurons": [{"hotkey": "h", "coldkey": "c", "stake": "much"}]}', "a neuron with stake"),
-        ('{"netuid": 18, "neurons": []}', "is of netuid 18, not 17"),
+        ('{"neurons": [{"hotkey": "h"}]}', "an invalid neuron: coldkey"),
+        ('{"neurons": [{"hotkey": "h", "coldkey": "c", "stake": "much"}]}', "an invalid neuron: stake"),
+        ('{"netuid": 18, "neurons": []}', "is for netuid 18, not 17"),
     ],
 )
 def test_a_bad_file_is_the_operators_mistake(tmp_path: Path, content: str | None, message: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from miner.errors import ChainError, Deregistered, ExitCode, OperatorError
 from miner.subnet.metagraph import Neuron, Snapshot
 from miner.subnet.metagraph_sync import MetagraphSync
-from tests.miner.conftest import ManualClock
+from tests.support.factories import ManualClock
 
 INTERVAL = 300.0
 US = Neuron(uid=1, hotkey="us", coldkey="c", ip="5.5.5.5", port=8091)
@@ -44,57 +44,59 @@ class ScriptedChain:
         self.announced.append((axon.external_ip, axon.external_port))
 
 
-async def watch(*chains: ScriptedChain, time: ManualClock, call_timeout: float = 20.0) -> MetagraphSync:
+async def open_sync(*chains: ScriptedChain, time: ManualClock, call_timeout: float = 20.0) -> MetagraphSync:
     order = list(chains)
-    watch = MetagraphSync(lambda: order.pop(0), "us", INTERVAL, time.clock, call_timeout)
-    await watch.first_look()
-    return watch
+    return await MetagraphSync.open(lambda: order.pop(0), "us", INTERVAL, time.clock, call_timeout)
+
+
+def axon_at(external_ip: str) -> Any:
+    return SimpleNamespace(external_ip=external_ip, external_port=8091)
 
 
 async def test_snapshots_are_refreshed_off_the_event_loop_and_passed_on() -> None:
     time, chain = ManualClock(), ScriptedChain(seen(1), seen(2), seen(3))
-    watching = await watch(chain, time=time)
+    sync = await open_sync(chain, time=time)
     passed: list[int] = []
-    running = asyncio.create_task(watching.run(lambda snapshot: passed.append(snapshot.block)))
+    running = asyncio.create_task(sync.run(None, lambda snapshot: passed.append(snapshot.block)))
     assert [await time.pass_sleep() for _ in range(3)] == [INTERVAL] * 3
     await time.next_sleep()
     assert passed[:2] == [2, 3]
-    assert (watching.snapshot.block, chain.threads) == (3, {"chain"})
-    assert watching.age < 1
+    assert (sync.snapshot.block, chain.threads) == (3, {"chain"})
+    assert sync.age < 1
     running.cancel()
 
 
 async def test_while_the_chain_is_down_the_last_snapshot_stays_with_its_age(caplog: pytest.LogCaptureFixture) -> None:
     time = ManualClock()
     down = [ChainError("down") if number % 2 else OperatorError("damaged") for number in range(7)]
-    watching = await watch(ScriptedChain(seen(1), *down, seen(2)), time=time)
-    running = asyncio.create_task(watching.run(lambda _: None))
+    sync = await open_sync(ScriptedChain(seen(1), *down, seen(2)), time=time)
+    running = asyncio.create_task(sync.run(None, lambda _: None))
     assert await time.pass_sleep() == INTERVAL
     assert [await time.pass_sleep() for _ in range(6)] == [15, 30, 60, 120, 240, 300]
     await time.next_sleep()
-    assert watching.snapshot.block == 1
-    assert watching.age == pytest.approx(INTERVAL + 765, abs=5)
+    assert sync.snapshot.block == 1
+    assert sync.age == pytest.approx(INTERVAL + 765, abs=5)
     assert "the last one stays in use (block 1, 300 s old): damaged" in caplog.text
     time.wake()
     assert await time.next_sleep() == INTERVAL
-    assert (watching.snapshot.block, round(watching.age)) == (2, 0)
+    assert (sync.snapshot.block, round(sync.age)) == (2, 0)
     running.cancel()
 
 
 async def test_deregistration_is_seen_twice_before_it_is_believed() -> None:
     gone = seen(9, OTHER)
-    watching = await watch(ScriptedChain(seen(1), gone, seen(3), gone), time=ManualClock())
-    assert await watching.refresh()
-    assert watching.snapshot.block == 3
+    sync = await open_sync(ScriptedChain(seen(1), gone, seen(3), gone), time=ManualClock())
+    assert await sync.refresh()
+    assert sync.snapshot.block == 3
     with pytest.raises(Deregistered) as caught:
-        await watching.refresh()
+        await sync.refresh()
     assert caught.value.exit_code is ExitCode.DEREGISTERED
 
 
 async def test_a_failure_at_the_second_look_proves_nothing() -> None:
-    watching = await watch(ScriptedChain(seen(1), seen(9, OTHER), ChainError("down")), time=ManualClock())
-    assert not await watching.refresh()
-    assert watching.snapshot.block == 1
+    sync = await open_sync(ScriptedChain(seen(1), seen(9, OTHER), ChainError("down")), time=ManualClock())
+    assert not await sync.refresh()
+    assert sync.snapshot.block == 1
 
 
 async def test_a_call_that_hangs_is_left_behind_with_its_connection(caplog: pytest.LogCaptureFixture) -> None:
@@ -104,25 +106,23 @@ async def test_a_call_that_hangs_is_left_behind_with_its_connection(caplog: pyte
         release.wait(20)
         return seen(99)
 
-    watching = await watch(ScriptedChain(seen(1), hang), ScriptedChain(seen(2)), time=ManualClock(), call_timeout=0.05)
-    assert not await watching.refresh()
+    sync = await open_sync(ScriptedChain(seen(1), hang), ScriptedChain(seen(2)), time=ManualClock(), call_timeout=0.05)
+    assert not await sync.refresh()
     assert "did not answer within" in caplog.text
-    assert await watching.refresh()
+    assert await sync.refresh()
     release.set()
-    assert watching.snapshot.block == 2
+    assert sync.snapshot.block == 2
 
 
 async def test_the_first_look_fails_loudly() -> None:
-    watching = MetagraphSync(lambda: ScriptedChain(ChainError("down")), "us", INTERVAL, ManualClock().clock)
     with pytest.raises(ChainError, match="down"):
-        await watching.first_look()
+        await open_sync(ScriptedChain(ChainError("down")), time=ManualClock())
 
 
 async def announcements(chain: ScriptedChain, rounds: int, external_ip: str = "6.6.6.6") -> list[tuple[str, int]]:
     time = ManualClock()
-    watching = await watch(chain, time=time)
-    watching.axon = SimpleNamespace(external_ip=external_ip, external_port=8091)  # type: ignore[assignment]
-    running = asyncio.create_task(watching.run(lambda _: None))
+    sync = await open_sync(chain, time=time)
+    running = asyncio.create_task(sync.run(axon_at(external_ip), lambda _: None))
     for _ in range(rounds):
         await time.pass_sleep()
     await time.next_sleep()
@@ -141,16 +141,16 @@ async def test_an_address_that_the_chain_has_already_is_not_announced() -> None:
 
 async def test_an_announcement_that_failed_is_tried_again() -> None:
     time, chain = ManualClock(), ScriptedChain(seen())
-    watching = await watch(chain, time=time)
-    watching.axon = SimpleNamespace(external_ip="6.6.6.6", external_port=8091)  # type: ignore[assignment]
+    sync = await open_sync(chain, time=time)
+    axon = axon_at("6.6.6.6")
     chain.refuse_announcing = True
-    running = asyncio.create_task(watching.run(lambda _: None))
+    running = asyncio.create_task(sync.run(axon, lambda _: None))
     await time.next_sleep()
     chain.refuse_announcing = False
     time.wake()
     await time.next_sleep()
     assert chain.announced == [("6.6.6.6", 8091)]
-    watching.axon = SimpleNamespace(external_ip="7.7.7.7", external_port=8091)  # type: ignore[assignment]
+    axon.external_ip = "7.7.7.7"
     time.wake()
     await time.next_sleep()
     assert chain.announced == [("6.6.6.6", 8091), ("7.7.7.7", 8091)]

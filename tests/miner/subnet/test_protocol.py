@@ -12,7 +12,7 @@ from miner.subnet.protocol import (
     PullTask,
     SubmitResults,
     TextTask,
-    signed_submission,
+    sign_submission,
     submission_message,
 )
 
@@ -26,7 +26,7 @@ def test_licence_declaration_is_the_subnets_byte_for_byte() -> None:
 
 def test_signature_covers_declaration_time_prompt_and_both_hotkeys(wallets: dict[str, bt.Wallet]) -> None:
     keypair, validator = wallets["miner"].hotkey, wallets["validator"].hotkey.ss58_address
-    submission = signed_submission(TextTask(id="a", prompt="a red chair"), "c3B6", 123, keypair, validator)
+    submission = sign_submission(TextTask(id="a", prompt="a red chair"), "c3B6", 123, keypair, validator)
     text = f"{LICENSE_DECLARATION}123a red chair{validator}{keypair.ss58_address}"
     assert submission_message(123, "a red chair", validator, keypair.ss58_address) == text
     signature = base64.b64decode(submission.signature, validate=True)

@@ -11,13 +11,13 @@ import pytest_asyncio
 import torch
 
 from miner.config.phase import CandidateSettings, ExportSettings, GateSettings, Phase, ScorerSettings
-from miner.config.settings import SpzSettings, load_settings, parser
+from miner.config.settings import SpzSettings
 from miner.gpu.scheduler import Scheduler
 from miner.tasks.runner import TaskRunner
 from miner.tasks.task import InvalidResult, Result, Task
 from pipeline import Asset, EmptyStructure, FormatError, OnStep, Request, Splats, spz
 from pipeline.scoring.best_of_n import candidate_seed
-from tests.miner.conftest import instant_generate, make_asset, phases_with
+from tests.support.factories import instant_generate, make_asset, selector_with
 
 TIMEOUT = 20.0
 
@@ -25,7 +25,7 @@ TIMEOUT = 20.0
 async def run_one(phase: Phase, container: SpzSettings, image: str, generate: object = instant_generate) -> Asset:
     scheduler = Scheduler()
     scheduler.start()
-    phases = phases_with(phase, generate)  # type: ignore[arg-type]
+    phases = selector_with(phase, generate)  # type: ignore[arg-type]
     try:
         result = await TaskRunner(scheduler, phases, container).run(Task("t", "image", image, 0.0, seed=5))
     finally:
@@ -43,7 +43,7 @@ async def test_splats_leave_as_they_were_generated(phase: Phase, container: SpzS
 async def test_the_phase_may_ask_for_an_extent(config_folder: Path, container: SpzSettings, image_base64: str) -> None:
     file = config_folder / "phases" / "phase3.yaml"
     file.write_text(file.read_text() + "\nexport: {extent: 1.5}\n")
-    settings = load_settings(parser().parse_args(["--config", str(config_folder / "miner.yaml")]))
+    settings = run_settings("--config", str(config_folder / "miner.yaml"))
     means = (await run_one(settings.configured.settings, container, image_base64)).splats.means
     sides = means.amax(0) - means.amin(0)
     assert float(sides.max()) == pytest.approx(1.5, abs=2**-12)
@@ -109,7 +109,7 @@ class Bench:
             self.judged.append(splats)
             return self.qualities.get(self.made[-1], 0.5)
 
-        return TaskRunner(self.scheduler, phases_with(phase, generate, score), self.container)
+        return TaskRunner(self.scheduler, selector_with(phase, generate, score), self.container)
 
     async def run(self, phase: Phase, deadline: float = float("inf")) -> Result:
         return await self.runner(phase).run(Task("t", "image", self.image, 1.0, seed=5, deadline=deadline))
@@ -146,7 +146,7 @@ async def test_one_candidate_without_a_scorer_is_what_there_was_before(
     bench: Bench, phase: Phase, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.qualities = {5: 0.9}
-    plain = phases_with(phase, lambda request, _: make_asset(request))
+    plain = selector_with(phase, lambda request, _: make_asset(request))
     runner = TaskRunner(bench.scheduler, plain, bench.container)
     with caplog.at_level("INFO", "miner"):
         result = await runner.run(Task("t", "image", bench.image, 1.0, seed=5))
@@ -233,7 +233,7 @@ async def test_a_candidate_that_fails_does_not_lose_the_task(
     assert [c.problem for c in result.candidates] == ["EmptyStructure: nothing", ""]
     # What is no expected failure ends the search.
     assert bench.made == SEEDS[:3]
-    assert runner.counters == {"generated": 1, "internal error": 1}
+    assert runner.counters == {"generated": 1, "internal_error": 1}
     assert "a candidate failed unexpectedly; the best before it is taken" in caplog.text
 
 

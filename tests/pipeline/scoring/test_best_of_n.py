@@ -1,4 +1,4 @@
-"""BestResult of several: which is taken, what ends the search, and that one candidate is what there was before."""
+"""Best of N: which candidate is taken, what ends the search, and that one candidate is what the generator makes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from pipeline import (
     OnStep,
     OutOfMemory,
     PipelineError,
+    Prompt,
     Request,
     SamplerParams,
     Splats,
@@ -29,11 +30,12 @@ from pipeline import (
     UnsupportedPrompt,
 )
 from pipeline.request import ignore_steps
-from pipeline.scoring.best_of_n import BestOfN, BestResult, candidate_seed
+from pipeline.scoring.best_of_n import BestOfN, BestResult, Pack, candidate_seed
+from pipeline.splats.container import Container, PackedSplats
 from tests.pipeline.test_generator import FEW, FEWER, drawing, same
 
 PARAMS = SamplerParams(steps=1, cfg_strength=0.0)
-REQUEST = Request(ImagePrompt(Image.new("RGB", (4, 4)), "digest"), 11, PARAMS, PARAMS)
+REQUEST = Request(ImagePrompt(Image.new("RGB", (4, 4)), b"picture"), 11, PARAMS, PARAMS)
 SEEDS = tuple(candidate_seed(11, index) for index in range(5))
 
 
@@ -48,17 +50,36 @@ def cloud(seed: int, count: int = 7000) -> Splats:
     )
 
 
+def pack(splats: Splats) -> PackedSplats:
+    return PackedSplats(b"packed", splats)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    seconds: Mapping[str, float]
+
+
 @dataclass
 class Bench:
-    """A generator and a scorer with a clock of their own; `outcomes` by index: a quality, or what is raised."""
+    """A backend and a scorer with a clock of their own; `outcomes` by index: a quality, or what is raised."""
 
     outcomes: Mapping[int, float | Exception]
     seconds: tuple[float, ...] = (1.0,)
     counts: Mapping[int, int] = field(default_factory=dict)
+    refusal: PipelineError | None = None
     now: float = 100.0
+    encoded: int = 0
     asked: list[int] = field(default_factory=list)
 
-    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
+    def encode(self, prompt: Prompt) -> Encoded:
+        assert prompt is not None
+        self.encoded += 1
+        if self.refusal is not None:
+            raise self.refusal
+        return Encoded({"background": 0.25, "conditioning": 0.5})
+
+    def sample(self, conditioning: Encoded, request: Request, on_step: OnStep = ignore_steps) -> Asset:
+        assert isinstance(conditioning, Encoded)
         index = len(self.asked)
         self.asked.append(request.seed)
         self.now += self.seconds[index % len(self.seconds)]
@@ -66,7 +87,8 @@ class Bench:
         outcome = self.outcomes[index]
         if isinstance(outcome, Exception):
             raise outcome
-        return Asset(cloud(index, self.counts.get(index, 7000)), request.seed, 1, dict.fromkeys(STAGES, 0.1))
+        seconds = dict.fromkeys(STAGES, 0.1) | {"background": 0.0, "conditioning": 0.0}
+        return Asset(cloud(index, self.counts.get(index, 7000)), request.seed, 1, seconds)
 
     def score(self, splats: Splats) -> float:
         self.now += 0.5
@@ -74,14 +96,17 @@ class Bench:
         assert not isinstance(outcome, Exception)
         return outcome
 
-    def best(self, count: int, request: Request = REQUEST, **limits: object) -> BestResult:
-        return BestOfN(self, request, self.score, count=count, now=lambda: self.now, **limits).run()  # type: ignore[arg-type]
+    def search(self, count: int, request: Request = REQUEST, pack: Pack = pack, **limits: float) -> BestOfN:
+        return BestOfN(self, request, pack, self.score, count=count, now=lambda: self.now, **limits)
+
+    def best(self, count: int, request: Request = REQUEST, pack: Pack = pack, **limits: float) -> BestResult:
+        return self.search(count, request, pack, **limits).run()
 
 
 def test_the_best_is_taken_and_every_number_is_told() -> None:
     bench = Bench({0: 0.4, 1: 0.9, 2: 0.6}, seconds=(1.0, 2.0, 3.0))
     best = bench.best(3)
-    assert (best.asset.seed, best.quality) == (SEEDS[1], 0.9)
+    assert (best.asset.seed, best.quality, best.problem) == (SEEDS[1], 0.9, "")
     assert [c.seed for c in best.candidates] == bench.asked == list(SEEDS[:3])
     assert [c.quality for c in best.candidates] == [0.4, 0.9, 0.6]
     assert [c.seconds for c in best.candidates] == [1.5, 2.5, 3.5]
@@ -130,7 +155,7 @@ def test_the_expected_time_is_the_mean_of_those_before() -> None:
 
 def test_the_seconds_count_from_the_first_candidates_beginning_and_a_wait_between_counts() -> None:
     bench = Bench(dict.fromkeys(range(5), 0.5))
-    search = BestOfN(bench, REQUEST, bench.score, count=5, seconds=6.0, now=lambda: bench.now)
+    search = bench.search(5, seconds=6.0)
     bench.now += 50
     search.make_one()
     assert search.wants_another
@@ -153,25 +178,82 @@ def test_an_object_that_cannot_be_made_or_is_invalid_never_wins() -> None:
 def test_an_invalid_object_is_better_than_none_and_is_not_scored() -> None:
     best = Bench({0: EmptyStructure("nothing"), 1: 0.9}, counts={1: 6999}).best(2)
     assert (best.asset.seed, best.quality) == (SEEDS[1], None)
+    assert best.problem == best.candidates[1].problem
+    assert "6999 gaussians" in best.problem
 
 
-def test_what_cannot_be_packed_is_invalid() -> None:
-    def received(splats: Splats) -> Splats:
-        if splats.f_dc[0, 0] == 0:
-            raise FormatError("too far out")
-        return splats
+def pack_if_near(splats: Splats) -> PackedSplats:
+    if splats.f_dc[0, 0] == 0:
+        raise FormatError("too far out")
+    return pack(splats)
 
-    best = Bench({0: 0.9, 1: 0.1}).best(2, received=received)
+
+def test_an_object_that_cannot_be_packed_never_wins() -> None:
+    best = Bench({0: 0.9, 1: 0.1}).best(2, pack=pack_if_near)
     assert (best.asset.seed, best.candidates[0].problem) == (SEEDS[1], "FormatError: too far out")
+    with pytest.raises(FormatError, match="too far out"):
+        Bench({0: 0.9}).best(1, pack=pack_if_near)
 
 
-def test_what_is_judged_is_what_the_validator_receives() -> None:
+def test_the_scorer_sees_what_the_validator_receives() -> None:
     bench = Bench({0: 0.2, 1: 0.3, 2: 0.8})
-    # As if packing turned the first into the third.
-    best = bench.best(2, received=lambda splats: replace(splats, f_dc=2 - 2 * splats.f_dc))
+    packings: list[float] = []
+
+    def swap(splats: Splats) -> PackedSplats:
+        """As if packing turned the first into the third."""
+        packings.append(float(splats.f_dc[0, 0]))
+        return PackedSplats(b"%d" % packings[-1], replace(splats, f_dc=2 - 2 * splats.f_dc))
+
+    best = bench.best(2, pack=swap)
     assert [c.quality for c in best.candidates] == [0.8, 0.2]
-    # What is returned is as it was generated.
+    # The asset is as it was generated, and its file was made once.
     assert float(best.asset.splats.f_dc[0, 0]) == 0
+    assert (best.packed.data, float(best.packed.splats.f_dc[0, 0])) == (b"0", 2)
+    assert packings == [0, 1]
+
+
+@pytest.mark.parametrize(("count", "problem"), [(7000, ""), (6999, "6999 gaussians")])
+def test_without_a_scorer_the_candidate_is_packed_and_checked_at_the_end(count: int, problem: str) -> None:
+    bench = Bench({0: 0.5}, counts={0: count})
+    packings: list[Splats] = []
+
+    def note(splats: Splats) -> PackedSplats:
+        packings.append(splats)
+        return pack(splats)
+
+    search = BestOfN(bench, REQUEST, note)
+    search.make_one()
+    assert search.has_valid
+    assert not packings
+    best = search.best()
+    assert len(packings) == 1
+    assert best.packed.splats is best.asset.splats
+    assert best.quality is None
+    assert best.problem.startswith(problem)
+    assert bool(best.problem) == bool(problem)
+
+
+def test_a_file_that_cannot_be_written_is_an_error_without_a_scorer_too() -> None:
+    search = BestOfN(Bench({0: 0.5}), REQUEST, pack_if_near)
+    search.make_one()
+    with pytest.raises(FormatError, match="too far out"):
+        search.best()
+
+
+def test_the_prompt_is_encoded_once_and_the_first_object_carries_its_seconds() -> None:
+    bench = Bench({0: 0.4, 1: 0.9})
+    first = bench.best(1).asset
+    assert tuple(first.seconds) == STAGES
+    assert (first.seconds["background"], first.seconds["conditioning"], first.seconds["latents"]) == (0.25, 0.5, 0.1)
+    bench = Bench({0: 0.4, 1: 0.9})
+    second = bench.best(2).asset
+    assert (bench.encoded, second.seed) == (1, SEEDS[1])
+    assert (second.seconds["background"], second.seconds["conditioning"]) == (0.0, 0.0)
+
+
+def test_nothing_made_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="no candidate was made"):
+        Bench({}).search(1).best()
 
 
 def test_an_object_that_could_not_be_scored_is_sent_if_there_is_no_other() -> None:
@@ -179,8 +261,8 @@ def test_an_object_that_could_not_be_scored_is_sent_if_there_is_no_other() -> No
         raise OutOfMemory("no room")
 
     bench = Bench({0: 0.9, 1: 0.1})
-    best = BestOfN(bench, REQUEST, fail, count=2, now=lambda: bench.now).run()
-    assert (best.asset.seed, best.quality) == (11, None)
+    best = BestOfN(bench, REQUEST, pack, fail, count=2, now=lambda: bench.now).run()
+    assert (best.asset.seed, best.quality, best.problem) == (11, None, "")
     assert best.candidates[0].problem == "not scored, OutOfMemory: no room"
 
 
@@ -192,7 +274,7 @@ def test_if_none_can_be_made_the_first_error_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "error", "asked"),
+    ("prompt", "error", "candidates"),
     [
         (REQUEST.prompt, EmptyForeground("no object"), 1),
         (TextPrompt("a chair"), UnsupportedPrompt("no checkpoint"), 1),
@@ -200,17 +282,20 @@ def test_if_none_can_be_made_the_first_error_is_told() -> None:
         (TextPrompt("a chair"), EmptyForeground("no object"), 3),
     ],
 )
-def test_a_prompt_that_is_at_fault_is_not_tried_again(prompt: TextPrompt, error: PipelineError, asked: int) -> None:
-    bench = Bench(dict.fromkeys(range(3), error))
+@pytest.mark.parametrize("encoding", [True, False])
+def test_a_prompt_that_is_at_fault_is_not_tried_again(
+    prompt: Prompt, error: PipelineError, candidates: int, encoding: bool
+) -> None:
+    bench = Bench(dict.fromkeys(range(3), error), refusal=error if encoding else None)
     with pytest.raises(type(error)):
         bench.best(3, replace(REQUEST, prompt=prompt))
-    assert len(bench.asked) == asked
+    assert (bench.encoded if encoding else len(bench.asked)) == candidates
 
 
 @pytest.mark.parametrize("error", [Cancelled("stopping"), RuntimeError("CUDA error")])
 def test_whoever_stops_it_or_breaks_the_device_is_heard_at_once(error: Exception) -> None:
     bench = Bench({0: 0.5, 1: error, 2: 0.9})
-    search = BestOfN(bench, REQUEST, bench.score, count=3, now=lambda: bench.now)
+    search = bench.search(3)
     search.make_one()
     with pytest.raises(type(error)):
         search.make_one()
@@ -221,33 +306,30 @@ def test_whoever_stops_it_or_breaks_the_device_is_heard_at_once(error: Exception
 def test_steps_are_told() -> None:
     steps: list[str] = []
     bench = Bench({0: 0.1, 1: 0.2})
-    search = BestOfN(bench, REQUEST, bench.score, count=2, now=lambda: bench.now)
-    search.run(lambda stage, done, of: steps.append(stage))
+    bench.search(2).run(lambda stage, done, of: steps.append(stage))
     assert steps == ["structure", "structure"]
 
 
 def test_several_need_a_scorer() -> None:
     with pytest.raises(ValueError, match="2 candidates need a scorer"):
-        BestOfN(Bench({}), REQUEST, count=2)
+        BestOfN(Bench({}), REQUEST, pack, count=2)
 
 
 @pytest.mark.parametrize("scorer", [None, lambda splats: 0.5])
 def test_one_candidate_is_what_the_generator_makes(
     generator: Generator, scorer: Callable[[Splats], float] | None
 ) -> None:
-    request = Request(ImagePrompt(drawing("egg"), "egg"), 3, FEW, FEWER)
-    best = BestOfN(generator, request, scorer, count=1, seconds=math.inf).run()
+    request = Request(ImagePrompt(drawing("egg"), b"egg"), 3, FEW, FEWER)
+    best = BestOfN(generator, request, Container("ply").pack, scorer, count=1, seconds=math.inf).run()
     assert same(best.asset.splats, generator.generate(request).splats)
+    assert same(best.packed.splats, best.asset.splats)
     assert [c.seed for c in best.candidates] == [best.asset.seed] == [3]
     assert best.quality == (scorer and 0.5)
+    assert all(seconds > 0 for seconds in best.asset.seconds.values())
 
 
-def test_candidates_are_what_their_seeds_give_alone_and_the_picture_is_looked_at_once(generator: Generator) -> None:
-    request = Request(ImagePrompt(drawing("egg"), "egg"), 3, FEW, FEWER)
-    best = BestOfN(generator, request, lambda splats: float(splats.means.std()), count=3).run()
-    other = replace(request, prompt=ImagePrompt(drawing("egg"), "egg"), seed=best.asset.seed)
-    alone = generator.generate(other)
+def test_candidates_are_what_their_seeds_give_alone(generator: Generator) -> None:
+    request = Request(ImagePrompt(drawing("egg"), b"egg"), 3, FEW, FEWER)
+    best = BestOfN(generator, request, Container().pack, lambda splats: float(splats.means.std()), count=3).run()
+    alone = generator.generate(replace(request, seed=best.asset.seed))
     assert same(best.asset.splats, alone.splats)
-    assert alone.seconds["conditioning"] > 0
-    again = generator.generate(replace(other, seed=99))
-    assert (again.seconds["background"], again.seconds["conditioning"]) == (0.0, 0.0)

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from pipeline.scoring.quality import QualityScorer
 from pipeline.weights.locate import locate
-from tests.miner.conftest import make_splats
 from tests.pipeline.weights.conftest import CPU, files
+from tests.support.factories import make_splats
 from tests.support.fake_hub import FakeHub
 from tests.support.scorers import write_scorer
 

@@ -18,7 +18,7 @@ from miner.policy.policy import decide
 from miner.subnet.metagraph import Neuron, Snapshot
 from miner.tasks.runner import TaskRunner
 from scripts.validation.attacks import Peers, make_attacks, push_tasks, run_attacks
-from tests.miner.conftest import phases_with
+from tests.support.factories import selector_with
 
 SETTINGS = ServingSettings(max_body_bytes=200_000, max_connections=60, header_timeout=1, body_timeout=1)
 CONNECTIONS = 60
@@ -36,7 +36,7 @@ async def test_an_honest_validator_is_served_under_attack(
     snapshot, rules = Snapshot(17, 1, tuple(allowed)), PolicyRules()
     scheduler = Scheduler()
     scheduler.start()
-    runner = TaskRunner(scheduler, phases_with(phase), container)
+    runner = TaskRunner(scheduler, selector_with(phase), container)
     wallet = make_wallet(tmp_path, "miner")
     address = AxonAddress(free_port(), wallet.hotkey.ss58_address)
     axon = bt.Axon(wallet=wallet, port=address.port, ip=LOOPBACK, external_ip=LOOPBACK)

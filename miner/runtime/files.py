@@ -1,0 +1,90 @@
+"""Files that several processes share: written whole or not at all, locked, and watched for changes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+# By path, the modification time in nanoseconds, size in bytes and inode of each file that exists.
+FileStamps = dict[Path, tuple[int, int, int]]
+
+
+def write_atomically(path: Path, data: bytes | str, *, sync: bool = False) -> None:
+    """Replace a file so that readers see either its old content or all of the new one.
+
+    Text is written as UTF-8, with its line ends as they are. A file that is replaced keeps its mode, and a symbolic
+    link keeps pointing to it. With `sync` the data is on the disk before the file is replaced, so that it also survives
+    a power cut. Raises OSError; the partial file, a sibling called .NAME.XXXXXXXX.part, is then removed.
+    """
+    path = path.resolve()
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with partial.open("xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        if path.exists():
+            partial.chmod(path.stat().st_mode)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes and threads that lock the same path waiting, with the lock file .NAME.lock beside it.
+
+    The folder is made if it is missing; the file itself need not exist. Raises OSError if it cannot be locked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        yield
+
+
+def read_stamps(paths: Iterable[Path]) -> FileStamps:
+    """Return the stamps of those files that exist and can be examined."""
+    stamps: FileStamps = {}
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        stamps[path] = status.st_mtime_ns, status.st_size, status.st_ino
+    return stamps
+
+
+class FileWatcher:
+    """A watcher that notices when any of some files is changed, replaced, created or deleted."""
+
+    def __init__(self, list_files: Callable[[], Iterable[Path]]) -> None:
+        """Start with no file read yet, so that the second poll reports a change unless `mark_read` comes first.
+
+        `list_files` is called at each poll and returns the files to watch, whether or not they exist.
+        """
+        self._list_files = list_files
+        self._last: FileStamps | None = None
+        self._read: FileStamps | None = None
+
+    def changed(self) -> bool:
+        """Return whether the files differ from those last read and have stayed the same since the last poll.
+
+        The caller then reads them; an editor that writes in two steps would otherwise be caught halfway.
+        """
+        stamps = read_stamps(self._list_files())
+        is_settled = stamps == self._last
+        self._last = stamps
+        if not is_settled or stamps == self._read:
+            return False
+        self._read = stamps
+        return True
+
+    def mark_read(self) -> None:
+        """Take the files as they are now for read; call it before reading them, so that no later change is missed."""
+        self._last = self._read = read_stamps(self._list_files())

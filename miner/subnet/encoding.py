@@ -1,0 +1,35 @@
+"""Base64, in which pictures and results travel; nothing beyond the transports sees it."""
+
+from __future__ import annotations
+
+import base64
+from typing import Literal
+
+from pipeline import MAX_IMAGE_BYTES, ImagePrompt, Prompt, PromptError, decode_image_prompt, parse_text_prompt
+
+
+def decode_prompt(task_type: Literal["text", "image"], text: str) -> Prompt:
+    """Decode a prompt as it travels: a sentence, or an image file in base64. Raise PromptError if it is unusable."""
+    return parse_text_prompt(text) if task_type == "text" else decode_image(text)
+
+
+def decode_image(text: str) -> ImagePrompt:
+    """Decode an image file in base64, with or without a `data:...;base64,` prefix and line breaks.
+
+    Raises PromptError if it is empty, too large, not base64, or not an acceptable image.
+    """
+    encoded = "".join((text.rpartition(",")[2] if text.startswith("data:") else text).split())
+    if not encoded:
+        raise PromptError("the prompt is empty")
+    if len(encoded) > (MAX_IMAGE_BYTES + 2) // 3 * 4:
+        raise PromptError(f"the image has more than {MAX_IMAGE_BYTES} bytes")
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except ValueError as error:
+        raise PromptError(f"the image is not valid base64: {error}") from None
+    return decode_image_prompt(data)
+
+
+def encode_result(data: bytes) -> str:
+    """Encode a result's file for the answer; an empty one stays empty."""
+    return base64.b64encode(data).decode()

@@ -1,0 +1,58 @@
+"""From a phase, its models and a prompt to packed candidates: the one way of the miner, the commands and benchmarks."""
+
+from __future__ import annotations
+
+import math
+import secrets
+
+from miner.config.phase import Phase
+from miner.gpu.models import LoadedModels
+from miner.tasks.task import InvalidResult
+from pipeline import BestOfN, BestResult, Container, PackedSplats, Prompt, Request, Splats, TextToImageParams
+
+
+def make_request(prompt: Prompt, seed: int | None, phase: Phase) -> Request:
+    """Return the request that a phase makes of a prompt; a seed of None is replaced by a random one."""
+    structure, latents = phase.samplers
+    return Request(
+        prompt=prompt,
+        seed=secrets.randbelow(2**31) if seed is None else seed,
+        sparse_structure_sampler_params=structure,
+        slat_sampler_params=latents,
+        voxel_limit=phase.max_voxels.limit() if phase.max_voxels else None,
+        text_to_image_params=phase.text_to_image.params() if phase.text_to_image else TextToImageParams(),
+    )
+
+
+def best_of_n(
+    models: LoadedModels, request: Request, phase: Phase, container: Container, deadline: float = math.inf
+) -> BestOfN:
+    """Return the search for the best of a phase's candidates, each exported and packed as the phase says.
+
+    `deadline` is a moment of time.monotonic() after which no further candidate is begun.
+    """
+
+    def pack(splats: Splats) -> PackedSplats:
+        try:
+            exported = phase.export.apply(splats)
+        except ValueError as error:
+            raise InvalidResult(f"export is impossible: {error}") from None
+        return container.pack(exported)
+
+    return BestOfN(
+        models.backend,
+        request,
+        pack,
+        models.scorer,
+        count=phase.candidates.count,
+        seconds=phase.candidates.seconds,
+        deadline=deadline,
+    )
+
+
+def gate_objection(best: BestResult, phase: Phase) -> str:
+    """Return why the phase's gate withholds a result, "" if it passes; what could not be scored passes."""
+    if phase.gate is None or best.quality is None or best.quality >= phase.gate.quality:
+        return ""
+    subject = f"the best of {len(best.candidates)} has" if len(best.candidates) > 1 else "it has"
+    return f"{subject} quality {best.quality:.3f}, the phase's gate asks for {phase.gate.quality:g}"
