@@ -65,7 +65,6 @@ def task_events(ledger: LedgerWriter, number: int, phase: str) -> Iterator[Event
 def write_forever(path: Path, phase: str, paced: bool, progress: Connection) -> None:
     """Record tasks until killed; send a Progress before each record and after each flush."""
     ledger = LedgerWriter(path)
-    ledger.start()
     rng = random.Random(phase)  # noqa: S311
     state = Progress()
     burst = 0

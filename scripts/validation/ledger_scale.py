@@ -2,8 +2,8 @@
 
     python -m scripts.validation.ledger_scale [--tasks 100000]
 
-Fills a ledger with plausible tasks of two phases, seven validators and both types in one transaction; writes events of a
-thousand more one by one, as the miner does; then runs `sn17-miner report` as a process for each grouping and each
+Fills a ledger with plausible tasks of two phases, seven validators and both types in one transaction; writes the events
+of a thousand more one by one, as the miner does; then runs `sn17-miner report` as a process for each grouping and each
 format. The last line is JSON. Recorded results: ledger_scale.md beside this file.
 """
 
@@ -32,7 +32,6 @@ FORMATS = ("json", "csv", "html")
 def write_one_by_one(path: Path) -> tuple[float, float]:
     """Return the microseconds that record() takes, and the milliseconds until a record is on disk, on average."""
     ledger = LedgerWriter(path)
-    ledger.start()
     events = list(synthesise_events(SINGLE_TASKS))
     started = time.perf_counter()
     for event in events:
@@ -67,7 +66,7 @@ def main() -> int:
         record_us, write_ms = write_one_by_one(state / "one-by-one.sqlite")
         figures: dict[str, float] = {"tasks": options.tasks, "megabytes": ledger.stat().st_size / 1e6}
         figures |= {"record_us": record_us, "write_ms": write_ms}
-        reports = {f"by {grouping}": ("--by", grouping) for grouping in GROUPINGS}
+        reports: dict[str, tuple[str, str]] = {f"by {grouping}": ("--by", grouping) for grouping in GROUPINGS}
         reports |= {name: ("--format", name) for name in FORMATS}
         for name, arguments in reports.items():
             figures[f"{name}, wall"], figures[f"{name}, processor"] = report_seconds(state, *arguments)

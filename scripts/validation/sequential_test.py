@@ -1,12 +1,12 @@
-"""How often the sequential test of an experiment calls a winner where there is none, and how soon where there is one.
+"""Measure how often the sequential test finds a winner where there is none, and how soon where there is one.
 
-    python scripts/proofs/sequential_test.py [--runs 4000] [--seed 0]
+    python -m scripts.validation.sequential_test [--runs 4000] [--seed 0]
 
-"Alike" and "power": two arms of equal share with fixed rates, looked at after every block of two tasks, which is
-whenever the test can change its mind. Beside it, for contrast, the usual z-test at 5 %, looked at as often. "Subnet":
-the whole way through Experiment.arm and evaluate, with seven validators that differ, tasks of two types, rates that
-drift, results without a verdict and arms of which one takes four times as long. The last line is JSON. Recorded
-results: sequential_test.md beside this file.
+"Alike" and "power" have two arms of equal share with fixed acceptance rates. They are evaluated after every block of
+two tasks, which is whenever the result can change, and so is the usual z-test at 5 % for comparison. "Subnet" runs
+through Experiment.arm and evaluate, with seven validators that differ, tasks of two types, rates that drift, results
+without a verdict, and arms of which one takes four times as long. The last line is JSON. Recorded results:
+sequential_test.md beside this file.
 """
 
 from __future__ import annotations
@@ -26,40 +26,43 @@ from miner.analytics.sequential_test import ALPHA, ExperimentResult, Tables, Tri
 from miner.ledger.events import Stratum
 
 Z_95 = 1.959963984540054
-# The naive test is first looked at after so many tasks of each arm; sooner it is no better than a guess.
-NAIVE_FIRST_LOOK = 20
+# Tasks of each arm before the naive test is first evaluated; with fewer it is no better than a guess.
+NAIVE_FIRST_EVALUATION = 20
 
 
 def draw_tables(rng: np.random.Generator, blocks: int, first: float, second: float) -> Tables:
-    """Blocks of one task each."""
+    """Draw blocks of one task of each arm."""
     tables = np.ones((blocks, 4), np.int64)
     tables[:, 0], tables[:, 2] = rng.random(blocks) < first, rng.random(blocks) < second
     return tables
 
 
-def decided_after(tables: Tables, threshold: float) -> tuple[float, float]:
-    """Tasks until the first arm, and until the second, is found to be better; infinite if it never is."""
-    found = []
+def tasks_until_decided(tables: Tables) -> tuple[float, float]:
+    """Return the tasks until the first arm, and until the second, is found to be better; infinite if it never is."""
+    decided = []
     for direction in (tables, tables[:, [2, 3, 0, 1]]):
-        hits = np.flatnonzero(log_e_values(direction) >= math.log(threshold))
-        found.append(2.0 * (int(hits[0]) + 1) if len(hits) else math.inf)
-    return found[0], found[1]
+        hits = np.flatnonzero(log_e_values(direction) >= math.log(2 / ALPHA))
+        decided.append(2.0 * (int(hits[0]) + 1) if len(hits) else math.inf)
+    return decided[0], decided[1]
 
 
-def naive_alarm(tables: Tables) -> bool:
-    """Whether a z-test for two proportions at 5 % ever is significant."""
+def has_naive_alarm(tables: Tables) -> bool:
+    """Return whether a z-test for two proportions at 5 % ever is significant."""
     n = np.arange(1, len(tables) + 1)
     first, second = np.cumsum(tables[:, 0]), np.cumsum(tables[:, 2])
     mean = (first + second) / (2 * n)
     spread = np.sqrt(2 * mean * (1 - mean) / n)
     with np.errstate(invalid="ignore", divide="ignore"):
         z = np.abs(first - second) / n / spread
-    return bool((z[NAIVE_FIRST_LOOK:] > Z_95).any())
+    return bool((z[NAIVE_FIRST_EVALUATION:] > Z_95).any())
 
 
 @dataclass(frozen=True)
-class World:
-    """The subnet as an experiment meets it; arms may take different times and, by `effect`, have different odds."""
+class SubnetModel:
+    """The subnet that an experiment runs on.
+
+    seconds: of a generation by arm. effect: logit that each arm adds to the acceptance rate. weights: the arms' shares.
+    """
 
     seconds: Mapping[str, float]
     effect: Mapping[str, float]
@@ -69,42 +72,42 @@ class World:
     no_verdict: float = 0.1
 
     def run(self, rng: np.random.Generator, tasks: int) -> ExperimentResult:
-        """An experiment of so many tasks, judged after each."""
+        """Run an experiment of a number of tasks; return its result."""
         experiment = Experiment(int(rng.integers(2**31)), self.weights)
         difficulty = rng.normal(0.0, 1.0, self.validators)
-        mood = np.cumsum(rng.normal(0.0, 0.03, tasks))
-        free = rng.uniform(0, 300, self.validators)
+        drift = np.cumsum(rng.normal(0.0, 0.03, tasks))
+        free_at = rng.uniform(0, 300, self.validators)
         turns: dict[Stratum, int] = {}
         trials = []
         for number in range(tasks):
-            validator = int(free.argmin())
+            validator = int(free_at.argmin())
             stratum = Stratum(f"5V{validator}", "text" if rng.random() < self.text_share else "image")
             turn = turns[stratum] = turns.get(stratum, -1) + 1
             arm = experiment.arm(stratum, turn)
-            logit = difficulty[validator] + mood[number] + self.effect[arm]
+            logit = difficulty[validator] + drift[number] + self.effect[arm]
             accepted = bool(rng.random() < 1 / (1 + math.exp(-logit)))
-            ended = free[validator] + rng.exponential(self.seconds[arm])
-            free[validator] = ended + (300 if accepted else 900)
+            ended = free_at[validator] + rng.exponential(self.seconds[arm])
+            free_at[validator] = ended + (300 if accepted else 900)
             trials.append(Trial(stratum, turn, arm, None if rng.random() < self.no_verdict else accepted, ended))
         return evaluate(experiment, trials)
 
 
-def alike(rng: np.random.Generator, rate: float, runs: int, tasks: int) -> dict[str, float]:
-    """Shares of runs with a false alarm at any time."""
-    threshold, alarms, naive = 2 / ALPHA, 0, 0
+def measure_false_alarms(rng: np.random.Generator, rate: float, runs: int, tasks: int) -> dict[str, float]:
+    """Return the shares of runs with a false alarm at any time."""
+    alarms = naive_alarms = 0
     for _ in range(runs):
         tables = draw_tables(rng, tasks // 2, rate, rate)
-        alarms += int(min(decided_after(tables, threshold)) < math.inf)
-        naive += naive_alarm(tables)
-    return {"rate": rate, "false_alarms": alarms / runs, "naive_false_alarms": naive / runs}
+        alarms += int(min(tasks_until_decided(tables)) < math.inf)
+        naive_alarms += has_naive_alarm(tables)
+    return {"rate": rate, "false_alarms": alarms / runs, "naive_false_alarms": naive_alarms / runs}
 
 
-def power(rng: np.random.Generator, low: float, high: float, runs: int, tasks: int) -> dict[str, float]:
-    """How many tasks, of both arms together, it takes to find the better arm."""
+def measure_power(rng: np.random.Generator, low: float, high: float, runs: int, tasks: int) -> dict[str, float]:
+    """Return the distribution of the tasks, of both arms together, until the better arm is found."""
     needed: npt.NDArray[np.float64] = np.zeros(runs)
     wrong = 0
     for run in range(runs):
-        better, worse = decided_after(draw_tables(rng, tasks // 2, high, low), 2 / ALPHA)
+        better, worse = tasks_until_decided(draw_tables(rng, tasks // 2, high, low))
         needed[run] = better if better < worse else math.inf
         wrong += int(worse < better)
     return {
@@ -118,42 +121,47 @@ def power(rng: np.random.Generator, low: float, high: float, runs: int, tasks: i
     }
 
 
-def subnet(rng: np.random.Generator, world: World, runs: int, tasks: int) -> dict[str, float]:
-    """Shares of runs that called any arm worse, and that found the arm with the highest odds to be the winner."""
-    best = max(world.effect, key=lambda arm: world.effect[arm])
-    decisions = [world.run(rng, tasks) for _ in range(runs)]
+def measure_decisions(rng: np.random.Generator, model: SubnetModel, runs: int, tasks: int) -> dict[str, float]:
+    """Return the shares of runs that found any arm to be worse, and that found the best arm to be the winner."""
+    best = max(model.effect, key=lambda arm: model.effect[arm])
+    results = [model.run(rng, tasks) for _ in range(runs)]
     return {
-        "any_loser": sum(bool(d.losers) for d in decisions) / runs,
-        "best_wins": sum(d.winner == best for d in decisions) / runs,
+        "any_loser": sum(bool(result.losers) for result in results) / runs,
+        "best_wins": sum(result.winner == best for result in results) / runs,
     }
 
 
 EVEN = {"fast": 5.0, "slow": 20.0}
-WORLDS = {
-    "alike": World(EVEN, {"fast": 0.0, "slow": 0.0}, {"fast": 50, "slow": 50}),
-    "alike, very slow arm": World({"fast": 5.0, "slow": 600.0}, {"fast": 0.0, "slow": 0.0}, {"fast": 50, "slow": 50}),
-    "alike, 70 to 30": World(EVEN, {"fast": 0.0, "slow": 0.0}, {"fast": 70, "slow": 30}),
-    "alike, three arms": World(EVEN | {"c": 9.0}, {"fast": 0.0, "slow": 0.0, "c": 0.0}, {"fast": 1, "slow": 1, "c": 1}),
-    "odds doubled": World(EVEN, {"fast": 0.0, "slow": 0.69}, {"fast": 50, "slow": 50}),
+MODELS = {
+    "alike": SubnetModel(EVEN, {"fast": 0.0, "slow": 0.0}, {"fast": 50, "slow": 50}),
+    "alike, very slow arm": SubnetModel(
+        {"fast": 5.0, "slow": 600.0}, {"fast": 0.0, "slow": 0.0}, {"fast": 50, "slow": 50}
+    ),
+    "alike, 70 to 30": SubnetModel(EVEN, {"fast": 0.0, "slow": 0.0}, {"fast": 70, "slow": 30}),
+    "alike, three arms": SubnetModel(
+        EVEN | {"c": 9.0}, {"fast": 0.0, "slow": 0.0, "c": 0.0}, {"fast": 1, "slow": 1, "c": 1}
+    ),
+    "odds doubled": SubnetModel(EVEN, {"fast": 0.0, "slow": 0.69}, {"fast": 50, "slow": 50}),
 }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     results: dict[str, object] = {}
     for rate in (0.05, 0.38, 0.55, 0.9):
-        results[f"alike at {rate}"] = found = alike(rng, rate, options.runs, 5000)
-        print(found, flush=True)
+        results[f"alike at {rate}"] = figures = measure_false_alarms(rng, rate, options.runs, 5000)
+        print(figures, flush=True)
     for low, high in ((0.38, 0.55), (0.42, 0.50), (0.42, 0.62)):
-        results[f"{low} against {high}"] = found = power(rng, low, high, options.runs, 5000)
-        print(found, flush=True)
-    for name, world in WORLDS.items():
-        results[f"subnet: {name}"] = found = subnet(rng, world, options.runs // 2, 1000)
-        print(name, found, flush=True)
+        results[f"{low} against {high}"] = figures = measure_power(rng, low, high, options.runs, 5000)
+        print(figures, flush=True)
+    for name, model in MODELS.items():
+        results[f"subnet: {name}"] = figures = measure_decisions(rng, model, options.runs // 2, 1000)
+        print(name, figures, flush=True)
     print(json.dumps({"runs": options.runs, "seed": options.seed, "results": results}))
     return 0
 

@@ -18,7 +18,7 @@ from miner.analytics.aggregate import COMPARED
 from miner.cli.report import main, parse_since
 from miner.ledger.events import ResultGenerated, SubmissionAnswered, TaskStarted
 from miner.ledger.writer import LedgerWriter
-from scripts.validation.ledger_scale import fill
+from miner.localnet.synthetic_ledger import fill_ledger
 from tests.support.paths import ROOT
 
 SCRIPT = ROOT / "scripts" / "report.py"
@@ -39,7 +39,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """600 invented tasks of two phases and an experiment."""
     path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
-    fill(path, 600)
+    fill_ledger(path, 600)
     return path
 
 

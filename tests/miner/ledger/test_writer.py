@@ -30,8 +30,8 @@ from miner.ledger.schema import CLOSED, OUTCOMES, SPLAT_COLUMNS
 from miner.ledger.writer import LedgerWriter
 from pipeline.splats.splats import Splats
 from pipeline.splats.statistics import Statistics, compute_statistics
-from tests.support.paths import ROOT
 from tests.miner.ledger.conftest import assigned, generated, rows
+from tests.support.paths import ROOT
 
 
 def test_a_task_from_assignment_to_feedback(ledger: LedgerWriter, path: Path) -> None:

@@ -14,9 +14,8 @@ import pytest
 from miner.errors import OperatorError
 from miner.ledger.reader import LedgerReader
 from miner.ledger.writer import LedgerWriter
-from scripts.validation.ledger_kill import kill_once
-from tests.support.paths import ROOT
 from tests.miner.ledger.conftest import Heard, assigned, rows
+from tests.support.paths import ROOT
 
 
 def test_a_record_that_no_file_can_hold_is_dropped_and_the_next_is_written(
@@ -168,11 +167,3 @@ def test_records_come_from_many_threads(ledger: LedgerWriter, path: Path) -> Non
         thread.join()
     assert ledger.flush(30)
     assert {row.task_id for row in rows(path)} == {f"{name}{number}" for name in "abcd" for number in range(50)}
-
-
-@pytest.mark.parametrize("paced", [True, False], ids=["one by one", "in bursts"])
-def test_a_killed_writer_leaves_all_but_the_last_record(tmp_path: Path, paced: bool) -> None:
-    for number in range(4):
-        found = kill_once(tmp_path / "ledger.sqlite", f"round {number}", paced, after=0.02 * number)
-        assert found.problems == ()
-        assert found.found >= found.written >= 1
