@@ -29,8 +29,8 @@ from miner.localnet.validator_rules import ValidatorTiming
 from miner.runtime.logging import ResultLine
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import Generate, ImageTask, TextTask
-from pipeline import STAGES, Reference, ply
-from pipeline.rendering.contact_sheet import contact_sheet
+from pipeline import STAGES, ReferenceViews, ply
+from pipeline.rendering.contact_sheet import draw_contact_sheet
 from scripts.train_tiny.eval.metrics import render_object, view_cameras
 from scripts.train_tiny.eval.samples import held_out_object, render_prompt
 
@@ -51,7 +51,7 @@ class DemoTask:
     id: str
     transport: Literal["pull", "push"]
     prompt: Image.Image | str
-    reference: Reference | None = None
+    reference: ReferenceViews | None = None
 
     @property
     def task_type(self) -> Literal["image", "text"]:
@@ -77,7 +77,7 @@ class DemoTask:
 def object_task(task_id: str, number: int) -> DemoTask:
     """Return a task with the image of an object that the embedded checkpoint was not trained on."""
     _, single = held_out_object(number, torch.device("cpu"))
-    return DemoTask(task_id, "pull", render_prompt(single), Reference(view_cameras(), render_object(single)))
+    return DemoTask(task_id, "pull", render_prompt(single), ReferenceViews(view_cameras(), render_object(single)))
 
 
 def demo_tasks() -> list[DemoTask]:
@@ -220,7 +220,7 @@ def write_outputs(tasks: Sequence[DemoTask], deliveries: Sequence[Delivery], out
         stem.with_suffix(".spz").write_bytes(delivery.data)
         stem.with_suffix(".ply").write_bytes(ply.to_bytes(delivery.splats))
         caption = f"task {delivery.task_id}, {delivery.transport}: {len(delivery.splats)} gaussians"
-        contact_sheet(prompts[delivery.task_id], delivery.splats, caption).save(stem.with_suffix(".png"))
+        draw_contact_sheet(prompts[delivery.task_id], delivery.splats, caption).save(stem.with_suffix(".png"))
 
 
 def print_table(tasks: Sequence[DemoTask], deliveries: Sequence[Delivery], results: Sequence[ResultLine]) -> None:

@@ -113,7 +113,7 @@ def measure(arguments: argparse.Namespace, directory: Path, write_seconds: float
     workload = GenerationWorkload.prepare(checkpoint, phase_params(arguments.phase, arguments.reuse), arguments.voxels)
     loaded_memory = torch.cuda.memory_allocated()
     workload.make_candidate(workload.grid)
-    workload.engine.rehearse(workload.conditions)
+    workload.engine.warm_up(workload.conditions)
     torch.cuda.synchronize()
     ready_seconds = process_age() - write_seconds
     ceiling = measure_ceiling(compute.dtype)
@@ -189,7 +189,7 @@ def main() -> int:
         start = time.perf_counter()
         if source == "random":
             directory = Path(folder)
-            random_init.write(name, directory, torch.float16, "cuda")
+            random_init.write_checkpoint(name, directory, torch.float16, "cuda")
             torch.cuda.empty_cache()
         else:
             directory = locate(arguments.checkpoint, "pipeline.json")

@@ -97,7 +97,8 @@ def gaussian_decoding(decoder: SLatGaussianDecoder, grid: VoxelGrid) -> float:
     total = _linear(decoder.input_layer, rows) + _linear(decoder.out_layer, rows)
     blocks: Iterable[Any] = decoder.blocks
     for index, block in enumerate(blocks):
-        lengths = grid.windows(decoder.window_size, decoder.window_size // 2 * (index % 2)).owner.bincount().double()
+        windows = grid.windows(decoder.window_size, decoder.window_size // 2 * (index % 2))
+        lengths = windows.segment_ids.bincount().double()
         attention, mlp = block.attn, block.mlp.mlp
         layers = (attention.to_qkv, attention.to_out, mlp[0], mlp[2])
         total += sum(_linear(layer, rows) for layer in layers)

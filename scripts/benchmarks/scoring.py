@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import QualityScorer, Splats, spz
-from pipeline.rendering.cameras import validator_views
-from pipeline.scoring.quality import as_validators_see, validator_pixels
+from pipeline.rendering.cameras import validator_cameras
+from pipeline.scoring.quality import normalise_as_validator, render_as_validator
 from pipeline.weights.random_init import write_scorer
 from scripts.benchmarks.timing import GIB, device_name, median_seconds
 
@@ -48,12 +48,12 @@ def egg_shell(count: int, device: torch.device) -> Splats:
 def measure(scorer: QualityScorer, count: int, device: torch.device, repeats: int) -> dict[str, Any]:
     """Return the figures for an object of `count` gaussians."""
     splats = egg_shell(count, device)
-    visible = as_validators_see(splats)
+    visible = normalise_as_validator(splats)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds = {
         "score_seconds": median_seconds(lambda: scorer(splats), repeats),
-        "pictures_seconds": median_seconds(lambda: validator_pixels(visible, validator_views()), repeats),
+        "pictures_seconds": median_seconds(lambda: render_as_validator(visible, validator_cameras()), repeats),
         "spz_seconds": median_seconds(lambda: spz.verify_round_trip(splats, spz.to_bytes(splats)), repeats),
     }
     peak = torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else 0.0

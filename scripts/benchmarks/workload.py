@@ -12,7 +12,7 @@ from torch import Tensor
 from miner.config.loader import shipped_config
 from miner.config.phase_files import load_phase
 from pipeline import SamplerParams, ply
-from pipeline.params import Conditions, Context
+from pipeline.params import Conditions
 from pipeline.sampling.engine import Engine
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.structure_decoder import occupied_voxels
@@ -44,7 +44,7 @@ class GenerationWorkload:
 
     checkpoint: LoadedCheckpoint
     prompt: Image.Image | str
-    conditions: Conditions[Context]
+    conditions: Conditions
     structure_params: SamplerParams
     latent_params: SamplerParams
     grid: VoxelGrid
@@ -59,7 +59,7 @@ class GenerationWorkload:
         if not checkpoint.takes_text:
             pixels = torch.randint(0, 256, (_IMAGE_SIZE, _IMAGE_SIZE, 3), dtype=torch.uint8)
             prompt = Image.fromarray(pixels.numpy())
-        conditions: Conditions[Context] = Conditions((checkpoint.encode(prompt),), checkpoint.negative)
+        conditions = Conditions((checkpoint.encode(prompt),), checkpoint.negative)
         engine = checkpoint.engine
         grid, noise = shell_grid(voxels, engine.device), torch.randn(1, *engine.structure_shape)
         return GenerationWorkload(checkpoint, prompt, conditions, *params, grid, noise)

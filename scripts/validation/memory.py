@@ -58,7 +58,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         directories = {name: Path(folder) / name for name in random_init.FLOWS}
         for name, directory in directories.items():
-            random_init.write(name, directory, torch.float16, "cuda")
+            random_init.write_checkpoint(name, directory, torch.float16, "cuda")
         for role in random_init.DECODERS:
             # The published text checkpoints name the image checkpoint's decoders.
             for suffix in (".json", ".safetensors"):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pipeline import ComputeConfig, choose_compute
 from pipeline.compute import Kernels, Precision
+from pipeline.params import NEGATIVE
 from pipeline.weights import random_init
 from scripts.benchmarks.workload import GenerationWorkload, phase_params
 from scripts.loaded_checkpoint import LoadedCheckpoint
@@ -60,16 +61,16 @@ def compute_results(directory: Path, compute: ComputeConfig, voxels: int, reuse:
     checkpoint = LoadedCheckpoint.load(directory, compute)
     workload = GenerationWorkload.prepare(checkpoint, phase_params("phase3", reuse), voxels)
     engine, grid, conditions = workload.engine, workload.grid, workload.conditions
-    contexts = [*conditions.positive, conditions.negative]
     x = torch.randn(1, *engine.structure_shape, generator=torch.Generator().manual_seed(1)).to(compute.device)
     y = torch.randn(len(grid), engine.latent_channels, generator=torch.Generator().manual_seed(2)).to(compute.device)
     results: dict[str, Tensor] = {}
     for stage, velocities, noise in (
-        ("structure", engine.flows.structure(TIMES, conditions), x),
-        ("latent", engine.flows.latents(TIMES, conditions, grid), y),
+        ("structure", engine.flows.prepare_structure(TIMES, conditions), x),
+        ("latent", engine.flows.prepare_latents(TIMES, conditions, grid), y),
     ):
-        for t in TIMES:
-            for context, velocity in zip(("tokens", "negative"), velocities(noise, t, contexts), strict=True):
+        for step, t in enumerate(TIMES):
+            both = velocities(noise, step, (0, NEGATIVE))
+            for context, velocity in zip(("tokens", "negative"), both, strict=True):
                 results[f"{stage} velocity at {t}, {context}"] = velocity.cpu()
     for run in RUNS[: 1 if compute.dtype == torch.float32 else 2]:
         torch.manual_seed(3)
@@ -98,7 +99,7 @@ def main() -> int:
     report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "checkpoint": name}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         directory = Path(folder)
-        random_init.write(name, directory, torch.float16, "cuda")
+        random_init.write_checkpoint(name, directory, torch.float16, "cuda")
         reference = compute_results(directory, choose_compute("cuda", "float32"), arguments.voxels)
         for variant in VARIANTS:
             gc.collect()

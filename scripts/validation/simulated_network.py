@@ -117,10 +117,10 @@ class SimulatedValidator:
         for begin, end in (*self.scenario.outages, (float("inf"), float("inf"))):
             while loop_time() + SAVE_INTERVAL < begin:
                 await asyncio.sleep(SAVE_INTERVAL)
-                saved = self.rules.state()
+                saved = self.rules.save_state()
             await asyncio.sleep(max(end - loop_time(), 0.0))
             self.forgotten |= self.held_tasks() - _held_tasks(saved)
-            self.rules.restart(saved)
+            self.rules.restore_state(saved)
 
     def held_tasks(self) -> set[str]:
         """Return the ids of tasks that are assigned and not ended."""
@@ -200,7 +200,7 @@ class SimulatedDendrite:
             validator.pull(miner_hotkey, synapse)
         elif isinstance(synapse, SubmitResults):
             await asyncio.sleep(rng.uniform(0.3, 2))
-            refusal = validator.rules.refusal(miner_hotkey)
+            refusal = validator.rules.find_refusal(miner_hotkey)
             if not scenario.is_up(loop_time()):
                 return _failed(synapse, 503, delivered=True)
             if refusal is not None:

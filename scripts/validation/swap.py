@@ -177,7 +177,7 @@ def main() -> int:
         checkpoints = {phase: folder / f"checkpoint-{phase}" for phase in ("old", "new")}
         for directory in checkpoints.values():
             if arguments.checkpoint in random_init.FLOWS:
-                random_init.write(arguments.checkpoint, directory, torch.float16, device)
+                random_init.write_checkpoint(arguments.checkpoint, directory, torch.float16, device)
             else:
                 directory.symlink_to(Path(arguments.checkpoint).resolve())
         if device == "cuda":

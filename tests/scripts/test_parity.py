@@ -428,14 +428,14 @@ def test_a_directory_that_cannot_be_read_is_code_2(
 
 def test_comparisons_are_exact_about_shapes_and_empty_arrays(capsys) -> None:
     report = Report()
-    report.exact("same and empty", np.zeros((0, 4)), np.zeros((0, 4)))
-    report.close("same and empty", np.zeros((0, 4)), np.zeros((0, 4)))
-    report.close("equal infinities", [np.inf, 1.0], [np.inf, 1.0])
+    report.compare_exactly("same and empty", np.zeros((0, 4)), np.zeros((0, 4)))
+    report.compare("same and empty", np.zeros((0, 4)), np.zeros((0, 4)))
+    report.compare("equal infinities", [np.inf, 1.0], [np.inf, 1.0])
     assert report.failed == []
-    report.exact("shape", np.zeros((2, 3)), np.zeros((3, 2)))
-    report.close("shape", np.zeros((1, 3)), np.zeros(3))
-    report.close("other infinity", [np.inf, 1.0], [-np.inf, 1.0])
-    report.close("all zero", [1e-4], [0.0])
-    report.close("not a number", [np.nan], [np.nan])
+    report.compare_exactly("shape", np.zeros((2, 3)), np.zeros((3, 2)))
+    report.compare("shape", np.zeros((1, 3)), np.zeros(3))
+    report.compare("other infinity", [np.inf, 1.0], [-np.inf, 1.0])
+    report.compare("all zero", [1e-4], [0.0])
+    report.compare("not a number", [np.nan], [np.nan])
     assert len(report.failed) == 5
     assert json.loads(json.dumps(report.summary()))["n"] == 8

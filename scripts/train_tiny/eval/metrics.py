@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline import Splats
 from pipeline.rendering.cameras import Camera
-from pipeline.scoring.similarity import compare, render_rgba
+from pipeline.scoring.similarity import compare_views, render_rgba
 from scripts.train_tiny.data.distance_fields import ObjectBatch
 from scripts.train_tiny.data.rendering import BACK_AZIMUTH, PROMPT_AZIMUTH, camera, render
 
@@ -59,7 +59,7 @@ def render_object(single: ObjectBatch) -> Tensor:
 
 def compute_metrics(occupancy: Tensor, true_occupancy: Tensor, views: Tensor, true_views: Tensor) -> Metrics:
     """Compare occupancy [R, R, R] and views [2, 4, S, S] of a result with those of the object itself."""
-    similarity = compare(views, true_views)
+    similarity = compare_views(views, true_views)
     front, behind = similarity.silhouettes
     return Metrics(tolerant_iou(occupancy, true_occupancy), front, similarity.colour_error, behind)
 

@@ -63,7 +63,7 @@ class ModelUnderTest:
             results[index] = upright(self.engine.decode_latents(rows, VoxelGrid.of([positions])))
         return results
 
-    def _conditions(self, tokens: Tensor) -> Conditions[Tensor | None]:
+    def _conditions(self, tokens: Tensor) -> Conditions:
         negative = self._loaded.negative
         return Conditions((tokens,), None if negative is None else negative.expand(len(tokens), -1, -1))
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.params import Conditions, SamplerParams
-from pipeline.sampling.euler import euler_steps
+from pipeline.params import NEGATIVE, Conditions, SamplerParams
+from pipeline.sampling.euler import euler_steps, schedule
 from scripts.train_tiny.architecture import PATCH_CHANNELS, TOKEN_WIDTH, StructureEncoder
 from scripts.train_tiny.data.dataset import FIRST_HELD_OUT_SEED, Dataset, make_dataset
 from scripts.train_tiny.eval.metrics import tolerant_iou
@@ -144,13 +144,17 @@ def _log_validation(context: TrainingContext, flow: Any, encoders: PromptEncoder
     decoder = context.load("ss_dec_tiny")
     tokens = encoders.image_tokens(held_out.images)
 
-    def velocities(x: Tensor, t: float, contexts: Sequence[Tensor]) -> list[Tensor]:
-        return [flow(x, torch.full((len(x),), 1000 * t, device=x.device), condition) for condition in contexts]
+    contexts = {0: tokens, NEGATIVE: torch.zeros_like(tokens)}
+    times = schedule(12, 3.0)
+
+    def velocities(x: Tensor, step: int, indices: Sequence[int]) -> list[Tensor]:
+        time = torch.full((len(x),), 1000 * times[step], device=x.device)
+        return [flow(x, time, contexts[index]) for index in indices]
 
     for strength in (0.0, 2.5):
         params = SamplerParams(12, strength, (0.5, 1.0), 3.0)
         x = torch.randn(len(tokens), *(flow.in_channels, *[flow.resolution] * 3), device=context.device)
-        for step in euler_steps(velocities, x, Conditions((tokens,), torch.zeros_like(tokens)), params):
+        for step in euler_steps(velocities, x, Conditions((tokens,), contexts[NEGATIVE]), params):
             x = step.x_next
         tolerant = _mean_tolerant_iou(decoder(x)[:, 0] > 0, held_out.occupancy)
         write_log(context.log, {"stage": "structure_flow", "strength": strength, "tolerant_iou": tolerant})

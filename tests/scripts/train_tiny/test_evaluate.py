@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline import SamplerParams
-from pipeline.scoring.similarity import compare
+from pipeline.scoring.similarity import compare_views
 from scripts.train_tiny import evaluate, plot_curves
 from scripts.train_tiny.eval.metrics import Metrics, render_splats, tolerant_iou
 from scripts.train_tiny.eval.model import ModelUnderTest
@@ -59,7 +59,7 @@ def test_new_objects_look_like_the_pictures_of_them(model: ModelUnderTest) -> No
     for ours, sample, other in zip(splats, samples, reversed(samples), strict=True):
         assert ours is not None
         seen = render_splats(ours)
-        found, mistaken = compare(seen, sample.views), compare(seen, other.views)
+        found, mistaken = compare_views(seen, sample.views), compare_views(seen, other.views)
         assert min(found.silhouettes) >= 0.8
         assert found.colour_error <= 0.1
         assert mistaken.score < 0.5 * found.score

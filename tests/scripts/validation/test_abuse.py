@@ -12,6 +12,7 @@ from miner.config.phase import Phase
 from miner.config.policy import PolicyRules
 from miner.config.settings import ServingSettings, SpzSettings
 from miner.gpu.scheduler import Scheduler
+from miner.ledger.recorder import TaskRecorder
 from miner.localnet.raw_client import AxonAddress
 from miner.localnet.validator import LOOPBACK, free_port, make_wallet
 from miner.policy.policy import decide
@@ -35,12 +36,11 @@ async def test_an_honest_validator_is_served_under_attack(
     ]
     snapshot, rules = Snapshot(17, 1, tuple(allowed)), PolicyRules()
     scheduler = Scheduler()
-    scheduler.start()
     runner = TaskRunner(scheduler, selector_with(phase), container)
     wallet = make_wallet(tmp_path, "miner")
     address = AxonAddress(free_port(), wallet.hotkey.ss58_address)
     axon = bt.Axon(wallet=wallet, port=address.port, ip=LOOPBACK, external_ip=LOOPBACK)
-    server = AxonServer(axon, LOOPBACK, runner, lambda hotkey: decide(snapshot, rules, hotkey), SETTINGS)
+    server = AxonServer(axon, runner, lambda hotkey: decide(snapshot, rules, hotkey), SETTINGS, TaskRecorder())
     await server.start()
     stopping = asyncio.Event()
     try:

@@ -7,7 +7,7 @@ import torch
 
 from pipeline import Splats, upright
 from pipeline.rendering.rasterizer import SH_C0
-from pipeline.scoring.similarity import compare, render_rgba
+from pipeline.scoring.similarity import compare_views, render_rgba
 from scripts.train_tiny.data.distance_fields import ObjectBatch
 from scripts.train_tiny.data.objects import make_object
 from scripts.train_tiny.data.primitives import BOX, CONE, Primitive
@@ -40,10 +40,10 @@ def as_exported(objects: ObjectBatch) -> Splats:
 
 def test_voxels_and_pictures_show_the_same_object_upright() -> None:
     objects = ObjectBatch.pack([GNOME], CPU)
-    found = compare(render_rgba(upright(as_exported(objects)), view_cameras()), render_object(objects))
+    found = compare_views(render_rgba(upright(as_exported(objects)), view_cameras()), render_object(objects))
     assert min(found.silhouettes) > 0.85
     assert found.colour_error < 0.06
-    on_its_head = compare(render_rgba(as_exported(objects), view_cameras()), render_object(objects))
+    on_its_head = compare_views(render_rgba(as_exported(objects), view_cameras()), render_object(objects))
     assert max(on_its_head.silhouettes) < 0.7
 
 
