@@ -23,7 +23,7 @@ from miner.ledger.reader import read_open_tasks
 from miner.ledger.recorder import TaskRecorder
 from miner.ledger.writer import LedgerWriter
 from miner.monitor.observability import Observability
-from miner.monitor.status import StartingMiner, Status, StatusBoard, validator_views
+from miner.monitor.status import StartingMiner, Status, StatusBoard, view_validators
 from miner.phases.experiment_monitor import ExperimentMonitor
 from miner.phases.manager import ModelOwner, PhaseFiles, PhaseManager
 from miner.phases.state import StateFile
@@ -241,7 +241,7 @@ class Miner:
             restarts=self.supervisor.restarts,
             gpus=read_gpu_memory(),
             ledger=self.ledger.status,
-            validators=validator_views(self.puller.records.values(), SYSTEM_CLOCK),
+            validators=view_validators(self.puller.records.values(), SYSTEM_CLOCK),
             config_hashes={phase.name: phase.config_hash for phase in choice.phases},
             experiment=experiment.as_json() if experiment else None,
             version=installed_version(),

@@ -1,14 +1,17 @@
-"""Prompt in, gaussian splats out. Knows nothing of Bittensor, tasks or validators."""
+"""Generation of gaussian splats from sentences and images, independent of Bittensor, tasks and validators."""
 
-from pipeline.backends.backend import Backend, load_backend, warm_up
+from pipeline.backends.loading import load_backend
+from pipeline.backends.protocol import Backend
 from pipeline.compute import ComputeConfig, choose_compute
+from pipeline.conditioning.background import MODELS as BACKGROUND_MODELS
 from pipeline.conditioning.prompt import (
     MAX_IMAGE_BYTES,
+    MAX_TEXT_LENGTH,
+    Combine,
     ImagePrompt,
     ImagesPrompt,
     Prompt,
     TextPrompt,
-    decode_base64_image,
     decode_image_prompt,
     parse_text_prompt,
 )
@@ -29,7 +32,10 @@ from pipeline.errors import (
 )
 from pipeline.generator import CheckpointSource, Generator
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
-from pipeline.request import STAGES, Asset, OnStep, Request
+from pipeline.rendering.cameras import orbit
+from pipeline.rendering.contact_sheet import contact_sheet
+from pipeline.rendering.rasterizer import render
+from pipeline.request import STAGES, Asset, Conditioning, OnStep, Request, ignore_steps
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
 from pipeline.scoring.quality import QualityScorer
 from pipeline.scoring.similarity import Reference, Similarity, likeness
@@ -39,8 +45,10 @@ from pipeline.weights.locate import SCORER as DEFAULT_SCORER
 from pipeline.weights.locate import is_embedded
 
 __all__ = [
+    "BACKGROUND_MODELS",
     "DEFAULT_SCORER",
     "MAX_IMAGE_BYTES",
+    "MAX_TEXT_LENGTH",
     "STAGES",
     "Asset",
     "Backend",
@@ -51,7 +59,9 @@ __all__ = [
     "Candidate",
     "CheckpointError",
     "CheckpointSource",
+    "Combine",
     "ComputeConfig",
+    "Conditioning",
     "Container",
     "EmptyForeground",
     "EmptyStructure",
@@ -83,16 +93,18 @@ __all__ = [
     "VoxelLimit",
     "choose_compute",
     "compute_statistics",
-    "decode_base64_image",
+    "contact_sheet",
     "decode_image_prompt",
+    "ignore_steps",
     "invalid_reason",
     "is_embedded",
     "likeness",
     "load_backend",
     "normalise",
+    "orbit",
     "parse_text_prompt",
     "ply",
+    "render",
     "spz",
     "upright",
-    "warm_up",
 ]

@@ -1,18 +1,18 @@
-"""What can go wrong in the pipeline, as a small tree.
+"""Errors of the pipeline, as a small tree.
 
 PipelineError
-├── PromptError            what a stranger sent cannot be used
+├── PromptError            a prompt cannot be used
 │   ├── EmptyForeground    the image shows no object
 │   └── UnsupportedPrompt  no checkpoint for prompts of this type is loaded
 ├── EmptyStructure         the structure sampler left no voxel occupied
 ├── TooManyVoxels          more voxels are occupied than the request allows
 ├── NonFiniteOutput        a network returned NaN or infinity
-├── OutOfMemory            the GPU's memory did not suffice, also not for half the voxels
+├── OutOfMemory            the GPU's memory does not suffice, not even for half the voxels
 ├── FormatError            bytes are not a readable PLY or SPZ, or splats cannot be written as one
 ├── CheckpointError        a checkpoint is missing, damaged or of another architecture
-├── TextToImageError       diffusers is missing, or failed on a sentence
+├── TextToImageError       diffusers is missing, or it failed on a sentence
 ├── BackgroundModelError   the background-removal model cannot be loaded
-└── Cancelled              the caller gave the work up
+└── Cancelled              the caller cancelled the work
 """
 
 
@@ -21,7 +21,7 @@ class PipelineError(Exception):
 
 
 class PromptError(PipelineError):
-    """A prompt that cannot be used: undecodable, too large, empty."""
+    """A prompt that cannot be used: undecodable, too large or empty."""
 
 
 class EmptyForeground(PromptError):  # noqa: N818 - the names operators see in the log
@@ -29,23 +29,23 @@ class EmptyForeground(PromptError):  # noqa: N818 - the names operators see in t
 
 
 class UnsupportedPrompt(PromptError):  # noqa: N818
-    """A sentence or a picture, and no checkpoint for prompts of its type is loaded."""
+    """A prompt of a type for which no checkpoint is loaded."""
 
 
 class EmptyStructure(PipelineError):  # noqa: N818
-    """The structure decoder marked no voxel as occupied."""
+    """A structure without any occupied voxel."""
 
 
 class TooManyVoxels(PipelineError):  # noqa: N818
-    """More voxels are occupied than the request allows."""
+    """A structure with more occupied voxels than the request allows."""
 
 
 class NonFiniteOutput(PipelineError):  # noqa: N818
-    """A network returned NaN or infinity."""
+    """NaN or infinity in the output of a network."""
 
 
 class OutOfMemory(PipelineError):  # noqa: N818
-    """The GPU's memory did not suffice; says what was asked for."""
+    """GPU memory that does not suffice; the message names the work that needed it."""
 
 
 class FormatError(PipelineError):
@@ -53,16 +53,16 @@ class FormatError(PipelineError):
 
 
 class CheckpointError(PipelineError):
-    """A checkpoint that is missing, damaged or of another architecture; names file and tensor."""
+    """A checkpoint that is missing, damaged or of another architecture; the message names file and tensor."""
 
 
 class BackgroundModelError(PipelineError):
-    """The background-removal model or its runtime is missing or damaged."""
+    """A background-removal model, or its runtime, that is missing or damaged."""
 
 
 class TextToImageError(PipelineError):
-    """The package diffusers is missing, or what it was asked for it cannot do."""
+    """A missing diffusers package, or settings or a sentence that it failed on."""
 
 
 class Cancelled(PipelineError):  # noqa: N818
-    """The caller asked for the work to stop."""
+    """Work that the caller asked to stop."""

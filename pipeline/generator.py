@@ -1,34 +1,38 @@
-"""Prompt in, splats out: which networks a prompt goes to, and what it is turned into for them."""
+"""Generation with this package's own networks: a prompt in, splats out."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pipeline.compute import ComputeConfig
 from pipeline.conditioning.background import BackgroundRemover, Provider
 from pipeline.conditioning.image_encoder import ImageEncoder
 from pipeline.conditioning.preprocessing import PICTURE_SIZE, cut_out, frame_object
-from pipeline.conditioning.prompt import ImagesPrompt, Prompt, TextPrompt
+from pipeline.conditioning.prompt import ImagePrompt, ImagesPrompt, Prompt, TextPrompt
 from pipeline.conditioning.text_encoder import TextEncoder
-from pipeline.errors import CheckpointError, OutOfMemory, PipelineError, UnsupportedPrompt
-from pipeline.params import Conditions, Context, VoxelLimit
-from pipeline.request import Asset, OnStep, Request, ignore_steps
-from pipeline.sampling import batch
-from pipeline.sampling.engine import Engine
+from pipeline.errors import CheckpointError, EmptyForeground, EmptyStructure, OutOfMemory, UnsupportedPrompt
+from pipeline.params import Conditions, VoxelLimit
+from pipeline.request import Asset, Conditioning, OnStep, Request, ignore_steps
+from pipeline.sampling.engine import WARM_UP_PARAMS, Engine
+from pipeline.sampling.sample import Measurements, sample_asset
 from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint
 from pipeline.weights.locate import locate, locate_image_encoder, locate_text_encoder
 
 log = logging.getLogger(__name__)
 
+# Untrained weights may occupy the whole grid, which would take many times the memory of an object.
+_WARM_UP_LIMIT = VoxelLimit(12_000, "drop")
+
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """Where networks come from: "embedded", a directory or a Hugging Face id, and what replaces single ones.
+    """A checkpoint to load: "embedded", a directory or a Hugging Face id, and replacements of single networks.
 
     overrides: key in pipeline.json's "models" -> path or id of another network of the same kind.
     """
@@ -39,7 +43,7 @@ class CheckpointSource:
 
 @dataclass(frozen=True, eq=False)
 class ImageRoute:
-    """How pictures become conditions, and the networks that take them."""
+    """Background removal, encoder and networks for generation from images."""
 
     engine: Engine
     encoder: ImageEncoder
@@ -48,21 +52,28 @@ class ImageRoute:
 
 @dataclass(frozen=True, eq=False)
 class TextRoute:
-    """How sentences become conditions, and the networks that take them."""
+    """Encoder and networks for generation from sentences."""
 
     engine: Engine
     encoder: TextEncoder
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedPrompt:
+    """The conditions that a prompt was encoded to, and the engine that samples under them."""
+
+    engine: Engine
+    conditions: Conditions
+
+
 class Generator:
-    """Owns the networks for pictures, for sentences or for both; one call at a time."""
+    """A backend of this package's networks, for images, for sentences or for both; one call at a time."""
 
     def __init__(self, compute: ComputeConfig, image: ImageRoute | None, text: TextRoute | None) -> None:
+        """Take the loaded networks of each supported kind of prompt."""
         self.image = image
         self.text = text
         self._device = compute.device
-        # Of the last prompt, since candidates of one prompt follow each other.
-        self._known: tuple[Prompt, Engine, Conditions[Context]] | None = None
 
     @staticmethod
     def load(
@@ -73,7 +84,7 @@ class Generator:
         background_model: str,
         background_provider: Provider = "cpu",
     ) -> Generator:
-        """Load all that generation from pictures, from sentences or from both needs.
+        """Load everything that generation from images, from sentences or from both needs.
 
         Raises CheckpointError or BackgroundModelError, both naming what is missing and the command that gets it.
         """
@@ -82,110 +93,129 @@ class Generator:
         if image is not None:
             directory = locate(image.checkpoint, "pipeline.json")
             remover = BackgroundRemover(background_model, background_provider)
-            engine = _engine(image, compute, loaded)
+            engine = _load_engine(image, compute, loaded)
             encoder = ImageEncoder(locate_image_encoder(engine.checkpoint.image_cond_model, directory), compute.device)
             _check_width(engine, encoder.channels)
             image_route = ImageRoute(engine, encoder, remover)
         if text is not None:
-            engine = _engine(text, compute, loaded)
+            engine = _load_engine(text, compute, loaded)
             folder = locate_text_encoder(engine.checkpoint.text_cond_model, engine.checkpoint.directory)
             text_encoder = TextEncoder(folder, compute.device)
             _check_width(engine, text_encoder.channels)
             text_route = TextRoute(engine, text_encoder)
         return Generator(compute, image_route, text_route)
 
-    def rehearse(self) -> None:
-        """Let the fused kernels meet structures of many sizes, so that the first request of any size is no slower."""
-        conditions: list[tuple[Engine, Conditions[Context]]] = []
-        if self.image is not None:
-            tokens = self.image.encoder(Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE)))
-            conditions.append((self.image.engine, Conditions((tokens,), None)))
-        if self.text is not None:
-            null = self.text.encoder.null
-            conditions.append((self.text.engine, Conditions((null,), null)))
-        for engine, given in conditions:
+    @property
+    def supports_image(self) -> bool:
+        """Return whether the backend generates from images."""
+        return self.image is not None
+
+    @property
+    def supports_text(self) -> bool:
+        """Return whether the backend generates from sentences."""
+        return self.text is not None
+
+    def warm_up(self) -> None:
+        """Generate one object of each kind, then sample structures of every size that the flows treat differently.
+
+        After that the first request is as fast as any other, whatever its settings and the size of its structure.
+        """
+        for request in warm_up_requests(image=self.supports_image, text=self.supports_text):
+            # An untrained checkpoint may leave the structure empty; the networks have run all the same.
+            with suppress(EmptyStructure, EmptyForeground):
+                self.generate(request)
+        for encoded in self._warm_up_prompts():
             try:
-                engine.rehearse(given)
+                encoded.engine.warm_up(encoded.conditions)
             except torch.OutOfMemoryError:
                 log.warning("The GPU's memory does not suffice for large structures; consider max_voxels in the phase")
 
-    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
-        """Generate one object. `on_step` is called after each sampler step and may raise Cancelled to stop.
+    @torch.inference_mode()
+    def encode(self, prompt: Prompt) -> Conditioning[EncodedPrompt]:
+        """Encode a prompt, for any number of samples.
 
-        Raises PromptError, EmptyStructure, TooManyVoxels, NonFiniteOutput, OutOfMemory, or what on_step raises.
+        Raises PromptError.
         """
-        (outcome,) = self.generate_batch(request, [request.seed], on_step)
-        if isinstance(outcome, PipelineError):
-            raise outcome
-        return outcome
+        measurements = Measurements(self._device)
+        encoded = self._encode(prompt, measurements)
+        return Conditioning(encoded, measurements.seconds)
 
     @torch.inference_mode()
-    def generate_batch(
-        self, request: Request, seeds: Sequence[int], on_step: OnStep = ignore_steps
-    ) -> list[Asset | PipelineError]:
-        """Generate one object for each seed; request.seed is not used. The k-th is what seeds[k] alone would give.
+    def sample(
+        self, conditioning: Conditioning[EncodedPrompt], request: Request, on_step: OnStep = ignore_steps
+    ) -> Asset:
+        """Generate one object from an encoded prompt with the request's seed and settings.
 
-        In place of an object that could not be made stands its error. Raises PromptError, OutOfMemory, or what
-        on_step raises.
+        If the GPU's memory does not suffice, it is freed and generation is tried once more with half the voxels.
+        `on_step` is called after each sampler step and may raise Cancelled to stop. Raises EmptyStructure,
+        TooManyVoxels, NonFiniteOutput, OutOfMemory, or what on_step raises.
         """
-        progress = batch.Progress(self._device)
-        engine, conditions = self._conditions(request.prompt, progress)
-        size = len(seeds) if engine.flows.batched else 1
-        outcomes: list[Asset | PipelineError] = []
-        for start in range(0, len(seeds), size):
-            outcomes += self._within_memory(engine, conditions, request, seeds[start : start + size], on_step)
-        return [_with_share(outcome, progress, len(seeds)) for outcome in outcomes]
-
-    def _conditions(self, prompt: Prompt, progress: batch.Progress) -> tuple[Engine, Conditions[Context]]:
-        if self._known is None or self._known[0] is not prompt:
-            self._known = None
-            self._known = (prompt, *self._conditioned(prompt, progress))
-        return self._known[1:]
-
-    def _conditioned(self, prompt: Prompt, progress: batch.Progress) -> tuple[Engine, Conditions[Context]]:
-        if isinstance(prompt, TextPrompt):
-            if self.text is None:
-                raise UnsupportedPrompt("no text checkpoint is loaded; the phase needs text: {checkpoint: ...}")
-            with progress.stage("conditioning"):
-                tokens = self.text.encoder(prompt.text)
-            return self.text.engine, Conditions((tokens,), self.text.encoder.null)
-        if self.image is None:
-            raise UnsupportedPrompt("no image checkpoint is loaded; the phase needs image: {checkpoint: ...}")
-        several = prompt if isinstance(prompt, ImagesPrompt) else ImagesPrompt((prompt,))
-        with progress.stage("background"):
-            pictures = [frame_object(cut_out(image.image, self.image.remove_background)) for image in several.images]
-        with progress.stage("conditioning"):
-            views = tuple(self.image.encoder(picture) for picture in pictures)
-        # For pictures the negative condition is a context of zeros.
-        return self.image.engine, Conditions(views, None, several.combine)
-
-    def _within_memory(
-        self, engine: Engine, conditions: Conditions[Context], request: Request, seeds: Sequence[int], on_step: OnStep
-    ) -> list[Asset | PipelineError]:
-        """Generate; where the GPU's memory does not suffice, free it and try once more with half the voxels."""
-        progress = batch.Progress(self._device)
+        encoded = conditioning.encoded
+        measurements = Measurements(self._device)
         try:
-            return batch.generate(engine, conditions, request, seeds, on_step, progress)
+            return sample_asset(encoded.engine, encoded.conditions, request, on_step, measurements)
         except torch.OutOfMemoryError as error:
             reason = str(error).partition(". ")[0]
         # Outside the handler, since the error holds on to the tensors of every frame it came through.
         torch.cuda.empty_cache()
-        asked = f"{progress.voxels} voxels" if progress.voxels else "the structure"
-        if progress.voxels:
-            request = replace(request, voxel_limit=VoxelLimit(max(1, progress.voxels // len(seeds) // 2), "drop"))
-        log.warning("The GPU's memory did not suffice for %s (%s); trying once more with less", asked, reason)
-        try:
-            return batch.generate(engine, conditions, request, seeds, on_step, batch.Progress(self._device))
-        except torch.OutOfMemoryError:
-            pass
+        voxels = measurements.voxels
+        size = f"{voxels} voxels" if voxels else "the structure"
+        if voxels:
+            request = replace(request, voxel_limit=VoxelLimit(max(1, voxels // 2), "drop"))
+        log.warning("The GPU's memory did not suffice for %s (%s); trying once more with less", size, reason)
+        with suppress(torch.OutOfMemoryError):
+            return sample_asset(encoded.engine, encoded.conditions, request, on_step, Measurements(self._device))
         torch.cuda.empty_cache()
         raise OutOfMemory(
-            f"the GPU's memory does not suffice for {asked} ({reason}), nor did it when tried again with less: lower "
-            "max_voxels in the phase, or free the GPU of other processes"
+            f"the GPU's memory does not suffice for {size} ({reason}), and a second attempt with less failed too: "
+            "lower max_voxels in the phase, or free the GPU of other processes"
         )
 
+    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
+        """Encode the request's prompt and generate one object from it; see `sample`.
 
-def _engine(source: CheckpointSource, compute: ComputeConfig, loaded: LoadedNetworks) -> Engine:
+        Raises what `encode` and `sample` raise.
+        """
+        conditioning = self.encode(request.prompt)
+        return self.sample(conditioning, request, on_step).with_added_seconds(conditioning.seconds)
+
+    def _encode(self, prompt: Prompt, measurements: Measurements) -> EncodedPrompt:
+        if isinstance(prompt, TextPrompt):
+            if self.text is None:
+                raise UnsupportedPrompt("no text checkpoint is loaded; the phase needs text: {checkpoint: ...}")
+            with measurements.stage("conditioning"):
+                tokens = self.text.encoder(prompt.text)
+            return EncodedPrompt(self.text.engine, Conditions((tokens,), self.text.encoder.null))
+        if self.image is None:
+            raise UnsupportedPrompt("no image checkpoint is loaded; the phase needs image: {checkpoint: ...}")
+        views = prompt if isinstance(prompt, ImagesPrompt) else ImagesPrompt((prompt,))
+        with measurements.stage("background"):
+            pictures = [frame_object(cut_out(view.image, self.image.remove_background)) for view in views.images]
+        with measurements.stage("conditioning"):
+            contexts = tuple(self.image.encoder(picture) for picture in pictures)
+        # The negative condition of images is a context of zeros.
+        return EncodedPrompt(self.image.engine, Conditions(contexts, None, views.combine))
+
+    def _warm_up_prompts(self) -> Iterator[EncodedPrompt]:
+        if self.image is not None:
+            tokens = self.image.encoder(Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE)))
+            yield EncodedPrompt(self.image.engine, Conditions((tokens,), None))
+        if self.text is not None:
+            null = self.text.encoder.null
+            yield EncodedPrompt(self.text.engine, Conditions((null,), null))
+
+
+def warm_up_requests(*, image: bool, text: bool) -> Iterator[Request]:
+    """Yield a request in few steps for each kind of prompt; the limit bounds the memory that it takes."""
+    if image:
+        picture = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), "white")
+        ImageDraw.Draw(picture).ellipse((120, 120, 400, 400), fill="red")
+        yield Request(ImagePrompt(picture, picture.tobytes()), 0, WARM_UP_PARAMS, WARM_UP_PARAMS, _WARM_UP_LIMIT)
+    if text:
+        yield Request(TextPrompt("a red ball"), 0, WARM_UP_PARAMS, WARM_UP_PARAMS, _WARM_UP_LIMIT)
+
+
+def _load_engine(source: CheckpointSource, compute: ComputeConfig, loaded: LoadedNetworks) -> Engine:
     directory = locate(source.checkpoint, "pipeline.json")
     checkpoint = load_checkpoint(directory, compute.device, compute.dtype, overrides=source.overrides, loaded=loaded)
     return Engine(checkpoint, compute)
@@ -197,11 +227,3 @@ def _check_width(engine: Engine, channels: int) -> None:
             f"{engine.checkpoint.directory}: the encoder makes tokens of width {channels}, the flows take "
             f"{engine.checkpoint.cond_channels}"
         )
-
-
-def _with_share(outcome: Asset | PipelineError, before: batch.Progress, count: int) -> Asset | PipelineError:
-    """The asset with its share of the seconds that were spent before its batch."""
-    if isinstance(outcome, PipelineError):
-        return outcome
-    seconds = {stage: spent + before.seconds[stage] / count for stage, spent in outcome.seconds.items()}
-    return replace(outcome, seconds=seconds)

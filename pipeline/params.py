@@ -1,31 +1,34 @@
-"""Settings of the samplers and what samples are conditioned on; knows nothing of networks, files or devices."""
+"""Settings of the samplers, and the contexts that samples are conditioned on."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
 from torch import Tensor
 
-# Tokens [1, S, C] that a velocity is conditioned on, or None for tokens that are all zero.
+# Tokens [1, S, C], or [B, S, C] if each sample of a batch has its own; None for tokens that are all zero.
 Context = Tensor | None
-AnyContext = TypeVar("AnyContext")
-# (x, t, contexts) -> the velocity at x under each context, each of x's shape; t in [0, 1].
-Velocities = Callable[[Tensor, float, Sequence[AnyContext]], Sequence[Tensor]]
+# (x, step, indices) -> the velocity at x under each of those contexts, each of x's shape. `step` counts the times, and
+# `indices` the contexts, that the velocities were prepared for; see `Conditions.contexts`.
+Velocities = Callable[[Tensor, int, Sequence[int]], Sequence[Tensor]]
+# Index of the negative context in `Conditions.contexts`.
+NEGATIVE = -1
 
 
 @dataclass(frozen=True)
 class SamplerParams:
-    """Settings of one sampler; names are upstream's own.
+    """Settings of one sampler, named as upstream names them.
 
     steps:        Euler steps, at least 1.
     cfg_strength: s in v = (1 + s) * v_cond - s * v_neg; 0 means the conditional velocity only.
     cfg_interval: guidance applies where lo <= t <= hi, on the rescaled time.
     rescale_t:    r in t = r * u / (1 + (r - 1) * u); above 1 spends more steps near t = 1.
-    reuse:        guided steps that take the velocity of the step before instead of their own, between two that do
-                  not; not upstream's, and 0 is exact. Guided steps cost two evaluations and, near t = 1, are short.
+    reuse:        number of consecutive guided steps that take the velocity of the step before them instead of
+                  evaluating their own; not an upstream setting, and only 0 is exact. Guided steps cost two evaluations
+                  and, near t = 1, are short.
     """
 
     steps: int
@@ -35,6 +38,7 @@ class SamplerParams:
     reuse: int = 0
 
     def __post_init__(self) -> None:
+        """Raise ValueError if a setting is out of range."""
         lo, hi = self.cfg_interval
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
@@ -48,35 +52,41 @@ class SamplerParams:
             raise ValueError(f"reuse must not be negative, is {self.reuse}")
 
     def published(self) -> dict[str, object]:
-        """The settings that upstream knows, as its pipeline.json has them."""
+        """Return the settings that upstream knows, as its pipeline.json has them."""
         return {name: value for name, value in asdict(self).items() if name != "reuse"}
 
     def guided(self, t: float) -> bool:
-        """Whether guidance applies at time t."""
+        """Return whether guidance applies at time t."""
         lo, hi = self.cfg_interval
         return self.cfg_strength > 0 and lo <= t <= hi
 
 
-@dataclass(frozen=True)
-class Conditions(Generic[AnyContext]):
-    """What a sample is conditioned on: one context or several views of one object, and the negative context.
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """The contexts of a sample: one or several views of an object, and the negative context.
 
     Several views take turns from step to step ("stochastic"), or their velocities are averaged in every step
     ("multidiffusion").
     """
 
-    positive: tuple[AnyContext, ...]
-    negative: AnyContext
+    positive: tuple[Context, ...]
+    negative: Context
     combine: Literal["stochastic", "multidiffusion"] = "stochastic"
 
-    def at(self, index: int) -> tuple[AnyContext, ...]:
-        """The contexts whose velocities are averaged in step `index`."""
-        return self.positive if self.combine == "multidiffusion" else (self.positive[index % len(self.positive)],)
+    @property
+    def contexts(self) -> tuple[Context, ...]:
+        """All contexts: the positive ones, then the negative one, which is also at NEGATIVE."""
+        return (*self.positive, self.negative)
+
+    def views_at(self, step: int) -> Sequence[int]:
+        """Return the indices of the positive contexts whose velocities are averaged in a step."""
+        views = range(len(self.positive))
+        return views if self.combine == "multidiffusion" else (views[step % len(views)],)
 
 
 @dataclass(frozen=True)
 class VoxelLimit:
-    """At most `count` occupied voxels; what is above is an error, or the least likely voxels are dropped."""
+    """The largest number of occupied voxels; an excess is an error, or the least likely voxels are dropped."""
 
     count: int
     excess: Literal["refuse", "drop"] = "refuse"
@@ -84,7 +94,7 @@ class VoxelLimit:
 
 @dataclass(frozen=True)
 class TextToImageParams:
-    """How a sentence is drawn: sampler steps, and guidance, of which models distilled to few steps take none."""
+    """Settings of a text-to-image model; models distilled to few steps take no guidance."""
 
     steps: int = 4
     guidance: float = 0.0

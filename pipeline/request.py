@@ -1,26 +1,28 @@
-"""What is asked of the generator, and what it gives back."""
+"""The generator's input and output: a request, an encoded prompt and the generated asset."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
 from pipeline.conditioning.prompt import Prompt
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
 from pipeline.splats.splats import Splats
 
 STAGES = ("background", "conditioning", "structure", "latents", "gaussians")
-# Comes before the others where a sentence is drawn first.
+# Precedes the others where a text-to-image model draws the sentence.
 PICTURE_STAGE = "picture"
-# Called after each sampler step with the stage, the steps done and the number of steps.
+# Called after each sampler step with the stage, the number of steps done and the number of steps.
 OnStep = Callable[[str, int, int], None]
+Encoded = TypeVar("Encoded")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to generate: a prompt, the seed of all noise, the two samplers' settings, a limit to the structure.
+    """A prompt, the seed of all noise, the settings of both samplers and a limit to the structure.
 
-    text_to_image_params: for sentences, where a text-to-image model is loaded.
+    text_to_image_params: used for sentences where a text-to-image model is loaded.
     """
 
     prompt: Prompt
@@ -28,15 +30,27 @@ class Request:
     sparse_structure_sampler_params: SamplerParams
     slat_sampler_params: SamplerParams
     voxel_limit: VoxelLimit | None = None
-    text_to_image_params: TextToImageParams = TextToImageParams()
+    text_to_image_params: TextToImageParams = field(default_factory=TextToImageParams)
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning(Generic[Encoded]):
+    """An encoded prompt, from which a backend samples any number of objects.
+
+    encoded: what the backend samples from; each backend has its own type.
+    seconds: time of each stage of the encoding.
+    """
+
+    encoded: Encoded
+    seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
 class Asset:
-    """A generated object and the numbers of its making; seconds has a key for each of STAGES, and
-    PICTURE_STAGE first where a sentence was drawn.
+    """A generated object, its seed, its number of occupied voxels and the seconds that each stage took.
 
-    Of a batch, each asset has an equal share of the seconds.
+    seconds has a key for each of STAGES, preceded by PICTURE_STAGE where a sentence was drawn. Those of the encoding
+    are zero unless they were added: of several assets of one prompt, only the first has them.
     """
 
     splats: Splats
@@ -49,6 +63,10 @@ class Asset:
         """Time of all stages together."""
         return sum(self.seconds.values())
 
+    def with_added_seconds(self, seconds: Mapping[str, float]) -> Asset:
+        """Return the asset with the seconds of other work added, stage by stage."""
+        return replace(self, seconds={stage: own + seconds.get(stage, 0.0) for stage, own in self.seconds.items()})
+
 
 def ignore_steps(_stage: str, _done: int, _steps: int) -> None:
-    """An OnStep for when nobody watches."""
+    """Do nothing; an OnStep for callers that do not report progress."""

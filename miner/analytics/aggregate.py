@@ -1,9 +1,7 @@
-"""The ledger in numbers: by phase, validator, type or hour, accepted against rejected, and experiments. Pure."""
+"""Sums of the ledger's tasks by phase, validator, type or hour, for the report and the dashboard."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,41 +11,39 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from miner.analytics.assignment import Experiment
 from miner.analytics.intervals import (
     Difference,
     EffectSize,
     Floats,
+    Quantiles,
     cliffs_delta,
     compare_proportions,
-    quantile,
+    median,
+    quantiles,
     tasks_to_distinguish,
-    wilson_interval,
 )
-from miner.analytics.rating import Rating, verdict
-from miner.analytics.sequential_test import ExperimentResult, Trial, evaluate
-from miner.ledger.events import Stratum
-from miner.ledger.reader import ExperimentRow, PhaseRow, TaskRow
-from miner.ledger.schema import CLOSED, FIGURES
+from miner.analytics.rating import AcceptanceRate
+from miner.ledger.outcomes import Outcome
+from miner.ledger.reader import TaskRow
+from miner.ledger.schema import SPLAT_COLUMNS
 
 Indices = npt.NDArray[np.int64]
 By = Literal["phase", "validator", "type", "hour"]
 GROUPINGS: tuple[By, ...] = ("phase", "validator", "type", "hour")
 
-COMPARED = (*FIGURES, "local_score", "generation_seconds", "submission_bytes")
+COMPARED = (*SPLAT_COLUMNS, "local_score", "generation_seconds", "submission_bytes")
 """Columns of a task in which accepted and rejected results are compared."""
 
-# A task of an experiment that has no verdict after this is held to get none; validators recycle theirs after as long.
-VERDICT_LIMIT = 3600.0
-# Widths of the bins that a time axis is cut into, in seconds, and how many it may have.
 HOUR = 3600
-BIN_SECONDS = (HOUR, 2 * HOUR, 6 * HOUR, 12 * HOUR, 24 * HOUR, 7 * 24 * HOUR)
-MOST_BINS = 56
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """One column among accepted and rejected results: how many have it, medians, and whether either has more of it."""
+    """One column among accepted and rejected results.
+
+    The counts are of results that have a value; `effect` is that of accepted against rejected ones, None if either has
+    no values.
+    """
 
     column: str
     accepted: int
@@ -59,40 +55,53 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Summary:
-    """A group of tasks; `key` is a validator's whole hotkey, else the label.
+    """The sum of a group of tasks.
 
-    `rate` is of accepted in judged tasks, with its 95 % Wilson interval; None is "no data". `other` tasks were not
-    judged: their validator failed, they are open yet, or nobody knows. `score` is the mean of the accepted ones' and
-    says nothing of the rejected, whose score is not told. `quality` is the median of what was scored here, sent or
-    not. `contrasts` are empty for hours.
+    `rate` counts judged tasks. `score` is the mean of the accepted ones' and says nothing about the rejected, whose
+    score is not reported. `quality` is the local score of all results that were scored here, submitted or not.
+    """
+
+    tasks: int
+    skipped: int
+    rate: AcceptanceRate
+    score: float | None
+    quality: Quantiles | None
+    seconds: Quantiles | None
+    gaussians: Quantiles | None
+
+    @property
+    def other(self) -> int:
+        """The number of tasks without a verdict: their validator failed, they are still open, or nobody knows."""
+        return self.tasks - self.rate.judged - self.skipped
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The judged tasks among those assigned from `start`, unix seconds, until the next bin."""
+
+    start: float
+    rate: AcceptanceRate
+
+
+@dataclass(frozen=True)
+class Group:
+    """The tasks at `indices` of a table, which have the same phase, validator, type or hour.
+
+    `key` is a validator's full hotkey, and the label for all other groupings. `latest` is the task assigned last.
     """
 
     key: str
     label: str
-    tasks: int
-    accepted: int
-    rejected: int
-    skipped: int
-    other: int
-    rate: float | None
-    interval: tuple[float, float]
-    verdict: Rating
-    score: float | None
-    quality: float | None
-    seconds_p50: float | None
-    seconds_p95: float | None
-    gaussians_p50: float | None
-    contrasts: tuple[Contrast, ...]
-
-    @property
-    def judged(self) -> int:
-        """Accepted and rejected."""
-        return self.accepted + self.rejected
+    latest: TaskRow
+    indices: Indices
 
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """The rate of one group less that of another; `tasks_each` would tell such rates apart, None if these are."""
+    """The rate of one group less that of another.
+
+    `tasks_each`: judged tasks of each that would tell such rates apart; None if these already are.
+    """
 
     label: str
     reference: str
@@ -100,38 +109,13 @@ class GroupDifference:
     tasks_each: int | None
 
 
-@dataclass(frozen=True)
-class Bin:
-    """What was judged of the tasks assigned from `start`, unix seconds, until the next bin."""
-
-    start: float
-    accepted: int
-    judged: int
-
-
-@dataclass(frozen=True)
-class ExperimentSummary:
-    """An experiment as far as it got; `arms` are (arm, accepted, counted), a skipped task counting as not accepted."""
-
-    row: ExperimentRow
-    arms: tuple[tuple[str, int, int], ...]
-    decision: ExperimentResult
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that is told of a ledger's tasks from `since` to `until`, unix seconds."""
-
-    by: By
-    since: float
-    until: float
-    total: Summary
-    groups: tuple[Summary, ...]
-    differences: tuple[GroupDifference, ...]
-    bin_seconds: int
-    bins: tuple[Bin, ...]
-    phases: tuple[PhaseRow, ...]
-    experiments: tuple[ExperimentSummary, ...]
+# Phases of the same name with other settings are different groups.
+_KEYS: dict[By, Callable[[TaskRow], object]] = {
+    "phase": attrgetter("phase", "config_hash"),
+    "validator": attrgetter("validator"),
+    "type": attrgetter("task_type"),
+    "hour": lambda task: task.assigned_at // HOUR,
+}
 
 
 def _label(by: By, task: TaskRow) -> str:
@@ -146,151 +130,104 @@ def _label(by: By, task: TaskRow) -> str:
             return f"{datetime.fromtimestamp(task.assigned_at // HOUR * HOUR, UTC):%Y-%m-%d %H:%M}"
 
 
-# What tells the groups apart; a phase of the same name with other settings is another one.
-_KEYS: dict[By, Callable[[TaskRow], object]] = {
-    "phase": attrgetter("phase", "config_hash"),
-    "validator": attrgetter("validator"),
-    "type": attrgetter("task_type"),
-    "hour": lambda task: task.assigned_at // HOUR,
-}
-
-
-def report(
-    tasks: Sequence[TaskRow],
-    by: By,
-    since: float,
-    until: float,
-    phases: Sequence[PhaseRow] = (),
-    experiments: Iterable[tuple[ExperimentRow, Sequence[TaskRow]]] = (),
-) -> Report:
-    """Sum up tasks in the order of their assignment; `experiments` come with all of their tasks."""
-    columns = _Columns(tasks)
-    members = dict[object, list[int]]()
-    for index, key in enumerate(map(_KEYS[by], tasks)):
-        members.setdefault(key, []).append(index)
-    groups = []
-    for indices in members.values():
-        # By its latest task, since a validator's uid may change.
-        latest = tasks[indices[-1]]
-        key = latest.validator if by == "validator" else _label(by, latest)
-        groups.append(columns.summary(key, _label(by, latest), np.array(indices), contrasts=by != "hour"))
-    if by == "validator":
-        groups.sort(key=lambda group: -group.tasks)
-    width = _bin_seconds(tasks)
-    return Report(
-        by=by,
-        since=since,
-        until=until,
-        total=columns.summary("", "all", np.arange(len(tasks)), contrasts=True),
-        groups=tuple(groups),
-        differences=() if by == "hour" else tuple(_differences(groups)),
-        bin_seconds=width,
-        bins=tuple(columns.bins(width)),
-        phases=tuple(phase for phase in phases if since <= phase.at <= until),
-        experiments=tuple(summarise_experiment(row, trials, until) for row, trials in experiments),
-    )
-
-
-class _Columns:
-    """The numeric columns of tasks as arrays, NaN where a task has none."""
+class TaskTable:
+    """Tasks in the order of their assignment, with their numeric columns as arrays: NaN where a task has no value."""
 
     def __init__(self, tasks: Sequence[TaskRow]) -> None:
+        """Copy the columns out of the rows."""
+        self._tasks = tasks
         names = (*COMPARED, "score", "assigned_at")
         # Row by row, as they lie in memory: column by column takes four times as long.
         rows = np.array(list(map(attrgetter(*names), tasks)), np.float64).reshape(-1, len(names))
-        self._numbers: dict[str, Floats] = dict(zip(names, np.ascontiguousarray(rows.T), strict=True))
-        codes = {outcome: code for code, outcome in enumerate(CLOSED)}
-        self._outcome = np.array([codes.get(task.outcome or "", len(CLOSED)) for task in tasks], np.int64)
-
-    def summary(self, key: str, label: str, members: Indices, contrasts: bool) -> Summary:
-        outcome = self._outcome[members]
-        is_accepted, is_rejected = (outcome == CLOSED.index(name) for name in ("accepted", "rejected"))
-        accepted, rejected = int(is_accepted.sum()), int(is_rejected.sum())
-        skipped = int((outcome == CLOSED.index("skipped")).sum())
-        judged = accepted + rejected
-        score = _finite(self._numbers["score"][members[is_accepted]])
-        seconds = _finite(self._numbers["generation_seconds"][members])
-        return Summary(
-            key=key,
-            label=label,
-            tasks=len(members),
-            accepted=accepted,
-            rejected=rejected,
-            skipped=skipped,
-            other=len(members) - judged - skipped,
-            rate=accepted / judged if judged else None,
-            interval=wilson_interval(accepted, judged),
-            verdict=verdict(accepted, judged),
-            score=float(score.mean()) if len(score) else None,
-            quality=quantile(_finite(self._numbers["local_score"][members]), 0.5),
-            seconds_p50=quantile(seconds, 0.5),
-            seconds_p95=quantile(seconds, 0.95),
-            gaussians_p50=quantile(_finite(self._numbers["gaussians"][members]), 0.5),
-            contrasts=tuple(self._contrasts(members[is_accepted], members[is_rejected])) if contrasts else (),
+        self._columns: dict[str, Floats] = dict(zip(names, np.ascontiguousarray(rows.T), strict=True))
+        self._accepted, self._rejected, self._skipped = (
+            np.array([task.outcome == outcome for task in tasks], np.bool_)
+            for outcome in (Outcome.ACCEPTED, Outcome.REJECTED, Outcome.SKIPPED)
         )
 
-    def bins(self, width: int) -> Iterable[Bin]:
-        judged = np.isin(self._outcome, [CLOSED.index("accepted"), CLOSED.index("rejected")])
-        numbers = self._numbers["assigned_at"][judged] // width
-        accepted = self._outcome[judged] == CLOSED.index("accepted")
-        distinct, which = np.unique(numbers, return_inverse=True)
-        counts = zip(distinct.tolist(), np.bincount(which, accepted).tolist(), np.bincount(which).tolist(), strict=True)
-        return [Bin(number * width, int(accepted), judged) for number, accepted, judged in counts]
+    @property
+    def everything(self) -> Indices:
+        """The indices of all tasks."""
+        return np.arange(len(self._tasks))
 
-    def _contrasts(self, accepted: Indices, rejected: Indices) -> Iterable[Contrast]:
+    def group(self, by: By) -> list[Group]:
+        """Return the groups in the order in which they first occur."""
+        members = dict[object, list[int]]()
+        for index, key in enumerate(map(_KEYS[by], self._tasks)):
+            members.setdefault(key, []).append(index)
+        groups = []
+        for indices in members.values():
+            # A validator's uid may change, so the label is that of the latest task.
+            latest = self._tasks[indices[-1]]
+            label = _label(by, latest)
+            groups.append(Group(latest.validator if by == "validator" else label, label, latest, np.array(indices)))
+        return groups
+
+    def rate(self, indices: Indices) -> AcceptanceRate:
+        """Return the acceptance rate of some tasks."""
+        accepted, rejected = int(self._accepted[indices].sum()), int(self._rejected[indices].sum())
+        return AcceptanceRate(accepted, accepted + rejected)
+
+    def summarise(self, indices: Indices) -> Summary:
+        """Sum up some tasks."""
+        score = _finite(self._columns["score"][indices[self._accepted[indices]]])
+        return Summary(
+            tasks=len(indices),
+            skipped=int(self._skipped[indices].sum()),
+            rate=self.rate(indices),
+            score=float(score.mean()) if len(score) else None,
+            quality=self._quantiles("local_score", indices),
+            seconds=self._quantiles("generation_seconds", indices),
+            gaussians=self._quantiles("gaussians", indices),
+        )
+
+    def contrasts(self, indices: Indices) -> tuple[Contrast, ...]:
+        """Compare the accepted with the rejected among some tasks, column by column."""
+        accepted, rejected = indices[self._accepted[indices]], indices[self._rejected[indices]]
+        contrasts = []
         for name in COMPARED:
-            first, second = (_finite(self._numbers[name][members]) for members in (accepted, rejected))
+            first, second = (_finite(self._columns[name][members]) for members in (accepted, rejected))
             effect = cliffs_delta(first, second)
-            yield Contrast(name, len(first), len(second), quantile(first, 0.5), quantile(second, 0.5), effect)
+            contrasts.append(Contrast(name, len(first), len(second), median(first), median(second), effect))
+        return tuple(contrasts)
+
+    def bins(self, indices: Indices, width: int) -> tuple[Bin, ...]:
+        """Return the bins, `width` seconds each, that hold judged tasks, in the order of time."""
+        judged = indices[self._accepted[indices] | self._rejected[indices]]
+        numbers, bin_of = np.unique(self._columns["assigned_at"][judged] // width, return_inverse=True)
+        accepted = np.bincount(bin_of, self._accepted[judged]).tolist()
+        totals = np.bincount(bin_of).tolist()
+        return tuple(
+            Bin(number * width, AcceptanceRate(int(count), total))
+            for number, count, total in zip(numbers.tolist(), accepted, totals, strict=True)
+        )
+
+    def stages(self, indices: Indices) -> dict[str, Quantiles | None]:
+        """Return the quantiles of the seconds of each stage."""
+        seconds: dict[str, list[float]] = {}
+        for index in indices.tolist():
+            for stage, value in self._tasks[index].seconds.items():
+                seconds.setdefault(stage, []).append(value)
+        return {stage: quantiles(np.array(values, np.float64)) for stage, values in seconds.items()}
+
+    def _quantiles(self, column: str, indices: Indices) -> Quantiles | None:
+        return quantiles(_finite(self._columns[column][indices]))
 
 
 def _finite(values: Floats) -> Floats:
     return values[np.isfinite(values)]
 
 
-def _differences(groups: Sequence[Summary]) -> Iterable[GroupDifference]:
-    """Each group against the one with the most judged tasks."""
-    judged = [group for group in groups if group.rate is not None]
+def compare_groups(groups: Iterable[tuple[str, AcceptanceRate]]) -> tuple[GroupDifference, ...]:
+    """Compare each group, a label and a rate, with the one that has the most judged tasks."""
+    judged = [(label, rate, rate.share) for label, rate in groups if rate.share is not None]
     if not judged:
-        return
-    reference = max(judged, key=lambda group: group.judged)
-    for group in judged:
-        if group is not reference and group.rate is not None and reference.rate is not None:
-            found = compare_proportions((group.accepted, group.judged), (reference.accepted, reference.judged))
-            tasks_each = None if found.is_clear else tasks_to_distinguish(group.rate, reference.rate)
-            yield GroupDifference(group.label, reference.label, found, tasks_each)
-
-
-def _bin_seconds(tasks: Sequence[TaskRow]) -> int:
-    """The narrowest width with which the tasks fit into the bins; the widest if none does."""
-    span = tasks[-1].assigned_at - tasks[0].assigned_at if tasks else 0.0
-    return next((width for width in BIN_SECONDS if span / width < MOST_BINS - 1), BIN_SECONDS[-1])
-
-
-def trial(task: TaskRow, now: float) -> Trial:
-    """A task of an experiment as its test takes it. Raises ValueError if it belongs to none.
-
-    A skipped task counts as not accepted: whatever kept the arm from a result, it is the arm's to answer for. One that
-    the validator did not validate or lost, and one without a verdict after an hour, says nothing.
-    """
-    if task.arm is None or task.turn is None:
-        raise ValueError(f"task {task.task_id} belongs to no experiment")
-    stratum, limit = Stratum(task.validator, task.task_type), task.assigned_at + VERDICT_LIMIT
-    # Whether a verdict counts must not depend on when one looks.
-    if task.outcome in CLOSED and task.answered_at is not None and task.answered_at <= limit:
-        verdicts = {"accepted": True, "rejected": False, "skipped": False}
-        return Trial(stratum, task.turn, task.arm, verdicts.get(task.outcome), task.answered_at)
-    return Trial(stratum, task.turn, task.arm, None, limit if limit <= now else math.inf)
-
-
-def summarise_experiment(row: ExperimentRow, tasks: Iterable[TaskRow], now: float) -> ExperimentSummary:
-    """Judge an experiment by all of its tasks. Raises ValueError if the row is no valid experiment."""
-    weights = row.weights
-    trials = [trial(task, now) for task in tasks if task.arm in weights and task.turn is not None]
-    counted, accepted = Counter[str](), Counter[str]()
-    for one in trials:
-        if one.accepted is not None:
-            counted[one.arm] += 1
-            accepted[one.arm] += one.accepted
-    arms = tuple((arm, accepted[arm], counted[arm]) for arm in weights)
-    return ExperimentSummary(row, arms, evaluate(Experiment(row.seed, weights), trials))
+        return ()
+    reference, largest, largest_share = max(judged, key=lambda group: group[1].judged)
+    differences = []
+    for label, rate, share in judged:
+        if rate is not largest:
+            difference = compare_proportions((rate.accepted, rate.judged), (largest.accepted, largest.judged))
+            tasks_each = None if difference.is_clear else tasks_to_distinguish(share, largest_share)
+            differences.append(GroupDifference(label, reference, difference, tasks_each))
+    return tuple(differences)

@@ -1,25 +1,27 @@
-"""What counts and samples allow to be said: intervals, comparisons, effect sizes, sample sizes."""
+"""Confidence intervals, comparisons, effect sizes and sample sizes of counts and samples."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-# Of the normal distribution: 95 % lie within so many standard deviations.
+# 95 % of a normal distribution lie within this many standard deviations of its mean.
 Z_95 = 1.959963984540054
 
 
 def wilson_interval(successes: int, total: int, z: float = Z_95) -> tuple[float, float]:
-    """The interval for a proportion after E. B. Wilson (1927): the shares that `successes` of `total` do not rule out.
+    """Return the interval for a proportion after E. B. Wilson (1927), (0, 1) without data.
 
-    (0, 1) without data. Raises ValueError unless 0 <= successes <= total.
+    It holds the shares that `successes` of `total` do not rule out. Raises ValueError unless 0 <= successes <= total.
     """
+    # scipy.stats has the same formula, but importing it takes longer than a report on 100,000 tasks may.
     if not 0 <= successes <= total:
         raise ValueError(f"{successes} of {total} is no proportion")
     if total == 0:
@@ -28,7 +30,7 @@ def wilson_interval(successes: int, total: int, z: float = Z_95) -> tuple[float,
     scale = 1 + z**2 / total
     centre = (share + z**2 / (2 * total)) / scale
     reach = z / scale * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    # The ends are exact at the edges, where rounding would leave a hair.
+    # The ends are exact at the edges, where rounding would leave a tiny remainder.
     return (0.0 if successes == 0 else centre - reach), (1.0 if successes == total else centre + reach)
 
 
@@ -42,7 +44,7 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval rules out that the shares are equal."""
+        """Return whether the interval rules out that the shares are equal."""
         return self.low > 0 or self.high < 0
 
 
@@ -50,8 +52,8 @@ def compare_proportions(first: tuple[int, int], second: tuple[int, int], z: floa
     """Compare two independent proportions, each (successes, total).
 
     The hybrid score interval, method 10 of R. G. Newcombe (1998), Statistics in Medicine 17, 873-890. It holds for one
-    look at a number of tasks chosen beforehand; `miner.analytics.sequential_test` has a test for those who keep looking.
-    Raises ValueError if either is no proportion or has no data.
+    look at a number of tasks that was chosen beforehand; `miner.analytics.sequential_test` has a test that stays valid
+    however often one looks. Raises ValueError if either is no proportion or has no data.
     """
     (low1, high1), (low2, high2) = wilson_interval(*first, z), wilson_interval(*second, z)
     if not (first[1] and second[1]):
@@ -66,9 +68,10 @@ def compare_proportions(first: tuple[int, int], second: tuple[int, int], z: floa
 
 
 def tasks_to_distinguish(first: float, second: float, power: float = 0.8, z: float = Z_95) -> int | None:
-    """Tasks that each of two arms needs so that a two-sided test at 5 % tells these shares apart; None if equal.
+    """Return how many tasks each of two arms needs for a two-sided test at 5 % to tell these shares apart.
 
-    The normal approximation without continuity correction; Fleiss, Levin and Paik (2003), equation 4.14.
+    None if the shares are equal. The normal approximation without continuity correction; Fleiss, Levin and Paik (2003),
+    equation 4.14.
     """
     if first == second:
         return None
@@ -79,17 +82,18 @@ def tasks_to_distinguish(first: float, second: float, power: float = 0.8, z: flo
 
 
 def tasks_to_exclude(share: float, bound: float, z: float = Z_95) -> int | None:
-    """Tasks after which the Wilson interval around a share that stays as it is leaves `bound` out; None if equal.
+    """Return after how many tasks the Wilson interval around a constant share excludes `bound`; None if they are equal.
 
     The interval holds the bounds that the score test does not reject, (share - bound)^2 <= z^2 bound (1 - bound) / n,
     which is solved for n.
     """
     if share == bound:
         return None
-    # Rounded first, so that a whole number does not become the next one by a hair.
+    # Rounded first, so that a floating-point error does not turn a whole number into the next one.
     return max(1, math.ceil(round(z**2 * bound * (1 - bound) / (share - bound) ** 2, 9)))
 
 
+@final
 @dataclass(frozen=True)
 class EffectSize:
     """Cliff's delta of one sample against another, and its 95 % interval.
@@ -109,18 +113,18 @@ class EffectSize:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval rules out that neither sample tends to be larger."""
+        """Return whether the interval rules out that neither sample tends to be larger."""
         return self.low > 0 or self.high < 0
 
     @property
     def magnitude(self) -> str:
-        """In words, by the customary limits .147, .33 and .474 of Romano et al. (2006)."""
+        """The size in words, by the customary limits .147, .33 and .474 of Romano et al. (2006)."""
         size = abs(self.delta)
         return "negligible" if size < 0.147 else "small" if size < 0.33 else "medium" if size < 0.474 else "large"
 
 
 def cliffs_delta(first: Floats, second: Floats, z: float = Z_95) -> EffectSize | None:
-    """The effect size between two samples [m] and [n] of finite numbers; None if either is empty.
+    """Return the effect size between two samples [m] and [n] of finite numbers; None if either is empty.
 
     Not Cohen's d: numbers of gaussians, densities and volumes are skewed, have long tails and many ties, and a mean in
     standard deviations of such says little, while a rank statistic does not move when one value is absurd. Cliff
@@ -130,7 +134,7 @@ def cliffs_delta(first: Floats, second: Floats, z: float = Z_95) -> EffectSize |
     m, n = len(first), len(second)
     if m == 0 or n == 0:
         return None
-    # Both in order: looking up neighbours one after the other is several times faster.
+    # Both are sorted, since looking up neighbours one after the other is several times faster.
     first, second = np.sort(first), np.sort(second)
     below = np.searchsorted(second, first, side="left").sum(dtype=np.int64)
     not_above = np.searchsorted(second, first, side="right").sum(dtype=np.int64)
@@ -146,7 +150,7 @@ def _superiority_interval(estimate: float, m: int, n: int, z: float) -> tuple[fl
         spread = 1 + others * ((1 - chance) / (2 - chance) + chance / (1 + chance))
         return (chance - estimate) ** 2 <= z**2 * chance * (1 - chance) * spread / (m * n)
 
-    def end(outside: float) -> float:
+    def bisect(outside: float) -> float:
         inside = estimate
         # Each step halves the gap: 60 exhaust a float's digits.
         for _ in range(60):
@@ -154,9 +158,26 @@ def _superiority_interval(estimate: float, m: int, n: int, z: float) -> tuple[fl
             inside, outside = (middle, outside) if is_plausible(middle) else (inside, middle)
         return inside
 
-    return end(0.0), end(1.0)
+    return bisect(0.0), bisect(1.0)
 
 
-def quantile(values: Floats, share: float) -> float | None:
-    """The value that `share` of a sample [n] do not exceed, linear between neighbours; None if it is empty."""
-    return float(np.quantile(values, share)) if len(values) else None
+@final
+@dataclass(frozen=True)
+class Quantiles:
+    """The median and the 95th percentile of a sample."""
+
+    p50: float
+    p95: float
+
+
+def quantiles(values: Floats) -> Quantiles | None:
+    """Return the quantiles of a sample [n], linear between neighbours; None if it is empty."""
+    if not len(values):
+        return None
+    p50, p95 = np.quantile(values, (0.5, 0.95)).tolist()
+    return Quantiles(p50, p95)
+
+
+def median(values: Floats) -> float | None:
+    """Return the median of a sample [n]; None if it is empty."""
+    return float(np.quantile(values, 0.5)) if len(values) else None

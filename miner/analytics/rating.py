@@ -1,70 +1,102 @@
-"""What an acceptance rate is worth: bands, and a verdict only once the interval allows it."""
+"""Acceptance rates and their rating: a rate is called good or bad only once its interval allows it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from miner.analytics.intervals import tasks_to_exclude, wilson_interval
 
 
 @dataclass(frozen=True)
 class Band:
-    """Acceptance rates from `floor` up to the floor of the next band."""
+    """The acceptance rates from `floor` up to the floor of the next better band."""
 
     name: str
     floor: float
 
 
-# From the best down; below the last floor there is no name.
+# From the best down; a rate below the last floor has no name.
 BANDS = (Band("excellent", 0.70), Band("good", 0.60), Band("minimum", 0.55), Band("modest", 0.45))
-LOWEST = BANDS[-1].floor
+LOWEST_FLOOR = BANDS[-1].floor
 
 
 @dataclass(frozen=True)
 class Rating:
-    """What `accepted` of `judged` results show: one of three forms, and the tasks until more could be said.
+    """The statement that judged results allow, and how many more results the next statement needs.
 
-    `band`: the rate is at least this band's floor. `below`: it is under the lowest floor. Neither: not enough data.
-    `more`: judged results until the next statement, if the rate stays as it is: of not enough data, to any verdict; of
-    a band, to the band that the rate itself lies in. None if there is nothing more to say, or no saying when.
+    With a `band`, the rate is at least its floor; with `is_below`, it is under the lowest floor; with neither, there is
+    not enough data. `more_tasks`: judged results until the next statement if the rate stays as it is, which is the
+    first statement, or else the band that the rate itself lies in; None if there is no further statement, or no telling
+    when.
     """
 
     band: Band | None
-    below: bool
-    more: int | None
+    is_below: bool
+    more_tasks: int | None
 
     @property
     def is_known(self) -> bool:
-        """Whether there is enough data for any verdict."""
-        return self.band is not None or self.below
+        """Return whether there is enough data for a statement."""
+        return self.band is not None or self.is_below
 
     def __str__(self) -> str:
+        """Return the statement in words."""
         if self.band is not None:
             return f"at least {self.band.name}"
-        if self.below:
-            return f"below {LOWEST:.2f}"
-        return "not enough data" + (f", {self.more} more tasks" if self.more is not None else "")
+        if self.is_below:
+            return f"below {LOWEST_FLOOR:.2f}"
+        return "not enough data" + (f", {self.more_tasks} more tasks" if self.more_tasks is not None else "")
 
 
-def verdict(accepted: int, judged: int) -> Rating:
-    """Judge a rate by its 95 % Wilson interval. Raises ValueError unless 0 <= accepted <= judged."""
-    low, high = wilson_interval(accepted, judged)
-    if high < LOWEST:
-        return Rating(None, below=True, more=None)
-    reached = next((band for band in BANDS if low >= band.floor), None)
-    return Rating(reached, below=False, more=_more(accepted, judged, reached))
+@dataclass(frozen=True)
+class AcceptanceRate:
+    """How many of the judged results were accepted.
 
+    Raises ValueError unless 0 <= accepted <= judged.
+    """
 
-def _more(accepted: int, judged: int, reached: Band | None) -> int | None:
-    if judged == 0:
-        return None
-    share = accepted / judged
-    if reached is None:
-        target = LOWEST
-    else:
-        # A rate that lies on a floor never clears it.
-        target = next((band.floor for band in BANDS if band.floor < share), LOWEST)
-        if target <= reached.floor:
+    accepted: int
+    judged: int
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        if not 0 <= self.accepted <= self.judged:
+            raise ValueError(f"{self.accepted} of {self.judged} is no proportion")
+
+    @property
+    def rejected(self) -> int:
+        """The number of rejected results."""
+        return self.judged - self.accepted
+
+    @property
+    def share(self) -> float | None:
+        """The share of accepted results; None without data."""
+        return self.accepted / self.judged if self.judged else None
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the share; (0, 1) without data."""
+        return wilson_interval(self.accepted, self.judged)
+
+    @property
+    def rating(self) -> Rating:
+        """The best statement that the interval allows."""
+        low, high = self.interval
+        if high < LOWEST_FLOOR:
+            return Rating(None, is_below=True, more_tasks=None)
+        band = next((band for band in BANDS if low >= band.floor), None)
+        return Rating(band, is_below=False, more_tasks=self._tasks_to_next(band))
+
+    def _tasks_to_next(self, band: Band | None) -> int | None:
+        share = self.share
+        if share is None:
             return None
-    needed = tasks_to_exclude(share, target)
-    return None if needed is None else max(1, needed - judged)
+        target = LOWEST_FLOOR
+        if band is not None:
+            # A rate that equals a floor never clears it.
+            target = next((better.floor for better in BANDS if better.floor < share), LOWEST_FLOOR)
+            if target <= band.floor:
+                return None
+        needed = tasks_to_exclude(share, target)
+        return None if needed is None else max(1, needed - self.judged)

@@ -1,11 +1,11 @@
-"""Experiments: which arm a task is given to, and when the results say that one arm is better. Pure.
+"""A sequential test of experiments, valid however often one looks.
 
-The test bets. Within a block of tasks each arm stands a known number of times, in random order. So if the arms are
+The test bets. Within a block of tasks each arm occurs a known number of times, in random order. So if the arms are
 alike, all ways in which the accepted results of a block can fall on its arms are equally likely, whatever the rates
 are, between validators and from one hour to the next. A bet at those odds on "the odds of acceptance are e^delta times
 higher in arm a" pays the ratio of two likelihoods, the noncentral hypergeometric distribution's over the central one's.
-The product over blocks is a wealth that on average a fair game does not raise; by Ville's inequality the chance that it
-ever exceeds 1/alpha is alpha at most, however often one looks and whatever makes one stop.
+The product over blocks is an e-value: if the arms are alike, its mean stays 1, and by Ville's inequality the chance
+that it ever exceeds 1/alpha is alpha at most, however often one looks and for whatever reason one stops.
 
 Sources. E-variables for 2x2 tables: R. Turner, A. Ly, P. Grünwald (2024), J. Statistical Planning and Inference 230;
 stratified: R. Turner, P. Grünwald (2023), AISTATS. Betting on assignments given outcomes: B. Duan, A. Ramdas,
@@ -31,16 +31,24 @@ from miner.analytics.intervals import Floats
 from miner.ledger.events import Stratum
 
 ALPHA = 0.05
-# What is bet on: log odds ratios up to 3, weighted by half a normal distribution. 38 % against 55 % is 0.69.
+# The bets: log odds ratios up to 3, weighted by half a normal distribution. 38 % against 55 % is 0.69.
 DELTAS: Floats = np.linspace(0.05, 3.0, 60)
 LOG_PRIOR: Floats = -0.5 * (DELTAS / 0.5) ** 2
 LOG_PRIOR = LOG_PRIOR - np.logaddexp.reduce(LOG_PRIOR)
+# Odds ratios are looked for between e^-MAX_LOG_ODDS and e^MAX_LOG_ODDS.
+MAX_LOG_ODDS = 6.0
+# exp() of more overflows.
+MAX_LOG_E_VALUE = 700.0
+
+# [blocks, 4]: accepted and judged of one arm, accepted and judged of another.
+ContingencyTables = npt.NDArray[np.int64]
 
 
-class Trial(NamedTuple):
-    """How one task of an experiment ended: accepted or not, None if nothing can be said that its arm is to answer for.
+class Observation(NamedTuple):
+    """The end of one task of an experiment.
 
-    `ended` is when that was known, in unix seconds; infinite for a task that may still be answered.
+    `accepted` is None if the task says nothing about its arm. `ended` is when that was known, in unix seconds; infinite
+    for a task that may still be answered.
     """
 
     stratum: Stratum
@@ -51,118 +59,121 @@ class Trial(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What one pair of arms shows. `wealth` has started at 1; the most it ever was decides.
+class ArmComparison:
+    """The evidence that one arm is better than another.
 
-    `odds_ratio`: interval of the ratio of the odds of acceptance, better to worse, that holds at any time; 1 means
-    equal. Its ends may be 0 and infinity.
+    `e_value` is that after the last block, starting from 1, and `highest_e_value`, on which decisions rest, the most it
+    ever was. `odds_ratio` is the interval of the odds of acceptance, better to worse, that holds at any time: 1 means
+    equal, and its ends may be 0 and infinity.
     """
 
     better: str
     worse: str
-    wealth: float
+    e_value: float
     highest_e_value: float
     odds_ratio: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """What an experiment shows so far.
+    """The result of an experiment so far.
 
-    `winner` has beaten every other arm; `losers` are clearly worse than some other. `threshold` is the wealth at which
-    an arm beats another; `comparisons` has both directions of each pair; `counted` tasks in `blocks` whole blocks have
-    been judged.
+    `winner` has beaten every other arm; `losers` are clearly worse than some other. `threshold` is the e-value at which
+    an arm beats another; `comparisons` has both directions of each pair; `counted` tasks in `blocks` complete blocks
+    have been judged.
     """
 
     winner: str | None
     losers: tuple[str, ...]
     threshold: float
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[ArmComparison, ...]
     blocks: int
     counted: int
 
     @property
     def state(self) -> Literal["winner", "loser", "continue"]:
-        """What can be done: promote the winner, drop the losers, or go on."""
+        """The possible step: promote the winner, drop the losers, or continue."""
         return "winner" if self.winner is not None else "loser" if self.losers else "continue"
 
 
-# (accepted, judged) by arm.
-Counts = dict[str, tuple[int, int]]
-# Of each block, [blocks, 4]: accepted and judged of one arm, accepted and judged of another.
-Tables = npt.NDArray[np.int64]
+class _ArmCounts(NamedTuple):
+    accepted: int = 0
+    judged: int = 0
 
 
-def evaluate(experiment: Experiment, trials: Iterable[Trial], alpha: float = ALPHA) -> ExperimentResult:
-    """Judge an experiment by its trials, in any order; false alarms have a chance of `alpha`, over all pairs and times.
+def evaluate(experiment: Experiment, observations: Iterable[Observation], alpha: float = ALPHA) -> ExperimentResult:
+    """Judge an experiment by its observations, in any order.
 
-    Blocks count once all of their tasks have ended, in the order in which they did. That guarantee needs arms that do
-    not affect which task gets no verdict, nor, beyond chance, which block ends first.
+    The chance of a false alarm is at most `alpha`, over all pairs of arms and all times. Blocks count once all of their
+    tasks have ended, in the order in which they did; the guarantee needs arms that affect neither which task gets no
+    verdict nor, beyond chance, which block ends first.
     """
-    blocks = _whole_blocks(experiment, trials)
+    blocks = _complete_blocks(experiment, observations)
     arms = tuple(experiment.weights)
     threshold = len(arms) * (len(arms) - 1) / alpha
-    comparisons = []
-    for better, worse in permutations(arms, 2):
-        absent = (0, 0)
-        tables = np.array([(*b.get(better, absent), *b.get(worse, absent)) for b in blocks], np.int64).reshape(-1, 4)
-        path = log_e_values(tables)
-        comparisons.append(
-            Comparison(
-                better,
-                worse,
-                wealth=math.exp(min(path[-1], 700.0)) if len(path) else 1.0,
-                highest_e_value=math.exp(min(max(path.max(), 0.0), 700.0)) if len(path) else 1.0,
-                odds_ratio=odds_ratio_interval(tables, 2 / threshold),
-            )
-        )
+    comparisons = tuple(_compare(blocks, better, worse, 2 / threshold) for better, worse in permutations(arms, 2))
     beaten = {(c.better, c.worse) for c in comparisons if c.highest_e_value >= threshold}
     winners = [arm for arm in arms if all((arm, other) in beaten for other in arms if other != arm)]
     return ExperimentResult(
-        # Two arms can only have beaten each other if the tide has turned, and then neither has won.
+        # Two arms can have beaten each other only if the tide has turned, and then neither has won.
         winner=winners[0] if len(winners) == 1 else None,
         losers=tuple(
             arm for arm in arms if any((other, arm) in beaten and (arm, other) not in beaten for other in arms)
         ),
         threshold=threshold,
-        comparisons=tuple(comparisons),
+        comparisons=comparisons,
         blocks=len(blocks),
-        counted=sum(total for block in blocks for _, total in block.values()),
+        counted=sum(counts.judged for block in blocks for counts in block.values()),
     )
 
 
-def _whole_blocks(experiment: Experiment, trials: Iterable[Trial]) -> list[Counts]:
-    """(accepted, judged) by arm of each block whose tasks have all ended, in the order in which they did."""
+def _compare(blocks: Sequence[dict[str, _ArmCounts]], better: str, worse: str, alpha: float) -> ArmComparison:
+    none = _ArmCounts()
+    tables = np.array([(*block.get(better, none), *block.get(worse, none)) for block in blocks], np.int64)
+    tables = tables.reshape(-1, 4)
+    path = np.concatenate([[0.0], log_e_values(tables)])
+    return ArmComparison(
+        better,
+        worse,
+        e_value=math.exp(min(path[-1], MAX_LOG_E_VALUE)),
+        highest_e_value=math.exp(min(path.max(), MAX_LOG_E_VALUE)),
+        odds_ratio=odds_ratio_interval(tables, alpha),
+    )
+
+
+def _complete_blocks(experiment: Experiment, observations: Iterable[Observation]) -> list[dict[str, _ArmCounts]]:
+    """Return the counts by arm of each block whose tasks have all ended, in the order in which they did."""
     size = len(experiment.block)
-    members: dict[tuple[Stratum, int], dict[int, Trial]] = defaultdict(dict)
-    for trial in sorted(trials, key=attrgetter("ended")):
-        # A task that is there twice was drawn once.
-        members[trial.stratum, trial.turn // size].setdefault(trial.turn, trial)
-    whole = [list(block.values()) for block in members.values() if len(block) == size]
-    ended = [block for block in whole if math.isfinite(block[-1].ended)]
+    by_block: dict[tuple[Stratum, int], dict[int, Observation]] = defaultdict(dict)
+    for observation in sorted(observations, key=attrgetter("ended")):
+        # A task that is recorded twice was assigned once.
+        by_block[observation.stratum, observation.turn // size].setdefault(observation.turn, observation)
+    complete = [list(block.values()) for block in by_block.values() if len(block) == size]
+    ended = [block for block in complete if math.isfinite(block[-1].ended)]
     ended.sort(key=lambda block: block[-1].ended)
-    found = []
-    for block in ended:
-        counts: Counts = {}
-        for trial in block:
-            if trial.accepted is not None:
-                accepted, judged = counts.get(trial.arm, (0, 0))
-                counts[trial.arm] = accepted + trial.accepted, judged + 1
-        found.append(counts)
-    return found
+    return [_count_by_arm(block) for block in ended]
 
 
-def log_e_values(tables: Tables) -> Floats:
-    """[blocks]: the logarithm of the wealth after each block, from betting that the tables' first arm is better."""
+def _count_by_arm(observations: Iterable[Observation]) -> dict[str, _ArmCounts]:
+    counts: dict[str, _ArmCounts] = {}
+    for observation in observations:
+        if observation.accepted is not None:
+            accepted, judged = counts.get(observation.arm, _ArmCounts())
+            counts[observation.arm] = _ArmCounts(accepted + observation.accepted, judged + 1)
+    return counts
+
+
+def log_e_values(tables: ContingencyTables) -> Floats:
+    """Return [blocks]: the logarithm of the e-value after each block, from betting that the first arm is better."""
     if not len(tables):
         return np.zeros(0)
-    distinct, which = np.unique(tables, axis=0, return_inverse=True)
-    gains = np.cumsum(_log_ratios(distinct, DELTAS)[which.reshape(-1)], axis=0)
+    distinct, indices = np.unique(tables, axis=0, return_inverse=True)
+    gains = np.cumsum(_log_ratios(distinct, DELTAS)[indices.reshape(-1)], axis=0)
     return np.asarray(np.logaddexp.reduce(gains + LOG_PRIOR, axis=1))
 
 
-def odds_ratio_interval(tables: Tables, alpha: float) -> tuple[float, float]:
-    """The odds ratios, first arm to second, that the same betting against each of them does not rule out at `alpha`.
+def odds_ratio_interval(tables: ContingencyTables, alpha: float) -> tuple[float, float]:
+    """Return the range of odds ratios, first arm to second, that betting against each does not rule out at `alpha`.
 
     Bets on both directions, and takes the odds ratio to be the same in all blocks. (0, infinity) without data.
     """
@@ -173,22 +184,24 @@ def odds_ratio_interval(tables: Tables, alpha: float) -> tuple[float, float]:
 
     bets = np.concatenate([-DELTAS[::-1], DELTAS])
     prior = np.concatenate([LOG_PRIOR[::-1], LOG_PRIOR]) - math.log(2)
-    candidates = np.linspace(-6.0, 6.0, 1201)
-    wealth = np.logaddexp.reduce(log_likelihood(bets) + prior) - log_likelihood(candidates)
-    kept = candidates[wealth < math.log(1 / alpha)]
-    low, high = (float(kept[0]), float(kept[-1])) if len(kept) else (-6.0, 6.0)
-    return (0.0 if low == -6.0 else math.exp(low)), (math.inf if high == 6.0 else math.exp(high))
+    candidates = np.linspace(-MAX_LOG_ODDS, MAX_LOG_ODDS, 1201)
+    log_e = np.logaddexp.reduce(log_likelihood(bets) + prior) - log_likelihood(candidates)
+    kept = candidates[log_e < math.log(1 / alpha)]
+    low, high = (float(kept[0]), float(kept[-1])) if len(kept) else (-MAX_LOG_ODDS, MAX_LOG_ODDS)
+    return (0.0 if low == -MAX_LOG_ODDS else math.exp(low)), (math.inf if high == MAX_LOG_ODDS else math.exp(high))
 
 
-def _log_ratios(tables: Tables, deltas: Floats) -> Floats:
-    """[tables, deltas]: the likelihood of each table, its margins given, at each log odds ratio over that at 0."""
+def _log_ratios(tables: ContingencyTables, deltas: Floats) -> Floats:
+    """Return [tables, deltas]: the log likelihood of each table, given its margins, at each delta less that at 0."""
     return np.stack([_log_ratio(table, deltas) for table in tables.tolist()])
 
 
 def _log_ratio(table: Sequence[int], deltas: Floats) -> Floats:
-    a, n, b, m = table
-    total = a + b
-    accepted = np.arange(max(0, total - m), min(n, total) + 1)
-    ways = np.array([math.comb(n, k) * math.comb(m, total - k) for k in accepted.tolist()], np.float64)
+    first_accepted, first_judged, second_accepted, second_judged = table
+    total = first_accepted + second_accepted
+    accepted = np.arange(max(0, total - second_judged), min(first_judged, total) + 1)
+    ways = np.array(
+        [math.comb(first_judged, k) * math.comb(second_judged, total - k) for k in accepted.tolist()], np.float64
+    )
     chances = np.log(ways / ways.sum())
-    return np.asarray(deltas * a - np.logaddexp.reduce(chances + np.outer(deltas, accepted), axis=1))
+    return np.asarray(deltas * first_accepted - np.logaddexp.reduce(chances + np.outer(deltas, accepted), axis=1))

@@ -1,1 +1,1 @@
-"""."""
+"""The axon, over which validators push tasks, and its protection against everyone else."""

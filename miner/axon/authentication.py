@@ -1,7 +1,7 @@
-"""Who may come in: signature, clock, policy, replays, rate and room, all told from a request's headers alone.
+"""Admission of requests by their headers alone: signature, clock, replays, policy, rate and queue.
 
 A request is signed over its nonce (time.time_ns() of the sender), both hotkeys, the sender's session and the hash of
-its body. A stranger can cause one signature check and nothing more; what is remembered is remembered of allowed callers
+its body. A sender that is not allowed can cause one signature check and nothing more: state is kept for allowed callers
 only.
 """
 
@@ -21,7 +21,7 @@ from miner.config.settings import ServingSettings
 from miner.policy.policy import PolicyDecision
 
 NANOSECONDS = 1_000_000_000
-# What the SDK's client sends, by the field of Caller it fills, and what it may look like.
+# By field of Caller, the header that the SDK's client sends and the pattern of its value.
 CALLER_HEADERS = {
     "hotkey": ("bt_header_dendrite_hotkey", r"[1-9A-HJ-NP-Za-km-z]{40,60}"),
     "nonce": ("bt_header_dendrite_nonce", r"[0-9]{1,20}"),
@@ -29,13 +29,17 @@ CALLER_HEADERS = {
     "signature": ("bt_header_dendrite_signature", r"0x[0-9a-fA-F]{128}"),
     "body_hash": ("computed_body_hash", r"[0-9a-f]{64}"),
 }
+FIELDS_BY_HEADER = {header: (field, pattern) for field, (header, pattern) in CALLER_HEADERS.items()}
 
 
 class RequestRefused(Exception):  # noqa: N818 - an answer, not a fault
-    """A request is answered with an HTTP status and a message instead of a result."""
+    """A request that is answered with an HTTP status and a message instead of a result."""
 
     def __init__(self, status: int, message: str, detail: str = "", retry_after: int | None = None) -> None:
-        """`detail` is for our log only; `retry_after`: seconds after which another try makes sense."""
+        """Refuse with a message for the sender and a detail for our log only.
+
+        `retry_after` is the number of seconds after which another try makes sense.
+        """
         super().__init__(message)
         self.status = status
         self.detail = detail
@@ -44,7 +48,7 @@ class RequestRefused(Exception):  # noqa: N818 - an answer, not a fault
 
 @dataclass(frozen=True)
 class Caller:
-    """Who says to have sent a request, and the proof."""
+    """The sender that a request claims, and the signature that proves it."""
 
     hotkey: str
     nonce: int
@@ -53,17 +57,16 @@ class Caller:
     body_hash: str
 
     @staticmethod
-    def read(headers: Iterable[tuple[bytes, bytes]]) -> Caller:
-        """Raises RequestRefused (401) unless each of the headers is there, once and in shape."""
+    def from_headers(headers: Iterable[tuple[bytes, bytes]]) -> Caller:
+        """Read the caller. Raises RequestRefused (401) unless each header is there, once and well formed."""
         values: dict[str, str] = {}
-        wanted = {name: (field, shape) for field, (name, shape) in CALLER_HEADERS.items()}
         for raw_name, raw_value in headers:
             name = raw_name.decode("latin-1").lower()
-            if name not in wanted:
+            if name not in FIELDS_BY_HEADER:
                 continue
-            field, shape = wanted[name]
+            field, pattern = FIELDS_BY_HEADER[name]
             value = raw_value.decode("latin-1")
-            if field in values or not re.fullmatch(shape, value, re.ASCII):
+            if field in values or not re.fullmatch(pattern, value, re.ASCII):
                 raise RequestRefused(401, f"the header {name} is malformed")
             values[field] = value
         for field, (name, _) in CALLER_HEADERS.items():
@@ -71,12 +74,12 @@ class Caller:
                 raise RequestRefused(401, f"the header {name} is missing")
         return Caller(nonce=int(values.pop("nonce")), **values)
 
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """The inverse of `read`."""
+    def to_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers from which `from_headers` reads this caller."""
         return [(name.encode(), str(getattr(self, field)).encode()) for field, (name, _) in CALLER_HEADERS.items()]
 
-    def is_genuine(self, receiver: str) -> bool:
-        """Whether the hotkey signed this request, to the hotkey `receiver`."""
+    def has_valid_signature(self, receiver: str) -> bool:
+        """Return whether the caller's hotkey signed this request to the hotkey `receiver`."""
         message = f"{self.nonce}.{self.hotkey}.{receiver}.{self.session}.{self.body_hash}"
         try:
             return bool(bt.Keypair(ss58_address=self.hotkey).verify(message, self.signature))
@@ -85,47 +88,49 @@ class Caller:
 
 
 class ReplayWindow:
-    """Refuses nonces that are far from our clock, older than ourselves, or were used before, whoever used them."""
+    """The nonces that were used lately, so that no request is answered twice."""
 
     def __init__(self, window: float, now: float) -> None:
-        """`window` in seconds to either side; `now` in unix seconds, as everywhere here."""
+        """Allow nonces within `window` seconds of our clock, from `now` on; times are unix seconds."""
         self._window = int(window * NANOSECONDS)
-        # What was sent before we started may have been answered by the process before us.
+        # Earlier nonces may have been used with the process before us.
         self._started = int(now * NANOSECONDS)
         self._used: set[int] = set()
-        self._oldest: list[int] = []
+        self._oldest_first: list[int] = []
 
     def __len__(self) -> int:
+        """Return the number of nonces that are remembered."""
         return len(self._used)
 
-    def problem(self, nonce: int, now: float) -> str | None:
-        """Why a nonce cannot be taken, None if it can."""
+    def find_problem(self, nonce: int, now: float) -> str | None:
+        """Return why a nonce is not acceptable, or None if it is."""
         ahead = nonce - int(now * NANOSECONDS)
         if abs(ahead) > self._window:
-            how = f"{abs(ahead) / NANOSECONDS:.1f} s {'ahead of' if ahead > 0 else 'behind'} our clock"
-            return f"the nonce is {how}, at most {self._window / NANOSECONDS:g} s are allowed"
+            offset = f"{abs(ahead) / NANOSECONDS:.1f} s {'ahead of' if ahead > 0 else 'behind'} our clock"
+            return f"the nonce is {offset}, at most {self._window / NANOSECONDS:g} s are allowed"
         if nonce < self._started:
             return "the nonce is from before this miner started"
         return "the nonce was used before" if nonce in self._used else None
 
     def remember(self, nonce: int, now: float) -> None:
-        """Never take this nonce again."""
+        """Mark a nonce as used, by whichever hotkey."""
         self._used.add(nonce)
-        heapq.heappush(self._oldest, nonce)
-        # Too old to be taken again in any case.
-        while self._oldest[0] < int(now * NANOSECONDS) - self._window:
-            self._used.discard(heapq.heappop(self._oldest))
+        heapq.heappush(self._oldest_first, nonce)
+        # Nonces that are outside the window need not be remembered.
+        while self._oldest_first[0] < int(now * NANOSECONDS) - self._window:
+            self._used.discard(heapq.heappop(self._oldest_first))
 
 
 class RateLimit:
-    """A token bucket for each hotkey: a minute's worth at once, then one for each minute's share that passes."""
+    """A token bucket for each hotkey, which holds a minute's worth of requests and refills steadily."""
 
     def __init__(self, per_minute: float) -> None:
+        """Allow each hotkey so many requests a minute."""
         self._per_minute = per_minute
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, hotkey: str, now: float) -> float:
-        """0 if the hotkey may go on, else the seconds it must wait."""
+        """Take a token and return 0; if there is none, return the seconds until there will be one."""
         tokens, since = self._buckets.get(hotkey, (self._per_minute, now))
         tokens = min(tokens + max(now - since, 0.0) * self._per_minute / 60, self._per_minute)
         wait = max(1 - tokens, 0.0) * 60 / self._per_minute
@@ -134,7 +139,7 @@ class RateLimit:
 
 
 class Authenticator:
-    """Decides on requests by their headers; one thread only."""
+    """Admits or refuses requests by their headers; not thread-safe."""
 
     def __init__(
         self,
@@ -143,48 +148,45 @@ class Authenticator:
         settings: ServingSettings,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`receiver` is our hotkey; `clock` tells unix seconds."""
+        """Admit requests to the hotkey `receiver`, ours; `decide` is the policy and `clock` returns unix seconds."""
         self._receiver = receiver
         self._decide = decide
         self._settings = settings
         self._clock = clock
         self._replays = ReplayWindow(settings.replay_window, clock())
         self._rate = RateLimit(settings.requests_per_minute)
-        self._in_hand: Counter[str] = Counter()
+        self._in_progress: Counter[str] = Counter()
 
     def admit(self, caller: Caller) -> None:
-        """Raises RequestRefused with 401, 403 or 429."""
+        """Raise RequestRefused unless the caller is genuine (401), allowed (403) and within its rate (429)."""
         now = self._clock()
-        problem = self._replays.problem(caller.nonce, now)
-        if problem is None and not caller.is_genuine(self._receiver):
-            problem = "the signature does not fit"
+        problem = self._replays.find_problem(caller.nonce, now)
+        if problem is None and not caller.has_valid_signature(self._receiver):
+            problem = "the signature does not match"
         if problem is not None:
             raise RequestRefused(401, problem)
-        self.check_policy(caller.hotkey)
+        decision = self._decide(caller.hotkey)
+        if not decision.allowed:
+            # The reason is only for our log: reasons on the blacklist are the operator's notes.
+            raise RequestRefused(403, "this miner does not work for this hotkey", decision.reason)
         wait = self._rate.take(caller.hotkey, now)
         if wait:
             per_minute = self._settings.requests_per_minute
             raise RequestRefused(429, f"more than {per_minute:g} requests a minute", retry_after=int(wait) + 1)
         self._replays.remember(caller.nonce, now)
 
-    def check_policy(self, hotkey: str) -> None:
-        """Raises RequestRefused (403). Which rule it was stays with us: reasons in the blacklist are the operator's notes."""
-        decision = self._decide(hotkey)
-        if not decision.allowed:
-            raise RequestRefused(403, "this miner does not work for this hotkey", decision.reason)
-
     @contextmanager
-    def room(self, hotkey: str) -> Iterator[None]:
-        """A place among the requests in hand, as long as the context lasts. Raises RequestRefused (503) if there is none."""
+    def reserve(self, hotkey: str) -> Iterator[None]:
+        """Hold a place in the queue while the context lasts. Raises RequestRefused (503) if the queue is full."""
         settings = self._settings
-        # The one that is being generated does not wait.
-        if self._in_hand.total() > settings.queue_size:
+        # One more than the queue's size, for the request that is being generated.
+        if self._in_progress.total() > settings.queue_size:
             raise RequestRefused(503, "busy: too many requests are waiting, come back later", retry_after=10)
-        if self._in_hand[hotkey] >= settings.per_validator:
+        if self._in_progress[hotkey] >= settings.per_validator:
             raise RequestRefused(503, "busy: too many of your requests are waiting, come back later", retry_after=10)
-        self._in_hand[hotkey] += 1
+        self._in_progress[hotkey] += 1
         try:
             yield
         finally:
-            self._in_hand[hotkey] -= 1
-            self._in_hand += Counter()
+            self._in_progress[hotkey] -= 1
+            self._in_progress += Counter()  # drops hotkeys without requests

@@ -1,4 +1,4 @@
-"""The axon's connections: one request each, complete headers in time, and no more strangers than there is room for."""
+"""The axon's connections: limited in number and in the time for their headers until their sender is authenticated."""
 
 from __future__ import annotations
 
@@ -13,114 +13,120 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # The SDK's client sends about 1.5 kB of headers.
 MAX_HEADER_BYTES = 16 * 1024
-# The listening socket accepts this many in one go, before any of them is counted.
+# The listening socket accepts this many at once, before any of them is counted.
 BACKLOG = 128
-# Seconds in which a client must take our answer; the largest is about 20 MB.
+# Seconds in which a client must receive our answer; the largest is about 20 MB.
 SEND_TIMEOUT = 120.0
-# Seconds in which a client should get its headers through, and how many times as many may try at once in a rush.
-GRACE = 3.0
-RUSH = 4
+# Seconds in which an honest client sends its headers. Connections younger than this may exceed the limit, up to
+# BURST_FACTOR times, so that a burst of clients does not push each other out.
+HEADER_GRACE = 3.0
+BURST_FACTOR = 4
 # Files that the rest of the miner may have open meanwhile.
 SPARE_FILES = 512
 
 
 class UnauthenticatedConnections:
-    """Connections whose sender has not been admitted, oldest first.
+    """The connections whose sender has not been admitted, oldest first.
 
-    Since an honest client is a stranger only while its headers are on their way, the oldest is the likeliest attacker.
+    Since an honest client is among them only while its headers are on their way, the oldest is the likeliest attacker.
     """
 
-    def __init__(self, limit: int, rush: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """There may be more than `limit`, but not more than `rush`, while the oldest is younger than GRACE."""
+    def __init__(self, limit: int, burst_limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Allow `limit` connections, and `burst_limit` while the oldest is younger than HEADER_GRACE."""
         self._limit = limit
-        self._rush = rush
+        self._burst_limit = burst_limit
         self._clock = clock
-        # A dict, since it keeps its order; the values are the times at which they came.
-        self._connections: dict[Connection, float] = {}
+        # By connection, the time at which it was made; a dict keeps that order.
+        self._made_at: dict[Connection, float] = {}
 
     def __len__(self) -> int:
-        return len(self._connections)
+        """Return the number of connections."""
+        return len(self._made_at)
 
     def add(self, connection: Connection) -> None:
-        """Closes the oldest while there are too many."""
+        """Add a new connection, and abort the oldest ones while there are too many."""
         now = self._clock()
-        self._connections[connection] = now
-        while len(self._connections) > self._limit:
-            oldest, since = next(iter(self._connections.items()))
-            if now - since < GRACE and len(self._connections) <= self._rush:
+        self._made_at[connection] = now
+        while len(self._made_at) > self._limit:
+            oldest, made_at = next(iter(self._made_at.items()))
+            if now - made_at < HEADER_GRACE and len(self._made_at) <= self._burst_limit:
                 break
             self.remove(oldest)
             oldest.transport.abort()
 
     def remove(self, connection: Connection) -> None:
-        """It is gone, or no stranger any more."""
-        self._connections.pop(connection, None)
+        """Remove a connection that was closed or whose sender has been admitted."""
+        self._made_at.pop(connection, None)
 
 
 class Connection(H11Protocol):
-    """uvicorn's HTTP/1.1 connection, which by itself waits for a request's headers for ever."""
+    """uvicorn's HTTP/1.1 connection with time limits, since it would wait for a request's headers for ever."""
 
-    def __init__(self, strangers: UnauthenticatedConnections, header_timeout: float, **uvicorns: Any) -> None:
-        # The state is how the application finds us.
-        uvicorns["app_state"] = {**uvicorns["app_state"], "admitted": self.admitted}
-        super().__init__(**uvicorns)
-        self._strangers = strangers
+    def __init__(
+        self, unauthenticated: UnauthenticatedConnections, header_timeout: float, **uvicorn_arguments: Any
+    ) -> None:
+        """Make a connection that must send its headers within `header_timeout` seconds."""
+        # The application calls this through the request's state.
+        uvicorn_arguments["app_state"] = {**uvicorn_arguments["app_state"], "admitted": self.admitted}
+        super().__init__(**uvicorn_arguments)
+        self._unauthenticated = unauthenticated
         self._header_timeout = header_timeout
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Start the clock."""
+        """Count the connection and start the time limit for its headers."""
         super().connection_made(transport)
-        self._strangers.add(self)
-        self._deadline = self.loop.call_later(self._header_timeout, self._headers_are_due)
+        self._unauthenticated.add(self)
+        self._deadline = self.loop.call_later(self._header_timeout, self._abort_without_headers)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
-        self._strangers.remove(self)
-        self._restart_deadline(None)
+        """Stop counting the connection and cancel its time limit."""
+        self._unauthenticated.remove(self)
+        self._replace_deadline(None)
         super().connection_lost(exc)
 
     def admitted(self) -> None:
-        """The sender is known and allowed."""
-        self._strangers.remove(self)
+        """Stop counting the connection: its sender has been admitted."""
+        self._unauthenticated.remove(self)
 
     def on_response_complete(self) -> None:
-        """All is written, but not yet taken by the client."""
+        """Start the time limit for the client to receive the answer, which has been written."""
         super().on_response_complete()
-        self._restart_deadline(self.loop.call_later(SEND_TIMEOUT, self.transport.abort))
+        self._replace_deadline(self.loop.call_later(SEND_TIMEOUT, self.transport.abort))
 
-    def _headers_are_due(self) -> None:
+    def _abort_without_headers(self) -> None:
         if self.cycle is None:
             self.transport.abort()
 
-    def _restart_deadline(self, deadline: asyncio.TimerHandle | None) -> None:
+    def _replace_deadline(self, deadline: asyncio.TimerHandle | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = deadline
 
 
-def allow_files(count: int) -> int:
-    """Let this process have that many open files, as far as the system permits; how many of them it may have."""
+def raise_file_limit(count: int) -> int:
+    """Let this process open `count` files if the system permits, and return how many of them it may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return wanted
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
+    permitted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < permitted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (permitted, hard))
+    return permitted
 
 
-def guard(config: Config, max_strangers: int, header_timeout: float) -> UnauthenticatedConnections:
-    """Make a server that has not started use these connections; every answer of its application must close its own."""
-    files = allow_files(max_strangers * RUSH + SPARE_FILES)
-    rush = max(files - SPARE_FILES, 1)
-    strangers = UnauthenticatedConnections(min(max_strangers, rush), rush)
+def limit_connections(config: Config, max_unauthenticated: int, header_timeout: float) -> UnauthenticatedConnections:
+    """Configure a server that has not started to limit its connections, and return those that are not authenticated.
 
-    def connect(**uvicorns: Any) -> Connection:
-        return Connection(strangers, header_timeout, **uvicorns)
+    Each answer of its application must close its connection.
+    """
+    burst_limit = max(raise_file_limit(max_unauthenticated * BURST_FACTOR + SPARE_FILES) - SPARE_FILES, 1)
+    unauthenticated = UnauthenticatedConnections(min(max_unauthenticated, burst_limit), burst_limit)
+
+    def connect(**uvicorn_arguments: Any) -> Connection:
+        return Connection(unauthenticated, header_timeout, **uvicorn_arguments)
 
     factory: Callable[..., Connection] = connect
     config.http = factory
     config.ws = "none"
     config.backlog = BACKLOG
     config.h11_max_incomplete_event_size = MAX_HEADER_BYTES
-    return strangers
+    return unauthenticated

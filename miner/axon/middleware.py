@@ -1,8 +1,8 @@
-"""The ASGI gate before the SDK's application: nothing reaches it, and no body is read, before the caller is admitted.
+"""The ASGI middleware in front of the SDK's application: no body is read before its sender has been admitted.
 
-The SDK reads bodies of any size, checks nobody's body against the signed headers' hotkey, lets old nonces pass and
-serves a second route. It gets one clean request at a time from here: the headers and the body that were checked, no
-others.
+The SDK reads bodies of any size, does not compare the hotkey in a body with the one that signed the headers, accepts
+old nonces and serves a second route. Behind this middleware it gets one clean request at a time: the headers and the
+body that were checked, and nothing else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from miner.axon.authentication import Authenticator, Caller, RequestRefused
 from miner.config.settings import ServingSettings
-from miner.cli.generate import shown
+from miner.runtime.logging import sanitise_name
 from miner.subnet.protocol import Generate
 from pipeline.conditioning.prompt import MAX_TEXT_LENGTH
 
@@ -34,18 +34,18 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Coroutine[Any, Any, None]]
 
 PATH = f"/{Generate.__name__}"
-# A client that is still sending gets this many seconds to see that it was refused.
+# Seconds in which a client that is still sending can read that it was refused.
 LINGER = 2.0
-# UnauthenticatedConnections may be refused thousands of times a second; the log gets a line for each that many seconds.
+# Requests may be refused thousands of times a second; this many seconds lie between two log lines about it.
 LOG_INTERVAL = 60.0
-CLOSE = (b"connection", b"close")
+CLOSE_HEADER = (b"connection", b"close")
 
-# The hotkey that the gate has verified and admitted, for whoever answers this request.
+# The hotkey that the middleware has admitted for the request that is being answered.
 admitted_hotkey: ContextVar[str | None] = ContextVar("admitted_hotkey", default=None)
 
 
 def check_form(scope: Message, max_body_bytes: int) -> None:
-    """Raises RequestRefused for what the first lines of a request already tell: 404, 405, 413, 415."""
+    """Raise RequestRefused for a wrong path (404), method (405), length (413) or content type (415)."""
     if scope["path"] != PATH:
         raise RequestRefused(404, f"this miner answers {PATH} only")
     if scope["method"] != "POST":
@@ -59,14 +59,14 @@ def check_form(scope: Message, max_body_bytes: int) -> None:
 
 
 async def read_body(receive: Receive, max_body_bytes: int, seconds: float) -> bytes:
-    """The body. Raises RequestRefused if it is too long (413), too slow (408) or breaks off (400)."""
+    """Return the body. Raises RequestRefused if it is too long (413), takes too long (408) or is incomplete (400)."""
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
             while True:
                 message = await receive()
                 if message["type"] != "http.request":
-                    raise RequestRefused(400, "the body breaks off")
+                    raise RequestRefused(400, "the body is incomplete")
                 body += message.get("body", b"")
                 if len(body) > max_body_bytes:
                     raise RequestRefused(413, f"the body is longer than {max_body_bytes} bytes")
@@ -77,19 +77,20 @@ async def read_body(receive: Receive, max_body_bytes: int, seconds: float) -> by
 
 
 def check_body(body: bytes, caller: Caller) -> Generate:
-    """The request, if it is what the caller signed. Raises RequestRefused: 400, 401 for another's hotkey, 413 for a prompt.
+    """Return the request that the caller signed, with the signed fields and the caller only.
 
-    It holds what was signed and the caller, nothing else: a body may set status codes and results, too.
+    Other fields are dropped, since a body may also set status codes and results. Raises RequestRefused if the body is
+    malformed or not the signed one (400), names another hotkey (401), or has too long a prompt (413).
     """
     try:
         request = Generate.model_validate_json(body)
         body_hash = request.body_hash
     except ValidationError as invalid:
         problem = invalid.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise RequestRefused(400, f"the body is no {Generate.__name__}: {shown(where)}: {problem['msg']}") from None
+        where = sanitise_name(".".join(str(part) for part in problem["loc"]))
+        raise RequestRefused(400, f"the body is not a {Generate.__name__}: {where}: {problem['msg']}") from None
     except (TypeError, ValueError) as error:
-        raise RequestRefused(400, f"the body is no {Generate.__name__}: {type(error).__name__}") from None
+        raise RequestRefused(400, f"the body is not a {Generate.__name__}: {type(error).__name__}") from None
     if request.dendrite is None or request.dendrite.hotkey != caller.hotkey:
         raise RequestRefused(401, "the hotkey in the body is not the one that signed the headers")
     if body_hash != caller.body_hash:
@@ -101,34 +102,36 @@ def check_body(body: bytes, caller: Caller) -> Generate:
 
 
 class RefusalLog:
-    """Counts refusals and tells the log of them, however many there are, once in a while."""
+    """Counters of refused requests, and a log line about them every LOG_INTERVAL seconds at most."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with no refusals; `clock` returns seconds."""
         self.counters: Counter[str] = Counter()
         self._clock = clock
-        self._untold = 0
-        self._told_at = -LOG_INTERVAL
+        self._unlogged = 0
+        self._logged_at = -LOG_INTERVAL
 
-    def note(self, refusal: RequestRefused, address: str, hotkey: str) -> None:
-        """`hotkey` is what the sender says it is, "" if it says nothing."""
-        self.counters[f"refused {refusal.status}"] += 1
-        self._untold += 1
+    def record(self, refusal: RequestRefused, address: str, hotkey: str) -> None:
+        """Count a refusal; `hotkey` is the one that the sender claims, "" if it claims none."""
+        self.counters[f"refused_{refusal.status}"] += 1
+        self._unlogged += 1
         now = self._clock()
-        if now - self._told_at < LOG_INTERVAL:
+        if now - self._logged_at < LOG_INTERVAL:
             return
-        more = f" ({self._untold} refusals since the last such line)" if self._untold > 1 else ""
+        others = f" ({self._unlogged} refusals since the last such line)" if self._unlogged > 1 else ""
         reason = refusal.detail or str(refusal)
-        who = f"{shown(hotkey)} at {shown(address)}" if hotkey else shown(address)
-        log.warning("RequestRefused a request of %s: HTTP %d, %s%s", who, refusal.status, reason, more)
-        self._untold, self._told_at = 0, now
+        sender = f"{sanitise_name(hotkey)} at {sanitise_name(address)}" if hotkey else sanitise_name(address)
+        log.warning("Refused a request from %s: HTTP %d, %s%s", sender, refusal.status, reason, others)
+        self._unlogged, self._logged_at = 0, now
 
 
 class AuthMiddleware:
-    """An ASGI application in front of another one."""
+    """An ASGI application that lets admitted requests through to another one."""
 
-    def __init__(self, app: Application, admission: Authenticator, settings: ServingSettings) -> None:
+    def __init__(self, app: Application, authenticator: Authenticator, settings: ServingSettings) -> None:
+        """Protect `app`; the server must put a callback `admitted` into the state of each request."""
         self._app = app
-        self._admission = admission
+        self._authenticator = authenticator
         self._settings = settings
         self.refusals = RefusalLog()
 
@@ -140,21 +143,21 @@ class AuthMiddleware:
         settings, hotkey = self._settings, ""
         try:
             check_form(scope, settings.max_body_bytes)
-            caller = Caller.read(scope["headers"])
+            caller = Caller.from_headers(scope["headers"])
             hotkey = caller.hotkey
-            self._admission.admit(caller)
-            with self._admission.room(hotkey):
+            self._authenticator.admit(caller)
+            with self._authenticator.reserve(hotkey):
                 scope["state"]["admitted"]()
                 body = await read_body(receive, settings.max_body_bytes, settings.body_timeout)
                 request = check_body(body, caller)
-                del body
-                await self._pass_on(clean_scope(scope, caller), request, receive, send)
+                del body  # up to 16 MB, while the request waits for its generation
+                await self._forward(clean_scope(scope, caller), request, receive, send)
         except RequestRefused as refusal:
-            self.refusals.note(refusal, scope["client"][0] if scope["client"] else "", hotkey)
-            await refuse(refusal, receive, send)
+            self.refusals.record(refusal, scope["client"][0] if scope["client"] else "", hotkey)
+            await send_refusal(refusal, receive, send)
 
-    async def _pass_on(self, scope: Message, request: Generate, receive: Receive, send: Send) -> None:
-        """Let the application answer; stop it when the caller hangs up."""
+    async def _forward(self, scope: Message, request: Generate, receive: Receive, send: Send) -> None:
+        """Have the application answer, and cancel it if the caller hangs up."""
         unread = [request.model_dump_json().encode()]
         ended, answered = asyncio.Event(), False
 
@@ -167,12 +170,12 @@ class AuthMiddleware:
         async def send_closing(message: Message) -> None:
             nonlocal answered
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), CLOSE]}
+                message = {**message, "headers": [*message.get("headers", []), CLOSE_HEADER]}
             elif message["type"] == "http.response.body":
                 answered = not message.get("more_body", False)
             await send(message)
 
-        async def wait_for_end() -> None:
+        async def wait_for_disconnect() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
 
@@ -180,39 +183,39 @@ class AuthMiddleware:
         admitted_hotkey.set(hotkey)
         del request
         answer = asyncio.create_task(self._app(scope, receive_checked, send_closing))
-        end = asyncio.create_task(wait_for_end())
+        disconnect = asyncio.create_task(wait_for_disconnect())
         try:
-            await asyncio.wait({answer, end}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({answer, disconnect}, return_when=asyncio.FIRST_COMPLETED)
             if answered:
                 ended.set()
             elif not answer.done():
-                log.warning("Validator %s hung up; what it asked for need not be made any more", shown(hotkey))
+                log.warning("Validator %s hung up; its request is cancelled", sanitise_name(hotkey))
                 answer.cancel()
             await asyncio.wait({answer})
             if not answer.cancelled() and (error := answer.exception()) is not None:
-                # The server's own log is silent, as the SDK sets it up.
-                log.error("A request of validator %s could not be answered", shown(hotkey), exc_info=error)
+                # The SDK turns off the log of its server.
+                log.error("A request of validator %s could not be answered", sanitise_name(hotkey), exc_info=error)
                 raise error
         finally:
             answer.cancel()
-            end.cancel()
+            disconnect.cancel()
 
 
 def clean_scope(scope: Message, caller: Caller) -> Message:
-    """The request as the SDK may see it: it takes headers that merely resemble its own for its own."""
-    headers = [(b"content-type", b"application/json"), *caller.headers()]
+    """Return the scope with the checked headers only, since the SDK also reads headers that merely resemble its own."""
+    headers = [(b"content-type", b"application/json"), *caller.to_headers()]
     return {**scope, "path": PATH, "raw_path": PATH.encode(), "query_string": b"", "headers": headers}
 
 
-async def refuse(refusal: RequestRefused, receive: Receive, send: Send) -> None:
-    """Answer as the SDK does, so that its client understands."""
+async def send_refusal(refusal: RequestRefused, receive: Receive, send: Send) -> None:
+    """Answer with the refusal, as JSON that the SDK's client understands, and let the client read it."""
     content = json.dumps({"message": str(refusal)}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content)), CLOSE]
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content)), CLOSE_HEADER]
     if refusal.retry_after is not None:
         headers.append((b"retry-after", b"%d" % refusal.retry_after))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": content, "more_body": True})
-    # Closing while the client still sends would reset the connection, and with it what we have just said.
+    # Closing while the client still sends would reset the connection, and the answer would be lost.
     with suppress(TimeoutError):
         async with asyncio.timeout(LINGER):
             while (await receive()).get("more_body", False):

@@ -1,4 +1,4 @@
-"""Our axon: allowed validators push Generate requests and get the result in the answer."""
+"""The axon's server: allowed validators push Generate requests and get the result in the answer."""
 
 # The SDK compares annotations, so they must be real: no `from __future__ import annotations` here.
 
@@ -11,28 +11,31 @@ from collections.abc import Callable
 import bittensor as bt
 
 from miner.axon.authentication import Authenticator
-from miner.axon.connections import guard
+from miner.axon.connections import limit_connections
 from miner.axon.middleware import AuthMiddleware, admitted_hotkey
+from miner.config.run_settings import RunOptions
 from miner.config.settings import ServingSettings
 from miner.errors import MinerError, OperatorError
 from miner.ledger.outcomes import Outcome
-from miner.ledger.recorder import TaskRecorder
+from miner.ledger.recorder import TaskRecord, TaskRecorder
 from miner.policy.policy import PolicyDecision
-from miner.cli.generate import shown
+from miner.runtime.logging import sanitise_name
+from miner.subnet.encoding import decode_prompt, encode_result
 from miner.subnet.protocol import Generate
 from miner.tasks.runner import TaskRunner
-from miner.tasks.task import Task
-from pipeline import Cancelled, PipelineError
+from miner.tasks.task import Result, Task
+from pipeline import Cancelled, PipelineError, PromptError
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 5.0
+POLL_INTERVAL = 0.02
 WATCH_INTERVAL = 5.0
 
 
 def check_port_free(ip: str, port: int) -> None:
-    """Raises OperatorError if the address cannot be bound: the SDK's server would fail where nobody sees it."""
+    """Raise OperatorError if the address cannot be bound, since the SDK's server would not report that."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(ip, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         with socket.socket(family, kind) as probe:
@@ -40,111 +43,130 @@ def check_port_free(ip: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         raise OperatorError(
-            f"the axon cannot listen on {ip}:{port} ({error.strerror}): stop what holds the port, or choose "
+            f"the axon cannot listen on {ip}:{port} ({error.strerror}): stop the process that uses the port, or choose "
             "another address with --axon.ip and --axon.port"
         ) from None
 
 
+def make_axon(wallet: bt.Wallet, options: RunOptions, external_ip: str | None) -> bt.Axon:
+    """Return an axon that listens on the configured address; `external_ip` None stands for that address."""
+    return bt.Axon(
+        wallet=wallet,
+        port=options.axon_port,
+        ip=options.axon_ip,
+        external_ip=external_ip or options.axon_ip,
+        external_port=options.axon_external_port or options.axon_port,
+    )
+
+
 class AxonServer:
-    """Serves Generate; the policy is asked before any work and again before a result leaves."""
+    """A server of Generate requests, which asks the policy before any work and again before a result is sent."""
 
     def __init__(
         self,
         axon: bt.Axon,
-        bind_ip: str,
         runner: TaskRunner,
         decide: Callable[[str], PolicyDecision],
         settings: ServingSettings,
-        books: TaskRecorder | None = None,
+        recorder: TaskRecorder,
     ) -> None:
-        """`decide` maps a hotkey to a decision."""
+        """Serve on the address of `axon`, which must not have started; `decide` is the policy."""
         self.axon = axon
-        self._books = books or TaskRecorder()
         self._runner = runner
         self._decide = decide
+        self._recorder = recorder
         axon.attach(forward_fn=self.forward, verify_fn=self.verify)
-        admission = Authenticator(axon.wallet.hotkey.ss58_address, decide, settings)
-        self._gate = AuthMiddleware(axon.app, admission, settings)
-        axon.fast_config.app = self._gate
-        # The SDK's server listens on all addresses whatever it is told.
-        axon.fast_config.host = bind_ip
-        self.strangers = guard(axon.fast_config, settings.max_connections, settings.header_timeout)
+        authenticator = Authenticator(axon.wallet.hotkey.ss58_address, decide, settings)
+        self._middleware = AuthMiddleware(axon.app, authenticator, settings)
+        axon.fast_config.app = self._middleware
+        # The SDK's server would listen on all addresses.
+        axon.fast_config.host = axon.ip
+        self.unauthenticated = limit_connections(axon.fast_config, settings.max_connections, settings.header_timeout)
 
     @property
     def refusals(self) -> Counter[str]:
-        """Requests that were refused, by HTTP status."""
-        return self._gate.refusals.counters
+        """The number of refused requests by HTTP status."""
+        return self._middleware.refusals.counters
 
     async def start(self) -> None:
-        """Listen. Raises MinerError if the server does not come up."""
+        """Listen. Raises MinerError if the server does not start."""
         self.axon.start()
-        await self._until(lambda: self.axon.fast_server.started, START_TIMEOUT)
+        await self._wait_until(lambda: self.axon.fast_server.started, START_TIMEOUT)
         if not self.axon.fast_server.started:
             raise MinerError("the axon's server did not start")
+        log.info("Axon listens on %s:%d", self.axon.ip, self.axon.port)
 
     async def stop(self) -> None:
         """Stop listening."""
         self.axon.stop()
-        listeners = self.axon.fast_server.servers
-        await self._until(lambda: not any(listener.is_serving() for listener in listeners), STOP_TIMEOUT)
+        await self._wait_until(lambda: not self._is_listening, STOP_TIMEOUT)
+        log.info("Axon closed")
 
     async def watch(self) -> None:
-        """Raises MinerError once the server, which runs on the SDK's thread, does not listen any more."""
-        while any(listener.is_serving() for listener in self.axon.fast_server.servers):  # noqa: ASYNC110 - see _until
+        """Raise MinerError once the server no longer listens; it runs on a thread of the SDK and may end unnoticed."""
+        while self._is_listening:  # noqa: ASYNC110 - see _wait_until
             await asyncio.sleep(WATCH_INTERVAL)
         raise MinerError("the axon's server has ended by itself; only a new process can go on")
 
+    @property
+    def _is_listening(self) -> bool:
+        return any(listener.is_serving() for listener in self.axon.fast_server.servers)
+
     @staticmethod
-    async def _until(condition: Callable[[], bool], timeout: float) -> None:  # noqa: ASYNC109
-        # The server runs on the SDK's thread and offers no event to wait for.
+    async def _wait_until(condition: Callable[[], bool], timeout: float) -> None:  # noqa: ASYNC109
+        # The server runs on a thread of the SDK, which offers no event to wait for.
         deadline = asyncio.get_running_loop().time() + timeout
         while not condition() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(POLL_INTERVAL)
 
     def verify(self, synapse: Generate) -> None:
-        """Refuse what did not come through the gate, which has verified the rest before reading any of it."""
+        """Raise PermissionError unless the middleware has admitted the request, and with it verified it."""
         if synapse.dendrite.hotkey is None or synapse.dendrite.hotkey != admitted_hotkey.get():
             raise PermissionError("the request was not admitted")
 
     async def forward(self, synapse: Generate) -> Generate:
-        """Generate and answer; without a result, `error` says why."""
+        """Generate and return the answer; without a result, `error` is the reason."""
         hotkey = str(admitted_hotkey.get())
-        name = f"push-{synapse.dendrite.nonce:x}"
-        entry = self._books.entry("push", hotkey, name, synapse.task_type)
-        task = Task(
-            id=name,
-            type=synapse.task_type,
-            prompt=synapse.prompt,
-            priority=self._decide(hotkey).priority,
-            seed=synapse.seed,
-            data_format=synapse.data_format,
-            entry=entry,
-        )
+        task_id = f"push-{synapse.dendrite.nonce:x}"
+        record = self._recorder.open("push", hotkey, task_id, synapse.task_type)
         self._runner.counters["pushed"] += 1
-        log.info("Task %s: pushed by validator %s, %s", task.id, shown(hotkey), task.type)
+        log.info("Task %s: pushed by validator %s, %s", task_id, sanitise_name(hotkey), synapse.task_type)
         try:
-            result = await self._runner.run(task)
+            result = await self._generate(synapse, hotkey, task_id, record)
         except Cancelled as error:
-            return failed(synapse, 503, str(error))
+            return set_failure(synapse, 503, str(error))
         except PipelineError as error:
             synapse.error = str(error)
-            entry.answered(Outcome.UNKNOWN.value)
+            record.answered(Outcome.UNKNOWN)
             return synapse
         decision = self._decide(hotkey)
         if not decision.allowed:
-            log.warning("Task %s: result withheld, %s is no longer served: %s", task.id, shown(hotkey), decision.reason)
-            return failed(synapse, 403, "this miner does not work for this hotkey any more")
-        synapse.results = result.base64
+            log.warning(
+                "Task %s: result withheld, %s is no longer served: %s",
+                *(task_id, sanitise_name(hotkey), decision.reason),
+            )
+            return set_failure(synapse, 403, "this miner does not work for this hotkey any more")
+        synapse.results = await asyncio.to_thread(encode_result, result.data)
         synapse.gaussians = len(result.asset.splats)
         synapse.seconds = result.asset.seconds
-        # Whoever pushes says nothing more: what it made of the result is its own.
-        entry.answered(Outcome.UNKNOWN.value)
-        log.info("Task %s: answered to validator %s", task.id, shown(hotkey))
+        # A validator that pushes does not report its score.
+        record.answered(Outcome.UNKNOWN)
+        log.info("Task %s: answered to validator %s", task_id, sanitise_name(hotkey))
         return synapse
 
+    async def _generate(self, synapse: Generate, hotkey: str, task_id: str, record: TaskRecord) -> Result:
+        try:
+            prompt = await asyncio.to_thread(decode_prompt, synapse.task_type, synapse.prompt)
+        except PromptError as error:
+            self._runner.decline(task_id, record, error)
+            raise
+        priority = self._decide(hotkey).priority
+        task = Task(task_id, prompt, priority, synapse.seed, synapse.data_format, record=record)
+        return await self._runner.run(task)
 
-def failed(synapse: Generate, status: int, message: str) -> Generate:
-    """The answer with an HTTP status other than 200."""
+
+def set_failure(synapse: Generate, status: int, message: str) -> Generate:
+    """Turn the answer into one with an HTTP status other than 200, and return it."""
     synapse.error = message
     synapse.axon.status_code, synapse.axon.status_message = status, message
     return synapse

@@ -1,8 +1,9 @@
-"""Options that several commands take."""
+"""Options that several commands share, and the completion of their values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,25 +15,75 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
-config_option = click.option("--config", type=FILE, show_default="config/miner.yaml", help="The miner's settings file.")
-state_option = click.option(
-    "--state",
-    type=FOLDER,
-    metavar="FOLDER",
-    show_default="state_dir of the settings file",
-    help="The folder of the ledger, the applied phase, cooldowns and results.",
-)
+
+def _inherit(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    """Return the value, or that of the nearest command before this one on the command line that has one."""
+    # Commands of one command line share this mapping, and the outermost is parsed first.
+    key = f"{__name__}.{parameter.name}"
+    if value is not None:
+        context.meta[key] = value
+    inherited: Path | None = context.meta.get(key)
+    return inherited
+
+
+def _operator_files(expose_value: bool) -> Callable[[Command], Command]:
+    config = click.option(
+        "--config",
+        type=FILE,
+        callback=_inherit,
+        expose_value=expose_value,
+        show_default="config/miner.yaml",
+        help="The miner's settings file.",
+    )
+    state = click.option(
+        "--state",
+        type=FOLDER,
+        metavar="FOLDER",
+        callback=_inherit,
+        expose_value=expose_value,
+        show_default="state_dir of the settings file",
+        help="The folder of the ledger, the applied phase, cooldowns and results.",
+    )
+    return lambda command: config(state(command))
 
 
 def operator_files(command: Command) -> Command:
-    """Add --config and --state; the command gets what they name as `config` and `state`, see `load_files`."""
-    return config_option(state_option(command))
+    """Add --config and --state; the command gets their values as `config` and `state`, see `load_files`."""
+    return _operator_files(expose_value=True)(command)
+
+
+def inherited_operator_files(group: Command) -> Command:
+    """Add --config and --state to a group, for those of its commands that are given none of their own."""
+    return _operator_files(expose_value=False)(group)
+
+
+ledger_option = click.option(
+    "--ledger",
+    type=EXISTING_FILE,
+    show_default="that of the settings file",
+    help="The ledger, which is only read.",
+)
+
+
+def parse_time(text: str) -> datetime:
+    """Parse an ISO 8601 time, in UTC unless it names a zone. Raise ValueError."""
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def load_files(config: Path | None, state: Path | None) -> OperatorFiles:
-    """Read the settings file. Raises OperatorError."""
+    """Read the settings file. Raise OperatorError."""
     from miner.config.settings import OperatorFiles
 
     return OperatorFiles.load(config, state)
+
+
+def complete_phase(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of phases that begin with what has been typed."""
+    from miner.config.loader import phase_names, shipped_config
+
+    config = context.params.get("config") or shipped_config() / "miner.yaml"
+    return [name for name in phase_names(config) if name.startswith(incomplete)]

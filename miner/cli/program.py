@@ -1,4 +1,4 @@
-"""All commands as one program, and how errors of any of them end it."""
+"""The program of all commands, and how errors of any of them end it."""
 
 from __future__ import annotations
 
@@ -7,36 +7,45 @@ from typing import Any
 
 import click
 
-from miner.cli import run
+from miner.cli.blacklist import blacklist
+from miner.cli.completion import completion
+from miner.cli.generate import generate
+from miner.cli.options import inherited_operator_files
+from miner.cli.phase import phase
+from miner.cli.report import report
+from miner.cli.run import run
+from miner.cli.serve import serve
+from miner.cli.status import status
 from miner.errors import ExitCode, MinerError
 
 
 class Program(click.Group):
-    """A group of commands that reports expected errors in one line and ends with their exit code."""
+    """A group of commands that reports expected errors in one line and exits with their code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was asked for."""
+        """Run the command that the command line names."""
         try:
             return super().invoke(ctx)
         except MinerError as error:
             click.echo(f"ERROR: {error}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            click.echo(f"ERROR: {where}{error.strerror or error}", err=True)
+            path = f"{error.filename}: " if error.filename else ""
+            click.echo(f"ERROR: {path}{error.strerror or error}", err=True)
             ctx.exit(ExitCode.OPERATOR_MISTAKE)
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="sn17-miner", prog_name="sn17-miner")
+@inherited_operator_files
 def program() -> None:
     """Mine on Bittensor subnet 17 (404-GEN), and look after the miner.
 
-    Shell completion: eval "$(_SN17_MINER_COMPLETE=bash_source sn17-miner)", or zsh_source, or fish_source.
+    Every command has its own --help. `sn17-miner completion` prints how to complete commands with the tab key.
     """
 
 
-for command in (run.run,):
+for command in (run, status, phase, blacklist, report, generate, serve, completion):
     program.add_command(command)
 
 

@@ -22,6 +22,16 @@ def shipped_config() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[2] / "config"
 
 
+def phase_folders(config: Path) -> list[Path]:
+    """Return the folders that are searched for phases: beside the settings file, then the shipped one."""
+    return list(dict.fromkeys([config.parent / "phases", shipped_config() / "phases"]))
+
+
+def phase_names(config: Path) -> list[str]:
+    """Return the names of all phases, readable or not."""
+    return sorted({file.stem for folder in phase_folders(config) for file in folder.glob("*.yaml")})
+
+
 def load_yaml(path: Path, section: type[Section]) -> Section:
     """Read a file and check it. Raise OperatorError naming the file, the key and what is allowed."""
     return check(read_mapping(path, section), section, lambda _: path)

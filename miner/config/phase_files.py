@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from miner.config.loader import Location, check, read_mapping, shipped_config
+from miner.config.loader import Location, check, phase_folders, phase_names, read_mapping
 from miner.config.phase import Phase
 from miner.errors import OperatorError
 
@@ -115,16 +115,6 @@ def _merge(
             _merge(section, value, path, origins, location)
         else:
             base[key] = value
-
-
-def phase_folders(config: Path) -> list[Path]:
-    """Return the folders that are searched for phases: beside the settings file, then the shipped one."""
-    return list(dict.fromkeys([config.parent / "phases", shipped_config() / "phases"]))
-
-
-def phase_names(config: Path) -> list[str]:
-    """Return the names of all phases, readable or not."""
-    return sorted({file.stem for folder in phase_folders(config) for file in folder.glob("*.yaml")})
 
 
 def find_phase(name: str, config: Path) -> Path:

@@ -1,18 +1,22 @@
-"""What config/blacklist.yaml may say, typed."""
+"""The validator policy's rules, config/blacklist.yaml, as typed values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+ListName = Literal["allow", "deny_hotkeys", "deny_coldkeys"]
+LIST_NAMES: tuple[ListName, ...] = get_args(ListName)
 
 
 class PolicyEntry(BaseModel):
     """One hotkey, coldkey or uid, why it is listed, and until when; a time without a zone is UTC.
 
-    A uid says nothing by itself, since uids are recycled: `miner.policy.blacklist.resolve_uids` adds the hotkey that holds it.
+    A uid alone is ambiguous, since uids are recycled: `miner.policy.blacklist.resolve_uids` adds the hotkey that holds
+    it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,40 +29,49 @@ class PolicyEntry(BaseModel):
 
     @field_validator("until")
     @classmethod
-    def _aware(cls, until: datetime | None) -> datetime | None:
+    def _in_utc(cls, until: datetime | None) -> datetime | None:
         return until.replace(tzinfo=UTC) if until is not None and until.tzinfo is None else until
 
     @model_validator(mode="after")
-    def _one_key(self) -> Self:
+    def _has_one_key(self) -> Self:
         if sum(key is not None for key in (self.hotkey, self.coldkey, self.uid)) != 1:
             raise ValueError("needs just one of hotkey, coldkey, uid")
         return self
 
     @property
+    def key(self) -> str:
+        """The hotkey, coldkey or uid that the file lists."""
+        return str(self.uid) if self.uid is not None else self.hotkey or self.coldkey or ""
+
+    @property
     def name(self) -> str:
-        """What it lists, as it stands in the file."""
-        if self.uid is not None:
-            return f"uid {self.uid}"
-        return f"hotkey {self.hotkey}" if self.hotkey else f"coldkey {self.coldkey}"
+        """The key with its kind, as the file lists it."""
+        kind = "uid" if self.uid is not None else "hotkey" if self.hotkey else "coldkey"
+        return f"{kind} {self.key}"
+
+    def has_expired(self, now: datetime) -> bool:
+        """Return whether the entry's time is over."""
+        return self.until is not None and self.until <= now
 
     def __str__(self) -> str:
-        """The reason and the end, to be put after what the entry does: "" or ": rejects all, until ..."."""
+        """Return the reason and the end as the rest of a sentence: "" or ": rejects all, until ..."."""
         until = f"until {self.until.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if self.until else ""
         return "".join(f"{mark} {part}" for mark, part in zip(":,", filter(None, (self.reason, until)), strict=False))
 
 
-def _entries(value: Any, plain: str) -> Any:
+def _to_mappings(value: Any, key: str) -> Any:
+    """Turn entries that are a bare key into mappings: a text is a `key`, a number a uid."""
     # A list whose entries have all been commented out reads as None.
     if value is None:
         return ()
     if not isinstance(value, list | tuple):
         return value
-    kinds = {str: plain, int: "uid"}
-    return tuple({kinds[type(entry)]: entry} if type(entry) in kinds else entry for entry in value)
+    keys = {str: key, int: "uid"}
+    return tuple({keys[type(entry)]: entry} if type(entry) in keys else entry for entry in value)
 
 
 class PolicyRules(BaseModel):
-    """config/blacklist.yaml; `miner.policy.policy.decide` says what it means."""
+    """The rules of config/blacklist.yaml; `miner.policy.policy.decide` applies them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -70,33 +83,37 @@ class PolicyRules(BaseModel):
 
     @field_validator("allow", "deny_hotkeys", mode="before")
     @classmethod
-    def _plain_hotkeys(cls, value: Any) -> Any:
-        return _entries(value, "hotkey")
+    def _hotkeys_to_mappings(cls, value: Any) -> Any:
+        return _to_mappings(value, "hotkey")
 
     @field_validator("deny_coldkeys", mode="before")
     @classmethod
-    def _plain_coldkeys(cls, value: Any) -> Any:
-        return _entries(value, "coldkey")
+    def _coldkeys_to_mappings(cls, value: Any) -> Any:
+        return _to_mappings(value, "coldkey")
 
     @field_validator("deny_hotkeys")
     @classmethod
-    def _no_coldkeys(cls, entries: tuple[PolicyEntry, ...]) -> tuple[PolicyEntry, ...]:
+    def _has_no_coldkeys(cls, entries: tuple[PolicyEntry, ...]) -> tuple[PolicyEntry, ...]:
         if any(entry.coldkey is not None for entry in entries):
             raise ValueError("lists hotkeys and uids; a coldkey belongs into deny_coldkeys")
         return entries
 
     @field_validator("deny_coldkeys")
     @classmethod
-    def _only_coldkeys(cls, entries: tuple[PolicyEntry, ...]) -> tuple[PolicyEntry, ...]:
+    def _has_only_coldkeys(cls, entries: tuple[PolicyEntry, ...]) -> tuple[PolicyEntry, ...]:
         if any(entry.coldkey is None for entry in entries):
             raise ValueError("lists coldkeys; a hotkey or a uid belongs into deny_hotkeys")
         return entries
 
+    def entries(self, list_name: ListName) -> tuple[PolicyEntry, ...]:
+        """Return the entries of a list."""
+        entries: tuple[PolicyEntry, ...] = getattr(self, list_name)
+        return entries
+
     def map_lists(self, change: Callable[[tuple[PolicyEntry, ...]], tuple[PolicyEntry, ...]]) -> PolicyRules:
-        """With `change` applied to each list."""
-        lists = {name: change(getattr(self, name)) for name in ("allow", "deny_hotkeys", "deny_coldkeys")}
-        return self.model_copy(update=lists)
+        """Return the rules with `change` applied to each list."""
+        return self.model_copy(update={name: change(self.entries(name)) for name in LIST_NAMES})
 
     def in_force(self, now: datetime) -> PolicyRules:
-        """Without the entries whose time is over."""
-        return self.map_lists(lambda entries: tuple(e for e in entries if e.until is None or now < e.until))
+        """Return the rules without the entries that have expired."""
+        return self.map_lists(lambda entries: tuple(entry for entry in entries if not entry.has_expired(now)))

@@ -30,7 +30,7 @@ class AxonAddress:
 class RawRequest:
     """A request whose headers are correctly signed unless a field says otherwise.
 
-    headers: take the place of those that are sent by default.
+    overrides: headers that replace the correct ones.
     """
 
     keypair: bt.Keypair
@@ -38,12 +38,17 @@ class RawRequest:
     body_hash: str = Generate().body_hash
     nonce: int = field(default_factory=time.time_ns)
     session: str = field(default_factory=lambda: str(uuid.uuid1()))
-    headers: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, str] = field(default_factory=dict)
 
     def head(self, axon: AxonAddress) -> bytes:
         """Return request line and headers."""
+        lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers(axon).items())
+        return f"POST /Generate HTTP/1.1\r\n{lines}\r\n".encode()
+
+    def headers(self, axon: AxonAddress) -> dict[str, str]:
+        """Return the headers with the signature."""
         message = f"{self.nonce}.{self.keypair.ss58_address}.{axon.hotkey}.{self.session}.{self.body_hash}"
-        headers = {
+        return {
             "host": LOOPBACK,
             "content-type": "application/json",
             "content-length": str(len(self.body)),
@@ -52,10 +57,12 @@ class RawRequest:
             "bt_header_dendrite_uuid": self.session,
             "bt_header_dendrite_signature": f"0x{self.keypair.sign(message).hex()}",
             "computed_body_hash": self.body_hash,
-            **self.headers,
+            **self.overrides,
         }
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"POST /Generate HTTP/1.1\r\n{lines}\r\n".encode()
+
+    def raw_headers(self, axon: AxonAddress) -> list[tuple[bytes, bytes]]:
+        """Return the headers as ASGI passes them."""
+        return [(name.encode(), value.encode()) for name, value in self.headers(axon).items()]
 
 
 def signed_request(keypair: bt.Keypair, synapse: Generate, claimed_hotkey: str | None = None) -> RawRequest:

@@ -1,6 +1,6 @@
-"""The rules by which a validator of subnet 17 treats miners, without network and with a clock of the caller's.
+"""The rules of a validator of subnet 17, without network and with any clock, for local validators and simulations.
 
-What a validator answers in which state, as of validator version 45; for the local validator and for simulations.
+They determine the answers in each state as of validator version 45.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from miner.subnet.protocol import Feedback, ProtocolTask, PullTask, SubmitResult
 
 UNREGISTERED_COOLDOWN = 3600
 OBSERVATION_WINDOW = 4 * 3600
-FIRST_RATING = 1500.0
-SCORE_GAIN = 0.05
+INITIAL_RATING = 1500.0
+# The weight of a new score in the moving average.
+AVERAGE_WEIGHT = 0.05
 
 
 @dataclass(frozen=True)
 class ValidatorTiming:
-    """A validator's rules, in seconds and counts; the defaults are the subnet's."""
+    """The parameters of a validator's rules, in seconds and counts; the defaults are those of the subnet."""
 
     throttle_period: int = 30
     task_cooldown: int = 300
@@ -37,7 +38,7 @@ class ValidatorTiming:
 
 @dataclass
 class MinerState:
-    """What a validator knows of one miner; times are its unix times."""
+    """The state that a validator keeps for one miner; times are unix seconds of its clock."""
 
     task: ProtocolTask | None = None
     assigned_at: float = 0.0
@@ -50,24 +51,24 @@ class MinerState:
 
 
 class SubmissionVerdict(Enum):
-    """What became of a submission."""
+    """The result of a submission."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     SKIPPED = "skipped"
-    NOT_VALIDATED = "not validated"
-    BAD_SIGNATURE = "wrong signature"
-    WRONG_TASK = "wrong task id"
-    LOCKED = "validation lock"
-    TOO_SOON = "too soon after an accepted one"
+    NOT_VALIDATED = "not_validated"
+    BAD_SIGNATURE = "wrong_signature"
+    WRONG_TASK = "wrong_task_id"
+    LOCKED = "validation_lock"
+    TOO_SOON = "too_soon"
 
 
-# A result's score in 0..1, None if the validation service fails.
+# Returns the score of a task's result, from 0 to 1, or None if the validation service fails.
 Validate = Callable[[ProtocolTask, str], Awaitable[float | None]]
 
 
 class ValidatorRules:
-    """One validator: hands out a task per miner, keeps cooldowns, counts violations, judges submissions."""
+    """A validator that assigns one task per miner, keeps cooldowns, counts violations and judges submissions."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class ValidatorRules:
         now: Callable[[], float],
         timing: ValidatorTiming,
     ) -> None:
-        """`next_task` may have none, unlike a real validator's; `now` is this validator's unix time."""
+        """Begin without miners; `next_task` may return None, other than in the subnet, and `now` returns unix time."""
         self.timing = timing
         self.miners: dict[str, MinerState] = {}
         self._hotkey = hotkey
@@ -85,16 +86,16 @@ class ValidatorRules:
         self._is_registered = is_registered
         self._now = now
 
-    def state(self) -> dict[str, MinerState]:
-        """What a validator writes to its disk."""
+    def save_state(self) -> dict[str, MinerState]:
+        """Return a copy of the state that a validator keeps on its disk."""
         return copy.deepcopy(self.miners)
 
-    def restart(self, state: dict[str, MinerState]) -> None:
-        """Begin again with what was written."""
+    def restore_state(self, state: dict[str, MinerState]) -> None:
+        """Take over saved state, as a validator does when it restarts."""
         self.miners = copy.deepcopy(state)
 
     def pull(self, miner_hotkey: str, synapse: PullTask) -> None:
-        """Put the answer into the synapse: a task, the assigned one again, or how long the cooldown lasts."""
+        """Put the answer into the synapse: a new task, the one that is assigned already, or the end of the cooldown."""
         now = self._now()
         if not self._is_registered(miner_hotkey):
             synapse.cooldown_until = int(now) + UNREGISTERED_COOLDOWN
@@ -113,8 +114,8 @@ class ValidatorRules:
             synapse.throttle_period = self.timing.throttle_period
             synapse.validation_threshold = self.timing.quality_threshold
 
-    def refusal(self, miner_hotkey: str) -> str | None:
-        """Why a submission is turned away with HTTP 403 before anybody reads it; None if it is read."""
+    def find_refusal(self, miner_hotkey: str) -> str | None:
+        """Return why a submission is refused with HTTP 403 before it is read, or None if it is accepted."""
         if not self._is_registered(miner_hotkey):
             return f"Unrecognized hotkey {miner_hotkey}"
         if self.miners.get(miner_hotkey, MinerState()).task is None:
@@ -122,7 +123,7 @@ class ValidatorRules:
         return None
 
     async def submit(self, miner_hotkey: str, synapse: SubmitResults, validate: Validate) -> SubmissionVerdict:
-        """Judge a submission and put the answer into the synapse. Raises ValueError if the signature is no base64."""
+        """Judge a submission and put the answer into the synapse. Raises ValueError if the signature is not base64."""
         miner = self.miners[miner_hotkey]
         feedback = Feedback()
         verdict = await self._judge(miner, miner_hotkey, synapse, feedback, validate)
@@ -130,8 +131,8 @@ class ValidatorRules:
             miner.accepted.popleft()
         feedback.average_fidelity_score = miner.average
         feedback.generations_within_the_window = len(miner.accepted)
-        feedback.current_duel_rating = FIRST_RATING
-        feedback.current_miner_reward = len(miner.accepted) * FIRST_RATING
+        feedback.current_duel_rating = INITIAL_RATING
+        feedback.current_miner_reward = len(miner.accepted) * INITIAL_RATING
         synapse.results = synapse.signature = ""
         synapse.feedback, synapse.cooldown_until = feedback, miner.cooldown_until
         return verdict
@@ -167,7 +168,7 @@ class ValidatorRules:
             return SubmissionVerdict.REJECTED
         self._close(miner, penalty=False)
         feedback.task_fidelity_score = min(score, 1.0)
-        miner.average += SCORE_GAIN * (feedback.task_fidelity_score - miner.average)
+        miner.average += AVERAGE_WEIGHT * (feedback.task_fidelity_score - miner.average)
         miner.last_accepted = int(self._now())
         miner.accepted.append(miner.last_accepted)
         return SubmissionVerdict.ACCEPTED
@@ -175,7 +176,7 @@ class ValidatorRules:
     def _close(self, miner: MinerState, penalty: bool) -> None:
         timing, now = self.timing, self._now()
         cooldown = timing.task_cooldown + (timing.cooldown_penalty if penalty else 0)
-        # A task that was closed already, by another submission of it, has no moment of assignment any more.
+        # A task that another submission has closed already no longer has a time of assignment.
         ends = (
             now + cooldown
             if miner.task is None

@@ -1,11 +1,11 @@
-"""What people, process managers and Prometheus see of the miner, over HTTP."""
+"""The operator's view of the miner over HTTP: health, metrics, a page with its results, and generation on request."""
 
 from miner.monitor.dashboard import Dashboard
-from miner.monitor.gallery import Gallery, GalleryResult, gallery_result
+from miner.monitor.gallery import Gallery, GalleryResult
 from miner.monitor.local_api import LocalApi
 from miner.monitor.metrics import Metrics
 from miner.monitor.server import Monitor
-from miner.monitor.status import Status, ValidatorView, installed_version, validator_views
+from miner.monitor.status import StartingMiner, Status, StatusBoard, StatusSource, ValidatorView, view_validators
 
 __all__ = [
     "Dashboard",
@@ -14,9 +14,10 @@ __all__ = [
     "LocalApi",
     "Metrics",
     "Monitor",
+    "StartingMiner",
     "Status",
+    "StatusBoard",
+    "StatusSource",
     "ValidatorView",
-    "gallery_result",
-    "installed_version",
-    "validator_views",
+    "view_validators",
 ]

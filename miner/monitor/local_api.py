@@ -1,123 +1,137 @@
-"""POST /generate: a picture or a sentence in, a PLY out, for this machine only and after all validators' tasks."""
+"""POST /generate: an image or a sentence in, a PLY file out, for this machine only and after all validators' tasks."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
 from miner.config.settings import GenerateSettings
-from miner.monitor.server import error, is_loopback
+from miner.monitor.server import error_response, is_loopback
 from miner.tasks.task import Result, Task
-from pipeline import Cancelled, PipelineError, PromptError
+from pipeline import Cancelled, PipelineError, PromptError, decode_image_prompt, parse_text_prompt
 
 FIELDS = ("prompt_image_file", "prompt", "seed")
-# Behind every task that a validator waits for: those have a deadline or a stake.
+# After every task of a validator, since those have a deadline or a stake.
 PRIORITY = 0.0
 SEEDS = 2**63
-# Seconds after which a client whom we could not serve may try again.
+# Seconds after which a client that was refused may try again.
 RETRY_AFTER = "10"
 
 
-class BadForm(Exception):  # noqa: N818
-    """The form is not what we take."""
+class InvalidForm(Exception):  # noqa: N818
+    """A form that cannot be accepted, and the HTTP status that says so."""
 
     def __init__(self, message: str, status: int = 400) -> None:
+        """Refuse a form with this message and status."""
         super().__init__(message)
         self.status = status
 
 
-Run = Callable[[Task], Awaitable[Result]]
+class Runner(Protocol):
+    """The part of a TaskRunner that the route uses."""
+
+    async def run(self, task: Task) -> Result:
+        """Return the task's result. Raises PipelineError if there is none."""
 
 
 class LocalApi:
-    """Hands forms to `run` one at a time; `run` is that of TaskRunner, None while there is none that works."""
+    """The route POST /generate, which runs one task at a time, and refuses all while there is no runner."""
 
-    def __init__(self, run: Callable[[], Run | None], settings: GenerateSettings) -> None:
-        self._run = run
+    def __init__(self, settings: GenerateSettings, runner: Runner | None = None) -> None:
+        """Run tasks with `runner`, or refuse them until there is one."""
         self._settings = settings
-        self._turn = asyncio.Lock()
-        self._present = 0
+        self._runner = runner
+        self._lock = asyncio.Lock()
+        self._requests = 0
+
+    def set_runner(self, runner: Runner | None) -> None:
+        """Run tasks with `runner` from now on, also those that wait, or with None refuse them."""
+        self._runner = runner
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a runner."""
+        return self._runner is not None
 
     def routes(self) -> list[web.RouteDef]:
-        """For the server."""
+        """Return the route, for the server."""
         return [web.post("/generate", self.generate)]
 
     async def generate(self, request: web.Request) -> web.Response:
-        """The PLY's bytes, or JSON with the error: 400, 403, 413, 415, 500, 503."""
+        """Return the PLY file, or JSON with the error and status 400, 403, 413, 415, 500 or 503."""
         if request.remote is None or not is_loopback(request.remote):
-            return error(403, "generation is for clients on the miner's own machine")
-        if self._run() is None:
-            return error(503, "the miner is not ready", **{"Retry-After": RETRY_AFTER})
-        if self._present >= self._settings.queue_size:
-            waiting = f"{self._present} requests wait already"
-            return error(503, waiting, **{"Retry-After": RETRY_AFTER})
-        self._present += 1
+            return error_response(403, "generation is for clients on the miner's own machine")
+        if not self.is_ready:
+            return error_response(503, "the miner is not ready", **{"Retry-After": RETRY_AFTER})
+        if self._requests >= self._settings.queue_size:
+            message = f"{self._requests} requests are waiting already"
+            return error_response(503, message, **{"Retry-After": RETRY_AFTER})
+        self._requests += 1
         try:
-            task = await self._read(request)
-            async with self._turn:
-                run = self._run()
-                if run is None:
-                    return error(503, "the miner is stopping")
-                result = await run(task)
-        except BadForm as problem:
-            return error(problem.status, str(problem))
+            task = await self._read_task(request)
+            async with self._lock:
+                runner = self._runner
+                if runner is None:
+                    return error_response(503, "the miner is stopping")
+                result = await runner.run(task)
+        except InvalidForm as problem:
+            return error_response(problem.status, str(problem))
         except PromptError as problem:
-            return error(400, str(problem))
+            return error_response(400, str(problem))
         except Cancelled as problem:
-            return error(503, str(problem))
+            return error_response(503, str(problem))
         except PipelineError as problem:
-            return error(500, str(problem))
+            return error_response(500, str(problem))
         finally:
-            self._present -= 1
+            self._requests -= 1
         headers = {"X-Seed": str(result.asset.seed), "X-Gaussians": str(len(result.asset.splats))}
         return web.Response(body=result.data, content_type="application/octet-stream", headers=headers)
 
-    async def _read(self, request: web.Request) -> Task:
+    async def _read_task(self, request: web.Request) -> Task:
         if request.content_type != "multipart/form-data":
-            raise BadForm(f"send multipart/form-data with {', '.join(FIELDS)}", 415)
-        form = await self._fields(request)
+            raise InvalidForm(f"send multipart/form-data with {', '.join(FIELDS)}", 415)
+        form = await self._read_form(request)
         if ("prompt" in form) == ("prompt_image_file" in form):
-            raise BadForm("send either prompt or prompt_image_file")
-        seed = _seed(form["seed"]) if "seed" in form else None
-        name = f"local-{time.time_ns():x}"
+            raise InvalidForm("send either prompt or prompt_image_file")
+        seed = _parse_seed(form["seed"]) if "seed" in form else None
+        task_id = f"local-{time.time_ns():x}"
         if "prompt" not in form:
-            picture = base64.b64encode(form["prompt_image_file"]).decode()
-            return Task(name, "image", picture, PRIORITY, seed, "ply")
+            image = await asyncio.to_thread(decode_image_prompt, form["prompt_image_file"])
+            return Task(task_id, image, PRIORITY, seed, "ply")
         try:
             sentence = form["prompt"].decode()
         except UnicodeDecodeError:
-            raise BadForm("prompt is not UTF-8") from None
-        return Task(name, "text", sentence, PRIORITY, seed, "ply")
+            raise InvalidForm("prompt is not UTF-8") from None
+        return Task(task_id, parse_text_prompt(sentence), PRIORITY, seed, "ply")
 
-    async def _fields(self, request: web.Request) -> dict[str, bytes]:
-        """The parts of the form by name; each once, all together within the limit."""
+    async def _read_form(self, request: web.Request) -> dict[str, bytes]:
+        """Return the fields by name; each may occur once, and all together must keep within the limit."""
         form: dict[str, bytes] = {}
-        left = self._settings.max_body_bytes
+        allowance = self._settings.max_body_bytes
         try:
             async for part in await request.multipart():
                 name = part.name if isinstance(part, BodyPartReader) else None
                 if name not in FIELDS or not isinstance(part, BodyPartReader):
-                    raise BadForm(f"there is no field {str(name)[:64]!r}; there are {', '.join(FIELDS)}")
+                    raise InvalidForm(f"there is no field {str(name)[:64]!r}; the fields are {', '.join(FIELDS)}")
                 if name in form:
-                    raise BadForm(f"{name} stands there twice")
+                    raise InvalidForm(f"the field {name} occurs twice")
                 content = bytearray()
                 while chunk := await part.read_chunk():
                     content += chunk
-                    if len(content) > left:
-                        raise BadForm(f"the form has more than {self._settings.max_body_bytes} bytes", 413)
-                left -= len(content)
+                    if len(content) > allowance:
+                        raise InvalidForm(f"the form has more than {self._settings.max_body_bytes} bytes", 413)
+                allowance -= len(content)
                 form[name] = bytes(content)
         except (ValueError, AssertionError, HttpProcessingError, web.RequestPayloadError) as problem:
-            raise BadForm(f"the form cannot be read: {' '.join(str(problem).split())[:200]}") from None
+            raise InvalidForm(f"the form cannot be read: {' '.join(str(problem).split())[:200]}") from None
         return form
 
 
-def _seed(text: bytes) -> int:
+def _parse_seed(text: bytes) -> int:
     if text.isdigit() and len(text) < 20 and (seed := int(text)) < SEEDS:
         return seed
-    raise BadForm(f"seed must be a whole number from 0 to {SEEDS - 1}")
+    raise InvalidForm(f"seed must be a whole number from 0 to {SEEDS - 1}")

@@ -1,10 +1,10 @@
-"""GET /metrics, for Prometheus: what the ledger's events tell of tasks, and the present state."""
+"""GET /metrics for Prometheus: counters and histograms of the ledger's events, and gauges of the present status."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from aiohttp import web
@@ -14,14 +14,14 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from miner.ledger.events import Event, GenerationFailed, ResultGenerated, SubmissionAnswered, TaskStarted
-from miner.ledger.schema import CLOSED
-from miner.monitor.status import Status
+from miner.ledger.outcomes import Outcome
+from miner.monitor.status import Status, StatusSource
 
 PREFIX = "sn17_miner"
-SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0)
-GAUSSIANS = (7e3, 2.5e4, 5e4, 1e5, 2e5, 3e5, 4e5, 5e5, 6e5, 8e5, 1e6)
-# Tasks whose end is awaited; a validator that never answers must not make this grow.
-MOST_OPEN = 4096
+SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0)
+GAUSSIANS_BUCKETS = (7e3, 2.5e4, 5e4, 1e5, 2e5, 3e5, 4e5, 5e5, 6e5, 8e5, 1e6)
+# Tasks whose outcome is awaited; validators that never answer must not make this grow.
+MAX_OPEN_TASKS = 4096
 
 
 class _Task(NamedTuple):
@@ -31,118 +31,124 @@ class _Task(NamedTuple):
 
 
 class Metrics:
-    """One registry. `observe` takes what the ledger is told, from any thread; `status` as for Monitor."""
+    """A registry of its own with all metrics of a miner."""
 
-    def __init__(self, status: Callable[[], Status]) -> None:
+    def __init__(self, source: StatusSource) -> None:
+        """Begin with zero counts; gauges show the status of `source`."""
         self.registry = CollectorRegistry()
         self._open: OrderedDict[int, _Task] = OrderedDict()
         self._assigned = Counter(
-            f"{PREFIX}_tasks_assigned", "Tasks that validators handed out.", _Task._fields, registry=self.registry
+            f"{PREFIX}_tasks_assigned", "Tasks that validators assigned.", _Task._fields, registry=self.registry
         )
         self._ended = Counter(
             f"{PREFIX}_tasks",
-            "Tasks by how they ended; a verdict counts once.",
+            "Tasks by outcome; only the final one counts.",
             (*_Task._fields, "outcome"),
             registry=self.registry,
         )
         self._failed = Counter(
-            f"{PREFIX}_generations_failed", "Tasks without a result of ours.", _Task._fields, registry=self.registry
+            f"{PREFIX}_generations_failed",
+            "Tasks for which no result could be generated.",
+            _Task._fields,
+            registry=self.registry,
         )
         self._stages = Histogram(
             f"{PREFIX}_stage_seconds",
             "Seconds of each stage of a generation.",
             ("stage", "phase"),
-            buckets=SECONDS,
+            buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
         self._seconds = Histogram(
             f"{PREFIX}_generation_seconds",
             "Seconds of all stages of a generation together.",
             ("type", "phase"),
-            buckets=SECONDS,
+            buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
         self._gaussians = Histogram(
-            f"{PREFIX}_gaussians", "Gaussians of a result.", ("phase",), buckets=GAUSSIANS, registry=self.registry
+            f"{PREFIX}_gaussians",
+            "Number of gaussians of a result.",
+            ("phase",),
+            buckets=GAUSSIANS_BUCKETS,
+            registry=self.registry,
         )
         self._scores = Histogram(
             f"{PREFIX}_score",
-            "Scores of accepted results; those of rejected ones are not told.",
+            "Scores of accepted results; validators do not disclose those of rejected ones.",
             ("phase",),
             buckets=tuple(step / 20 for step in range(10, 21)),
             registry=self.registry,
         )
-        self.registry.register(_Present(status))
+        self.registry.register(_StatusCollector(source))
 
     def routes(self) -> list[web.RouteDef]:
-        """For the server."""
+        """Return the route, for the server."""
         return [web.get("/metrics", self.page)]
 
     async def page(self, _request: web.Request) -> web.Response:
-        """The exposition format."""
+        """Return all metrics in the exposition format."""
         return web.Response(body=generate_latest(self.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def observe(self, event: Event) -> None:
-        """Count an event of a task; others are passed over."""
+        """Count an event of a task, from any thread; other events are ignored."""
         if isinstance(event, TaskStarted):
-            task = _Task(event.transport, event.task_type, event.phase)
+            task = _Task(event.transport, event.task_type, event.assignment.phase)
             self._open[event.key] = task
-            if len(self._open) > MOST_OPEN:
+            if len(self._open) > MAX_OPEN_TASKS:
                 self._open.popitem(last=False)
             self._assigned.labels(*task).inc()
             return
-        found = (
-            self._open.get(event.key)
-            if isinstance(event, ResultGenerated | GenerationFailed | SubmissionAnswered)
-            else None
-        )
-        if found is None:
+        if not isinstance(event, ResultGenerated | GenerationFailed | SubmissionAnswered):
+            return
+        known_task = self._open.get(event.key)
+        if known_task is None:
             return
         match event:
             case ResultGenerated():
                 for stage, seconds in event.seconds.items():
-                    self._stages.labels(stage, found.phase).observe(seconds)
-                self._seconds.labels(found.type, found.phase).observe(sum(event.seconds.values()))
+                    self._stages.labels(stage, known_task.phase).observe(seconds)
+                self._seconds.labels(known_task.type, known_task.phase).observe(sum(event.seconds.values()))
                 if "gaussians" in event.statistics:
-                    self._gaussians.labels(found.phase).observe(event.statistics["gaussians"])
+                    self._gaussians.labels(known_task.phase).observe(event.statistics["gaussians"])
             case GenerationFailed():
-                self._failed.labels(*found).inc()
+                self._failed.labels(*known_task).inc()
             case SubmissionAnswered():
-                self._answered(event, found)
+                self._observe_answer(event, known_task)
 
-    def _answered(self, event: SubmissionAnswered, task: _Task) -> None:
-        # A pushed task has no verdict to wait for.
-        if event.outcome in CLOSED or task.transport == "push":
+    def _observe_answer(self, event: SubmissionAnswered, task: _Task) -> None:
+        # A pushed task gets no other outcome.
+        if event.outcome.closes or task.transport == "push":
             self._open.pop(event.key, None)
             self._ended.labels(*task, event.outcome).inc()
-            if event.outcome == "accepted" and event.score:
+            if event.outcome is Outcome.ACCEPTED and event.score:
                 self._scores.labels(task.phase).observe(event.score)
 
 
-class _Present(Collector):
-    """The state at the moment of the scrape."""
+class _StatusCollector(Collector):
+    """The gauges of the status at the moment of the scrape."""
 
-    def __init__(self, status: Callable[[], Status]) -> None:
-        self._status = status
+    def __init__(self, source: StatusSource) -> None:
+        self._source = source
 
     def collect(self) -> Iterable[Metric]:
-        """All gauges; those without a value yet are left out."""
-        status = self._status()
+        """Return all gauges that have a value yet."""
+        status = self._source.status()
         yield InfoMetricFamily(PREFIX, "Build and phase.", {"version": status.version, "phase": status.phase})
-        yield _gauge("up", "1 if tasks are taken.", float(status.able_to_work))
+        yield _gauge("up", "1 if the miner takes tasks.", float(status.able_to_work))
         yield _gauge("pipeline_loaded", "1 once the models are loaded and warm.", float(status.pipeline_loaded))
         yield _gauge("queue_length", "Tasks whose generation has not begun.", status.queue)
         yield _gauge("uptime_seconds", "Seconds since the start.", status.uptime)
         if status.metagraph_age is not None:
-            yield _gauge("metagraph_age_seconds", "Seconds since the metagraph was seen.", status.metagraph_age)
+            yield _gauge("metagraph_age_seconds", "Seconds since the metagraph was read.", status.metagraph_age)
         if status.last_success is not None:
-            yield _gauge(
-                "last_success_timestamp_seconds", "When the last result was gallery_result.", status.last_success
-            )
-        yield from _labelled(status)
+            yield _gauge("last_success_timestamp_seconds", "Unix time of the last result.", status.last_success)
+        yield from _labelled_gauges(status)
         if status.ledger is not None:
-            yield _gauge("ledger_waiting_records", "Records that are not written yet.", status.ledger.waiting)
-            dropped = CounterMetricFamily(f"{PREFIX}_ledger_dropped_records", "Records lost.", status.ledger.dropped)
+            yield _gauge("ledger_waiting_records", "Records that are waiting to be written.", status.ledger.waiting)
+            dropped = CounterMetricFamily(
+                f"{PREFIX}_ledger_dropped_records", "Records that were lost.", status.ledger.dropped
+            )
             yield dropped
 
 
@@ -150,13 +156,13 @@ def _gauge(name: str, documentation: str, value: float) -> Metric:
     return GaugeMetricFamily(f"{PREFIX}_{name}", documentation, value)
 
 
-def _labelled(status: Status) -> Iterable[Metric]:
+def _labelled_gauges(status: Status) -> Iterable[Metric]:
     memory = GaugeMetricFamily(f"{PREFIX}_gpu_memory_bytes", "Memory of the GPUs.", labels=("device", "kind"))
     for gpu in status.gpus:
         for kind in ("allocated", "reserved", "total"):
             memory.add_metric((gpu.device, kind), getattr(gpu, kind))
     yield memory
-    restarts = CounterMetricFamily(f"{PREFIX}_restarts", "Background tasks that died and began anew.", labels=("task",))
+    restarts = CounterMetricFamily(f"{PREFIX}_restarts", "Restarts of background tasks that failed.", labels=("task",))
     for task, count in status.restarts.items():
         restarts.add_metric((task,), count)
     yield restarts
@@ -166,10 +172,16 @@ def _labelled(status: Status) -> Iterable[Metric]:
     yield events
     names = ("uid", "hotkey")
     cooldown = GaugeMetricFamily(
-        f"{PREFIX}_validator_cooldown_seconds", "What is left of the cooldown a validator imposed.", labels=names
+        f"{PREFIX}_validator_cooldown_seconds",
+        "Seconds until the end of the cooldown that a validator imposed.",
+        labels=names,
     )
-    wait = GaugeMetricFamily(f"{PREFIX}_validator_next_pull_seconds", "Until a validator is asked again.", labels=names)
-    stage = GaugeMetricFamily(f"{PREFIX}_validator_stage", "1 for the present stage.", labels=(*names, "stage"))
+    wait = GaugeMetricFamily(
+        f"{PREFIX}_validator_next_pull_seconds", "Seconds until the next pull from a validator.", labels=names
+    )
+    stage = GaugeMetricFamily(
+        f"{PREFIX}_validator_stage", "1 for the present stage of a validator.", labels=(*names, "stage")
+    )
     now = time.time()
     for view in status.validators:
         labels = (str(view.uid), view.hotkey)

@@ -1,80 +1,82 @@
-"""All that lets the operator watch, put together: the HTTP server, pictures of results, log files, housekeeping."""
+"""Everything that lets the operator observe the miner: the HTTP server, the metrics, the gallery and retention."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aiohttp import web
-
-from miner.config.settings import Settings
+from miner.config.settings import OperatorFiles
 from miner.ledger.events import Event
 from miner.ledger.writer import LedgerWriter
-from miner.monitor import Dashboard, Gallery, LocalApi, Metrics, Monitor, Status, gallery_result
-from miner.monitor.local_api import Run
+from miner.monitor.dashboard import Dashboard
+from miner.monitor.gallery import Gallery, GalleryResult
+from miner.monitor.local_api import LocalApi
+from miner.monitor.metrics import Metrics
 from miner.monitor.retention import Retention
-from miner.runtime.logging import stop_writing, write_to
+from miner.monitor.server import Monitor
+from miner.monitor.status import StatusSource
 from miner.runtime.supervisor import Supervisor
+from miner.tasks.runner import TaskRunner
 from miner.tasks.task import Result, Task
 
 log = logging.getLogger(__name__)
 
 
 class Observability:
-    """Nothing here can stop the miner but a port that is taken when `serving` is entered."""
+    """The parts that observe a miner; none of them can stop it once `open` has bound the monitor's port."""
 
-    def __init__(
-        self, settings: Settings, status: Callable[[], Status], ledger: LedgerWriter, run: Callable[[], Run | None]
-    ) -> None:
-        """`status` as for Monitor, `run` as for LocalApi."""
-        self._settings = settings.miner.monitor
-        self._state = settings.state_folder
+    def __init__(self, files: OperatorFiles, ledger: LedgerWriter, source: StatusSource) -> None:
+        """Build the parts that the settings enable; `open` also serves them."""
+        settings = files.settings
+        self._files = files
         self._ledger = ledger
-        self._status = status
-        self._run = run
-        self._metrics = Metrics(status)
-        has_gallery = self._settings.enabled and self._settings.gallery
-        self._gallery = Gallery(self._state) if has_gallery else None
-        self._housekeeping = settings.miner.housekeeping
+        self._metrics = Metrics(source)
+        self._local_api = LocalApi(settings.monitor.generate)
+        self._gallery = Gallery(files.state_dir) if settings.monitor.enabled and settings.monitor.gallery else None
+        routes = [*self._metrics.routes(), *Dashboard(source, ledger.path, self._gallery).routes()]
+        if settings.monitor.generate.enabled:
+            routes += self._local_api.routes()
+        self._monitor = Monitor(source, settings.monitor.host, settings.monitor.port, routes)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, files: OperatorFiles, ledger: LedgerWriter, source: StatusSource
+    ) -> AsyncIterator[Observability]:
+        """Serve HTTP, if the monitor is enabled, while the context lasts.
+
+        Raises OperatorError if the address cannot be bound.
+        """
+        observability, settings = cls(files, ledger, source), files.settings.monitor
+        if not settings.enabled:
+            yield observability
+            return
+        await observability._monitor.start()
+        log.info("The miner's page is http://%s:%d/", settings.host, settings.port)
+        try:
+            yield observability
+        finally:
+            await observability._monitor.stop()
 
     def observe(self, event: Event) -> None:
-        """Take what the ledger is told, from any thread."""
+        """Count an event of the ledger in the metrics, from any thread."""
         self._metrics.observe(event)
 
     def on_result(self, task: Task, result: Result) -> None:
-        """Take a result, on the event loop; returns at once."""
+        """Offer a result to the gallery, on the event loop; returns at once."""
         if self._gallery is not None:
-            self._gallery.offer(gallery_result(task, result))
+            self._gallery.offer(GalleryResult.of(task, result))
+
+    def serve_local(self, runner: TaskRunner | None) -> None:
+        """Run tasks of clients on this machine with `runner` from now on, or with None refuse them."""
+        self._local_api.set_runner(runner)
 
     def supervise(self, supervisor: Supervisor) -> None:
-        """Start what works in the background."""
+        """Start the background tasks."""
         if self._gallery is not None:
             supervisor.start("the gallery", self._gallery.run, vital=False)
-        if self._housekeeping.enabled:
-            keeper = Retention(self._housekeeping, self._state, self._ledger.path, self._ledger.record)
-            supervisor.start("the housekeeping", keeper.run, vital=False)
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
-        """Write the log into files and serve HTTP meanwhile. Raises OperatorError if the address cannot be bound."""
-        file = write_to(self._state / "logs")
-        try:
-            if not self._settings.enabled:
-                yield
-                return
-            monitor = Monitor(self._status, self._settings.host, self._settings.port, self._routes())
-            await monitor.start()
-            log.info("The miner's page is http://%s:%d/", self._settings.host, self._settings.port)
-            try:
-                yield
-            finally:
-                await monitor.stop()
-        finally:
-            stop_writing(file)
-
-    def _routes(self) -> list[web.AbstractRouteDef]:
-        routes = [*self._metrics.routes(), *Dashboard(self._status, self._ledger.path, self._gallery).routes()]
-        if self._settings.generate.enabled:
-            routes += LocalApi(self._run, self._settings.generate).routes()
-        return routes
+        housekeeping = self._files.settings.housekeeping
+        if housekeeping.enabled:
+            retention = Retention(housekeeping, self._files.state_dir, self._ledger.path, self._ledger.record)
+            supervisor.start("the housekeeping", retention.run, vital=False)

@@ -1,4 +1,4 @@
-"""What grows on disk is kept within an age and a size: results, pictures, logs, and the ledger's tasks."""
+"""The retention of results, pictures, logs and the ledger's tasks within limits of age and size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,38 +20,40 @@ from miner.ledger.events import TasksDeleted
 log = logging.getLogger(__name__)
 
 DAY = 86_400.0
-# A ledger that is too large is cut down to this share of its limit, so that not every round has to cut again.
+# A ledger that is too large is reduced to this share of its limit, so that not every round has to reduce it again.
 LEDGER_SHARE = 0.9
-# What of each folder is ours; whatever else stands there is not touched.
-RESULTS = re.compile(r"(?P<stem>[0-9]{1,19})(\.prompt)?\.(spz|ply|json|prompt|webp|part)")
-# The present log is the writer's to rotate.
+# The names of files that may be deleted, with the partial files that a crash may leave; no other file is touched.
+RESULTS = re.compile(
+    r"(?P<dot>\.)?(?P<stem>[0-9]{1,19})(\.prompt)?\.(spz|ply|json|prompt|webp)(?(dot)\.[0-9a-f]{8}\.part)"
+)
+# The present log is rotated by its writer.
 LOGS = re.compile(r"(?P<stem>miner\.log\.[0-9]+)")
 
 
 @dataclass(frozen=True)
-class Item:
-    """What is kept or deleted as a whole: files of one folder, their bytes together, when the last was written."""
+class StoredItem:
+    """Files of one folder that are kept or deleted together, their size in bytes and the time of the last change."""
 
     names: tuple[str, ...]
     size: int
     modified: float
 
 
-def expired(items: Collection[Item], now: float, limits: RetentionSettings) -> list[Item]:
-    """What to delete, the oldest first: all that is too old, and of the rest the oldest until it fits. Pure."""
+def select_expired(items: Collection[StoredItem], now: float, limits: RetentionSettings) -> list[StoredItem]:
+    """Select the items that are too old, and the oldest others until the rest fits; the oldest come first."""
     oldest = now - limits.max_days * DAY
-    left = sum(item.size for item in items)
-    found = []
+    remaining_bytes = sum(item.size for item in items)
+    expired = []
     for item in sorted(items, key=lambda item: (item.modified, item.names)):
-        if item.modified >= oldest and left <= limits.max_bytes:
+        if item.modified >= oldest and remaining_bytes <= limits.max_bytes:
             break
-        found.append(item)
-        left -= item.size
-    return found
+        expired.append(item)
+        remaining_bytes -= item.size
+    return expired
 
 
-def items(folder: int, ours: re.Pattern[str]) -> list[Item]:
-    """The items of an open folder: regular files whose name is ours, together where the pattern's stem is the same.
+def list_items(folder: int, pattern: re.Pattern[str]) -> list[StoredItem]:
+    """Return the items of an open folder: regular files whose names match, grouped by the pattern's stem.
 
     Raises OSError if the folder cannot be listed.
     """
@@ -59,42 +61,43 @@ def items(folder: int, ours: re.Pattern[str]) -> list[Item]:
     sizes, modified = defaultdict[str, int](int), defaultdict[str, float](float)
     with os.scandir(folder) as entries:
         for entry in entries:
-            match = ours.fullmatch(entry.name)
+            match = pattern.fullmatch(entry.name)
             if match is None:
                 continue
             with suppress(FileNotFoundError):
                 if not entry.is_file(follow_symlinks=False):
                     continue
-                facts = entry.stat(follow_symlinks=False)
+                status = entry.stat(follow_symlinks=False)
                 stem = match["stem"]
                 names[stem].append(entry.name)
-                sizes[stem] += facts.st_size
-                modified[stem] = max(modified[stem], facts.st_mtime)
-    return [Item(tuple(sorted(names[stem])), sizes[stem], modified[stem]) for stem in names]
+                sizes[stem] += status.st_size
+                modified[stem] = max(modified[stem], status.st_mtime)
+    return [StoredItem(tuple(sorted(names[stem])), sizes[stem], modified[stem]) for stem in names]
 
 
-def tidy(folder: Path, ours: re.Pattern[str], limits: RetentionSettings, now: float) -> list[Item]:
-    """Delete what has expired in a folder; what was deleted. No link is followed but the folder itself.
+def delete_expired(folder: Path, pattern: re.Pattern[str], limits: RetentionSettings, now: float) -> list[StoredItem]:
+    """Delete the expired items of a folder, which need not exist, and return them.
 
-    Raises OSError if the folder cannot be read or a file not deleted; a missing folder is an empty one.
+    No symbolic link is followed, except the folder itself. Raises OSError if the folder cannot be read or a file cannot
+    be deleted.
     """
     try:
-        # Held open, so that what is listed and what is deleted is in the same folder, whatever its path becomes.
+        # Held open, so that files are listed and deleted in the same folder even if its path is replaced.
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return []
     try:
-        gone = expired(items(descriptor, ours), now, limits)
-        for name in (name for item in gone for name in item.names):
+        expired = select_expired(list_items(descriptor, pattern), now, limits)
+        for name in (name for item in expired for name in item.names):
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=descriptor)
-        return gone
+        return expired
     finally:
         os.close(descriptor)
 
 
-def ledger_size(path: Path) -> int:
-    """Bytes of the ledger with its journal; 0 if there is none."""
+def measure_ledger(path: Path) -> int:
+    """Return the size in bytes of the ledger with its journal, 0 if there is none."""
     total = 0
     for suffix in ("", "-wal"):
         with suppress(FileNotFoundError):
@@ -102,12 +105,12 @@ def ledger_size(path: Path) -> int:
     return total
 
 
-def forget_before(path: Path, limits: RetentionSettings, now: float) -> float | None:
-    """The moment before which the ledger's tasks are to be forgotten, unix seconds; None if it may keep them all.
+def find_ledger_cutoff(path: Path, limits: RetentionSettings, now: float) -> float | None:
+    """Return the unix time before which tasks must be deleted from the ledger; None if it is within its limits.
 
     Raises sqlite3.Error if the file cannot be read.
     """
-    size = ledger_size(path)
+    size = measure_ledger(path)
     if not size:
         return None
     limit = now - limits.max_days * DAY
@@ -124,53 +127,59 @@ def forget_before(path: Path, limits: RetentionSettings, now: float) -> float | 
 
 
 class Retention:
-    """Tidies again and again; `forget` hands an event to the ledger, None if there is none."""
+    """Deletes what has expired, again and again."""
 
     def __init__(
-        self, settings: HousekeepingSettings, state: Path, ledger: Path, forget: Callable[[TasksDeleted], None] | None
+        self,
+        settings: HousekeepingSettings,
+        state_dir: Path,
+        ledger: Path,
+        delete_tasks: Callable[[TasksDeleted], None] | None,
     ) -> None:
-        """`state` holds results/, pictures/ and logs/."""
+        """Look after results/, pictures/ and logs/ of `state_dir`, and the ledger.
+
+        `delete_tasks` hands an event to the ledger's writer; None leaves the ledger alone.
+        """
         self._settings = settings
         self._folders = (
-            (state / "results", RESULTS, settings.results),
-            (state / "pictures", RESULTS, settings.pictures),
-            (state / "logs", LOGS, settings.logs),
+            (state_dir / "results", RESULTS, settings.results),
+            (state_dir / "pictures", RESULTS, settings.pictures),
+            (state_dir / "logs", LOGS, settings.logs),
         )
         self._ledger = ledger
-        self._forget = forget
+        self._delete_tasks = delete_tasks
         self._problems: dict[Path, str] = {}
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Delete what has expired until cancelled."""
         while True:
-            await asyncio.to_thread(self.round)
+            await asyncio.to_thread(self.run_once)
             await asyncio.sleep(self._settings.interval)
 
-    def round(self) -> None:
-        """Tidy once. What cannot be read or deleted is reported once, and tried again in the next round."""
+    def run_once(self) -> None:
+        """Delete what has expired; what cannot be read or deleted is logged once and retried in the next round."""
         now = time.time()
-        for folder, ours, limits in self._folders:
-            with self._reported(folder):
-                self._tell(folder, tidy(folder, ours, limits, now))
-        if self._forget is not None:
-            with self._reported(self._ledger):
-                before = forget_before(self._ledger, self._settings.ledger, now)
-                if before is not None:
-                    log.info("The ledger forgets tasks of more than %.1f days ago", (now - before) / DAY)
-                    self._forget(TasksDeleted(before))
-
-    def _tell(self, folder: Path, gone: Iterable[Item]) -> None:
-        sizes = [item.size for item in gone]
-        if sizes:
-            log.info("Deleted the %d oldest in %s, %.1f MB", len(sizes), folder, sum(sizes) / 1e6)
+        for folder, pattern, limits in self._folders:
+            with self._log_problem(folder):
+                expired = delete_expired(folder, pattern, limits, now)
+                if expired:
+                    size = sum(item.size for item in expired)
+                    log.info("Deleted the %d oldest in %s, %.1f MB", len(expired), folder, size / 1e6)
+        if self._delete_tasks is not None:
+            with self._log_problem(self._ledger):
+                cutoff = find_ledger_cutoff(self._ledger, self._settings.ledger, now)
+                if cutoff is not None:
+                    log.info("Deleting tasks that are older than %.1f days from the ledger", (now - cutoff) / DAY)
+                    self._delete_tasks(TasksDeleted(cutoff))
 
     @contextmanager
-    def _reported(self, what: Path) -> Iterator[None]:
+    def _log_problem(self, path: Path) -> Iterator[None]:
+        """Log an error unless the last one of this path was the same."""
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            if self._problems.get(what) != str(error):
-                log.warning("%s cannot be tidied: %s", what, error)
-            self._problems[what] = str(error)
+            if self._problems.get(path) != str(error):
+                log.warning("Expired files of %s cannot be deleted: %s", path, error)
+            self._problems[path] = str(error)
         else:
-            self._problems.pop(what, None)
+            self._problems.pop(path, None)

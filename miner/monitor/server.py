@@ -1,4 +1,4 @@
-"""The monitor's HTTP server: GET /health, the routes of its other parts, and what keeps strangers' pages out."""
+"""The monitor's HTTP server: GET /health, the routes of its other parts, and protection from pages of other sites."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from aiohttp import web
 
 from miner.errors import OperatorError
-from miner.monitor.status import Status
+from miner.monitor.status import StatusSource
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# Seconds that requests in progress get when we stop.
+# Seconds for requests in progress when the server stops.
 SHUTDOWN_TIMEOUT = 1.0
 HEADERS = {
     "Cache-Control": "no-store",
@@ -24,26 +24,26 @@ HEADERS = {
 }
 
 
-def error(status: int, message: str, **headers: str) -> web.Response:
-    """An answer that says what is wrong."""
+def error_response(status: int, message: str, **headers: str) -> web.Response:
+    """Return a response whose JSON says what is wrong."""
     return web.json_response({"error": message}, status=status, headers=headers)
 
 
-def is_loopback(name: str) -> bool:
-    """Whether a host's name or address, without port, can only be this machine."""
-    if name == "localhost":
+def is_loopback(host: str) -> bool:
+    """Return whether a host's name or address, without a port, can only be this machine."""
+    if host == "localhost":
         return True
     try:
-        address = ipaddress.ip_address(name.strip("[]"))
+        address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
-    # A socket for both kinds shows clients of the old kind as ::ffff:127.0.0.1.
+    # A socket for both versions of IP shows IPv4 clients as ::ffff:127.0.0.1.
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
 
 
-def _is_of_another_site(request: web.Request) -> bool:
-    """Whether a browser says that a page that is not ours has sent this; other clients say nothing."""
+def _is_cross_site(request: web.Request) -> bool:
+    """Return whether a browser says that a page of another site sent this; other clients say nothing."""
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         return True
     origin = request.headers.get("Origin")
@@ -56,24 +56,22 @@ def _add_headers(response: web.StreamResponse) -> None:
 
 
 class Monitor:
-    """Serves on the running event loop; knows no more of the miner than what `status` and its parts tell."""
+    """An HTTP server on the running event loop that shows a status."""
 
-    def __init__(
-        self, status: Callable[[], Status], host: str, port: int, routes: Iterable[web.AbstractRouteDef] = ()
-    ) -> None:
-        """`status` must return at once: it is called on the event loop for each request."""
-        self._status = status
+    def __init__(self, source: StatusSource, host: str, port: int, routes: Iterable[web.AbstractRouteDef] = ()) -> None:
+        """Serve GET /health and `routes`; nothing is bound before `start`."""
+        self._source = source
         self._host = host
         self._port = port
-        application = web.Application(middlewares=[self._guarded])
+        application = web.Application(middlewares=[self._protect])
         application.router.add_get("/health", self.health)
         application.router.add_routes(routes)
-        # Who does not wait for an answer any more has its generation dropped.
         self._runner = web.AppRunner(
             application,
             access_log=None,
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_TIMEOUT,
+            # A client that hangs up has its generation cancelled.
             handler_cancellation=True,
         )
 
@@ -85,8 +83,8 @@ class Monitor:
         except OSError as problem:
             await self._runner.cleanup()
             raise OperatorError(
-                f"the monitor cannot listen on {self._host}:{self._port} ({problem.strerror}): stop what holds the "
-                "port, choose another with --monitor.port, or none with --monitor.port 0"
+                f"the monitor cannot listen on {self._host}:{self._port} ({problem.strerror}): stop the process that "
+                "uses the port, choose another with --monitor.port, or none with --monitor.port 0"
             ) from None
 
     async def stop(self) -> None:
@@ -94,29 +92,29 @@ class Monitor:
         await self._runner.cleanup()
 
     async def health(self, _request: web.Request) -> web.Response:
-        """The status as JSON, without the validators; 200 if the miner can work, 503 if it cannot."""
-        status = self._status()
+        """Return the status as JSON, without the validators; 200 if the miner takes tasks, else 503."""
+        status = self._source.status()
         content: dict[str, Any] = status.as_json()
         del content["validators"]
         return web.json_response(content, status=200 if status.able_to_work else 503)
 
     @web.middleware
-    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse what a page of another site makes the operator's browser send; add headers."""
+    async def _protect(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse requests that a page of another site makes the operator's browser send, and add headers."""
         try:
-            response = self._refusal(request) or await handler(request)
+            response = self._refuse(request) or await handler(request)
         except web.HTTPException as raised:
             _add_headers(raised)
             raise
         _add_headers(response)
         return response
 
-    def _refusal(self, request: web.Request) -> web.Response | None:
+    def _refuse(self, request: web.Request) -> web.Response | None:
         host = request.headers.get("Host", "localhost")
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        # A name that its owner lets point to this machine (DNS rebinding) would make us part of its site.
+        # With DNS rebinding, a name that its owner lets point to this machine would make this server part of its site.
         if is_loopback(self._host) and not is_loopback(name):
-            return error(403, "this server answers to localhost only")
-        if request.method not in ("GET", "HEAD") and _is_of_another_site(request):
-            return error(403, "a page of another site has sent this")
+            return error_response(403, "this server answers to localhost only")
+        if request.method not in ("GET", "HEAD") and _is_cross_site(request):
+            return error_response(403, "this request was sent by a page of another site")
         return None

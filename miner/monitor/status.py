@@ -1,27 +1,28 @@
-"""What the miner tells of itself, as frozen values."""
+"""The status of the miner as the monitor shows it, and where the monitor gets it from."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from miner.ledger.writer import LedgerStatus
+from miner.ledger.writer import LedgerStatus, LedgerWriter
 from miner.pull.session import ValidatorRecord
 from miner.runtime.clock import Clock
-from miner.runtime.gpu_memory import GpuMemory
+from miner.runtime.gpu_memory import GpuMemory, read_gpu_memory
+from miner.runtime.version import installed_version
 
 SERVICE = "sn17-miner"
 
 
 @dataclass(frozen=True)
 class ValidatorView:
-    """One validator that is pulled from; moments are unix seconds, None is "now" or "there is none".
+    """A validator that tasks are pulled from; times are unix seconds.
 
-    `next_pull`: not before; `cooldown_end`: of the cooldown it imposed; `failures`: pulls or submissions in a row that
-    came to nothing.
+    `next_pull` is the earliest time of the next pull, None for now. `cooldown_end` is the end of the cooldown that the
+    validator imposed, None if there is none. `failures` counts pulls or submissions in a row that failed.
     """
 
     uid: int
@@ -33,22 +34,22 @@ class ValidatorView:
     task: str | None
 
 
-def validator_views(records: Iterable[ValidatorRecord], clock: Clock) -> tuple[ValidatorView, ...]:
-    """The state of each validator, in the order of their uids."""
+def view_validators(records: Iterable[ValidatorRecord], clock: Clock) -> tuple[ValidatorView, ...]:
+    """Return a view of each validator, in the order of their uids."""
     now, wall = clock.now(), clock.wall()
 
-    def moment(steady: float) -> float | None:
-        return wall + steady - now if now < steady < math.inf else None
+    def to_unix_time(moment: float) -> float | None:
+        return wall + moment - now if now < moment < math.inf else None
 
     views = (
         ValidatorView(
             uid=record.neuron.uid,
             hotkey=record.neuron.hotkey,
             stage=record.state.stage.value,
-            next_pull=moment(record.state.pull_after),
-            cooldown_end=moment(record.state.cooldown_end),
+            next_pull=to_unix_time(record.state.pull_after),
+            cooldown_end=to_unix_time(record.state.cooldown_end),
             failures=record.state.failed_pulls + record.state.failed_submissions,
-            task=record.state.held.task.id if record.state.busy and record.state.held is not None else None,
+            task=record.state.held.task.id if record.state.is_busy and record.state.held is not None else None,
         )
         for record in records
     )
@@ -57,10 +58,11 @@ def validator_views(records: Iterable[ValidatorRecord], clock: Clock) -> tuple[V
 
 @dataclass(frozen=True)
 class Status:
-    """What the miner tells of itself; times are unix seconds, ages and durations seconds, None is "not yet".
+    """The state of the miner at one moment; times are unix seconds, ages and durations are seconds.
 
-    `config_hashes` are those of the phases that tasks are generated with, by name; `experiment` says how the split
-    that runs stands, see miner.phases.experiment_monitor.ExperimentStatus.
+    `metagraph_age` and `last_success` are None before the first. `config_hashes` are those of the phases that tasks are
+    generated with, by name. `experiment` is a miner.phases.experiment_monitor.ExperimentStatus as JSON, None if no
+    experiment runs.
     """
 
     status: Literal["starting", "ok", "stopping"]
@@ -82,12 +84,12 @@ class Status:
 
     @property
     def able_to_work(self) -> bool:
-        """Whether tasks are taken."""
+        """Whether the miner takes tasks."""
         return self.status == "ok"
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, in types of JSON."""
-        # asdict copies mappings by their own class, and a Counter cannot be gallery_result of pairs.
+        """Return all fields in types of JSON."""
+        # asdict copies mappings by their own class, and a Counter cannot be made of pairs.
         plain = {"counters": dict(self.counters), "restarts": dict(self.restarts)}
         return {
             **{name: value for name, value in vars(self).items() if name not in plain},
@@ -98,9 +100,52 @@ class Status:
         }
 
 
-def installed_version() -> str:
-    """The version of the installed package, "unknown" for a bare checkout."""
-    try:
-        return version(SERVICE)
-    except PackageNotFoundError:
-        return "unknown"
+class StatusSource(Protocol):
+    """An object that knows the present status."""
+
+    def status(self) -> Status:
+        """Return the present status, at once: it is called on the event loop for each request."""
+
+
+@dataclass(frozen=True)
+class StartingMiner:
+    """The source of the status while the miner is starting: nothing but the ledger runs yet.
+
+    `started_at` is a moment of time.monotonic().
+    """
+
+    phase: str
+    ledger: LedgerWriter
+    started_at: float = field(default_factory=time.monotonic)
+
+    def status(self) -> Status:
+        """Return the present status."""
+        return Status(
+            status="starting",
+            pipeline_loaded=False,
+            phase=self.phase,
+            queue=0,
+            metagraph_age=None,
+            last_success=None,
+            uptime=time.monotonic() - self.started_at,
+            counters={},
+            gpus=read_gpu_memory(),
+            ledger=self.ledger.status,
+            version=installed_version(),
+        )
+
+
+class StatusBoard:
+    """A source of the status that can be replaced, so that the monitor answers while the miner starts and stops."""
+
+    def __init__(self, source: StatusSource) -> None:
+        """Show the status of `source` until `show` names another."""
+        self._source = source
+
+    def show(self, source: StatusSource) -> None:
+        """Show the status of another source from now on."""
+        self._source = source
+
+    def status(self) -> Status:
+        """Return the present status."""
+        return self._source.status()

@@ -1,11 +1,12 @@
-"""The process that draws results: one JSON order a line on stdin, one line of answer on stdout; ends with stdin.
+"""The process that draws thumbnails: one order in JSON a line on stdin, one answer a line on stdout; ends with stdin.
 
-An order is {"results": folder, "key": number, "pictures": folder}: KEY.spz or KEY.ply of the first becomes KEY.webp in
-the second, VIEWS views side by side, and KEY.prompt becomes KEY.prompt.webp. The answer is "ok" or what went wrong.
+An order is {"results": folder, "key": number, "pictures": folder}: KEY.spz or KEY.ply of the first folder is drawn as
+KEY.webp in the second, VIEWS views side by side, and KEY.prompt as KEY.prompt.webp. The answer is "ok" or the error.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -15,20 +16,21 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from miner.runtime.files import write_atomically
 from pipeline import FormatError, PromptError, Splats, decode_image_prompt, normalise, ply, spz
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.rasterizer import render
 
 VIEWS = 8
 SIZE = 176
-# The longest side of the box is brought to this, as validators do before they render.
+# The longest side of the bounding box is scaled to this, as validators do before they render.
 EXTENT = 1.5
 LOWEST_PRIORITY = 19
-QUALITY = 82
+WEBP_QUALITY = 82
 
 
-def turntable(splats: Splats) -> Image.Image:
-    """VIEWS views of the splats from around it, side by side, on white: RGB, SIZE high."""
+def draw_turntable(splats: Splats) -> Image.Image:
+    """Draw VIEWS views from around the splats side by side, on white: RGB, SIZE pixels high."""
     cameras = orbit([360 / VIEWS * view for view in range(VIEWS)], size=SIZE)
     with torch.inference_mode():
         views = (render(normalise(splats, EXTENT), cameras) * 255).round().to(torch.uint8).numpy()
@@ -38,30 +40,29 @@ def turntable(splats: Splats) -> Image.Image:
     return strip
 
 
-def draw(results: Path, key: int, pictures: Path) -> None:
-    """Carry out one order. Raises OSError, ValueError, FormatError or PromptError."""
+def draw_result(results: Path, key: int, pictures: Path) -> None:
+    """Draw a result and its prompt. Raises OSError, ValueError, FormatError or PromptError."""
     pictures.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
+        # Drawn anew, so that nothing but the pixels of a file from outside reaches the operator's browser.
         prompt = decode_image_prompt((results / f"{key}.prompt").read_bytes()).image
         prompt.thumbnail((2 * SIZE, 2 * SIZE))
         _save(prompt, pictures / f"{key}.prompt.webp")
-    packed = results / f"{key}.spz"
-    splats = spz.from_bytes(packed.read_bytes()) if packed.is_file() else _read_ply(results / f"{key}.ply")
-    _save(turntable(splats), pictures / f"{key}.webp")
-
-
-def _read_ply(path: Path) -> Splats:
-    return ply.from_bytes(path.read_bytes())
+    spz_file = results / f"{key}.spz"
+    if spz_file.is_file():
+        splats = spz.from_bytes(spz_file.read_bytes())
+    else:
+        splats = ply.from_bytes((results / f"{key}.ply").read_bytes())
+    _save(draw_turntable(splats), pictures / f"{key}.webp")
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    """All of it or nothing, for those who look meanwhile."""
-    unfinished = path.with_suffix(".part")
-    picture.save(unfinished, "WEBP", quality=QUALITY)
-    unfinished.replace(path)
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
+    write_atomically(path, buffer.getvalue())
 
 
-def give_way() -> None:
+def lower_priority() -> None:
     """Let everything else on this machine run first."""
     torch.set_num_threads(1)
     os.nice(LOWEST_PRIORITY)
@@ -71,12 +72,12 @@ def give_way() -> None:
 
 
 def main() -> None:
-    """Until stdin ends."""
-    give_way()
+    """Carry out orders until stdin ends."""
+    lower_priority()
     for line in sys.stdin:
         order = json.loads(line)
         try:
-            draw(Path(order["results"]), order["key"], Path(order["pictures"]))
+            draw_result(Path(order["results"]), order["key"], Path(order["pictures"]))
             answer = "ok"
         except (OSError, ValueError, FormatError, PromptError) as error:
             answer = " ".join(f"{type(error).__name__}: {error}".split())

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from miner.analytics.aggregate import ExperimentSummary, summarise_experiment
+from miner.analytics.experiments import ExperimentSummary, summarise_experiment
 from miner.ledger.reader import LedgerReader, query_ledger
 from miner.phases.manager import PhaseManager
 from miner.phases.state import PhaseChoice, PhaseState, StateError
@@ -43,7 +43,7 @@ class ExperimentStatus:
     def of(summary: ExperimentSummary) -> ExperimentStatus:
         """Return the status that a summary of the ledger shows."""
         arms = tuple(ArmStatus(*arm) for arm in summary.arms)
-        return ExperimentStatus(summary.row.name, arms, summary.decision.winner, summary.decision.losers)
+        return ExperimentStatus(summary.row.name, arms, summary.result.winner, summary.result.losers)
 
     @property
     def is_decided(self) -> bool:

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.config.phase_files import NamedPhase, load_phase, phase_folders
+from miner.config.loader import phase_folders
+from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import OperatorError
 from miner.gpu.models import LoadedModels, RetiredModels
 from miner.ledger.events import ExperimentEnded, ExperimentStarted, PhaseChanged

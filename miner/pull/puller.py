@@ -50,7 +50,8 @@ class Puller:
     @property
     def hotkey(self) -> str:
         """Our own hotkey."""
-        return self._context.keypair.ss58_address
+        hotkey: str = self._context.keypair.ss58_address
+        return hotkey
 
     def update(self, snapshot: Snapshot) -> None:
         """Start and retire sessions to fit the snapshot; a validator that moved keeps its session and cooldown."""

@@ -83,6 +83,11 @@ class MetagraphSync:
         """The seconds since the snapshot was read."""
         return self._clock.now() - self._seen_at
 
+    def uid_of(self, hotkey: str) -> int | None:
+        """Return the uid of a hotkey, or None if it is not registered."""
+        neuron = self._snapshot.find(hotkey)
+        return None if neuron is None else neuron.uid
+
     async def run(self, axon: bt.Axon | None, on_refresh: Callable[[Snapshot], None]) -> None:
         """Refresh the snapshot and announce the axon, if there is one, until cancelled.
 

@@ -90,9 +90,8 @@ class Generate(bt.Synapse):
 
 
 def submission_message(submit_time: int, prompt: str, validator_hotkey: str, miner_hotkey: str) -> str:
-    """Return the text that a submission's signature covers, with the prompt as in the task: for images, all its base64."""
+    """Return the text that a submission's signature covers; `prompt` is that of the task, in full also for images."""
     return f"{LICENSE_DECLARATION}{submit_time}{prompt}{validator_hotkey}{miner_hotkey}"
-    """Return the text that a submission's signature covers; `prompt` is the whole prompt of the task, also for images."""
 
 
 def sign_submission(

@@ -1,67 +1,64 @@
-"""A sentence into a picture with diffusers, and that into an object: sentences without a text checkpoint.
+"""Sentences without a text checkpoint: a diffusers model draws a picture, and an image backend makes the object.
 
-diffusers is an optional dependency (the extra text-to-image), imported only when a model is loaded.
+diffusers is an optional dependency (the extra text-to-image) that is imported only when a model is loaded.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from pipeline.backends.protocol import Backend
 from pipeline.compute import ComputeConfig
-from pipeline.conditioning.pretrained import silence
-from pipeline.conditioning.prompt import ImagePrompt, TextPrompt
+from pipeline.conditioning.pretrained import silence_transformers
+from pipeline.conditioning.prompt import ImagePrompt, Prompt, TextPrompt
 from pipeline.errors import (
     CheckpointError,
     EmptyForeground,
     EmptyStructure,
     NonFiniteOutput,
     OutOfMemory,
-    PipelineError,
     TextToImageError,
-    TooManyVoxels,
 )
+from pipeline.generator import warm_up_requests
 from pipeline.params import TextToImageParams
-from pipeline.request import PICTURE_STAGE, Asset, OnStep, Request, ignore_steps
+from pipeline.request import PICTURE_STAGE, Asset, Conditioning, OnStep, Request, ignore_steps
 from pipeline.weights.locate import MODEL_INDEX, locate
 
-if TYPE_CHECKING:
-    from pipeline.backends.backend import Backend
-
-_INSTALL = "text_to_image needs the package diffusers: pip install '.[text-to-image]' in the miner's folder"
-# Part of the names of files in half precision, which some repositories have beside those in full.
+# Part of the names of half-precision files, which some repositories have beside those in full precision.
 _HALF = "fp16"
 
 
 class TextToImage:
-    """Sentence -> picture, with any pipeline that diffusers' AutoPipelineForText2Image knows; one call at a time."""
+    """A text-to-image model: any pipeline that diffusers' AutoPipelineForText2Image knows; one call at a time."""
 
     def __init__(self, pipe: Any) -> None:
-        """`pipe`: a diffusers pipeline on its device."""
+        """Take a diffusers pipeline that is on its device."""
         self._pipe = pipe
 
     @staticmethod
     def load(reference: str, compute: ComputeConfig) -> TextToImage:
         """Load a model from a directory or, as "org/name[@revision]", from the local cache; safetensors only.
 
-        Raises TextToImageError if diffusers is missing, CheckpointError if the model is, or does not fit.
+        Raises TextToImageError if diffusers is missing, CheckpointError if the model is missing or does not fit.
         """
         try:
             diffusers = importlib.import_module("diffusers")
         except ImportError as error:
-            raise TextToImageError(f"{_INSTALL} ({error})") from None
+            raise TextToImageError(
+                f"text_to_image needs the package diffusers ({error}): pip install 'sn17-miner[text-to-image]'"
+            ) from None
         directory = locate(reference, MODEL_INDEX)
         diffusers.utils.logging.disable_progress_bar()
-        silence()
+        silence_transformers()
         try:
             pipe = diffusers.AutoPipelineForText2Image.from_pretrained(
                 str(directory),
@@ -75,15 +72,15 @@ class TextToImage:
             return TextToImage(pipe.to(compute.device))
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # diffusers raises whatever its parts do
-            why = " ".join(str(error).split())
-            raise CheckpointError(f"diffusers cannot load {directory} ({type(error).__name__}: {why})") from error
+        except Exception as error:  # diffusers raises whatever its components raise
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"diffusers cannot load {directory} ({type(error).__name__}: {reason})") from error
 
     @torch.inference_mode()
     def __call__(self, sentence: str, seed: int, params: TextToImageParams) -> Image.Image:
-        """The picture of a sentence, RGB, of the model's own size. The noise is drawn on the CPU from the seed.
+        """Draw a sentence as an RGB picture of the model's own size, with noise drawn on the CPU from the seed.
 
-        Raises OutOfMemory, NonFiniteOutput if the model has drawn nothing but one colour, or TextToImageError.
+        Raises OutOfMemory, TextToImageError, or NonFiniteOutput if the picture has a single colour.
         """
         try:
             result = self._pipe(
@@ -95,14 +92,14 @@ class TextToImage:
         except torch.OutOfMemoryError as error:
             reason = str(error).partition(". ")[0]
         except (ValueError, TypeError, AttributeError, IndexError) as error:
-            why = " ".join(str(error).split())
-            raise TextToImageError(f"diffusers failed with steps and guidance of the phase: {why}") from error
+            reason = " ".join(str(error).split())
+            raise TextToImageError(f"diffusers failed with the steps and guidance of the phase: {reason}") from error
         else:
             picture: Image.Image = result.images[0].convert("RGB")
             pixels = np.asarray(picture)
             if (pixels == pixels[0, 0]).all():
-                # What is not a number is drawn black, and what a filter of contents refuses, too.
-                raise NonFiniteOutput("the text-to-image model has drawn an empty picture")
+                # NaN is drawn black, and so is content that a safety checker rejects.
+                raise NonFiniteOutput("the text-to-image model drew an empty picture")
             return picture
         # Outside the handler, since the error holds on to the tensors of every frame it came through.
         torch.cuda.empty_cache()
@@ -110,51 +107,65 @@ class TextToImage:
 
 
 class TextToImageBackend:
-    """A backend for pictures that draws sentences first, each with the seed of its request; see Backend."""
+    """An image backend with a text-to-image model in front of it, which draws sentences with the request's seed.
 
-    def __init__(self, backend: Backend, draw: TextToImage, device: torch.device) -> None:
+    The conditioning of a sentence is the sentence itself, since each seed draws a picture of its own.
+    """
+
+    supports_text = True
+
+    def __init__(self, backend: Backend, text_to_image: TextToImage, device: torch.device) -> None:
+        """Take a backend that supports images and a model on the same device."""
         self.backend = backend
-        self.text = draw
+        self.text_to_image = text_to_image
         self._device = device
 
     @property
-    def image(self) -> object | None:
-        """What turns pictures into objects."""
-        return self.backend.image
+    def supports_image(self) -> bool:
+        """Return whether the backend generates from images."""
+        return self.backend.supports_image
 
-    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
-        """As the backend does; the seconds of a sentence's object hold those for its picture, too.
+    def warm_up(self) -> None:
+        """Warm up the image backend, then generate one object from a sentence."""
+        self.backend.warm_up()
+        for request in warm_up_requests(image=False, text=True):
+            with suppress(EmptyStructure, EmptyForeground):
+                self.generate(request)
 
-        Raises what the backend and TextToImage raise.
+    def encode(self, prompt: Prompt) -> Conditioning[Any]:
+        """Encode images with the image backend; leave a sentence as it is.
+
+        Raises PromptError.
         """
-        if not isinstance(request.prompt, TextPrompt):
-            return self.backend.generate(request, on_step)
+        return Conditioning(prompt, {}) if isinstance(prompt, TextPrompt) else self.backend.encode(prompt)
+
+    def sample(self, conditioning: Conditioning[Any], request: Request, on_step: OnStep = ignore_steps) -> Asset:
+        """Generate one object, drawing a sentence first; its asset's seconds then include all stages of the picture.
+
+        Raises what the image backend and TextToImage raise.
+        """
+        if not isinstance(conditioning.encoded, TextPrompt):
+            return self.backend.sample(conditioning, request, on_step)
+        params = request.text_to_image_params
         started = time.perf_counter()
-        picture = self.text(request.prompt.text, request.seed, request.text_to_image_params)
+        picture = self.text_to_image(conditioning.encoded.text, request.seed, params)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         seconds = time.perf_counter() - started
-        # May stop it, before the longer part begins.
-        on_step(PICTURE_STAGE, request.text_to_image_params.steps, request.text_to_image_params.steps)
-        digest = hashlib.sha256(picture.tobytes()).hexdigest()[:12]
-        asset = self.backend.generate(replace(request, prompt=ImagePrompt(picture, digest)), on_step)
+        # Lets the caller cancel before the longer part begins.
+        on_step(PICTURE_STAGE, params.steps, params.steps)
+        asset = self.backend.generate(replace(request, prompt=ImagePrompt(picture, picture.tobytes())), on_step)
         return replace(asset, seconds={PICTURE_STAGE: seconds, **asset.seconds})
 
-    def generate_batch(
-        self, request: Request, seeds: Sequence[int], on_step: OnStep = ignore_steps
-    ) -> list[Asset | PipelineError]:
-        """As the backend does; of a sentence each seed draws its own picture."""
-        if not isinstance(request.prompt, TextPrompt):
-            return self.backend.generate_batch(request, seeds, on_step)
-        outcomes: list[Asset | PipelineError] = []
-        for seed in seeds:
-            try:
-                outcomes.append(self.generate(replace(request, seed=seed), on_step))
-            except (EmptyForeground, EmptyStructure, NonFiniteOutput, TooManyVoxels) as error:
-                outcomes.append(error)
-        return outcomes
+    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
+        """Encode the request's prompt and generate one object from it.
+
+        Raises what `encode` and `sample` raise.
+        """
+        conditioning = self.encode(request.prompt)
+        return self.sample(conditioning, request, on_step).with_added_seconds(conditioning.seconds)
 
 
 def _has_half(directory: Path) -> bool:
-    """Whether there are files of half precision, which are smaller and taken first, also by download_weights.py."""
+    """Return whether there are half-precision files, which are smaller and which `weights download` prefers, too."""
     return any(f".{_HALF}." in path.name for path in directory.glob("*/*.safetensors"))

@@ -1,4 +1,4 @@
-"""The published implementation as another backend, for comparison: an installed `trellis` package.
+"""A backend that runs the published implementation, an installed `trellis` package, for comparison.
 
 Preprocessing, splats and limits are this package's own; conditioning, sampling and decoding are upstream's.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipeline.conditioning.preprocessing import cut_out, frame_object
 from pipeline.conditioning.prompt import ImagesPrompt, Prompt, TextPrompt
 from pipeline.errors import (
     CheckpointError,
+    EmptyForeground,
     EmptyStructure,
     NonFiniteOutput,
     OutOfMemory,
@@ -29,25 +30,26 @@ from pipeline.errors import (
     TooManyVoxels,
     UnsupportedPrompt,
 )
+from pipeline.generator import warm_up_requests
 from pipeline.params import SamplerParams, VoxelLimit
-from pipeline.request import STAGES, Asset, OnStep, Request, ignore_steps
+from pipeline.request import STAGES, Asset, Conditioning, OnStep, Request, ignore_steps
 from pipeline.splats.splats import Splats
 from pipeline.trellis.gaussians import to_splats
 from pipeline.weights.locate import locate
 
 _INSTALL = (
-    "clone https://github.com/microsoft/TRELLIS, run its setup.sh and put the clone on PYTHONPATH (the packages of "
-    "that name on PyPI are other software), or leave `backend: trellis` out"
+    "clone https://github.com/microsoft/TRELLIS, run its setup.sh and put the clone on PYTHONPATH (the PyPI packages "
+    "of that name are other software), or leave `backend: trellis` out"
 )
 
 
 class BackendError(PipelineError):
-    """The `trellis` package is missing or another one, or it failed."""
+    """An error of the `trellis` package: it is missing, it is another package of that name, or it failed."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Activated:
-    """What `to_splats` reads, from upstream's own activations."""
+class _UpstreamGaussians:
+    """Gaussians after upstream's own activations, as `to_splats` takes them."""
 
     positions: Tensor
     scales: Tensor
@@ -57,22 +59,22 @@ class _Activated:
 
 
 @dataclass
-class _Clock:
-    """Seconds per stage, the stages following one another."""
+class _StageClock:
+    """A clock that adds up the seconds of stages that follow one another."""
 
     device: torch.device
+    stage: str
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    stage: str = STAGES[0]
     since: float = field(default_factory=time.perf_counter)
 
     def enter(self, stage: str) -> None:
-        """End the present stage, unless it is this one already."""
+        """End the current stage, unless it is this one already."""
         if stage != self.stage:
             self.stop()
             self.stage = stage
 
     def stop(self) -> None:
-        """Add the time since the last change to the present stage."""
+        """Add the time since the last change to the current stage."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
@@ -80,13 +82,21 @@ class _Clock:
         self.since = now
 
 
+@dataclass(frozen=True)
+class _EncodedPrompt:
+    """The pipeline for a prompt, and its method that generates, with the prompt already bound."""
+
+    pipeline: Any
+    run: Callable[..., dict[str, Any]]
+
+
 class UpstreamGenerator:
-    """Generates as `pipeline.generator.Generator` does, through upstream's pipelines; one call at a time."""
+    """A backend of upstream's pipelines, for images, for sentences or for both; one call at a time."""
 
     def __init__(
         self, compute: ComputeConfig, image: Any | None, text: Any | None, remove_background: BackgroundRemover | None
     ) -> None:
-        """image, text: upstream's pipelines on their device; pictures need `remove_background`, too."""
+        """Take upstream's pipelines on their device; the one for images needs `remove_background`, too."""
         self.image = image
         self.text = text
         self._remove_background = remove_background
@@ -104,7 +114,7 @@ class UpstreamGenerator:
         """Load upstream's pipelines for checkpoints in directories or in the local Hugging Face cache.
 
         Upstream reads whole checkpoints, with all decoders, and its image encoder through torch.hub.
-        Raises BackendError if the package is not there, CheckpointError or BackgroundModelError.
+        Raises BackendError if the package is missing, CheckpointError or BackgroundModelError.
         """
         image_pipeline = text_pipeline = remover = None
         if image is not None:
@@ -114,14 +124,39 @@ class UpstreamGenerator:
             text_pipeline = _pipeline("TrellisTextTo3DPipeline", text, compute.device)
         return UpstreamGenerator(compute, image_pipeline, text_pipeline, remover)
 
-    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
+    @property
+    def supports_image(self) -> bool:
+        """Return whether the backend generates from images."""
+        return self.image is not None
+
+    @property
+    def supports_text(self) -> bool:
+        """Return whether the backend generates from sentences."""
+        return self.text is not None
+
+    def warm_up(self) -> None:
+        """Generate one object of each kind, so that the first request is as fast as any other."""
+        for request in warm_up_requests(image=self.supports_image, text=self.supports_text):
+            with suppress(EmptyStructure, EmptyForeground):
+                self.generate(request)
+
+    def encode(self, prompt: Prompt) -> Conditioning[_EncodedPrompt]:
+        """Remove the background of images and frame the object; upstream encodes when it samples.
+
+        Raises PromptError.
+        """
+        started = time.perf_counter()
+        return Conditioning(self._encode(prompt), {"background": time.perf_counter() - started})
+
+    def sample(
+        self, conditioning: Conditioning[_EncodedPrompt], request: Request, on_step: OnStep = ignore_steps
+    ) -> Asset:
         """Generate one object. `on_step` is called after each sampler step and may raise Cancelled to stop.
 
-        Raises PromptError, EmptyStructure, TooManyVoxels, NonFiniteOutput, OutOfMemory, BackendError or Cancelled.
+        Raises EmptyStructure, TooManyVoxels, NonFiniteOutput, OutOfMemory, BackendError, or what on_step raises.
         """
-        clock = _Clock(self._device)
-        pipeline, run = self._pipeline_for(request.prompt)
-        clock.enter("conditioning")
+        pipeline, run = conditioning.encoded.pipeline, conditioning.encoded.run
+        clock = _StageClock(self._device, "conditioning")
         counts: list[int] = []
         structure, latents = request.sparse_structure_sampler_params, request.slat_sampler_params
 
@@ -152,33 +187,25 @@ class UpstreamGenerator:
                 raise
             except torch.OutOfMemoryError as error:
                 raise OutOfMemory(f"the GPU's memory did not suffice for upstream: {error}") from None
-            except Exception as error:  # upstream raises whatever its dependencies do
+            except Exception as error:  # upstream raises whatever its dependencies raise
                 raise BackendError(f"the trellis package failed: {type(error).__name__}: {error}") from error
         splats = _splats(result["gaussian"][0])
         clock.stop()
         return Asset(splats, request.seed, counts[-1], clock.seconds)
 
-    def generate_batch(
-        self, request: Request, seeds: Sequence[int], on_step: OnStep = ignore_steps
-    ) -> list[Asset | PipelineError]:
-        """Generate one object for each seed, one after the other; request.seed is not used.
+    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
+        """Encode the request's prompt and generate one object from it.
 
-        In place of an object that could not be made stands its error. Raises PromptError, OutOfMemory or Cancelled.
+        Raises what `encode` and `sample` raise.
         """
-        outcomes: list[Asset | PipelineError] = []
-        for seed in seeds:
-            try:
-                outcomes.append(self.generate(replace(request, seed=seed), on_step))
-            except (EmptyStructure, TooManyVoxels, NonFiniteOutput) as error:
-                outcomes.append(error)
-        return outcomes
+        conditioning = self.encode(request.prompt)
+        return self.sample(conditioning, request, on_step).with_added_seconds(conditioning.seconds)
 
-    def _pipeline_for(self, prompt: Prompt) -> tuple[Any, Callable[..., dict[str, Any]]]:
-        """The pipeline for a prompt, and its method to call with the prompt already given."""
+    def _encode(self, prompt: Prompt) -> _EncodedPrompt:
         if isinstance(prompt, TextPrompt):
             if self.text is None:
                 raise UnsupportedPrompt("no text checkpoint is loaded; the phase needs text: {checkpoint: ...}")
-            return self.text, partial(self.text.run, prompt.text)
+            return _EncodedPrompt(self.text, partial(self.text.run, prompt.text))
         if self.image is None or self._remove_background is None:
             raise UnsupportedPrompt("no image checkpoint is loaded; the phase needs image: {checkpoint: ...}")
         images = prompt.images if isinstance(prompt, ImagesPrompt) else (prompt,)
@@ -187,11 +214,11 @@ class UpstreamGenerator:
             run = partial(self.image.run_multi_image, pictures, preprocess_image=False, mode=prompt.combine)
         else:
             run = partial(self.image.run, pictures[0], preprocess_image=False)
-        return self.image, run
+        return _EncodedPrompt(self.image, run)
 
 
 def _pipeline(class_name: str, reference: str, device: torch.device) -> Any:
-    """Upstream's pipeline of a checkpoint, on the device."""
+    """Load upstream's pipeline of a checkpoint onto the device."""
     directory = locate(reference, "pipeline.json")
     try:
         pipelines = importlib.import_module("trellis.pipelines")
@@ -202,7 +229,7 @@ def _pipeline(class_name: str, reference: str, device: torch.device) -> Any:
     try:
         pipeline = getattr(pipelines, class_name).from_pretrained(str(directory))
         pipeline.to(device)
-    except Exception as error:  # upstream raises whatever its dependencies do
+    except Exception as error:  # upstream raises whatever its dependencies raise
         raise CheckpointError(
             f"the trellis package cannot load {directory} ({type(error).__name__}: {error}); it needs the whole "
             f"checkpoint, with all decoders: run `hf download {reference}`"
@@ -212,7 +239,7 @@ def _pipeline(class_name: str, reference: str, device: torch.device) -> Any:
 
 @contextmanager
 def _wrapped(owner: Any, method: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """Call `wrap` of a method in its place, on this one object."""
+    """Replace a method of this one object by `wrap` of it, inside the block."""
     setattr(owner, method, wrap(getattr(owner, method)))
     try:
         yield
@@ -221,8 +248,8 @@ def _wrapped(owner: Any, method: str, wrap: Callable[[Callable[..., Any]], Calla
 
 
 @contextmanager
-def _watched(sampler: Any, stage: str, steps: int, on_step: OnStep, clock: _Clock) -> Iterator[None]:
-    """Report each step that the sampler takes, and the time it begins and ends."""
+def _watched(sampler: Any, stage: str, steps: int, on_step: OnStep, clock: _StageClock) -> Iterator[None]:
+    """Report each step that the sampler takes inside the block, and tell the clock when its stage begins and ends."""
     done = 0
 
     def report(sample_once: Callable[..., Any]) -> Callable[..., Any]:
@@ -242,7 +269,7 @@ def _watched(sampler: Any, stage: str, steps: int, on_step: OnStep, clock: _Cloc
         try:
             yield
         finally:
-            # For several images upstream puts methods on the sampler, and leaves them there if it is stopped.
+            # For several images, upstream sets methods on the sampler and leaves them there if it is interrupted.
             for leftover in ("_inference_model", "_old_inference_model"):
                 vars(sampler).pop(leftover, None)
 
@@ -257,13 +284,13 @@ def _check_count(count: int, limit: VoxelLimit | None) -> None:
     if count == 0:
         raise EmptyStructure("the structure sampler left every voxel empty; try another seed")
     if limit is not None and count > limit.count:
-        why = ", and upstream cannot drop any" if limit.excess == "drop" else ""
-        raise TooManyVoxels(f"the structure has {count} voxels, more than {limit.count}{why}")
+        note = ", and upstream cannot drop any" if limit.excess == "drop" else ""
+        raise TooManyVoxels(f"the structure has {count} voxels, more than {limit.count}{note}")
 
 
 def _splats(gaussian: Any) -> Splats:
-    """Upstream's `Gaussian` in the frame of its PLY files."""
-    activated = _Activated(
+    """Convert upstream's `Gaussian` to splats in the frame of its PLY files."""
+    activated = _UpstreamGaussians(
         positions=gaussian.get_xyz.float(),
         scales=gaussian.get_scaling.float(),
         quaternions=gaussian.get_rotation.float(),

@@ -1,4 +1,4 @@
-"""Image to tokens: DINOv2 with registers, through transformers."""
+"""Encoding of images to tokens with DINOv2 with registers, through transformers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _TOKEN_NORM_EPS = 1e-5
 
 
 class ImageEncoder:
-    """Picture -> tokens [1, 1 + registers + patches, C], as TRELLIS conditions on them.
+    """An image encoder, whose tokens [1, 1 + registers + patches, C] TRELLIS is conditioned on.
 
     The tokens are the network's state before its own final norm, then normalised without affine. The
     network runs in float32, as upstream's does.
     """
 
     def __init__(self, directory: Path, device: torch.device) -> None:
-        """Load a transformers directory (config.json, model.safetensors); raises CheckpointError."""
+        """Load a transformers directory (config.json, model.safetensors); raise CheckpointError if that fails."""
         from transformers import Dinov2WithRegistersModel
 
         self._model = load_pretrained(Dinov2WithRegistersModel, "image encoder", directory, device)
@@ -36,18 +36,18 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def __call__(self, picture: Image.Image) -> Tensor:
-        """RGB picture of any square size -> tokens [1, T, C] float32 on the encoder's device."""
+        """Encode an RGB image of any square size to tokens [1, T, C] float32 on the encoder's device."""
         resized = picture.resize((self.picture_size, self.picture_size), Image.Resampling.LANCZOS)
         pixels = torch.from_numpy(np.array(resized)).to(self._device).permute(2, 0, 1).float() / 255
         return normalised_tokens(self._model(normalised_pixels(pixels[None])).last_hidden_state)
 
 
 def normalised_pixels(pixels: Tensor) -> Tensor:
-    """[B, 3, S, S] in 0..1 -> what the encoder takes."""
+    """Normalise pixels [B, 3, S, S] in 0..1 by the mean and deviation that the encoder was trained with."""
     mean, std = (pixels.new_tensor(v)[:, None, None] for v in (_MEAN, _STD))
     return (pixels - mean) / std
 
 
 def normalised_tokens(states: Tensor) -> Tensor:
-    """The encoder's states [B, T, C] before its own final norm -> tokens."""
+    """Normalise the encoder's states [B, T, C] before its own final norm to tokens of the same shape."""
     return F.layer_norm(states, states.shape[-1:], eps=_TOKEN_NORM_EPS)

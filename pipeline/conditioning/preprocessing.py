@@ -1,4 +1,4 @@
-"""From a prompt's picture to the square picture that the image encoder sees.
+"""Preparation of a prompt's image for the image encoder: cut out, cropped to a square, on black.
 
 Steps and rounding: microsoft/TRELLIS, `TrellisImageTo3DPipeline.preprocess_image`.
 """
@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.errors import EmptyForeground
 
 PICTURE_SIZE = 518
-# Longest side that background removal sees.
+# Longest side of an image given to background removal.
 _MAX_MATTING_SIDE = 1024
 # A pixel belongs to the object above this alpha (0.8 * 255).
 _FOREGROUND_ALPHA = 204
@@ -21,14 +21,14 @@ _MARGIN = 1.2
 
 
 def has_alpha(image: Image.Image) -> bool:
-    """Whether the picture says itself what is background: an alpha channel that is not opaque everywhere."""
+    """Return whether the image has an alpha channel that is not opaque everywhere, which marks its background."""
     return image.mode == "RGBA" and int(np.asarray(image.getchannel("A")).min()) < 255
 
 
 def cut_out(image: Image.Image, remove_background: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The picture as RGBA with its background transparent; a picture with real alpha is returned as it is.
+    """Return the image as RGBA with a transparent background; one with real alpha is returned as it is.
 
-    remove_background takes an RGB picture and returns an RGBA one of the same size.
+    remove_background takes an RGB image and returns an RGBA image of the same size. Large images are shrunk first.
     """
     if has_alpha(image):
         return image
@@ -41,7 +41,7 @@ def cut_out(image: Image.Image, remove_background: Callable[[Image.Image], Image
 
 
 def frame_object(cutout: Image.Image) -> Image.Image:
-    """RGBA picture -> RGB picture of 518 x 518 pixels, the object in the middle, on black.
+    """Turn an RGBA image into an RGB image of 518 x 518 pixels with the object centred on black.
 
     Raises EmptyForeground if no object is visible.
     """
@@ -52,7 +52,7 @@ def frame_object(cutout: Image.Image) -> Image.Image:
     left, right, top, bottom = (int(v) for v in (columns.min(), columns.max(), rows.min(), rows.max()))
     half = int(max(right - left, bottom - top) * _MARGIN) // 2
     if half == 0:
-        raise EmptyForeground("the image shows no object: what is opaque in it is a few pixels small")
+        raise EmptyForeground("the image shows no object: its opaque part is only a few pixels large")
     x, y = (left + right) / 2, (top + bottom) / 2
     # Pillow rounds the box half to even and fills what lies outside with transparent black.
     square = cutout.crop((x - half, y - half, x + half, y + half))

@@ -1,4 +1,4 @@
-"""Loading a transformers directory without its leniency: what does not fit is an error, not random weights."""
+"""Strict loading of transformers directories: tensors that do not fit are an error instead of random weights."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from pipeline.errors import CheckpointError
 from pipeline.weights.locate import refuse_pickle
 
 
-def silence() -> None:
-    """No progress bars and no warnings of transformers in the log."""
+def silence_transformers() -> None:
+    """Turn off the progress bars and warnings of transformers."""
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()
     set_verbosity_error()
 
 
-def load_pretrained(model_class: Any, what: str, directory: Path, device: torch.device, unused: str = "(?!)") -> Any:
-    """The model of a directory (config.json, model.safetensors), float32, on `device`, in evaluation mode.
+def load_pretrained(
+    model_class: Any, description: str, directory: Path, device: torch.device, unused: str = "(?!)"
+) -> Any:
+    """Load the model of a directory (config.json, model.safetensors), float32, on `device`, in evaluation mode.
 
-    unused: pattern of tensors that may be in the file though the model has none such; by default no tensor is.
-    Raises CheckpointError, `what` naming the model, if a file is missing or damaged or its tensors do not fit.
+    unused: pattern of tensors that may be in the file although the model lacks them; by default it matches none.
+    Raises CheckpointError, which calls the model by its `description`, if a file is missing or damaged or its tensors
+    do not fit.
     """
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -33,8 +36,8 @@ def load_pretrained(model_class: Any, what: str, directory: Path, device: torch.
         raise CheckpointError(f"{directory / 'config.json'} is missing")
     if not any(directory.glob("*.safetensors")):
         refuse_pickle(directory / "pytorch_model")
-    # transformers would fill in random weights where the file does not fit, and only warn; we refuse below.
-    silence()
+    # transformers fills in random weights where the file does not fit, and only warns; that is an error below.
+    silence_transformers()
     try:
         model, report = model_class.from_pretrained(
             directory,
@@ -45,7 +48,9 @@ def load_pretrained(model_class: Any, what: str, directory: Path, device: torch.
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise CheckpointError(f"cannot load the {what} in {directory}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(
+            f"cannot load the {description} in {directory}: {' '.join(str(error).split())}"
+        ) from error
     unexpected = {name for name in report["unexpected_keys"] if not re.match(unused, name)}
     mismatched = {name for name, *_ in report["mismatched_keys"]}
     if wrong := sorted({*report["missing_keys"], *unexpected, *mismatched}):

@@ -1,12 +1,12 @@
-"""Decoding and limits of what strangers send: a sentence, or the base64 text of an image file."""
+"""Prompts, with the limits that protect against what untrusted senders submit."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -21,49 +21,55 @@ MAX_TEXT_LENGTH = 1024
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 
-# How several pictures of one object become one condition; the names are upstream's.
+# How several images of one object are combined into one condition; the names are upstream's.
 Combine = Literal["stochastic", "multidiffusion"]
 
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """A sentence, stripped, not empty."""
+    """A sentence without surrounding whitespace, not empty."""
 
     text: str
 
     @property
     def label(self) -> str:
-        """What to show in a log."""
+        """Description for logs, on one line."""
         return repr(self.text[:80])
 
 
 @dataclass(frozen=True, eq=False)
 class ImagePrompt:
-    """A decoded picture of mode RGB or RGBA; digest is the first 12 hex digits of its file's sha256."""
+    """A decoded image of mode RGB or RGBA, and the bytes of its file; a drawn image has its raw pixels as file."""
 
     image: Image.Image
-    digest: str
+    file: bytes
+
+    @cached_property
+    def digest(self) -> str:
+        """First 12 hex digits of the file's sha256."""
+        return hashlib.sha256(self.file).hexdigest()[:12]
 
     @property
     def label(self) -> str:
-        """What to show in a log: never the picture's own bytes."""
+        """Description for logs, which never contains the image's own bytes."""
         return f"image {self.digest} ({self.image.width}x{self.image.height} {self.image.mode})"
 
 
 @dataclass(frozen=True, eq=False)
 class ImagesPrompt:
-    """Several pictures of one object, which take turns from step to step or are averaged in every step."""
+    """Several images of one object, which take turns from step to step or are averaged in every step."""
 
     images: tuple[ImagePrompt, ...]
     combine: Combine = "stochastic"
 
     def __post_init__(self) -> None:
+        """Raise PromptError if there is no image."""
         if not self.images:
             raise PromptError("the prompt has no image")
 
     @property
     def label(self) -> str:
-        """What to show in a log."""
+        """Description for logs."""
         return f"{len(self.images)} images, {self.combine}: " + "; ".join(image.label for image in self.images)
 
 
@@ -71,7 +77,7 @@ Prompt = TextPrompt | ImagePrompt | ImagesPrompt
 
 
 def parse_text_prompt(text: str) -> TextPrompt:
-    """Raises PromptError if the sentence is empty or longer than MAX_TEXT_LENGTH."""
+    """Strip a sentence; raise PromptError if it is empty or longer than MAX_TEXT_LENGTH."""
     stripped = text.strip()
     if not stripped:
         raise PromptError("the prompt is empty")
@@ -80,44 +86,20 @@ def parse_text_prompt(text: str) -> TextPrompt:
     return TextPrompt(stripped)
 
 
-def decode_base64_image(text: str) -> ImagePrompt:
-    """The picture in a base64 text, with or without a `data:...;base64,` head and line breaks.
-
-    Raises PromptError if it is empty, not base64, or no acceptable image.
-    """
-    encoded = "".join(text.rpartition(",")[2].split()) if text.startswith("data:") else "".join(text.split())
-    if not encoded:
-        raise PromptError("the prompt is empty")
-    if len(encoded) > (MAX_IMAGE_BYTES + 2) // 3 * 4:
-        raise PromptError(f"the image has more than {MAX_IMAGE_BYTES} bytes")
-    try:
-        data = base64.b64decode(encoded, validate=True)
-    except ValueError as error:
-        raise PromptError(f"the image is not valid base64: {error}") from None
-    return decode_image_prompt(data)
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    # Pillow converts 16-bit grey by clipping, which makes nearly all of it white.
-    if not image.mode.startswith("I;16"):
-        return image
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-
-
-def decode_image_prompt(data: bytes) -> ImagePrompt:
-    """The picture in the bytes of an image file; transparency of any kind becomes an alpha channel.
+def decode_image_prompt(file: bytes) -> ImagePrompt:
+    """Decode the bytes of an image file; transparency of any kind becomes an alpha channel.
 
     The size is checked before any pixel is decoded. Raises PromptError if it is too large or unreadable.
     """
-    if len(data) > MAX_IMAGE_BYTES:
-        raise PromptError(f"the image has {len(data)} bytes, more than {MAX_IMAGE_BYTES}")
+    if len(file) > MAX_IMAGE_BYTES:
+        raise PromptError(f"the image has {len(file)} bytes, more than {MAX_IMAGE_BYTES}")
     try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as opened:
+        with Image.open(io.BytesIO(file), formats=IMAGE_FORMATS) as opened:
             if max(opened.size) > MAX_IMAGE_SIDE:
                 raise PromptError(
                     f"the image is {opened.width}x{opened.height} pixels, more than {MAX_IMAGE_SIDE} a side"
                 )
-            image = _eight_bit(opened).convert("RGBA" if opened.has_transparency_data else "RGB")
+            image = _to_eight_bit(opened).convert("RGBA" if opened.has_transparency_data else "RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PromptError(f"the image is far more than {MAX_IMAGE_SIDE} pixels a side") from None
     except UnidentifiedImageError:
@@ -125,4 +107,11 @@ def decode_image_prompt(data: bytes) -> ImagePrompt:
     except (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, EOFError, struct.error) as error:
         # Pillow's decoders report damaged files with any of these.
         raise PromptError(f"the image cannot be decoded: {error}") from None
-    return ImagePrompt(image, hashlib.sha256(data).hexdigest()[:12])
+    return ImagePrompt(image, file)
+
+
+def _to_eight_bit(image: Image.Image) -> Image.Image:
+    # Pillow converts 16-bit grey by clipping, which makes nearly all of it white.
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

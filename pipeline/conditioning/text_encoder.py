@@ -1,4 +1,4 @@
-"""Sentence to tokens: the text half of CLIP, through transformers."""
+"""Encoding of sentences to tokens with the text model of CLIP, through transformers."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from pipeline.conditioning.pretrained import load_pretrained
 from pipeline.errors import CheckpointError
 
 TOKENS = 77
-# Beside the text model, the published files hold the image model, the two projections and the temperature.
-_OTHER_HALF = r"vision_model\.|visual_projection\.|text_projection\.|logit_scale$"
+# Besides the text model, the published files hold the image model, the two projections and the temperature.
+_UNUSED = r"vision_model\.|visual_projection\.|text_projection\.|logit_scale$"
 
 
 class TextEncoder:
-    """Sentence -> tokens [1, 77, C], as TRELLIS conditions on them.
+    """A text encoder, whose tokens [1, 77, C] TRELLIS is conditioned on.
 
-    The tokens are the text model's state after its final norm, in float32. Padding is not masked, as upstream does
-    not: the flow models see the padding tokens' states, too.
+    The tokens are the text model's state after its final norm, in float32. As upstream does, padding is not masked:
+    the flow models see the padding tokens' states, too.
 
-    null: [1, 77, C], the condition of the empty sentence, which guidance leads away from.
+    null: [1, 77, C], the tokens of the empty sentence, which are the negative condition.
     channels: C.
     """
 
     def __init__(self, directory: Path, device: torch.device) -> None:
-        """Load a transformers directory of CLIPTextModel or CLIPModel; raises CheckpointError.
+        """Load a transformers directory of CLIPTextModel or CLIPModel; raise CheckpointError if that fails.
 
-        It holds config.json, model.safetensors and the tokenizer's vocab.json and merges.txt.
+        The directory holds config.json, model.safetensors and the tokenizer's vocab.json and merges.txt.
         """
         from transformers import CLIPTextModel
 
-        self._model = load_pretrained(CLIPTextModel, "text encoder", directory, device, _OTHER_HALF)
+        self._model = load_pretrained(CLIPTextModel, "text encoder", directory, device, _UNUSED)
         self._tokenizer = _load_tokenizer(directory)
         self._device = device
         config = self._model.config
         if config.max_position_embeddings < TOKENS or config.vocab_size < len(self._tokenizer):
             raise CheckpointError(
                 f"{directory / 'config.json'} has {config.max_position_embeddings} positions and {config.vocab_size} "
-                f"tokens; needed are {TOKENS} and the {len(self._tokenizer)} of the tokenizer"
+                f"tokens, but {TOKENS} and the {len(self._tokenizer)} of the tokenizer are needed"
             )
         self.channels: int = config.hidden_size
         self.null = self("")
 
     @torch.inference_mode()
     def __call__(self, text: str) -> Tensor:
-        """Text of any length, cut after 75 tokens -> tokens [1, 77, C] float32 on the encoder's device."""
+        """Encode text of any length, truncated to 75 tokens, to tokens [1, 77, C] float32 on the encoder's device."""
         encoded = self._tokenizer(text, max_length=TOKENS, padding="max_length", truncation=True, return_tensors="pt")
         tokens: Tensor = self._model(input_ids=encoded["input_ids"].to(self._device)).last_hidden_state
         return tokens
@@ -61,5 +61,5 @@ def _load_tokenizer(directory: Path) -> Any:
             raise CheckpointError(f"{directory / name} is missing")
     try:
         return CLIPTokenizer.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # tokenizers raises this very class
+    except Exception as error:  # tokenizers raises plain Exception
         raise CheckpointError(f"cannot load the tokenizer in {directory}: {' '.join(str(error).split())}") from error

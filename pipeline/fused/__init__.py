@@ -1,9 +1,8 @@
-"""The flow models on a GPU, faster than the plain path and equal to it up to rounding. Needs Triton.
+"""Fused flow models for GPUs with Triton, equal to the plain ones up to rounding.
 
-What is saved, and where: guidance's two passes run as one batch, with the first self-attention done once for both
-(trunk); the context's keys and values are computed once for all steps, and a context of zeros is a constant (trunk);
-all steps' modulations come from one product for each layer (trunk, residual); norms, modulation, gates and residuals
-take one kernel (norms); convolutions need neither copies of neighbours nor up-sampled features (convolution,
-residual); what follows from the voxels alone is computed once for each structure (latents); steps are replayed from
-CUDA graphs, those of latents from graphs of their own structure (graphs).
+transformer: the conditional and the unconditional half of guidance run as one batch that shares the first
+self-attention. cache: modulations, keys and values are computed once for all steps, and a context of zeros is a
+constant. norms: a kernel fuses norm, modulation, gate and residual. linear: products in 8 bits. convolution, residual:
+neither neighbourhoods nor up-sampled features are copied. latent_flow: what follows from the voxels alone is computed
+once for each structure. graphs: steps are replayed from CUDA graphs, those of latents from graphs of their structure.
 """

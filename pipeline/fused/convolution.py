@@ -1,6 +1,6 @@
-"""Sparse convolution as one product of every source row with all kernel offsets, then a sum over the neighbours.
+"""Sparse convolution: every source row is multiplied by all kernel offsets, then the neighbours are summed.
 
-No neighbourhood is ever copied, and rows that stand for several voxels (up-sampled features) are multiplied once.
+No neighbourhood is copied, and rows that stand for several voxels (up-sampled features) are multiplied only once.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pipeline.fused.norms import normalised
+from pipeline.fused.norms import normalise
 from pipeline.trellis.layers import BLOCK_NORM_EPS
 
 OFFSETS = 27
 
 
-# Triton would compile anew for counts that 16 divides and for those it does not.
+# Otherwise Triton compiles separately for counts that are divisible by 16.
 @triton.jit(do_not_specialize=["rows", "sources", "skip_rows"])
 def _gather_sum_kernel(
     products_ptr,
@@ -50,7 +50,7 @@ def _gather_sum_kernel(
             total += tl.load(products_ptr + start + columns, inside, 0.0).to(tl.float32)
     if MODULATED:
         total = total.to(out_ptr.dtype.element_ty).to(tl.float32)
-        total = normalised(total, channels, columns, eps)
+        total = normalise(total, channels, columns, eps)
         scale = tl.load(scale_ptr + columns, inside, 0.0).to(tl.float32) + 1.0
         total = total * scale + tl.load(shift_ptr + columns, inside, 0.0).to(tl.float32)
         total *= tl.sigmoid(total)
@@ -71,12 +71,12 @@ def gather_sum(
     skip: Tensor | None = None,
     skip_rows: Tensor | None = None,
 ) -> Tensor:
-    """out [B, N, C] = bias + the sum of products[b, table[n, o], o] over the offsets o that have a neighbour.
+    """Return bias plus the sum of products[b, table[n, o], o] over the offsets o that have a neighbour: [B, N, C].
 
     products [B, M, 27 * C]: each source row times the weights of each offset; table [N, 27] int32: the source row at
-    each offset, -1 where there is none; bias [C]. Then, both optional: modulation (scale, shift), each [C], gives the
-    SiLU of norm(out) * (1 + scale) + shift; and skip is added: [B, N, C], or, with skip_rows [N] int32, the rows of
-    skip [B, S, C] named there.
+    each offset, -1 where there is none; bias [C]. Two optional steps follow. With modulation (scale, shift), each [C],
+    the sum becomes the SiLU of norm(sum) * (1 + scale) + shift. Then skip [B, N, C] is added or, with skip_rows [N]
+    int32, those rows of skip [B, S, C].
     """
     batch, sources, _ = products.shape
     rows, channels = len(table), len(bias)
@@ -109,9 +109,9 @@ def gather_sum(
 
 
 def pack_kernel(weight: torch.nn.Parameter) -> Tensor:
-    """Lay a kernel [out, 3, 3, 3, in] out as [27 * out, in] for `products`, without keeping a second copy.
+    """Lay out a kernel [out, 3, 3, 3, in] as [27 * out, in], the weight of `products`, without a second copy.
 
-    The parameter keeps its values and shape, as a view of what is returned.
+    The parameter keeps its values and shape and becomes a view of the result.
     """
     out_channels, in_channels = weight.shape[0], weight.shape[-1]
     packed = weight.detach().flatten(1, 3).transpose(0, 1).contiguous()

@@ -1,7 +1,7 @@
-"""Functions of tensors replayed from CUDA graphs, which a GPU starts faster than a processor starts kernel by kernel.
+"""Functions of tensors that are replayed from CUDA graphs, which saves launching their kernels one by one.
 
-Graphs here are recorded with no pause: `torch.cuda.graph` would wait for the GPU and give its cached memory back, which
-takes longer than what a structure gains.
+Graphs are captured without a pause: `torch.cuda.graph` would synchronise and release cached memory, which costs more
+time than a structure's graphs save.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ import torch
 from torch import Tensor
 
 
-class GraphMemory:
-    """Working memory that graphs share, which is right for those that never run at the same time."""
+class GraphPool:
+    """A pool of memory that CUDA graphs share, which is safe as long as they never run at the same time."""
 
     def __init__(self, device: torch.device) -> None:
+        """Create an empty pool on a CUDA device."""
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)
-        self._keeper: torch.cuda.CUDAGraph | None = None
+        self._placeholder: torch.cuda.CUDAGraph | None = None
 
-    def record(self, run: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """A graph of what `run` does, which must have been run before, and the memory of its result."""
-        if self._keeper is None:
-            # Keeps the pool in being while there is no other graph.
-            self._keeper, _ = self._record(lambda: torch.zeros(1, device=self._device))
-        return self._record(run)
+    def capture(self, run: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """Capture `run`, which must have been run before; return the graph and the memory of its result."""
+        if self._placeholder is None:
+            # Keeps the pool alive while it has no other graph.
+            self._placeholder, _ = self._capture(lambda: torch.zeros(1, device=self._device))
+        return self._capture(run)
 
-    def _record(self, run: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _capture(self, run: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         graph = torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            # Other threads may use the GPU meanwhile, to encode the previous result.
+            # Other threads may use the GPU meanwhile, for example to encode the previous result.
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 out = run()
@@ -43,8 +44,8 @@ class GraphMemory:
 
 
 @dataclass(frozen=True, eq=False)
-class _Recorded:
-    """A graph and the memory it reads from and writes to."""
+class _CapturedGraph:
+    """A graph and the memory that it reads from and writes to."""
 
     graph: torch.cuda.CUDAGraph
     inputs: Sequence[Tensor]
@@ -52,33 +53,36 @@ class _Recorded:
 
 
 class GraphedCallable:
-    """A function of tensors whose shapes stay the same: run when it is first called, recorded the second time and
-    replayed from then on. Without memory for graphs, as on a CPU, or without enough, it is always run."""
+    """A function of tensors of constant shapes: the first call runs it, the second captures it, later ones replay it.
 
-    def __init__(self, run: Callable[..., Tensor], memory: GraphMemory | None) -> None:
+    Without a pool, as on a CPU, or without enough memory, every call runs it.
+    """
+
+    def __init__(self, run: Callable[..., Tensor], pool: GraphPool | None) -> None:
+        """Wrap `run`, which is to be captured in the pool."""
         self._run = run
-        self._memory = memory
-        self._met = False
-        self._recorded: _Recorded | None = None
+        self._pool = pool
+        self._has_run = False
+        self._graph: _CapturedGraph | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """The function's result, in memory of its own."""
-        if self._recorded is None and self._memory is not None and self._met:
-            self._recorded = self._record(self._memory, inputs)
-        self._met = True
-        if self._recorded is None:
+        """Return the function's result, in memory of its own."""
+        if self._graph is None and self._pool is not None and self._has_run:
+            self._graph = self._capture(self._pool, inputs)
+        self._has_run = True
+        if self._graph is None:
             return self._run(*inputs)
-        for target, source in zip(self._recorded.inputs, inputs, strict=True):
+        for target, source in zip(self._graph.inputs, inputs, strict=True):
             target.copy_(source)
-        self._recorded.graph.replay()
-        return self._recorded.out.clone()
+        self._graph.graph.replay()
+        return self._graph.out.clone()
 
-    def _record(self, memory: GraphMemory, inputs: Sequence[Tensor]) -> _Recorded | None:
+    def _capture(self, pool: GraphPool, inputs: Sequence[Tensor]) -> _CapturedGraph | None:
         try:
-            own = [x.clone() for x in inputs]
-            graph, out = memory.record(lambda: self._run(*own))
-            return _Recorded(graph, own, out)
+            static_inputs = [x.clone() for x in inputs]
+            graph, out = pool.capture(lambda: self._run(*static_inputs))
+            return _CapturedGraph(graph, static_inputs, out)
         except torch.OutOfMemoryError:
-            # While it records, torch cannot give cached memory back to make room; otherwise it can.
-            self._memory = None
+            # During a capture torch cannot release cached memory to satisfy an allocation; otherwise it can.
+            self._pool = None
             return None

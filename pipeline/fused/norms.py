@@ -1,4 +1,4 @@
-"""Triton kernels for norms and what stands around them, in one pass over memory.
+"""Triton kernels that fuse norms with the operations around them into one pass over memory.
 
 They compute in float32 and round once, when they store.
 """
@@ -11,15 +11,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pipeline.fused.products import Rows, store_fp8
+from pipeline.fused.linear import Activations, store_fp8
 from pipeline.trellis.layers import BLOCK_NORM_EPS
 
 _WARPS = 4
 
 
 @triton.jit
-def normalised(x, channels, columns, eps):
-    """x [BLOCK], zero from `channels` on, to mean 0 and variance 1."""
+def normalise(x, channels, columns, eps):
+    """Normalise x [BLOCK], which is zero from `channels` on, to mean 0 and variance 1."""
     centred = tl.where(columns < channels, x - tl.sum(x) / channels, 0.0)
     return centred * tl.rsqrt(tl.sum(centred * centred) / channels + eps)
 
@@ -58,11 +58,11 @@ def _add_norm_kernel(
     if HAS_CONSTANT:
         x += tl.load(constant_ptr + columns, inside, 0.0).to(tl.float32)
     if HAS_Y or HAS_CONSTANT:
-        # The norm sees what the residual stream holds from now on, rounded as it is stored.
+        # The norm is of the residual stream as it is stored, which is rounded.
         rounded = x.to(x_ptr.dtype.element_ty)
         tl.store(x_ptr + row, rounded, inside)
         x = rounded.to(tl.float32)
-    x = normalised(x, channels, columns, eps)
+    x = normalise(x, channels, columns, eps)
     if HAS_SCALE:
         scale = tl.load(scale_ptr + columns, inside, 0.0).to(tl.float32) + SCALE_OFFSET
         x = x * scale + tl.load(shift_ptr + columns, inside, 0.0).to(tl.float32)
@@ -98,16 +98,16 @@ def add_norm(
     modulation: tuple[Tensor, Tensor] | None = None,
     affine: tuple[Tensor, Tensor] | None = None,
     silu: bool = False,
-    out: Rows | None = None,
-) -> Rows:
-    """x += gate * y + constant, in place; then the layer norm of x, modulated or with affine, then SiLU.
+    out: Activations | None = None,
+) -> Activations:
+    """Add gate * y + constant to x in place, and return the layer norm of x, modulated or affine, then SiLU.
 
-    x, y and out [R, C] contiguous, out in half precision or in 8 bits; gate and constant [C]; modulation (scale,
-    shift) gives norm * (1 + scale) + shift, affine (weight, bias) gives norm * weight + bias, all [C]. Everything but
-    x is optional. Returns out.
+    x, y and out are [R, C] and contiguous, out in half precision or in 8 bits; gate and constant are [C]. modulation
+    (scale, shift) gives norm * (1 + scale) + shift, affine (weight, bias) gives norm * weight + bias, all [C]. Only x
+    is required. The result is written to out, if given.
     """
     rows, channels = x.shape
-    out = Rows.like(x, fp8=False) if out is None else out
+    out = Activations.empty_like(x, fp8=False) if out is None else out
     scale, shift = modulation or affine or (None, None)
     _add_norm_kernel[(rows,)](
         x,
@@ -134,9 +134,9 @@ def add_norm(
 
 
 def head_norm(x: Tensor, gamma: Tensor) -> None:
-    """Root-mean-square norm of each head, in place, in the first P of the parts that a row of x holds.
+    """Apply the root-mean-square norm of each head in place, in the first P parts of each row of x.
 
-    x [R, parts * heads * head_dim] contiguous; gamma [P, heads, head_dim] float32, P <= parts.
+    x [R, parts * heads * head_dim] is contiguous; gamma is [P, heads, head_dim] float32, P <= parts.
     """
     parts, heads, head_dim = gamma.shape
     _head_norm_kernel[(len(x), parts)](

@@ -1,4 +1,4 @@
-"""The networks of one checkpoint at work: conditions and noise in, splats out. No prompts and no seeds here."""
+"""Sampling and decoding with the networks of one checkpoint: conditions and noise in, splats out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.compute import ComputeConfig
 from pipeline.errors import NonFiniteOutput
-from pipeline.params import Conditions, Context, SamplerParams, Velocities
+from pipeline.params import Conditions, SamplerParams, Velocities
 from pipeline.sampling.euler import euler_steps, schedule
 from pipeline.sampling.velocity import Flows, PlainFlows
 from pipeline.splats.splats import Splats
@@ -22,23 +22,24 @@ from pipeline.trellis.gaussians import to_gaussians, to_splats
 # Called after each sampler step with the number of steps done.
 OnSamplerStep = Callable[[int], None]
 
-# Attention for the windows of a structure, whose numbers and lengths are always new: cuDNN takes a tenth of a second to
-# plan for them.
-_UNPLANNED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-# Guided steps and unguided ones, two of each, since fused flows run a step the first time and record it the second.
-REHEARSAL = SamplerParams(steps=4, cfg_strength=1.0, cfg_interval=(0.6, 1.0))
-# Cells of two voxels along each axis of a structure.
+# Attention inside windows, whose number and lengths differ in every structure. cuDNN is left out, since it plans for a
+# tenth of a second for each new shape.
+_WINDOW_ATTENTION_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+# Two guided and two unguided steps, since fused flows run a step the first time and capture it the second.
+WARM_UP_PARAMS = SamplerParams(steps=4, cfg_strength=1.0, cfg_interval=(0.6, 1.0))
+# Coarse cells along each axis of a structure; a cell has two voxels along each axis.
 _CELLS = 32
 
 
-def _unwatched(_done: int) -> None:
-    """The OnSamplerStep for when nobody watches."""
+def _ignore_step(_done: int) -> None:
+    """Do nothing; an OnSamplerStep for callers that do not report progress."""
 
 
 class Engine:
-    """Samples and decodes with one checkpoint; noise comes from the caller and may lie on any device."""
+    """One checkpoint's networks, for sampling and decoding; noise comes from the caller and may lie on any device."""
 
     def __init__(self, checkpoint: Checkpoint, compute: ComputeConfig) -> None:
+        """Prepare the checkpoint's flows with the kernels that `compute` names."""
         self.checkpoint = checkpoint
         self.device = compute.device
         self.flows = _flows(checkpoint, compute)
@@ -55,62 +56,64 @@ class Engine:
         return self.checkpoint.latent_flow.in_channels
 
     def sample_structure(
-        self, conditions: Conditions[Context], params: SamplerParams, noise: Tensor, on_step: OnSamplerStep = _unwatched
+        self, conditions: Conditions, params: SamplerParams, noise: Tensor, on_step: OnSamplerStep = _ignore_step
     ) -> Tensor:
-        """noise [B, *structure_shape] -> a latent grid of the same shape, on the engine's device."""
-        velocities = self.flows.structure(schedule(params.steps, params.rescale_t), conditions)
+        """Turn noise [B, *structure_shape] into a latent grid of the same shape, on the engine's device."""
+        velocities = self.flows.prepare_structure(schedule(params.steps, params.rescale_t), conditions)
         return self._sample(velocities, conditions, params, noise, on_step)
 
     def decode_structure(self, sample: Tensor) -> Tensor:
-        """Latent grid [B, *structure_shape] -> occupancy logits [B, 1, R, R, R]."""
+        """Turn a latent grid [B, *structure_shape] into occupancy logits [B, 1, R, R, R]."""
         logits: Tensor = self.checkpoint.structure_decoder(sample)
         return logits
 
     def sample_latents(
         self,
-        conditions: Conditions[Context],
+        conditions: Conditions,
         params: SamplerParams,
         grid: VoxelGrid,
         noise: Tensor,
-        on_step: OnSamplerStep = _unwatched,
+        on_step: OnSamplerStep = _ignore_step,
     ) -> Tensor:
-        """noise [N, latent_channels] on the N voxels of a grid -> latents, denormalised, of the same shape."""
-        velocities = self.flows.latents(schedule(params.steps, params.rescale_t), conditions, grid)
+        """Turn noise [N, latent_channels] on the N voxels of a grid into denormalised latents of the same shape."""
+        velocities = self.flows.prepare_latents(schedule(params.steps, params.rescale_t), conditions, grid)
         sample = self._sample(velocities, conditions, params, noise, on_step)
         return sample * self.checkpoint.latent_std + self.checkpoint.latent_mean
 
     def decode_latents(self, latents: Tensor, grid: VoxelGrid) -> Splats:
-        """latents [N, latent_channels] on the N voxels of a grid -> splats, voxel by voxel.
+        """Turn latents [N, latent_channels] on the N voxels of a grid into splats, voxel by voxel.
 
         Raises NonFiniteOutput.
         """
         decoder = self.checkpoint.gaussian_decoder
-        with sdpa_kernel(_UNPLANNED):
+        with sdpa_kernel(_WINDOW_ATTENTION_BACKENDS):
             raw: Tensor = decoder(latents, grid)
         if not bool(raw.isfinite().all()):
             raise NonFiniteOutput("the gaussian decoder returned NaN or infinity; try precision: float32")
         return to_splats(to_gaussians(raw, grid, decoder.resolution, decoder.offset_perturbation, decoder.config))
 
     @torch.inference_mode()
-    def rehearse(self, conditions: Conditions[Context]) -> None:
-        """Sample latents in a few steps on structures of all sizes that the flows tell apart.
+    def warm_up(self, conditions: Conditions) -> None:
+        """Sample latents in a few steps on structures of every size that the flows treat differently.
 
         Libraries choose and load their kernels by size; without this, the first structure of a new size takes longer.
         """
-        # The largest first, whose memory then serves the others.
-        for cells, voxels in sorted(self.flows.sizes, reverse=True):
-            grid = _structure_of(cells, voxels, self.device)
-            latents = self.sample_latents(conditions, REHEARSAL, grid, torch.zeros(len(grid), self.latent_channels))
+        # The largest comes first, so that the others reuse its memory.
+        for cells, voxels in sorted(self.flows.warm_up_sizes, reverse=True):
+            grid = grid_of_size(cells, voxels, self.device)
+            latents = self.sample_latents(
+                conditions, WARM_UP_PARAMS, grid, torch.zeros(len(grid), self.latent_channels)
+            )
             with suppress(NonFiniteOutput):
                 self.decode_latents(latents, grid)
         if self.device.type == "cuda":
-            # Torch would keep memory for each size that was met.
+            # Torch would keep the memory cached for every size.
             torch.cuda.empty_cache()
 
     def _sample(
         self,
-        velocities: Velocities[Context],
-        conditions: Conditions[Context],
+        velocities: Velocities,
+        conditions: Conditions,
         params: SamplerParams,
         noise: Tensor,
         on_step: OnSamplerStep,
@@ -122,8 +125,8 @@ class Engine:
         return x
 
 
-def _structure_of(cells: int, voxels: int, device: torch.device) -> VoxelGrid:
-    """So many voxels, spread evenly over so many cells of twice their size, at most eight in each."""
+def grid_of_size(cells: int, voxels: int, device: torch.device) -> VoxelGrid:
+    """Return a grid with the given number of voxels, spread evenly over `cells` cells of 2 x 2 x 2 voxels."""
     number = torch.arange(voxels, device=device)
     cell, child = number % cells, number // cells
     corner = torch.stack([cell // _CELLS**2, cell // _CELLS % _CELLS, cell % _CELLS], dim=1)
@@ -132,7 +135,7 @@ def _structure_of(cells: int, voxels: int, device: torch.device) -> VoxelGrid:
 
 def _flows(checkpoint: Checkpoint, compute: ComputeConfig) -> Flows:
     if compute.fused:
-        # Imported only here, since its kernels need Triton.
+        # Its kernels need Triton, which is not installed everywhere.
         from pipeline.fused.flows import FusedFlows
 
         return FusedFlows(checkpoint.structure_flow, checkpoint.latent_flow, fp8=compute.fp8)

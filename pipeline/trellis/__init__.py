@@ -1,4 +1,4 @@
-"""The networks of TRELLIS, loaded from the public checkpoints; no sampling here, no files but the loader's."""
+"""The networks of TRELLIS, their voxel grids and gaussians, and the loading of public checkpoints."""
 
 from pipeline.trellis.gaussian_decoder import SLatGaussianDecoder
 from pipeline.trellis.latent_flow import SLatFlowModel

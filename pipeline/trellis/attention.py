@@ -1,4 +1,4 @@
-"""Multi-head attention inside each of several sequences."""
+"""Multi-head attention within each of several packed sequences."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from pipeline.trellis.segments import Segments
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention: q [B, L, heads, dim], k and v [B, S, heads, dim] -> [B, L, heads, dim].
+    """Compute scaled dot-product attention of q [B, L, heads, dim] to k and v [B, S, heads, dim].
 
-    mask: [B, 1, 1, S] bool, the keys that exist; None if all do.
+    mask: [B, 1, 1, S] bool, the keys that exist; None if all do. Returns [B, L, heads, dim].
     """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
 class SelfAttention(nn.Module):
-    """Self-attention; the rows of `to_qkv` are (q, k, v) x heads x head_dim."""
+    """A self-attention layer; the rows of `to_qkv` are (q, k, v) x heads x head_dim."""
 
     def __init__(self, channels: int, heads: int, *, qk_rms_norm: bool) -> None:
+        """Create the layers; qk_rms_norm adds norms of queries and keys."""
         super().__init__()
         self.heads = heads
         self.qk_rms_norm = qk_rms_norm
@@ -32,7 +33,7 @@ class SelfAttention(nn.Module):
             self.k_rms_norm = MultiHeadRMSNorm(heads, channels // heads)
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
-        """x [N, channels], each row attending to the rows of its own sequence -> same shape."""
+        """Let each row of x [N, channels] attend to the rows of its own sequence; returns the shape of x."""
         q, k, v = segments.pad(self.to_qkv(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         if self.qk_rms_norm:
             q, k = self.q_rms_norm(q), self.k_rms_norm(k)
@@ -42,9 +43,10 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention from rows to a context; the rows of `to_kv` are (k, v) x heads x head_dim."""
+    """A cross-attention layer from rows to a context; the rows of `to_kv` are (k, v) x heads x head_dim."""
 
     def __init__(self, channels: int, context_channels: int, heads: int, *, qk_rms_norm: bool) -> None:
+        """Create the layers; qk_rms_norm adds norms of queries and keys."""
         super().__init__()
         self.heads = heads
         self.qk_rms_norm = qk_rms_norm
@@ -56,7 +58,7 @@ class CrossAttention(nn.Module):
             self.k_rms_norm = MultiHeadRMSNorm(heads, channels // heads)
 
     def forward(self, x: Tensor, segments: Segments, context: Tensor) -> Tensor:
-        """x [N, channels], context [B, S, context_channels]; sequence b sees context[b] -> shape of x."""
+        """Let the rows of sequence b of x [N, channels] attend to context[b] of [B, S, context_channels]."""
         q = segments.pad(self.to_q(x)).unflatten(-1, (self.heads, -1))
         k, v = self.to_kv(context).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         if self.qk_rms_norm:

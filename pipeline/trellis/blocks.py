@@ -10,9 +10,9 @@ from pipeline.trellis.segments import Segments
 
 
 class ModulatedBlock(nn.Module):
-    """Block of the flow models: self-attention, cross-attention and MLP, modulated by time (adaLN).
+    """A block of the flow models: self-attention, cross-attention and MLP, modulated by time (adaLN).
 
-    The modulation's chunks are shift, scale, gate of the self-attention, then of the MLP.
+    The chunks of the modulation are shift, scale, gate of the self-attention, then of the MLP.
     """
 
     def __init__(
@@ -25,6 +25,7 @@ class ModulatedBlock(nn.Module):
         qk_rms_norm: bool,
         qk_rms_norm_cross: bool,
     ) -> None:
+        """Create the layers, named as in the public checkpoints."""
         super().__init__()
         self.norm2 = nn.LayerNorm(channels, eps=BLOCK_NORM_EPS)
         self.self_attn = SelfAttention(channels, heads, qk_rms_norm=qk_rms_norm)
@@ -33,8 +34,8 @@ class ModulatedBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
 
     def forward(self, x: Tensor, segments: Segments, time: Tensor, context: Tensor) -> Tensor:
-        """x [N, C], time [B, C], context [B, S, context_channels] -> shape of x."""
-        modulation = segments.spread(self.adaLN_modulation(time))
+        """Apply the block to x [N, C] with time [B, C] and context [B, S, context_channels]; returns the shape of x."""
+        modulation = segments.broadcast(self.adaLN_modulation(time))
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, dim=-1)
         x = x + gate_msa * self.self_attn(modulate(layer_norm(x), shift_msa, scale_msa), segments)
         x = x + self.cross_attn(layer_norm(x, self.norm2), segments, context)
@@ -52,21 +53,22 @@ def modulated_blocks(
     qk_rms_norm: bool,
     qk_rms_norm_cross: bool,
 ) -> nn.ModuleList:
-    """The trunk of a flow model: `count` modulated blocks of the same shape."""
+    """Create the transformer of a flow model: `count` modulated blocks of the same shape."""
     norms = {"qk_rms_norm": qk_rms_norm, "qk_rms_norm_cross": qk_rms_norm_cross}
     return nn.ModuleList(ModulatedBlock(channels, context_channels, heads, mlp_ratio, **norms) for _ in range(count))
 
 
 class PlainBlock(nn.Module):
-    """Block of the gaussian decoder: self-attention inside windows, then MLP; both norms without affine."""
+    """A block of the gaussian decoder: self-attention inside windows, then MLP; both norms without affine."""
 
     def __init__(self, channels: int, heads: int, mlp_ratio: float, *, qk_rms_norm: bool) -> None:
+        """Create the layers, named as in the public checkpoints."""
         super().__init__()
         self.attn = SelfAttention(channels, heads, qk_rms_norm=qk_rms_norm)
         self.mlp = FeedForward(channels, mlp_ratio)
 
     def forward(self, x: Tensor, windows: Segments) -> Tensor:
-        """x [N, C] -> same shape; rows attend to the rows of their window."""
+        """Apply the block to x [N, C], whose rows attend to the rows of their window; returns the shape of x."""
         x = x + self.attn(layer_norm(x), windows)
         y: Tensor = x + self.mlp(layer_norm(x))
         return y

@@ -1,4 +1,4 @@
-"""Reading a checkpoint laid out as upstream publishes it: pipeline.json and pairs of ckpts/NAME.json, .safetensors."""
+"""Loading of checkpoints in upstream's layout: pipeline.json and pairs of ckpts/NAME.json and NAME.safetensors."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ NETWORK_CLASSES: Mapping[str, type[Network]] = {
     network.__name__: network
     for network in (SparseStructureFlowModel, SparseStructureDecoder, SLatFlowModel, SLatGaussianDecoder)
 }
-# Keys of pipeline.json's "models" that the gaussian path needs; mesh and radiance-field decoders are left alone.
+# Keys of pipeline.json's "models" that gaussians need; decoders of meshes and radiance fields are not loaded.
 ROLES: Mapping[str, type[Network]] = {
     "sparse_structure_flow_model": SparseStructureFlowModel,
     "sparse_structure_decoder": SparseStructureDecoder,
     "slat_flow_model": SLatFlowModel,
     "slat_decoder_gs": SLatGaussianDecoder,
 }
-# Networks by their two files (device and inode number, whatever the path), device and precision.
+# Networks by their two files (device and inode number, which are independent of the path), device and precision.
 LoadedNetworks = dict[tuple[Any, ...], Network]
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The four networks, the latents' statistics and the settings that a checkpoint recommends.
+    """A loaded checkpoint: four networks, the statistics of the latents and recommended sampler settings.
 
     latent_mean, latent_std: [8] float32 on the networks' device; latents = sample * std + mean.
     cond_channels: width of the tokens that both flows are conditioned on.
-    image_cond_model, text_cond_model: the encoders' names as pipeline.json has them, "" if there is none.
+    image_cond_model, text_cond_model: the names of the encoders in pipeline.json, "" if there is none.
     """
 
     directory: Path
@@ -61,7 +61,7 @@ class Checkpoint:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises CheckpointError if the file is missing or not a JSON object."""
+    """Read a JSON object; raise CheckpointError if the file is missing or holds anything else."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
@@ -74,9 +74,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def build_network(class_name: str, args: Mapping[str, Any]) -> Network:
-    """A network without weights (on the meta device); accepts upstream's `Elastic` class names.
+    """Build a network without weights (on the meta device); upstream's `Elastic` class names are accepted.
 
-    Raises ValueError on an unknown class or arguments it does not support.
+    Raises ValueError if the class is unknown or does not support the arguments.
     """
     network_class = NETWORK_CLASSES.get(str(class_name).removeprefix("Elastic"))
     if network_class is None:
@@ -89,25 +89,25 @@ def build_network(class_name: str, args: Mapping[str, Any]) -> Network:
 
 
 def load_weights(network: nn.Module, path: Path, device: torch.device) -> None:
-    """Give a network the tensors of a safetensors file, cast to the network's own dtypes, on `device`.
+    """Load the tensors of a safetensors file into a network, in the dtypes of the network, on `device`.
 
-    Raises CheckpointError naming file and tensor if one is missing, unexpected or of another shape.
+    Raises CheckpointError naming file and tensor if a tensor is missing, unexpected or of another shape.
     """
-    wanted = network.state_dict()
+    expected = network.state_dict()
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            found = set(file.keys())
-            if missing := sorted(wanted.keys() - found):
+            present = set(file.keys())
+            if missing := sorted(expected.keys() - present):
                 raise CheckpointError(f"{path} lacks tensor {missing[0]} ({len(missing)} missing in all)")
-            if unexpected := sorted(found - wanted.keys()):
+            if unexpected := sorted(present - expected.keys()):
                 raise CheckpointError(
-                    f"{path} has tensor {unexpected[0]}, which the network does not ({len(unexpected)} such in all)"
+                    f"{path} has tensor {unexpected[0]}, which the network lacks ({len(unexpected)} such in all)"
                 )
-            for name, target in wanted.items():
+            for name, target in expected.items():
                 shape = file.get_slice(name).get_shape()
                 if shape != list(target.shape):
                     raise CheckpointError(f"{path}: tensor {name} has shape {shape}, not {list(target.shape)}")
-            tensors = {name: file.get_tensor(name).to(target.dtype) for name, target in wanted.items()}
+            tensors = {name: file.get_tensor(name).to(target.dtype) for name, target in expected.items()}
     except FileNotFoundError:
         refuse_pickle(path.with_name(path.name.removesuffix(".safetensors")))
         raise CheckpointError(f"{path} is missing") from None
@@ -117,7 +117,7 @@ def load_weights(network: nn.Module, path: Path, device: torch.device) -> None:
 
 
 def load_network(stem: Path, device: torch.device, dtype: torch.dtype) -> Network:
-    """The network of `stem`.json and `stem`.safetensors, its blocks in `dtype`, in evaluation mode."""
+    """Load the network of `stem`.json and `stem`.safetensors, with blocks in `dtype`, in evaluation mode."""
     config_path = stem.with_name(stem.name + ".json")
     config = read_json(config_path)
     try:
@@ -135,7 +135,7 @@ def _shared_network(stem: Path, device: torch.device, dtype: torch.dtype, loaded
     try:
         files = [stem.with_name(stem.name + suffix).stat() for suffix in (".json", ".safetensors")]
     except OSError:
-        return load_network(stem, device, dtype)  # which says what is missing
+        return load_network(stem, device, dtype)  # raises an error that names the missing file
     key = (*((file.st_dev, file.st_ino) for file in files), device, dtype)
     if key not in loaded:
         loaded[key] = load_network(stem, device, dtype)
@@ -159,16 +159,16 @@ def load_checkpoint(
     overrides: Mapping[str, str] = MappingProxyType({}),
     loaded: LoadedNetworks | None = None,
 ) -> Checkpoint:
-    """The networks of `directory`/pipeline.json.
+    """Load the networks of `directory`/pipeline.json.
 
-    overrides: networks to take instead, by their key in "models"; references as `locate_network` takes them.
-    loaded: networks read before, for files that several checkpoints share; what is read here is added.
+    overrides: networks that replace those of the checkpoint, by their key in "models"; see `locate_network`.
+    loaded: networks loaded before, which checkpoints that share files reuse; those loaded here are added.
     Raises CheckpointError naming the file and what is wrong with it.
     """
     path = directory / "pipeline.json"
     config = read_json(path)
     if unknown := sorted(overrides.keys() - ROLES.keys()):
-        raise CheckpointError(f"there is no network {unknown[0]} to override; there are {', '.join(ROLES)}")
+        raise CheckpointError(f"there is no network {unknown[0]} to override; choose from {', '.join(ROLES)}")
     try:
         args = config["args"]
         references = {role: overrides.get(role) or _reference(args["models"][role]) for role in ROLES}
@@ -194,12 +194,12 @@ def load_checkpoint(
         networks[role] = network
     latent_flow = cast(SLatFlowModel, networks["slat_flow_model"])
     if not mean.shape == std.shape == (latent_flow.in_channels,):
-        raise CheckpointError(f"{path}: slat_normalization needs {latent_flow.in_channels} means and as many std")
+        raise CheckpointError(f"{path}: slat_normalization needs {latent_flow.in_channels} values each of mean and std")
     cond_channels = _cond_channels(latent_flow)
     if _cond_channels(networks["sparse_structure_flow_model"]) != cond_channels:
         raise CheckpointError(
             f"the flows {references['sparse_structure_flow_model']} and {references['slat_flow_model']} take "
-            "conditions of different widths: they are not of the same kind of checkpoint"
+            "conditions of different widths: they belong to checkpoints of different kinds"
         )
     return Checkpoint(
         directory=directory,
@@ -219,5 +219,5 @@ def load_checkpoint(
 
 def _reference(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"a network's path must be a text, not {value!r}")
+        raise ValueError(f"a network's path must be a string, not {value!r}")
     return value

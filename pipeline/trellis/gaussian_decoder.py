@@ -1,4 +1,4 @@
-"""The gaussian decoder: structured latents -> the raw channels of 32 gaussians per voxel."""
+"""The gaussian decoder, which turns structured latents into the raw channels of 32 gaussians per voxel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.trellis.voxels import VoxelGrid
 
 
 class SLatGaussianDecoder(nn.Module):
-    """Transformer with attention in shifted windows; constructor arguments are those of the checkpoints' JSON files."""
+    """A transformer with attention in shifted windows."""
 
     def __init__(
         self,
@@ -35,6 +35,10 @@ class SLatGaussianDecoder(nn.Module):
         use_checkpoint: bool = False,
         qk_rms_norm: bool = False,
     ) -> None:
+        """Create the layers from the arguments in the checkpoints' JSON files.
+
+        Raises ValueError on settings that the public checkpoints do not use.
+        """
         super().__init__()
         if pe_mode != "ape" or attn_mode != "swin":
             raise ValueError("only pe_mode 'ape' and attn_mode 'swin' are supported, as in the public checkpoints")
@@ -52,12 +56,12 @@ class SLatGaussianDecoder(nn.Module):
         self.register_buffer("offset_perturbation", offset_perturbation(self.config))
 
     def to_precision(self, dtype: torch.dtype) -> None:
-        """ComputeConfig the blocks in `dtype`; input and output layers stay float32, as upstream has it."""
+        """Compute the blocks in `dtype`; input and output layers stay float32, as upstream has them."""
         self.dtype = dtype
         cast_matmul_weights(self.blocks, dtype)
 
     def forward(self, x: Tensor, grid: VoxelGrid) -> Tensor:
-        """x [N, latent_channels] float32 (denormalised latents) on the voxels of `grid` -> raw channels [N, 448]."""
+        """Decode denormalised latents [N, latent_channels] float32 on the voxels of `grid` to raw channels [N, 448]."""
         h = self.input_layer(x) + position_embedding(grid.positions, self.input_layer.out_features)
         h = h.to(self.dtype)
         for index, block in enumerate(self.blocks):

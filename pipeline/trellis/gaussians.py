@@ -1,4 +1,4 @@
-"""From the gaussian decoder's raw channels to splats: layout, activations and the export transform.
+"""Conversion of the gaussian decoder's raw channels to splats: layout, activations and export transform.
 
 Formulas: microsoft/TRELLIS, `Gaussian` representation and its `save_ply`.
 """
@@ -25,7 +25,7 @@ _ATTRIBUTES = ("_xyz", "_features_dc", "_scaling", "_rotation", "_opacity")
 
 @dataclass(frozen=True)
 class GaussianConfig:
-    """`representation_config` of a gaussian decoder's JSON file; names are its keys."""
+    """The `representation_config` of a gaussian decoder's JSON file, with its key names."""
 
     num_gaussians: int
     voxel_size: float
@@ -37,7 +37,7 @@ class GaussianConfig:
 
     @staticmethod
     def from_json(config: Mapping[str, Any]) -> GaussianConfig:
-        """Raises ValueError if a key is missing or the activation is not softplus."""
+        """Parse the configuration; raise ValueError if a key is missing or the activation is not softplus."""
         try:
             activation = config["scaling_activation"]
             parsed = GaussianConfig(
@@ -57,12 +57,12 @@ class GaussianConfig:
 
     @property
     def channels(self) -> int:
-        """Channels per voxel: position 3, colour 3, scale 3, rotation 4, opacity 1 for each gaussian."""
+        """Channels per voxel: position 3, colour 3, scale 3, rotation 4 and opacity 1 for each gaussian."""
         return 14 * self.num_gaussians
 
 
 def radical_inverse(index: int, base: int) -> float:
-    """Digits of `index` in `base`, mirrored at the decimal point (van der Corput sequence)."""
+    """Mirror the digits of `index` in `base` at the decimal point (van der Corput sequence)."""
     value, fraction = 0.0, 1.0
     while index:
         fraction /= base
@@ -72,13 +72,13 @@ def radical_inverse(index: int, base: int) -> float:
 
 
 def hammersley(count: int) -> Tensor:
-    """`count` points of the Hammersley sequence in [0, 1)^3 -> [count, 3] float64."""
+    """Return `count` points of the Hammersley sequence in [0, 1)^3: [count, 3] float64."""
     points = [(i / count, radical_inverse(i, 2), radical_inverse(i, 3)) for i in range(count)]
     return torch.tensor(points, dtype=torch.float64, device="cpu")
 
 
 def offset_perturbation(config: GaussianConfig) -> Tensor:
-    """Offsets, before tanh, that spread a voxel's gaussians evenly -> [num_gaussians, 3] float32; zero if unused."""
+    """Return offsets before tanh that spread a voxel's gaussians evenly: [num_gaussians, 3] float32, zero if unused."""
     if not config.perturb_offset:
         return torch.zeros(config.num_gaussians, 3, device="cpu")
     return torch.atanh((2 * hammersley(config.num_gaussians) - 1) / config.voxel_size).float()
@@ -86,7 +86,7 @@ def offset_perturbation(config: GaussianConfig) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class RawGaussians:
-    """Gaussians before activation, M = voxels * num_gaussians rows, voxel-major, float32.
+    """Gaussians before activation in M = voxels * num_gaussians rows, voxel-major, float32.
 
     xyz [M, 3] in the unit cube [0, 1]^3 (z up); features_dc [M, 3]; scaling [M, 3]; rotation [M, 4] and
     opacity [M] without their biases.
@@ -101,24 +101,24 @@ class RawGaussians:
 
     @property
     def positions(self) -> Tensor:
-        """[M, 3] in the cube [-0.5, 0.5]^3, z up."""
+        """Positions [M, 3] in the cube [-0.5, 0.5]^3, z up."""
         return self.xyz + _AABB_MIN
 
     @property
     def scales(self) -> Tensor:
-        """[M, 3] standard deviations; never below the 3D filter's kernel size."""
+        """Standard deviations [M, 3], never below the kernel size of the 3D filter."""
         # The bias is where softplus takes the value scaling_bias.
         bias = self.config.scaling_bias + math.log(-math.expm1(-self.config.scaling_bias))
         return (F.softplus(self.scaling + bias).square() + self.config.kernel_size_3d**2).sqrt()
 
     @property
     def quaternions(self) -> Tensor:
-        """[M, 4] unit quaternions, w first."""
+        """Unit quaternions [M, 4], w first."""
         return F.normalize(self.rotation + self.rotation.new_tensor([1.0, 0.0, 0.0, 0.0]))
 
     @property
     def opacities(self) -> Tensor:
-        """[M] in (0, 1)."""
+        """Opacities [M] in (0, 1)."""
         bias = math.log(self.config.opacity_bias / (1 - self.config.opacity_bias))
         return torch.sigmoid(self.opacity + bias)
 
@@ -126,7 +126,7 @@ class RawGaussians:
 def to_gaussians(
     raw: Tensor, grid: VoxelGrid, resolution: int, perturbation: Tensor, config: GaussianConfig
 ) -> RawGaussians:
-    """Split a decoder's output raw [N, 14 * G] on the voxels of `grid` into gaussians; perturbation [G, 3]."""
+    """Split a decoder's output [N, 14 * G] on the voxels of `grid` into gaussians; perturbation is [G, 3]."""
     g = config.num_gaussians
     parts = raw.split([3 * g, 3 * g, 3 * g, 4 * g, g], dim=1)
     offset, features_dc, scaling, rotation, opacity = (
@@ -144,35 +144,35 @@ def to_gaussians(
     )
 
 
-class Activated(Protocol):
-    """M gaussians after activation, as the properties of RawGaussians have them."""
+class ActivatedGaussians(Protocol):
+    """M gaussians after activation, with the properties of RawGaussians."""
 
     @property
     def positions(self) -> Tensor:
-        """[M, 3]."""
+        """Positions [M, 3]."""
 
     @property
     def scales(self) -> Tensor:
-        """[M, 3]."""
+        """Standard deviations [M, 3]."""
 
     @property
     def quaternions(self) -> Tensor:
-        """[M, 4]."""
+        """Unit quaternions [M, 4], w first."""
 
     @property
     def opacities(self) -> Tensor:
-        """[M]."""
+        """Opacities [M] in (0, 1)."""
 
     @property
     def features_dc(self) -> Tensor:
-        """[M, 3]."""
+        """Constant coefficients [M, 3] of the spherical harmonics."""
 
 
-def to_splats(gaussians: Activated) -> Splats:
-    """Activated gaussians in the frame of upstream's PLY files: (x, y, z) -> (x, -z, y), a quarter turn about x.
+def to_splats(gaussians: ActivatedGaussians) -> Splats:
+    """Convert gaussians to splats in the frame of upstream's PLY files.
 
-    The turned quaternion is sqrt(1/2) * (w - x, x + w, y - z, z + y), with the sign that makes its entry of
-    largest magnitude positive.
+    That is a quarter turn about x: (x, y, z) -> (x, -z, y). The turned quaternion is
+    sqrt(1/2) * (w - x, x + w, y - z, z + y), with the sign that makes its entry of largest magnitude positive.
     """
     x, y, z = gaussians.positions.unbind(1)
     w, i, j, k = gaussians.quaternions.unbind(1)

@@ -1,4 +1,4 @@
-"""The structured-latent (SLAT) flow: velocity of the features on occupied voxels."""
+"""The structured-latent (SLAT) flow, which computes the velocity of the features on occupied voxels."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ from pipeline.trellis.voxels import VoxelGrid
 
 
 class SLatFlowModel(nn.Module):
-    """U-shaped transformer: residual blocks at full resolution around attention over coarser voxels.
-
-    Constructor arguments are those of the checkpoints' JSON files; see `SparseStructureFlowModel` on `use_fp16`.
-    """
+    """A U-shaped transformer: residual blocks at full resolution around attention over coarser voxels."""
 
     def __init__(
         self,
@@ -48,6 +45,11 @@ class SLatFlowModel(nn.Module):
         qk_rms_norm: bool = False,
         qk_rms_norm_cross: bool = False,
     ) -> None:
+        """Create the layers from the arguments in the checkpoints' JSON files.
+
+        `use_fp16` there says how the weights are stored; `to_precision` chooses the precision of the computation.
+        Raises ValueError on settings that the public checkpoints do not use.
+        """
         super().__init__()
         if pe_mode != "ape" or share_mod:
             raise ValueError("only pe_mode 'ape' without share_mod is supported, as in the public checkpoints")
@@ -85,13 +87,13 @@ class SLatFlowModel(nn.Module):
         self.out_layer = nn.Linear(widths[0], out_channels)
 
     def to_precision(self, dtype: torch.dtype) -> None:
-        """ComputeConfig the blocks in `dtype`; embeddings, input and output layers stay float32, as upstream has it."""
+        """Compute the blocks in `dtype`; embeddings, input and output layers stay float32, as upstream has them."""
         self.dtype = dtype
         for part in (self.input_blocks, self.blocks, self.out_blocks):
             cast_matmul_weights(part, dtype)
 
     def forward(self, x: Tensor, grid: VoxelGrid, t: Tensor, cond: Tensor) -> Tensor:
-        """Velocity at x.
+        """Compute the velocity at x.
 
         x [N, in_channels] float32 on the N voxels of `grid`, which holds B batch items; t [B], times 1000;
         cond [B, S, cond_channels]. Returns [N, out_channels] float32, rows in the order of `grid`.

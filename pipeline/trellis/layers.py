@@ -1,4 +1,4 @@
-"""Layers shared by the TRELLIS networks; attribute names are the parameter names of the public checkpoints."""
+"""Layers that the TRELLIS networks share; attribute names are the parameter names of the public checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMESTEP_FREQUENCIES = 128
 
 
 def timestep_embedding(t: Tensor) -> Tensor:
-    """Sinusoidal embedding of time: t [B], already times 1000 -> [B, 256] float32, cosines first."""
+    """Embed times t [B], already multiplied by 1000, in sinusoids: [B, 256] float32, cosines first."""
     indices = torch.arange(TIMESTEP_FREQUENCIES, dtype=torch.float32, device=t.device)
     frequencies = torch.exp(-math.log(10000) * indices / TIMESTEP_FREQUENCIES)
     angles = t.float()[:, None] * frequencies
@@ -22,9 +22,9 @@ def timestep_embedding(t: Tensor) -> Tensor:
 
 
 def position_embedding(positions: Tensor, channels: int) -> Tensor:
-    """Sinusoidal embedding of integer voxel indices: positions [N, 3] -> [N, channels] float32.
+    """Embed integer voxel indices [N, 3] in sinusoids: [N, channels] float32.
 
-    Each axis takes channels // 6 sines, then as many cosines; what is left over is zero.
+    Each axis has channels // 6 sines, then as many cosines; the remaining channels are zero.
     """
     count = channels // 6
     exponents = torch.arange(count, dtype=torch.float32, device=positions.device) / count
@@ -35,19 +35,19 @@ def position_embedding(positions: Tensor, channels: int) -> Tensor:
 
 
 def layer_norm(x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
-    """Layer norm over the last axis, computed in float32 and returned in x's dtype; without affine if no `norm`."""
+    """Apply layer norm over the last axis in float32 and return x's dtype; without `norm`, there is no affine part."""
     if norm is None:
         return F.layer_norm(x.float(), x.shape[-1:], eps=BLOCK_NORM_EPS).to(x.dtype)
     return F.layer_norm(x.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(x.dtype)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x * (1 + scale) + shift."""
+    """Return x * (1 + scale) + shift."""
     return x * (1 + scale) + shift
 
 
 def cast_matmul_weights(module: nn.Module, dtype: torch.dtype) -> None:
-    """Convert all weights below `module` but those of norms, which keep float32 as upstream's half precision does."""
+    """Cast all weights below `module` but those of norms, which stay float32, as in upstream's half precision."""
     for child in module.modules():
         if not isinstance(child, (nn.LayerNorm, MultiHeadRMSNorm)):
             for parameter in child.parameters(recurse=False):
@@ -55,42 +55,45 @@ def cast_matmul_weights(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 class TimestepEmbedder(nn.Module):
-    """Time [B] (times 1000) -> [B, channels]."""
+    """An embedding of times, sinusoidal and then by an MLP."""
 
     def __init__(self, channels: int) -> None:
+        """Create the layers of the MLP."""
         super().__init__()
         self.mlp = nn.Sequential(
             nn.Linear(2 * TIMESTEP_FREQUENCIES, channels), nn.SiLU(), nn.Linear(channels, channels)
         )
 
     def forward(self, t: Tensor) -> Tensor:
-        """t [B] -> [B, channels] float32."""
+        """Embed times t [B], already multiplied by 1000: [B, channels] float32."""
         embedding: Tensor = self.mlp(timestep_embedding(t))
         return embedding
 
 
 class MultiHeadRMSNorm(nn.Module):
-    """Root-mean-square norm per head: x / ||x|| * sqrt(head_dim) * gamma, in float32."""
+    """A root-mean-square norm per head: x / ||x|| * sqrt(head_dim) * gamma, in float32."""
 
     def __init__(self, heads: int, head_dim: int) -> None:
+        """Start with a gamma of ones."""
         super().__init__()
         self.scale = math.sqrt(head_dim)
         self.gamma = nn.Parameter(torch.ones(heads, head_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., heads, head_dim] -> same shape and dtype."""
+        """Normalise x [..., heads, head_dim]; returns the same shape and dtype."""
         return (F.normalize(x.float(), dim=-1) * self.gamma * self.scale).to(x.dtype)
 
 
 class FeedForward(nn.Module):
-    """Linear, GELU (tanh approximation), Linear."""
+    """A linear layer, GELU (tanh approximation) and another linear layer."""
 
     def __init__(self, channels: int, mlp_ratio: float) -> None:
+        """Create the layers, with mlp_ratio times as many hidden channels."""
         super().__init__()
         hidden = int(channels * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., channels] -> same shape."""
+        """Apply the layers to x [..., channels]; returns the same shape."""
         y: Tensor = self.mlp(x)
         return y

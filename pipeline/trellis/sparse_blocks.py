@@ -1,4 +1,4 @@
-"""Convolution and residual block over occupied voxels."""
+"""The convolution and the residual block over occupied voxels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from pipeline.trellis.layers import BLOCK_NORM_EPS, layer_norm, modulate
 from pipeline.trellis.voxels import VoxelGrid, downsample, upsample
 
-# Neighbours are gathered for so many rows at a time that they fill at most this many numbers.
+# Upper bound of the numbers that are gathered at a time; rows are processed in parts to stay below it.
 _GATHERED_ELEMENTS = 2**26
 
 
 class _Kernel(nn.Module):
-    """Weight [out, 3, 3, 3, in] and bias [out] of a sparse convolution."""
+    """The weight [out, 3, 3, 3, in] and bias [out] of a sparse convolution."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -25,17 +25,18 @@ class _Kernel(nn.Module):
 
 
 class SparseConv3d(nn.Module):
-    """Submanifold 3x3x3 convolution: output voxels are the input voxels, missing neighbours count as zero."""
+    """A submanifold 3x3x3 convolution: output voxels are the input voxels, missing neighbours count as zero."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
+        """Create uninitialised parameters."""
         super().__init__()
         self.conv = _Kernel(in_channels, out_channels)
 
     def forward(self, x: Tensor, grid: VoxelGrid) -> Tensor:
-        """x [N, in_channels] -> [N, out_channels], of x's dtype."""
+        """Convolve x [N, in_channels] on the voxels of `grid`: [N, out_channels], of x's dtype."""
         weight, bias = self.conv.weight.flatten(1), self.conv.bias
-        # One more row, of zeros, stands for all missing neighbours. As padding it gets no gradients, which a GPU would
-        # add up one after the other.
+        # A last row of zeros stands for all missing neighbours. As padding it has no gradient, which a GPU would
+        # have to add up serially.
         padded = F.pad(x, (0, 0, 0, 1))
         rows = max(1, _GATHERED_ELEMENTS // weight.shape[1])
         parts = [F.embedding(part, padded, padding_idx=len(x)) for part in grid.neighbours.split(rows)]
@@ -43,7 +44,7 @@ class SparseConv3d(nn.Module):
 
 
 class SparseResBlock3d(nn.Module):
-    """Two sparse convolutions around a residual, modulated by time, optionally after a change of resolution."""
+    """A residual block of two sparse convolutions, modulated by time, optionally after a change of resolution."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class SparseResBlock3d(nn.Module):
         out_channels: int,
         resample: Literal["down", "up"] | None = None,
     ) -> None:
+        """Create the layers, named as in the public checkpoints."""
         super().__init__()
         self.resample = resample
         self.norm1 = nn.LayerNorm(in_channels, eps=BLOCK_NORM_EPS)
@@ -61,15 +63,15 @@ class SparseResBlock3d(nn.Module):
         self.skip_connection = nn.Linear(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, grid: VoxelGrid, time: Tensor) -> Tensor:
-        """x over `grid` (for "up": over the next coarser level of it) -> [M, out_channels].
+        """Apply the block to x over `grid` (for "up": over its next coarser level) with time [B, time_channels].
 
-        The result is over `grid`, or, for "down", over its next coarser level. time [B, time_channels].
+        Returns [M, out_channels] over `grid` or, for "down", over its next coarser level.
         """
         if self.resample == "down":
             x, grid = downsample(x, grid.pooling), grid.pooling.coarse
         elif self.resample == "up":
             x = upsample(x, grid.pooling)
-        scale, shift = grid.samples.spread(self.emb_layers(time)).chunk(2, dim=-1)
+        scale, shift = grid.samples.broadcast(self.emb_layers(time)).chunk(2, dim=-1)
         h = self.conv1(F.silu(layer_norm(x, self.norm1)), grid)
         h = self.conv2(F.silu(modulate(layer_norm(h), shift, scale)), grid)
         y: Tensor = h + self.skip_connection(x)

@@ -1,4 +1,4 @@
-"""The sparse-structure decoder: latent grid -> occupancy logits of voxels four times as fine."""
+"""The sparse-structure decoder, which turns a latent grid into occupancy logits of voxels four times as fine."""
 
 from __future__ import annotations
 
@@ -14,40 +14,42 @@ CHANNEL_NORM_EPS = 1e-5
 
 
 def pixel_shuffle_3d(x: Tensor, factor: int = 2) -> Tensor:
-    """[B, C * f^3, X, Y, Z] -> [B, C, X*f, Y*f, Z*f]; channels are (c, a, b, d), sub-offsets in x, y, z."""
+    """Unfold channels (c, a, b, d), sub-offsets in x, y, z: [B, C * f^3, X, Y, Z] -> [B, C, X*f, Y*f, Z*f]."""
     f = factor
     x = x.unflatten(1, (-1, f, f, f)).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
 def occupied_voxels(logits: Tensor) -> Tensor:
-    """logits [B, 1, R, R, R] -> coordinates [N, 4] int32 (batch, x, y, z) of those above 0, in lexicographic order."""
+    """Return coordinates [N, 4] int32 (batch, x, y, z) of logits [B, 1, R, R, R] above 0, in lexicographic order."""
     return torch.nonzero(logits[:, 0] > 0).int()
 
 
 def likeliest_voxels(coords: Tensor, logits: Tensor, count: int) -> Tensor:
-    """The `count` voxels of highest logit among coords [N, 4], in their order -> [min(N, count), 4]."""
+    """Return the `count` voxels of highest logit among coords [N, 4], in their order: [min(N, count), 4]."""
     values = logits[:, 0][tuple(coords.long().T)]
     kept = values.topk(min(count, len(coords))).indices
     return coords[kept.sort().values]
 
 
 class ChannelLayerNorm(nn.LayerNorm):
-    """Layer norm over the channels of each voxel, computed in float32 and returned in the input's dtype."""
+    """A layer norm over the channels of each voxel, computed in float32 and returned in the input's dtype."""
 
     def __init__(self, channels: int) -> None:
+        """Use upstream's epsilon."""
         super().__init__(channels, eps=CHANNEL_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, X, Y, Z] -> same shape and dtype."""
+        """Normalise x [B, C, X, Y, Z]; returns the same shape and dtype."""
         channels_last = x.movedim(1, -1).float()
         return super().forward(channels_last).to(x.dtype).movedim(-1, 1)
 
 
 class ResBlock3d(nn.Module):
-    """Two 3x3x3 convolutions, each after a norm and SiLU, around a residual."""
+    """A residual block of two 3x3x3 convolutions, each after a norm and SiLU."""
 
     def __init__(self, channels: int) -> None:
+        """Create the layers, named as in the public checkpoints."""
         super().__init__()
         self.norm1 = ChannelLayerNorm(channels)
         self.norm2 = ChannelLayerNorm(channels)
@@ -55,7 +57,7 @@ class ResBlock3d(nn.Module):
         self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, X, Y, Z] -> same shape."""
+        """Apply the block to x [B, C, X, Y, Z]; returns the same shape."""
         h = self.conv1(F.silu(self.norm1(x)))
         y: Tensor = x + self.conv2(F.silu(self.norm2(h)))
         return y
@@ -65,16 +67,17 @@ class UpsampleBlock3d(nn.Module):
     """A 3x3x3 convolution to eight times the channels, then a pixel shuffle to twice the resolution."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
+        """Create the convolution."""
         super().__init__()
         self.conv = nn.Conv3d(in_channels, out_channels * 8, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, X, Y, Z] -> [B, out_channels, 2X, 2Y, 2Z]."""
+        """Upsample x [B, C, X, Y, Z]: [B, out_channels, 2X, 2Y, 2Z]."""
         return pixel_shuffle_3d(self.conv(x))
 
 
 class SparseStructureDecoder(nn.Module):
-    """Convolutional decoder; constructor arguments are those of the checkpoints' JSON files."""
+    """A convolutional decoder."""
 
     def __init__(
         self,
@@ -86,6 +89,10 @@ class SparseStructureDecoder(nn.Module):
         norm_type: str = "layer",
         use_fp16: bool = False,
     ) -> None:
+        """Create the layers from the arguments in the checkpoints' JSON files.
+
+        Raises ValueError on settings that the public checkpoints do not use.
+        """
         super().__init__()
         if norm_type != "layer":
             raise ValueError(f"norm_type {norm_type!r} is not supported; the public checkpoints use 'layer'")
@@ -102,10 +109,10 @@ class SparseStructureDecoder(nn.Module):
         )
 
     def to_precision(self, dtype: torch.dtype) -> None:
-        """ComputeConfig the torso in `dtype`; the first and last convolutions stay float32, as upstream has it.
+        """Compute the blocks in `dtype`; the first and last convolutions stay float32, as upstream has them.
 
-        In place of bfloat16 it is float32: a voxel of small magnitude is scaled up by its norm, and what bfloat16
-        rounds away there decides whether voxels are occupied (18 % of the largest logit on a small network).
+        bfloat16 is replaced by float32: the norm scales up voxels of small magnitude, and the rounding of bfloat16
+        there decides whether voxels are occupied (18 % of the largest logit on a small network).
         """
         dtype = torch.float32 if dtype == torch.bfloat16 else dtype
         self.dtype = dtype
@@ -113,7 +120,7 @@ class SparseStructureDecoder(nn.Module):
         cast_matmul_weights(self.blocks, dtype)
 
     def forward(self, z: Tensor) -> Tensor:
-        """z [B, latent_channels, R, R, R] float32 -> logits [B, out_channels, 4R, 4R, 4R] float32."""
+        """Decode z [B, latent_channels, R, R, R] float32 to logits [B, out_channels, 4R, 4R, 4R] float32."""
         h = self.middle_block(self.input_layer(z).to(self.dtype))
         for block in self.blocks:
             h = block(h)

@@ -1,4 +1,4 @@
-"""The sparse-structure flow: velocity of a dense latent grid, conditioned on image or text tokens."""
+"""The sparse-structure flow, which computes the velocity of a dense latent grid."""
 
 from __future__ import annotations
 
@@ -19,25 +19,21 @@ from pipeline.trellis.segments import Segments
 
 
 def patchify(x: Tensor, patch_size: int) -> Tensor:
-    """[B, C, X, Y, Z] -> [B, C * p^3, X/p, Y/p, Z/p]; a token's channels are (c, px, py, pz), row-major."""
+    """Fold patches into channels (c, px, py, pz), row-major: [B, C, X, Y, Z] -> [B, C * p^3, X/p, Y/p, Z/p]."""
     p = patch_size
     x = x.unflatten(4, (-1, p)).unflatten(3, (-1, p)).unflatten(2, (-1, p))
     return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
 
 
 def unpatchify(x: Tensor, patch_size: int) -> Tensor:
-    """[B, C * p^3, X, Y, Z] -> [B, C, X*p, Y*p, Z*p], the inverse of `patchify`."""
+    """Undo `patchify`: [B, C * p^3, X, Y, Z] -> [B, C, X*p, Y*p, Z*p]."""
     p = patch_size
     x = x.unflatten(1, (-1, p, p, p)).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
 class SparseStructureFlowModel(nn.Module):
-    """Diffusion transformer over a dense grid of `resolution`^3 latents.
-
-    Constructor arguments are those of the checkpoints' JSON files. `use_fp16` there says how the weights
-    are stored; the precision to compute in is chosen with `to_precision`.
-    """
+    """A diffusion transformer over a dense grid of `resolution`^3 latents."""
 
     def __init__(
         self,
@@ -58,6 +54,11 @@ class SparseStructureFlowModel(nn.Module):
         qk_rms_norm: bool = False,
         qk_rms_norm_cross: bool = False,
     ) -> None:
+        """Create the layers from the arguments in the checkpoints' JSON files.
+
+        `use_fp16` there says how the weights are stored; `to_precision` chooses the precision of the computation.
+        Raises ValueError on settings that the public checkpoints do not use.
+        """
         super().__init__()
         if pe_mode != "ape" or share_mod:
             raise ValueError("only pe_mode 'ape' without share_mod is supported, as in the public checkpoints")
@@ -83,12 +84,12 @@ class SparseStructureFlowModel(nn.Module):
         self.out_layer = nn.Linear(model_channels, out_channels * patch_size**3)
 
     def to_precision(self, dtype: torch.dtype) -> None:
-        """ComputeConfig the blocks in `dtype`; embeddings, input and output layers stay float32, as upstream has it."""
+        """Compute the blocks in `dtype`; embeddings, input and output layers stay float32, as upstream has them."""
         self.dtype = dtype
         cast_matmul_weights(self.blocks, dtype)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """Velocity at x.
+        """Compute the velocity at x.
 
         x [B, in_channels, R, R, R] float32 with axes (x, y, z); t [B], times 1000; cond [B, S, cond_channels].
         Returns [B, out_channels, R, R, R] float32.

@@ -1,4 +1,4 @@
-"""Occupied voxels of a batch and what follows from their coordinates alone: neighbours, coarser levels, windows."""
+"""Occupied voxels of a batch, with the neighbours, coarser levels and windows that follow from their coordinates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.trellis.segments import Segments
 
-# Room for coordinates -1..1022 per axis (an offset beyond 0..1021) in one integer key.
+# Bits per axis of an integer key, enough for coordinates -1..1022, one offset beyond 0..1021.
 _AXIS_BITS = 10
 
 
@@ -24,7 +24,7 @@ class Pooling(NamedTuple):
 
 
 def _keys(batch: Tensor, position: Tensor) -> Tensor:
-    """Integer keys that sort as (batch, x, y, z) does; position may be -1 on any axis."""
+    """Return integer keys that sort as (batch, x, y, z) does; position may be -1 on any axis."""
     key = batch
     for axis in range(3):
         key = (key << _AXIS_BITS) | (position[:, axis] + 1)
@@ -34,11 +34,12 @@ def _keys(batch: Tensor, position: Tensor) -> Tensor:
 class VoxelGrid:
     """The voxels of a batch: coords [N, 4] integers (batch, x, y, z), 0 <= x, y, z <= 1021, no voxel twice.
 
-    Rows of one batch item are neighbours and items are in order; within an item any order will do. Everything
-    derived is computed on first use and kept, since coordinates stay the same for all steps of a sampler.
+    The rows of a batch item are adjacent and items are in order; within an item, any order is allowed. Derived data is
+    computed on first use and kept, since coordinates stay the same for all steps of a sampler.
     """
 
     def __init__(self, coords: Tensor) -> None:
+        """Check and take coordinates; raise ValueError if their shape or the order of items is wrong."""
         if coords.ndim != 2 or coords.shape[1] != 4 or len(coords) == 0:
             raise ValueError(f"coords must be [N, 4] with N > 0, not {list(coords.shape)}")
         self.coords = coords.long()
@@ -48,62 +49,63 @@ class VoxelGrid:
 
     @staticmethod
     def of(positions: Sequence[Tensor]) -> VoxelGrid:
-        """The grid of a batch from the voxel indices [N_b, 3] of each of its items."""
+        """Build the grid of a batch from the voxel indices [N_b, 3] of each of its items."""
         rows = [F.pad(position, (1, 0), value=item) for item, position in enumerate(positions)]
         return VoxelGrid(torch.cat(rows))
 
     def __len__(self) -> int:
+        """Return the number of voxels."""
         return len(self.coords)
 
     @property
     def batch(self) -> Tensor:
-        """[N] the batch item of each row."""
+        """Batch item of each row: [N]."""
         return self.coords[:, 0]
 
     @property
     def positions(self) -> Tensor:
-        """[N, 3] voxel indices x, y, z."""
+        """Voxel indices x, y, z: [N, 3]."""
         return self.coords[:, 1:]
 
     @cached_property
     def samples(self) -> Segments:
-        """The rows of each batch item."""
+        """Assignment of the rows to batch items."""
         return Segments.of(self.batch)
 
     @cached_property
     def neighbours(self) -> Tensor:
-        """[N, 27] int64: the row at each offset of a 3x3x3 kernel, x slowest, or N where there is no voxel.
+        """Row at each offset of a 3x3x3 kernel, x slowest, or N where there is no voxel: [N, 27] int64.
 
-        Voxels of other batch items are no neighbours.
+        Voxels of other batch items are not neighbours.
         """
         keys = _keys(self.batch, self.positions)
         sorted_keys, order = keys.sort()
         steps = torch.tensor([-1, 0, 1], device=keys.device)
         offsets = torch.cartesian_prod(steps, steps, steps)
-        wanted = torch.stack([_keys(self.batch, self.positions + offset) for offset in offsets], dim=1)
-        slot = torch.searchsorted(sorted_keys, wanted).clamp(max=len(keys) - 1)
-        return torch.where(sorted_keys[slot] == wanted, order[slot], len(keys))
+        neighbour_keys = torch.stack([_keys(self.batch, self.positions + offset) for offset in offsets], dim=1)
+        slot = torch.searchsorted(sorted_keys, neighbour_keys).clamp(max=len(keys) - 1)
+        return torch.where(sorted_keys[slot] == neighbour_keys, order[slot], len(keys))
 
     @cached_property
     def pooling(self) -> Pooling:
-        """The voxels of half the resolution, sorted by (batch, x, y, z)."""
+        """Next coarser level, of half the resolution, sorted by (batch, x, y, z)."""
         coarse = torch.cat([self.coords[:, :1], self.positions // 2], dim=1)
         unique, parent = torch.unique(coarse, dim=0, return_inverse=True)
         return Pooling(VoxelGrid(unique), parent)
 
     def windows(self, size: int, shift: int) -> Segments:
-        """Rows of the same cubic window; window borders are at multiples of `size`, moved by -shift."""
+        """Assign the rows to cubic windows, whose borders are at multiples of `size`, moved by -shift."""
         if (size, shift) not in self._windows:
             window = torch.cat([self.coords[:, :1], (self.positions + shift) // size], dim=1)
-            owner = torch.unique(window, dim=0, return_inverse=True)[1]
-            self._windows[size, shift] = Segments.of(owner)
+            window_ids = torch.unique(window, dim=0, return_inverse=True)[1]
+            self._windows[size, shift] = Segments.of(window_ids)
         return self._windows[size, shift]
 
 
 def downsample(features: Tensor, pooling: Pooling) -> Tensor:
-    """features [N, C] -> [M, C]: the sum over a coarse voxel's children divided by their count plus one.
+    """Divide the sum over each coarse voxel's children by their count plus one: [N, C] -> [M, C].
 
-    Upstream's pooling counts one zero element more than there are children, and the weights were trained with it.
+    Upstream's pooling counts one zero element too many, and the weights were trained with it.
     """
     total = features.new_zeros(len(pooling.coarse), features.shape[1], dtype=torch.float32)
     total.index_add_(0, pooling.parent, features.float())
@@ -112,5 +114,5 @@ def downsample(features: Tensor, pooling: Pooling) -> Tensor:
 
 
 def upsample(features: Tensor, pooling: Pooling) -> Tensor:
-    """features [M, C] of the coarse voxels -> [N, C]: each fine voxel takes its parent's."""
+    """Give each fine voxel the features of its parent: [M, C] -> [N, C]."""
     return features.index_select(0, pooling.parent)

@@ -76,10 +76,10 @@ def make_attacks(axon: AxonAddress, peers: Peers, connections: int, megabytes: i
         return Attack(lambda: send(axon, make()), frozenset(expected), count)
 
     def unregistered(headers: Mapping[str, str], *expected: str, count: int = 1) -> Attack:
-        return request(lambda: RawRequest(peers.unregistered, headers=headers), *expected, count=count)
+        return request(lambda: RawRequest(peers.unregistered, overrides=headers), *expected, count=count)
 
     def chunked(keypair: bt.Keypair, *expected: str, count: int = 1) -> Attack:
-        head = RawRequest(keypair, headers={"transfer-encoding": "chunked"}).head(axon)
+        head = RawRequest(keypair, overrides={"transfer-encoding": "chunked"}).head(axon)
         lines = b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith(b"content-length"))
         parts = (lines, b"%x\r\n" % len(huge), huge, b"\r\n0\r\n\r\n")
         return Attack(lambda: send_bytes(axon, *parts), frozenset(expected), count)

@@ -22,22 +22,29 @@ import numpy as np
 import numpy.typing as npt
 
 from miner.analytics.assignment import Experiment
-from miner.analytics.sequential_test import ALPHA, ExperimentResult, Tables, Trial, evaluate, log_e_values
+from miner.analytics.intervals import Z_95
+from miner.analytics.sequential_test import (
+    ALPHA,
+    ContingencyTables,
+    ExperimentResult,
+    Observation,
+    evaluate,
+    log_e_values,
+)
 from miner.ledger.events import Stratum
 
-Z_95 = 1.959963984540054
 # Tasks of each arm before the naive test is first evaluated; with fewer it is no better than a guess.
 NAIVE_FIRST_EVALUATION = 20
 
 
-def draw_tables(rng: np.random.Generator, blocks: int, first: float, second: float) -> Tables:
+def draw_tables(rng: np.random.Generator, blocks: int, first: float, second: float) -> ContingencyTables:
     """Draw blocks of one task of each arm."""
     tables = np.ones((blocks, 4), np.int64)
     tables[:, 0], tables[:, 2] = rng.random(blocks) < first, rng.random(blocks) < second
     return tables
 
 
-def tasks_until_decided(tables: Tables) -> tuple[float, float]:
+def tasks_until_decided(tables: ContingencyTables) -> tuple[float, float]:
     """Return the tasks until the first arm, and until the second, is found to be better; infinite if it never is."""
     decided = []
     for direction in (tables, tables[:, [2, 3, 0, 1]]):
@@ -46,7 +53,7 @@ def tasks_until_decided(tables: Tables) -> tuple[float, float]:
     return decided[0], decided[1]
 
 
-def has_naive_alarm(tables: Tables) -> bool:
+def has_naive_alarm(tables: ContingencyTables) -> bool:
     """Return whether a z-test for two proportions at 5 % ever is significant."""
     n = np.arange(1, len(tables) + 1)
     first, second = np.cumsum(tables[:, 0]), np.cumsum(tables[:, 2])
@@ -78,7 +85,7 @@ class SubnetModel:
         drift = np.cumsum(rng.normal(0.0, 0.03, tasks))
         free_at = rng.uniform(0, 300, self.validators)
         turns: dict[Stratum, int] = {}
-        trials = []
+        observations = []
         for number in range(tasks):
             validator = int(free_at.argmin())
             stratum = Stratum(f"5V{validator}", "text" if rng.random() < self.text_share else "image")
@@ -88,8 +95,10 @@ class SubnetModel:
             accepted = bool(rng.random() < 1 / (1 + math.exp(-logit)))
             ended = free_at[validator] + rng.exponential(self.seconds[arm])
             free_at[validator] = ended + (300 if accepted else 900)
-            trials.append(Trial(stratum, turn, arm, None if rng.random() < self.no_verdict else accepted, ended))
-        return evaluate(experiment, trials)
+            observations.append(
+                Observation(stratum, turn, arm, None if rng.random() < self.no_verdict else accepted, ended)
+            )
+        return evaluate(experiment, observations)
 
 
 def measure_false_alarms(rng: np.random.Generator, rate: float, runs: int, tasks: int) -> dict[str, float]:

@@ -22,14 +22,14 @@ def test_without_cuda_auto_is_the_cpu_in_float32(devices) -> None:
     devices(0)
     compute = choose_compute()
     assert (compute.device, compute.dtype) == (torch.device("cpu"), torch.float32)
-    assert compute.reason == "cpu since no CUDA device is there, float32 blocks, plain kernels since it is no GPU"
+    assert compute.reason == "cpu (no CUDA device is available), float32 blocks, plain kernels (the device is no GPU)"
 
 
 def test_with_cuda_auto_is_cuda_in_float16(devices) -> None:
     devices(1)
     compute = choose_compute()
     assert (compute.device, compute.dtype) == (torch.device("cuda"), torch.float16)
-    assert compute.reason == "cuda since a CUDA device is there, float16 blocks, fused kernels"
+    assert compute.reason == "cuda (a CUDA device is available), float16 blocks, fused kernels"
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_named_device_is_used_with_its_own_precision(device: str, expected: st
     devices(2)
     compute = choose_compute(device)
     assert (compute.device, compute.dtype) == (torch.device(expected), dtype)
-    assert compute.reason.startswith(f"{expected} since the settings ask for it, {str(dtype)[6:]} blocks, ")
+    assert compute.reason.startswith(f"{expected} (the settings ask for it), {str(dtype)[6:]} blocks, ")
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
@@ -51,9 +51,9 @@ def test_a_named_precision_is_used(device: str, precision: str, devices) -> None
 
 
 @pytest.mark.parametrize(("device", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
-def test_a_device_that_is_not_there_is_named(device: str, count: int, devices) -> None:
+def test_a_device_that_is_not_available_is_named(device: str, count: int, devices) -> None:
     devices(count)
-    with pytest.raises(PipelineError, match=f"device '{device}' is not there: torch .* sees {count} CUDA devices"):
+    with pytest.raises(PipelineError, match=f"device '{device}' is not available: torch .* sees {count} CUDA devices"):
         choose_compute(device)
 
 
@@ -70,14 +70,14 @@ def test_another_device_is_refused(device: str, devices) -> None:
         ((7, 5), True, "auto", "auto", "the GPU is older than Ampere"),
         ((8, 0), False, "auto", "auto", "the package triton is missing"),
         ((9, 0), True, "float32", "auto", "the precision is float32"),
-        ((9, 0), True, "auto", "plain", "the settings ask for it"),
+        ((9, 0), True, "auto", "plain", "kernels: plain is set"),
     ],
 )
 def test_where_kernels_cannot_be_fused_it_says_why(capability, triton, precision, kernels, why, devices) -> None:
     devices(1, capability, triton)
     compute = choose_compute("cuda", precision, kernels)
     assert not compute.fused
-    assert compute.reason.endswith(f" blocks, plain kernels since {why}")
+    assert compute.reason.endswith(f" blocks, plain kernels ({why})")
 
 
 @pytest.mark.parametrize("precision", ["auto", "bfloat16"])
@@ -89,5 +89,7 @@ def test_kernels_are_fused_in_half_precision(precision, devices) -> None:
 
 def test_fused_kernels_that_cannot_run_are_refused(devices) -> None:
     devices(0)
-    with pytest.raises(PipelineError, match="kernels: fused cannot be used, since it is no GPU; set kernels: auto"):
+    with pytest.raises(
+        PipelineError, match="kernels: fused cannot be used, since the device is no GPU; set kernels: auto"
+    ):
         choose_compute(kernels="fused")

@@ -26,7 +26,6 @@ from pipeline import (
     Splats,
     choose_compute,
     spz,
-    warm_up,
 )
 from pipeline.conditioning.preprocessing import frame_object
 from pipeline.sampling.engine import Engine
@@ -65,7 +64,7 @@ def engine(generator: Generator) -> Engine:
 def request(
     kind: str = "egg", seed: int = 0, structure: SamplerParams = FEW, latents: SamplerParams = FEWER
 ) -> Request:
-    return Request(ImagePrompt(drawing(kind), kind), seed, structure, latents)
+    return Request(ImagePrompt(drawing(kind), kind.encode()), seed, structure, latents)
 
 
 def same(a: Splats, b: Splats) -> bool:
@@ -92,6 +91,22 @@ def test_stages_are_timed_and_the_request_is_answered(asset: Asset) -> None:
     assert all(seconds > 0 for seconds in asset.seconds.values())
     assert asset.total_seconds == pytest.approx(sum(asset.seconds.values()))
     assert asset.seed == 0
+
+
+def test_a_prompt_is_encoded_once_for_any_number_of_samples(generator: Generator, asset: Asset) -> None:
+    conditioning = generator.encode(request().prompt)
+    assert conditioning.seconds["background"] > 0
+    assert conditioning.seconds["conditioning"] > 0
+    assert not any(conditioning.seconds[stage] for stage in ("structure", "latents", "gaussians"))
+    for seed in (1, 0):
+        sampled = generator.sample(conditioning, request(seed=seed))
+        assert sampled.seed == seed
+        assert sampled.seconds["background"] == sampled.seconds["conditioning"] == 0
+        assert all(sampled.seconds[stage] > 0 for stage in ("structure", "latents", "gaussians"))
+    assert same(sampled.splats, asset.splats)
+    added = sampled.with_added_seconds(conditioning.seconds)
+    assert tuple(added.seconds) == STAGES
+    assert added.total_seconds == pytest.approx(sampled.total_seconds + sum(conditioning.seconds.values()))
 
 
 def check(asset: Asset) -> None:
@@ -123,7 +138,7 @@ def test_it_does_with_the_settings_the_checkpoint_recommends(generator: Generato
 def test_an_opaque_picture_goes_through_background_removal(generator: Generator) -> None:
     picture = Image.new("RGB", (240, 200), (220, 220, 215))
     ImageDraw.Draw(picture).ellipse((70, 50, 170, 150), fill=(190, 40, 30))
-    check(generator.generate(Request(ImagePrompt(picture, "opaque"), 5, DEMO, FEWER)))
+    check(generator.generate(Request(ImagePrompt(picture, b"opaque"), 5, DEMO, FEWER)))
     assert generator.image.remove_background.provider == "CPUExecutionProvider"
 
 
@@ -197,7 +212,7 @@ def test_a_stop_leaves_nothing_behind(generator: Generator, asset: Asset) -> Non
     assert same(generator.generate(request()).splats, asset.splats)
 
 
-def test_progress_is_told_after_each_step(generator: Generator) -> None:
+def test_progress_is_reported_after_each_step(generator: Generator) -> None:
     seen = []
     generator.generate(request(), lambda *progress: seen.append(progress))
     assert seen == [("structure", done, 4) for done in (1, 2, 3, 4)] + [("latents", done, 2) for done in (1, 2)]
@@ -214,7 +229,7 @@ def test_progress_is_told_after_each_step(generator: Generator) -> None:
 )
 def test_a_picture_without_an_object_is_refused(generator: Generator, picture: Image.Image) -> None:
     with pytest.raises(EmptyForeground, match="the image shows no object"):
-        generator.generate(Request(ImagePrompt(picture, "empty"), 0, FEW, FEWER))
+        generator.generate(Request(ImagePrompt(picture, b"empty"), 0, FEW, FEWER))
 
 
 @pytest.fixture
@@ -245,7 +260,7 @@ def test_an_empty_structure_is_named(generator: Generator, spoil) -> None:
         ("gaussian_decoder", float("-inf")),
     ],
 )
-def test_what_is_not_finite_is_not_handed_out(generator: Generator, network: str, value: float, spoil) -> None:
+def test_an_output_that_is_not_finite_is_an_error(generator: Generator, network: str, value: float, spoil) -> None:
     layer = getattr(engine(generator).checkpoint, network).out_layer
     spoil(layer[2] if isinstance(layer, nn.Sequential) else layer, value)
     with pytest.raises(NonFiniteOutput, match="returned NaN or infinity; try precision: float32"):
@@ -271,18 +286,18 @@ def test_an_opacity_that_rounds_to_one_is_no_error(generator: Generator, spoil) 
 
 
 def test_warming_up_generates_once(generator: Generator) -> None:
-    assert warm_up(generator) > 0
+    generator.warm_up()
 
 
 def test_warming_up_survives_a_checkpoint_that_leaves_no_voxel(generator: Generator, spoil) -> None:
     spoil(engine(generator).checkpoint.structure_decoder.out_layer[2], -1e6)
-    assert warm_up(generator) > 0
+    generator.warm_up()
 
 
 def test_warming_up_needs_no_more_memory_than_a_task(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     requests: list[Request] = []
     monkeypatch.setattr(generator, "generate", requests.append)
-    warm_up(generator)
+    generator.warm_up()
     (request,) = requests
     assert request.voxel_limit is not None
     assert request.voxel_limit.excess == "drop"

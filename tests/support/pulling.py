@@ -106,7 +106,7 @@ class Bench:
     @property
     def state(self) -> MinerState:
         """What the validator knows of us."""
-        return self.validator.model.miners[self.keypair.ss58_address]
+        return self.validator.rules.miners[self.keypair.ss58_address]
 
     def rows(self) -> list[TaskRow]:
         """What the ledger knows."""

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
 
-from miner.analytics.aggregate import Contrast, ExperimentSummary, Report, Summary
+from miner.analytics.aggregate import Contrast
+from miner.analytics.experiments import ExperimentSummary
+from miner.analytics.report.build import Report, ReportRow
+from miner.analytics.report.formatting import (
+    NOT_RANDOMISED,
+    contrast_cells,
+    evidence,
+    moment,
+    number,
+    percent,
+    summary_cells,
+)
 from miner.analytics.report.plots import effect_plot, rate_plot, time_plot
-from miner.analytics.report.text import NOT_AT_RANDOM, evidence, figure, moment, number, percent
 
-# Rows of a plot; the tables have them all.
-MOST_ROWS = 30
+# Rows of a plot; the tables have all rows.
+MAX_ROWS = 30
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfaf8; --ink: #1c1b19; --muted: #6d6a64; --line: #dedad3; --dot: #1f5fae;
@@ -40,14 +49,15 @@ svg .muted { fill: var(--muted); } svg .end { text-anchor: end; } svg .middle { 
 """
 
 
-def page(told: Report, path: Path) -> str:
-    """The whole document."""
-    body = [f"<h1>Acceptance by {told.by}</h1>", f'<p class="muted">{escape(_scope(told, path))}</p>']
-    if told.total.tasks:
-        body += [_headline(told.total), *_rates(told), *_over_time(told), *_contrasts(told.total.contrasts)]
+def as_html(report: Report) -> str:
+    """Write the whole document."""
+    body = [f"<h1>Acceptance by {report.by}</h1>", f'<p class="muted">{escape(_scope(report))}</p>']
+    if report.total.summary.tasks:
+        body += [_headline(report.total), *_rates(report), *_over_time(report), *_contrasts(report.total.contrasts)]
     else:
         body.append("<p>There are no tasks yet, so there is nothing to report.</p>")
-    body += _experiments(told.experiments)
+    for experiment in reversed(report.experiments):
+        body += _experiment(experiment)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -57,21 +67,24 @@ def page(told: Report, path: Path) -> str:
     )
 
 
-def _scope(told: Report, path: Path) -> str:
-    since = f"since {moment(told.since)}" if told.since else "all there is"
-    return f"{path}, {since}, as of {moment(told.until)} UTC"
+def _scope(report: Report) -> str:
+    since = f"since {moment(report.since)}" if report.since else "all there is"
+    return f"{report.ledger}, {since}, as of {moment(report.until)} UTC"
 
 
-def _headline(total: Summary) -> str:
-    low, high = total.interval
+def _headline(total: ReportRow) -> str:
+    summary = total.summary
+    rate, seconds = summary.rate, summary.seconds
+    low, high = rate.interval
+    p50, p95 = number(seconds and seconds.p50, ".1f"), number(seconds and seconds.p95, ".1f")
     facts = [
-        (percent(total.rate), f"accepted, 95 %: {100 * low:.0f} to {100 * high:.0f}" if total.judged else "accepted"),
-        (f"{total.accepted:,} of {total.judged:,}", "judged results"),
-        (number(total.score, ".3f"), "mean score of the accepted"),
-        (f"{number(total.seconds_p50, '.1f')} / {number(total.seconds_p95, '.1f')} s", "generation, p50 / p95"),
-        (str(total.verdict).partition(",")[0], "verdict"),
+        (percent(rate.share), f"accepted, 95 %: {100 * low:.0f} to {100 * high:.0f}" if rate.judged else "accepted"),
+        (f"{rate.accepted:,} of {rate.judged:,}", "judged results"),
+        (number(summary.score, ".3f"), "mean score of the accepted"),
+        (f"{p50} / {p95} s", "generation, p50 / p95"),
+        (str(rate.rating).partition(",")[0], "verdict"),
     ]
-    cells = (f"<div><b>{escape(value)}</b><span class=muted>{escape(what)}</span></div>" for value, what in facts)
+    cells = (f"<div><b>{escape(value)}</b><span class=muted>{escape(name)}</span></div>" for value, name in facts)
     return f'<div class="headline">{"".join(cells)}</div>'
 
 
@@ -80,58 +93,44 @@ def _table(head: Sequence[str], rows: Iterable[str]) -> str:
     return f'<div class="scroll"><table><tr>{names}</tr>{"".join(rows)}</table></div>'
 
 
-def _row(cells: Sequence[str], kind: str = "", last: str = "") -> str:
+def _row(cells: Sequence[str], row_class: str = "", last_class: str = "") -> str:
     plain = "".join(f"<td>{escape(cell)}</td>" for cell in cells[:-1])
-    return f'<tr class="{kind}">{plain}<td class="{last}">{escape(cells[-1])}</td></tr>'
+    return f'<tr class="{row_class}">{plain}<td class="{last_class}">{escape(cells[-1])}</td></tr>'
 
 
-def _rates(told: Report) -> Iterable[str]:
-    yield f"<h2>Rate of each {told.by}, with 95 % intervals</h2>"
-    shown = told.groups[-MOST_ROWS:] if told.by == "hour" else told.groups[:MOST_ROWS]
-    yield rate_plot((*shown, told.total))
-    if len(shown) < len(told.groups):
-        yield f'<p class="muted">{len(shown)} of {len(told.groups)} are drawn; the table has all.</p>'
+def _rates(report: Report) -> Iterable[str]:
+    yield f"<h2>Rate of each {report.by}, with 95 % intervals</h2>"
+    shown = report.groups[-MAX_ROWS:] if report.by == "hour" else report.groups[:MAX_ROWS]
+    yield rate_plot((*shown, report.total))
+    if len(shown) < len(report.groups):
+        yield f'<p class="muted">{len(shown)} of {len(report.groups)} are drawn; the table has all.</p>'
     head = ["", "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 %", "score", "quality", "p50 s"]
-    yield _table([*head, "p95 s", "gaussians", "verdict"], map(_summary_row, (*told.groups, told.total)))
-    for item in told.differences:
+    yield _table([*head, "p95 s", "gaussians", "verdict"], map(_summary_row, (*report.groups, report.total)))
+    for item in report.differences:
         d = item.difference
         more = f"; not told apart, which would take some {item.tasks_each:,} judged each" if item.tasks_each else ""
         yield (
             f"<p>{escape(item.label)} against {escape(item.reference)}: <b>{100 * d.estimate:+.1f} points</b> "
             f"(95 %: {100 * d.low:+.1f} to {100 * d.high:+.1f}){more}</p>"
         )
-    if told.differences and told.by == "phase":
-        yield f'<p class="muted">{escape(NOT_AT_RANDOM)}</p>'
+    if report.differences and report.by == "phase":
+        yield f'<p class="muted">{escape(NOT_RANDOMISED)}</p>'
 
 
-def _summary_row(summary: Summary) -> str:
-    low, high = summary.interval
-    found = summary.verdict
-    counts = (summary.tasks, summary.accepted, summary.rejected, summary.skipped, summary.other)
-    cells = [
-        summary.label,
-        *(f"{count:,}" for count in counts),
-        percent(summary.rate),
-        f"{100 * low:.1f}–{100 * high:.1f}" if summary.judged else "–",
-        number(summary.score, ".3f"),
-        number(summary.quality, ".3f"),
-        number(summary.seconds_p50, ".1f"),
-        number(summary.seconds_p95, ".1f"),
-        number(summary.gaussians_p50, ",.0f"),
-        str(found),
-    ]
-    colour = "bad" if found.below else "good" if found.band is not None else "muted"
-    return _row(cells, "" if summary.key else "total", colour)
+def _summary_row(row: ReportRow) -> str:
+    rating = row.summary.rate.rating
+    colour = "bad" if rating.is_below else "good" if rating.band is not None else "muted"
+    return _row(summary_cells(row, count_format=",", dash="–"), "" if row.key else "total", colour)
 
 
-def _over_time(told: Report) -> Iterable[str]:
-    if len(told.bins) < 2:
+def _over_time(report: Report) -> Iterable[str]:
+    if len(report.bins) < 2:
         return
-    hours = told.bin_seconds // 3600
+    hours = report.bin_seconds // 3600
     width = f"{hours} h" if hours < 48 else f"{hours // 24} days"
     yield f"<h2>Over time, in bins of {width}</h2>"
-    yield time_plot(told)
-    if told.phases:
+    yield time_plot(report)
+    if report.phases:
         yield '<p class="muted">Dashed lines are changes of phase.</p>'
 
 
@@ -145,48 +144,34 @@ def _contrasts(contrasts: Sequence[Contrast]) -> Iterable[str]:
         "Grey intervals hold 0: no difference is shown. One interval in twenty leaves out 0 by chance.</p>"
     )
     yield effect_plot(known)
-    yield _table(["median of", "accepted", "rejected", "delta", "95 %", ""], map(_contrast_row, known))
+    head = ["median of", "accepted", "rejected", "delta", "95 %", ""]
+    yield _table(head, (_row(contrast_cells(contrast)) for contrast in known))
 
 
-def _contrast_row(contrast: Contrast) -> str:
-    effect = contrast.effect
-    assert effect is not None
-    medians = (figure(contrast.accepted_median), figure(contrast.rejected_median))
-    interval = f"{effect.low:+.2f} to {effect.high:+.2f}"
-    return _row(
-        [contrast.column, *medians, f"{effect.delta:+.2f}", interval, effect.magnitude if effect.is_clear else ""]
+def _experiment(experiment: ExperimentSummary) -> Iterable[str]:
+    row, result = experiment.row, experiment.result
+    yield f"<h2>Experiment {escape(row.name)}</h2>"
+    ended = f", ended {moment(row.ended_at)}: {row.decision}" if row.ended_at is not None else ", running"
+    yield f'<p class="muted">{escape(f"Since {moment(row.started_at)} UTC{ended}")}</p>'
+    if result.winner is not None:
+        yield f'<p><b class="good">{escape(result.winner)} has won.</b></p>'
+    elif result.losers:
+        yield f'<p><b class="bad">Clearly worse: {escape(", ".join(result.losers))}.</b></p>'
+    else:
+        yield "<p><b>No arm has won yet.</b></p>"
+    arms = (
+        [arm, f"{counted:,}", f"{accepted:,}", percent(accepted / counted if counted else None)]
+        for arm, accepted, counted in experiment.arms
     )
-
-
-def _experiments(experiments: Sequence[ExperimentSummary]) -> Iterable[str]:
-    for experiment in reversed(experiments):
-        row, decision = experiment.row, experiment.decision
-        yield f"<h2>Experiment {escape(row.name)}</h2>"
-        ended = f", ended {moment(row.ended_at)}: {row.decision}" if row.ended_at is not None else ", running"
-        yield f'<p class="muted">{escape(f"Since {moment(row.started_at)} UTC{ended}")}</p>'
-        if decision.winner is not None:
-            yield f'<p><b class="good">{escape(decision.winner)} has won.</b></p>'
-        elif decision.losers:
-            yield f'<p><b class="bad">Clearly worse: {escape(", ".join(decision.losers))}.</b></p>'
-        else:
-            yield "<p><b>No arm has won yet.</b></p>"
-        yield _table(
-            ["arm", "counted", "accepted", "rate"],
-            (
-                _row([arm, f"{counted:,}", f"{accepted:,}", percent(accepted / counted if counted else None)])
-                for arm, accepted, counted in experiment.arms
-            ),
-        )
-        yield _table(
-            ["is better than", "", "evidence", "needed", "odds ratio, at any time"],
-            (
-                _row(
-                    [
-                        *(comparison.better, comparison.worse),
-                        *(evidence(comparison.highest_e_value), f"{decision.threshold:.0f}"),
-                        f"{comparison.odds_ratio[0]:.2f} to {comparison.odds_ratio[1]:.2f}",
-                    ]
-                )
-                for comparison in decision.comparisons
-            ),
-        )
+    yield _table(["arm", "counted", "accepted", "rate"], map(_row, arms))
+    comparisons = (
+        [
+            comparison.better,
+            comparison.worse,
+            evidence(comparison.highest_e_value),
+            f"{result.threshold:.0f}",
+            "{:.2f} to {:.2f}".format(*comparison.odds_ratio),
+        ]
+        for comparison in result.comparisons
+    )
+    yield _table(["is better than", "", "evidence", "needed", "odds ratio, at any time"], map(_row, comparisons))

@@ -1,26 +1,38 @@
-"""The report's plots, as SVG that stands in the page; the page's style sheet colours them."""
+"""The report's plots as inline SVG, coloured by the style sheet of the page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from miner.analytics.aggregate import Bin, Contrast, Report, Summary
-from miner.analytics.intervals import wilson_interval
+from miner.analytics.aggregate import Bin, Contrast
 from miner.analytics.rating import BANDS
-from miner.analytics.report.text import moment
+from miner.analytics.report.build import Report, ReportRow
+from miner.analytics.report.formatting import moment
 
 WIDTH = 860
 LABELS = 210
-ROW = 26
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+class Axis:
+    """A linear scale from values to pixels."""
+
+    def __init__(self, values: tuple[float, float], pixels: tuple[float, float]) -> None:
+        """Map the first value to the first pixel, the second to the second."""
+        self.values, self.pixels = values, pixels
+
+    def __call__(self, value: float) -> float:
+        """Return the pixel of a value."""
+        (first, last), (start, end) = self.values, self.pixels
+        return start + (value - first) / (last - first) * (end - start)
 
 
-def _text(x: float, y: float, text: str, kind: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}">{escape(text)}</text>'
+def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+    return f'<line class="{css}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, css: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{css}">{escape(text)}</text>'
 
 
 def _dot(x: float, y: float, radius: float = 4.0) -> str:
@@ -32,13 +44,23 @@ def _svg(height: float, parts: Iterable[str], title: str) -> str:
     return f"{head}<title>{escape(title)}</title>{''.join(parts)}</svg>"
 
 
-def rate_plot(groups: Sequence[Summary]) -> str:
-    top, left, right = 38, LABELS, WIDTH - 70
-    bottom = top + ROW * len(groups)
+def _vertical_grid(x: Axis, top: float, bottom: float, ticks: Iterable[tuple[float, str, str]]) -> Iterable[str]:
+    for value, label, css in ticks:
+        yield _line(x(value), top, x(value), bottom, css)
+        yield _text(x(value), bottom + 16, label, "muted middle")
 
-    def x(share: float) -> float:
-        return left + share * (right - left)
 
+def _whisker(x: Axis, y: float, low: float, middle: float, high: float, is_clear: bool) -> str:
+    """Draw an interval with its estimate, grey unless it is clear."""
+    css = "" if is_clear else "unclear"
+    return f'<g class="{css}">{_line(x(low), y, x(high), y, "whisker")}{_dot(x(middle), y)}</g>'
+
+
+def rate_plot(rows: Sequence[ReportRow]) -> str:
+    """Draw the acceptance rate of each group with its interval, over the bands of the rating."""
+    top, row_height = 38, 26
+    bottom = top + row_height * len(rows)
+    x = Axis((0, 1), (LABELS, WIDTH - 70))
     parts = []
     ceilings = (1.0, *(band.floor for band in BANDS))
     for strength, (band, ceiling) in enumerate(zip(reversed(BANDS), reversed(ceilings[:-1]), strict=True), 1):
@@ -48,31 +70,47 @@ def rate_plot(groups: Sequence[Summary]) -> str:
         )
         # In two lines, since a narrow band is narrower than its name.
         parts.append(_text(x((band.floor + ceiling) / 2), top - 7 - 14 * (strength % 2), band.name, "muted middle"))
-    for tick in range(0, 101, 20):
-        parts += [_line(x(tick / 100), top, x(tick / 100), bottom, "grid")]
-        parts += [_text(x(tick / 100), bottom + 16, f"{tick} %", "muted middle")]
-    for index, group in enumerate(groups):
-        y = top + ROW * (index + 0.5)
-        parts.append(_text(left - 12, y + 4, group.label[:34], "end"))
-        parts.append(_text(right + 10, y + 4, f"n {group.judged:,}", "muted"))
-        if group.rate is not None:
-            low, high = group.interval
-            kind = "" if group.verdict.is_known else "unclear"
-            whisker = _line(x(low), y, x(high), y, "whisker") + _dot(x(group.rate), y)
-            parts.append(f'<g class="{kind}">{whisker}</g>')
+    parts += _vertical_grid(x, top, bottom, ((tick / 100, f"{tick} %", "grid") for tick in range(0, 101, 20)))
+    for index, row in enumerate(rows):
+        rate, y = row.summary.rate, top + row_height * (index + 0.5)
+        parts.append(_text(LABELS - 12, y + 4, row.label[:34], "end"))
+        parts.append(_text(x(1) + 10, y + 4, f"n {rate.judged:,}", "muted"))
+        if rate.share is not None:
+            low, high = rate.interval
+            parts.append(_whisker(x, y, low, rate.share, high, rate.rating.is_known))
     return _svg(bottom + 24, parts, "Acceptance rates with 95 % intervals; grey where there is not enough data")
 
 
-def time_plot(told: Report) -> str:
+def effect_plot(contrasts: Sequence[Contrast]) -> str:
+    """Draw Cliff's delta of each column with its interval."""
+    top, row_height = 22, 22
+    bottom = top + row_height * len(contrasts)
+    x = Axis((-1, 1), (LABELS, WIDTH - 20))
+    parts = [
+        _text(x(-1), top - 8, "← rejected have more", "muted"),
+        _text(x(1), top - 8, "accepted have more →", "muted end"),
+    ]
+    ticks = (
+        (-1.0, "-1", "grid"),
+        (-0.5, "-0.5", "grid"),
+        (0.0, "0", "mark"),
+        (0.5, "+0.5", "grid"),
+        (1.0, "+1", "grid"),
+    )
+    parts += _vertical_grid(x, top, bottom, ticks)
+    for index, contrast in enumerate(contrasts):
+        effect, y = contrast.effect, top + row_height * (index + 0.5)
+        parts.append(_text(LABELS - 12, y + 4, contrast.column, "end"))
+        if effect is not None:
+            parts.append(_whisker(x, y, effect.low, effect.delta, effect.high, effect.is_clear))
+    return _svg(bottom + 24, parts, "Effect sizes with 95 % intervals")
+
+
+def time_plot(report: Report) -> str:
+    """Draw the acceptance rate of each bin with its interval, and the changes of phase."""
     left, right, top, bottom = 46, WIDTH - 20, 24, 224
-    start, end = told.bins[0].start, told.bins[-1].start + told.bin_seconds
-
-    def x(at: float) -> float:
-        return left + (at - start) / (end - start) * (right - left)
-
-    def y(share: float) -> float:
-        return bottom - share * (bottom - top)
-
+    start, end = report.bins[0].start, report.bins[-1].start + report.bin_seconds
+    x, y = Axis((start, end), (left, right)), Axis((0, 1), (bottom, top))
     parts = []
     for tick in range(0, 101, 20):
         parts += [_line(left, y(tick / 100), right, y(tick / 100), "grid")]
@@ -83,7 +121,7 @@ def time_plot(told: Report) -> str:
         anchor = "end" if step == 5 else "middle" if step else ""
         parts.append(_text(x(at), bottom + 18, moment(at, form), f"muted {anchor}"))
     last_label = -200.0
-    for phase in told.phases:
+    for phase in report.phases:
         if not start <= phase.at <= end:
             continue
         parts.append(_line(x(phase.at), top, x(phase.at), bottom, "mark"))
@@ -91,39 +129,19 @@ def time_plot(told: Report) -> str:
         if x(phase.at) - last_label > 90:
             last_label = x(phase.at)
             parts.append(_text(last_label + 4, top - 8, phase.phase[:18], "muted"))
-    middles = [(x(b.start + told.bin_seconds / 2), b) for b in told.bins]
-    trend = " ".join(f"{middle:.1f},{y(b.accepted / b.judged):.1f}" for middle, b in middles)
+    middles = [x(b.start + report.bin_seconds / 2) for b in report.bins]
+    trend = " ".join(f"{middle:.1f},{y(_share(b)):.1f}" for middle, b in zip(middles, report.bins, strict=True))
     parts.append(f'<polyline class="trend" points="{trend}"/>')
-    parts += [
-        _time_mark(middle, b, y(b.accepted / b.judged), *map(y, wilson_interval(b.accepted, b.judged)))
-        for middle, b in middles
-    ]
+    parts += [_time_mark(middle, y, b) for middle, b in zip(middles, report.bins, strict=True)]
     return _svg(bottom + 26, parts, "Acceptance rate over time with 95 % intervals")
 
 
-def _time_mark(x: float, found: Bin, y: float, low: float, high: float) -> str:
-    title = f"{moment(found.start)} UTC: {found.accepted} of {found.judged}"
-    return f"<g><title>{title}</title>{_line(x, low, x, high, 'whisker')}{_dot(x, y, 3.5)}</g>"
+def _share(time_bin: Bin) -> float:
+    return time_bin.rate.accepted / time_bin.rate.judged
 
 
-def effect_plot(contrasts: Sequence[Contrast]) -> str:
-    left, right, top = LABELS, WIDTH - 20, 22
-    bottom = top + 22 * len(contrasts)
-
-    def x(delta: float) -> float:
-        return left + (delta + 1) / 2 * (right - left)
-
-    parts = [
-        _text(left, top - 8, "← rejected have more", "muted"),
-        _text(right, top - 8, "accepted have more →", "muted end"),
-    ]
-    for tick in (-1.0, -0.5, 0.0, 0.5, 1.0):
-        parts += [_line(x(tick), top, x(tick), bottom, "mark" if tick == 0 else "grid")]
-        parts += [_text(x(tick), bottom + 16, f"{tick:+g}" if tick else "0", "muted middle")]
-    for index, contrast in enumerate(contrasts):
-        effect, y = contrast.effect, top + 22 * (index + 0.5)
-        assert effect is not None
-        parts.append(_text(left - 12, y + 4, contrast.column, "end"))
-        whisker = _line(x(effect.low), y, x(effect.high), y, "whisker") + _dot(x(effect.delta), y)
-        parts.append(f'<g class="{"" if effect.is_clear else "unclear"}">{whisker}</g>')
-    return _svg(bottom + 24, parts, "Effect sizes with 95 % intervals")
+def _time_mark(x: float, y: Axis, time_bin: Bin) -> str:
+    rate = time_bin.rate
+    low, high = rate.interval
+    title = f"{moment(time_bin.start)} UTC: {rate.accepted} of {rate.judged}"
+    return f"<g><title>{title}</title>{_line(x, y(low), x, y(high), 'whisker')}{_dot(x, y(_share(time_bin)), 3.5)}</g>"

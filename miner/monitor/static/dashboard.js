@@ -144,7 +144,7 @@ const shorten = (task) => (task.length > 13 ? `${task.slice(0, 12)}…` : task);
 function badge(result) {
   if (result.outcome === "accepted") return el("span", { class: "badge good" }, result.score === null ? "accepted" : result.score.toFixed(2));
   if (result.outcome === "rejected") return el("span", { class: "badge bad" }, "rejected");
-  return el("span", { class: "badge" }, result.outcome ?? "sent");
+  return el("span", { class: "badge" }, result.outcome?.replaceAll("_", " ") ?? "sent");
 }
 
 function card(result) {

@@ -92,7 +92,7 @@ async function showFacts() {
     place("prompt").hidden = false;
   }
   const facts = {
-    answer: result.outcome === "accepted" && result.score !== null ? `accepted, ${result.score.toFixed(2)}` : (result.outcome ?? "none yet"),
+    answer: result.outcome === "accepted" && result.score !== null ? `accepted, ${result.score.toFixed(2)}` : (result.outcome?.replaceAll("_", " ") ?? "none yet"),
     validator: result.uid === null ? "–" : `uid ${result.uid}`,
     phase: result.phase,
     seed: result.seed,

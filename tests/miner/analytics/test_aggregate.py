@@ -1,76 +1,58 @@
 from __future__ import annotations
 
-import math
+from pathlib import Path
 
 import pytest
 
-from miner.analytics.aggregate import (
-    COMPARED,
-    MOST_BINS,
-    VERDICT_LIMIT,
-    By,
-    Report,
-    report,
-    summarise_experiment,
-    trial,
-)
+from miner.analytics.aggregate import COMPARED, By
 from miner.analytics.intervals import compare_proportions, tasks_to_distinguish, wilson_interval
-from miner.ledger.events import Stratum
-from miner.ledger.reader import ExperimentRow, PhaseRow, TaskRow
+from miner.analytics.report.build import MAX_BINS, Report, build_report
+from miner.ledger.outcomes import Outcome
+from miner.ledger.reader import PhaseRow, TaskRow
+from tests.support.task_rows import NOW
+from tests.support.task_rows import task_row as task
 
 HOUR = 3600.0
-NOW = 1_762_000_000.0 // HOUR * HOUR
 
 
-def task(number: int, outcome: str | None, **changes: object) -> TaskRow:
-    plain: dict[str, object] = dict.fromkeys(TaskRow._fields)
-    at = changes.get("assigned_at", NOW - 100.0 * HOUR + number)
-    plain |= {
-        "key": number,
-        "assigned_at": at,
-        "transport": "pull",
-        "validator": "5Alpha9999",
-        "uid": 27,
-        "task_id": str(number),
-        "task_type": "image",
-        "phase": "phase3",
-        "config_hash": "1a2b3c4d5e6f",
-        "code_version": "1",
-        "outcome": outcome,
-        "answered_at": at + 20.0 if outcome else None,  # type: ignore[operator]
-        "score": 0.7 if outcome == "accepted" else None,
-        "submissions": 1,
-        "gaussians": 1000 * number,
-        "generation_seconds": float(number),
-    }
-    return TaskRow(**(plain | changes))  # type: ignore[arg-type]
+def report_on(tasks: list[TaskRow], by: By = "phase", since: float = 0.0) -> Report:
+    return build_report(Path("ledger.sqlite"), tasks, by, since, NOW)
 
 
-def told(tasks: list[TaskRow], by: By = "phase", since: float = 0.0) -> Report:
-    return report(tasks, by, since, NOW)
-
-
-OUTCOMES = ["accepted", "accepted", "rejected", "skipped", "not validated", "unknown", None, "closed without a score"]
+OUTCOMES = [
+    Outcome.ACCEPTED,
+    Outcome.ACCEPTED,
+    Outcome.REJECTED,
+    Outcome.SKIPPED,
+    Outcome.NOT_VALIDATED,
+    Outcome.UNKNOWN,
+    None,
+    Outcome.CLOSED_WITHOUT_SCORE,
+]
 
 
 def test_counts_rates_and_times() -> None:
     tasks = [task(number, outcome) for number, outcome in enumerate(OUTCOMES)]
     tasks[1] = tasks[1]._replace(score=0.8)
-    (group,) = told(tasks).groups
-    assert (group.tasks, group.accepted, group.rejected, group.skipped, group.other) == (8, 2, 1, 1, 4)
-    assert (group.judged, group.rate, group.interval) == (3, 2 / 3, wilson_interval(2, 3))
+    (row,) = report_on(tasks).groups
+    group, rate = row.summary, row.summary.rate
+    assert (group.tasks, rate.accepted, rate.rejected, group.skipped, group.other) == (8, 2, 1, 1, 4)
+    assert (rate.judged, rate.share, rate.interval) == (3, 2 / 3, wilson_interval(2, 3))
     assert group.score == pytest.approx(0.75)
-    assert (group.seconds_p50, group.gaussians_p50) == (3.5, 3500)
-    assert group.seconds_p95 == pytest.approx(6.65)
-    assert str(group.verdict).startswith("not enough data")
-    total = told(tasks).total
-    assert (total.label, total.tasks, total.rate) == ("all", 8, 2 / 3)
+    assert group.seconds is not None
+    assert group.gaussians is not None
+    assert (group.seconds.p50, group.gaussians.p50) == (3.5, 3500)
+    assert group.seconds.p95 == pytest.approx(6.65)
+    assert str(rate.rating).startswith("not enough data")
+    total = report_on(tasks).total
+    assert (total.label, total.summary.tasks, total.summary.rate.share) == ("all", 8, 2 / 3)
 
 
 def test_nothing() -> None:
-    found = told([])
+    found = report_on([])
     assert (found.groups, found.differences, found.bins) == ((), (), ())
-    assert (found.total.tasks, found.total.rate, found.total.score, found.total.seconds_p50) == (0, None, None, None)
+    total = found.total.summary
+    assert (total.tasks, total.rate.share, total.score, total.seconds) == (0, None, None, None)
     assert all(contrast.effect is None for contrast in found.total.contrasts)
 
 
@@ -81,20 +63,20 @@ def test_groups() -> None:
         task(2, "accepted", validator="5Beta00000", uid=None, assigned_at=NOW - 2 * HOUR),
         task(3, "accepted", config_hash="ccccccccdddd", uid=31, assigned_at=NOW - 1),
     ]
-    by_phase = told(tasks).groups
-    assert [(g.label, g.tasks) for g in by_phase] == [
+    by_phase = report_on(tasks).groups
+    assert [(g.label, g.summary.tasks) for g in by_phase] == [
         ("baseline aaaaaaaa", 1),
         ("phase3 1a2b3c4d", 2),
         ("phase3 cccccccc", 1),
     ]
-    by_validator = told(tasks, "validator").groups
-    assert [(g.key, g.label, g.tasks) for g in by_validator] == [
+    by_validator = report_on(tasks, "validator").groups
+    assert [(g.key, g.label, g.summary.tasks) for g in by_validator] == [
         ("5Alpha9999", "5Alpha99 (uid 31)", 3),
         ("5Beta00000", "5Beta000", 1),
     ]
-    assert [(g.label, g.tasks) for g in told(tasks, "type").groups] == [("image", 3), ("text", 1)]
-    by_hour = told(tasks, "hour")
-    assert [g.tasks for g in by_hour.groups] == [2, 1, 1]
+    assert [(g.label, g.summary.tasks) for g in report_on(tasks, "type").groups] == [("image", 3), ("text", 1)]
+    by_hour = report_on(tasks, "hour")
+    assert [g.summary.tasks for g in by_hour.groups] == [2, 1, 1]
     assert all(len(g.label) == len("2025-11-01 10:00") and not g.contrasts for g in by_hour.groups)
     assert by_hour.differences == ()
 
@@ -105,7 +87,7 @@ def many(accepted: int, rejected: int, **changes: object) -> list[TaskRow]:
 
 
 def test_groups_are_compared_with_the_largest() -> None:
-    found = told(
+    found = report_on(
         [*many(10, 10, phase="a"), *many(212, 288, phase="b"), *many(60, 10, phase="c"), task(0, None, phase="d")]
     )
     assert [(d.label[0], d.reference[0]) for d in found.differences] == [("a", "b"), ("c", "b")]
@@ -121,7 +103,7 @@ def test_accepted_against_rejected() -> None:
     tasks += [task(n, "rejected", gaussians=50 + n, local_score=None) for n in range(30)]
     # Neither judged results nor figures that are unknown take part.
     tasks += [task(n, "skipped", gaussians=10**6) for n in range(10)]
-    (group,) = told(tasks).groups
+    (group,) = report_on(tasks).groups
     assert [contrast.column for contrast in group.contrasts] == list(COMPARED)
     by_column = {contrast.column: contrast for contrast in group.contrasts}
     gaussians = by_column["gaussians"]
@@ -137,8 +119,10 @@ def test_the_quality_is_of_all_that_was_scored_here() -> None:
     outcomes = ("accepted", "rejected", "skipped")
     tasks = [task(n, outcome, local_score=0.5 + n / 10) for n, outcome in enumerate(outcomes)]
     tasks.append(task(9, "accepted", local_score=None))
-    assert told(tasks).total.quality == pytest.approx(0.6)
-    assert told(tasks[3:]).total.quality is None
+    quality = report_on(tasks).total.summary.quality
+    assert quality is not None
+    assert quality.p50 == pytest.approx(0.6)
+    assert report_on(tasks[3:]).total.summary.quality is None
 
 
 @pytest.mark.parametrize(
@@ -149,63 +133,17 @@ def test_the_time_axis_has_as_many_bins_as_fit(hours: int, width: float) -> None
         task(n, "accepted" if n % 3 else "rejected", assigned_at=NOW - 3600 * h)
         for n, h in enumerate(range(hours, -1, -1))
     ]
-    found = told(tasks)
+    found = report_on(tasks)
     assert found.bin_seconds == width
-    assert len(found.bins) <= MOST_BINS
-    assert (sum(b.judged for b in found.bins), sum(b.accepted for b in found.bins)) == (
-        found.total.judged,
-        found.total.accepted,
+    assert len(found.bins) <= MAX_BINS
+    total = found.total.summary.rate
+    assert (sum(b.rate.judged for b in found.bins), sum(b.rate.accepted for b in found.bins)) == (
+        total.judged,
+        total.accepted,
     )
     assert all(b.start % width == 0 for b in found.bins)
 
 
-def test_only_changes_of_phase_in_the_time_that_is_told() -> None:
+def test_only_changes_of_phase_in_the_time_that_is_report_on() -> None:
     phases = [PhaseRow(at, "p", "apply", "h", "") for at in (10.0, 20.0, 30.0)]
-    assert [p.at for p in report([], "phase", 15.0, 25.0, phases).phases] == [20.0]
-
-
-@pytest.mark.parametrize(
-    ("outcome", "accepted"),
-    [
-        ("accepted", True),
-        ("rejected", False),
-        ("skipped", False),
-        ("not validated", None),
-        ("closed without a score", None),
-    ],
-)
-def test_what_a_task_says_of_its_arm(outcome: str, accepted: bool | None) -> None:
-    row = task(5, outcome, arm="phase3", turn=2)
-    found = trial(row, NOW)
-    assert found == (Stratum("5Alpha9999", "image"), 2, "phase3", accepted, row.answered_at)
-
-
-@pytest.mark.parametrize("outcome", [None, "unknown", "still open", "not held"])
-def test_a_task_without_a_verdict_is_waited_for_an_hour(outcome: str | None) -> None:
-    row = task(5, outcome, arm="phase3", turn=2)
-    assert trial(row, row.assigned_at + 60).ended == math.inf
-    late = trial(row, row.assigned_at + VERDICT_LIMIT + 1)
-    assert (late.accepted, late.ended) == (None, row.assigned_at + VERDICT_LIMIT)
-
-
-def test_a_verdict_that_comes_later_does_not_change_what_was_decided() -> None:
-    row = task(5, "accepted", arm="phase3", turn=2)
-    late = row._replace(answered_at=row.assigned_at + VERDICT_LIMIT + 5)
-    assert trial(late, NOW) == trial(row._replace(outcome=None, answered_at=None), NOW)
-
-
-def test_a_task_of_no_experiment() -> None:
-    with pytest.raises(ValueError, match="belongs to no experiment"):
-        trial(task(5, "accepted"), NOW)
-
-
-def test_an_experiment_is_judged_by_its_arms() -> None:
-    row = ExperimentRow("e", 0.0, 7, '{"phase3": 50, "baseline": 50}', None, None)
-    arms = ("baseline", "phase3")
-    tasks = [
-        task(n, "accepted" if (n % 10 < 8) == (n % 2 == 1) else "rejected", arm=arms[n % 2], turn=n) for n in range(400)
-    ]
-    tasks.append(task(400, "skipped", arm="gone", turn=400))
-    found = summarise_experiment(row, tasks, NOW)
-    assert found.arms == (("phase3", 160, 200), ("baseline", 40, 200))
-    assert (found.decision.winner, found.decision.losers, found.decision.blocks) == ("phase3", ("baseline",), 200)
+    assert [p.at for p in build_report(Path("x"), [], "phase", 15.0, 25.0, phases).phases] == [20.0]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +12,8 @@ from miner.analytics.intervals import (
     Floats,
     cliffs_delta,
     compare_proportions,
-    quantile,
+    median,
+    quantiles,
     tasks_to_distinguish,
     tasks_to_exclude,
     wilson_interval,
@@ -197,8 +197,8 @@ def test_the_ends_of_the_interval_of_an_effect_size_solve_the_published_equation
 def test_words_for_effect_sizes() -> None:
     words = []
     for shift in (0.0, 0.4, 0.7, 1.5):
-        quantiles = stats.norm.ppf((np.arange(400) + 0.5) / 400)
-        found = cliffs_delta(quantiles + shift, quantiles)
+        normal = stats.norm.ppf((np.arange(400) + 0.5) / 400)
+        found = cliffs_delta(normal + shift, normal)
         assert found is not None
         words.append(found.magnitude)
     assert words == ["negligible", "small", "medium", "large"]
@@ -207,11 +207,13 @@ def test_words_for_effect_sizes() -> None:
 def test_nothing_has_no_effect_size_and_no_quantiles() -> None:
     assert cliffs_delta(np.array([]), FIRST) is None
     assert cliffs_delta(FIRST, np.array([])) is None
-    assert quantile(np.array([]), 0.5) is None
+    assert median(np.array([])) is None
+    assert quantiles(np.array([])) is None
 
 
 def test_quantiles_agree_with_scipy() -> None:
-    shares = (0.0, 0.5, 0.95, 1.0)
-    found = [quantile(FIRST, share) for share in shares]
-    assert found == pytest.approx(stats.mstats.mquantiles(FIRST, shares, alphap=1, betap=1).tolist())
-    assert all(a is not None and b is not None and a <= b for a, b in pairwise(found))
+    expected = stats.mstats.mquantiles(FIRST, [0.5, 0.95], alphap=1, betap=1).tolist()
+    found = quantiles(FIRST)
+    assert found is not None
+    assert [found.p50, found.p95] == pytest.approx(expected)
+    assert median(FIRST) == found.p50

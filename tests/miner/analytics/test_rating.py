@@ -5,7 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miner.analytics.intervals import wilson_interval
-from miner.analytics.rating import BANDS, LOWEST, verdict
+from miner.analytics.rating import BANDS, LOWEST_FLOOR, AcceptanceRate, Rating
+
+
+def rate(accepted: int, judged: int) -> Rating:
+    return AcceptanceRate(accepted, judged).rating
 
 
 @pytest.mark.parametrize(
@@ -26,47 +30,53 @@ from miner.analytics.rating import BANDS, LOWEST, verdict
         (20, 20, "at least excellent"),
     ],
 )
-def test_verdicts(accepted: int, judged: int, words: str) -> None:
-    assert str(verdict(accepted, judged)) == words
+def test_ratings(accepted: int, judged: int, words: str) -> None:
+    assert str(rate(accepted, judged)) == words
 
 
-def test_what_a_band_still_needs() -> None:
-    found = verdict(620, 1000)
+def test_tasks_until_the_next_band() -> None:
+    found = rate(620, 1000)
     assert str(found) == "at least minimum"
-    assert found.more == round(1.959963984540054**2 * 0.6 * 0.4 / 0.02**2) - 1000
+    assert found.more_tasks == round(1.959963984540054**2 * 0.6 * 0.4 / 0.02**2) - 1000
     # A rate of exactly .60 never shows that it is at least .60.
-    assert verdict(3000, 5000).more is None
-    assert verdict(1450, 2000).more is None
-    assert (str(verdict(1440, 2000)), verdict(1440, 2000).more) == ("at least good", 17)
+    assert rate(3000, 5000).more_tasks is None
+    assert rate(1450, 2000).more_tasks is None
+    assert (str(rate(1440, 2000)), rate(1440, 2000).more_tasks) == ("at least good", 17)
 
 
 def test_no_proportion() -> None:
     with pytest.raises(ValueError, match="no proportion"):
-        verdict(2, 1)
+        rate(2, 1)
 
 
 counts = st.integers(1, 3000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total)))
 
 
 @given(counts)
-def test_a_verdict_is_what_the_interval_allows(pair: tuple[int, int]) -> None:
+def test_a_rating_is_what_the_interval_allows(pair: tuple[int, int]) -> None:
     low, high = wilson_interval(*pair)
-    found = verdict(*pair)
-    assert found.below == (high < LOWEST)
-    assert (found.band is not None) == (low >= LOWEST)
+    found = rate(*pair)
+    assert found.is_below == (high < LOWEST_FLOOR)
+    assert (found.band is not None) == (low >= LOWEST_FLOOR)
     if found.band is not None:
         assert low >= found.band.floor
         assert all(low < band.floor for band in BANDS if band.floor > found.band.floor)
 
 
 @given(counts)
-def test_the_verdict_comes_when_it_was_promised(pair: tuple[int, int]) -> None:
+def test_the_rating_comes_when_it_was_promised(pair: tuple[int, int]) -> None:
     accepted, judged = pair
-    before = verdict(accepted, judged)
-    if before.more is None or before.is_known:
+    before = rate(accepted, judged)
+    if before.more_tasks is None or before.is_known:
         return
     # At a multiple of the counts the rate is the same.
-    factor = -(-(judged + before.more) // judged)
-    assert verdict(factor * accepted, factor * judged).is_known
+    factor = -(-(judged + before.more_tasks) // judged)
+    assert rate(factor * accepted, factor * judged).is_known
     if factor > 2:
-        assert not verdict((factor - 2) * accepted, (factor - 2) * judged).is_known
+        assert not rate((factor - 2) * accepted, (factor - 2) * judged).is_known
+
+
+def test_a_rate_has_its_counts_share_and_interval() -> None:
+    found = AcceptanceRate(3, 4)
+    assert (found.rejected, found.share, found.interval) == (1, 0.75, wilson_interval(3, 4))
+    assert (AcceptanceRate(0, 0).share, AcceptanceRate(0, 0).interval) == (None, (0.0, 1.0))

@@ -13,9 +13,9 @@ from miner.analytics.assignment import Experiment
 from miner.analytics.sequential_test import (
     DELTAS,
     LOG_PRIOR,
+    ContingencyTables,
     ExperimentResult,
-    Tables,
-    Trial,
+    Observation,
     evaluate,
     log_e_values,
     odds_ratio_interval,
@@ -79,19 +79,19 @@ def test_what_is_no_experiment(weights: dict[str, int], words: str) -> None:
         Experiment(0, weights)
 
 
-def trials(
+def observations(
     experiment: Experiment,
     rates: Mapping[str, float],
     tasks: int,
     seed: int,
     strata: tuple[Stratum, ...] = (IMAGE, TEXT),
-) -> list[Trial]:
+) -> list[Observation]:
     rng = np.random.default_rng(seed)
     found = []
     for number in range(tasks):
         stratum, turn = strata[number % len(strata)], number // len(strata)
         arm = experiment.arm(stratum, turn)
-        found.append(Trial(stratum, turn, arm, bool(rng.random() < rates[arm]), float(number)))
+        found.append(Observation(stratum, turn, arm, bool(rng.random() < rates[arm]), float(number)))
     return found
 
 
@@ -100,11 +100,11 @@ def highest(decision: ExperimentResult) -> dict[tuple[str, str], float]:
 
 
 def test_a_better_arm_wins_and_the_other_is_clearly_worse() -> None:
-    decision = evaluate(EVEN, trials(EVEN, {"phase3": 0.7, "baseline": 0.3}, 400, seed=1))
+    decision = evaluate(EVEN, observations(EVEN, {"phase3": 0.7, "baseline": 0.3}, 400, seed=1))
     assert (decision.state, decision.winner, decision.losers) == ("winner", "phase3", ("baseline",))
     assert (decision.threshold, decision.blocks, decision.counted) == (40.0, 200, 400)
-    wealth = highest(decision)
-    assert wealth["phase3", "baseline"] > 40 > wealth["baseline", "phase3"]
+    e_values = highest(decision)
+    assert e_values["phase3", "baseline"] > 40 > e_values["baseline", "phase3"]
     low, high = decision.comparisons[0].odds_ratio
     assert 1 < low < (0.7 / 0.3) ** 2 < high
     back = decision.comparisons[1].odds_ratio
@@ -112,52 +112,55 @@ def test_a_better_arm_wins_and_the_other_is_clearly_worse() -> None:
 
 
 def test_without_results_one_goes_on() -> None:
-    for few in ([], trials(EVEN, {"phase3": 0.7, "baseline": 0.3}, 2, seed=1)):
+    for few in ([], observations(EVEN, {"phase3": 0.7, "baseline": 0.3}, 2, seed=1)):
         decision = evaluate(EVEN, few)
         assert (decision.state, decision.winner, decision.losers, decision.blocks) == ("continue", None, (), 0)
-        assert all((c.wealth, c.odds_ratio) == (1.0, (0.0, math.inf)) for c in decision.comparisons)
+        assert all((c.e_value, c.odds_ratio) == (1.0, (0.0, math.inf)) for c in decision.comparisons)
 
 
 def test_of_three_arms_one_may_be_worse_before_any_wins() -> None:
     experiment = Experiment(5, {"a": 1, "b": 1, "c": 1})
-    decision = evaluate(experiment, trials(experiment, {"a": 0.6, "b": 0.6, "c": 0.2}, 600, seed=2))
+    decision = evaluate(experiment, observations(experiment, {"a": 0.6, "b": 0.6, "c": 0.2}, 600, seed=2))
     assert (decision.state, decision.winner, decision.losers) == ("loser", None, ("c",))
     assert (decision.threshold, len(decision.comparisons)) == (120.0, 6)
-    decision = evaluate(experiment, trials(experiment, {"a": 0.8, "b": 0.5, "c": 0.2}, 600, seed=2))
+    decision = evaluate(experiment, observations(experiment, {"a": 0.8, "b": 0.5, "c": 0.2}, 600, seed=2))
     assert (decision.state, decision.winner, decision.losers) == ("winner", "a", ("b", "c"))
 
 
-def test_the_order_in_which_trials_are_given_and_pairs_are_named_does_not_matter() -> None:
-    some = trials(EVEN, {"phase3": 0.6, "baseline": 0.4}, 200, seed=3)
+def test_the_order_in_which_observations_are_given_and_pairs_are_named_does_not_matter() -> None:
+    some = observations(EVEN, {"phase3": 0.6, "baseline": 0.4}, 200, seed=3)
     assert evaluate(EVEN, some[::-1]) == evaluate(EVEN, some)
 
 
 def test_a_decision_does_not_depend_on_who_looked_before() -> None:
-    some = trials(EVEN, {"phase3": 0.6, "baseline": 0.4}, 300, seed=4)
+    some = observations(EVEN, {"phase3": 0.6, "baseline": 0.4}, 300, seed=4)
     looks = [highest(evaluate(EVEN, some[:n])) for n in range(0, 301, 10)]
     for pair in looks[-1]:
         seen = [look[pair] for look in looks]
         assert seen == sorted(seen)
-    every = [evaluate(EVEN, some[:n]).comparisons[0].wealth for n in range(301)]
+    every = [evaluate(EVEN, some[:n]).comparisons[0].e_value for n in range(301)]
     assert looks[-1]["phase3", "baseline"] == pytest.approx(max(every))
 
 
 def test_only_whole_blocks_count_in_the_order_in_which_they_ended() -> None:
-    pending = [Trial(IMAGE, 0, EVEN.arm(IMAGE, 0), True, 1.0), Trial(IMAGE, 1, EVEN.arm(IMAGE, 1), None, math.inf)]
+    pending = [
+        Observation(IMAGE, 0, EVEN.arm(IMAGE, 0), True, 1.0),
+        Observation(IMAGE, 1, EVEN.arm(IMAGE, 1), None, math.inf),
+    ]
     assert evaluate(EVEN, pending).blocks == 0
-    given_up = [pending[0], Trial(IMAGE, 1, EVEN.arm(IMAGE, 1), None, 3600.0)]
+    given_up = [pending[0], Observation(IMAGE, 1, EVEN.arm(IMAGE, 1), None, 3600.0)]
     decision = evaluate(EVEN, given_up)
     assert (decision.blocks, decision.counted) == (1, 1)
-    assert [c.wealth for c in decision.comparisons] == pytest.approx([1.0, 1.0])
+    assert [c.e_value for c in decision.comparisons] == pytest.approx([1.0, 1.0])
     # A gap in the ledger leaves a block open, and what is there twice was drawn once.
-    assert evaluate(EVEN, [pending[0], Trial(IMAGE, 2, EVEN.arm(IMAGE, 2), True, 2.0)]).blocks == 0
+    assert evaluate(EVEN, [pending[0], Observation(IMAGE, 2, EVEN.arm(IMAGE, 2), True, 2.0)]).blocks == 0
     assert evaluate(EVEN, [pending[0], pending[0]]).blocks == 0
 
 
-def block(stratum: Stratum, winner: str, *ended: float) -> list[Trial]:
+def block(stratum: Stratum, winner: str, *ended: float) -> list[Observation]:
     """The first block of a stratum, in which only one arm was accepted."""
     arms = (EVEN.arm(stratum, 0), EVEN.arm(stratum, 1))
-    return [Trial(stratum, turn, arm, arm == winner, ended[turn]) for turn, arm in enumerate(arms)]
+    return [Observation(stratum, turn, arm, arm == winner, ended[turn]) for turn, arm in enumerate(arms)]
 
 
 def test_blocks_count_in_the_order_in_which_they_ended() -> None:
@@ -169,7 +172,7 @@ def test_blocks_count_in_the_order_in_which_they_ended() -> None:
 
 def test_of_a_task_that_is_there_twice_the_first_verdict_counts() -> None:
     once = block(IMAGE, "phase3", 1.0, 2.0)
-    again = [trial._replace(accepted=not trial.accepted, ended=trial.ended + 10) for trial in once]
+    again = [one._replace(accepted=not one.accepted, ended=one.ended + 10) for one in once]
     assert evaluate(EVEN, [*again, *once]) == evaluate(EVEN, once)
 
 
@@ -204,7 +207,7 @@ def test_the_interval_of_the_odds_ratio_covers_at_any_time() -> None:
     truth = (0.55 / 0.45) / (0.38 / 0.62)
     missed = 0
     for _ in range(150):
-        tables: Tables = np.ones((400, 4), np.int64)
+        tables: ContingencyTables = np.ones((400, 4), np.int64)
         tables[:, 0], tables[:, 2] = rng.random(400) < 0.55, rng.random(400) < 0.38
         ends = [odds_ratio_interval(tables[:blocks], 0.05) for blocks in range(20, 401, 20)]
         missed += any(not low <= truth <= high for low, high in ends)

@@ -24,13 +24,9 @@ def ns(seconds: float) -> int:
     return int((NOW + seconds) * 1e9)
 
 
-def headers_of(call: RawRequest) -> list[tuple[bytes, bytes]]:
-    head = call.head(AxonAddress(1, MINER.ss58_address))
-    return [tuple(line.split(b": ", 1)) for line in head.split(b"\r\n")[1:] if line]  # type: ignore[misc]
-
-
 def caller(keypair: bt.Keypair = ALICE, nonce: int | None = None) -> Caller:
-    return Caller.read(headers_of(RawRequest(keypair, nonce=ns(0.001) if nonce is None else nonce)))
+    call = RawRequest(keypair, nonce=ns(0.001) if nonce is None else nonce)
+    return Caller.from_headers(call.raw_headers(AxonAddress(1, MINER.ss58_address)))
 
 
 class Clock:
@@ -46,16 +42,16 @@ def clock() -> Clock:
     return Clock()
 
 
-def admission(clock: Clock, **settings: float) -> Authenticator:
+def authenticator(clock: Clock, **settings: float) -> Authenticator:
     def decide(hotkey: str) -> PolicyDecision:
         return PolicyDecision(hotkey != BOB.ss58_address, "the operator's own words")
 
     return Authenticator(MINER.ss58_address, decide, ServingSettings.model_validate(settings), clock)
 
 
-def status(gate: Authenticator, who: Caller) -> int:
+def status(auth: Authenticator, who: Caller) -> int:
     try:
-        gate.admit(who)
+        auth.admit(who)
     except RequestRefused as refusal:
         return refusal.status
     return 200
@@ -64,33 +60,33 @@ def status(gate: Authenticator, who: Caller) -> int:
 def test_a_caller_is_read_from_its_headers_and_written_back() -> None:
     read = caller()
     assert read.hotkey == ALICE.ss58_address
-    assert Caller.read(read.headers()) == read
-    assert Caller.read([(name.upper(), value) for name, value in read.headers()]) == read
+    assert Caller.from_headers(read.to_headers()) == read
+    assert Caller.from_headers([(name.upper(), value) for name, value in read.to_headers()]) == read
 
 
 def test_what_merely_resembles_our_headers_is_not_read() -> None:
     """The SDK takes any name that contains its own."""
     read = caller()
-    assert Caller.read([*read.headers(), (b"x-bt_header_dendrite_hotkey", b"5Forged")]) == read
+    assert Caller.from_headers([*read.to_headers(), (b"x-bt_header_dendrite_hotkey", b"5Forged")]) == read
 
 
-@pytest.mark.parametrize("name", [name.decode() for name, _ in caller().headers()])
+@pytest.mark.parametrize("name", [name.decode() for name, _ in caller().to_headers()])
 @pytest.mark.parametrize("value", [None, "", "\xff" * 8, "0x?", "- 1", "9" * 5000, "twice"])
 def test_each_header_must_be_there_once_and_in_shape(name: str, value: str | None) -> None:
-    headers = [(key, old) for key, old in caller().headers() if key.decode() != name or value == "twice"]
+    headers = [(key, old) for key, old in caller().to_headers() if key.decode() != name or value == "twice"]
     if value == "twice":
         headers += [header for header in headers if header[0].decode() == name]
     elif value is not None:
         headers.append((name.encode(), value.encode("latin-1")))
     with pytest.raises(RequestRefused, match=name) as caught:
-        Caller.read(headers)
+        Caller.from_headers(headers)
     assert caught.value.status == 401
 
 
 def test_only_the_hotkeys_own_signature_to_us_over_just_this_is_genuine() -> None:
     good = caller()
-    assert good.is_genuine(MINER.ss58_address)
-    assert not good.is_genuine(BOB.ss58_address)
+    assert good.has_valid_signature(MINER.ss58_address)
+    assert not good.has_valid_signature(BOB.ss58_address)
     for change in (
         {"hotkey": BOB.ss58_address},
         {"hotkey": "1" * 48},
@@ -100,7 +96,7 @@ def test_only_the_hotkeys_own_signature_to_us_over_just_this_is_genuine() -> Non
         {"signature": "0x" + "0" * 128},
         {"signature": "0x" + BOB.sign("x").hex()},
     ):
-        assert not replace(good, **change).is_genuine(MINER.ss58_address), change  # type: ignore[arg-type]
+        assert not replace(good, **change).has_valid_signature(MINER.ss58_address), change  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -114,14 +110,14 @@ def test_only_the_hotkeys_own_signature_to_us_over_just_this_is_genuine() -> Non
     ],
 )
 def test_the_window_just_after_the_start(seconds: float, problem: str | None) -> None:
-    found = ReplayWindow(30, NOW).problem(ns(seconds), NOW)
+    found = ReplayWindow(30, NOW).find_problem(ns(seconds), NOW)
     assert found is None if problem is None else problem in str(found)
 
 
 def test_the_window_later() -> None:
     window = ReplayWindow(30, NOW)
-    assert window.problem(ns(80), NOW + 100) is None
-    assert "40.0 s behind our clock, at most 30 s" in str(window.problem(ns(60), NOW + 100))
+    assert window.find_problem(ns(80), NOW + 100) is None
+    assert "40.0 s behind our clock, at most 30 s" in str(window.find_problem(ns(60), NOW + 100))
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.floats(-30, 30)), max_size=60))
@@ -130,12 +126,12 @@ def test_no_nonce_is_taken_twice_and_old_ones_are_forgotten(steps: list[tuple[fl
     for wait, offset in steps:
         now += wait
         nonce = int((now + offset) * 1e9)
-        if window.problem(nonce, now) is None:
+        if window.find_problem(nonce, now) is None:
             assert nonce not in taken
             taken.add(nonce)
             window.remember(nonce, now)
             assert len(window) <= sum(used >= int((now - 31) * 1e9) for used in taken)
-        assert all(window.problem(used, now) for used in taken)
+        assert all(window.find_problem(used, now) for used in taken)
 
 
 def test_a_rate_is_a_minutes_worth_at_once_and_then_what_time_brings() -> None:
@@ -150,62 +146,62 @@ def test_a_rate_is_a_minutes_worth_at_once_and_then_what_time_brings() -> None:
 
 
 def test_admission_asks_for_clock_signature_policy_replay_and_rate(clock: Clock) -> None:
-    gate = admission(clock, requests_per_minute=2)
-    assert status(gate, replace(caller(), signature="0x" + "0" * 128)) == 401
-    assert status(gate, caller(nonce=ns(-1))) == 401
-    assert status(gate, caller(BOB)) == 403
-    assert status(gate, caller()) == 200
-    assert status(gate, caller()) == 401
-    assert status(gate, caller(BOB)) == 401, "the nonce is used, whoever signs"
-    assert status(gate, caller(nonce=ns(1))) == 200
-    assert status(gate, caller(nonce=ns(2))) == 429
+    auth = authenticator(clock, requests_per_minute=2)
+    assert status(auth, replace(caller(), signature="0x" + "0" * 128)) == 401
+    assert status(auth, caller(nonce=ns(-1))) == 401
+    assert status(auth, caller(BOB)) == 403
+    assert status(auth, caller()) == 200
+    assert status(auth, caller()) == 401
+    assert status(auth, caller(BOB)) == 401, "the nonce is used, whoever signs"
+    assert status(auth, caller(nonce=ns(1))) == 200
+    assert status(auth, caller(nonce=ns(2))) == 429
     clock.now += 30
-    assert status(gate, caller(nonce=ns(3))) == 200
+    assert status(auth, caller(nonce=ns(3))) == 200
 
 
 def test_others_cannot_use_up_a_validators_rate(clock: Clock) -> None:
-    gate = admission(clock, requests_per_minute=1)
+    auth = authenticator(clock, requests_per_minute=1)
     for number in range(20):
-        assert status(gate, replace(caller(nonce=ns(number)), signature="0x" + "1" * 128)) == 401
-    assert status(gate, caller()) == 200
-    assert status(gate, caller()) == 401
+        assert status(auth, replace(caller(nonce=ns(number)), signature="0x" + "1" * 128)) == 401
+    assert status(auth, caller()) == 200
+    assert status(auth, caller()) == 401
 
 
 def test_what_is_told_and_what_is_kept(clock: Clock) -> None:
-    gate = admission(clock, requests_per_minute=1)
+    auth = authenticator(clock, requests_per_minute=1)
     with pytest.raises(RequestRefused) as denied:
-        gate.admit(caller(BOB))
+        auth.admit(caller(BOB))
     assert "words" not in str(denied.value)
     assert denied.value.detail == "the operator's own words"
-    gate.admit(caller())
+    auth.admit(caller())
     with pytest.raises(RequestRefused) as hurried:
-        gate.admit(caller(nonce=ns(2)))
+        auth.admit(caller(nonce=ns(2)))
     assert hurried.value.retry_after == 61
 
 
-def test_room_is_bounded_in_all_and_for_each(clock: Clock) -> None:
-    gate = admission(clock, queue_size=2, per_validator=2)
+def test_the_queue_is_bounded_in_all_and_for_each(clock: Clock) -> None:
+    auth = authenticator(clock, queue_size=2, per_validator=2)
     with ExitStack() as held:
         for hotkey in ("a", "a"):
-            held.enter_context(gate.room(hotkey))
-        with pytest.raises(RequestRefused, match="of your requests") as caught, gate.room("a"):
+            held.enter_context(auth.reserve(hotkey))
+        with pytest.raises(RequestRefused, match="of your requests") as caught, auth.reserve("a"):
             pass
         assert (caught.value.status, caught.value.retry_after) == (503, 10)
-        held.enter_context(gate.room("b"))
-        with pytest.raises(RequestRefused, match="busy: too many requests"), gate.room("c"):
+        held.enter_context(auth.reserve("b"))
+        with pytest.raises(RequestRefused, match="busy: too many requests"), auth.reserve("c"):
             pass
     for hotkey in ("a", "b", "c"):
-        with gate.room(hotkey):
+        with auth.reserve(hotkey):
             pass
 
 
-def test_room_is_given_back_when_a_request_fails(clock: Clock) -> None:
-    gate = admission(clock, queue_size=1, per_validator=1)
+def test_a_place_in_the_queue_is_given_back_when_a_request_fails(clock: Clock) -> None:
+    auth = authenticator(clock, queue_size=1, per_validator=1)
     for _ in range(5):
-        with pytest.raises(ZeroDivisionError), gate.room("a"):
+        with pytest.raises(ZeroDivisionError), auth.reserve("a"):
             raise ZeroDivisionError
 
 
 def test_the_default_clock_is_the_systems() -> None:
-    gate = Authenticator(MINER.ss58_address, lambda hotkey: PolicyDecision(True, ""), ServingSettings())
-    gate.admit(caller(nonce=time.time_ns()))
+    auth = Authenticator(MINER.ss58_address, lambda hotkey: PolicyDecision(True, ""), ServingSettings())
+    auth.admit(caller(nonce=time.time_ns()))

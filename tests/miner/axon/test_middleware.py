@@ -21,7 +21,7 @@ from miner.axon.middleware import (
     check_form,
     clean_scope,
     read_body,
-    refuse,
+    send_refusal,
 )
 from miner.config.settings import ServingSettings
 from miner.localnet.raw_client import AxonAddress, signed_request
@@ -172,7 +172,7 @@ def test_the_sdk_sees_only_the_headers_that_were_checked() -> None:
 
 async def test_a_refusal_is_json_that_the_sdks_client_reads_and_ends_the_connection() -> None:
     wire = Wire(part(b"still"), part(b"sending", more=False))
-    await refuse(RequestRefused(429, "slower", retry_after=7), wire.receive, wire.send)
+    await send_refusal(RequestRefused(429, "slower", retry_after=7), wire.receive, wire.send)
     start, body, end = wire.sent
     assert start["status"] == 429
     assert dict(start["headers"])[b"retry-after"] == b"7"
@@ -210,26 +210,24 @@ async def test_an_application_that_fails_or_is_not_waited_for(
             return {"type": "http.disconnect"}
 
     settings, keypair = ServingSettings(queue_size=1, per_validator=1), bt.Keypair.create_from_uri("//alice")
-    admission = Authenticator(HOTKEY, lambda hotkey: PolicyDecision(True, ""), settings)
-    gate = AuthMiddleware(application, admission, settings)
+    authenticator = Authenticator(HOTKEY, lambda hotkey: PolicyDecision(True, ""), settings)
+    middleware = AuthMiddleware(application, authenticator, settings)
     call = signed_request(keypair, Generate(prompt="a"))
-    lines = call.head(AxonAddress(1, HOTKEY)).split(b"\r\n")[1:]
-    headers = [tuple(line.split(b": ", 1)) for line in lines if line]
     admitted: list[bool] = []
     state = {"admitted": lambda: admitted.append(True)}
-    request = {**scope(), "type": "http", "headers": headers, "state": state}
+    request = {**scope(), "type": "http", "headers": call.raw_headers(AxonAddress(1, HOTKEY)), "state": state}
     with caplog.at_level(logging.WARNING, "miner.axon.middleware"):
         if client_stays:
             with pytest.raises(RuntimeError, match="broken"):
-                await gate(request, Client(part(call.body, more=False)).receive, Wire().send)
+                await middleware(request, Client(part(call.body, more=False)).receive, Wire().send)
         else:
-            await asyncio.wait_for(gate(request, Client(part(call.body, more=False)).receive, Wire().send), 10)
+            await asyncio.wait_for(middleware(request, Client(part(call.body, more=False)).receive, Wire().send), 10)
             assert stopped.is_set()
     (line,) = caplog.messages
     assert ("could not be answered" if client_stays else "hung up") in line
     assert HOTKEY in line
     assert admitted == [True]
-    with admission.room(HOTKEY):
+    with authenticator.reserve(HOTKEY):
         pass
 
 
@@ -238,10 +236,10 @@ def test_a_thousand_refusals_are_two_lines(caplog: pytest.LogCaptureFixture) -> 
     refusals = RefusalLog(lambda: now)
     with caplog.at_level(logging.WARNING, "miner.axon.middleware"):
         for _ in range(1000):
-            refusals.note(RequestRefused(403, "no", "the operator's reason"), "1.2.3.4", "5x\nforged line")
+            refusals.record(RequestRefused(403, "no", "the operator's reason"), "1.2.3.4", "5x\nforged line")
         now = LOG_INTERVAL
-        refusals.note(RequestRefused(401, "who?"), "1.2.3.4", "")
+        refusals.record(RequestRefused(401, "who?"), "1.2.3.4", "")
     first, second = caplog.messages
-    assert "5x?forged?line at 1.2.3.4: HTTP 403, the operator's reason" in first
+    assert "Refused a request from 5x?forged?line at 1.2.3.4: HTTP 403, the operator's reason" in first
     assert "1.2.3.4: HTTP 401, who? (1000 refusals since" in second
-    assert refusals.counters == {"refused 403": 1000, "refused 401": 1}
+    assert refusals.counters == {"refused_403": 1000, "refused_401": 1}

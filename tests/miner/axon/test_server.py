@@ -14,7 +14,7 @@ import bittensor as bt
 import pytest
 import pytest_asyncio
 
-from miner.axon import server as serving
+from miner.axon import server as server_module
 from miner.axon.server import AxonServer, check_port_free
 from miner.config.phase import GateSettings, Phase, ScorerSettings
 from miner.config.policy import PolicyRules
@@ -59,17 +59,13 @@ async def bench(
     wallets: dict[str, bt.Wallet], snapshot: Snapshot, phase: Phase, container: SpzSettings, tmp_path: Path
 ) -> AsyncIterator[Bench]:
     scheduler = Scheduler()
-    scheduler.start()
     phases = selector_with(phase, lambda request, on_step: bench.generate(request))
     port = free_port()
     neuron = Neuron(uid=1, hotkey=wallets["miner"].hotkey.ss58_address, coldkey="c", ip=LOOPBACK, port=port)
     bench = Bench(neuron, TaskRunner(scheduler, phases, container), LedgerWriter(tmp_path / "ledger.sqlite"))
-    bench.ledger.start()
-    books = TaskRecorder(bench.ledger, "1.0", lambda hotkey: 7)
+    recorder = TaskRecorder(bench.ledger, "1.0", lambda hotkey: 7)
     axon = bt.Axon(wallet=wallets["miner"], port=port, ip=LOOPBACK, external_ip=LOOPBACK)
-    server = AxonServer(
-        axon, LOOPBACK, bench.runner, lambda hotkey: decide(snapshot, bench.rules, hotkey), SETTINGS, books
-    )
+    server = AxonServer(axon, bench.runner, lambda hotkey: decide(snapshot, bench.rules, hotkey), SETTINGS, recorder)
     bench.server = server
     await server.start()
     yield bench
@@ -111,7 +107,7 @@ async def test_a_result_below_the_gate_is_not_sent(
 ) -> None:
     gated = phase.model_copy(update={"scorer": ScorerSettings(), "gate": GateSettings(quality=0.3)})
     other = selector_with(gated, lambda request, _: make_asset(request), lambda splats: 0.25)
-    bench.runner._phases.swap(other.choice, other.loaded)
+    bench.runner._selector.swap(other.choice, other.models)
     answer = await ask(bench, wallets["validator"], Generate(prompt=image_base64))
     assert (answer.results, answer.error) == ("", "it has quality 0.250, the phase's gate asks for 0.3")
     assert bench.runner.counters == {"pushed": 1, "Withheld": 1}
@@ -124,7 +120,7 @@ async def test_others_are_refused_before_any_work(
     answer = await ask(bench, wallets[who], Generate(prompt=image_base64))
     assert (answer.dendrite.status_code, answer.results) == (403, "")
     assert answer.dendrite.status_message == "this miner does not work for this hotkey"
-    assert bench.server.refusals == {"refused 403": 1}
+    assert bench.server.refusals == {"refused_403": 1}
     assert not bench.runner.counters
 
 
@@ -152,7 +148,7 @@ async def test_a_changed_body_is_refused(bench: Bench, wallets: dict[str, bt.Wal
     assert await send(bench.target, replace(good, nonce=time.time_ns())) == "200"
 
 
-async def test_behind_the_gate_the_sdk_compares_the_hash_too(bench: Bench) -> None:
+async def test_behind_the_middleware_the_sdk_compares_the_hash_too(bench: Bench) -> None:
     axon = bench.server.axon
 
     class Body:
@@ -320,26 +316,26 @@ async def test_whoever_does_not_finish_its_headers_is_cut_off(bench: Bench, part
     async with connect(bench.target) as (reader, writer), asyncio.timeout(TIMEOUT):
         writer.write(part)
         assert await reader.read() == b""
-    assert len(bench.server.strangers) == 0
+    assert len(bench.server.unauthenticated) == 0
 
 
-async def test_an_admitted_caller_is_no_stranger(
+async def test_an_admitted_connection_is_no_longer_limited(
     bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str
 ) -> None:
-    """UnauthenticatedConnections can neither push it out nor does the time limit of headers apply to its generation."""
+    """Unauthenticated connections cannot push it out, nor does the time limit of headers apply to its generation."""
     held = Held(bench)
     asked = asyncio.create_task(ask(bench, wallets["validator"], Generate(prompt=image_base64)))
     assert await asyncio.to_thread(held.started.wait, TIMEOUT)
-    assert len(bench.server.strangers) == 0
+    assert len(bench.server.unauthenticated) == 0
     async with connect(bench.target) as (reader, _), asyncio.timeout(TIMEOUT):
-        await until(lambda: len(bench.server.strangers) == 1)
+        await until(lambda: len(bench.server.unauthenticated) == 1)
         assert await reader.read() == b""
     held.release.set()
     assert (await asked).results
 
 
 async def test_a_server_that_ends_by_itself_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "WATCH_INTERVAL", 0.01)
+    monkeypatch.setattr(server_module, "WATCH_INTERVAL", 0.01)
     watching = asyncio.create_task(bench.server.watch())
     done, _ = await asyncio.wait([watching], timeout=0.1)
     assert not done

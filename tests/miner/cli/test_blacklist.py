@@ -1,25 +1,24 @@
 from __future__ import annotations
 
 import os
-import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import bittensor as bt
 import pytest
 
-from miner.cli.blacklist import MIN_OUTCOMES, ValidatorOutcomes, main, suggestions
+from miner.analytics.rating import AcceptanceRate
+from miner.cli.blacklist import MIN_OUTCOMES, suggest_denials
 from miner.config.loader import load_yaml, shipped_config
 from miner.config.policy import PolicyRules
+from miner.ledger.events import PhaseAssignment, SubmissionAnswered, TaskStarted
+from miner.ledger.outcomes import Outcome
+from miner.ledger.writer import LedgerWriter
 from miner.localnet.validator import write_chain_file
 from miner.subnet.metagraph import Neuron
-from tests.support.paths import ROOT
+from tests.support.cli import run as run_command
 
-SCRIPT = ROOT / "scripts" / "blacklist.py"
 A, B, C = (bt.Keypair.create_from_uri(f"//{name}").ss58_address for name in "ABC")
 
 Run = Callable[..., tuple[int, str, str]]
@@ -27,17 +26,20 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
+    """The policy file beside a settings file."""
+    (tmp_path / "miner.yaml").write_text(f"phase: phase3\nstate_dir: {tmp_path}\n")
     path = tmp_path / "blacklist.yaml"
     path.write_bytes((shipped_config() / "blacklist.yaml").read_bytes())
     return path
 
 
 @pytest.fixture
-def run(file: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(file: Path) -> Run:
+    """`sn17-miner blacklist ARGUMENTS` for that settings file: exit code, output and errors."""
+
     def run(*arguments: object) -> tuple[int, str, str]:
-        code = main(["--file", str(file), *map(str, arguments)])
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+        result = run_command("blacklist", "--config", file.with_name("miner.yaml"), *arguments)
+        return result.exit_code, result.stdout, result.stderr
 
     return run
 
@@ -133,7 +135,7 @@ def test_a_file_that_is_broken_already_is_not_touched(run: Run, file: Path, cont
     file.unlink()
     if content is not None:
         file.write_text(content)
-    code, _, err = run("add", A, "--reason", "r")
+    code, _, err = run("add", A, "--reason", "r", "--file", file)
     assert code == 2
     assert str(file) in err
     assert not file.exists() if content is None else file.read_text() == content
@@ -146,7 +148,7 @@ def test_replacing_keeps_mode_and_link_and_leaves_nothing_behind(run: Run, file:
     assert run("add", A, "--reason", "r")[0] == 0
     assert file.is_symlink()
     assert target.stat().st_mode & 0o777 == 0o640
-    assert {path.name for path in file.parent.iterdir()} == {"real.yaml", "blacklist.yaml"}
+    assert {path.name for path in file.parent.iterdir()} == {"real.yaml", "blacklist.yaml", "miner.yaml"}
 
 
 def test_a_full_disk_loses_nothing(run: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +160,7 @@ def test_a_full_disk_loses_nothing(run: Run, file: Path, monkeypatch: pytest.Mon
     code, _, err = run("add", A, "--reason", "r")
     assert (code, "No space left" in err) == (2, True)
     assert file.read_bytes() == before
-    assert [path.name for path in file.parent.iterdir()] == ["blacklist.yaml"]
+    assert {path.name for path in file.parent.iterdir()} == {"blacklist.yaml", "miner.yaml"}
 
 
 @pytest.mark.parametrize(
@@ -177,26 +179,31 @@ def test_a_full_disk_loses_nothing(run: Run, file: Path, monkeypatch: pytest.Mon
 def test_suggestions_need_fifty_outcomes_and_an_interval_below_the_share(
     accepted: int, rejected: int, suggested: bool
 ) -> None:
-    found = suggestions([ValidatorOutcomes(A, accepted, rejected)], below=0.1)
+    found = suggest_denials([(A, AcceptanceRate(accepted, accepted + rejected))], below=0.1)
     assert bool(found) is suggested
     if suggested:
         assert f"accepted {accepted} of {accepted + rejected}: " in found[0][1]
 
 
-def ledger(path: Path, rows: list[tuple[str, int, int]]) -> Path:
-    with closing(sqlite3.connect(path)) as database:
-        database.execute("CREATE TABLE validator_outcomes (hotkey TEXT, accepted INTEGER, rejected INTEGER)")
-        database.executemany("INSERT INTO validator_outcomes VALUES (?, ?, ?)", rows)
-        database.commit()
+def write_ledger(path: Path, counts: dict[str, tuple[int, int]]) -> Path:
+    """A ledger with so many accepted and rejected tasks of each validator, and one that nobody judged."""
+    ledger = LedgerWriter(path)
+    for hotkey, (accepted, rejected) in counts.items():
+        for outcome in [Outcome.ACCEPTED] * accepted + [Outcome.REJECTED] * rejected + [Outcome.NOT_VALIDATED]:
+            key = ledger.new_key()
+            assignment = PhaseAssignment("phase3", "h", None)
+            ledger.record(TaskStarted(key, 1.0, "pull", hotkey, 3, str(key), "image", assignment, "1"))
+            ledger.record(SubmissionAnswered(key, 2.0, outcome, score=0.7))
+    assert ledger.close(60)
     return path
 
 
 def test_suggest_from_a_ledger(run: Run, file: Path, tmp_path: Path) -> None:
-    path = ledger(tmp_path / "l.sqlite", [(A, 0, 60), (B, 30, 30), (C, 0, 10)])
+    path = write_ledger(tmp_path / "l.sqlite", {A: (0, 60), B: (30, 30), C: (0, 10)})
     code, out, _ = run("suggest", "--ledger", path)
     assert code == 0
     argument = "accepted 0 of 60: 0.0% to 6.0% at 95 % confidence"
-    assert f"# {argument}\npython scripts/blacklist.py add {A} --days 7 --reason '{argument}'\n" in out
+    assert f"# {argument}\nsn17-miner blacklist add {A} --days 7 --reason '{argument}'\n" in out
     assert B not in out
     assert "1 of 3 validators surely accept less than 10%; 1 have fewer than 50 outcomes" in out
     before = file.read_bytes()
@@ -206,26 +213,40 @@ def test_suggest_from_a_ledger(run: Run, file: Path, tmp_path: Path) -> None:
     assert A not in run("suggest", "--ledger", path)[1]
 
 
+def test_suggest_reads_the_ledger_of_the_settings_file(run: Run, file: Path, tmp_path: Path) -> None:
+    write_ledger(tmp_path / "elsewhere.sqlite", {A: (0, 60)})
+    with file.with_name("miner.yaml").open("a") as settings:
+        settings.write(f"ledger: {{path: {tmp_path}/elsewhere.sqlite}}\n")
+    assert A in run("suggest")[1]
+
+
 def test_without_a_ledger_nothing_is_suggested(run: Run, tmp_path: Path) -> None:
-    missing, empty, other = tmp_path / "none.sqlite", tmp_path / "empty.sqlite", tmp_path / "text.sqlite"
-    with closing(sqlite3.connect(empty)) as database:
-        database.execute("CREATE TABLE tasks (id TEXT)")
-    for path in (missing, empty):
-        code, out, _ = run("suggest", "--ledger", path)
-        assert (code, "There is no ledger of outcomes" in out) == (0, True)
-    assert not missing.exists()
+    code, out, _ = run("suggest")
+    assert (code, f"There is no ledger {tmp_path}/ledger.sqlite yet" in out) == (0, True)
+    assert not (tmp_path / "ledger.sqlite").exists()
+    (tmp_path / "ledger.sqlite").touch()
+    assert "0 of 0 validators" in run("suggest")[1]
+    code, _, err = run("suggest", "--ledger", tmp_path / "none.sqlite")
+    assert (code, "does not exist" in err) == (2, True)
+    other = tmp_path / "text.sqlite"
     other.write_text("no database, but long enough to be looked at " * 100)
     code, _, err = run("suggest", "--ledger", other)
     assert (code, "cannot be read" in err) == (2, True)
 
 
-def test_as_a_script_from_another_folder(file: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--file", str(file), "add", A, "--reason", "r"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [entry.hotkey for entry in rules(file).deny_hotkeys] == [A]
+def test_another_file(run: Run, file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text("deny_hotkeys: []\n")
+    before = file.read_bytes()
+    assert run("add", A, "--reason", "r", "--file", other)[0] == 0
+    assert [entry.hotkey for entry in rules(other).deny_hotkeys] == [A]
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "options", [("--coldkey", "--uid"), ("--days", "7", "--until", "2036-01-31"), ("--until", "soon")]
+)
+def test_options_that_make_no_sense(run: Run, file: Path, options: tuple[str, ...]) -> None:
+    before = file.read_bytes()
+    assert run("add", A, "--reason", "r", *options)[0] == 2
+    assert file.read_bytes() == before

@@ -4,24 +4,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 
-from miner.cli.phase import main
+from miner.cli import program
 from miner.ledger.events import ExperimentEnded, ExperimentStarted, PhaseChanged
 from miner.ledger.writer import LedgerWriter
-from miner.phases.state import Chosen, ChosenSplit, StateFile
+from miner.phases.state import StateFile
+from tests.support.cli import run as run_command
 
 Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The script with a state folder of the test's: exit code and output."""
+def run(tmp_path: Path) -> Run:
+    """`sn17-miner phase ARGUMENTS` with a state folder of the test's: exit code and output."""
 
-    def run(*arguments: str) -> tuple[int, str]:
-        code = main(["--state", str(tmp_path / "state"), *arguments])
-        out, err = capsys.readouterr()
-        assert bool(err) == bool(code)
-        return code, out + err
+    def run(*arguments: object) -> tuple[int, str]:
+        result = run_command("phase", "--state", tmp_path / "state", *arguments)
+        assert bool(result.stderr) == bool(result.exit_code)
+        return result.exit_code, result.output
 
     return run
 
@@ -34,7 +35,7 @@ def state(tmp_path: Path) -> StateFile:
 def current(state: StateFile) -> str:
     written = state.read()
     assert written is not None
-    return written.current.short
+    return written.current.short_label
 
 
 def test_apply_and_go_back(run: Run, state: StateFile) -> None:
@@ -62,7 +63,7 @@ def test_going_back_before_anything_ran(run: Run, state: StateFile) -> None:
 
 def test_another_checkpoint_is_announced(run: Run) -> None:
     run("apply", "baseline")
-    assert "loads its networks first" in run("apply", "demo")[1]
+    assert "loads its models first" in run("apply", "demo")[1]
 
 
 @pytest.mark.parametrize("command", [("apply",), ("show",), ("diff", "phase3")])
@@ -78,11 +79,11 @@ def test_a_broken_phase_is_not_applied(tmp_path: Path, run: Run, state: StateFil
     (tmp_path / "miner.yaml").write_text("phase: phase3\n")
     (tmp_path / "phases" / "mine.yaml").write_text("extends: phase3\nsteps: 9\n")
     run("apply", "phase3")
-    code, out = run("--config", str(tmp_path / "miner.yaml"), "apply", "mine")
+    code, out = run("apply", "--config", tmp_path / "miner.yaml", "mine")
     assert code == 2
     assert "mine.yaml: unknown key steps; allowed here: note" in out
     assert current(state) == "phase3"
-    code, out = run("--config", str(tmp_path / "miner.yaml"), "list")
+    code, out = run("list", "--config", tmp_path / "miner.yaml")
     assert code == 0
     assert any("mine" in line and "broken" in line for line in out.splitlines())
 
@@ -119,7 +120,7 @@ def test_a_split_is_written_with_its_seed(run: Run, state: StateFile) -> None:
     written = state.read()
     assert written is not None
     split = written.current
-    assert isinstance(split, ChosenSplit)
+    assert split.is_split
     assert (split.seed, split.promote, split.rollback, split.weights) == (
         9,
         True,
@@ -142,7 +143,7 @@ def test_a_split_is_written_with_its_seed(run: Run, state: StateFile) -> None:
         (("phase3=50", "baseline=0"), "'baseline=0' is no arm"),
         (("phase3=50", "nobody=50"), "no phase 'nobody'"),
         (("phase3=33", "baseline=34"), "choose rounder shares"),
-        (("phase3=50", "few-step=50"), "need different networks"),
+        (("phase3=50", "few-step=50"), "need different models"),
     ],
 )
 def test_arms_that_cannot_be_compared(run: Run, state: StateFile, arms: tuple[str, ...], message: str) -> None:
@@ -157,24 +158,22 @@ def test_a_ledger_that_is_missing_or_empty_is_no_mistake(run: Run, tmp_path: Pat
     assert code == 0
     assert f"There is no ledger {tmp_path}/state/ledger.sqlite yet" in out
     ledger = LedgerWriter(tmp_path / "state" / "ledger.sqlite")
-    ledger.start()
     ledger.record(ExperimentEnded("none", 1.0, ""))
     assert ledger.close(10)
     code, out = run("history")
     assert code == 0
-    assert "knows of no phase yet" in out
+    assert "has no phases yet" in out
 
 
 def test_the_history_says_what_ran_when(run: Run, tmp_path: Path) -> None:
     ledger = LedgerWriter(tmp_path / "other.sqlite")
-    ledger.start()
     day = 1_762_250_400.0  # 2025-11-04 10:00 UTC
     ledger.record(PhaseChanged(day, "baseline", "start", "cc09ecea5cb5", ""))
     ledger.record(ExperimentStarted("e1", day + 60, 7, {"phase3": 50, "baseline": 50}))
     ledger.record(PhaseChanged(day + 120, "phase3", "automatic", "8588c0f18436", ""))
     ledger.record(ExperimentEnded("e1", day + 120, "phase3 has won"))
     assert ledger.close(10)
-    code, out = run("--ledger", str(tmp_path / "other.sqlite"), "history")
+    code, out = run("history", "--ledger", tmp_path / "other.sqlite")
     assert code == 0
     assert out.splitlines() == [
         "2025-11-04 10:00:00 UTC  start     baseline     cc09ecea5cb5",
@@ -186,7 +185,7 @@ def test_the_history_says_what_ran_when(run: Run, tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_ledger(run: Run, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"no database" * 100)
-    code, out = run("--ledger", str(tmp_path / "x"), "history")
+    code, out = run("history", "--ledger", tmp_path / "x")
     assert code == 2
     assert "cannot be read" in out
 
@@ -197,20 +196,57 @@ def test_going_back_to_settings_whose_file_has_changed(tmp_path: Path, run: Run,
     config.write_text("phase: mine\n")
     mine = tmp_path / "phases" / "mine.yaml"
     mine.write_text("extends: phase3\nslat_sampler_params: {steps: 36}\n")
-    run("--config", str(config), "apply", "mine")
+    run("apply", "--config", config, "mine")
     run("apply", "phase3")
     mine.write_text("extends: phase3\nslat_sampler_params: {steps: 37}\n")
-    code, out = run("--config", str(config), "rollback")
+    code, out = run("rollback", "--config", config)
     assert code == 0
     assert "the settings it ran with are kept" in out
     written = state.read()
     assert written is not None
-    assert isinstance(written.current, Chosen)
-    assert written.current.settings.slat_sampler_params.steps == 36
+    assert written.current.phases[0].settings.slat_sampler_params.steps == 36
     assert not written.current.follows
-    assert "is what runs, from before the file was changed" in run("--config", str(config), "list")[1]
-    run("--config", str(config), "apply", "mine")
+    assert "is what runs, from before the file was changed" in run("list", "--config", config)[1]
+    run("apply", "--config", config, "mine")
     written = state.read()
     assert written is not None
-    assert isinstance(written.current, Chosen)
-    assert written.current.settings.slat_sampler_params.steps == 37
+    assert written.current.phases[0].settings.slat_sampler_params.steps == 37
+
+
+def test_a_ledger_that_is_named_must_exist(run: Run, tmp_path: Path) -> None:
+    code, out = run("history", "--ledger", tmp_path / "none.sqlite")
+    assert (code, "does not exist" in out) == (2, True)
+
+
+def test_the_ledger_of_the_settings_file_is_read(run: Run, tmp_path: Path) -> None:
+    ledger = LedgerWriter(tmp_path / "other.sqlite")
+    ledger.record(PhaseChanged(1.0, "baseline", "start", "cc09ecea5cb5", ""))
+    assert ledger.close(10)
+    (tmp_path / "miner.yaml").write_text(f"phase: phase3\nledger: {{path: {tmp_path}/other.sqlite}}\n")
+    assert "start     baseline" in run("history", "--config", tmp_path / "miner.yaml")[1]
+    assert "start     baseline" in run_command("phase", "--config", tmp_path / "miner.yaml", "history").output
+
+
+def test_options_before_the_command(run: Run, state: StateFile, tmp_path: Path) -> None:
+    (tmp_path / "miner.yaml").write_text("phase: phase3\n")
+    (tmp_path / "phases").mkdir()
+    (tmp_path / "phases" / "mine.yaml").write_text("extends: phase3\n")
+    options = ("--config", tmp_path / "miner.yaml", "--state", tmp_path / "state")
+    for before, after in ((options, ()), ((), options)):
+        assert run_command(*before, "phase", *after, "apply", "mine").exit_code == 0
+        assert current(state) == "mine"
+        state.path.unlink()
+
+
+def completions(arguments: list[str], incomplete: str) -> list[str]:
+    completer = ShellComplete(program, {}, "sn17-miner", "_SN17_MINER_COMPLETE")
+    return [item.value for item in completer.get_completions(arguments, incomplete)]
+
+
+def test_names_of_phases_are_completed(tmp_path: Path) -> None:
+    assert completions(["phase", "apply"], "") == ["baseline", "demo", "few-step", "phase3", "test3"]
+    assert completions(["phase", "diff", "demo"], "few") == ["few-step"]
+    (tmp_path / "phases").mkdir()
+    (tmp_path / "phases" / "fewer.yaml").touch()
+    for before, after in ((["--config", f"{tmp_path}/miner.yaml"], []), ([], ["--config", f"{tmp_path}/miner.yaml"])):
+        assert completions([*before, "phase", "show", *after], "few") == ["few-step", "fewer"]

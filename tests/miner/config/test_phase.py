@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from miner.config.loader import load_yaml, shipped_config
+from miner.config.loader import load_yaml, phase_names, shipped_config
 from miner.config.phase import Phase
-from miner.config.phase_files import NamedPhase, flat, load_phase, phase_names
+from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import OperatorError
 
 COMPLETE = """
@@ -251,12 +251,12 @@ def test_a_phase_that_says_everything_is_shown_whole(config: Path, tmp_path: Pat
     assert NamedPhase("x", load_yaml(tmp_path / "again.yaml", Phase)).config_hash == phase.config_hash
     assert phase.settings.scorer is not None
     assert phase.settings.scorer.weights == "404-Gen/validation@948bf06988b630681c7bc468aebf2bbe010856f7"
-    keys = flat(phase)
+    keys = phase.flat()
     assert (keys["candidates.count"], keys["candidates.seconds"], keys["gate.quality"]) == (4, 20.0, 0.6)
 
 
 def test_settings_by_dotted_key(config: Path) -> None:
-    keys = flat(load_phase("base", config))
+    keys = load_phase("base", config).flat()
     assert keys["slat_sampler_params.steps"] == 8
     assert keys["image.checkpoint"] == "embedded"
     assert keys["acceleration.fp8"] is False

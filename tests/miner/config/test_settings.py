@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-
 from miner.errors import OperatorError
 
 

@@ -42,7 +42,7 @@ async def test_a_result_is_judged_by_how_it_looks(wallets: dict[str, bt.Wallet],
     delivery, score = await validator.check(task, packed(unlike))
     assert delivery.verdict == "valid"
     assert score is not None
-    assert score < validator.model.timing.quality_threshold
+    assert score < validator.rules.timing.quality_threshold
     await validator.stop()
 
 

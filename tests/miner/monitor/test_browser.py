@@ -9,15 +9,18 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from PIL import Image
 
-from miner.monitor.thumbnail_worker import EXTENT, draw
+from miner.monitor.thumbnail_worker import EXTENT, draw_result
 from miner.runtime.gpu_memory import GpuMemory
 from pipeline import Splats, normalise, spz
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.rasterizer import render
-from tests.miner.monitor.conftest import HOSTILE, OK, Browser, Site, Tab, one_task, some_result, write_ledger
-from tests.support.factories import make_splats
+from tests.support.factories import make_picture, make_splats, png
+from tests.support.monitor import HOSTILE, OK, Browser, Site, Tab, one_task, some_result, write_ledger
+
+pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 SIZE = 256
 # The pointer at six tenths of the first picture's width.
@@ -30,7 +33,7 @@ TURN = """(() => {
 })()"""
 
 
-async def test_the_dashboard(site: Site, browser: Browser, image_base64: str) -> None:
+async def test_the_dashboard(site: Site, browser: Browser) -> None:
     now = time.time_ns()
     outcomes = ["accepted", "rejected", "accepted", "skipped", "accepted", "rejected"]
     keys = [now - int(60e9 * minutes) for minutes in range(600, 0, -100)]
@@ -45,8 +48,8 @@ async def test_the_dashboard(site: Site, browser: Browser, image_base64: str) ->
     experiment = {"experiment": "e1", "arms": arms, "winner": None, "losers": [HOSTILE]}
     site.status = replace(site.status, experiment=experiment)
     assert site.gallery._save(some_result(keys[0], prompt=HOSTILE, phase=HOSTILE, task_id=HOSTILE))
-    assert site.gallery._save(some_result(keys[1], picture=image_base64))
-    draw(site.gallery.results, keys[1], site.gallery.pictures)
+    assert site.gallery._save(some_result(keys[1], picture=png(make_picture())))
+    draw_result(site.gallery.results, keys[1], site.gallery.pictures)
 
     for dark in (False, True):
         tab = await browser.open(site.url, dark)

@@ -11,8 +11,8 @@ from miner.ledger.writer import LedgerWriter
 from miner.monitor import Dashboard
 from miner.monitor.dashboard import FILES, STATIC, content_security_policy
 from pipeline import ply
-from tests.miner.monitor.conftest import HOSTILE, HOTKEYS, OK, Site, one_task, some_result, write_ledger
 from tests.support.factories import make_splats
+from tests.support.monitor import HOSTILE, HOTKEYS, Site, one_task, some_result, write_ledger
 
 
 def key_of(minutes_ago: float) -> int:
@@ -156,7 +156,7 @@ async def test_without_a_gallery_there_are_no_results(tmp_path: Path) -> None:
     from miner.monitor import Monitor
 
     site = Site(tmp_path, free_port())
-    site.monitor = Monitor(lambda: OK, LOOPBACK, site.port, Dashboard(lambda: OK, site.ledger, None).routes())
+    site.monitor = Monitor(site.source, LOOPBACK, site.port, Dashboard(site.source, site.ledger, None).routes())
     await site.monitor.start()
     assert await (await site.get("/results.json")).json() == {"results": []}
     assert (await site.get("/results/1.ply")).status == (await site.get("/pictures/1.webp")).status == 404
@@ -165,7 +165,6 @@ async def test_without_a_gallery_there_are_no_results(tmp_path: Path) -> None:
 
 async def test_reading_goes_on_beside_the_writer(site: Site) -> None:
     ledger = LedgerWriter(site.ledger)
-    ledger.start()
     for event in one_task(key_of(1)):
         ledger.record(event)
     assert await asyncio.to_thread(ledger.flush, 30)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +14,9 @@ from miner.localnet.validator import LOOPBACK, free_port
 from miner.monitor import LocalApi, Monitor
 from miner.monitor.local_api import PRIORITY
 from miner.tasks.task import Result, Task
-from pipeline import Cancelled, NonFiniteOutput, PromptError, ply
-from tests.miner.monitor.conftest import OK, until
-from tests.support.factories import make_splats
+from pipeline import Cancelled, ImagePrompt, NonFiniteOutput, PromptError, TextPrompt, ply
+from tests.support.factories import make_picture, make_splats, png
+from tests.support.monitor import FixedStatus, until
 
 SETTINGS = GenerateSettings(enabled=True, queue_size=2, max_body_bytes=4096)
 PLY = ply.to_bytes(make_splats())
@@ -28,15 +27,14 @@ class Bench:
 
     def __init__(self) -> None:
         self.tasks: list[Task] = []
-        self.ready = True
         self.error: Exception | None = None
         self.going = asyncio.Event()
         self.going.set()
         self.arrived = asyncio.Event()
         self.working = self.most_working = self.dropped = 0
         self.port = free_port()
-        self.endpoint = LocalApi(lambda: self.run if self.ready else None, SETTINGS)
-        self.monitor = Monitor(lambda: OK, LOOPBACK, self.port, self.endpoint.routes())
+        self.api = LocalApi(SETTINGS, self)
+        self.monitor = Monitor(FixedStatus(), LOOPBACK, self.port, self.api.routes())
 
     async def run(self, task: Task) -> Result:
         self.tasks.append(task)
@@ -78,17 +76,18 @@ def form(**fields: Any) -> aiohttp.FormData:
 
 
 async def test_a_picture_becomes_a_ply(bench: Bench) -> None:
-    status, body, reply = await bench.post(form(prompt_image_file=b"picture", seed="42"))
+    status, body, reply = await bench.post(form(prompt_image_file=png(make_picture()), seed="42"))
     assert (status, reply.content_type, reply.headers["X-Seed"]) == (200, "application/octet-stream", "7")
     assert len(ply.from_bytes(body)) == len(make_splats())
     (task,) = bench.tasks
-    assert (task.type, base64.b64decode(task.prompt), task.seed, task.data_format) == ("image", b"picture", 42, "ply")
+    assert isinstance(task.prompt, ImagePrompt)
+    assert (task.type, task.prompt.image.size, task.seed, task.format) == ("image", (64, 64), 42, "ply")
 
 
 async def test_a_sentence_becomes_a_ply_after_all_tasks_of_validators(bench: Bench) -> None:
     status, _, _ = await bench.post(form(prompt="a réd chair", seed="0"))
     (task,) = bench.tasks
-    assert (status, task.type, task.prompt, task.seed) == (200, "text", "a réd chair", 0)
+    assert (status, task.type, task.prompt, task.seed) == (200, "text", TextPrompt("a réd chair"), 0)
     assert task.priority == PRIORITY
     assert task.deadline == float("inf")
     await bench.post(form(prompt="x"))
@@ -106,6 +105,8 @@ async def test_a_sentence_becomes_a_ply_after_all_tasks_of_validators(bench: Ben
         (form(prompt="x", seed="1.5"), 400, "seed must be"),
         (form(prompt="x", seed=str(2**63)), 400, "seed must be"),
         (form(prompt=b"\xff\xfe"), 400, "not UTF-8"),
+        (form(prompt="  "), 400, "empty"),
+        (form(prompt_image_file=b"y"), 400, "not an image"),
         (form(prompt_image_file=b"y" * 4097), 413, "more than 4096 bytes"),
         (form(prompt="x" * 3000, seed="1" * 1097), 413, "more than 4096 bytes"),
     ],
@@ -138,16 +139,16 @@ async def test_one_at_a_time_and_few_may_wait(bench: Bench) -> None:
     bench.going.clear()
     waiting = [asyncio.create_task(bench.post(form(prompt=str(index)))) for index in range(SETTINGS.queue_size)]
     await asyncio.wait_for(bench.arrived.wait(), 10)
-    await until(lambda: bench.endpoint._present == SETTINGS.queue_size)
+    await until(lambda: bench.api._requests == SETTINGS.queue_size)
     status, _, reply = await bench.post(form(prompt="one too many"))
     assert (status, reply.headers["Retry-After"]) == (503, "10")
     bench.going.set()
-    assert [(await one)[0] for one in waiting] == [200, 200]
+    assert [(await request)[0] for request in waiting] == [200, 200]
     assert (len(bench.tasks), bench.most_working) == (2, 1)
 
 
 async def test_a_miner_that_is_not_ready(bench: Bench) -> None:
-    bench.ready = False
+    bench.api.set_runner(None)
     status, body, _ = await bench.post(form(prompt="x"))
     assert status == 503
     assert b"not ready" in body

@@ -7,10 +7,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from miner.ledger.events import Event, GenerationFailed, ResultGenerated, SubmissionAnswered, TaskStarted
+from miner.ledger.outcomes import Outcome
 from miner.monitor import Metrics, ValidatorView
 from miner.monitor import metrics as module
 from miner.runtime.gpu_memory import GpuMemory
-from tests.miner.monitor.conftest import HOTKEYS, OK, Site, one_task
+from tests.support.monitor import HOTKEYS, OK, FixedStatus, Site, one_task
 
 TASK = {"transport": "pull", "type": "image", "phase": "phase3"}
 
@@ -53,10 +54,10 @@ async def test_a_task_from_assignment_to_verdict(site: Site) -> None:
 
 
 async def test_only_a_verdict_ends_a_task_and_only_the_first(site: Site) -> None:
-    assigned, gallery_result, accepted = one_task(1)
-    feed(site.metrics, assigned, gallery_result, SubmissionAnswered(1, 9.0, "unknown"))
+    assigned, generated, accepted = one_task(1)
+    feed(site.metrics, assigned, generated, SubmissionAnswered(1, 9.0, Outcome.UNKNOWN))
     assert value(await scrape(site), "tasks_total", outcome="unknown") is None
-    feed(site.metrics, accepted, SubmissionAnswered(1, 10.0, "rejected"))
+    feed(site.metrics, accepted, SubmissionAnswered(1, 10.0, Outcome.REJECTED))
     samples = await scrape(site)
     assert value(samples, "tasks_total", outcome="accepted") == 1
     assert value(samples, "tasks_total", outcome="rejected") is None
@@ -66,7 +67,7 @@ async def test_a_pushed_task_and_one_without_a_result(site: Site) -> None:
     assigned = one_task(1)[0]
     assert isinstance(assigned, TaskStarted)
     pushed = replace(assigned, key=2, transport="push", task_type="text")
-    feed(site.metrics, assigned, GenerationFailed(1, 2.0, "why"), pushed, SubmissionAnswered(2, 3.0, "unknown"))
+    feed(site.metrics, assigned, GenerationFailed(1, 2.0, "why"), pushed, SubmissionAnswered(2, 3.0, Outcome.UNKNOWN))
     samples = await scrape(site)
     assert value(samples, "generations_failed_total", **TASK) == 1
     assert value(samples, "tasks_total", transport="push", type="text", outcome="unknown") == 1
@@ -75,17 +76,17 @@ async def test_a_pushed_task_and_one_without_a_result(site: Site) -> None:
 async def test_what_belongs_to_no_known_task_is_passed_over(site: Site) -> None:
     feed(
         site.metrics,
-        SubmissionAnswered(404, 1.0, "accepted", 0.9),
+        SubmissionAnswered(404, 1.0, Outcome.ACCEPTED, 0.9),
         ResultGenerated(404, 1.0, 1, (1,), {"a": 1.0}, {}, None, 1),
     )
     assert value(await scrape(site), "tasks_total") is None
 
 
 def test_tasks_whose_end_never_comes_do_not_pile_up() -> None:
-    metrics = Metrics(lambda: OK)
-    for key in range(module.MOST_OPEN + 5):
+    metrics = Metrics(FixedStatus())
+    for key in range(module.MAX_OPEN_TASKS + 5):
         metrics.observe(one_task(key)[0])
-    assert len(metrics._open) == module.MOST_OPEN
+    assert len(metrics._open) == module.MAX_OPEN_TASKS
 
 
 async def test_the_present_state(site: Site) -> None:
@@ -119,7 +120,7 @@ async def test_what_is_not_known_yet_is_left_out(site: Site) -> None:
 
 
 def test_two_servers_in_one_process_count_apart() -> None:
-    first, second = Metrics(lambda: OK), Metrics(lambda: OK)
+    first, second = Metrics(FixedStatus()), Metrics(FixedStatus())
     first.observe(one_task(1)[0])
     assert second.registry.get_sample_value("sn17_miner_tasks_assigned_total", TASK) is None
     assert first.registry.get_sample_value("sn17_miner_tasks_assigned_total", TASK) == 1

@@ -1,16 +1,14 @@
-"""A whole node in this process, watched over HTTP, and the log that it leaves."""
+"""A whole miner in this process, observed over HTTP, and the log that it leaves."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -18,8 +16,8 @@ import bittensor as bt
 import pytest
 import pytest_asyncio
 
-from miner import app as node_module
-from miner.app import Node
+from miner import app
+from miner.app import mine
 from miner.errors import ExitCode
 from miner.localnet.validator import LOOPBACK, LocalValidator, free_port, write_chain_file
 from miner.localnet.validator_rules import ValidatorTiming
@@ -28,8 +26,16 @@ from miner.runtime.supervisor import Supervisor
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import ply
-from tests.miner.monitor.conftest import until
-from tests.support.factories import ManualClock, instant_generate, loaded_at_once
+from tests.support.factories import (
+    FakeBackend,
+    ManualClock,
+    loaded_at_once,
+    make_picture,
+    png,
+    png_base64,
+    run_settings,
+)
+from tests.support.monitor import until
 
 TIMING = ValidatorTiming(throttle_period=0, task_cooldown=1, cooldown_penalty=0, validation_lock=0)
 FORGED = "Score=9.99, Final stats: 999K gaussians"
@@ -48,9 +54,10 @@ def our_log() -> Iterator[None]:
 
 
 class Bench:
-    """A validator with two pictures and a sentence that forges numbers, and a node that pulls them."""
+    """A validator with two pictures and a sentence that forges numbers, and the settings of a miner that pulls them."""
 
-    def __init__(self, wallets: dict[str, bt.Wallet], folder: Path, image: str) -> None:
+    def __init__(self, wallets: dict[str, bt.Wallet], folder: Path) -> None:
+        image = png_base64(make_picture())
         self.folder = folder
         self.validator = LocalValidator(wallets["validator"], free_port(), lambda _: True, TIMING)
         self.validator.add_tasks(
@@ -75,7 +82,7 @@ class Bench:
         )
         arguments = f"--config {config} --wallet.path {miner.path} --wallet.name {miner.name}"
         network = f"--subtensor.network file:{folder / 'chain.json'}"
-        self.node = Node(run_settings(*f"{arguments} {network}".split()))
+        self.settings = run_settings(*f"{arguments} {network}".split())
 
     async def get(self, path: str) -> Any:
         """The JSON that is found there."""
@@ -83,14 +90,21 @@ class Bench:
         async with aiohttp.ClientSession() as session, session.get(url) as reply:
             return await reply.json() if path.endswith("json") or path == "/health" else await reply.text()
 
+    async def has_accepted(self, count: int) -> bool:
+        """Whether the miner counts so many accepted results; False before it listens."""
+        try:
+            health = await self.get("/health")
+        except aiohttp.ClientError:
+            return False
+        return bool(health["counters"].get("accepted") == count)
+
 
 @pytest_asyncio.fixture
 async def bench(
-    wallets: dict[str, bt.Wallet], tmp_path: Path, image_base64: str, monkeypatch: pytest.MonkeyPatch, our_log: None
+    wallets: dict[str, bt.Wallet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, our_log: None
 ) -> AsyncIterator[Bench]:
-    bench = Bench(wallets, tmp_path, image_base64)
-    backend = SimpleNamespace(generate=instant_generate)
-    monkeypatch.setattr(node_module, "load", loaded_at_once(backend))
+    bench = Bench(wallets, tmp_path)
+    monkeypatch.setattr(app, "load_and_warm_up", loaded_at_once(FakeBackend()))
     await bench.validator.start()
     yield bench
     await bench.validator.stop()
@@ -102,10 +116,14 @@ def cut(command: str, path: Path) -> list[str]:
     return done.stdout.split()
 
 
-async def test_a_node_that_is_watched(bench: Bench, image_base64: str) -> None:
-    running = asyncio.create_task(bench.node.run())
-    await until(lambda: running.done() or bench.node.counters["accepted"] == 2)
-    assert not running.done(), await running
+@pytest.mark.slow
+@pytest.mark.process
+async def test_a_miner_that_is_observed(bench: Bench) -> None:
+    running = asyncio.create_task(mine(bench.settings))
+    async with asyncio.timeout(60):
+        while not await bench.has_accepted(2):
+            assert not running.done(), await running
+            await asyncio.sleep(0.05)
 
     health = await bench.get("/health")
     assert (health["status"], health["pipeline_loaded"], health["service"]) == ("ok", True, "sn17-miner")
@@ -118,7 +136,7 @@ async def test_a_node_that_is_watched(bench: Bench, image_base64: str) -> None:
 
     # What is generated for this machine shows in the gallery, too, and not in the ledger.
     form = aiohttp.FormData()
-    form.add_field("prompt_image_file", base64.b64decode(image_base64), filename="chair.png")
+    form.add_field("prompt_image_file", png(make_picture()), filename="chair.png")
     form.add_field("seed", "5")
     url = f"http://{LOOPBACK}:{bench.port}/generate"
     async with aiohttp.ClientSession() as session, session.post(url, data=form) as reply:
@@ -149,18 +167,18 @@ async def test_a_node_that_is_watched(bench: Bench, image_base64: str) -> None:
     assert len(cut("""grep -oE "TRELLIS generation took [0-9.]+ seconds" | awk '{print $4}'""", log)) == 3
 
 
-async def test_what_only_watches_never_ends_the_miner() -> None:
+async def test_what_only_observes_never_ends_the_miner() -> None:
     clock = ManualClock()
     supervisor = Supervisor(clock.clock)
 
-    async def die() -> None:
+    async def fail() -> None:
         raise ValueError("a bug")
 
-    supervisor.start("the gallery", die, vital=False)
+    supervisor.start("the gallery", fail, vital=False)
     for _ in range(20):
         await clock.pass_sleep()
     assert supervisor.restarts["the gallery"] >= 20
-    failure = asyncio.create_task(supervisor.failed())
+    failure = asyncio.create_task(supervisor.wait_for_failure())
     await asyncio.sleep(0)
     assert not failure.done()
     failure.cancel()

@@ -8,18 +8,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miner.config.settings import HousekeepingSettings, RetentionSettings
-from miner.ledger.events import TasksDeleted, TaskStarted
+from miner.config.settings import HousekeepingSettings, OperatorFiles, RetentionSettings
+from miner.ledger.events import PhaseAssignment, TasksDeleted, TaskStarted
 from miner.ledger.reader import LedgerReader
 from miner.ledger.writer import LedgerWriter
-from miner.monitor.retention import DAY, LOGS, RESULTS, Item, Retention, expired, forget_before, ledger_size, tidy
+from miner.monitor.retention import (
+    DAY,
+    LOGS,
+    RESULTS,
+    Retention,
+    StoredItem,
+    delete_expired,
+    find_ledger_cutoff,
+    measure_ledger,
+    select_expired,
+)
 
 NOW = 1_700_000_000.0
 WIDE = 10**15
 
 
-def item(name: str, size: int, days: float) -> Item:
-    return Item((name,), size, NOW - days * DAY)
+def item(name: str, size: int, days: float) -> StoredItem:
+    return StoredItem((name,), size, NOW - days * DAY)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +49,7 @@ def item(name: str, size: int, days: float) -> Item:
 )
 def test_what_has_expired(kept: list[tuple[str, int, float]], max_days: float, max_bytes: int, gone: str) -> None:
     limits = RetentionSettings(max_days=max_days, max_bytes=max_bytes)
-    found = expired([item(*one) for one in kept], NOW, limits)
+    found = select_expired([item(*one) for one in kept], NOW, limits)
     assert " ".join(name for one in found for name in one.names) == gone
 
 
@@ -52,7 +62,7 @@ def test_what_is_kept_fits_and_no_more_is_deleted_than_must(
     facts: list[tuple[int, float]], max_days: float, max_bytes: int
 ) -> None:
     items = [item(str(index), size, days) for index, (size, days) in enumerate(facts)]
-    gone = expired(items, NOW, RetentionSettings(max_days=max_days, max_bytes=max_bytes))
+    gone = select_expired(items, NOW, RetentionSettings(max_days=max_days, max_bytes=max_bytes))
     kept = [one for one in items if one not in gone]
     oldest = NOW - max_days * DAY
     assert sum(one.size for one in kept) <= max_bytes
@@ -77,16 +87,27 @@ def names(folder: Path) -> set[str]:
 def test_a_results_files_go_together_by_the_last_written(tmp_path: Path) -> None:
     for name, days in [("1.spz", 9), ("1.json", 9), ("1.prompt", 9), ("2.ply", 9), ("2.json", 1)]:
         write(tmp_path, name, days=days)
-    gone = tidy(tmp_path, RESULTS, RetentionSettings(max_days=5, max_bytes=WIDE), NOW)
+    gone = delete_expired(tmp_path, RESULTS, RetentionSettings(max_days=5, max_bytes=WIDE), NOW)
     assert [(one.names, one.size) for one in gone] == [(("1.json", "1.prompt", "1.spz"), 30)]
     assert names(tmp_path) == {"2.ply", "2.json"}
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "12.txt", "a1.spz", "1.spz.bak", ".1.spz", "1" * 20 + ".spz"])
+@pytest.mark.parametrize(
+    "name",
+    ["notes.txt", "12.txt", "a1.spz", "1.spz.bak", ".1.spz", "1.spz.0123abcd.part", ".1.part"],
+)
 def test_what_is_not_ours_stays(tmp_path: Path, name: str) -> None:
     write(tmp_path, name, days=1000)
-    assert tidy(tmp_path, RESULTS, RetentionSettings(max_days=1, max_bytes=1), NOW) == []
+    assert delete_expired(tmp_path, RESULTS, RetentionSettings(max_days=1, max_bytes=1), NOW) == []
     assert names(tmp_path) == {name}
+
+
+def test_partial_files_of_a_crash_go_with_their_result(tmp_path: Path) -> None:
+    for name in ("1.spz", ".1.json.0123abcd.part", ".1.prompt.webp.89abcdef.part"):
+        write(tmp_path, name, days=9)
+    (gone,) = delete_expired(tmp_path, RESULTS, RetentionSettings(max_days=5, max_bytes=WIDE), NOW)
+    assert len(gone.names) == 3
+    assert names(tmp_path) == set()
 
 
 def test_links_and_folders_stay_and_what_they_lead_to(tmp_path: Path) -> None:
@@ -99,30 +120,30 @@ def test_links_and_folders_stay_and_what_they_lead_to(tmp_path: Path) -> None:
     (folder / "3.spz").mkdir()
     write(folder / "3.spz", "1.spz", days=1000)
     (folder / "4.spz").symlink_to("nowhere")
-    assert tidy(folder, RESULTS, RetentionSettings(max_days=1, max_bytes=1), NOW) == []
+    assert delete_expired(folder, RESULTS, RetentionSettings(max_days=1, max_bytes=1), NOW) == []
     assert victim.exists()
     assert (folder / "3.spz" / "1.spz").exists()
 
 
 def test_a_missing_folder_is_an_empty_one_and_a_file_none(tmp_path: Path) -> None:
     limits = RetentionSettings(max_days=1, max_bytes=1)
-    assert tidy(tmp_path / "none", RESULTS, limits, NOW) == []
+    assert delete_expired(tmp_path / "none", RESULTS, limits, NOW) == []
     with pytest.raises(NotADirectoryError):
-        tidy(write(tmp_path, "file"), RESULTS, limits, NOW)
+        delete_expired(write(tmp_path, "file"), RESULTS, limits, NOW)
 
 
 def test_the_present_log_stays(tmp_path: Path) -> None:
     for name in ("miner.log", "miner.log.1", "miner.log.12", "other.log.1"):
         write(tmp_path, name, days=1000)
-    tidy(tmp_path, LOGS, RetentionSettings(max_days=1, max_bytes=1), NOW)
+    delete_expired(tmp_path, LOGS, RetentionSettings(max_days=1, max_bytes=1), NOW)
     assert names(tmp_path) == {"miner.log", "other.log.1"}
 
 
 def fill(path: Path, moments: list[float]) -> LedgerWriter:
     ledger = LedgerWriter(path)
-    ledger.start()
+    assignment = PhaseAssignment("p" * 400, "h", None)
     for at in moments:
-        ledger.record(TaskStarted(int(at * 1e9), at, "pull", "5F", 1, "task", "image", "p" * 400, "h", "v"))
+        ledger.record(TaskStarted(int(at * 1e9), at, "pull", "5F", 1, "task", "image", assignment, "v"))
     assert ledger.flush(60)
     return ledger
 
@@ -130,13 +151,13 @@ def fill(path: Path, moments: list[float]) -> LedgerWriter:
 def test_the_ledger_forgets_what_is_too_old(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     limits = RetentionSettings(max_days=10, max_bytes=WIDE)
-    assert forget_before(path, limits, NOW) is None
+    assert find_ledger_cutoff(path, limits, NOW) is None
     ledger = fill(path, [NOW - days * DAY for days in (30, 11, 9, 1)])
-    before = forget_before(path, limits, NOW)
+    before = find_ledger_cutoff(path, limits, NOW)
     assert before == NOW - 10 * DAY
     ledger.record(TasksDeleted(before))
     assert ledger.flush(60)
-    assert forget_before(path, limits, NOW) is None
+    assert find_ledger_cutoff(path, limits, NOW) is None
     with LedgerReader(path) as reader:
         assert [row.assigned_at for row in reader.tasks()] == [NOW - 9 * DAY, NOW - DAY]
     assert ledger.close(60)
@@ -146,12 +167,12 @@ def test_a_ledger_that_is_too_large_loses_its_oldest_tasks(tmp_path: Path) -> No
     path = tmp_path / "ledger.sqlite"
     ledger = fill(path, [NOW - DAY + index for index in range(400)])
     assert ledger.close(60)
-    size = ledger_size(path)
-    before = forget_before(path, RetentionSettings(max_days=1000, max_bytes=size // 2), NOW)
+    size = measure_ledger(path)
+    before = find_ledger_cutoff(path, RetentionSettings(max_days=1000, max_bytes=size // 2), NOW)
     assert before is not None
     # 0.9 of half of them are to stay.
     assert before - (NOW - DAY) == pytest.approx(220, abs=4)
-    assert forget_before(path, RetentionSettings(max_days=1000, max_bytes=size), NOW) is None
+    assert find_ledger_cutoff(path, RetentionSettings(max_days=1000, max_bytes=size), NOW) is None
 
 
 def test_a_round_tidies_all_and_tells_of_what_fails_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -162,9 +183,9 @@ def test_a_round_tidies_all_and_tells_of_what_fails_once(tmp_path: Path, caplog:
     path = tmp_path / "ledger.sqlite"
     fill(path, [NOW - old * DAY]).close(60)
     told: list[TasksDeleted] = []
-    keeper = Retention(HousekeepingSettings(), tmp_path, path, told.append)
+    retention = Retention(HousekeepingSettings(), tmp_path, path, told.append)
     with caplog.at_level(logging.INFO, "miner"):
-        keeper.round()
+        retention.run_once()
         assert not [file for folder in ("results", "pictures", "logs") for file in (tmp_path / folder).iterdir()]
         assert len(told) == 1
         assert "Deleted the 1 oldest" in caplog.text
@@ -173,13 +194,13 @@ def test_a_round_tidies_all_and_tells_of_what_fails_once(tmp_path: Path, caplog:
         (tmp_path / "logs").rmdir()
         write(tmp_path, "logs")
         caplog.clear()
-        keeper.round()
-        keeper.round()
-    assert caplog.text.count("cannot be tidied") == 2
+        retention.run_once()
+        retention.run_once()
+    assert caplog.text.count("cannot be deleted") == 2
 
 
 def test_the_defaults_fit_20_gb() -> None:
-    shipped = run_settings("--subtensor.network", "file:x").miner.housekeeping
+    shipped = OperatorFiles.load().settings.housekeeping
     for settings in (shipped, HousekeepingSettings()):
         kinds = (settings.results, settings.pictures, settings.logs, settings.ledger)
         assert sum(kind.max_bytes for kind in kinds) <= 20e9 * 0.95

@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 
 from miner.errors import OperatorError
-from miner.ledger.writer import LedgerStatus
+from miner.ledger.writer import LedgerStatus, LedgerWriter
 from miner.localnet.validator import LOOPBACK, free_port
-from miner.monitor import Monitor, Status, installed_version, validator_views
+from miner.monitor import Monitor, StartingMiner, Status, StatusBoard, view_validators
 from miner.monitor.server import is_loopback
 from miner.pull.session import ValidatorRecord
 from miner.pull.state_machine import HeldTask, Stage, ValidatorState
@@ -21,7 +21,7 @@ from miner.runtime.clock import Clock
 from miner.runtime.gpu_memory import GpuMemory
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ImageTask
-from tests.miner.monitor.conftest import OK, Site
+from tests.support.monitor import OK, FixedStatus, Site
 
 GPU = GpuMemory("cuda:0", "NVIDIA H200", 1 << 30, 2 << 30, 140 << 30)
 
@@ -87,7 +87,7 @@ async def test_a_strangers_name_for_this_machine_is_refused(site: Site, host: st
 
 
 async def test_a_monitor_that_others_may_reach_has_names_of_its_own() -> None:
-    monitor = Monitor(lambda: OK, "0.0.0.0", port := free_port())
+    monitor = Monitor(FixedStatus(), "0.0.0.0", port := free_port())
     await monitor.start()
     url, names = f"http://{LOOPBACK}:{port}/health", {"Host": "miner.example:1"}
     async with aiohttp.ClientSession() as session, session.get(url, headers=names) as reply:
@@ -97,12 +97,12 @@ async def test_a_monitor_that_others_may_reach_has_names_of_its_own() -> None:
 
 async def test_a_taken_port_is_the_operators_mistake(site: Site) -> None:
     with pytest.raises(OperatorError, match=rf"{site.port}.*--monitor.port"):
-        await Monitor(lambda: OK, LOOPBACK, site.port).start()
+        await Monitor(FixedStatus(), LOOPBACK, site.port).start()
 
 
 async def test_a_host_that_is_not_ours_is_the_operators_mistake() -> None:
     with pytest.raises(OperatorError, match=r"203.0.113.7"):
-        await Monitor(lambda: OK, "203.0.113.7", free_port()).start()
+        await Monitor(FixedStatus(), "203.0.113.7", free_port()).start()
 
 
 async def test_a_client_that_stays_connected_does_not_keep_us_from_stopping(tmp_path: Path) -> None:
@@ -134,8 +134,17 @@ def test_names_of_this_machine(name: str, is_ours: bool) -> None:
     assert is_loopback(name) is is_ours
 
 
-def test_the_version_is_the_packages() -> None:
-    assert installed_version() == "unknown" or installed_version()[0].isdigit()
+def test_the_board_shows_a_miner_that_starts_and_then_another_source(tmp_path: Path) -> None:
+    ledger = LedgerWriter(tmp_path / "ledger.sqlite")
+    board = StatusBoard(StartingMiner("phase3", ledger))
+    starting = board.status()
+    assert (starting.status, starting.phase, starting.pipeline_loaded) == ("starting", "phase3", False)
+    assert starting.ledger == ledger.status
+    assert not starting.able_to_work
+    assert starting.as_json()["uptime"] <= board.status().uptime
+    board.show(FixedStatus())
+    assert board.status() is OK
+    assert ledger.close(10)
 
 
 def test_views_of_validators() -> None:
@@ -144,7 +153,7 @@ def test_views_of_validators() -> None:
     cooling = ValidatorState(Stage.WAITING, pull_after=1090.0, cooldown_end=1060.0, failed_pulls=1)
     task = ImageTask(id="t1", prompt="")
     working = ValidatorState(Stage.HOLDING, pull_after=990.0, held=HeldTask(task, 0.0, 30.0))
-    first, second = validator_views([ValidatorRecord(neurons[0], cooling), ValidatorRecord(neurons[1], working)], clock)
+    first, second = view_validators([ValidatorRecord(neurons[0], cooling), ValidatorRecord(neurons[1], working)], clock)
     assert (first.uid, first.stage, first.next_pull, first.cooldown_end, first.task) == (
         3,
         "holding a task",

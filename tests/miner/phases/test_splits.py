@@ -18,7 +18,7 @@ from miner.gpu.models import LoadedModels
 from miner.ledger.events import Stratum
 from miner.ledger.reader import LedgerReader
 from miner.tasks.task import Result, Task
-from pipeline import Candidate, OnStep, spz
+from pipeline import Candidate, Generator, OnStep, spz
 from pipeline.weights.locate import locate
 from tests.miner.phases.conftest import TIMEOUT, Bench, restarted, until
 
@@ -142,7 +142,7 @@ async def test_real_networks_are_swapped_under_load(
     tmp_path: Path, image_base64: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The embedded checkpoint and a copy of it, with tasks in hand all the time; none is lost or mixed."""
-    monkeypatch.setattr(loading, "warm_up", lambda *_: 0.0)
+    monkeypatch.setattr(Generator, "warm_up", lambda _: None)
     bench = Bench(tmp_path, image_base64)
     shutil.copytree(locate("embedded", "pipeline.json"), tmp_path / "copy")
     for name, count, checkpoint in (("a", 1, "embedded"), ("b", 3, "embedded"), ("other", 2, str(tmp_path / "copy"))):

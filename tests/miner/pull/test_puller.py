@@ -61,7 +61,7 @@ async def test_a_date_from_another_age_is_not_believed(bench: Bench) -> None:
 
 
 async def test_a_cooldown_we_knew_nothing_of_is_waited_for(bench: Bench) -> None:
-    bench.validator.model.miners[bench.keypair.ss58_address] = cooling(int(bench.time.wall()) + 200)
+    bench.validator.rules.miners[bench.keypair.ss58_address] = cooling(int(bench.time.wall()) + 200)
     bench.give("a")
     bench.update()
     assert 199 <= await bench.time.pass_sleep() <= 203

@@ -63,7 +63,7 @@ async def test_the_validation_lock_is_waited_for(bench: Bench) -> None:
 async def test_too_soon_after_an_accepted_one_is_tried_again_ever_more_slowly(bench: Bench) -> None:
     """The predecessor in our uid was accepted a minute ago: validators forget the key but not the time."""
     bench.give("a")
-    bench.validator.model.miners[bench.keypair.ss58_address] = cooling(0)
+    bench.validator.rules.miners[bench.keypair.ss58_address] = cooling(0)
     bench.state.last_accepted = int(bench.time.wall()) - 60
     bench.update()
     waits = []
@@ -80,7 +80,7 @@ async def test_a_validator_that_forgot_the_task_is_asked_for_another(
 
     def forget(request: Request, on_step: OnStep) -> Asset:
         bench.generate = instant_generate
-        bench.validator.model.restart({})
+        bench.validator.rules.restore_state({})
         return make_asset(request)
 
     bench.generate = forget
@@ -157,7 +157,7 @@ async def test_a_time_out_may_have_counted_and_the_next_pull_tells(
         assert await bench.time.next_sleep() == pytest.approx(LOCK_DELAY - 2, abs=1)
         answer.set()
         await until(lambda: bool(bench.verdicts))
-        bench.validator.model.restart({})
+        bench.validator.rules.restore_state({})
     bench.validator.score = 0.9
     bench.time.wake()
     while not bench.runner.counters["accepted"]:
@@ -175,7 +175,7 @@ async def test_validator_refuses_a_wrong_signature(bench: Bench) -> None:
     forged = sign_submission(TextTask(id="a", prompt="other"), "", 1, bench.keypair, bench.validator.hotkey)
     answers = [await dendrite.exchange(bench.neuron, forged, TIMEOUT) for _ in range(2)]
     await dendrite.aclose_session()
-    assert bench.verdicts == [("a", "wrong signature")]
+    assert bench.verdicts == [("a", "wrong_signature")]
     first, second = answers
     assert isinstance(first.synapse, SubmitResults)
     assert first.synapse.cooldown_until > bench.time.wall() + 890

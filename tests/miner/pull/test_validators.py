@@ -24,14 +24,14 @@ async def test_a_validator_set_back_hands_out_a_closed_task_and_gets_the_same_re
     states = []
 
     def save(request: Request, on_step: OnStep) -> Asset:
-        states.append(bench.validator.model.state())
+        states.append(bench.validator.rules.save_state())
         return make_asset(request)
 
     bench.generate = save
     bench.give("a")
     bench.update()
     await bench.time.next_sleep()
-    bench.validator.model.restart(states[0])
+    bench.validator.rules.restore_state(states[0])
     bench.time.wake()
     await bench.time.next_sleep()
     assert bench.verdicts == [("a", "valid"), ("a", "valid")]
@@ -63,7 +63,7 @@ async def test_a_validator_that_moves_keeps_its_cooldown(bench: Bench, caplog: p
     bench.update()
     wait = await bench.time.next_sleep()
     moved = LocalValidator(bench.validator_wallet, free_port(), lambda _: True, now=bench.time.wall)
-    moved.model = bench.validator.model
+    moved.rules = bench.validator.rules
     await moved.start()
     try:
         bench.neuron = bench.neuron.model_copy(update={"port": moved.port})

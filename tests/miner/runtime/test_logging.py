@@ -27,6 +27,7 @@ def test_result_line_reads_well() -> None:
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("flag", "lines"), [("False", 1), ("True", 2)])
 def test_lines_are_utc_and_survive_bittensors_import(flag: str, lines: int) -> None:
     """In a process of its own, since logging is global."""

@@ -66,6 +66,11 @@ async def test_snapshots_are_refreshed_off_the_event_loop_and_passed_on() -> Non
     running.cancel()
 
 
+async def test_uids_are_those_of_the_last_snapshot() -> None:
+    sync = await open_sync(ScriptedChain(seen(1)), time=ManualClock())
+    assert (sync.uid_of("us"), sync.uid_of("other"), sync.uid_of("nobody")) == (1, 0, None)
+
+
 async def test_while_the_chain_is_down_the_last_snapshot_stays_with_its_age(caplog: pytest.LogCaptureFixture) -> None:
     time = ManualClock()
     down = [ChainError("down") if number % 2 else OperatorError("damaged") for number in range(7)]

@@ -114,7 +114,7 @@ TEXT = Request(TextPrompt("a red chair"), 7, STRUCTURE, LATENTS)
 def picture(colour: str) -> ImagePrompt:
     image = Image.new("RGBA", (64, 64))
     image.paste(colour, (16, 16, 48, 48))
-    return ImagePrompt(image, colour)
+    return ImagePrompt(image, image.tobytes())
 
 
 @pytest.fixture
@@ -216,12 +216,21 @@ def test_work_stops_when_it_is_given_up_and_leaves_nothing_behind(upstream: Upst
     assert upstream.generate(replace(TEXT, prompt=prompt)).voxels == 8
 
 
-def test_a_batch_is_one_after_the_other(upstream: UpstreamGenerator) -> None:
-    first, second = upstream.generate_batch(TEXT, [3, 4])
-    assert [call["seed"] for call in upstream.text.calls] == [3, 4]
-    assert (first.seed, second.seed) == (3, 4)  # type: ignore[union-attr]
+def test_an_encoded_prompt_may_be_sampled_several_times(upstream: UpstreamGenerator) -> None:
+    conditioning = upstream.encode(picture("red"))
+    assert conditioning.seconds["background"] > 0
+    first, second = (upstream.sample(conditioning, replace(TEXT, seed=seed)) for seed in (3, 4))
+    assert [call["seed"] for call in upstream.image.calls] == [3, 4]
+    assert (first.seed, second.seed) == (3, 4)
+    assert (first.seconds["background"], tuple(second.seconds)) == (0, STAGES)
+
+
+def test_warming_up_generates_once_of_each_kind(upstream: UpstreamGenerator) -> None:
+    assert (upstream.supports_image, upstream.supports_text) == (True, True)
+    upstream.warm_up()
+    assert (len(upstream.image.calls), [call["prompt"] for call in upstream.text.calls]) == (1, ["a red ball"])
     upstream.text.voxels = 0
-    assert [type(outcome) for outcome in upstream.generate_batch(TEXT, [3, 4])] == [EmptyStructure] * 2
+    upstream.warm_up()
 
 
 @pytest.mark.parametrize(
@@ -267,7 +276,7 @@ def test_output_that_is_not_finite_is_refused(upstream: UpstreamGenerator) -> No
 
 def test_an_empty_picture_is_refused(upstream: UpstreamGenerator) -> None:
     with pytest.raises(EmptyForeground):
-        upstream.generate(replace(TEXT, prompt=ImagePrompt(Image.new("RGBA", (64, 64)), "empty")))
+        upstream.generate(replace(TEXT, prompt=ImagePrompt(Image.new("RGBA", (64, 64)), b"empty")))
 
 
 def test_prompts_without_a_checkpoint_are_refused(package: Path, checkpoint: Path) -> None:

@@ -9,7 +9,7 @@ from pipeline.conditioning.background import MODELS, BackgroundRemover, check_mo
 from pipeline.errors import BackgroundModelError
 
 MODEL = "u2netp"
-FETCH = f"python scripts/fetch_background_model.py {MODEL}"
+COMMAND = f"sn17-miner weights download {MODEL}"
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_file_beside_the_folders_is_found_too(home: Path, installed: Path) -> 
 
 
 def test_a_missing_file_names_the_command(home: Path) -> None:
-    with pytest.raises(BackgroundModelError, match=f"{MODEL} is missing at .*: run {FETCH}") as caught:
+    with pytest.raises(BackgroundModelError, match=f"{MODEL} is missing at .*: run `{COMMAND}`") as caught:
         BackgroundRemover(MODEL)
     assert str(home) in str(caught.value)
     assert not home.exists()
@@ -96,7 +96,9 @@ def test_a_changed_file_is_refused(home: Path, installed: Path) -> None:
     content[-1] ^= 1
     path = home / f"{MODEL}.onnx"
     path.write_bytes(content)
-    with pytest.raises(BackgroundModelError, match=f"has md5 [0-9a-f]{{32}}, not {MODELS[MODEL]}: delete .* {FETCH}"):
+    with pytest.raises(
+        BackgroundModelError, match=f"has md5 [0-9a-f]{{32}}, not {MODELS[MODEL]}: delete .* `{COMMAND}`"
+    ):
         BackgroundRemover(MODEL)
 
 
@@ -114,7 +116,7 @@ def test_another_model_is_refused(model: str) -> None:
 @pytest.mark.parametrize("missing", ["rembg", "onnxruntime"])
 def test_a_missing_package_names_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(BackgroundModelError, match=rf"{missing}.*: install this package with the extra \[cpu\]"):
+    with pytest.raises(BackgroundModelError, match=rf"{missing}.*: pip install 'sn17-miner\[cpu\]' or"):
         BackgroundRemover(MODEL)
 
 

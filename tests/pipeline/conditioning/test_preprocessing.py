@@ -122,7 +122,7 @@ def test_a_picture_in_which_nothing_is_opaque_is_refused(alpha: int) -> None:
 
 @pytest.mark.parametrize("box", [(5, 5, 6, 6), (5, 5, 7, 7), (5, 5, 7, 6)])
 def test_a_speck_is_refused(box: tuple[int, int, int, int]) -> None:
-    with pytest.raises(EmptyForeground, match="a few pixels small"):
+    with pytest.raises(EmptyForeground, match="a few pixels large"):
         frame_object(rectangle((20, 20), box))
 
 

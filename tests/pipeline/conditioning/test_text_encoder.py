@@ -155,7 +155,7 @@ def shorter_vocabulary(directory: Path) -> None:
         (configured(num_hidden_layers=3), r"encoder\.layers\.2\.\S+ is missing, unexpected or of another shape"),
         (
             shorter_vocabulary,
-            r"config\.json has 77 positions and 100 tokens; needed are 77 and the 514 of the tokenizer",
+            r"config\.json has 77 positions and 100 tokens, but 77 and the 514 of the tokenizer are needed",
         ),
         (pickled, r"pytorch_model\.bin .* safetensors"),
         (lambda d: (d / "model.safetensors").write_bytes(b""), "cannot load the text encoder"),

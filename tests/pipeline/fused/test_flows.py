@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from pipeline import CheckpointSource, ComputeConfig, Generator, Request, SamplerParams, TextPrompt, choose_compute
 from pipeline.fused.flows import FusedFlows
-from pipeline.fused.graphs import GraphMemory
-from pipeline.fused.latents import LatentSampler
-from pipeline.fused.residual import NeighbourMaps, bucket, pool
-from pipeline.fused.structure import StructureSampler
-from pipeline.params import Conditions, Context
-from pipeline.sampling.engine import Engine, _structure_of
+from pipeline.fused.graphs import GraphPool
+from pipeline.fused.latent_flow import FusedLatentFlow
+from pipeline.fused.residual import NeighbourMaps, padded_rows, pool
+from pipeline.fused.structure_flow import FusedStructureFlow
+from pipeline.params import NEGATIVE, Conditions
+from pipeline.sampling.engine import grid_of_size
 from pipeline.sampling.velocity import PlainFlows
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.checkpoint import Checkpoint, load_checkpoint
@@ -40,7 +40,7 @@ def checkpoint(request: pytest.FixtureRequest, tiny_text_checkpoint: Path, devic
 
 
 @pytest.fixture
-def conditions(checkpoint: Checkpoint, device: torch.device) -> Conditions[Context]:
+def conditions(checkpoint: Checkpoint, device: torch.device) -> Conditions:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(3, 1, 20, checkpoint.cond_channels, generator=generator).to(device)
     negative = tokens[2] if checkpoint.text_cond_model else None
@@ -57,16 +57,12 @@ def grid(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> VoxelGrid:
     return VoxelGrid.of([torch.randint(20, 25, (25, 3), generator=generator).unique(dim=0).to(device)])
 
 
-def memory(device: torch.device) -> GraphMemory | None:
-    return GraphMemory(device) if device.type == "cuda" else None
+def graph_pool(device: torch.device) -> GraphPool | None:
+    return GraphPool(device) if device.type == "cuda" else None
 
 
-def combinations(conditions: Conditions[Context]) -> list[list[Context]]:
-    one, other = conditions.positive
-    negative = conditions.negative
-    # The interpreter takes seconds for each.
-    more = [[one], [one, negative], [other, one, negative]] if torch.cuda.is_available() else []
-    return [[negative, other], *more]
+# Indices of contexts. The interpreter takes seconds for each combination.
+COMBINATIONS = [[NEGATIVE, 1], *([[0], [0, NEGATIVE], [1, 0, NEGATIVE]] if torch.cuda.is_available() else [])]
 
 
 def assert_close(ours: Tensor, reference: Tensor, tolerance: float = TOLERANCE) -> None:
@@ -78,21 +74,21 @@ def assert_close(ours: Tensor, reference: Tensor, tolerance: float = TOLERANCE) 
 @torch.inference_mode()
 def test_latent_velocities_are_the_plain_ones(checkpoint, conditions, grid: VoxelGrid, device: torch.device) -> None:
     x = torch.randn(len(grid), 8, generator=torch.Generator().manual_seed(2)).to(device)
-    plain = PlainFlows(checkpoint.structure_flow, checkpoint.latent_flow).latents(TIMES, conditions, grid)
-    expected = [plain(x, 0.7, contexts) for contexts in combinations(conditions)]
-    fused = LatentSampler(checkpoint.latent_flow, memory(device)).prepare(TIMES, conditions, grid)
+    plain = PlainFlows(checkpoint.structure_flow, checkpoint.latent_flow).prepare_latents(TIMES, conditions, grid)
+    expected = [plain(x, 1, indices) for indices in COMBINATIONS]
+    fused = FusedLatentFlow(checkpoint.latent_flow, graph_pool(device)).prepare(TIMES, conditions, grid)
     before = x.clone()
-    for contexts, reference in zip(combinations(conditions), expected, strict=True):
-        for ours, velocity in zip(fused(x, 0.7, contexts), reference, strict=True):
+    for indices, reference in zip(COMBINATIONS, expected, strict=True):
+        for ours, velocity in zip(fused(x, 1, indices), reference, strict=True):
             assert_close(ours, velocity)
     if device.type == "cuda":
-        # Recorded the second time, with another input and another time, and replayed the third.
-        contexts = combinations(conditions)[0]
-        for factor, t in ((2.0, 1.0), (1.0, 0.7)):
-            for ours, velocity in zip(fused(factor * x, t, contexts), plain(factor * x, t, contexts), strict=True):
+        # Captured the second time, with another input and another time, and replayed the third.
+        indices = COMBINATIONS[0]
+        for factor, step in ((2.0, 0), (1.0, 1)):
+            for ours, velocity in zip(fused(factor * x, step, indices), plain(factor * x, step, indices), strict=True):
                 assert_close(ours, velocity)
     assert torch.equal(x, before)
-    (at_another_time,), (reference,) = (way(x, 1.0, [conditions.positive[1]]) for way in (fused, plain))
+    (at_another_time,), (reference,) = (flows(x, 0, [1]) for flows in (fused, plain))
     assert_close(at_another_time, reference)
     with pytest.raises(AssertionError, match="off by"):
         assert_close(at_another_time, expected[0][1])
@@ -102,12 +98,12 @@ def test_latent_velocities_are_the_plain_ones(checkpoint, conditions, grid: Voxe
 def test_structure_velocities_are_the_plain_ones(checkpoint, conditions, device: torch.device) -> None:
     flow = checkpoint.structure_flow
     x = torch.randn(1, 8, 16, 16, 16, generator=torch.Generator().manual_seed(3)).to(device)
-    plain = PlainFlows(flow, checkpoint.latent_flow).structure(TIMES, conditions)
-    fused = StructureSampler(flow, memory(device)).prepare(TIMES, conditions)
-    for contexts in combinations(conditions):
-        # On a GPU run the first time, recorded the second and replayed the third.
-        for factor, t in [(1.0, 0.7), (2.0, 1.0), (1.0, 0.7)][: 3 if device.type == "cuda" else 1]:
-            for ours, velocity in zip(fused(factor * x, t, contexts), plain(factor * x, t, contexts), strict=True):
+    plain = PlainFlows(flow, checkpoint.latent_flow).prepare_structure(TIMES, conditions)
+    fused = FusedStructureFlow(flow, graph_pool(device)).prepare(TIMES, conditions)
+    for indices in COMBINATIONS:
+        # On a GPU run the first time, captured the second and replayed the third.
+        for factor, step in [(1.0, 1), (2.0, 0), (1.0, 1)][: 3 if device.type == "cuda" else 1]:
+            for ours, velocity in zip(fused(factor * x, step, indices), plain(factor * x, step, indices), strict=True):
                 assert_close(ours, velocity)
 
 
@@ -115,34 +111,33 @@ def test_structure_velocities_are_the_plain_ones(checkpoint, conditions, device:
 def test_the_plain_path_still_runs_on_the_shared_parameters(checkpoint, conditions, grid: VoxelGrid, device) -> None:
     plain = PlainFlows(checkpoint.structure_flow, checkpoint.latent_flow)
     x = torch.randn(len(grid), 8, generator=torch.Generator().manual_seed(4)).to(device)
-    contexts = [conditions.positive[0]]
-    before = plain.latents(TIMES, conditions, grid)(x, 0.7, contexts)[0]
+    before = plain.prepare_latents(TIMES, conditions, grid)(x, 1, [0])[0]
     FusedFlows(checkpoint.structure_flow, checkpoint.latent_flow)
-    assert_close(plain.latents(TIMES, conditions, grid)(x, 0.7, contexts)[0], before, 1e-6)
+    assert_close(plain.prepare_latents(TIMES, conditions, grid)(x, 1, [0])[0], before, 1e-6)
 
 
-def test_pooling_by_tables_is_the_plain_pooling(grid: VoxelGrid, device: torch.device) -> None:
+def test_pooling_by_maps_is_the_plain_pooling(grid: VoxelGrid, device: torch.device) -> None:
     x = torch.randn(len(grid), 16, generator=torch.Generator().manual_seed(5)).to(device)
     expected = downsample(x, grid.pooling)
-    tables, coarse = NeighbourMaps.of([grid, grid.pooling.coarse])
-    filled = F.pad(x, (0, 0, 0, len(tables.neighbours) - len(x)), value=7.0)
-    pooled = pool(filled[None], tables)[0]
+    maps, coarse = NeighbourMaps.of([grid, grid.pooling.coarse])
+    filled = F.pad(x, (0, 0, 0, len(maps.neighbours) - len(x)), value=7.0)
+    pooled = pool(filled[None], maps)[0]
     assert len(pooled) == len(coarse.neighbours)
     assert torch.allclose(pooled[: coarse.rows], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("cells", "voxels"), [(1, 1), (7, 49), (256, 1024), (300, 2400)])
-def test_structures_to_rehearse_with_have_the_sizes_asked_for(cells: int, voxels: int) -> None:
-    grid = _structure_of(cells, voxels, torch.device("cpu"))
+def test_structures_to_warm_up_with_have_the_sizes_asked_for(cells: int, voxels: int) -> None:
+    grid = grid_of_size(cells, voxels, torch.device("cpu"))
     assert len(grid.coords.unique(dim=0)) == voxels
     assert len(grid.pooling.coarse) == cells
 
 
-def test_all_sizes_are_those_that_structures_are_filled_up_to() -> None:
-    sizes = FusedFlows.sizes
-    assert [bucket(cells, coarsest=True) for cells, _ in sizes] == [cells for cells, _ in sizes]
+def test_all_sizes_are_those_that_structures_are_padded_to() -> None:
+    sizes = FusedFlows.warm_up_sizes
+    assert [padded_rows(cells, coarsest=True) for cells, _ in sizes] == [cells for cells, _ in sizes]
     for voxels in (1, 1024, 1025, 12_000, 24_576):
-        assert bucket(voxels, coarsest=False) in [size for _, size in sizes]
+        assert padded_rows(voxels, coarsest=False) in [size for _, size in sizes]
 
 
 def compute(kernels: str) -> ComputeConfig:
@@ -161,16 +156,3 @@ def test_whole_objects_are_close_to_the_plain_ones() -> None:
     assert abs(made.voxels - expected.voxels) <= 0.02 * expected.voxels
     again = fused.generate(request)
     assert torch.equal(again.splats.means, made.splats.means)
-
-
-@cuda
-def test_a_batch_is_made_one_by_one() -> None:
-    params = SamplerParams(steps=4, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
-    request = Request(TextPrompt("a red chair"), 3, params, params)
-    generator = Generator.load(compute("fused"), text=CheckpointSource("embedded-text"), background_model="u2netp")
-    assert generator.text is not None
-    assert not generator.text.engine.flows.batched
-    assert isinstance(generator.text.engine, Engine)
-    alone = generator.generate(request)
-    outcomes = generator.generate_batch(request, [1, 3])
-    assert torch.equal(outcomes[1].splats.means, alone.splats.means)

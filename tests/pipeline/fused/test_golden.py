@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.fused.latents import LatentSampler
-from pipeline.fused.structure import StructureSampler
+from pipeline.fused.latent_flow import FusedLatentFlow
+from pipeline.fused.structure_flow import FusedStructureFlow
 from pipeline.params import Conditions
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.checkpoint import build_network, load_weights
@@ -45,8 +45,8 @@ def test_latent_velocity_is_upstream_s(name: str, item: int, device: torch.devic
     rows = g["coords"][:, 0] == item
     grid = VoxelGrid.of([g["coords"][rows, 1:]])
     t, cond = float(g["t"][item]) / 1000, g["cond"][item : item + 1]
-    fused = LatentSampler(flow, None).prepare([t], Conditions((cond,), None), grid)
-    (ours,) = fused(g["feats"][rows], t, [cond])
+    fused = FusedLatentFlow(flow, None).prepare([t], Conditions((cond,), None), grid)
+    (ours,) = fused(g["feats"][rows], 0, [0])
     assert_near(ours, g["y"][rows], LATENT_BOUND)
 
 
@@ -56,6 +56,6 @@ def test_latent_velocity_is_upstream_s(name: str, item: int, device: torch.devic
 def test_structure_velocity_is_upstream_s(name: str, item: int, device: torch.device) -> None:
     flow, g = load(name, device)
     t, cond, x = float(g["t"][item]) / 1000, g["cond"][item : item + 1], g["x"][item : item + 1]
-    fused = StructureSampler(flow, None).prepare([t], Conditions((cond,), None))
-    (ours,) = fused(x, t, [cond])
+    fused = FusedStructureFlow(flow, None).prepare([t], Conditions((cond,), None))
+    (ours,) = fused(x, 0, [0])
     assert_near(ours, g["y"][item : item + 1], STRUCTURE_BOUND)

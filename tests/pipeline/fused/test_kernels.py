@@ -5,11 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.fused.attention import attend, attend_fixed
+from pipeline.fused.attention import flash_attend
 from pipeline.fused.convolution import OFFSETS, gather_sum, pack_kernel
+from pipeline.fused.linear import FP8_MAX, Activations, FusedLinear
 from pipeline.fused.norms import add_norm, head_norm
-from pipeline.fused.products import FP8_MAX, Product, Rows
 from pipeline.trellis import VoxelGrid
+from pipeline.trellis.attention import attend
 from pipeline.trellis.layers import MultiHeadRMSNorm
 from pipeline.trellis.sparse_blocks import SparseConv3d
 
@@ -66,7 +67,7 @@ def test_without_a_residual_x_stays_as_it_is(draw) -> None:
 
 def test_a_residual_without_gate_is_added_as_it_is(draw) -> None:
     x, y = draw(3, 32), draw(3, 32)
-    out, expected = Rows.like(x, fp8=False), x.float() + y.float()
+    out, expected = Activations.empty_like(x, fp8=False), x.float() + y.float()
     assert add_norm(x, y=y, out=out) is out
     assert_close(out.values, norm(expected.to(x.dtype)))
 
@@ -96,14 +97,14 @@ def test_a_head_of_zeros_stays_zero(draw) -> None:
 def test_attention_of_any_length(draw, queries: int, keys: int, head_dim: int) -> None:
     packed, kv = draw(2, queries, 3, 3, head_dim), draw(2, keys, 2, 3, head_dim)
     q, (k, v) = packed[:, :, 0], kv.unbind(2)
-    expected = attend_fixed(*(part.float() for part in (q, k, v)))
-    assert_close(attend(q, k, v), expected)
+    expected = attend(*(part.float() for part in (q, k, v)))
+    assert_close(flash_attend(q, k, v), expected)
 
 
 def test_attention_survives_scores_that_are_far_from_zero(draw) -> None:
     q, k, v = draw(1, 20, 2, 16), draw(1, 80, 2, 16), draw(1, 80, 2, 16)
     for factor in (1e-4, 30.0, -30.0):
-        assert_close(attend(q * factor, k, v), attend_fixed((q * factor).float(), k.float(), v.float()))
+        assert_close(flash_attend(q * factor, k, v), attend((q * factor).float(), k.float(), v.float()))
 
 
 def reference_sum(products: Tensor, table: Tensor, bias: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ def test_products_and_sum_are_the_convolution(device: torch.device) -> None:
     assert torch.equal(plain(x, grid), expected)
 
 
-def restored(rows: Rows) -> Tensor:
+def restored(rows: Activations) -> Tensor:
     assert rows.scales is not None
     return rows.values.float() * rows.scales
 
@@ -159,7 +160,7 @@ def restored(rows: Rows) -> Tensor:
 FP8_RELATIVE, FP8_ABSOLUTE = 2**-4, 2**-10 / FP8_MAX
 
 
-def assert_close_to_fp8(rows: Rows, reference: Tensor) -> None:
+def assert_close_to_fp8(rows: Activations, reference: Tensor) -> None:
     reference = reference.float()
     bound = FP8_RELATIVE * reference.abs() + FP8_ABSOLUTE * reference.abs().amax(1, keepdim=True)
     assert bool(((restored(rows) - reference).abs() <= 1.01 * bound + 1e-6).all())
@@ -176,7 +177,7 @@ hopper = pytest.mark.skipif(
 def test_rows_in_8_bits_use_the_whole_range_of_each_row(draw) -> None:
     x, weight, bias = draw(6, 40), draw(40, dtype=torch.float32), draw(40, dtype=torch.float32)
     expected = norm(x) * weight + bias
-    out = add_norm(x, affine=(weight, bias), out=Rows.like(x, fp8=True))
+    out = add_norm(x, affine=(weight, bias), out=Activations.empty_like(x, fp8=True))
     assert_close_to_fp8(out, expected)
     assert torch.equal(out.values.float().abs().amax(1), torch.full((6,), FP8_MAX, device=x.device))
 
@@ -187,12 +188,12 @@ def test_products_in_8_bits(device: torch.device, rows: int) -> None:
     generator = torch.Generator().manual_seed(3)
     layer = torch.nn.Linear(128, 256).to(device, torch.float16).requires_grad_(False)
     x = torch.randn(rows, 128, generator=generator).to(device, torch.float16)
-    product = Product(layer, fp8=True)
-    eight = add_norm(x, out=Rows.like(x, fp8=True))
-    weight = product._weight.T.float() * product._scales.T
+    linear = FusedLinear(layer, fp8=True)
+    eight = add_norm(x, out=Activations.empty_like(x, fp8=True))
+    weight = linear._weight.T.float() * linear._scales.T
     expected = restored(eight) @ weight.T + layer.bias.float()
-    assert_close(product(eight), expected)
-    hidden = F.gelu(product(eight).float(), approximate="tanh")
-    assert_close_to_fp8(product.gelu(eight), hidden)
-    half = product(add_norm(x))
-    assert float((product(eight).float() - half.float()).norm() / half.float().norm()) < 0.06
+    assert_close(linear(eight), expected)
+    hidden = F.gelu(linear(eight).float(), approximate="tanh")
+    assert_close_to_fp8(linear.apply_with_gelu(eight), hidden)
+    half = linear(add_norm(x))
+    assert float((linear(eight).float() - half.float()).norm() / half.float().norm()) < 0.06

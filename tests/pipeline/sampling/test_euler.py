@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.params import Conditions, SamplerParams
+from pipeline.params import NEGATIVE, Conditions, SamplerParams, Velocities
 from pipeline.sampling.euler import euler_steps, guided_velocity, schedule
 from tests.support.paths import DATA
 
@@ -18,8 +18,13 @@ GUIDED = MANIFEST["cfg_schedule_rescale3_G_is_guided"]
 NOTHING = Conditions((None,), None)
 
 
-def constant(x: Tensor, t: float, contexts: Sequence[Tensor]) -> list[Tensor]:
-    return [context.expand_as(x) for context in contexts]
+def constant(conditions: Conditions) -> Velocities:
+    """Velocities that are the contexts themselves."""
+
+    def velocities(x: Tensor, step: int, indices: Sequence[int]) -> list[Tensor]:
+        return [conditions.contexts[index].expand_as(x) for index in indices]
+
+    return velocities
 
 
 @pytest.mark.parametrize("rescale_t", [1.0, 3.0, 0.5])
@@ -59,9 +64,10 @@ def test_strength_zero_is_conditional_only() -> None:
 
 def test_guidance_extrapolates_from_the_conditional_velocity() -> None:
     x, cond, neg = torch.zeros(2), torch.tensor([2.0, -1.0]), torch.tensor([1.0, 3.0])
-    v = guided_velocity(constant, x, 0.7, [cond], neg, SamplerParams(1, 4.0))
+    velocities = constant(Conditions((cond,), neg))
+    v = guided_velocity(velocities, x, 0, [0], 4.0)
     assert v.tolist() == [5 * 2.0 - 4 * 1.0, 5 * -1.0 - 4 * 3.0]
-    outside = guided_velocity(constant, x, 0.3, [cond], neg, SamplerParams(1, 4.0, (0.5, 1.0)))
+    outside = guided_velocity(velocities, x, 0, [0], 0.0)
     assert outside.tolist() == cond.tolist()
 
 
@@ -69,9 +75,8 @@ def test_guidance_extrapolates_from_the_conditional_velocity() -> None:
 def test_a_constant_velocity_is_integrated_exactly(rescale_t: float) -> None:
     noise = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     velocity = torch.tensor([0.5, -4.0, 0.0], dtype=torch.float64)
-    steps = list(
-        euler_steps(constant, noise, Conditions((velocity,), velocity), SamplerParams(7, 0.0, rescale_t=rescale_t))
-    )
+    conditions = Conditions((velocity,), velocity)
+    steps = list(euler_steps(constant(conditions), noise, conditions, SamplerParams(7, 0.0, rescale_t=rescale_t)))
     assert torch.allclose(steps[-1].x_next, noise - velocity, atol=1e-14, rtol=0)
 
 
@@ -81,7 +86,8 @@ def test_a_velocity_of_x_and_t_is_integrated_to_first_order() -> None:
     exact = 5 * torch.exp(torch.tensor(-1.0, dtype=torch.float64)) - 1
 
     def error(count: int) -> float:
-        steps = list(euler_steps(lambda x, t, _: [x + t], noise, NOTHING, SamplerParams(count, 0.0)))
+        times = schedule(count, 1.0)
+        steps = list(euler_steps(lambda x, step, _: [x + times[step]], noise, NOTHING, SamplerParams(count, 0.0)))
         return float((steps[-1].x_next - exact).abs())
 
     assert error(400) < 5e-3
@@ -90,9 +96,8 @@ def test_a_velocity_of_x_and_t_is_integrated_to_first_order() -> None:
 
 def test_steps_chain_and_are_numbered() -> None:
     noise = torch.ones(1)
-    steps = list(
-        euler_steps(constant, noise, Conditions((torch.ones(1),), torch.ones(1)), SamplerParams(5, 0.0, rescale_t=3.0))
-    )
+    conditions = Conditions((torch.ones(1),), torch.ones(1))
+    steps = list(euler_steps(constant(conditions), noise, conditions, SamplerParams(5, 0.0, rescale_t=3.0)))
     assert [s.index for s in steps] == [0, 1, 2, 3, 4]
     assert steps[0].x is noise
     assert [s.t for s in steps] == schedule(5, 3.0)[:-1]
@@ -105,14 +110,14 @@ def test_steps_chain_and_are_numbered() -> None:
 def test_calls_are_those_of_upstream_in_its_order() -> None:
     stated = MANIFEST["ss_sampler_params"]
     params = SamplerParams(**{**stated, "cfg_interval": tuple(stated["cfg_interval"])})
-    calls = []
+    calls, times = [], schedule(params.steps, params.rescale_t)
 
-    def velocities(x: Tensor, t: float, contexts: Sequence[str]) -> list[Tensor]:
-        time = float(torch.tensor(1000 * t, dtype=torch.float32))
-        calls.extend([time, context == "negative"] for context in contexts)
-        return [torch.zeros_like(x) for _ in contexts]
+    def velocities(x: Tensor, step: int, indices: Sequence[int]) -> list[Tensor]:
+        time = float(torch.tensor(1000 * times[step], dtype=torch.float32))
+        calls.extend([time, index == NEGATIVE] for index in indices)
+        return [torch.zeros_like(x) for _ in indices]
 
-    list(euler_steps(velocities, torch.zeros(1), Conditions(("positive",), "negative"), params))
+    list(euler_steps(velocities, torch.zeros(1), NOTHING, params))
     assert calls == MANIFEST["ss_sampler_calls_t1000_isuncond"]
 
 
@@ -120,45 +125,46 @@ VIEWS = tuple(torch.tensor([value]) for value in (1.0, 2.0, 6.0))
 
 
 def test_several_views_take_turns() -> None:
-    steps = euler_steps(constant, torch.zeros(1), Conditions(VIEWS, torch.zeros(1)), SamplerParams(7, 0.0))
+    conditions = Conditions(VIEWS, torch.zeros(1))
+    steps = euler_steps(constant(conditions), torch.zeros(1), conditions, SamplerParams(7, 0.0))
     assert [float(step.velocity) for step in steps] == [1.0, 2.0, 6.0, 1.0, 2.0, 6.0, 1.0]
 
 
 def test_several_views_are_averaged_with_one_negative_call() -> None:
     calls = []
-
-    def velocities(x: Tensor, t: float, contexts: Sequence[Tensor]) -> list[Tensor]:
-        calls.append(len(contexts))
-        return constant(x, t, contexts)
-
     conditions = Conditions(VIEWS, torch.tensor([-1.0]), "multidiffusion")
+
+    def velocities(x: Tensor, step: int, indices: Sequence[int]) -> list[Tensor]:
+        calls.append(list(indices))
+        return constant(conditions)(x, step, indices)
+
     steps = list(euler_steps(velocities, torch.zeros(1), conditions, SamplerParams(2, 4.0, (0.6, 1.0))))
     assert [float(step.velocity) for step in steps] == [5 * 3.0 - 4 * -1.0, 3.0]
-    assert calls == [4, 3]
+    assert calls == [[0, 1, 2, NEGATIVE], [0, 1, 2]]
 
 
 @pytest.mark.parametrize(
     ("reuse", "expected"), [(0, "EEEEEEEEEE"), (1, "E.E.E.EEEE"), (2, "E..E..EEEE"), (9, "E.....EEEE")]
 )
 def test_guided_steps_may_reuse_the_velocity_before(reuse: int, expected: str) -> None:
-    asked = []
+    evaluated = []
 
-    def velocities(x: Tensor, t: float, contexts: Sequence[None]) -> list[Tensor]:
-        asked.append(t)
-        return [x] * len(contexts)
+    def velocities(x: Tensor, step: int, indices: Sequence[int]) -> list[Tensor]:
+        evaluated.append(step)
+        return [x] * len(indices)
 
     params = SamplerParams(10, 1.0, (0.5, 1.0), reuse=reuse)
     steps = list(euler_steps(velocities, torch.ones(1), NOTHING, params))
-    assert "".join("E" if step.t in asked else "." for step in steps) == expected
+    assert "".join("E" if step.index in evaluated else "." for step in steps) == expected
     for before, step in itertools.pairwise(steps):
-        assert step.t in asked or step.velocity is before.velocity
+        assert step.index in evaluated or step.velocity is before.velocity
 
 
 def test_nothing_is_computed_before_it_is_asked_for() -> None:
     calls = []
 
-    def velocities(x: Tensor, t: float, contexts: Sequence[None]) -> list[Tensor]:
-        calls.append(t)
+    def velocities(x: Tensor, step: int, indices: Sequence[int]) -> list[Tensor]:
+        calls.append(step)
         return [x]
 
     steps = euler_steps(velocities, torch.ones(1), NOTHING, SamplerParams(10, 0.0))

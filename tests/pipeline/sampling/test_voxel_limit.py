@@ -16,7 +16,7 @@ STRUCTURE = SamplerParams(steps=3, cfg_strength=1.0, cfg_interval=(0.5, 1.0), re
 def request_() -> Request:
     picture = Image.new("RGBA", (128, 128))
     ImageDraw.Draw(picture).ellipse((54, 10, 74, 118), fill=(200, 40, 40, 255))
-    return Request(ImagePrompt(picture, "egg"), 0, STRUCTURE, replace(STRUCTURE, steps=2))
+    return Request(ImagePrompt(picture, picture.tobytes()), 0, STRUCTURE, replace(STRUCTURE, steps=2))
 
 
 def test_the_voxels_of_lowest_logit_go_first_and_the_order_stays() -> None:

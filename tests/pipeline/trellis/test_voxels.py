@@ -95,7 +95,7 @@ def test_windows_are_cubes_of_one_batch_item(coords: Tensor, shift: int) -> None
     names = [(b, *((v + shift) // 8 for v in xyz)) for b, *xyz in coords.tolist()]
     ordinal = {name: i for i, name in enumerate(sorted(set(names)))}
     assert windows.count == len(ordinal)
-    assert windows.owner.tolist() == [ordinal[name] for name in names]
+    assert windows.segment_ids.tolist() == [ordinal[name] for name in names]
 
 
 def test_what_is_derived_is_derived_once() -> None:
@@ -111,7 +111,7 @@ def test_samples_are_the_batch_items() -> None:
     grid = VoxelGrid(random_coords([3, 5], 4))
     assert len(grid) == 8
     assert grid.samples.count == 2
-    assert grid.samples.owner.tolist() == [0] * 3 + [1] * 5
+    assert grid.samples.segment_ids.tolist() == [0] * 3 + [1] * 5
     assert grid.batch.tolist() == [0] * 3 + [1] * 5
     assert torch.equal(grid.positions, grid.coords[:, 1:])
     assert grid.coords.dtype == torch.int64

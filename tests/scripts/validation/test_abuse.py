@@ -8,7 +8,8 @@ from pathlib import Path
 import bittensor as bt
 
 from miner.axon.server import AxonServer
-from miner.config.phase import Phase
+from miner.config.loader import shipped_config
+from miner.config.phase_files import load_phase
 from miner.config.policy import PolicyRules
 from miner.config.settings import ServingSettings, SpzSettings
 from miner.gpu.scheduler import Scheduler
@@ -19,16 +20,15 @@ from miner.policy.policy import decide
 from miner.subnet.metagraph import Neuron, Snapshot
 from miner.tasks.runner import TaskRunner
 from scripts.validation.attacks import Peers, make_attacks, push_tasks, run_attacks
-from tests.support.factories import selector_with
+from tests.support.factories import make_picture, png_base64, selector_with
 
 SETTINGS = ServingSettings(max_body_bytes=200_000, max_connections=60, header_timeout=1, body_timeout=1)
 CONNECTIONS = 60
 MEGABYTES = 3
 
 
-async def test_an_honest_validator_is_served_under_attack(
-    tmp_path: Path, phase: Phase, container: SpzSettings, image_base64: str
-) -> None:
+async def test_an_honest_validator_is_served_under_attack(tmp_path: Path) -> None:
+    phase = load_phase("demo", shipped_config() / "miner.yaml").settings
     peers = Peers.from_seed("test")
     allowed = [
         Neuron(uid=uid, hotkey=keypair.ss58_address, coldkey="c", stake=5000, validator_permit=True)
@@ -36,7 +36,7 @@ async def test_an_honest_validator_is_served_under_attack(
     ]
     snapshot, rules = Snapshot(17, 1, tuple(allowed)), PolicyRules()
     scheduler = Scheduler()
-    runner = TaskRunner(scheduler, selector_with(phase), container)
+    runner = TaskRunner(scheduler, selector_with(phase), SpzSettings())
     wallet = make_wallet(tmp_path, "miner")
     address = AxonAddress(free_port(), wallet.hotkey.ss58_address)
     axon = bt.Axon(wallet=wallet, port=address.port, ip=LOOPBACK, external_ip=LOOPBACK)
@@ -44,7 +44,7 @@ async def test_an_honest_validator_is_served_under_attack(
     await server.start()
     stopping = asyncio.Event()
     try:
-        honest = asyncio.create_task(push_tasks(address, peers.honest, image_base64, stopping))
+        honest = asyncio.create_task(push_tasks(address, peers.honest, png_base64(make_picture()), stopping))
         outcomes = await run_attacks(make_attacks(address, peers, CONNECTIONS, MEGABYTES))
         stopping.set()
         verdicts = {verdict for verdict, _ in await honest}

@@ -1,6 +1,6 @@
-"""Several seeds at a time, several pictures of one object, sentences, and too little memory."""
+"""Several pictures of one object, sentences, and too little memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,41 +13,31 @@ from pipeline import (
     Asset,
     CheckpointError,
     CheckpointSource,
-    EmptyStructure,
+    Combine,
     Generator,
     ImagePrompt,
     ImagesPrompt,
-    NonFiniteOutput,
     OutOfMemory,
     PromptError,
     Request,
     SamplerParams,
     TextPrompt,
-    TooManyVoxels,
     UnsupportedPrompt,
-    VoxelLimit,
     choose_compute,
 )
-from pipeline.conditioning.prompt import Combine
 from pipeline.splats.validation import invalid_reason
 
 STRUCTURE = SamplerParams(steps=3, cfg_strength=1.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
 LATENTS = replace(STRUCTURE, steps=2)
-SEEDS = (11, 12, 13)
 
 
 def picture(colour: str, box: tuple[int, int, int, int] = (54, 10, 74, 118)) -> ImagePrompt:
     image = Image.new("RGBA", (128, 128))
     ImageDraw.Draw(image).ellipse(box, fill=colour)
-    return ImagePrompt(image, colour)
+    return ImagePrompt(image, image.tobytes())
 
 
 EGG = Request(picture("red"), 0, STRUCTURE, LATENTS)
-
-
-def asset(outcome: object) -> Asset:
-    assert isinstance(outcome, Asset)
-    return outcome
 
 
 def close(a: Asset, b: Asset) -> bool:
@@ -55,50 +45,6 @@ def close(a: Asset, b: Asset) -> bool:
         torch.allclose(x, y, atol=1e-4 * float(y.abs().max()))
         for x, y in ((a.splats.means, b.splats.means), (a.splats.f_dc, b.splats.f_dc))
     )
-
-
-@pytest.fixture(scope="module")
-def batch(generator: Generator) -> Sequence[object]:
-    return generator.generate_batch(EGG, SEEDS)
-
-
-def test_each_of_a_batch_is_what_its_seed_alone_would_give(generator: Generator, batch: Sequence[object]) -> None:
-    alone = [generator.generate(replace(EGG, seed=seed)) for seed in SEEDS]
-    assert [asset(outcome).seed for outcome in batch] == list(SEEDS)
-    assert len({a.voxels for a in alone}) > 1
-    for outcome, expected in zip(batch, alone, strict=True):
-        assert close(asset(outcome), expected)
-
-
-def test_the_seconds_of_a_batch_are_shared(generator: Generator, batch: Sequence[object]) -> None:
-    shares = [asset(outcome).seconds for outcome in batch]
-    assert all(share == shares[0] for share in shares)
-    assert all(seconds > 0 for seconds in shares[0].values())
-
-
-def test_one_that_fails_does_not_stop_the_others(generator: Generator, batch: Sequence[object]) -> None:
-    fewest, middle, most = sorted(asset(outcome).voxels for outcome in batch)
-    assert fewest < most
-    limit = VoxelLimit(max(fewest, middle if middle < most else fewest))
-    outcomes = generator.generate_batch(replace(EGG, voxel_limit=limit), SEEDS)
-    for outcome, unlimited in zip(outcomes, batch, strict=True):
-        if asset(unlimited).voxels > limit.count:
-            assert isinstance(outcome, TooManyVoxels)
-        else:
-            assert close(asset(outcome), asset(unlimited))
-
-
-@pytest.mark.parametrize(("value", "error"), [(-1e6, EmptyStructure), (float("nan"), NonFiniteOutput)])
-def test_all_may_fail(generator: Generator, value: float, error: type[Exception]) -> None:
-    assert generator.image is not None
-    layer: Any = generator.image.engine.checkpoint.structure_decoder.out_layer[2]
-    kept = layer.bias.clone()
-    layer.bias.fill_(value)
-    try:
-        outcomes = generator.generate_batch(EGG, SEEDS)
-    finally:
-        layer.bias.copy_(kept)
-    assert [type(outcome) for outcome in outcomes] == [error] * 3
 
 
 @pytest.mark.parametrize("combine", ["stochastic", "multidiffusion"])
@@ -234,14 +180,16 @@ def test_without_memory_at_all_the_error_says_what_was_asked_for(generator: Gene
     assert generator.generate(EGG).voxels == expected
 
 
-def test_rehearsal_meets_structures_of_several_sizes(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warming_up_meets_structures_of_several_sizes(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     assert generator.image is not None
     engine, sizes = generator.image.engine, []
+    conditions = generator.encode(EGG.prompt).encoded.conditions
     hook = engine.checkpoint.latent_flow.register_forward_pre_hook(lambda _flow, args: sizes.append(len(args[1])))
-    generator.rehearse()
-    assert sizes == []  # one size is as good as another for the plain path
-    monkeypatch.setattr(engine.flows, "sizes", [(20, 99), (40, 275)])
-    generator.rehearse()
+    engine.warm_up(conditions)
+    assert sizes == []  # the plain flows treat all sizes alike
+    monkeypatch.setattr(engine.flows, "warm_up_sizes", [(20, 99), (40, 275)])
+    monkeypatch.setattr(generator, "generate", lambda _request: None)
+    generator.warm_up()
     hook.remove()
-    # Two guided steps ask for two velocities each, two others for one.
+    # Two guided steps evaluate two velocities each, two others one.
     assert sizes == [275] * 6 + [99] * 6

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miner.config.loader import shipped_config
-from miner.config.yaml_lists import UneditableError, add_item, remove_item
+from miner.config.policy import PolicyEntry
+from miner.config.policy_file import PolicyFile, UneditableError, add_item, remove_item
+from miner.errors import OperatorError
 
 ENTRY = {"hotkey": "h", "reason": "why: not # a comment", "until": datetime(2026, 1, 31, 12, tzinfo=UTC)}
 BLOCK = """# top
@@ -36,7 +39,7 @@ def comments(text: str) -> list[str]:
 def test_adding_to_a_block_list_changes_nothing_else() -> None:
     changed = add_item(BLOCK, "deny", ENTRY)
     assert yaml.safe_load(changed)["deny"][-1] == ENTRY
-    added = "- hotkey: h\n  reason: 'why: not # a comment'\n  until: 2026-01-31 12:00:00+00:00\n"
+    added = '- hotkey: h\n  reason: "why: not # a comment"\n  until: 2026-01-31 12:00:00+00:00\n'
     assert changed == BLOCK.replace("- {hotkey: c}\n", "- {hotkey: c}\n" + added)
 
 
@@ -66,13 +69,25 @@ def test_removing_the_last_item_leaves_an_empty_list() -> None:
         ("a: 1", "a: 1\ndeny:\n  - z\n"),
         ("# only a comment\n", "# only a comment\ndeny:\n  - z\n"),
         ("deny: []  # none\na: 1\n", "deny:  # none\n  - z\na: 1\n"),
+        ("deny: [] # none\n# of a\n\na: 1\n", "deny:  # none\n  - z\n# of a\n\na: 1\n"),
+        ("deny:\n# of a\n\na: 1\n", "deny:\n  - z\n# of a\n\na: 1\n"),
         ("deny:\na: 1\n", "deny:\n  - z\na: 1\n"),
         ("deny: null\n", "deny:\n  - z\n"),
         ("deny: [x, y]", "deny:\n  - x\n  - y\n  - z\n"),
         ("deny: [\n  x,\n  y]  # c\na: 1\n", "deny:  # c\n  - x\n  - y\n  - z\na: 1\n"),
         ("deny:\n    - x", "deny:\n    - x\n    - z\n"),
+        ("deny:\n-   x\n", "deny:\n-   x\n-   z\n"),
+        ("deny:\n  - x\n    # inside\n\n  # below\na: 1\n", "deny:\n  - x\n  - z\n    # inside\n\n  # below\na: 1\n"),
         ("deny:\r\n- x\r\na: 1\r\n", "deny:\r\n- x\r\n- z\r\na: 1\r\n"),
         ("deny:\n- |\n  x\n  y\na: 1\n", "deny:\n- |\n  x\n  y\n- z\na: 1\n"),
+        ("deny:\n- |\n  x\n# of a\na: 1\n", "deny:\n- |\n  x\n- z\n# of a\na: 1\n"),
+        (
+            "---\ndeny:\n- x\na: yes\nb: 0x10\nc: 'q'\nd: 1e3\n",
+            "---\ndeny:\n- x\n- z\na: yes\nb: 0x10\nc: 'q'\nd: 1e3\n",
+        ),
+        ("deny:\n- &i y\n- *i\n", "deny:\n- &i y\n- *i\n- z\n"),
+        ("{a: 1}", "{a: 1, deny: [z]}\n"),
+        ("a: 1\n...\n", "a: 1\ndeny:\n  - z\n"),
     ],
 )
 def test_ways_to_write_a_list(text: str, expected: str) -> None:
@@ -81,8 +96,24 @@ def test_ways_to_write_a_list(text: str, expected: str) -> None:
 
 def test_removing_from_a_list_in_brackets() -> None:
     text = "deny: [x, {hotkey: y, until: 2026-01-31}]  # c\n"
-    assert remove_item(text, "deny", 1) == "deny: [x]  # c\n"
+    # The comment stays in its column.
+    assert remove_item(text, "deny", 1) == "deny: [x]".ljust(text.index("#")) + "# c\n"
     assert yaml.safe_load(remove_item(text, "deny", 0))["deny"] == yaml.safe_load(text)["deny"][1:]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("deny:\n# of x\n- x\n# of a\na: 1\n", "deny: []\n# of x\n# of a\na: 1\n"),
+        ("deny:\n# of x\n- x\n# of y\n- y\n", "deny:\n# of x\n# of y\n- y\n"),
+        ("deny:  # whom\n\n# of x\n- x\n# of y\n- y\n", "deny:  # whom\n\n# of x\n# of y\n- y\n"),
+        ("deny:\n  # of x\n  - x\n", "deny: []\n# of x\n"),
+        ("deny:  # whom\n- x  # why\n# of y\n- y\n", "deny:  # whom\n# of y\n- y\n"),
+        ("deny:\r\n- x\r\n\r\na: 1\r\n", "deny: []\r\n\r\na: 1\r\n"),
+    ],
+)
+def test_comments_around_a_removed_item_stay(text: str, expected: str) -> None:
+    assert remove_item(text, "deny", 0) == expected
 
 
 def test_a_dash_on_a_line_of_its_own() -> None:
@@ -92,11 +123,10 @@ def test_a_dash_on_a_line_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("deny: [", "not readable as YAML"),
+        ("deny: [", "cannot be read as YAML"),
+        ("deny: []\ndeny: []\n", "cannot be read as YAML"),
         ("- a\n", "not a mapping"),
         ("deny: 5\n", "deny is not a list"),
-        ("{a: 1}", "by hand"),
-        ("a: 1\n...\n", "by hand"),
         ("a: &x [1]\ndeny: *x\n", "by hand"),
     ],
 )
@@ -133,3 +163,25 @@ def test_any_sequence_of_edits_is_what_it_says(added: list[Any], removed: list[i
             del expected[number]
     assert yaml.safe_load(text)[key] == expected
     assert remarks <= set(comments(text))
+
+
+@pytest.mark.parametrize("reason", ["no", "1:30", "0x10", "# x", "a: b", "'", "~", "", "été \U0001f600"])
+def test_any_reason_is_read_back(tmp_path: Path, reason: str) -> None:
+    file = PolicyFile(tmp_path / "blacklist.yaml")
+    file.path.write_text("deny_hotkeys: []\n")
+    entry = PolicyEntry(hotkey="h", reason=reason, until=datetime(2030, 1, 1, tzinfo=UTC))
+    assert not file.add("deny_hotkeys", entry)
+    assert file.read().deny_hotkeys == (entry,)
+    assert file.add("deny_hotkeys", PolicyEntry(hotkey="h"))
+    assert file.read().deny_hotkeys == (PolicyEntry(hotkey="h"),)
+    assert file.remove("deny_hotkeys", "h")
+    assert not file.remove("deny_hotkeys", "h")
+    assert file.path.read_text() == "deny_hotkeys: []\n"
+
+
+def test_a_file_that_cannot_be_edited_is_named_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "blacklist.yaml"
+    path.write_text("allow: &x [h]\ndeny_hotkeys: *x\n")
+    with pytest.raises(OperatorError, match=f"{path}: deny_hotkeys is written in a way .* by hand"):
+        PolicyFile(path).add("deny_hotkeys", PolicyEntry(hotkey="i"))
+    assert path.read_text() == "allow: &x [h]\ndeny_hotkeys: *x\n"

@@ -1,4 +1,4 @@
-"""Linear layers over rows in half precision, or with 8-bit floats and a scale for each row and each output."""
+"""Linear layers in half precision, or in 8-bit floats with a scale for each row and for each output."""
 
 from __future__ import annotations
 
@@ -10,45 +10,46 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-# The largest number of float8_e4m3fn.
+# The largest finite number of float8_e4m3fn.
 FP8_MAX = 448.0
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """values [R, C], in half precision; or float8_e4m3fn, to be multiplied by scales [R, 1] float32."""
+class Activations:
+    """Inputs of a linear layer: values [R, C] in half precision, or float8_e4m3fn with scales [R, 1] float32."""
 
     values: Tensor
     scales: Tensor | None = None
 
     @staticmethod
-    def like(x: Tensor, *, fp8: bool) -> Rows:
-        """Room for rows of x's shape."""
+    def empty_like(x: Tensor, *, fp8: bool) -> Activations:
+        """Return uninitialised activations of x's shape."""
         if not fp8:
-            return Rows(torch.empty_like(x))
-        return Rows(torch.empty_like(x, dtype=torch.float8_e4m3fn), x.new_empty(len(x), 1, dtype=torch.float32))
+            return Activations(torch.empty_like(x))
+        return Activations(torch.empty_like(x, dtype=torch.float8_e4m3fn), x.new_empty(len(x), 1, dtype=torch.float32))
 
-    def part(self, start: int, stop: int | None = None) -> Rows:
-        """A view of some rows."""
+    def rows(self, start: int, stop: int | None = None) -> Activations:
+        """Return a view of the rows from start up to stop."""
         scales = None if self.scales is None else self.scales[start:stop]
-        return Rows(self.values[start:stop], scales)
+        return Activations(self.values[start:stop], scales)
 
 
-class Product:
-    """A linear layer, whose parameters it shares; with fp8 it keeps its own 8-bit weights."""
+class FusedLinear:
+    """A linear layer that shares the parameters of an nn.Linear and, for fp8, has its own 8-bit weights."""
 
     def __init__(self, layer: nn.Linear, *, fp8: bool) -> None:
+        """Quantise the layer's weights if `fp8`."""
         self._layer = layer
         if fp8:
             weight = layer.weight.detach().float()
             scales = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / FP8_MAX
             self._scales = scales.T.contiguous()
             self._weight = (weight / scales).to(torch.float8_e4m3fn).T
-            # Products scaled by row come out in bfloat16 only.
+            # Products with row scales have bfloat16 outputs only.
             self._bias = layer.bias.detach().bfloat16()
 
-    def __call__(self, x: Rows) -> Tensor:
-        """[R, in] -> [R, out]; in bfloat16 if x is 8-bit, which needs fp8."""
+    def __call__(self, x: Activations) -> Tensor:
+        """Apply the layer to x [R, in]: [R, out], in bfloat16 if x is 8-bit, which requires `fp8`."""
         if x.scales is None:
             return F.linear(x.values, self._layer.weight, self._layer.bias)
         return torch._scaled_mm(
@@ -60,18 +61,18 @@ class Product:
             out_dtype=torch.bfloat16,
         )
 
-    def gelu(self, x: Rows) -> Rows:
-        """The product, its bias and GELU (the tanh approximation), in x's kind of rows."""
+    def apply_with_gelu(self, x: Activations) -> Activations:
+        """Apply the layer, then GELU (the tanh approximation); the result is in the precision of x."""
         if x.scales is None:
-            # In one kernel of cuBLAS.
+            # cuBLAS does both in one kernel.
             bias, weight = self._layer.bias, self._layer.weight
-            return Rows(torch._addmm_activation(bias, x.values, weight.t(), use_gelu=True))
+            return Activations(torch._addmm_activation(bias, x.values, weight.t(), use_gelu=True))
         return _gelu_fp8(self(x))
 
 
 @triton.jit
 def store_fp8(x, values_ptr, scales_ptr, row, channels, columns):
-    """Store a row in 8 bits, and the scale that gives its largest entry the largest 8-bit number."""
+    """Store a row in 8 bits, with the scale that maps its largest entry to the largest 8-bit number."""
     scale = tl.maximum(tl.max(tl.abs(x)), 1e-12) / 448.0
     tl.store(scales_ptr + row, scale)
     tl.store(values_ptr + row * channels + columns, (x / scale).to(tl.float8e4nv), columns < channels)
@@ -87,8 +88,8 @@ def _gelu_fp8_kernel(x_ptr, values_ptr, scales_ptr, channels, BLOCK: tl.constexp
     store_fp8(x * tl.sigmoid(2.0 * u), values_ptr, scales_ptr, row, channels, columns)
 
 
-def _gelu_fp8(x: Tensor) -> Rows:
-    out = Rows.like(x, fp8=True)
+def _gelu_fp8(x: Tensor) -> Activations:
+    out = Activations.empty_like(x, fp8=True)
     block = triton.next_power_of_2(x.shape[1])
     _gelu_fp8_kernel[(len(x),)](x, out.values, out.scales, x.shape[1], BLOCK=block, num_warps=8)
     return out

@@ -1,0 +1,109 @@
+"""The contents of the report, whatever its format, and how they are read from the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from miner.analytics.aggregate import HOUR, Bin, By, Contrast, GroupDifference, Summary, TaskTable, compare_groups
+from miner.analytics.experiments import ExperimentSummary, summarise_experiment
+from miner.ledger.reader import ExperimentRow, LedgerReader, PhaseRow, TaskRow
+
+# Widths, in seconds, of the bins that the time axis may be cut into, and the most bins that it may have.
+BIN_SECONDS = (HOUR, 2 * HOUR, 6 * HOUR, 12 * HOUR, 24 * HOUR, 7 * 24 * HOUR)
+MAX_BINS = 56
+# Columns of the ledger that no report needs.
+UNUSED = ("generated_at", "seed", "seeds", "candidates", "stages", "cooldown_until", "error")
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """One group of tasks, or all of them, whose key is "". `contrasts` is empty for hours."""
+
+    key: str
+    label: str
+    summary: Summary
+    contrasts: tuple[Contrast, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The contents of a report on the tasks of a ledger from `since` to `until`, unix seconds."""
+
+    ledger: Path
+    by: By
+    since: float
+    until: float
+    total: ReportRow
+    groups: tuple[ReportRow, ...]
+    differences: tuple[GroupDifference, ...]
+    bin_seconds: int
+    bins: tuple[Bin, ...]
+    phases: tuple[PhaseRow, ...]
+    experiments: tuple[ExperimentSummary, ...]
+
+
+def read_report(ledger: Path, by: By, since: float) -> Report:
+    """Build the report on a ledger; one that does not exist yet has no tasks.
+
+    Raises OperatorError if the file is no ledger.
+    """
+    now = time.time()
+    if not ledger.exists():
+        return build_report(ledger, [], by, since, now)
+    with LedgerReader(ledger) as reader:
+        tasks = reader.tasks(since, without=UNUSED)
+
+        def tasks_of(row: ExperimentRow) -> list[TaskRow]:
+            if row.started_at < since:
+                return reader.tasks(experiment=row.name, without=UNUSED)
+            return [task for task in tasks if task.experiment == row.name]
+
+        experiments = [(row, tasks_of(row)) for row in reader.experiments()]
+        return build_report(ledger, tasks, by, since, now, reader.phases(), experiments)
+
+
+def build_report(
+    ledger: Path,
+    tasks: Sequence[TaskRow],
+    by: By,
+    since: float,
+    until: float,
+    phases: Sequence[PhaseRow] = (),
+    experiments: Iterable[tuple[ExperimentRow, Sequence[TaskRow]]] = (),
+) -> Report:
+    """Sum up tasks in the order of their assignment; `experiments` come with all of their tasks."""
+    table = TaskTable(tasks)
+    groups = tuple(
+        ReportRow(
+            group.key,
+            group.label,
+            table.summarise(group.indices),
+            () if by == "hour" else table.contrasts(group.indices),
+        )
+        for group in table.group(by)
+    )
+    if by == "validator":
+        groups = tuple(sorted(groups, key=lambda row: -row.summary.tasks))
+    width = _bin_seconds(tasks)
+    return Report(
+        ledger=ledger,
+        by=by,
+        since=since,
+        until=until,
+        total=ReportRow("", "all", table.summarise(table.everything), table.contrasts(table.everything)),
+        groups=groups,
+        differences=() if by == "hour" else compare_groups((row.label, row.summary.rate) for row in groups),
+        bin_seconds=width,
+        bins=table.bins(table.everything, width),
+        phases=tuple(phase for phase in phases if since <= phase.at <= until),
+        experiments=tuple(summarise_experiment(row, members, until) for row, members in experiments),
+    )
+
+
+def _bin_seconds(tasks: Sequence[TaskRow]) -> int:
+    """Return the narrowest width with which the tasks fit into the bins, or the widest."""
+    span = tasks[-1].assigned_at - tasks[0].assigned_at if tasks else 0.0
+    return next((width for width in BIN_SECONDS if span / width < MAX_BINS - 1), BIN_SECONDS[-1])

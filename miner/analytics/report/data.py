@@ -1,0 +1,114 @@
+"""The report as JSON and as CSV, for other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from miner.analytics.aggregate import COMPARED, Summary
+from miner.analytics.experiments import ExperimentSummary
+from miner.analytics.report.build import Report, ReportRow
+
+
+def as_json(report: Report) -> str:
+    """Write the report as one JSON object."""
+    content = {
+        "by": report.by,
+        "since": report.since,
+        "until": report.until,
+        "total": _row(report.total),
+        "groups": [_row(group) for group in report.groups],
+        "differences": [asdict(difference) for difference in report.differences],
+        "bin_seconds": report.bin_seconds,
+        "bins": [{"start": b.start, "accepted": b.rate.accepted, "judged": b.rate.judged} for b in report.bins],
+        "phases": [phase._asdict() for phase in report.phases],
+        "experiments": [_experiment(experiment) for experiment in report.experiments],
+        "ledger": str(report.ledger),
+    }
+    return json.dumps(_without_infinities(content), indent=1) + "\n"
+
+
+def _figures(summary: Summary) -> dict[str, float | None]:
+    """Return the columns that both formats share."""
+    rate, seconds = summary.rate, summary.seconds
+    return {
+        "tasks": summary.tasks,
+        "accepted": rate.accepted,
+        "rejected": rate.rejected,
+        "skipped": summary.skipped,
+        "other": summary.other,
+        "rate": rate.share,
+        "score": summary.score,
+        "quality": summary.quality and summary.quality.p50,
+        "seconds_p50": seconds and seconds.p50,
+        "seconds_p95": seconds and seconds.p95,
+        "gaussians_p50": summary.gaussians and summary.gaussians.p50,
+    }
+
+
+def _row(row: ReportRow) -> dict[str, Any]:
+    rate = row.summary.rate
+    return {
+        "key": row.key,
+        "label": row.label,
+        **_figures(row.summary),
+        "interval": rate.interval,
+        "verdict": str(rate.rating),
+        "contrasts": [asdict(contrast) for contrast in row.contrasts],
+        "judged": rate.judged,
+    }
+
+
+def _experiment(experiment: ExperimentSummary) -> dict[str, Any]:
+    result = experiment.result
+    comparisons = [
+        {
+            "better": comparison.better,
+            "worse": comparison.worse,
+            "wealth": comparison.e_value,
+            "highest_wealth": comparison.highest_e_value,
+            "odds_ratio": comparison.odds_ratio,
+        }
+        for comparison in result.comparisons
+    ]
+    return {
+        "row": experiment.row._asdict(),
+        "arms": experiment.arms,
+        "decision": asdict(result) | {"comparisons": comparisons},
+        "state": result.state,
+    }
+
+
+def _without_infinities(value: object) -> object:
+    """Replace infinities, which JSON does not have, with null."""
+    if isinstance(value, dict):
+        return {key: _without_infinities(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinities(part) for part in value]
+    return None if isinstance(value, float) and math.isinf(value) else value
+
+
+def as_csv(report: Report) -> str:
+    """Write a row for each group and one, "all", for their sum; of each column the medians and Cliff's delta."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    compared = [f"{name}_{suffix}" for name in COMPARED for suffix in ("accepted_median", "rejected_median", "delta")]
+    writer.writerow(["label", "key", *_figures(report.total.summary), "low", "high", "verdict", *compared])
+    for row in (*report.groups, report.total):
+        rate = row.summary.rate
+        cells = [
+            value
+            for contrast in row.contrasts
+            for value in (
+                contrast.accepted_median,
+                contrast.rejected_median,
+                contrast.effect.delta if contrast.effect else None,
+            )
+        ]
+        figures = _figures(row.summary).values()
+        writer.writerow([row.label, row.key, *figures, *rate.interval, rate.rating, *(cells or [None] * len(compared))])
+    return text.getvalue()

@@ -1,0 +1,79 @@
+"""Numbers, times and table cells of the report, as its text and its page show them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from miner.analytics.aggregate import Contrast
+from miner.analytics.report.build import Report, ReportRow
+
+NOT_RANDOMISED = (
+    "Tasks were not assigned at random between these, so hours and validators differ, too; "
+    "`sn17-miner phase split` compares without that."
+)
+
+
+def moment(seconds: float, form: str = "%Y-%m-%d %H:%M") -> str:
+    """Format unix seconds in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime(form)
+
+
+def number(value: float | None, form: str) -> str:
+    """Format a number; "-" without one."""
+    return "-" if value is None else format(value, form)
+
+
+def percent(value: float | None) -> str:
+    """Format a share; "-" without one."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def significant(value: float | None) -> str:
+    """Format a number with three digits, or whole if it has more before the point."""
+    return "-" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def evidence(e_value: float) -> str:
+    """Format an e-value."""
+    return "over 10^6" if e_value > 1e6 else significant(e_value)
+
+
+def summary_cells(row: ReportRow, *, count_format: str = "", dash: str = "-") -> list[str]:
+    """Return the cells of a group's row, the rating last."""
+    summary = row.summary
+    rate, seconds = summary.rate, summary.seconds
+    low, high = rate.interval
+    counts = (summary.tasks, rate.accepted, rate.rejected, summary.skipped, summary.other)
+    return [
+        row.label,
+        *(format(count, count_format) for count in counts),
+        percent(rate.share),
+        f"{100 * low:.1f}{dash}{100 * high:.1f}" if rate.judged else dash,
+        number(summary.score, ".3f"),
+        number(summary.quality and summary.quality.p50, ".3f"),
+        number(seconds and seconds.p50, ".1f"),
+        number(seconds and seconds.p95, ".1f"),
+        number(summary.gaussians and summary.gaussians.p50, ",.0f"),
+        str(rate.rating),
+    ]
+
+
+def contrast_cells(contrast: Contrast) -> list[str]:
+    """Return the cells of a column's row; its effect in words if it is clear."""
+    effect = contrast.effect
+    return [
+        contrast.column,
+        significant(contrast.accepted_median),
+        significant(contrast.rejected_median),
+        number(effect and effect.delta, "+.2f"),
+        f"{effect.low:+.2f} to {effect.high:+.2f}" if effect else "-",
+        effect.magnitude if effect and effect.is_clear else "",
+    ]
+
+
+def explain_emptiness(report: Report) -> str:
+    """Return why there is nothing to report."""
+    if not report.ledger.exists():
+        return f"There is no ledger {report.ledger} yet, so there is nothing to report."
+    since = f" since {moment(report.since)} UTC" if report.since else ""
+    return f"The ledger {report.ledger} has no tasks{since}, so there is nothing to report."

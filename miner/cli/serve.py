@@ -1,0 +1,105 @@
+"""sn17-miner serve: POST /generate and GET /health without chain and wallet."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from miner.cli.options import load_files, operator_files
+
+if TYPE_CHECKING:
+    from miner.config.phase_files import NamedPhase
+    from miner.config.settings import OperatorFiles
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", help="The address to listen on; requests from other machines are refused.")
+@click.option("--port", type=click.IntRange(1, 65535), default=10006, help="The port to listen on.")
+@click.option("--phase", "phase_name", show_default="phase of the settings file", help="The phase to generate with.")
+@click.option("--logging.debug", "debug", is_flag=True, help="Write more lines into the log.")
+@operator_files
+def serve(host: str, port: int, phase_name: str | None, debug: bool, config: Path | None, state: Path | None) -> None:
+    """Answer POST /generate and GET /health, without chain and wallet.
+
+    The form of POST /generate has prompt_image_file or prompt, and optionally seed; the answer is a PLY file:
+    curl -F prompt="a yellow duck" http://127.0.0.1:10006/generate -o duck.ply
+    """
+    import asyncio
+
+    from miner.config.phase_files import load_phase
+    from miner.errors import ExitCode, MinerError
+    from miner.runtime.logging import configure
+
+    configure(debug)
+    code = ExitCode.CLEAN
+    try:
+        files = load_files(config, state)
+        phase = load_phase(phase_name or files.settings.phase, files.config)
+        asyncio.run(_serve(files, phase, host, port))
+    except MinerError as error:
+        click.echo(f"ERROR: {error}", err=True)
+        code = error.exit_code
+    sys.stdout.flush()
+    # A generation that was abandoned may still hold its thread.
+    os._exit(code)
+
+
+async def _serve(files: OperatorFiles, phase: NamedPhase, host: str, port: int) -> None:
+    """Load the models, then serve until a signal asks to stop. Raise OperatorError."""
+    import asyncio
+    import logging
+    import signal
+    import time
+    from contextlib import AsyncExitStack
+
+    from miner.gpu.models import load_and_warm_up
+    from miner.gpu.scheduler import Scheduler
+    from miner.monitor.local_api import LocalApi
+    from miner.monitor.server import Monitor
+    from miner.monitor.status import Status
+    from miner.phases.selector import PhaseSelector
+    from miner.phases.state import PhaseChoice
+    from miner.runtime.gpu_memory import read_gpu_memory
+    from miner.runtime.version import installed_version
+    from miner.tasks.runner import TaskRunner
+
+    log = logging.getLogger("miner.cli.serve")
+    stop, started_at = asyncio.Event(), time.monotonic()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    scheduler = Scheduler()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, scheduler.stop, 5.0)
+        models = await load_and_warm_up(phase, files.settings, scheduler)
+        selector = PhaseSelector(PhaseChoice.single(phase), models)
+        runner = TaskRunner(scheduler, selector, files.settings.spz)
+
+        class Source:
+            """The status of this server."""
+
+            def status(self) -> Status:
+                """Return the present status."""
+                return Status(
+                    status="stopping" if stop.is_set() else "ok",
+                    pipeline_loaded=True,
+                    phase=phase.name,
+                    queue=runner.waiting,
+                    metagraph_age=None,
+                    last_success=runner.last_success,
+                    uptime=time.monotonic() - started_at,
+                    counters=runner.counters,
+                    gpus=read_gpu_memory(),
+                    config_hashes={phase.name: phase.config_hash},
+                    version=installed_version(),
+                )
+
+        api = LocalApi(files.settings.monitor.generate, runner)
+        monitor = Monitor(Source(), host, port, api.routes())
+        await monitor.start()
+        stack.push_async_callback(monitor.stop)
+        log.info("Serving %s at http://%s:%d/generate", phase.label, host, port)
+        await stop.wait()

@@ -1,0 +1,186 @@
+"""sn17-miner status: the running miner on one screen."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from miner.cli.options import load_files, operator_files
+from miner.errors import ExitCode, MinerError, OperatorError
+
+# Seconds that the miner gets to answer; it does so at once even while it generates.
+TIMEOUT = 5.0
+GIB = 1024**3
+
+Json = dict[str, Any]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the monitor's JSON.")
+@click.option(
+    "--monitor.port",
+    "monitor_port",
+    type=click.IntRange(1, 65535),
+    show_default="monitor.port of the settings file",
+    help="The port of the miner's monitor.",
+)
+@operator_files
+@click.pass_context
+def status(
+    context: click.Context, as_json: bool, monitor_port: int | None, config: Path | None, state: Path | None
+) -> None:
+    """Show how the running miner is doing.
+
+    Exit codes: 0 it works, 1 it is starting, stopping or cannot be reached, 2 the monitor is switched off.
+    """
+    monitor = load_files(config, state).settings.monitor
+    if not monitor.enabled and monitor_port is None:
+        raise OperatorError(
+            "the monitor is switched off in the settings file: set monitor.enabled, or name the --monitor.port that "
+            "the miner was started with"
+        )
+    url = monitor_url(monitor.host, monitor_port or monitor.port)
+    content = fetch(url)
+    if as_json:
+        click.echo(json.dumps(content, indent=1))
+    else:
+        click.echo("\n".join(screen(content, url)))
+    context.exit(ExitCode.CLEAN if content["able_to_work"] else ExitCode.FAILURE)
+
+
+def monitor_url(host: str, port: int) -> str:
+    """Return the address at which this machine reaches a monitor that listens on `host`."""
+    # A server that listens on all addresses is reached through the loopback address.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def fetch(url: str) -> Json:
+    """Return the status that the monitor at `url` reports. Raise MinerError if no miner answers there."""
+    from http.client import HTTPException
+    from urllib.request import ProxyHandler, build_opener
+
+    try:
+        # The monitor is on this machine or in this network; a proxy for the internet cannot reach it.
+        with build_opener(ProxyHandler({})).open(f"{url}/status.json", timeout=TIMEOUT) as response:
+            content = json.load(response)
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise MinerError(
+            f"no miner answers at {url} ({reason}): start it with `sn17-miner run`, or name its port with "
+            "--monitor.port"
+        ) from None
+    if not isinstance(content, dict) or "able_to_work" not in content:
+        raise MinerError(f"what answers at {url} is not a miner: name the miner's port with --monitor.port")
+    return content
+
+
+def screen(content: Json, url: str) -> Iterable[str]:
+    """Yield the lines of the screen."""
+    now = content["now"]
+    state = {"ok": "working"}.get(content["status"], content["status"])
+    yield f"{content['service']} {content['version']} at {url}: {state}"
+    yield from _fields(
+        [
+            ("phase", _phase(content)),
+            ("experiment", _experiment(content["experiment"])),
+            ("uptime", f"{duration(content['uptime'])}; last success {_ago(content['last_success'], now)}"),
+            ("queue", f"{content['queue']} tasks waiting"),
+            ("counters", ", ".join(f"{count} {name}" for name, count in content["counters"].items()) or "nothing yet"),
+            *((gpu["device"], _gpu(gpu)) for gpu in content["gpus"]),
+            ("ledger", _ledger(content["ledger"])),
+            ("metagraph", "not read yet" if (age := content["metagraph_age"]) is None else f"{duration(age)} old"),
+        ]
+    )
+    yield from _validators(content["validators"], now)
+    problems = list(_problems(content))
+    yield ""
+    yield "Problems:" if problems else "No problems."
+    yield from (f"  {problem}" for problem in problems)
+
+
+def duration(seconds: float) -> str:
+    """Format seconds with their two largest units."""
+    whole = max(0, math.ceil(seconds))
+    units = [(whole // 86_400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
+    first = next((index for index, (count, _) in enumerate(units) if count), len(units) - 1)
+    largest, *rest = units[first : first + 2]
+    return " ".join(f"{count} {unit}" for count, unit in (largest, *(part for part in rest if part[0])))
+
+
+def _fields(fields: Iterable[tuple[str, str]]) -> Iterable[str]:
+    return (f"  {name:<11} {text}" for name, text in fields if text)
+
+
+def _phase(content: Json) -> str:
+    hashes = content["config_hashes"]
+    if list(hashes) == [content["phase"]]:
+        return f"{content['phase']} ({hashes[content['phase']]})"
+    return ", ".join([content["phase"], *(f"{name} ({config_hash})" for name, config_hash in hashes.items())])
+
+
+def _experiment(experiment: Json | None) -> str:
+    if experiment is None:
+        return ""
+    arms = ", ".join(f"{arm['phase']} {arm['accepted']} of {arm['counted']}" for arm in experiment["arms"])
+    result = "no arm is better yet"
+    if experiment["winner"] is not None:
+        result = f"{experiment['winner']} has won"
+    elif experiment["losers"]:
+        result = f"{', '.join(experiment['losers'])} clearly worse"
+    return f"{experiment['experiment']}: {result}; accepted: {arms}"
+
+
+def _gpu(gpu: Json) -> str:
+    allocated, reserved, total = (gpu[name] / GIB for name in ("allocated", "reserved", "total"))
+    return f"{gpu['name']}: {allocated:.1f} GiB in use, {reserved:.1f} of {total:.1f} GiB reserved"
+
+
+def _ledger(ledger: Json | None) -> str:
+    if ledger is None:
+        return ""
+    return f"{ledger['written']} records written, {ledger['waiting']} waiting, {ledger['dropped']} lost"
+
+
+def _validators(views: Sequence[Json], now: float) -> Iterable[str]:
+    yield ""
+    if not views:
+        yield "No validators to pull from."
+        return
+    yield f"{'uid':>5}  {'validator':<12}  {'state':<15} {'next pull':<10} {'cooldown':<10} {'failures':>8}"
+    for view in views:
+        next_pull, cooldown = (_remaining(view[name], now) for name in ("next_pull", "cooldown_end"))
+        stage = view["stage"]
+        yield (
+            f"{view['uid']:>5}  {view['hotkey'][:8]:<12}  {stage:<15} {next_pull or 'now':<10} {cooldown or '-':<10} "
+            f"{view['failures']:>8}"
+        )
+
+
+def _remaining(moment: float | None, now: float) -> str:
+    return "" if moment is None or moment <= now else duration(moment - now)
+
+
+def _ago(moment: float | None, now: float) -> str:
+    return "not yet" if moment is None else f"{duration(now - moment)} ago"
+
+
+def _problems(content: Json) -> Iterable[str]:
+    if not content["pipeline_loaded"]:
+        yield "the models are not loaded yet"
+    for name, count in content["restarts"].items():
+        yield f"{name} was restarted {count} times; the log says why"
+    ledger = content["ledger"]
+    if ledger is not None:
+        if ledger["problem"]:
+            yield f"the ledger cannot be written: {ledger['problem']}"
+        if ledger["dropped"]:
+            yield f"{ledger['dropped']} records of the ledger were lost"
+    for view in content["validators"]:
+        if view["failures"]:
+            yield f"validator {view['hotkey'][:8]} (uid {view['uid']}): {view['failures']} failures in a row"

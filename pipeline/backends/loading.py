@@ -1,0 +1,65 @@
+"""Loading of the backend that a phase names, with a text-to-image model in front of it if there is one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pipeline.backends.protocol import Backend
+from pipeline.backends.text_to_image import TextToImage, TextToImageBackend
+from pipeline.compute import ComputeConfig
+from pipeline.conditioning.background import Provider
+from pipeline.errors import CheckpointError
+from pipeline.generator import CheckpointSource, Generator
+
+BackendName = Literal["native", "trellis"]
+
+
+def load_backend(
+    name: BackendName,
+    compute: ComputeConfig,
+    *,
+    image: CheckpointSource | None,
+    text: CheckpointSource | None,
+    background_model: str,
+    background_provider: Provider = "cpu",
+    text_to_image: str | None = None,
+) -> Backend:
+    """Load everything that generation from images, from sentences or from both needs; see Generator.load.
+
+    text_to_image: the model that draws sentences, for use without `text`; see TextToImage.load.
+    Raises CheckpointError, BackgroundModelError, TextToImageError or, for "trellis", BackendError.
+    """
+    # Loaded first, since it fails at once if its package is missing.
+    model = None if text_to_image is None else TextToImage.load(text_to_image, compute)
+    backend = _load(name, compute, image, text, background_model, background_provider)
+    return backend if model is None else TextToImageBackend(backend, model, compute.device)
+
+
+def _load(
+    name: BackendName,
+    compute: ComputeConfig,
+    image: CheckpointSource | None,
+    text: CheckpointSource | None,
+    background_model: str,
+    background_provider: Provider,
+) -> Backend:
+    if name == "native":
+        return Generator.load(
+            compute,
+            image=image,
+            text=text,
+            background_model=background_model,
+            background_provider=background_provider,
+        )
+    # Imported only when chosen.
+    from pipeline.backends.upstream import UpstreamGenerator
+
+    if any(source is not None and source.overrides for source in (image, text)):
+        raise CheckpointError("backend: trellis loads whole checkpoints; leave overrides out")
+    return UpstreamGenerator.load(
+        compute,
+        image=image.checkpoint if image else None,
+        text=text.checkpoint if text else None,
+        background_model=background_model,
+        background_provider=background_provider,
+    )

@@ -1,0 +1,51 @@
+"""Tensors that all steps of a sampler share: every step's modulation, every context's keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.fused.transformer import CFGBatch, TransformerBlocks
+from pipeline.params import Conditions
+from pipeline.trellis import SLatFlowModel, SparseStructureFlowModel
+
+
+class SamplingCache:
+    """A cache for one run of a sampler, computed from its times and conditions.
+
+    time_embeddings: [T, C], in the precision of the flow's blocks.
+    """
+
+    def __init__(
+        self,
+        flow: SparseStructureFlowModel | SLatFlowModel,
+        blocks: TransformerBlocks,
+        times: Sequence[float],
+        conditions: Conditions,
+    ) -> None:
+        """Compute the modulations of all times and the keys and values of all contexts."""
+        model_times = torch.tensor([1000 * t for t in times], dtype=torch.float32, device=flow.out_layer.weight.device)
+        self.time_embeddings: Tensor = flow.t_embedder(model_times).to(flow.dtype)
+        self._modulations = blocks.modulations(self.time_embeddings)
+        self._keys_values = [
+            None if context is None else blocks.keys_values(context.to(flow.dtype)) for context in conditions.contexts
+        ]
+        self._batches: dict[tuple[int, ...], CFGBatch] = {}
+
+    def modulation(self, step: int) -> Tensor:
+        """Return the modulation [blocks, 6, C] of a step; see `TransformerBlocks.modulations`."""
+        return self._modulations[step]
+
+    def tokens_first(self, indices: Sequence[int]) -> tuple[int, ...]:
+        """Sort indices of contexts into those of tokens, then those of zeros, as a batch needs them."""
+        return tuple(sorted(indices, key=lambda index: self._keys_values[index] is None))
+
+    def batch(self, indices: tuple[int, ...]) -> CFGBatch:
+        """Return the batch of some contexts, which are sorted by `tokens_first`."""
+        if indices not in self._batches:
+            tokens = [blocks for blocks in (self._keys_values[index] for index in indices) if blocks is not None]
+            keys_values = [torch.cat(contexts) for contexts in zip(*tokens, strict=True)]
+            self._batches[indices] = CFGBatch(keys_values, len(tokens), len(indices) - len(tokens))
+        return self._batches[indices]

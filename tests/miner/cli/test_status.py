@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from miner.cli.status import duration, monitor_url
+from miner.ledger.writer import LedgerStatus
+from miner.localnet.validator import free_port
+from miner.monitor.status import Status, ValidatorView
+from miner.runtime.gpu_memory import GpuMemory
+from tests.support.cli import run
+
+NOW = 1_762_250_400.0
+HOTKEY = "5F3sa2TJAWMqDhXG6jhV4N8ko9SxwGy8TpaNS1repo5EYjQX"
+GIB = 1024**3
+
+OK = Status(
+    status="ok",
+    pipeline_loaded=True,
+    phase="phase3",
+    queue=2,
+    metagraph_age=12.5,
+    last_success=NOW - 40,
+    uptime=11_530.0,
+    counters={"pulled": 12, "generated": 11, "accepted": 9},
+    gpus=(GpuMemory("cuda:0", "H100", 5 * GIB, 8 * GIB, 80 * GIB),),
+    ledger=LedgerStatus(written=36, waiting=0, dropped=0, failures=0, problem=""),
+    validators=(
+        ValidatorView(27, HOTKEY, "waiting", NOW + 120, NOW + 90, 0, None),
+        ValidatorView(49, HOTKEY[::-1], "idle", None, None, 0, None),
+    ),
+    config_hashes={"phase3": "8588c0f18436"},
+    version="0.1.0",
+)
+
+
+class FakeMonitor:
+    """An HTTP server in place of the miner's monitor; `content` is its status.json."""
+
+    def __init__(self) -> None:
+        self.content = b""
+        monitor = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                assert self.path == "/status.json"
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(monitor.content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def show(self, status: Status) -> None:
+        """Answer as the monitor's dashboard does."""
+        content = status.as_json() | {"now": NOW, "able_to_work": status.able_to_work}
+        self.content = json.dumps(content).encode()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def monitor() -> Iterator[FakeMonitor]:
+    monitor = FakeMonitor()
+    monitor.show(OK)
+    yield monitor
+    monitor.close()
+
+
+def config(folder: Path, **monitor: object) -> Path:
+    path = folder / "miner.yaml"
+    path.write_text(f"phase: phase3\nmonitor: {json.dumps(monitor)}\n")
+    return path
+
+
+def changed(**changes: Any) -> Status:
+    return Status(**{**vars(OK), **changes})
+
+
+def test_one_screen_of_a_miner_that_works(monitor: FakeMonitor, tmp_path: Path) -> None:
+    result = run("status", "--config", config(tmp_path, port=monitor.port))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        f"sn17-miner 0.1.0 at http://127.0.0.1:{monitor.port}: working",
+        "  phase       phase3 (8588c0f18436)",
+        "  uptime      3 h 12 min; last success 40 s ago",
+        "  queue       2 tasks waiting",
+        "  counters    12 pulled, 11 generated, 9 accepted",
+        "  cuda:0      H100: 5.0 GiB in use, 8.0 of 80.0 GiB reserved",
+        "  ledger      36 records written, 0 waiting, 0 lost",
+        "  metagraph   13 s old",
+        "",
+        "  uid  validator     state           next pull  cooldown   failures",
+        "   27  5F3sa2TJ      waiting         2 min      1 min 30 s        0",
+        "   49  XQjYE5op      idle            now        -                 0",
+        "",
+        "No problems.",
+    ]
+
+
+def test_problems_are_listed(monitor: FakeMonitor) -> None:
+    monitor.show(
+        changed(
+            pipeline_loaded=False,
+            restarts={"the loop of validator 5F3sa2TJ": 3},
+            ledger=LedgerStatus(written=1, waiting=2, dropped=4, failures=5, problem="disk full"),
+            validators=(ValidatorView(27, HOTKEY, "idle", None, None, 6, None),),
+            gpus=(),
+            last_success=None,
+            metagraph_age=None,
+            counters={},
+        )
+    )
+    out = run("status", "--monitor.port", monitor.port).stdout
+    assert out.split("Problems:\n")[1].splitlines() == [
+        "  the models are not loaded yet",
+        "  the loop of validator 5F3sa2TJ was restarted 3 times; the log says why",
+        "  the ledger cannot be written: disk full",
+        "  4 records of the ledger were lost",
+        "  validator 5F3sa2TJ (uid 27): 6 failures in a row",
+    ]
+    assert "last success not yet" in out
+    assert "counters    nothing yet" in out
+
+
+def test_an_experiment_is_shown(monitor: FakeMonitor) -> None:
+    arms = [{"phase": "a", "accepted": 5, "counted": 9}, {"phase": "b", "accepted": 1, "counted": 9}]
+    experiment = {"experiment": "e1", "arms": arms, "winner": None, "losers": []}
+    for changes, words in (
+        ({}, "no arm is better yet"),
+        ({"losers": ["b"]}, "b clearly worse"),
+        ({"winner": "a"}, "a has won"),
+    ):
+        monitor.show(changed(experiment=experiment | changes, phase="a=50 b=50", config_hashes={"a": "1", "b": "2"}))
+        out = run("status", "--monitor.port", monitor.port).stdout
+        assert f"experiment  e1: {words}; accepted: a 5 of 9, b 1 of 9" in out
+        assert "phase       a=50 b=50, a (1), b (2)" in out
+
+
+@pytest.mark.parametrize("state", ["starting", "stopping"])
+def test_a_miner_that_does_not_work_ends_with_1(monitor: FakeMonitor, state: str) -> None:
+    monitor.show(changed(status=state))
+    result = run("status", "--monitor.port", monitor.port)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[0].endswith(f": {state}")
+
+
+def test_json(monitor: FakeMonitor) -> None:
+    result = run("status", "--json", "--monitor.port", monitor.port)
+    content = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert (content["phase"], content["able_to_work"]) == ("phase3", True)
+    assert content["validators"][0] == asdict(OK.validators[0])
+
+
+def test_no_miner_says_what_to_do(tmp_path: Path) -> None:
+    port = free_port()
+    result = run("status", "--config", config(tmp_path, port=port))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"ERROR: no miner answers at http://127.0.0.1:{port} (")
+    assert "start it with `sn17-miner run`" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"[]", b'{"status": "ok"}', b"\xff"])
+def test_another_server_is_not_a_miner(monitor: FakeMonitor, content: bytes) -> None:
+    monitor.content = content
+    result = run("status", "--monitor.port", monitor.port)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "--monitor.port" in result.stderr
+
+
+def test_a_monitor_that_is_switched_off(monitor: FakeMonitor, tmp_path: Path) -> None:
+    path = config(tmp_path, enabled=False)
+    result = run("status", "--config", path)
+    assert result.exit_code == 2
+    assert "switched off" in result.stderr
+    assert run("status", "--config", path, "--monitor.port", monitor.port).exit_code == 0
+
+
+def test_a_proxy_for_the_internet_is_not_asked(monitor: FakeMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    assert run("status", "--monitor.port", monitor.port).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:1"),
+        ("0.0.0.0", "http://127.0.0.1:1"),
+        ("::", "http://[::1]:1"),
+        ("10.0.0.7", "http://10.0.0.7:1"),
+    ],
+)
+def test_the_address_of_the_monitor(host: str, url: str) -> None:
+    assert monitor_url(host, 1) == url
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-1, "0 s"), (0, "0 s"), (59.2, "1 min"), (3600, "1 h"), (90_061, "1 d 1 h")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
