@@ -3,7 +3,6 @@
 from pipeline.backends.loading import load_backend
 from pipeline.backends.protocol import Backend
 from pipeline.compute import ComputeConfig, choose_compute
-from pipeline.conditioning.background import MODELS as BACKGROUND_MODELS
 from pipeline.conditioning.prompt import (
     MAX_IMAGE_BYTES,
     MAX_TEXT_LENGTH,
@@ -19,6 +18,7 @@ from pipeline.errors import (
     BackgroundModelError,
     Cancelled,
     CheckpointError,
+    DownloadError,
     EmptyForeground,
     EmptyStructure,
     FormatError,
@@ -33,14 +33,15 @@ from pipeline.errors import (
 from pipeline.generator import CheckpointSource, Generator
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
 from pipeline.rendering.cameras import orbit
-from pipeline.rendering.contact_sheet import contact_sheet
+from pipeline.rendering.contact_sheet import draw_contact_sheet
 from pipeline.rendering.rasterizer import render
 from pipeline.request import STAGES, Asset, Conditioning, OnStep, Request, ignore_steps
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
 from pipeline.scoring.quality import QualityScorer
-from pipeline.scoring.similarity import Reference, Similarity, likeness
+from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
 from pipeline.splats import Splats, Statistics, compute_statistics, invalid_reason, normalise, ply, spz, upright
 from pipeline.splats.container import Container, PackedSplats, ResultFormat
+from pipeline.weights.background_models import BACKGROUND_MODELS
 from pipeline.weights.locate import SCORER as DEFAULT_SCORER
 from pipeline.weights.locate import is_embedded
 
@@ -63,6 +64,7 @@ __all__ = [
     "ComputeConfig",
     "Conditioning",
     "Container",
+    "DownloadError",
     "EmptyForeground",
     "EmptyStructure",
     "FormatError",
@@ -77,7 +79,7 @@ __all__ = [
     "Prompt",
     "PromptError",
     "QualityScorer",
-    "Reference",
+    "ReferenceViews",
     "Request",
     "ResultFormat",
     "SamplerParams",
@@ -93,13 +95,13 @@ __all__ = [
     "VoxelLimit",
     "choose_compute",
     "compute_statistics",
-    "contact_sheet",
     "decode_image_prompt",
+    "draw_contact_sheet",
     "ignore_steps",
     "invalid_reason",
     "is_embedded",
-    "likeness",
     "load_backend",
+    "measure_similarity",
     "normalise",
     "orbit",
     "parse_text_prompt",

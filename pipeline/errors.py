@@ -12,6 +12,7 @@ PipelineError
 ├── CheckpointError        a checkpoint is missing, damaged or of another architecture
 ├── TextToImageError       diffusers is missing, or it failed on a sentence
 ├── BackgroundModelError   the background-removal model cannot be loaded
+├── DownloadError          weights could not be downloaded
 └── Cancelled              the caller cancelled the work
 """
 
@@ -58,6 +59,15 @@ class CheckpointError(PipelineError):
 
 class BackgroundModelError(PipelineError):
     """A background-removal model, or its runtime, that is missing or damaged."""
+
+
+class DownloadError(PipelineError):
+    """A download that failed; `retry` says whether another attempt may succeed."""
+
+    def __init__(self, message: str, *, retry: bool = False) -> None:
+        """Take the message, and whether another attempt may succeed."""
+        super().__init__(message)
+        self.retry = retry
 
 
 class TextToImageError(PipelineError):

@@ -61,5 +61,5 @@ install() {
 }
 
 fetch_background_model() {
-    "$PYTHON" -m miner weights download "$1" >/dev/null
+    (cd "$ROOT" && "$PYTHON" -m miner weights download "$1") >/dev/null
 }

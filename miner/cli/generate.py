@@ -145,14 +145,14 @@ def _run(models: LoadedModels, request: Request, phase: Phase, output: Path) -> 
 
 
 def _draw_sheet(prompt: Prompt, best: BestResult, sheet: Path) -> None:
-    from pipeline import ImagesPrompt, TextPrompt, contact_sheet
+    from pipeline import ImagesPrompt, TextPrompt, draw_contact_sheet
 
     shown: Image.Image | str
     if isinstance(prompt, TextPrompt):
         shown = prompt.text
     else:
         shown = (prompt.images[0] if isinstance(prompt, ImagesPrompt) else prompt).image
-    contact_sheet(shown, best.packed.splats, f"seed {best.asset.seed}").save(sheet)
+    draw_contact_sheet(shown, best.packed.splats, f"seed {best.asset.seed}").save(sheet)
 
 
 def _report(best: BestResult, phase: Phase) -> None:

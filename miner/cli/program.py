@@ -15,7 +15,9 @@ from miner.cli.phase import phase
 from miner.cli.report import report
 from miner.cli.run import run
 from miner.cli.serve import serve
+from miner.cli.splats import splats
 from miner.cli.status import status
+from miner.cli.weights import weights
 from miner.errors import ExitCode, MinerError
 
 
@@ -45,7 +47,7 @@ def program() -> None:
     """
 
 
-for command in (run, status, phase, blacklist, report, generate, serve, completion):
+for command in (run, status, phase, blacklist, report, generate, serve, weights, splats, completion):
     program.add_command(command)
 
 

@@ -1,59 +1,82 @@
-"""Describe a file of gaussian splats: python scripts/splat_info.py FILE
-
-Prints the header, the statistics of the cloud and whether the validator would score it, with the reason.
-"""
+"""sn17-miner splats: describe, convert and draw files of gaussian splats."""
 
 from __future__ import annotations
 
-import argparse
-import sys
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline import ply, spz
-from pipeline.errors import FormatError
-from pipeline.splats.splats import SH_COEFFICIENTS, Splats
-from pipeline.splats.statistics import compute_statistics
-from pipeline.splats.validation import invalid_reason
+import click
+
+from miner.cli.options import FILE
+from miner.errors import OperatorError
+
+if TYPE_CHECKING:
+    from pipeline import Splats
+
+SUFFIXES = (".ply", ".spz")
+# A row of views becomes a grid when it would be longer than this.
+VIEWS_IN_A_ROW = 4
 
 
-def main() -> int:
-    """Run the command line; returns 2 after one line on stderr when the file cannot be read."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("file", metavar="FILE", type=Path, help="a .ply or .spz file")
-    path = parser.parse_args().file
+def require_suffix(_context: click.Context, _parameter: click.Parameter, path: Path) -> Path:
+    """Return the path of a .ply or .spz file; fail if its name has another ending."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise click.BadParameter(f"{path}: expected a name that ends in .ply or .spz")
+    return path
+
+
+def read_splats(path: Path, data: bytes) -> Splats:
+    """Decode the content of a file. Raises OperatorError."""
+    from pipeline import FormatError, ply, spz
+
+    read = ply.from_bytes if path.suffix.lower() == ".ply" else spz.from_bytes
     try:
-        data = path.read_bytes()
-        if path.suffix.lower() == ".ply":
-            splats, header = ply.from_bytes(data), describe_ply(data)
-        elif path.suffix.lower() == ".spz":
-            splats, header = spz.from_bytes(data), describe_spz(data)
-        else:
-            parser.error(f"{path}: expected a name that ends in .ply or .spz")
+        return read(data)
     except FormatError as error:
-        print(f"{path}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    reason = invalid_reason(splats)
+        raise OperatorError(f"{path}: {error}") from None
+
+
+@click.group()
+def splats() -> None:
+    """Describe, convert and draw files of gaussian splats (.ply, .spz)."""
+
+
+@splats.command()
+@click.argument("file", type=FILE, callback=require_suffix)
+def info(file: Path) -> None:
+    """Print the header and the statistics of FILE, and whether validators would score it."""
+    data = file.read_bytes()
+    content = read_splats(file, data)
+
+    from pipeline.splats.validation import invalid_reason
+
+    reason = invalid_reason(content)
     rows = [
-        ("file", f"{path}, {len(data)} bytes"),
-        *header,
-        *describe(splats),
+        ("file", f"{file}, {len(data)} bytes"),
+        *(describe_ply(data) if file.suffix.lower() == ".ply" else describe_spz(data)),
+        *describe(content),
         ("validator", "accepted" if reason is None else f"refused: {reason}"),
     ]
     for name, value in rows:
-        print(f"{name:<12} {value}")
-    return 0
+        click.echo(f"{name:<12} {value}")
 
 
 def describe_ply(data: bytes) -> list[tuple[str, str]]:
+    """Return the rows about the header of a PLY."""
+    from pipeline import ply
+
     header = ply.read_header(data)
-    form = {"<": "binary, little endian", ">": "binary, big endian"}.get(header.byte_order, "ascii")
-    return [("format", f"PLY, {form}"), ("properties", " ".join(header.properties))]
+    return [
+        ("format", f"PLY, {header.format.replace('_', ' ')}"),
+        ("properties", " ".join(header.vertex.properties)),
+    ]
 
 
 def describe_spz(data: bytes) -> list[tuple[str, str]]:
+    """Return the rows about the header of an SPZ."""
+    from pipeline import spz
+
     header = spz.read_header(data)
     flags = ", antialiased" if header.antialiased else ""
     return [
@@ -62,12 +85,16 @@ def describe_spz(data: bytes) -> list[tuple[str, str]]:
     ]
 
 
-def describe(splats: Splats) -> list[tuple[str, str]]:
-    numbers = compute_statistics(splats)
+def describe(content: Splats) -> list[tuple[str, str]]:
+    """Return the rows about the statistics of splats."""
+    from pipeline.splats.splats import SH_COEFFICIENTS
+    from pipeline.splats.statistics import compute_statistics
+
+    numbers = compute_statistics(content)
     low, high = ([f"{value:.4f}" for value in corner] for corner in (numbers.box_min, numbers.box_max))
     return [
         ("gaussians", str(numbers.count)),
-        ("harmonics", f"degree {splats.sh_degree}, {SH_COEFFICIENTS[splats.sh_degree]} coefficients a channel"),
+        ("harmonics", f"degree {content.sh_degree}, {SH_COEFFICIENTS[content.sh_degree]} coefficients a channel"),
         ("opacity", f"{numbers.opacity_min:.4f} to {numbers.opacity_max:.4f}, mean {numbers.opacity_mean:.4f}"),
         ("transparent", f"{100 * numbers.transparent_share:.2f} % below 0.001"),
         ("box", f"({', '.join(low)}) to ({', '.join(high)}), volume {numbers.volume:.6g}"),
@@ -76,5 +103,56 @@ def describe(splats: Splats) -> list[tuple[str, str]]:
     ]
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+@splats.command()
+@click.argument("source", metavar="IN", type=FILE, callback=require_suffix)
+@click.argument("target", metavar="OUT", type=FILE, callback=require_suffix)
+def convert(source: Path, target: Path) -> None:
+    """Convert IN to OUT, between .ply and .spz.
+
+    An .spz has the bytes of the subnet's reference library at level 1 with one worker, a .ply those that its
+    decompressor writes without normals.
+    """
+    if source.resolve() == target.resolve() or (target.exists() and source.exists() and source.samefile(target)):
+        raise click.UsageError(f"IN and OUT are the same file, {source}")
+    content = read_splats(source, source.read_bytes())
+
+    from pipeline import FormatError, ply, spz
+
+    try:
+        if target.suffix.lower() == ".ply":
+            data = ply.to_bytes(content, normals=False)
+        else:
+            data = spz.to_bytes(content, level=1, workers=1, lossy=True)
+            if reason := spz.loss_reason(content):
+                click.echo(f"{source}: warning: values are lost: {reason}", err=True)
+    except FormatError as error:
+        raise OperatorError(f"{source}: {error}") from None
+    target.write_bytes(data)
+    click.echo(f"{target}: {len(content)} gaussians, {len(data)} bytes")
+
+
+@splats.command()
+@click.argument("file", type=FILE, callback=require_suffix)
+@click.option("-o", "--output", type=FILE, required=True, metavar="PICTURE.png", help="The picture to write.")
+@click.option("--views", type=click.IntRange(1, 64), default=4, help="Number of views, evenly around the object.")
+@click.option("--size", type=click.IntRange(16, 2048), default=512, help="Side of a view in pixels.")
+def render(file: Path, output: Path, views: int, size: int) -> None:
+    """Draw FILE from all sides on white, with +y up as validators see it.
+
+    The camera is 15 degrees above the object, which fills the views. Up to four views form a row, more a grid.
+    """
+    content = read_splats(file, file.read_bytes())
+
+    from PIL import Image
+
+    from pipeline.rendering.contact_sheet import draw_views
+
+    columns = min(views, VIEWS_IN_A_ROW) if views <= VIEWS_IN_A_ROW else math.ceil(math.sqrt(views))
+    picture = Image.new("RGB", (columns * size, math.ceil(views / columns) * size), "white")
+    for index, view in enumerate(draw_views(content, [360 * number / views for number in range(views)], size)):
+        picture.paste(view, (index % columns * size, index // columns * size))
+    try:
+        picture.save(output)
+    except ValueError:
+        raise OperatorError(f"{output}: expected a name that ends in .png") from None
+    click.echo(f"{output}: {views} views of {len(content)} gaussians")

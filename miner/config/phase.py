@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline import (
+    BACKGROUND_MODELS,
     DEFAULT_SCORER,
     CheckpointSource,
     SamplerParams,
@@ -17,7 +18,6 @@ from pipeline import (
     normalise,
     upright,
 )
-from pipeline.conditioning.background import MODELS
 
 
 class _Section(BaseModel):
@@ -70,8 +70,8 @@ class BackgroundSettings(_Section):
     @field_validator("model")
     @classmethod
     def _known(cls, model: str) -> str:
-        if model not in MODELS:
-            raise ValueError(f"must be one of {', '.join(MODELS)}")
+        if model not in BACKGROUND_MODELS:
+            raise ValueError(f"must be one of {', '.join(BACKGROUND_MODELS)}")
         return model
 
 

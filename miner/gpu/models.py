@@ -99,8 +99,8 @@ async def load_and_warm_up(phase: NamedPhase, settings: MinerSettings, scheduler
     # Outside the handler, since the error holds on to the tensors of every frame that it passed through.
     free_memory()
     raise OperatorError(
-        f"phase {phase.name} cannot be loaded, the GPU has too little memory ({reason}): while a miner runs, the models "
-        "of its present phase stay in memory; start the miner with this phase instead, or free the GPU"
+        f"phase {phase.name} cannot be loaded, the GPU has too little memory ({reason}): while a miner runs, the "
+        "models of its present phase stay in memory; start the miner with this phase instead, or free the GPU"
     )
 
 

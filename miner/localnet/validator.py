@@ -23,7 +23,7 @@ from miner.runtime.files import write_atomically
 from miner.subnet.dendrite import Dendrite
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import Generate, ProtocolTask, PullTask, SubmitResults
-from pipeline import FormatError, Reference, Similarity, Splats, invalid_reason, likeness, spz
+from pipeline import FormatError, ReferenceViews, Similarity, Splats, invalid_reason, measure_similarity, spz
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def write_chain_file(path: Path, neurons: Iterable[Neuron], netuid: int = 17, bl
     write_atomically(path, json.dumps({"netuid": netuid, "block": block, "neurons": entries}, indent=1))
 
 
-def check_result(task_id: str, transport: str, results: str, reference: Reference | None = None) -> Delivery:
+def check_result(task_id: str, transport: str, results: str, reference: ReferenceViews | None = None) -> Delivery:
     """Decode a result as the validation service does, from strict base64 and SPZ, then validate and compare it."""
     try:
         data = base64.b64decode(results, validate=True)
@@ -86,7 +86,7 @@ def check_result(task_id: str, transport: str, results: str, reference: Referenc
     reason = invalid_reason(splats)
     if reason is not None:
         return Delivery(task_id, transport, data, None, reason)
-    similarity = None if reference is None else likeness(splats, reference)
+    similarity = None if reference is None else measure_similarity(splats, reference)
     return Delivery(task_id, transport, data, splats, "valid", similarity)
 
 
@@ -106,7 +106,7 @@ class LocalValidator:
         self.port = port
         self.deliveries: list[Delivery] = []
         self._tasks: deque[ProtocolTask] = deque()
-        self._references: dict[str, Reference] = {}
+        self._references: dict[str, ReferenceViews] = {}
         self.rules = ValidatorRules(self.hotkey, self._next_task, is_registered, now, timing)
         self._dendrite = Dendrite(wallet.hotkey)
         self._axon = bt.Axon(wallet=wallet, port=port, ip=LOOPBACK, external_ip=LOOPBACK)
@@ -142,7 +142,7 @@ class LocalValidator:
         """Queue tasks for miners that pull."""
         self._tasks.extend(tasks)
 
-    def add_reference(self, task_id: str, reference: Reference) -> None:
+    def add_reference(self, task_id: str, reference: ReferenceViews) -> None:
         """Score the results of a task by their likeness to a reference, and not by validity alone."""
         self._references[task_id] = reference
 

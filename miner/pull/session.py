@@ -42,7 +42,7 @@ from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import PullTask, sign_submission
 from miner.tasks.runner import TaskRunner
 from miner.tasks.task import Task
-from pipeline import Cancelled, PipelineError, PromptError
+from pipeline import Cancelled, PipelineError
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ class ValidatorSession:
             record.task_record = task_record
         try:
             prompt = await asyncio.to_thread(decode_prompt, held.task.type, held.task.prompt)
-        except PromptError as error:
+        except Exception as error:  # no prompt may stop the session, which would be handed it again
             context.runner.decline(held.task.id, task_record, error)
             return SKIP
         task = Task(

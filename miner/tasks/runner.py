@@ -68,10 +68,7 @@ class TaskRunner:
             self._fail(task.id, task.record, error)
             raise
         except Exception as error:  # whatever one task provokes must not stop the others
-            self.counters["internal_error"] += 1
-            log.exception("Task %s: no result, generation failed unexpectedly", sanitise_name(task.id))
-            if task.record is not None:
-                task.record.failed(error)
+            self._fail(task.id, task.record, error)
             raise PipelineError("generation failed unexpectedly") from error
         self.counters["generated"] += 1
         self.last_success = time.time()
@@ -87,8 +84,8 @@ class TaskRunner:
         self._on_result(task, result)
         return result
 
-    def decline(self, task_id: str, record: TaskRecord, error: PipelineError) -> None:
-        """Record, log and count a task that has no usable prompt."""
+    def decline(self, task_id: str, record: TaskRecord, error: Exception) -> None:
+        """Record, log and count a task whose prompt could not be decoded."""
         self._start(record)
         self._fail(task_id, record, error)
 
@@ -99,10 +96,14 @@ class TaskRunner:
         record.start(plan.assignment)
         return plan
 
-    def _fail(self, task_id: str, record: TaskRecord | None, error: PipelineError) -> None:
-        name = type(error).__name__
-        self.counters[name] += 1
-        log.warning("Task %s: no result, %s: %s", sanitise_name(task_id), name, sanitise_text(str(error)))
+    def _fail(self, task_id: str, record: TaskRecord | None, error: Exception) -> None:
+        if isinstance(error, PipelineError):
+            name = type(error).__name__
+            self.counters[name] += 1
+            log.warning("Task %s: no result, %s: %s", sanitise_name(task_id), name, sanitise_text(str(error)))
+        else:
+            self.counters["internal_error"] += 1
+            log.error("Task %s: no result, generation failed unexpectedly", sanitise_name(task_id), exc_info=error)
         # A task that is given up because the miner stops is begun again after the restart.
         if record is not None and not isinstance(error, Cancelled):
             record.failed(error)
@@ -150,7 +151,8 @@ class TaskRunner:
         if task.record is not None:
             # The size as submitted, in base64.
             size = None if objection else (len(data) + 2) // 3 * 4
-            task.record.generated(best, compute_statistics(best.packed.splats), size)
+            exported = plan.phase.settings.export.apply(best.asset.splats)
+            task.record.generated(best, compute_statistics(exported), size)
         if objection:
             raise Withheld(objection)
         return Result(best.asset, plan.phase, data, packing_seconds, best.quality, best.candidates)

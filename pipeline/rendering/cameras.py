@@ -1,4 +1,4 @@
-"""Pinhole cameras on an orbit, and the sixteen views that a validator scores."""
+"""Pinhole cameras on an orbit, and the sixteen that a validator renders with."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class Camera:
     far: float = 100.0
 
     def __post_init__(self) -> None:
+        """Check shapes and ranges."""
         if tuple(self.world_to_camera.shape) != (4, 4):
             raise ValueError(f"world_to_camera has shape {tuple(self.world_to_camera.shape)}, expected (4, 4)")
         if not self.focal > 0:
@@ -55,12 +56,11 @@ def orbit(
     fov_degrees: float = VALIDATOR_FOV,
     size: int = VALIDATOR_SIZE,
 ) -> tuple[Camera, ...]:
-    """Cameras around the origin, looking at it, with +y up: one square picture per azimuth.
+    """Return cameras on a circle around the origin that look at it with +y up, one per azimuth, for square pictures.
 
-    The convention is the validation service's: a camera stands at
-    (r cos(el) sin(az), -r sin(el), r cos(el) cos(az)), so azimuth 0 looks along -z with +x to the right and a
-    negative elevation looks down from above. `fov_degrees` is the vertical field of view, `size` the side in
-    pixels; the principal point is the middle of the picture.
+    The convention is the validation service's: a camera is at (r cos(el) sin(az), -r sin(el), r cos(el) cos(az)), so
+    azimuth 0 looks along -z with +x to the right, and a negative elevation looks down from above. `fov_degrees` is the
+    vertical field of view, `size` the side in pixels; the principal point is the centre of the picture.
 
     Raises ValueError unless -90 < elevation < 90, 0 < fov < 180 and the radius is positive.
     """
@@ -78,14 +78,14 @@ def orbit(
     )
 
 
-def validator_views(size: int = VALIDATOR_SIZE) -> tuple[Camera, ...]:
-    """The 16 views a validator renders, linspace(0, 360, 16); the first and the last are the same view."""
+def validator_cameras(size: int = VALIDATOR_SIZE) -> tuple[Camera, ...]:
+    """Return the 16 cameras of a validator, at azimuths linspace(0, 360, 16); the first and the last coincide."""
     azimuths = torch.linspace(0, 360, VALIDATOR_VIEWS, dtype=torch.float64).tolist()
     return orbit(azimuths, size=size)
 
 
 def _look_at_origin(azimuth: float, elevation: float, radius: float) -> Tensor:
-    """World-to-camera matrix of an orbiting camera; angles in radians. Returns [4, 4] float32."""
+    """Return the world-to-camera matrix of an orbiting camera, [4, 4] float32; angles are in radians."""
     backward = torch.tensor(
         [
             math.cos(elevation) * math.sin(azimuth),

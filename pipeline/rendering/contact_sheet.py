@@ -1,9 +1,10 @@
-"""One picture that shows what was asked for beside what came out."""
+"""A picture that shows a prompt beside views of the generated splats."""
 
 from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
+from collections.abc import Sequence
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -31,12 +32,12 @@ CHECKERS = ((250, 250, 250), (232, 232, 232))
 CHECKER_SIZE = 16
 
 
-def contact_sheet(prompt: Image.Image | str, splats: Splats, caption: str = "") -> Image.Image:
-    """The prompt beside four views of the splats (azimuths 0, 90, 180, 270 seen from 15 degrees above): RGB.
+def draw_contact_sheet(prompt: Image.Image | str, splats: Splats, caption: str = "") -> Image.Image:
+    """Draw the prompt beside four views of the splats (azimuths 0, 90, 180, 270, from 15 degrees above), in RGB.
 
-    A picture is fitted into a square, on a light checkerboard where it is transparent; a sentence is wrapped,
-    set smaller when long and cut with an ellipsis when it still does not fit. For the views the splats are
-    moved and scaled so that the object fills them. `caption` is one line below, cut to the sheet's width.
+    A picture is fitted into a square, on a light checkerboard where it is transparent. A sentence is wrapped, set in
+    smaller type if it is long, and cut with an ellipsis if it still does not fit. For the views the splats are moved
+    and scaled so that the object fills them. `caption` is one line below, cut to the width of the sheet.
     """
     cell = VIEW_SIZE + MARGIN
     width = MARGIN + cell * (1 + len(AZIMUTHS))
@@ -45,8 +46,9 @@ def contact_sheet(prompt: Image.Image | str, splats: Splats, caption: str = "") 
     draw = ImageDraw.Draw(sheet)
     label_font = ImageFont.load_default(14)
 
-    tile = _sentence(prompt) if isinstance(prompt, str) else _on_checkerboard(prompt)
-    tiles = [("prompt", tile)] + [(f"{azimuth}°", view) for azimuth, view in zip(AZIMUTHS, _views(splats), strict=True)]
+    tile = _draw_sentence(prompt) if isinstance(prompt, str) else _fit_on_checkerboard(prompt)
+    views = draw_views(splats, AZIMUTHS, VIEW_SIZE)
+    tiles = [("prompt", tile)] + [(f"{azimuth}°", view) for azimuth, view in zip(AZIMUTHS, views, strict=True)]
     top = MARGIN + LABEL_HEIGHT
     for index, (label, tile) in enumerate(tiles):
         left = MARGIN + index * cell
@@ -55,20 +57,24 @@ def contact_sheet(prompt: Image.Image | str, splats: Splats, caption: str = "") 
         draw.rectangle((left - 1, top - 1, left + VIEW_SIZE, top + VIEW_SIZE), outline=FRAME)
     if caption:
         font = ImageFont.load_default(15)
-        line = _shortened(" ".join(caption.split()), font, width - 2 * MARGIN)
+        line = _shorten(" ".join(caption.split()), font, width - 2 * MARGIN)
         draw.text((MARGIN, top + VIEW_SIZE + MARGIN), line, fill=INK, font=font)
     return sheet
 
 
-def _views(splats: Splats) -> list[Image.Image]:
+def draw_views(splats: Splats, azimuths: Sequence[float], size: int) -> list[Image.Image]:
+    """Draw the splats from a circle around them, 15 degrees above, on white: one square RGB picture per azimuth.
+
+    Azimuths are in degrees, +y is up. The splats are moved and scaled so that the object fills the pictures.
+    """
     with torch.no_grad():
-        pictures = render(_framed(splats), orbit(AZIMUTHS, size=VIEW_SIZE))
+        pictures = render(_fit_to_view(splats), orbit(azimuths, size=size))
         pixels = (pictures * 255).round().to(torch.uint8).cpu().numpy()
     return [Image.fromarray(picture) for picture in pixels]
 
 
-def _framed(splats: Splats) -> Splats:
-    """Box centre to the origin, longest side of the box of the points to 1.5, gaussians growing along."""
+def _fit_to_view(splats: Splats) -> Splats:
+    """Move the centre of the box of the means to the origin and scale its longest side to 1.5."""
     means = splats.means
     if not len(means):
         return splats
@@ -80,11 +86,11 @@ def _framed(splats: Splats) -> Splats:
 
 
 def _positive(side: Tensor) -> Tensor:
-    """One gaussian, or several in one place, have a box without a side: they are shown as they are."""
+    """Avoid a division by zero: one gaussian, or several in one place, are drawn in their own size."""
     return torch.where(side > 0, side, SHOWN_SIDE)
 
 
-def _on_checkerboard(picture: Image.Image) -> Image.Image:
+def _fit_on_checkerboard(picture: Image.Image) -> Image.Image:
     board = Image.new("RGB", (VIEW_SIZE, VIEW_SIZE), CHECKERS[0])
     draw = ImageDraw.Draw(board)
     for row in range(VIEW_SIZE // CHECKER_SIZE):
@@ -99,20 +105,20 @@ def _on_checkerboard(picture: Image.Image) -> Image.Image:
     return board
 
 
-def _sentence(text: str) -> Image.Image:
-    """The text in the largest of a few sizes in which it fits the square."""
+def _draw_sentence(text: str) -> Image.Image:
+    """Draw the text in the largest of a few sizes in which it fits the square."""
     tile = Image.new("RGB", (VIEW_SIZE, VIEW_SIZE), CHECKERS[0])
     draw = ImageDraw.Draw(tile)
-    room = VIEW_SIZE - 2 * MARGIN
+    width = VIEW_SIZE - 2 * MARGIN
     for size in (24, 20, 16, 13):
         font = ImageFont.load_default(size)
-        lines = _wrapped(text, font, room)
+        lines = _wrap(text, font, width)
         spacing = round(size * 1.35)
-        if len(lines) * spacing <= room:
+        if len(lines) * spacing <= width:
             break
-    fitting = room // spacing
+    fitting = width // spacing
     if len(lines) > fitting:
-        lines = [*lines[: fitting - 1], _shortened(lines[fitting - 1] + " …", font, room)]
+        lines = [*lines[: fitting - 1], _shorten(lines[fitting - 1] + " …", font, width)]
     top = (VIEW_SIZE - len(lines) * spacing) // 2
     for number, line in enumerate(lines):
         left = (VIEW_SIZE - font.getlength(line)) / 2
@@ -120,32 +126,32 @@ def _sentence(text: str) -> Image.Image:
     return tile
 
 
-def _wrapped(text: str, font: Font, room: int) -> list[str]:
-    """Lines no wider than `room` pixels; a word that is wider by itself is broken."""
+def _wrap(text: str, font: Font, width: int) -> list[str]:
+    """Split the text into lines of at most `width` pixels; a word that is wider than that is broken."""
     lines: list[str] = []
     line = ""
     for word in text.split():
         longer = f"{line} {word}".strip()
-        if font.getlength(longer) <= room:
+        if font.getlength(longer) <= width:
             line = longer
             continue
         if line:
             lines.append(line)
-        while font.getlength(word) > room:
-            fitting = max(1, _fitting(word, font, room))
+        while font.getlength(word) > width:
+            fitting = max(1, _count_fitting(word, font, width))
             lines.append(word[:fitting])
             word = word[fitting:]
         line = word
     return [*lines, line] if line else lines
 
 
-def _fitting(text: str, font: Font, room: float, ending: str = "") -> int:
-    """How many characters of a text that is too wide fit, with the ending set behind them."""
-    return bisect_right(range(1, len(text)), room, key=lambda count: font.getlength(text[:count] + ending))
+def _count_fitting(text: str, font: Font, width: float, ending: str = "") -> int:
+    """Count the characters of a text that is too wide that fit together with the ending."""
+    return bisect_right(range(1, len(text)), width, key=lambda count: font.getlength(text[:count] + ending))
 
 
-def _shortened(line: str, font: Font, room: float) -> str:
-    """The line, or as much of it as fits before an ellipsis."""
-    if font.getlength(line) <= room:
+def _shorten(line: str, font: Font, width: float) -> str:
+    """Return the line, or as much of it as fits before an ellipsis."""
+    if font.getlength(line) <= width:
         return line
-    return line[: _fitting(line, font, room, "…")].rstrip() + "…"
+    return line[: _count_fitting(line, font, width, "…")].rstrip() + "…"

@@ -1,9 +1,9 @@
 """3D gaussian splatting in plain torch: the reference that every faster renderer has to agree with.
 
-Formulas: Kerbl et al., "3D Gaussian Splatting for Real-Time Radiance Field Rendering" (2023), with the
-constants of gsplat 1.5 (`gsplat.rasterization`, its defaults), which validators render with. A gaussian
-reaches a pixel exactly where its alpha is at least 1/255; gsplat's opacity-aware bounding box holds all these
-pixels, so the picture does not depend on how pixels are grouped into tiles.
+Formulas: Kerbl et al., "3D Gaussian Splatting for Real-Time Radiance Field Rendering" (2023), with the constants of
+gsplat 1.5 (the defaults of `gsplat.rasterization`), which validators render with. A gaussian contributes to a pixel
+exactly where its alpha is at least 1/255. All these pixels are inside gsplat's opacity-aware bounding box, so the
+picture does not depend on how pixels are grouped into tiles.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ LOW_PASS = 0.3
 MIN_ALPHA = 1 / 255
 MAX_ALPHA = 0.999
 MIN_TRANSMITTANCE = 1e-4
-# Derivatives of the projection are taken no farther out than 1.3 times the field of view.
+# Beyond 1.3 times the field of view the derivatives of the projection are those at that limit.
 JACOBIAN_MARGIN = 0.3
 
 TILE_SIZES = (4, 8, 16)
-# What handling one (gaussian, tile) pair costs, in evaluations of a gaussian at a pixel.
+# The cost of handling one (gaussian, tile) pair, in evaluations of a gaussian at a pixel.
 PAIR_COST = 40
 # Gaussians composited at once per tile: between two such steps, tiles that are opaque or empty drop out. On a GPU fewer
 # steps are worth more than fewer evaluations.
 CPU_STEP, GPU_STEP = 32, 128
-# Evaluations of a block of tiles: on a CPU what its cache takes, on a GPU what keeps it busy. Those of one step are
-# held at once, and for gradients all.
+# Evaluations in a block of tiles: on a CPU as many as fit its cache, on a GPU enough to keep it busy. Those of one step
+# are in memory at once, and for gradients all of them.
 CPU_BLOCK, GPU_BLOCK, GPU_GRADIENT_BLOCK = 1 << 21, 1 << 29, 1 << 26
 
 
@@ -43,7 +43,7 @@ CPU_BLOCK, GPU_BLOCK, GPU_GRADIENT_BLOCK = 1 << 21, 1 << 29, 1 << 26
 class Rendering:
     """V pictures, differentiable with respect to the splats.
 
-    rgb:   [V, H, W, 3] float32, the background blended in; at least 0, above 1 where a colour is.
+    rgb:   [V, H, W, 3] float32, blended with the background; at least 0, and above 1 where a colour is.
     alpha: [V, H, W] float32 in 0..1, the coverage.
     """
 
@@ -54,9 +54,9 @@ class Rendering:
 def render(
     splats: Splats, cameras: Sequence[Camera], *, background: tuple[float, float, float] = (1.0, 1.0, 1.0)
 ) -> Tensor:
-    """The splats as every camera sees them, clipped to 0..1: [V, H, W, 3] float32 on the splats' device.
+    """Draw the splats as every camera sees them, clipped to 0..1: [V, H, W, 3] float32 on the splats' device.
 
-    `rasterize` without the alpha channel; the same errors.
+    This is `rasterize` without the alpha channel, with the same errors.
     """
     return rasterize(splats, cameras, background=background).rgb.clamp(0.0, 1.0)
 
@@ -69,14 +69,14 @@ def rasterize(
     tile_size: int | None = None,
     block_size: int | None = None,
 ) -> Rendering:
-    """The splats as every camera sees them, by the rule of gsplat's `rasterization`, with an alpha channel.
+    """Draw the splats as every camera sees them, by the rules of gsplat's `rasterization`, with an alpha channel.
 
-    Colours come from `f_dc` alone. Runs on the splats' device in float32 whatever autocast says (where torch
-    may use TF32 for products, it is only as exact as that); the same call gives the same bits. `tile_size`
-    (pixels; by default the cheapest for these splats) and `block_size` (evaluations of a gaussian at a pixel
-    in a block of tiles) change speed and memory, not the picture.
+    Colours come from `f_dc` alone. Runs on the splats' device, in float32 regardless of autocast (where torch may use
+    TF32 for matrix products, the result is only that precise). The same call gives the same bits. `tile_size` (pixels;
+    by default the cheapest for these splats) and `block_size` (evaluations of a gaussian at a pixel in a block of
+    tiles) change speed and memory, not the picture.
 
-    Raises ValueError without cameras or when they differ in picture size.
+    Raises ValueError if there are no cameras, or if they differ in picture size.
     """
     if not cameras:
         raise ValueError("no cameras: give at least one")
@@ -113,7 +113,7 @@ class _Projected:
     table:  [M + 1, 10] centre (2), shear, u_per_pixel, v_per_pixel, log_opacity, rgb (3), 1; the last row is
             invisible.
     centre: [M, 2] pixels, without gradient.
-    reach:  [M, 2] half the size of the box that holds every pixel with alpha >= 1/255, without gradient.
+    reach:  [M, 2] half the size of the box around all pixels with alpha >= 1/255, without gradient.
     """
 
     table: Tensor
@@ -122,7 +122,7 @@ class _Projected:
 
 
 def _project(splats: Splats, camera: Camera) -> _Projected:
-    """EWA projection (Zwicker et al. 2001) of the visible gaussians, sorted by depth."""
+    """Project the visible gaussians (EWA, Zwicker et al. 2001) and sort them by depth."""
     world_to_camera = camera.world_to_camera.to(splats.means)
     rotation, translation = world_to_camera[:3, :3], world_to_camera[:3, 3]
     log_opacity = F.logsigmoid(splats.opacity_logits)
@@ -140,12 +140,12 @@ def _project(splats: Splats, camera: Camera) -> _Projected:
     slope_x = (x / z).clamp(-cx / focal - margin_x, (camera.width - cx) / focal + margin_x)
     slope_y = (y / z).clamp(-cy / focal - margin_y, (camera.height - cy) / focal + margin_y)
     axes = rotation @ _axes(splats.quaternions[chosen], splats.log_scales[chosen])
-    # The rows of J R S: the covariance in the picture is their Gram matrix.
+    # The rows of J R S, whose Gram matrix is the covariance in the picture.
     across = (axes[:, 0] - slope_x[:, None] * axes[:, 2]) * (focal / z)[:, None]
     down = (axes[:, 1] - slope_y[:, None] * axes[:, 2]) * (focal / z)[:, None]
     sharp_xx, sharp_yy, xy = (across * across).sum(-1), (down * down).sum(-1), (across * down).sum(-1)
     xx, yy = sharp_xx + LOW_PASS, sharp_yy + LOW_PASS
-    # xx * yy - xy^2 without its cancellation (Lagrange's identity), which matters for needles.
+    # Equal to xx * yy - xy^2 by Lagrange's identity, but without its cancellation, which matters for needles.
     cross = torch.linalg.cross(across, down)
     determinant = (cross * cross).sum(-1) + LOW_PASS * (sharp_xx + sharp_yy) + LOW_PASS**2
     column, row, u_per_pixel = focal * x / z + cx, focal * y / z + cy, (yy / determinant).sqrt()
@@ -155,9 +155,9 @@ def _project(splats: Splats, camera: Camera) -> _Projected:
     invisible = table.new_zeros(1, table.shape[1])
     invisible[0, 5] = -1e4
     with torch.no_grad():
-        # Beyond this many standard deviations alpha is below 1/255.
+        # Alpha is below 1/255 beyond this many standard deviations.
         extent = (2 * (log_opacity[chosen] - math.log(MIN_ALPHA))).clamp(min=0.0).sqrt()
-        # A gaussian that is not finite reaches no tile, so its row is never read.
+        # A gaussian that is not finite is in no tile, so its row is never read.
         finite = table.isfinite().all(-1, keepdim=True)
         reach = torch.where(finite, extent[:, None] * torch.stack([xx, yy], dim=-1).sqrt(), -1.0)
         centre = torch.where(finite, table[:, :2], 0.0)
@@ -165,7 +165,7 @@ def _project(splats: Splats, camera: Camera) -> _Projected:
 
 
 def _axes(quaternions: Tensor, log_scales: Tensor) -> Tensor:
-    """Principal axes as columns, each as long as its standard deviation: [M, 4], [M, 3] -> [M, 3, 3]."""
+    """Return principal axes as columns of the length of their standard deviation: [M, 4], [M, 3] -> [M, 3, 3]."""
     w, x, y, z = F.normalize(quaternions, dim=-1).unbind(-1)
     rotation = torch.stack(
         [
@@ -179,9 +179,9 @@ def _axes(quaternions: Tensor, log_scales: Tensor) -> Tensor:
 
 
 def _tile_range(gaussians: _Projected, width: int, height: int, tile_size: int) -> tuple[Tensor, Tensor]:
-    """First tile and number of tiles (x, y) with a pixel in each gaussian's box: 2 x [M, 2] int64."""
+    """Return the first tile and the number of tiles (x, y) that each gaussian's box overlaps: 2 x [M, 2] int64."""
     last_pixel = torch.tensor([width - 1, height - 1], dtype=torch.float32, device=gaussians.centre.device)
-    # Rounding must not lose a pixel; one too many is harmless.
+    # Rounding must not lose a pixel, while an extra one is harmless.
     reach = gaussians.reach * 1.001 + 1e-3
     low = (gaussians.centre - reach - 0.5).ceil().clamp(min=0.0)
     high = (gaussians.centre + reach - 0.5).floor().minimum(last_pixel)
@@ -203,15 +203,15 @@ def _cheapest_tile_size(gaussians: _Projected, width: int, height: int) -> int:
 def _blocks(
     gaussians: _Projected, width: int, height: int, tile_size: int, block_pairs: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Which gaussians each tile has to draw, tiles of similar counts together.
+    """Yield blocks of tiles with the gaussians that each has to draw, tiles of similar counts together.
 
-    Yields the tiles' numbers [B], how many gaussians each draws [B], and these as rows of the table [B, G],
-    nearest first, filled up with the invisible row.
+    A block is the tiles' numbers [B], how many gaussians each draws [B], and these as rows of the table [B, G],
+    nearest first, padded with the invisible row.
     """
     device = gaussians.centre.device
     columns = -(-width // tile_size)
     first, number = _tile_range(gaussians, width, height, tile_size)
-    # Every pair of a gaussian (`owner`) and a tile of its box, the nearest gaussians first.
+    # All pairs of a gaussian (`owner`) and a tile of its box, the nearest gaussians first.
     boxes = number.prod(-1)
     owner = torch.arange(len(boxes), device=device).repeat_interleave(boxes)
     place = torch.arange(len(owner), device=device) - (boxes.cumsum(0) - boxes)[owner]
@@ -226,16 +226,16 @@ def _blocks(
     at = 0
     while at < len(tiles):
         longest = int(counts[at])
-        some = slice(at, at + max(1, block_pairs // longest))
+        block = slice(at, at + max(1, block_pairs // longest))
         slots = torch.arange(longest, device=device)
-        members = owner[(starts[some, None] + slots).clamp(max=len(owner) - 1)]
-        members = torch.where(slots < counts[some, None], members, len(boxes))
-        yield tiles[some], counts[some], members
-        at = some.stop
+        members = owner[(starts[block, None] + slots).clamp(max=len(owner) - 1)]
+        members = torch.where(slots < counts[block, None], members, len(boxes))
+        yield tiles[block], counts[block], members
+        at = block.stop
 
 
 def _composite(gaussians: _Projected, width: int, height: int, tile_size: int, block_pairs: int) -> Tensor:
-    """Premultiplied colour and alpha of one view: [H, W, 4]."""
+    """Compute premultiplied colour and alpha of one view: [H, W, 4]."""
     columns, rows = -(-width // tile_size), -(-height // tile_size)
     table = gaussians.table
     numbers, colours = [], []
@@ -243,7 +243,7 @@ def _composite(gaussians: _Projected, width: int, height: int, tile_size: int, b
         middle = (torch.stack([tiles % columns, tiles // columns], dim=-1) + 0.5) * tile_size
         arguments = (table, counts, members, middle, tile_size)
         if table.requires_grad:
-            # What a block would keep for the backward pass is many times its result: it is computed again.
+            # The tensors that the backward pass needs are many times larger than the result, so they are recomputed.
             colours.append(checkpoint(_composite_block, *arguments, use_reentrant=False, preserve_rng_state=False))
         else:
             colours.append(_composite_block(*arguments))
@@ -256,7 +256,7 @@ def _composite(gaussians: _Projected, width: int, height: int, tile_size: int, b
 
 
 def _composite_block(table: Tensor, counts: Tensor, members: Tensor, middle: Tensor, tile_size: int) -> Tensor:
-    """Front-to-back compositing of B tiles around `middle` [B, 2]: rgb times alpha, alpha [B, pixels, 4]."""
+    """Composite B tiles around `middle` [B, 2] front to back: rgb times alpha, and alpha, as [B, pixels, 4]."""
     monomials = _monomials(tile_size, table)
     at_once = CPU_STEP if table.device.type == "cpu" else GPU_STEP
     gathered = table.index_select(0, members.flatten()).view(*members.shape, -1)
@@ -266,38 +266,39 @@ def _composite_block(table: Tensor, counts: Tensor, members: Tensor, middle: Ten
         strict=True,
     )
     result = table.new_zeros(len(members), tile_size**2, 4)
-    through = table.new_ones(len(members), tile_size**2, 1)
+    transmittance = table.new_ones(len(members), tile_size**2, 1)
     active = torch.arange(len(members), device=table.device)
     for step, (piece, colour) in enumerate(pieces):
-        alive = (through > MIN_TRANSMITTANCE).any(1)[:, 0] & (counts[active] > step * at_once)
+        alive = (transmittance > MIN_TRANSMITTANCE).any(1)[:, 0] & (counts[active] > step * at_once)
         kept = alive.nonzero()[:, 0]
         if len(kept) < len(active):
-            active, through = active[kept], through[kept]
+            active, transmittance = active[kept], transmittance[kept]
         if not len(active):
             break
         if len(active) < len(piece):
             piece, colour = piece[active], colour[active]
         alpha = (monomials @ piece.transpose(1, 2)).exp().clamp(max=MAX_ALPHA)
         alpha = F.threshold(alpha, MIN_ALPHA, 0.0)
-        after = torch.cat([through, 1 - alpha], dim=-1).cumprod(-1)
-        # The gaussian that would bring a pixel to 1e-4 or below is left out, with all behind it.
-        weight = torch.where(after[..., 1:] > MIN_TRANSMITTANCE, alpha * after[..., :-1], 0.0)
+        transmittances = torch.cat([transmittance, 1 - alpha], dim=-1).cumprod(-1)
+        # The gaussian that would lower the transmittance to 1e-4 or below is left out, and so are all behind it.
+        weight = torch.where(transmittances[..., 1:] > MIN_TRANSMITTANCE, alpha * transmittances[..., :-1], 0.0)
         result = result.index_add(0, active, weight @ colour)
-        through = after[..., -1:]
+        transmittance = transmittances[..., -1:]
     return result
 
 
 def _monomials(tile_size: int, like: Tensor) -> Tensor:
-    """[pixels, 6]: 1, x, y, x^2, xy, y^2 of every pixel centre of a tile, counted from its middle."""
+    """Return 1, x, y, x^2, xy, y^2 of every pixel centre of a tile, relative to its middle: [pixels, 6]."""
     offset = torch.arange(tile_size, dtype=like.dtype, device=like.device) + 0.5 - tile_size / 2
     y, x = torch.meshgrid(offset, offset, indexing="ij")
     return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1).view(-1, 6)
 
 
 def _coefficients(gaussians: Tensor, middle: Tensor) -> Tensor:
-    """log alpha around the middles of tiles as coefficients of `_monomials`: [B, G, 6], [B, 2] -> [B, G, 6].
+    """Expand log alpha around the middles of tiles in `_monomials`: [B, G, 6], [B, 2] -> [B, G, 6].
 
-    Built from u and v at the middle, which are small wherever the gaussian is visible: no large terms cancel.
+    The coefficients are built from u and v at the middle, which are small where the gaussian is visible, so that no
+    large terms cancel.
     """
     centre_x, centre_y, shear, u_per_pixel, v_per_pixel, log_opacity = gaussians.unbind(-1)
     x, y = middle[:, :1] - centre_x, middle[:, 1:] - centre_y

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pipeline.conditioning.prompt import Prompt, TextPrompt
 from pipeline.errors import Cancelled, PipelineError, PromptError, UnsupportedPrompt
-from pipeline.request import Asset, OnStep, Request, ignore_steps
+from pipeline.request import Asset, Conditioning, OnStep, Request, ignore_steps
 from pipeline.splats.container import PackedSplats
 from pipeline.splats.splats import Splats
 from pipeline.splats.validation import invalid_reason
@@ -26,21 +26,13 @@ Scorer = Callable[[Splats], float]
 """Returns the quality of splats, 0..1, higher is better; may raise PipelineError. See QualityScorer."""
 
 
-class Encoded(Protocol):
-    """An encoded prompt that remembers how long its encoding took."""
-
-    @property
-    def seconds(self) -> Mapping[str, float]:
-        """Seconds by stage."""
-
-
 class Sampling(Protocol):
-    """The part of pipeline.backends.backend.Backend that candidates are made with."""
+    """The part of pipeline.backends.protocol.Backend that candidates are made with."""
 
-    def encode(self, prompt: Prompt) -> Encoded:
-        """Encode a prompt, once for all seeds."""
+    def encode(self, prompt: Prompt) -> Conditioning[Any]:
+        """Encode a prompt, for any number of samples."""
 
-    def sample(self, conditioning: Any, request: Request, on_step: OnStep = ignore_steps) -> Asset:
+    def sample(self, conditioning: Conditioning[Any], request: Request, on_step: OnStep = ignore_steps) -> Asset:
         """Generate an object from an encoded prompt with the request's seed."""
 
 
@@ -129,7 +121,7 @@ class BestOfN:
         self._seconds = seconds
         self._deadline = deadline
         self._now = now
-        self._conditioning: Encoded | None = None
+        self._conditioning: Conditioning[Any] | None = None
         self._candidates: list[Candidate] = []
         self._leader: _Leader | None = None
         self._errors: list[PipelineError] = []
@@ -215,9 +207,7 @@ class BestOfN:
             return self._backend.sample(self._conditioning, request, on_step)
         self._conditioning = self._backend.encode(request.prompt)
         asset = self._backend.sample(self._conditioning, request, on_step)
-        encoding, sampling = self._conditioning.seconds, asset.seconds
-        stages = {**encoding, **sampling}
-        return replace(asset, seconds={s: encoding.get(s, 0.0) + sampling.get(s, 0.0) for s in stages})
+        return asset.with_added_seconds(self._conditioning.seconds)
 
     def _evaluate(self, asset: Asset) -> tuple[_Leader, str]:
         """Pack, check and score an object; also return what is wrong with it. Raises PipelineError if packing fails."""

@@ -1,4 +1,4 @@
-"""Gaussian splats as plain arrays: statistics, the validator's checks, and the formats PLY and SPZ."""
+"""Gaussian splats as plain arrays: statistics, the validator's checks, and the file formats PLY and SPZ."""
 
 from pipeline.splats import ply, spz
 from pipeline.splats.splats import SH_COEFFICIENTS, Splats, normalise, upright

@@ -1,4 +1,4 @@
-"""Splats: a cloud of 3D gaussians as plain arrays, their statistics and the validator's verdict on them."""
+"""A cloud of 3D gaussians as plain arrays."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Splats:
     f_rest: Tensor | None = None
 
     def __post_init__(self) -> None:
+        """Check shapes, dtypes and devices."""
         _check("means", self.means, (None, 3), self.means)
         n = len(self.means)
         _check("quaternions", self.quaternions, (n, 4), self.means)
@@ -46,6 +47,7 @@ class Splats:
                 raise ValueError(f"f_rest: expected 0, 3, 8 or 15 coefficients per channel, got {self.f_rest.shape[2]}")
 
     def __len__(self) -> int:
+        """Return the number of gaussians."""
         return len(self.means)
 
     @property
@@ -55,15 +57,15 @@ class Splats:
 
     @property
     def sh_degree(self) -> int:
-        """Degree of the spherical harmonics, 0..3."""
+        """The degree of the spherical harmonics, 0..3."""
         return 0 if self.f_rest is None else SH_COEFFICIENTS.index(self.f_rest.shape[2])
 
     def to(self, device: torch.device | str) -> Splats:
-        """The same splats on another device."""
+        """Return the same splats on another device."""
         return Splats(**{name: tensor.to(device) for name, tensor in self._tensors().items()})
 
     def drop_non_finite(self) -> tuple[Splats, int]:
-        """The splats without those that hold a NaN or an infinity anywhere, and how many were dropped."""
+        """Drop gaussians that hold a NaN or an infinity anywhere; also return how many were dropped."""
         keep = torch.ones(len(self), dtype=torch.bool, device=self.device)
         for tensor in self._tensors().values():
             keep &= tensor.isfinite().reshape(len(self), tensor[:1].numel()).all(dim=1)
@@ -81,10 +83,10 @@ def _check(name: str, tensor: Tensor, shape: tuple[int | None, ...], means: Tens
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name}: expected a torch tensor, got {type(tensor).__name__}")
     fits = tensor.ndim == len(shape) and all(
-        want in (None, have) for want, have in zip(shape, tensor.shape, strict=True)
+        expected in (None, actual) for expected, actual in zip(shape, tensor.shape, strict=True)
     )
     if not fits:
-        expected = ", ".join("N" if want is None else str(want) for want in shape)
+        expected = ", ".join("N" if size is None else str(size) for size in shape)
         raise ValueError(f"{name}: expected shape [{expected}], got {list(tensor.shape)}")
     if tensor.dtype != torch.float32:
         raise ValueError(f"{name}: expected float32, got {tensor.dtype}")
@@ -93,10 +95,10 @@ def _check(name: str, tensor: Tensor, shape: tuple[int | None, ...], means: Tens
 
 
 def normalise(splats: Splats, extent: float) -> Splats:
-    """Centre the box of the means on the origin, axis by axis, and scale its longest side to `extent`.
+    """Centre the bounding box of the means on the origin and scale its longest side to `extent`.
 
-    Scales follow. Raises ValueError when `extent` is not a positive number, or the means are empty, not
-    finite or all in one place.
+    The gaussians' own scales change in proportion. Raises ValueError if `extent` is not a positive number, or if the
+    means are empty, not finite or all in one place.
     """
     if not (math.isfinite(extent) and extent > 0):
         raise ValueError(f"extent: expected a positive number, got {extent}")
@@ -118,10 +120,10 @@ def normalise(splats: Splats, extent: float) -> Splats:
 
 
 def upright(splats: Splats) -> Splats:
-    """Half a turn about x: (x, y, z) -> (x, -y, -z), for objects that stand on their heads.
+    """Turn upside-down splats upright: half a turn about x, (x, y, z) -> (x, -y, -z).
 
-    Upstream's PLY files have the object's upper side at -y, while validators look at it with +y up.
-    Raises ValueError for splats with higher harmonics, which would have to turn, too.
+    Upstream's PLY files have the object's upper side at -y, while validators render with +y up. Raises ValueError for
+    splats with higher harmonics, which would have to be rotated as well.
     """
     if splats.sh_degree:
         raise ValueError(f"f_rest: splats of degree {splats.sh_degree} cannot be turned, only of degree 0")

@@ -1,7 +1,7 @@
 """Splats <-> SPZ, the container of subnet 17: one zstd frame around 19 bytes a gaussian (404-Repo/spz).
 
-The bytes are those of the reference library, `spz_quantisation` says how; the frame also depends on the
-release of libzstd (1.5.7 in the reference build and in zstandard 0.24 and later).
+The bytes are those of the reference library, see `spz_quantisation`. The frame also depends on the release of libzstd:
+1.5.7 in the reference build and in zstandard 0.24 and later.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pipeline.splats.splats import SH_COEFFICIENTS, Splats
 from pipeline.splats.spz_quantisation import HEADER, MAGIC, dequantise, quantise, raw_size
 
 MAX_GAUSSIANS = 10_000_000
-"""The reference writes up to 10,485,760, but reads no more than this."""
+"""Limit of the reference reader; the reference writer takes up to 10,485,760."""
 MAX_FRACTIONAL_BITS = 24
 MAX_TRAILING_BYTES = 32 << 20
-"""Raw bytes after the last plane that are tolerated, and ignored."""
+"""Raw bytes after the last plane that are ignored; more of them are an error."""
 
 _BLOCK_BYTES = 128 << 10
 _MAX_BLOCKS = 1 << 20
@@ -37,20 +37,20 @@ def to_bytes(splats: Splats, *, level: int = 1, workers: int = 0, lossy: bool = 
 
     level: zstd level, clamped to 1..22. workers: zstd threads; 0 compresses in this one, any other number
     gives the same bytes as 1, which differ from those of 0 above 512 KiB of raw data.
-    Raises FormatError for what would not be read back: no gaussian, more than 10,000,000, or what `losses`
-    names; `lossy` writes the latter as the reference does.
+    Raises FormatError for splats that would not be read back: none, more than 10,000,000, or those with a
+    `loss_reason`; with `lossy` the latter are written as the reference writes them.
     """
     if not 1 <= len(splats) <= MAX_GAUSSIANS:
         raise FormatError(f"{len(splats)} gaussians cannot be written as SPZ: readers take 1 to {MAX_GAUSSIANS}")
-    if not lossy and (reason := losses(splats)):
+    if not lossy and (reason := loss_reason(splats)):
         raise FormatError(reason)
     raw = quantise(splats).cpu().numpy()
     threads = min(max(workers, 0), 256)
     return zstandard.ZstdCompressor(level=min(max(level, 1), 22), threads=threads).compress(raw.data)
 
 
-def losses(splats: Splats) -> str | None:
-    """Why a container could not hold these splats (at least one), or None; clamping to a range is no loss."""
+def loss_reason(splats: Splats) -> str | None:
+    """Return why a container cannot hold these splats (at least one), or None; clamping is no loss."""
     fields = {
         "means": splats.means,
         "quaternions": splats.quaternions,
@@ -75,8 +75,8 @@ def losses(splats: Splats) -> str | None:
 def from_bytes(data: bytes) -> Splats:
     """Read a container of version 1 or 2 as the reference does; on the CPU.
 
-    Bytes after the last plane, flags and the reserved byte are ignored. Raises FormatError with the reason
-    for anything that the reference refuses, and for more than 24 fractional bits.
+    Bytes after the last plane, flags and the reserved byte are ignored. Raises FormatError with the reason for
+    everything that the reference refuses, and for more than 24 fractional bits.
     """
     header = read_header(data)
     try:
@@ -94,7 +94,7 @@ def from_bytes(data: bytes) -> Splats:
 
 @dataclass(frozen=True)
 class Header:
-    """What a container says about itself."""
+    """The header of a container, and the sizes of its frame."""
 
     version: int
     count: int
@@ -104,7 +104,7 @@ class Header:
     raw_bytes: int
     """Size of header and planes."""
     max_raw_bytes: int
-    """Most bytes the frame may decompress to."""
+    """Largest size that the frame may decompress to."""
     frame_bytes: int
     """Compressed size of the data frame."""
 
@@ -112,8 +112,8 @@ class Header:
 def read_header(data: bytes) -> Header:
     """Check the frame and the header of a container, decompressing no more than its first block.
 
-    Raises FormatError when they contradict each other, the data or the limits, so that nothing is allocated
-    for gaussians that cannot be there.
+    Raises FormatError if they contradict each other, the data or the limits, so that no memory is allocated for
+    gaussians that cannot be there.
     """
     frame_bytes, capacity = _walk_frame(data, 0)
     _refuse_trailing_data(data, frame_bytes)
@@ -139,19 +139,19 @@ def read_header(data: bytes) -> Header:
     if fractional_bits > MAX_FRACTIONAL_BITS:
         raise FormatError(f"SPZ with {fractional_bits} fractional bits: expected up to {MAX_FRACTIONAL_BITS}")
 
-    wanted = raw_size(count, degree, version)
+    required = raw_size(count, degree, version)
     available = declared
     if declared == zstandard.CONTENTSIZE_UNKNOWN:
-        available = min(capacity, _UNDECLARED_RATIO * len(data), wanted + MAX_TRAILING_BYTES)
-    if wanted > available:
-        raise FormatError(f"SPZ too short: at most {available} raw bytes, its header asks for {wanted}")
-    if available > wanted + MAX_TRAILING_BYTES:
-        raise FormatError(f"SPZ frame declares {available} bytes, its header asks for {wanted} only")
-    return Header(version, count, degree, fractional_bits, bool(flags & 1), wanted, available, frame_bytes)
+        available = min(capacity, _UNDECLARED_RATIO * len(data), required + MAX_TRAILING_BYTES)
+    if required > available:
+        raise FormatError(f"SPZ too short: at most {available} raw bytes, its header asks for {required}")
+    if available > required + MAX_TRAILING_BYTES:
+        raise FormatError(f"SPZ frame declares {available} bytes, its header asks for {required} only")
+    return Header(version, count, degree, fractional_bits, bool(flags & 1), required, available, frame_bytes)
 
 
 def _walk_frame(data: bytes, start: int) -> tuple[int, int]:
-    """Offset of the end of the zstd frame at `start`, and the most bytes that its blocks can hold (RFC 8878)."""
+    """Return where the zstd frame at `start` ends, and how many bytes its blocks can hold at most (RFC 8878)."""
     try:
         frame = data[start : start + 18]
         checksum = 4 * zstandard.get_frame_parameters(frame).has_checksum
@@ -172,8 +172,8 @@ def _walk_frame(data: bytes, start: int) -> tuple[int, int]:
 
 
 def _refuse_trailing_data(data: bytes, at: int) -> None:
-    # The reference decompresses whatever follows the first frame into no room at all: nothing but
-    # skippable and empty frames passes.
+    # The reference decompresses everything after the first frame into a buffer of size zero, so that only skippable
+    # and empty frames are accepted.
     while at < len(data):
         if int.from_bytes(data[at : at + 4], "little") & ~0xF == _SKIPPABLE_MAGIC and at + 8 <= len(data):
             at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
@@ -187,8 +187,9 @@ def _refuse_trailing_data(data: bytes, at: int) -> None:
 def verify_round_trip(splats: Splats, data: bytes) -> Splats:
     """Decode `data` and check that it holds `splats` within the error bounds of the format.
 
-    Values outside an attribute's range count as their nearest end. Returns what the reader of `data` sees, on
-    the device of `splats`; raises FormatError naming the attribute that differs, and by how much.
+    Values outside an attribute's range are compared with the nearest end of the range. Returns the splats that a
+    reader of `data` gets, on the device of `splats`. Raises FormatError naming the attribute that differs, and by how
+    much.
     """
     decoded = from_bytes(data).to(splats.device)
     if len(decoded) != len(splats) or decoded.sh_degree != splats.sh_degree:
@@ -223,7 +224,7 @@ _ROUNDING = 2e-6
 
 
 def _rotation_error(decoded: Tensor, original: Tensor) -> Tensor:
-    """float32 [N]: largest difference in x, y, z of the unit quaternions; q and -q are the same rotation."""
+    """Return the largest difference in x, y, z of the unit quaternions, float32 [N]; q and -q are the same rotation."""
     unit = F.normalize(original.double(), dim=1).float()
     same = (decoded - unit)[:, 1:].abs().amax(dim=1)
     opposite = (decoded + unit)[:, 1:].abs().amax(dim=1)

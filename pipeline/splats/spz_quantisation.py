@@ -1,8 +1,8 @@
 """The quantisation of SPZ: Splats <-> the container's raw bytes, exactly as the reference library computes it.
 
 The reference is the clang build of 404-Repo/spz, which fuses some multiplications and additions. Here a fused
-step is a float64 multiplication (exact for two float32) and addition, rounded once more to float32. Every
-other step is one float32 operation per kernel, so the CPU and CUDA give the same bytes.
+step is a float64 multiplication (exact for two float32 values) and a float64 addition, rounded to float32. Every
+other step is one float32 operation per kernel, so that the CPU and CUDA give the same bytes.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _INT32_LIMIT = 2.0**31
 
 
 def raw_size(count: int, sh_degree: int, version: int = 2) -> int:
-    """Bytes of a raw container: header and attribute planes."""
+    """Return the size in bytes of a raw container: header and attribute planes."""
     position_bytes = 6 if version == 1 else 9
     return HEADER.size + count * (position_bytes + 10 + 3 * SH_COEFFICIENTS[sh_degree])
 
 
 def quantise(splats: Splats) -> Tensor:
-    """The raw container of these splats: uint8 [16 + N * (19 + 3 D)] on their device.
+    """Quantise splats to a raw container: uint8 [16 + N * (19 + 3 D)] on their device.
 
-    Byte-identical to the reference for every input, also where that loses the value without a word: positions
-    wrap outside [-2048, 2048), NaN becomes byte 0. Header as the reference writes it: version 2, 12
-    fractional bits, no flags. Planes: positions, alphas, colours, scales, rotations, harmonics.
+    Byte-identical to the reference for every input, even where it silently loses values: positions wrap outside
+    [-2048, 2048), NaN becomes byte 0. The header is the reference's: version 2, 12 fractional bits, no flags. Planes:
+    positions, alphas, colours, scales, rotations, harmonics.
     """
     n, degree = len(splats), splats.sh_degree
     coefficients = SH_COEFFICIENTS[degree]
@@ -61,21 +61,21 @@ def quantise(splats: Splats) -> Tensor:
 
 
 def _round(x: Tensor) -> Tensor:
-    """Half away from zero; the fraction is cut by the integer conversion that follows."""
+    """Round half away from zero; the integer conversion that follows cuts off the fraction."""
     return x + torch.copysign(x.new_tensor(_HALF), x)
 
 
 def _sqrt(x: Tensor) -> Tensor:
-    """The correctly rounded float32 square root.
+    """Return the correctly rounded float32 square root.
 
-    PyTorch's own is up to one unit off on the CPU. From float64 it is exact: the root of a float32 stays
-    further from every midpoint of two float32 values than the error of a float64 root.
+    PyTorch's own is up to one unit off on the CPU. Computed in float64 it is exact: the root of a float32 is further
+    from every midpoint of two float32 values than the error of a float64 root.
     """
     return x.double().sqrt().float()
 
 
 def _fits_int32(x: Tensor) -> Tensor:
-    """Zero for what int32 cannot hold: the x86 conversion leaves INT_MIN, whose low bytes are zero."""
+    """Replace values that int32 cannot hold by zero: the x86 conversion gives INT_MIN, whose low bytes are zero."""
     return torch.where(x.abs() < _INT32_LIMIT, x, 0.0)
 
 
@@ -94,7 +94,7 @@ def _alpha_bytes(logits: Tensor) -> Tensor:
 
 
 def _rotation_bytes(quaternions: Tensor) -> Tensor:
-    """uint8 [N, 3]: x, y, z of the normalised quaternion with w >= 0, mapped from [-1, 1] to 0..255."""
+    """Map x, y, z of the normalised quaternion with w >= 0 from [-1, 1] to 0..255: uint8 [N, 3]."""
     w, x, y, z = quaternions.T.contiguous()
     squared = y * y
     for component in (x, z, w):
@@ -105,19 +105,19 @@ def _rotation_bytes(quaternions: Tensor) -> Tensor:
 
 
 def _harmonic_bytes(f_rest: Tensor) -> Tensor:
-    """uint8 [N, 3, D]: eight bits, rounded to the middle of buckets of 8 (degree 1) or 16 (degrees 2, 3)."""
+    """Round to the middle of buckets of 8 (degree 1) or 16 (degrees 2, 3) of 256 levels: uint8 [N, 3, D]."""
     level = _round(f_rest * 128.0).trunc() + 128.0
-    # What int32 cannot hold becomes INT_MIN in the reference, hence 0; clamping early changes nothing else.
+    # Values that int32 cannot hold become INT_MIN in the reference, hence 0; clamping early changes nothing else.
     level = torch.where(level < _INT32_LIMIT, level, 0.0).clamp_(0.0, 256.0).to(torch.int16)
     bucket = torch.tensor([8] * 3 + [16] * (f_rest.shape[2] - 3), dtype=torch.int16, device=f_rest.device)
     return ((level + bucket // 2) & -bucket).clamp_(max=255).to(torch.uint8)
 
 
 def dequantise(raw: Tensor, count: int, sh_degree: int, version: int, fractional_bits: int) -> Splats:
-    """Splats of the planes that follow a header; `raw` is uint8 on the CPU, the header left out.
+    """Decode the planes of a container; `raw` is uint8 on the CPU and begins after the header.
 
-    Opacity logits are infinite for alpha bytes 0 and 255; quaternions are longer than 1 when their quantised
-    x, y, z already are.
+    Opacity logits are infinite for alpha bytes 0 and 255. Quaternions are longer than 1 if their quantised x, y, z
+    already are.
     """
     coefficients = SH_COEFFICIENTS[sh_degree]
     position_bytes = 6 if version == 1 else 9
@@ -128,7 +128,7 @@ def dequantise(raw: Tensor, count: int, sh_degree: int, version: int, fractional
     else:
         fixed = torch.zeros(count, 3, 4, dtype=torch.uint8)
         fixed[..., 1:] = positions.view(count, 3, 3)
-        # The 24 bits lie at the top of the word, so that the sign comes right; both steps are exact.
+        # The 24 bits are at the top of the word, so that the shift extends the sign; both steps are exact.
         means = (fixed.view(torch.int32).squeeze(2) >> 8).float() * 2.0**-fractional_bits
     f_rest = None
     if coefficients:
@@ -160,17 +160,17 @@ _ROTATION_STEP = float(np.float32(1.0) / np.float32(127.5))
 
 @functools.cache
 def alpha_thresholds() -> NDArray[np.float32]:
-    """float32 [255]: the smallest opacity logit whose byte is at least k + 1.
+    """Return the smallest opacity logit whose byte is at least k + 1, for k in 0..254: float32 [255].
 
-    Found by bisection over the float32 values in order; the chain of roundings is monotonic.
+    Found by bisection over all float32 values in order, which works because the chain of roundings is monotonic.
     """
-    wanted = np.arange(1, 256)
+    targets = np.arange(1, 256)
     # Bit patterns of non-negative float32 are ordered; mirroring the negative ones orders them all.
     low = np.full(255, -_order_key(16.0))
     high = -low
     while (open_ := high - low > 1).any():
         middle = (low + high) // 2
-        reached = _alpha_byte(_from_order_key(middle)) >= wanted
+        reached = _alpha_byte(_from_order_key(middle)) >= targets
         high = np.where(open_ & reached, middle, high)
         low = np.where(open_ & ~reached, middle, low)
     return _from_order_key(high)
@@ -178,7 +178,7 @@ def alpha_thresholds() -> NDArray[np.float32]:
 
 @functools.cache
 def _lowest_logits() -> NDArray[np.float32]:
-    """float32 [257]: the lowest logit of each byte; byte 256 does not exist and NaN is below no logit."""
+    """Return the lowest logit of each byte, float32 [257]; byte 256 does not exist and NaN is below no logit."""
     return np.concatenate([[-np.inf], alpha_thresholds(), [np.nan]]).astype(np.float32)
 
 
@@ -200,7 +200,7 @@ def _alpha_byte(logits: NDArray[np.float32]) -> NDArray[np.int64]:
 
 @functools.cache
 def alpha_logits() -> NDArray[np.float32]:
-    """float32 [256]: the opacity logit that each alpha byte decodes to, infinite at both ends."""
+    """Return the opacity logit that each alpha byte decodes to, infinite at both ends: float32 [256]."""
     alpha = np.arange(256, dtype=np.float32) / np.float32(255.0)
     with np.errstate(divide="ignore"):
         odds = alpha / (np.float32(1.0) - alpha)

@@ -1,4 +1,4 @@
-"""A cloud of gaussians in numbers."""
+"""Statistics of a cloud of gaussians."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ DENSITY_GRID = 64
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a cloud looks like in numbers; lengths in the unit of the means.
+    """Statistics of a cloud; lengths are in the unit of the means.
 
-    Non-finite values are left out of every figure but `count` and the opacities, where an infinite logit is
-    an opacity of 0 or 1. Figures that no gaussian contributes to are NaN, densities 0.
+    Non-finite values are excluded from all statistics except `count` and the opacities, where an infinite logit is an
+    opacity of 0 or 1. Statistics of no gaussians at all are NaN, densities 0.
     """
 
     count: int
@@ -42,7 +42,7 @@ class Statistics:
 
 
 def compute_statistics(splats: Splats) -> Statistics:
-    """Describe a cloud; for an empty one every figure but the counts is NaN."""
+    """Compute the statistics of a cloud; all but the counts are NaN if it is empty."""
     opacity = torch.sigmoid(splats.opacity_logits)
     opacity = opacity[~opacity.isnan()]
     means = splats.means[splats.means.isfinite().all(dim=1)]

@@ -1,4 +1,4 @@
-"""The checks that the validator of subnet 17 makes before it scores a cloud."""
+"""The checks that validators of subnet 17 make before they score a cloud."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MAX_TRANSPARENT_PERCENT = 80
 
 
 def invalid_reason(splats: Splats) -> str | None:
-    """None when the validator of subnet 17 would score these splats, else why it would answer 0.
+    """Return why a validator of subnet 17 would score these splats 0 without looking at them, or None.
 
-    The validator judges what it decodes: call this on the splats read back from the container. Its test of
-    free video memory is not repeated here.
+    Validators check the splats that they decode, so pass the splats read back from the container. Their test of free
+    video memory is not repeated here.
     """
     # The rules, their order and the tolerances are the validator's, quirks included: "close" is torch.isclose
     # with its defaults, so the zeros of the identity must be met within 1e-8, and a cloud is refused when one

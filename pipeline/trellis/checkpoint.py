@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.trellis.gaussian_decoder import SLatGaussianDecoder
 from pipeline.trellis.latent_flow import SLatFlowModel
 from pipeline.trellis.structure_decoder import SparseStructureDecoder
 from pipeline.trellis.structure_flow import SparseStructureFlowModel
+from pipeline.weights.files import read_json
 from pipeline.weights.locate import locate_network, refuse_pickle
 
 Network = SparseStructureFlowModel | SparseStructureDecoder | SLatFlowModel | SLatGaussianDecoder
@@ -58,19 +58,6 @@ class Checkpoint:
     cond_channels: int
     image_cond_model: str
     text_cond_model: str
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raise CheckpointError if the file is missing or holds anything else."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return content
 
 
 def build_network(class_name: str, args: Mapping[str, Any]) -> Network:

@@ -1,5 +1,4 @@
-"""Files of the checkpoints that scripts make, as the loaders of the pipeline read them: networks, tokenizers and what
-puts them together."""
+"""Write checkpoints that the loaders of the pipeline read: networks, tokenizers and pipeline.json."""
 
 from __future__ import annotations
 
@@ -13,8 +12,9 @@ from safetensors.torch import save_file
 
 from pipeline.params import SamplerParams
 from pipeline.trellis.checkpoint import Network, build_network
+from pipeline.weights.files import PIPELINE_FILE
 
-# Name of upstream's pipeline and key of the encoder, by what the prompts are.
+# Name of upstream's pipeline and key of the encoder, by kind of prompt.
 _KINDS = {
     "image": ("TrellisImageTo3DPipeline", "image_cond_model"),
     "text": ("TrellisTextTo3DPipeline", "text_cond_model"),
@@ -23,7 +23,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def save_network(network: Network, class_name: str, args: dict[str, Any], stem: Path) -> None:
-    """Write the pair of files; blocks in float16 as the public checkpoints have them."""
+    """Write a network's two files; blocks are stored in float16, as in the public checkpoints."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps({"name": class_name, "args": args}, indent=2) + "\n")
     half = build_network(class_name, args)
@@ -42,8 +42,13 @@ def save_pipeline(
     settings: SamplerParams,
     statistics: Mapping[str, Sequence[float]],
 ) -> None:
-    """Write pipeline.json: `models` by role and the encoder's directory, relative to it or absolute; the settings
-    recommended for both samplers; the latents' mean and std, 8 numbers each."""
+    """Write pipeline.json.
+
+    models:     path or reference of each network by role; relative paths are relative to `directory`.
+    encoder:    directory of the encoder, relative to `directory` or absolute.
+    settings:   recommended settings of both samplers.
+    statistics: mean and std of the latents, 8 numbers each.
+    """
     name, encoder_key = _KINDS[kind]
     sampler = {
         "name": "FlowEulerGuidanceIntervalSampler",
@@ -58,13 +63,13 @@ def save_pipeline(
         encoder_key: encoder,
     }
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "pipeline.json").write_text(json.dumps({"name": name, "args": config}, indent=2) + "\n")
+    (directory / PIPELINE_FILE).write_text(json.dumps({"name": name, "args": config}, indent=2) + "\n")
 
 
 def save_tokenizer(directory: Path, merges: Sequence[tuple[str, str]] = ()) -> int:
-    """Write vocab.json and merges.txt as CLIP's tokenizer reads them; returns the size of the vocabulary.
+    """Write vocab.json and merges.txt for CLIP's tokenizer; return the size of the vocabulary.
 
-    Tokens are single bytes, those that end a word apart, and what the pairs of `merges` make of them, in order.
+    Tokens are single bytes, bytes that end a word, and the pairs of `merges`, joined, in order.
     """
     from tokenizers.pre_tokenizers import ByteLevel
 

@@ -1,13 +1,12 @@
-"""Files of the Hugging Face hub: found, downloaded where the last attempt stopped, and checked.
+"""Files of the Hugging Face hub: finding them, resuming their download, and verifying them.
 
-The hub's own client makes the requests, knows the token and lays the cache out. It starts interrupted files over and
-does not compare checksums, so that both are done here.
+The hub's own client makes the requests, reads the token and defines the layout of the cache. It restarts interrupted
+downloads from the beginning and does not compare checksums, so both are done here.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -28,13 +28,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import build_hf_headers
 
-
-class DownloadError(Exception):
-    """A download that failed; `retry` tells whether running it again may help."""
-
-    def __init__(self, message: str, *, retry: bool = False) -> None:
-        super().__init__(message)
-        self.retry = retry
+from pipeline.errors import DownloadError
 
 
 @dataclass(frozen=True)
@@ -48,12 +42,13 @@ class RemoteFile:
     size: int | None
 
     def __str__(self) -> str:
+        """Return repository and path."""
         return f"{self.repository}/{self.path}"
 
 
 @contextmanager
-def _explained(repository: str, revision: str | None, what: str) -> Iterator[None]:
-    """Turn what the client raises into a DownloadError of one line."""
+def _explain_errors(repository: str, revision: str | None, file: str) -> Iterator[None]:
+    """Turn the client's errors into a DownloadError of one line."""
     hub = constants.ENDPOINT
     try:
         yield
@@ -69,39 +64,39 @@ def _explained(repository: str, revision: str | None, what: str) -> Iterator[Non
         status = error.response.status_code
         if status in (401, 403):
             raise DownloadError(
-                f"{hub} refused {what} with HTTP {status}: set HF_TOKEN to a token that may read {repository}"
+                f"{hub} refused {file} with HTTP {status}: set HF_TOKEN to a token that may read {repository}"
             ) from None
-        raise DownloadError(f"{hub} answered HTTP {status} for {what}", retry=status >= 500 or status == 429) from None
+        raise DownloadError(f"{hub} answered HTTP {status} for {file}", retry=status >= 500 or status == 429) from None
     except OfflineModeIsEnabled:
         raise DownloadError("HF_HUB_OFFLINE is set: unset it to download") from None
     except HTTPError as error:
         raise DownloadError(
-            f"{hub} cannot be reached for {what} ({type(error).__name__}: {error}); what has arrived is kept",
+            f"{hub} cannot be reached for {file} ({type(error).__name__}: {error}); the part that arrived is kept",
             retry=True,
         ) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DownloadError(f"the disk is full: {what} needs more room") from None
-        raise DownloadError(f"{what}: {' '.join(str(error).split())}", retry=error.errno is None) from None
+            raise DownloadError(f"the disk is full: {file} does not fit") from None
+        raise DownloadError(f"{file}: {' '.join(str(error).split())}", retry=error.errno is None) from None
     except ValueError as error:
-        raise DownloadError(f"{repository!r} is no Hugging Face id: {' '.join(str(error).split())}") from None
+        raise DownloadError(f"{repository!r} is not a Hugging Face id: {' '.join(str(error).split())}") from None
 
 
-def find(repository: str, path: str, revision: str | None) -> RemoteFile | None:
-    """The file as the hub describes it, or None if the repository has no such file. Raises DownloadError."""
-    what = f"{repository}/{path}"
-    with _explained(repository, revision, what):
+def find_file(repository: str, path: str, revision: str | None) -> RemoteFile | None:
+    """Return the file as the hub describes it, or None if the repository has no such file. Raises DownloadError."""
+    name = f"{repository}/{path}"
+    with _explain_errors(repository, revision, name):
         try:
             metadata = get_hf_file_metadata(hf_hub_url(repository, path, revision=revision))
         except RemoteEntryNotFoundError:
             return None
     if metadata.etag is None or len(metadata.etag) not in (40, 64):
-        raise DownloadError(f"{constants.ENDPOINT} gives no checksum for {what}, so that it could not be verified")
+        raise DownloadError(f"{constants.ENDPOINT} gives no checksum for {name}, so that it cannot be verified")
     return RemoteFile(repository, path, revision, metadata.etag, metadata.size)
 
 
 def is_intact(file: RemoteFile, path: Path) -> bool:
-    """Whether `path` holds the file's very content."""
+    """Return whether the content of `path` has the file's checksum."""
     with path.open("rb") as content:
         if len(file.checksum) == 64:
             return hashlib.file_digest(content, "sha256").hexdigest() == file.checksum
@@ -110,28 +105,50 @@ def is_intact(file: RemoteFile, path: Path) -> bool:
     return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == file.checksum
 
 
-def to_path(file: RemoteFile, target: Path) -> None:
-    """Download the file to `target` unless it is there intact. Raises DownloadError; what has arrived is kept."""
-    with _explained(file.repository, file.revision, str(file)):
-        if target.is_file() and is_intact(file, target):
+def download_to_path(file: RemoteFile, target: Path) -> None:
+    """Download the file to `target` unless it is there intact.
+
+    Raises DownloadError; an incomplete download is kept and resumed by the next one.
+    """
+    with _explain_errors(file.repository, file.revision, str(file)):
+        if _has_intact(file, target):
             return
-        target.unlink(missing_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Named by the checksum, so that parts of two versions never meet.
+        # The name contains the checksum, so that parts of two versions are never mixed.
         partial = target.with_name(f"{target.name}.{file.checksum[:16]}.incomplete")
-        _resume(file, partial)
-        if not is_intact(file, partial):
-            partial.unlink()
-            raise DownloadError(f"{file} arrived damaged (another checksum than the hub's); deleted", retry=True)
-        partial.replace(target)
+        try:
+            with _lock(partial):
+                # Another process may have finished meanwhile.
+                if _has_intact(file, target):
+                    return
+                target.unlink(missing_ok=True)
+                _resume(file, partial)
+                if not is_intact(file, partial):
+                    partial.unlink()
+                    raise DownloadError(f"{file} arrived damaged (its checksum is not the hub's); deleted", retry=True)
+                partial.replace(target)
+        except Timeout:
+            raise DownloadError(f"{file} is being downloaded by another process", retry=True) from None
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock for a file. Raises Timeout at once if another process holds it."""
+    lock = path.with_name(f"{path.name}.lock")
+    with FileLock(lock, blocking=False):
+        try:
+            yield
+        finally:
+            # Deleted while it is held; a process that has opened it already sees that and fails.
+            lock.unlink(missing_ok=True)
+
+
+def _has_intact(file: RemoteFile, path: Path) -> bool:
+    return path.is_file() and is_intact(file, path)
 
 
 def _resume(file: RemoteFile, partial: Path) -> None:
     with partial.open("ab") as content:
-        try:
-            fcntl.flock(content, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DownloadError(f"{file} is being downloaded by another process", retry=True) from None
         if file.size is not None:
             if content.tell() > file.size:
                 content.seek(0)
@@ -151,10 +168,10 @@ def _resume(file: RemoteFile, partial: Path) -> None:
         )
 
 
-def to_cache(file: RemoteFile) -> Path:
-    """Download the file into the Hugging Face cache unless it is there intact; returns its path there."""
+def download_to_cache(file: RemoteFile) -> Path:
+    """Download the file to the Hugging Face cache unless it is there intact, and return its path there."""
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=file.repository, repo_type="model")
-    to_path(file, folder / "blobs" / file.checksum)
-    with _explained(file.repository, file.revision, str(file)):
-        # Finds the content in place, and only notes which commit and path it belongs to.
+    download_to_path(file, folder / "blobs" / file.checksum)
+    with _explain_errors(file.repository, file.revision, str(file)):
+        # The content is there; the client only records which commit and path it belongs to.
         return Path(hf_hub_download(file.repository, file.path, revision=file.revision))

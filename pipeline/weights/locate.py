@@ -1,4 +1,4 @@
-"""Where weights are on this machine: a directory, the embedded checkpoint, or the local Hugging Face cache.
+"""Where weights are on this machine: in a directory, the embedded checkpoint, or the local Hugging Face cache.
 
 Nothing here uses the network: weights are downloaded beforehand.
 """
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import CheckpointError
+from pipeline.weights.files import NETWORK_SUFFIXES, PIPELINE_FILE
 
-# For pictures, and for sentences with the same networks.
+# For images, and for sentences with the same networks.
 EMBEDDED, EMBEDDED_TEXT = "embedded", "embedded-text"
 _CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 _EMBEDDED = {EMBEDDED: _CHECKPOINTS / "tiny", EMBEDDED_TEXT: _CHECKPOINTS / "tiny-text"}
@@ -21,18 +22,19 @@ _HUB_NAMES = {
     "dinov2_vitl14_reg": "facebook/dinov2-with-registers-large",
     "dinov2_vitg14_reg": "facebook/dinov2-with-registers-giant",
 }
-# The validator's quality scorer: its weights at the revision that validators use, and the shape of its backbone.
+# The validator's quality scorer: its weights at the revision that validators use, and the repository that has the
+# configuration of its backbone.
 SCORER = "404-Gen/validation@948bf06988b630681c7bc468aebf2bbe010856f7"
 SCORER_FILE = "quality_scorer.safetensors"
 SCORER_BACKBONE = "facebook/dinov2-small"
-# What a directory of diffusers begins with.
+# The file that lists the components of a model in diffusers' layout.
 MODEL_INDEX = "model_index.json"
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True)
 class HubReference:
-    """What "org/name[/path][@revision]" names: a repository or, with a path, something in it."""
+    """A reference "org/name[/path][@revision]" to a repository of the hub or, with a path, to something in it."""
 
     repository: str
     path: str
@@ -40,7 +42,7 @@ class HubReference:
 
     @staticmethod
     def parse(text: str) -> HubReference | None:
-        """None if the text can only be a path on this machine."""
+        """Parse a reference; return None if the text can only be a path on this machine."""
         name, _, revision = text.partition("@")
         parts = name.split("/", 2)
         if len(parts) < 2 or parts[0] in ("", ".", "..", "~"):
@@ -48,8 +50,11 @@ class HubReference:
         return HubReference("/".join(parts[:2]), "".join(parts[2:]), revision or None)
 
     def find(self, file: str) -> Path | None:
-        """A file of the repository in the local cache. Raises CheckpointError if this can be no Hugging Face id."""
-        # Imported only when needed, since it is slow.
+        """Return a file of the repository in the local cache, or None if it is not there.
+
+        Raises CheckpointError if the repository is not a valid Hugging Face id.
+        """
+        # Imported only when needed, because it is slow.
         from huggingface_hub import try_to_load_from_cache
 
         try:
@@ -61,23 +66,22 @@ class HubReference:
         return Path(cached) if isinstance(cached, str) else None
 
 
-def _not_here(reference: str) -> CheckpointError:
+def _not_downloaded(reference: str) -> CheckpointError:
     return CheckpointError(
-        f"the weights {reference} are not on this machine: run `python scripts/download_weights.py {reference}`"
+        f"the weights {reference} are not on this machine: run `sn17-miner weights download {reference}`"
     )
 
 
 def is_embedded(reference: str) -> bool:
-    """Whether a checkpoint is one of the two that come with the package, which are toys."""
+    """Return whether a checkpoint is one of the two toys that come with the package."""
     return reference in _EMBEDDED
 
 
 def locate(reference: str, marker: str) -> Path:
-    """The directory that holds `marker`.
+    """Return the directory that holds the file `marker`.
 
-    For "embedded" or "embedded-text", a path, or "org/name[@revision]" in the local cache.
-
-    Raises CheckpointError naming the download command if it is not on this machine.
+    The reference is "embedded" or "embedded-text", a path, or "org/name[@revision]" in the local cache. Raises
+    CheckpointError naming the download command if it is not on this machine.
     """
     if is_embedded(reference):
         return _EMBEDDED[reference]
@@ -85,95 +89,98 @@ def locate(reference: str, marker: str) -> Path:
     if (path / marker).is_file():
         return path
     if path.is_dir():
-        raise CheckpointError(f"{path} is no checkpoint: it has no {marker}")
+        raise CheckpointError(f"{path} is not a checkpoint: it has no {marker}")
     hub = HubReference.parse(reference)
     if hub is None or hub.path:
         raise CheckpointError(f"the checkpoint directory {path} does not exist")
     cached = hub.find(marker)
     if cached is None:
-        raise _not_here(reference)
+        raise _not_downloaded(reference)
     return cached.parent
 
 
-def encoder_reference(name: str) -> str:
-    """The Hugging Face id of an encoder that a pipeline.json names, or the name itself."""
+def resolve_encoder_name(name: str) -> str:
+    """Return the Hugging Face id of an encoder that a pipeline.json names, or the name itself."""
     return _HUB_NAMES.get(name, name)
 
 
 def locate_image_encoder(name: str, checkpoint: Path) -> Path:
-    """The transformers directory of an image encoder: beside the checkpoint, upstream's name, a path, or an id.
+    """Return the transformers directory of an image encoder.
 
-    Raises CheckpointError if the checkpoint names none or it is not on this machine.
+    The name is a directory of the checkpoint, upstream's name, a path, or a Hugging Face id. Raises CheckpointError if
+    the checkpoint names none or it is not on this machine.
     """
     return _locate_encoder(name, checkpoint, "image encoder (image_cond_model)")
 
 
 def locate_text_encoder(name: str, checkpoint: Path) -> Path:
-    """The transformers directory of a text encoder: beside the checkpoint, a path, or an id.
+    """Return the transformers directory of a text encoder.
 
-    Raises CheckpointError if the checkpoint names none or it is not on this machine.
+    The name is a directory of the checkpoint, a path, or a Hugging Face id. Raises CheckpointError if the checkpoint
+    names none or it is not on this machine.
     """
     return _locate_encoder(name, checkpoint, "text encoder (text_cond_model)")
 
 
-def _locate_encoder(name: str, checkpoint: Path, what: str) -> Path:
+def _locate_encoder(name: str, checkpoint: Path, kind: str) -> Path:
     if not name:
-        raise CheckpointError(f"{checkpoint / 'pipeline.json'} names no {what}")
+        raise CheckpointError(f"{checkpoint / PIPELINE_FILE} names no {kind}")
     if (checkpoint / name / "config.json").is_file():
         return checkpoint / name
-    return locate(encoder_reference(name), "config.json")
+    return locate(resolve_encoder_name(name), "config.json")
 
 
 def locate_scorer(reference: str) -> tuple[Path, Path]:
-    """The scorer's weights, and the directory with the config.json of its backbone.
+    """Return the scorer's weights, and the directory with the config.json of its backbone.
 
-    The reference is a directory or "org/name[@revision]" in the local cache. A directory may hold the config.json, too;
-    else it is that of facebook/dinov2-small in the cache. Raises CheckpointError naming the download command.
+    The reference is a directory or "org/name[@revision]" in the local cache. The config.json may be in the same
+    directory; otherwise it is that of facebook/dinov2-small in the cache. Raises CheckpointError naming the download
+    command if a file is not on this machine.
     """
     path = Path(reference).expanduser()
     if path.is_dir() and not (path / SCORER_FILE).is_file():
         refuse_pickle(path / Path(SCORER_FILE).stem)
-        raise CheckpointError(f"{path} is no scorer: it has no {SCORER_FILE}")
+        raise CheckpointError(f"{path} is not a scorer: it has no {SCORER_FILE}")
     directory = locate(reference, SCORER_FILE)
     if path.is_dir() and (path / "config.json").is_file():
         return path / SCORER_FILE, path
     try:
         return directory / SCORER_FILE, locate(SCORER_BACKBONE, "config.json")
     except CheckpointError:
-        # The command for the scorer gets both, the other would get the backbone's own weights as well.
-        raise _not_here(SCORER if path.is_dir() else reference) from None
+        # The command for the scorer downloads both, that for the backbone would download its weights as well.
+        raise _not_downloaded(SCORER if path.is_dir() else reference) from None
 
 
 def network_stem(path: str) -> str:
-    """A network's path without the extension of one of its two files."""
+    """Return a network's path without the extension of one of its two files."""
     return path.removesuffix(".json").removesuffix(".safetensors")
 
 
 def locate_network(reference: str, checkpoint: Path) -> Path:
-    """The common stem of a network's two files, STEM.json and STEM.safetensors.
+    """Return the common stem of a network's two files, STEM.json and STEM.safetensors.
 
-    The reference is a path from the checkpoint, a path by itself, or "org/name/path[@revision]" in the local cache:
-    the first that exists, as upstream looks for it. Raises CheckpointError if it is not on this machine.
+    The reference is a path relative to the checkpoint, any other path, or "org/name/path[@revision]" in the local
+    cache; as in upstream, the first that exists is taken. Raises CheckpointError if none is on this machine.
     """
     path = network_stem(reference)
     for stem in (checkpoint / path, Path(path).expanduser()):
-        if any(stem.with_name(stem.name + suffix).exists() for suffix in (".json", ".safetensors", *_PICKLES)):
+        if any(stem.with_name(stem.name + suffix).exists() for suffix in (*NETWORK_SUFFIXES, *_PICKLES)):
             return stem
     hub = HubReference.parse(reference)
     if hub is None or not hub.path:
         raise CheckpointError(f"{checkpoint / path}.json is missing")
     config = hub.find(f"{network_stem(hub.path)}.json")
     if config is None:
-        raise _not_here(reference)
+        raise _not_downloaded(reference)
     return config.with_name(config.name.removesuffix(".json"))
 
 
 def refuse_pickle(stem: Path) -> None:
-    """Raises CheckpointError if there is a pickle of that stem; for when STEM.safetensors is missing."""
+    """Raise CheckpointError if there is a pickle of that stem; to be called if STEM.safetensors is missing."""
     for suffix in _PICKLES:
         pickle = stem.with_name(stem.name + suffix)
         if pickle.exists():
             raise CheckpointError(
-                f"{pickle} is a pickle, which can run any code when it is read, and is refused: put its tensors into "
-                f"{stem.name}.safetensors (safetensors.torch.save_file), or take a checkpoint published as safetensors"
+                f"{pickle} is a pickle, which can run any code when it is loaded, and is refused: convert its tensors "
+                f"to {stem.name}.safetensors (safetensors.torch.save_file), or use one published as safetensors"
             )

@@ -1,21 +1,14 @@
-"""Checkpoints of the public ones' size with random weights, for measuring time and memory.
-
-    python scripts/random_checkpoint.py image-large DIR [--precision float16]
-
-Writes a directory that loads as a published one does. Its weights are of stable scale and make no object.
-"""
+"""Checkpoints of the public ones' sizes with random weights, for measuring time and memory."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
 
-from pipeline.compute import Precision
 from pipeline.params import SamplerParams
 from pipeline.trellis.checkpoint import build_network
 from pipeline.weights.checkpoint_writer import save_pipeline, save_tokenizer
@@ -79,8 +72,8 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def networks(name: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Role -> class name and arguments of the networks of a checkpoint."""
+def network_arguments(name: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return class name and arguments of each network of a checkpoint, by role."""
     structure, latent = FLOWS[name]
     flows: dict[str, tuple[str, dict[str, Any]]] = {
         "sparse_structure_flow_model": ("SparseStructureFlowModel", structure),
@@ -89,11 +82,14 @@ def networks(name: str) -> dict[str, tuple[str, dict[str, Any]]]:
     return flows | DECODERS
 
 
-def write(name: str, directory: Path, dtype: torch.dtype, device: str) -> None:
-    """Write the checkpoint and its encoder; weights are drawn on `device`, the same each time."""
+def write_checkpoint(name: str, directory: Path, dtype: torch.dtype, device: str) -> None:
+    """Write a checkpoint and its encoder into a directory that is loaded like a published one.
+
+    The weights have a stable scale and generate no object. They are drawn on `device`, and are the same each time.
+    """
     torch.manual_seed(0)
     (directory / "ckpts").mkdir(parents=True, exist_ok=True)
-    for role, (class_name, args) in networks(name).items():
+    for role, (class_name, args) in network_arguments(name).items():
         network = build_network(class_name, args).to_empty(device=device)
         network.to_precision(dtype)
         for tensor in network.state_dict().values():
@@ -102,7 +98,7 @@ def write(name: str, directory: Path, dtype: torch.dtype, device: str) -> None:
         save_file(network.state_dict(), directory / "ckpts" / f"{role}.safetensors")
         (directory / "ckpts" / f"{role}.json").write_text(json.dumps({"name": class_name, "args": args}))
     kind: Literal["image", "text"] = "image" if name.startswith("image") else "text"
-    models = {role: f"ckpts/{role}" for role in networks(name)}
+    models = {role: f"ckpts/{role}" for role in network_arguments(name)}
     save_pipeline(directory, kind, models=models, encoder="encoder", settings=SETTINGS, statistics=STATISTICS)
     if kind == "image":
         write_image_encoder(directory / "encoder")
@@ -111,7 +107,7 @@ def write(name: str, directory: Path, dtype: torch.dtype, device: str) -> None:
 
 
 def write_image_encoder(directory: Path) -> None:
-    """DINOv2-L/14 with registers."""
+    """Write DINOv2-L/14 with registers."""
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
     config = Dinov2WithRegistersConfig(
@@ -121,7 +117,7 @@ def write_image_encoder(directory: Path) -> None:
 
 
 def write_text_encoder(directory: Path) -> None:
-    """The text model of CLIP ViT-L/14, with a vocabulary of single bytes."""
+    """Write the text model of CLIP ViT-L/14, with a vocabulary of single bytes."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
@@ -132,7 +128,7 @@ def write_text_encoder(directory: Path) -> None:
 
 
 def write_scorer(directory: Path) -> None:
-    """DINOv2-S/14 with a score head, as the validator's scorer is published."""
+    """Write DINOv2-S/14 with a score head, laid out as the validator's scorer is published."""
     from transformers import Dinov2Config, Dinov2Model
 
     config = Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14)
@@ -141,17 +137,3 @@ def write_scorer(directory: Path) -> None:
     tensors = {f"backbone.{name}": tensor for name, tensor in Dinov2Model(config).state_dict().items()}
     tensors |= {"score_head.weight": torch.randn(1, config.hidden_size), "score_head.bias": torch.zeros(1)}
     save_file(tensors, directory / "quality_scorer.safetensors")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=FLOWS)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--precision", choices=[p for p in get_args(Precision) if p != "auto"], default="float16")
-    arguments = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    write(arguments.name, arguments.directory, getattr(torch, arguments.precision), device)
-
-
-if __name__ == "__main__":
-    main()

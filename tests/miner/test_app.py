@@ -119,7 +119,7 @@ def test_taken_port(subnet: Subnet, tmp_path: Path) -> None:
 
 def test_missing_weights_name_the_download_command(subnet: Subnet, tmp_path: Path) -> None:
     done = run_miner(subnet.arguments(phase="phase3"), tmp_path)
-    assert_operators_mistake(done, "phase3", "download_weights.py microsoft/TRELLIS-image-large")
+    assert_operators_mistake(done, "phase3", "weights download microsoft/TRELLIS-image-large")
 
 
 def test_toys_stay_off_the_live_network(subnet: Subnet, tmp_path: Path) -> None:

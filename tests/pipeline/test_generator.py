@@ -125,6 +125,7 @@ def test_the_embedded_checkpoint_makes_valid_splats(generator: Generator, kind: 
     check(generator.generate(request(kind, seed, DEMO)))
 
 
+@pytest.mark.slow
 def test_it_does_at_the_demo_s_settings(generator: Generator) -> None:
     check(generator.generate(request("noise", 42, DEMO, DEMO)))
 
@@ -135,6 +136,7 @@ def test_it_does_with_the_settings_the_checkpoint_recommends(generator: Generato
     check(generator.generate(request("cross", 3, structure, replace(checkpoint.slat_sampler_params, steps=3))))
 
 
+@pytest.mark.slow
 def test_an_opaque_picture_goes_through_background_removal(generator: Generator) -> None:
     picture = Image.new("RGB", (240, 200), (220, 220, 215))
     ImageDraw.Draw(picture).ellipse((70, 50, 170, 150), fill=(190, 40, 30))

@@ -19,7 +19,18 @@ from miner.gpu.models import LoadedModels
 from miner.phases.selector import PhaseSelector
 from miner.phases.state import PhaseChoice
 from miner.runtime.clock import Clock
-from pipeline import STAGES, Asset, ImagePrompt, OnStep, Prompt, Request, Scorer, Splats, decode_image_prompt
+from pipeline import (
+    STAGES,
+    Asset,
+    Conditioning,
+    ImagePrompt,
+    OnStep,
+    Prompt,
+    Request,
+    Scorer,
+    Splats,
+    decode_image_prompt,
+)
 
 
 def run_settings(*arguments: str) -> RunSettings:
@@ -90,12 +101,6 @@ def instant_generate(request: Request, on_step: OnStep) -> Asset:
     return make_asset(request)
 
 
-class _Unconditioned:
-    """The conditioning of a backend that needs none."""
-
-    seconds: dict[str, float] = {}
-
-
 class FakeBackend:
     """A backend whose objects are a function of the request."""
 
@@ -108,9 +113,9 @@ class FakeBackend:
     def warm_up(self) -> None:
         pass
 
-    def encode(self, prompt: Prompt) -> _Unconditioned:
+    def encode(self, prompt: Prompt) -> Conditioning[None]:
         self.encoded.append(prompt)
-        return _Unconditioned()
+        return Conditioning(None, {})
 
     def sample(self, conditioning: object, request: Request, on_step: OnStep = lambda *_: None) -> Asset:
         return self._generate(request, on_step)

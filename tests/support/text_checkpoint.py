@@ -15,7 +15,7 @@ from pipeline.weights.locate import EMBEDDED, locate
 from pipeline.weights.random_init import STATISTICS
 
 SEED = 17
-# Unlike the embedded checkpoint's, so that nobody takes the one for the other.
+# Different from the embedded checkpoint's, so that the two cannot be confused.
 WIDTH, HEADS, TOKENS = 64, 4, 77
 FLOW: dict[str, Any] = {
     "in_channels": 8,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from miner.cli.generate import main
 from pipeline import QualityScorer, ply, spz, upright
-from pipeline.rendering.cameras import validator_views
+from pipeline.rendering.cameras import validator_cameras
 from pipeline.scoring.best_of_n import candidate_seed
 from tests.support.scorers import write_scorer
 
@@ -124,7 +124,7 @@ def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
     monkeypatch: pytest.MonkeyPatch, picture: Path, phases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Drawing all sixteen is slow on a processor; pipeline.test_scoring does it.
-    monkeypatch.setattr("pipeline.scoring.quality.validator_views", lambda: validator_views()[:2])
+    monkeypatch.setattr("pipeline.scoring.quality.validator_cameras", lambda: validator_cameras()[:2])
     (phases / "quick.yaml").write_text(
         "extends: demo\nsparse_structure_sampler_params: {steps: 4}\nslat_sampler_params: {steps: 2}\n"
         "max_voxels: {count: 250, excess: drop}\nexport: {upright: false}\n"

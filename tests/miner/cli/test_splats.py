@@ -1,32 +1,23 @@
 import math
-import runpy
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline import ply, spz
 from pipeline.splats.splats import Splats
-from tests.support.paths import ROOT
+from tests.support.cli import run
+from tests.support.paths import DATA
 
-GOLDEN = ROOT / "tests" / "data" / "spz"
-SCRIPT = ROOT / "scripts" / "splat_info.py"
+GOLDEN = DATA / "spz"
 
 
-@pytest.fixture
-def info(monkeypatch: pytest.MonkeyPatch, capsys):
-    """Run the script in this process; returns its exit code, its lines by their name and what is on stderr."""
-
-    def run(path: Path) -> tuple[int, dict[str, str], str]:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(path)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        with pytest.raises(SystemExit) as stopped:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        printed = capsys.readouterr()
-        return stopped.value.code, {line[:12].strip(): line[13:] for line in printed.out.splitlines()}, printed.err
-
-    return run
+def info(path: Path) -> tuple[int, dict[str, str], str]:
+    """Describe a file; returns the exit code, the lines by their name and what is on stderr."""
+    result = run("splats", "info", path)
+    return result.exit_code, {line[:12].strip(): line[13:] for line in result.stdout.splitlines()}, result.stderr
 
 
 def line_of(n: int) -> Splats:
@@ -40,13 +31,13 @@ def line_of(n: int) -> Splats:
     )
 
 
-def test_a_ply_that_the_validator_takes(info, tmp_path: Path) -> None:
+def test_a_ply_that_the_validator_takes(tmp_path: Path) -> None:
     path = tmp_path / "line.ply"
     path.write_bytes(ply.to_bytes(line_of(7000)))
     code, lines, errors = info(path)
     assert (code, errors) == (0, "")
     assert lines["file"] == f"{path}, {path.stat().st_size} bytes"
-    assert lines["format"] == "PLY, binary, little endian"
+    assert lines["format"] == "PLY, binary little endian"
     assert lines["properties"].startswith("x y z nx ny nz f_dc_0")
     assert lines["gaussians"] == "7000"
     assert lines["opacity"] == "0.0000 to 1.0000, mean 0.5000"
@@ -56,7 +47,7 @@ def test_a_ply_that_the_validator_takes(info, tmp_path: Path) -> None:
     assert lines["validator"] == "accepted"
 
 
-def test_an_spz_that_the_validator_refuses(info, tmp_path: Path) -> None:
+def test_an_spz_that_the_validator_refuses(tmp_path: Path) -> None:
     path = tmp_path / "line.spz"
     path.write_bytes(spz.to_bytes(line_of(6998)))
     code, lines, _ = info(path)
@@ -66,7 +57,7 @@ def test_an_spz_that_the_validator_refuses(info, tmp_path: Path) -> None:
     assert lines["validator"] == "refused: 6998 gaussians; the validator asks for at least 7000"
 
 
-def test_harmonics_and_flags_are_shown(info) -> None:
+def test_harmonics_and_flags_are_shown() -> None:
     _, lines, _ = info(GOLDEN / "sh2.spz")
     assert lines["harmonics"] == "degree 2, 8 coefficients a channel"
 
@@ -80,10 +71,54 @@ def test_harmonics_and_flags_are_shown(info) -> None:
         ("a.glb", b"glTF", "expected a name that ends in .ply or .spz"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(info, tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+def test_bad_input_is_one_line_and_code_2(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     code, lines, errors = info(tmp_path / name)
     assert (code, lines) == (2, {})
     assert message in errors.splitlines()[-1]
-    assert "Traceback" not in errors
+
+
+@pytest.fixture
+def pole(tmp_path: Path) -> Path:
+    """A vertical pole whose upper end is red and whose lower end is blue, as validators see it."""
+    n = 400
+    height = torch.linspace(-0.5, 0.5, n)
+    red, blue = torch.tensor([1.5, -1.5, -1.5]), torch.tensor([-1.5, -1.5, 1.5])
+    splats = Splats(
+        means=torch.stack([torch.zeros(n), height, torch.zeros(n)], dim=1),
+        quaternions=torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(n, 1),
+        log_scales=torch.full((n, 3), math.log(0.03)),
+        opacity_logits=torch.full((n,), 4.0),
+        f_dc=torch.where(height[:, None] > 0, red, blue),
+    )
+    path = tmp_path / "pole.ply"
+    path.write_bytes(ply.to_bytes(splats))
+    return path
+
+
+@pytest.mark.parametrize(("views", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (4, 4, 1), (5, 3, 2), (9, 3, 3)])
+def test_views_are_drawn_upright_on_white(pole: Path, tmp_path: Path, views: int, columns: int, rows: int) -> None:
+    out = tmp_path / "views.png"
+    result = run("splats", "render", pole, "-o", out, "--views", views, "--size", 48)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"{out}: {views} views of 400 gaussians\n"
+    with Image.open(out) as picture:
+        assert (picture.format, picture.size) == ("PNG", (columns * 48, rows * 48))
+        pixels = np.array(picture.convert("RGB")).astype(int)
+    for index in range(columns * rows):
+        left, top = index % columns * 48, index // columns * 48
+        view = pixels[top : top + 48, left : left + 48]
+        assert (view[0, 0] == 255).all()
+        upper, lower = view[12, 24], view[36, 24]
+        if index < views:
+            assert upper[0] > upper[2] + 100
+            assert lower[2] > lower[0] + 100
+        else:
+            assert (view == 255).all()
+
+
+def test_a_picture_needs_a_known_ending(pole: Path, tmp_path: Path) -> None:
+    result = run("splats", "render", pole, "-o", tmp_path / "views.xyz", "--size", 16)
+    assert result.exit_code == 2
+    assert "views.xyz: expected a name that ends in .png" in result.stderr

@@ -4,16 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from miner.config.loader import shipped_config
+from miner.config.run_settings import RunOptions, RunSettings
+from miner.config.settings import OperatorFiles
 from miner.errors import OperatorError
+from tests.support.factories import run_settings
 
-
-def load(*arguments: str) -> Settings:
-    return run_settings(*arguments)
+# The command line.
 
 
 def test_without_arguments_the_shipped_phase3_runs_on_finney() -> None:
-    settings = load()
-    assert (settings.netuid, settings.network, settings.configured.name) == (17, "finney", "phase3")
+    settings = run_settings()
+    assert (settings.options.netuid, settings.options.chain, settings.configured.name) == (17, "finney", "phase3")
     structure, latents = (
         settings.configured.settings.sparse_structure_sampler_params,
         settings.configured.settings.slat_sampler_params,
@@ -25,47 +27,48 @@ def test_without_arguments_the_shipped_phase3_runs_on_finney() -> None:
 
 
 def test_standard_bittensor_flags() -> None:
-    settings = load(
+    options = run_settings(
         *("--netuid", "18", "--wallet.name", "w", "--wallet.hotkey", "h", "--wallet.path", "/p"),
         *("--subtensor.network", "test", "--axon.port", "9000", "--axon.external_ip", "1.2.3.4", "--logging.debug"),
-    )
-    assert (settings.netuid, settings.wallet_name, settings.wallet_hotkey) == (18, "w", "h")
-    assert (settings.axon_port, settings.axon_external_ip, settings.chain_file) == (9000, "1.2.3.4", None)
+    ).options
+    assert (options.netuid, options.wallet_name, options.wallet_hotkey, options.wallet_path) == (18, "w", "h", "/p")
+    assert (options.chain, options.chain_file) == ("test", None)
+    assert (options.axon_port, options.axon_external_ip) == (9000, "1.2.3.4")
 
 
 def test_chain_endpoint_overrides_network() -> None:
-    assert load("--subtensor.chain_endpoint", "ws://host:9944").network == "ws://host:9944"
+    assert run_settings("--subtensor.chain_endpoint", "ws://host:9944").options.chain == "ws://host:9944"
 
 
 def test_demo_checkpoint_is_refused_on_a_live_network() -> None:
     with pytest.raises(OperatorError, match="toy checkpoint"):
-        load("--phase", "demo")
-    assert load("--phase", "demo", "--subtensor.network", "file:x.json").chain_file == Path("x.json")
-    assert load("--phase", "demo", "--allow-demo-checkpoint").configured.name == "demo"
+        run_settings("--phase", "demo")
+    assert run_settings("--phase", "demo", "--subtensor.network", "file:x.json").options.chain_file == Path("x.json")
+    assert run_settings("--phase", "demo", "--allow-demo-checkpoint").configured.name == "demo"
 
 
 @pytest.mark.parametrize("missing", ["image", "text"])
 def test_either_of_the_embedded_checkpoints_is_refused_on_a_live_network(config_folder: Path, missing: str) -> None:
     (config_folder / "phases" / "toy.yaml").write_text(f"extends: demo\n{missing}: null\n")
     with pytest.raises(OperatorError, match="toy checkpoint"):
-        load("--config", str(config_folder / "miner.yaml"), "--phase", "toy")
+        run_settings("--config", str(config_folder / "miner.yaml"), "--phase", "toy")
 
 
 def test_unknown_phase_lists_those_there_are() -> None:
     with pytest.raises(OperatorError, match=r"no phase 'phase9'.*baseline, demo, few-step, phase3, test3"):
-        load("--phase", "phase9")
+        run_settings("--phase", "phase9")
 
 
 def test_phase_beside_the_settings_file_comes_first(config_folder: Path) -> None:
     file = config_folder / "phases" / "phase3.yaml"
     file.write_text(file.read_text().replace("steps: 50", "steps: 7"))
-    settings = load("--config", str(config_folder / "miner.yaml"))
+    settings = run_settings("--config", str(config_folder / "miner.yaml"))
     assert settings.configured.settings.sparse_structure_sampler_params.steps == 7
 
 
 def test_settings_file_without_phases_falls_back_to_those_shipped(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("phase: phase3\nserving: {enabled: false}\n")
-    settings = load("--config", str(tmp_path / "mine.yaml"))
+    settings = run_settings("--config", str(tmp_path / "mine.yaml"))
     assert settings.configured.name == "phase3"
     assert not settings.miner.serving.enabled
 
@@ -73,7 +76,12 @@ def test_settings_file_without_phases_falls_back_to_those_shipped(tmp_path: Path
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("miner.yaml", "phase: phase3", "phase: phase3\nfaze: 1", "unknown key faze; allowed here: phase, device"),
+        (
+            "miner.yaml",
+            "phase: phase3",
+            "phase: phase3\nfaze: 1",
+            "unknown key faze; allowed here: phase, state_dir, ",
+        ),
         ("miner.yaml", "queue_size: 16", "queue: 16", r"unknown key serving.queue; allowed here: enabled, queue_size"),
         ("miner.yaml", "queue_size: 16", "queue_size: many", "serving.queue_size: .*integer"),
         ("miner.yaml", "precision: auto", "precision: float8", "precision: .*'float16'"),
@@ -101,21 +109,21 @@ def test_a_mistake_names_file_key_and_what_is_allowed(
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(OperatorError, match=message) as caught:
-        load("--config", str(config_folder / "miner.yaml"))
+        run_settings("--config", str(config_folder / "miner.yaml"))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_settings_file() -> None:
     with pytest.raises(OperatorError, match=r"nowhere.yaml does not exist"):
-        load("--config", "nowhere.yaml")
+        run_settings("--config", "nowhere.yaml")
 
 
 @pytest.mark.parametrize("content", ["", "- a\n- b\n", "just text"])
 def test_a_file_that_is_no_mapping(tmp_path: Path, content: str) -> None:
     (tmp_path / "m.yaml").write_text(content)
     with pytest.raises(OperatorError, match="must hold keys and values"):
-        load("--config", str(tmp_path / "m.yaml"))
+        run_settings("--config", str(tmp_path / "m.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -124,17 +132,108 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, content: str) -> None:
 )
 def test_impossible_ports(flag: str, port: str) -> None:
     with pytest.raises(OperatorError, match=rf"{flag} must be between"):
-        load(flag, port)
+        run_settings(flag, port)
 
 
 def test_the_monitors_port_can_be_given_or_taken_away() -> None:
-    assert (load().miner.monitor.enabled, load().miner.monitor.port) == (True, 10008)
-    assert load("--monitor.port", "9000").miner.monitor.port == 9000
-    assert not load("--monitor.port", "0").miner.monitor.enabled
+    assert (run_settings().miner.monitor.enabled, run_settings().miner.monitor.port) == (True, 10008)
+    assert run_settings("--monitor.port", "9000").miner.monitor.port == 9000
+    assert not run_settings("--monitor.port", "0").miner.monitor.enabled
 
 
 def test_the_blacklist_beside_the_settings_file_comes_first(config_folder: Path) -> None:
-    settings = load("--config", str(config_folder / "miner.yaml"))
-    assert settings.rules_file == config_folder / "blacklist.yaml"
-    settings.rules_file.unlink()
-    assert load("--config", str(config_folder / "miner.yaml")).rules_file != config_folder / "blacklist.yaml"
+    settings = run_settings("--config", str(config_folder / "miner.yaml"))
+    assert settings.files.blacklist == config_folder / "blacklist.yaml"
+    settings.files.blacklist.unlink()
+    assert settings.files.blacklist == shipped_config() / "blacklist.yaml"
+    assert run_settings("--config", str(config_folder / "miner.yaml")).rules == settings.rules
+
+
+def test_options_without_a_command_line_are_those_of_an_empty_one() -> None:
+    assert RunSettings.load(RunOptions()) == run_settings()
+
+
+def test_the_miners_settings_are_those_of_the_file_with_the_command_lines_changes() -> None:
+    settings = run_settings("--monitor.port", "9000")
+    assert settings.miner is settings.files.settings
+    unchanged = OperatorFiles.load().settings
+    assert settings.miner.model_copy(update={"monitor": unchanged.monitor}) == unchanged
+
+
+@pytest.mark.parametrize("content", ["min_stake: many\n", "deny_hotkeys: [{coldkey: a}]\n"])
+def test_a_broken_blacklist_is_found_at_the_start(tmp_path: Path, content: str) -> None:
+    (tmp_path / "miner.yaml").write_text("phase: phase3\n")
+    (tmp_path / "blacklist.yaml").write_text(content)
+    with pytest.raises(OperatorError, match=r"blacklist.yaml: "):
+        RunSettings.load(RunOptions(config=tmp_path / "miner.yaml"))
+
+
+def test_each_hotkey_and_subnet_has_its_own_cooldowns(tmp_path: Path) -> None:
+    settings = RunSettings.load(RunOptions(netuid=3, state_dir=tmp_path))
+    assert settings.cooldowns("5H") == tmp_path / "cooldowns-3-5H.json"
+
+
+# The files.
+
+
+def write_settings(folder: Path, content: str = "") -> Path:
+    path = folder / "miner.yaml"
+    path.write_text(f"phase: phase3\n{content}")
+    return path
+
+
+def test_the_shipped_settings_keep_everything_in_the_home_folder() -> None:
+    files = OperatorFiles.load()
+    assert files.config == shipped_config() / "miner.yaml"
+    assert files.state_dir == Path("~/.local/state/sn17-miner").expanduser()
+    assert files.ledger == files.state_dir / "ledger.sqlite"
+    assert files.blacklist == shipped_config() / "blacklist.yaml"
+
+
+def test_the_state_folder_of_the_settings_file(tmp_path: Path) -> None:
+    files = OperatorFiles.load(write_settings(tmp_path, "state_dir: ~/elsewhere\n"))
+    assert files.state_dir == Path("~/elsewhere").expanduser()
+    assert files.ledger == files.state_dir / "ledger.sqlite"
+
+
+def test_another_state_folder_takes_the_ledger_along(tmp_path: Path) -> None:
+    config = write_settings(tmp_path, "state_dir: /elsewhere\n")
+    files = OperatorFiles.load(config, tmp_path / "state")
+    assert (files.state_dir, files.ledger) == (tmp_path / "state", tmp_path / "state" / "ledger.sqlite")
+    assert run_settings("--config", str(config), "--state", str(tmp_path / "state")).files == files
+    assert OperatorFiles.load(config, Path("~/mine")).state_dir == Path("~/mine").expanduser()
+
+
+def test_a_ledger_with_a_path_of_its_own_stays_there(tmp_path: Path) -> None:
+    config = write_settings(tmp_path, "ledger: {path: ~/tasks.sqlite}\n")
+    assert OperatorFiles.load(config, tmp_path).ledger == Path("~/tasks.sqlite").expanduser()
+
+
+def test_the_state_of_a_chain_file_is_kept_beside_it(tmp_path: Path) -> None:
+    network = ("--subtensor.network", f"file:{tmp_path / 'chain.json'}")
+    assert run_settings(*network).files.state_dir == tmp_path
+    assert run_settings(*network, "--state", "/elsewhere").files.state_dir == Path("/elsewhere")
+
+
+def test_the_first_releases_key_for_the_state_folder_is_read_and_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = write_settings(tmp_path, "pulling: {enabled: false, state_folder: /old}\n")
+    settings = RunSettings.load(RunOptions(config=config))
+    assert settings.files.state_dir == Path("/old")
+    assert not settings.miner.pulling.enabled
+    (line,) = [line for line in caplog.messages if "state_folder" in line]
+    assert str(config) in line
+    assert "its new name is state_dir" in line
+
+
+def test_the_new_key_for_the_state_folder_wins(tmp_path: Path) -> None:
+    config = write_settings(tmp_path, "state_dir: /new\npulling: {state_folder: /old}\n")
+    assert OperatorFiles.load(config).state_dir == Path("/new")
+
+
+@pytest.mark.parametrize("pulling", ["3", "[state_folder]", "null", "{state_folder: 3}"])
+def test_nonsense_for_pulling_is_a_mistake_and_no_crash(tmp_path: Path, pulling: str) -> None:
+    config = write_settings(tmp_path, f"pulling: {pulling}\n")
+    with pytest.raises(OperatorError, match=r"miner.yaml: (pulling|state_dir)"):
+        OperatorFiles.load(config)

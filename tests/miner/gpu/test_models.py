@@ -1,4 +1,4 @@
-"""Networks into memory while others generate; what a device can do only once at a time waits its turn."""
+"""Models are loaded while others generate; the warm-up, which needs the device to itself, waits its turn."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from miner.config.phase import Phase, ScorerSettings, TextToImageSettings
 from miner.config.phase_files import NamedPhase
 from miner.config.settings import MinerSettings
 from miner.errors import OperatorError
-from miner.gpu import models as loading
+from miner.gpu import models
 from miner.gpu.scheduler import Scheduler
 from pipeline import BackgroundModelError, CheckpointError, OutOfMemory, QualityScorer, TextToImageError
-from tests.miner.gpu.test_scheduler import request_of
-from tests.support.factories import make_asset, make_splats
+from tests.support.factories import make_splats
 from tests.support.scorers import write_scorer
+from tests.support.waiting import TIMEOUT
 
-TIMEOUT = 20.0
 WARM = SimpleNamespace(warm_up=lambda: None)
 SETTINGS = MinerSettings(phase="demo", device="cpu")
 
@@ -53,16 +52,15 @@ async def test_the_warm_up_never_runs_beside_a_generation(
         loaded.set()
         return backend
 
-    def generate(_: object) -> object:
+    def generate(_: object) -> None:
         begun.set()
         assert release.wait(TIMEOUT)
         order.append("generated")
-        return make_asset(request_of(1), 4)
 
-    monkeypatch.setattr(loading, "load_backend", load_backend)
+    monkeypatch.setattr(models, "load_backend", load_backend)
     task = scheduler.submit(generate, 0.0)
     assert await asyncio.to_thread(begun.wait, TIMEOUT)
-    loads = asyncio.create_task(loading.load_and_warm_up(named, SETTINGS, scheduler))
+    loads = asyncio.create_task(models.load_and_warm_up(named, SETTINGS, scheduler))
     assert await asyncio.to_thread(loaded.wait, TIMEOUT)
     later = scheduler.submit(generate, 5.0, deadline=0.0)
     release.set()
@@ -79,7 +77,10 @@ async def test_the_warm_up_never_runs_beside_a_generation(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (CheckpointError("run download_weights.py x"), "phase demo cannot be loaded: run download_weights.py x"),
+        (
+            CheckpointError("run sn17-miner weights download x"),
+            "phase demo cannot be loaded: run sn17-miner weights download x",
+        ),
         (BackgroundModelError("u2net is missing"), "phase demo cannot be loaded: u2net is missing"),
         (TextToImageError("pip install it"), "phase demo cannot be loaded: pip install it"),
         (OutOfMemory("the GPU's memory does not suffice"), "memory does not suffice"),
@@ -101,9 +102,9 @@ async def test_what_is_missing_is_the_operators_to_mend(
         raise error
 
     backend = SimpleNamespace(warm_up=fail if where == "warm_up" else lambda: None)
-    monkeypatch.setattr(loading, "load_backend", fail if where == "load_backend" else lambda *_, **__: backend)
+    monkeypatch.setattr(models, "load_backend", fail if where == "load_backend" else lambda *_, **__: backend)
     with pytest.raises(OperatorError, match=message):
-        await loading.load_and_warm_up(named, SETTINGS, scheduler)
+        await models.load_and_warm_up(named, SETTINGS, scheduler)
     # Nothing of it keeps the scheduler from going on.
     assert scheduler.submit(lambda _: 3, 0.0).result(TIMEOUT) == 3
 
@@ -112,15 +113,15 @@ async def test_what_a_phase_needs_for_choosing_and_for_sentences_is_loaded_and_w
     scheduler: Scheduler, named: NamedPhase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: dict[str, object] = {}
-    monkeypatch.setattr(loading, "load_backend", lambda *_, **options: asked.update(options) or WARM)
+    monkeypatch.setattr(models, "load_backend", lambda *_, **options: asked.update(options) or WARM)
     warmed: list[object] = []
     monkeypatch.setattr(QualityScorer, "warm_up", lambda scorer: warmed.append(scorer))
-    plain = await loading.load_and_warm_up(named, SETTINGS, scheduler)
+    plain = await models.load_and_warm_up(named, SETTINGS, scheduler)
     assert (plain.scorer, asked["text_to_image"], warmed) == (None, None, [])
     scorer = ScorerSettings(weights=str(write_scorer(tmp_path)))
     changes = {"scorer": scorer, "text_to_image": TextToImageSettings(model="org/turbo")}
     more = NamedPhase("more", named.settings.model_copy(update=changes))
-    loaded = await loading.load_and_warm_up(more, SETTINGS, scheduler)
+    loaded = await models.load_and_warm_up(more, SETTINGS, scheduler)
     assert isinstance(loaded.scorer, QualityScorer)
     assert (asked["text_to_image"], warmed) == ("org/turbo", [loaded.scorer])
     assert 0 < loaded.scorer(make_splats(100)) < 1
@@ -129,15 +130,15 @@ async def test_what_a_phase_needs_for_choosing_and_for_sentences_is_loaded_and_w
 async def test_a_scorer_that_is_not_here_is_named_with_the_command(
     scheduler: Scheduler, named: NamedPhase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(loading, "load_backend", lambda *_, **__: WARM)
+    monkeypatch.setattr(models, "load_backend", lambda *_, **__: WARM)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     settings = named.settings.model_copy(update={"scorer": ScorerSettings()})
     with pytest.raises(
         OperatorError, match=r"phase demo cannot be loaded: .*sn17-miner weights download 404-Gen/validation@948"
     ):
-        await loading.load_and_warm_up(NamedPhase("demo", settings), SETTINGS, scheduler)
+        await models.load_and_warm_up(NamedPhase("demo", settings), SETTINGS, scheduler)
 
 
 async def test_an_unknown_device_is_the_operators_mistake(scheduler: Scheduler, named: NamedPhase) -> None:
     with pytest.raises(OperatorError, match="unknown device 'cpuu'"):
-        await loading.load_and_warm_up(named, MinerSettings(phase="demo", device="cpuu"), scheduler)
+        await models.load_and_warm_up(named, MinerSettings(phase="demo", device="cpuu"), scheduler)

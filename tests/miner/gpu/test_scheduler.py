@@ -7,94 +7,85 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 
 import pytest
-from PIL import Image
 
-from miner.gpu.scheduler import Scheduler, Urgency, Work, most_urgent
-from pipeline import Asset, Cancelled, EmptyStructure, ImagePrompt, OnStep, Request, SamplerParams
-from tests.support.factories import make_asset
-
-WAIT = 10.0
+from miner.gpu.scheduler import Job, Scheduler, Urgency, most_urgent
+from pipeline import Asset, Cancelled, EmptyStructure, OnStep
+from tests.support.factories import make_splats
+from tests.support.waiting import TIMEOUT
 
 
-def request_of(seed: int) -> Request:
-    params = SamplerParams(steps=1, cfg_strength=0.0)
-    return Request(ImagePrompt(Image.new("RGB", (2, 2)), "digest"), seed, params, params)
-
-
-class AuthMiddleware:
-    """A generator that holds each job until it is let through."""
+class HeldJobs:
+    """Jobs that last until `release` is set."""
 
     def __init__(self) -> None:
         self.order: list[int] = []
         self.started = threading.Event()
-        self.open = threading.Event()
+        self.release = threading.Event()
 
-    def job(self, seed: int) -> Work:
-        return lambda on_step: self.run(request_of(seed), on_step)
+    def job(self, seed: int) -> Job[Asset]:
+        return lambda on_step: self.run(seed, on_step)
 
-    def run(self, request: Request, on_step: OnStep) -> Asset:
-        self.order.append(request.seed)
+    def run(self, seed: int, on_step: OnStep) -> Asset:
+        self.order.append(seed)
         self.started.set()
-        while not self.open.wait(0.01):
+        while not self.release.wait(0.01):
             on_step("structure", 1, 2)
-        if request.seed < 0:
+        if seed < 0:
             raise EmptyStructure("nothing")
-        return make_asset(request, 4)
+        return Asset(make_splats(4), seed, 1, {})
 
 
 @pytest.fixture
-def gate() -> AuthMiddleware:
-    return AuthMiddleware()
+def jobs() -> HeldJobs:
+    return HeldJobs()
 
 
 @pytest.fixture
-def scheduler(gate: AuthMiddleware) -> Iterator[Scheduler]:
+def scheduler(jobs: HeldJobs) -> Iterator[Scheduler]:
     scheduler = Scheduler()
-    scheduler.start()
     yield scheduler
-    assert scheduler.stop(WAIT)
+    assert scheduler.stop(TIMEOUT)
 
 
-def test_higher_priority_first_then_first_come_first_served(scheduler: Scheduler, gate: AuthMiddleware) -> None:
-    first = scheduler.submit(gate.job(1), 0.0)
-    assert gate.started.wait(WAIT)
-    others = [scheduler.submit(gate.job(seed), priority) for seed, priority in ((2, 5), (3, 9), (4, 5))]
+def test_higher_priority_first_then_first_come_first_served(scheduler: Scheduler, jobs: HeldJobs) -> None:
+    first = scheduler.submit(jobs.job(1), 0.0)
+    assert jobs.started.wait(TIMEOUT)
+    others = [scheduler.submit(jobs.job(seed), priority) for seed, priority in ((2, 5), (3, 9), (4, 5))]
     assert scheduler.waiting == 3
-    gate.open.set()
-    assert [future.result(WAIT).seed for future in (first, *others)] == [1, 2, 3, 4]
-    assert gate.order == [1, 3, 2, 4]
+    jobs.release.set()
+    assert [future.result(TIMEOUT).seed for future in (first, *others)] == [1, 2, 3, 4]
+    assert jobs.order == [1, 3, 2, 4]
 
 
-def test_a_failing_job_fails_alone(scheduler: Scheduler, gate: AuthMiddleware) -> None:
-    gate.open.set()
+def test_a_failing_job_fails_alone(scheduler: Scheduler, jobs: HeldJobs) -> None:
+    jobs.release.set()
     with pytest.raises(EmptyStructure):
-        scheduler.submit(gate.job(-1), 0.0).result(WAIT)
-    assert scheduler.submit(gate.job(5), 0.0).result(WAIT).seed == 5
+        scheduler.submit(jobs.job(-1), 0.0).result(TIMEOUT)
+    assert scheduler.submit(jobs.job(5), 0.0).result(TIMEOUT).seed == 5
 
 
-def test_a_cancelled_job_is_never_begun(scheduler: Scheduler, gate: AuthMiddleware) -> None:
-    first = scheduler.submit(gate.job(1), 0.0)
-    assert gate.started.wait(WAIT)
-    second, third = scheduler.submit(gate.job(2), 0.0), scheduler.submit(gate.job(3), 0.0)
+def test_a_cancelled_job_is_never_begun(scheduler: Scheduler, jobs: HeldJobs) -> None:
+    first = scheduler.submit(jobs.job(1), 0.0)
+    assert jobs.started.wait(TIMEOUT)
+    second, third = scheduler.submit(jobs.job(2), 0.0), scheduler.submit(jobs.job(3), 0.0)
     assert second.cancel()
     assert scheduler.waiting == 1
-    gate.open.set()
-    assert (first.result(WAIT).seed, third.result(WAIT).seed) == (1, 3)
-    assert gate.order == [1, 3]
+    jobs.release.set()
+    assert (first.result(TIMEOUT).seed, third.result(TIMEOUT).seed) == (1, 3)
+    assert jobs.order == [1, 3]
     with pytest.raises(CancelledError):
-        second.result(WAIT)
+        second.result(TIMEOUT)
 
 
-def test_stop_ends_what_runs_and_fails_what_waits(gate: AuthMiddleware) -> None:
+def test_stop_ends_what_runs_and_fails_what_waits(jobs: HeldJobs) -> None:
     scheduler = Scheduler()
-    scheduler.start()
-    running, waiting = scheduler.submit(gate.job(1), 0.0), scheduler.submit(gate.job(2), 0.0)
-    assert gate.started.wait(WAIT)
-    assert scheduler.stop(WAIT)
-    for future in (running, waiting, scheduler.submit(gate.job(3), 0.0)):
+    running, waiting = scheduler.submit(jobs.job(1), 0.0), scheduler.submit(jobs.job(2), 0.0)
+    assert jobs.started.wait(TIMEOUT)
+    assert scheduler.stop(TIMEOUT)
+    for future in (running, waiting, scheduler.submit(jobs.job(3), 0.0)):
         with pytest.raises(Cancelled):
-            future.result(WAIT)
-    assert gate.order == [1]
+            future.result(TIMEOUT)
+    assert jobs.order == [1]
 
 
 @pytest.mark.parametrize(
@@ -133,9 +124,9 @@ def test_deadlines_that_can_be_kept_are_kept() -> None:
     assert missed == 0
 
 
-def test_a_job_that_is_late_runs_all_the_same(scheduler: Scheduler, gate: AuthMiddleware) -> None:
-    gate.open.set()
-    assert scheduler.submit(gate.job(3), 0.0, deadline=-1e9).result(WAIT).seed == 3
+def test_a_job_that_is_late_runs_all_the_same(scheduler: Scheduler, jobs: HeldJobs) -> None:
+    jobs.release.set()
+    assert scheduler.submit(jobs.job(3), 0.0, deadline=-1e9).result(TIMEOUT).seed == 3
 
 
 def broken_device(on_step: OnStep) -> Asset:
@@ -147,46 +138,47 @@ def killed_thread(on_step: OnStep) -> Asset:
 
 
 @pytest.mark.parametrize(("generate", "error"), [(broken_device, RuntimeError), (killed_thread, SystemExit)])
-def test_what_ends_the_generator_is_told_and_nothing_waits_for_ever(generate: Work, error: type[BaseException]) -> None:
+def test_what_ends_the_generator_is_told_and_nothing_waits_for_ever(
+    generate: Job[Asset], error: type[BaseException]
+) -> None:
     begin = threading.Event()
 
     def work(on_step: OnStep) -> Asset:
-        begin.wait(WAIT)
+        begin.wait(TIMEOUT)
         return generate(on_step)
 
     scheduler = Scheduler()
-    scheduler.start()
     first, second = scheduler.submit(work, 0.0), scheduler.submit(work, 0.0)
     begin.set()
     with pytest.raises(RuntimeError):
-        first.result(WAIT)
-    assert isinstance(scheduler.failure.result(WAIT), error)
+        first.result(TIMEOUT)
+    assert isinstance(scheduler.failure.result(TIMEOUT), error)
     for future in (second, scheduler.submit(work, 0.0)):
         with pytest.raises(Cancelled):
-            future.result(WAIT)
-    assert scheduler.stop(WAIT)
+            future.result(TIMEOUT)
+    assert scheduler.stop(TIMEOUT)
 
 
-def test_how_long_the_present_job_has_run_is_known(scheduler: Scheduler, gate: AuthMiddleware) -> None:
+def test_how_long_the_present_job_has_run_is_known(scheduler: Scheduler, jobs: HeldJobs) -> None:
     assert scheduler.running_for == 0.0
-    future = scheduler.submit(gate.job(1), 0.0)
-    assert gate.started.wait(WAIT)
+    future = scheduler.submit(jobs.job(1), 0.0)
+    assert jobs.started.wait(TIMEOUT)
     assert scheduler.running_for > 0.0
-    gate.open.set()
-    future.result(WAIT)
+    jobs.release.set()
+    future.result(TIMEOUT)
 
 
-def test_a_job_that_is_done_keeps_nothing_alive(scheduler: Scheduler, gate: AuthMiddleware) -> None:
+def test_a_job_that_is_done_keeps_nothing_alive(scheduler: Scheduler, jobs: HeldJobs) -> None:
     """Networks, say, that no other needs: the thread would hold them until the next job comes."""
-    gate.open.set()
+    jobs.release.set()
 
     class Networks:
         def generate(self, on_step: OnStep) -> Asset:
-            return gate.run(request_of(1), on_step)
+            return jobs.run(1, on_step)
 
     networks, gone = Networks(), threading.Event()
     weakref.finalize(networks, gone.set)
     future = scheduler.submit(networks.generate, 0.0)
     del networks
-    assert future.result(WAIT).seed == 1
-    assert gone.wait(WAIT)
+    assert future.result(TIMEOUT).seed == 1
+    assert gone.wait(TIMEOUT)

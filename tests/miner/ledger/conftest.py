@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from miner.ledger.events import PhaseAssignment, ResultGenerated, TaskStarted
+from miner.ledger.events import ArmAssignment, PhaseAssignment, ResultGenerated, TaskStarted
 from miner.ledger.reader import LedgerReader, TaskRow
 from miner.ledger.writer import LedgerWriter
 
@@ -24,8 +24,8 @@ def ledger(path: Path) -> Iterator[LedgerWriter]:
     ledger.close(10)
 
 
-class Heard(logging.Handler):
-    """Waits for a line of the ledger's log."""
+class LogWatcher(logging.Handler):
+    """Waits for a line of the writer's log that contains some words."""
 
     def __init__(self, words: str) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Heard(logging.Handler):
         assert self._seen.wait(20), f"nothing was logged about {self._words!r}"
         return self.lines[0]
 
-    def __enter__(self) -> Heard:
+    def __enter__(self) -> LogWatcher:
         logging.getLogger("miner.ledger.writer").addHandler(self)
         return self
 
@@ -50,7 +50,14 @@ class Heard(logging.Handler):
         logging.getLogger("miner.ledger.writer").removeHandler(self)
 
 
-def assigned(ledger: LedgerWriter, task_id: str = "t1", at: float = 1000.0, **changes: object) -> TaskStarted:
+def task_started(
+    ledger: LedgerWriter,
+    task_id: str = "t1",
+    at: float = 1000.0,
+    phase: str = "phase3",
+    arm: ArmAssignment | None = None,
+    **changes: object,
+) -> TaskStarted:
     values: dict[str, object] = {
         "key": ledger.new_key(),
         "at": at,
@@ -59,16 +66,16 @@ def assigned(ledger: LedgerWriter, task_id: str = "t1", at: float = 1000.0, **ch
         "uid": 27,
         "task_id": task_id,
         "task_type": "image",
-        "assignment": PhaseAssignment("phase3", "abc123", None),
+        "assignment": PhaseAssignment(phase, "abc123", arm),
         "code_version": "0.1.0",
     }
     return TaskStarted(**(values | changes))  # type: ignore[arg-type]
 
 
-def generated(key: int, stats: dict[str, float]) -> ResultGenerated:
-    return ResultGenerated(key, 1004.0, 7, (6, 7), {"structure": 1.5, "latents": 2.0}, stats, 0.64, 4_812_331)
+def result_generated(key: int, statistics: dict[str, float]) -> ResultGenerated:
+    return ResultGenerated(key, 1004.0, 7, (6, 7), {"structure": 1.5, "latents": 2.0}, statistics, 0.64, 4_812_331)
 
 
-def rows(path: Path) -> list[TaskRow]:
+def read_tasks(path: Path) -> list[TaskRow]:
     with LedgerReader(path) as reader:
         return reader.tasks()

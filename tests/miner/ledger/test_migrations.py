@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from miner.errors import OperatorError
-from miner.ledger.events import ArmAssignment
-from miner.ledger.reader import LedgerReader
+from miner.ledger.events import ArmAssignment, PhaseAssignment, SubmissionAnswered
+from miner.ledger.outcomes import Outcome
+from miner.ledger.reader import LedgerReader, query_ledger, read_open_tasks
+from miner.ledger.recorder import TaskRecorder
 from miner.ledger.schema import MIGRATIONS, VERSION
 from miner.ledger.writer import LedgerWriter
-from tests.miner.ledger.conftest import Heard, assigned, generated, rows
+from tests.miner.ledger.conftest import LogWatcher, read_tasks, result_generated, task_started
 
 # As the first version made it: what an operator's file may be like.
 VERSION_1 = """
@@ -50,6 +53,21 @@ def version_1(path: Path) -> None:
         database.executescript(VERSION_1)
 
 
+def migrate_to(path: Path, version: int) -> None:
+    """Make a file of the first version one of a later release."""
+    with closing(sqlite3.connect(path)) as database:
+        for statements in MIGRATIONS[1:version]:
+            for statement in statements:
+                database.execute(statement)
+        database.execute(f"PRAGMA user_version = {version}")
+        database.commit()
+
+
+def raw(path: Path, query: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute(query).fetchall()
+
+
 def schema(path: Path) -> list[tuple[str, ...]]:
     with closing(sqlite3.connect(path)) as database:
         columns = [
@@ -70,8 +88,7 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path, tmp_path:
         (phase,) = reader.phases()
     assert (before.task_id, before.gaussians, before.score, before.experiment) == ("old", 371424, 0.71, None)
     ledger = LedgerWriter(path)
-    ledger.start()
-    ledger.record(assigned(ledger, "new", draw=ArmAssignment("e", "phase3", 0)))
+    ledger.record(task_started(ledger, "new", arm=ArmAssignment("e", "phase3", 0)))
     assert ledger.close(10)
     with LedgerReader(path) as reader:
         assert reader.tasks()[0] == before
@@ -80,39 +97,116 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path, tmp_path:
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)
     fresh = LedgerWriter(tmp_path / "fresh.sqlite")
-    fresh.start()
-    fresh.record(assigned(fresh))
+    fresh.record(task_started(fresh))
     assert fresh.close(10)
     assert schema(path) == schema(fresh.path)
 
 
 def test_a_file_from_before_candidates_were_kept_is_brought_up_to_date(path: Path, tmp_path: Path) -> None:
     version_1(path)
-    with closing(sqlite3.connect(path)) as database:
-        for statement in MIGRATIONS[1]:
-            database.execute(statement)
-        database.execute("PRAGMA user_version = 2")
-        database.commit()
-    (before,) = rows(path)
+    migrate_to(path, 2)
+    (before,) = read_tasks(path)
     assert (before.task_id, before.candidates, before.all_candidates) == ("old", None, [])
     ledger = LedgerWriter(path)
-    ledger.start()
-    task = assigned(ledger, "new")
+    task = task_started(ledger, "new")
     ledger.record(task)
-    candidate = {"seed": 7, "seconds": 1.5, "quality": 0.64, "problem": ""}
-    ledger.record(replace(generated(task.key, {}), candidates=(candidate, candidate | {"quality": None})))
+    candidate: dict[str, str | int | float | None] = {"seed": 7, "seconds": 1.5, "quality": 0.64, "problem": ""}
+    ledger.record(replace(result_generated(task.key, {}), candidates=(candidate, candidate | {"quality": None})))
     assert ledger.close(10)
-    first, second = rows(path)
+    first, second = read_tasks(path)
     assert first == before
     assert second.all_candidates == [candidate, candidate | {"quality": None}]
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)
         assert database.execute("SELECT accepted FROM validator_outcomes").fetchone() == (1,)
     fresh = LedgerWriter(tmp_path / "fresh.sqlite")
-    fresh.start()
-    fresh.record(assigned(fresh))
+    fresh.record(task_started(fresh))
     assert fresh.close(10)
     assert schema(path) == schema(fresh.path)
+
+
+# As releases before version 4 wrote them.
+OLD_OUTCOMES = {
+    "accepted": Outcome.ACCEPTED,
+    "rejected": Outcome.REJECTED,
+    "skipped": Outcome.SKIPPED,
+    "not validated": Outcome.NOT_VALIDATED,
+    "closed without a score": Outcome.CLOSED_WITHOUT_SCORE,
+    "still open": Outcome.STILL_OPEN,
+    "not held": Outcome.NOT_HELD,
+    "unknown": Outcome.UNKNOWN,
+}
+
+
+@pytest.fixture(params=[1, 2, 3])
+def old_version(request: pytest.FixtureRequest, path: Path) -> int:
+    """The version of the file at `path`, which has one task of each outcome, and one without."""
+    version_1(path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DELETE FROM tasks")
+        for key, outcome in enumerate([*OLD_OUTCOMES, None], 1):
+            database.execute(
+                "INSERT INTO tasks (key, assigned_at, transport, validator, task_id, task_type, phase, config_hash, "
+                "code_version, outcome, score) VALUES (?, ?, 'pull', '5V', ?, 'image', 'p', 'h', '0', ?, ?)",
+                (key, float(key), f"t{key}", outcome, 0.7 if outcome == "accepted" else None),
+            )
+        database.commit()
+    migrate_to(path, int(request.param))
+    return int(request.param)
+
+
+def test_outcomes_with_spaces_are_read_as_they_are_now_and_left_in_the_file(path: Path, old_version: int) -> None:
+    before = path.read_bytes()
+    with LedgerReader(path) as reader:
+        assert [row.outcome for row in reader.tasks()] == [*OLD_OUTCOMES.values(), None]
+        assert [row.outcome for row in reader.open_tasks(0.0)] == [Outcome.STILL_OPEN, Outcome.UNKNOWN, None]
+        assert {row.outcome for row in reader.tasks(without=("outcome",))} == {None}
+    assert path.read_bytes() == before
+    assert raw(path, "PRAGMA user_version") == [(old_version,)]
+
+
+def test_outcomes_with_spaces_are_migrated_and_counted_as_before(path: Path, old_version: int) -> None:
+    with LedgerReader(path) as reader:
+        before, open_before = reader.tasks(), reader.open_tasks(0.0)
+    ledger = LedgerWriter(path)
+    for key in (6, 5):
+        # Still open and may be closed; closed and stays so.
+        ledger.record(SubmissionAnswered(key, 50.0, Outcome.REJECTED))
+    assert ledger.close(10)
+    with LedgerReader(path) as reader:
+        after, open_after = reader.tasks(), reader.open_tasks(0.0)
+    assert [row.outcome for row in after] == [Outcome.REJECTED if row.key == 6 else row.outcome for row in before]
+    assert [row for row in after if row.key != 6] == [row for row in before if row.key != 6]
+    assert open_after == [row for row in open_before if row.key != 6]
+    assert raw(path, "SELECT outcome FROM tasks WHERE outcome LIKE '% %'") == []
+    assert raw(path, "SELECT * FROM validator_outcomes") == [("5V", 1, 2)]
+    assert raw(path, "PRAGMA user_version") == [(VERSION,)]
+
+
+def test_tasks_of_an_old_file_are_taken_up_after_the_restart_with_a_new_release(path: Path, old_version: int) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE tasks SET assigned_at = ?", (time.time(),))
+        database.commit()
+    open_tasks = read_open_tasks(path)
+    assert [row.task_id for row in open_tasks] == ["t6", "t8", "t9"]
+    ledger = LedgerWriter(path)
+    record = TaskRecorder(ledger, "1.0", open_tasks=open_tasks).open("pull", "5V", "t6", "image")
+    assert (record.key, record.assignment) == (6, PhaseAssignment("p", "h", None))
+    record.start(PhaseAssignment("p", "h", None))
+    record.answered(Outcome.ACCEPTED, 0.8, 1300.0)
+    assert ledger.close(10)
+    rows = read_tasks(path)
+    assert len(rows) == 9
+    assert (rows[5].outcome, rows[5].score) == (Outcome.ACCEPTED, 0.8)
+
+
+def test_a_ledger_that_cannot_be_read_is_no_obstacle(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert query_ledger(path, lambda reader: reader.tasks(), None) is None
+    assert caplog.text == ""
+    path.parent.mkdir()
+    path.write_bytes(b"this was a database once. " * 500)
+    assert read_open_tasks(path) == []
+    assert "not a database" in caplog.text
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
@@ -120,15 +214,14 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
     with closing(sqlite3.connect(path)) as database:
         database.execute("CREATE VIEW validator_outcomes AS SELECT 1")
     ledger = LedgerWriter(path)
-    ledger.start()
-    with Heard("cannot be written") as heard:
-        ledger.record(assigned(ledger))
-        assert "validator_outcomes already exists" in heard.wait()
+    with LogWatcher("cannot be written") as failures:
+        ledger.record(task_started(ledger))
+        assert "validator_outcomes already exists" in failures.wait()
     assert not ledger.close(0.1)
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (1,)
         assert database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'experiments'").fetchone() == (0,)
-    assert [row.task_id for row in rows(path)] == ["old"]
+    assert [row.task_id for row in read_tasks(path)] == ["old"]
 
 
 def test_a_file_of_a_later_version_is_neither_written_nor_guessed_at(path: Path) -> None:
@@ -136,12 +229,11 @@ def test_a_file_of_a_later_version_is_neither_written_nor_guessed_at(path: Path)
     with closing(sqlite3.connect(path)) as database:
         database.execute(f"PRAGMA user_version = {VERSION + 1}")
     ledger = LedgerWriter(path)
-    ledger.start()
-    with Heard("cannot be written") as heard:
-        ledger.record(assigned(ledger))
-        assert f"it has version {VERSION + 1}" in heard.wait()
+    with LogWatcher("cannot be written") as failures:
+        ledger.record(task_started(ledger))
+        assert f"it has version {VERSION + 1}" in failures.wait()
     assert not ledger.close(0.1)
-    with pytest.raises(OperatorError, match="update it"):
+    with pytest.raises(OperatorError, match="update the miner"):
         LedgerReader(path)
 
 
@@ -155,7 +247,7 @@ def test_reading_needs_a_ledger_and_never_makes_one(tmp_path: Path) -> None:
 
 
 def test_reading_cannot_write(ledger: LedgerWriter, path: Path) -> None:
-    ledger.record(assigned(ledger))
+    ledger.record(task_started(ledger))
     assert ledger.flush(10)
     with LedgerReader(path) as reader, pytest.raises(sqlite3.OperationalError, match="readonly"):
         reader._database.execute("DELETE FROM tasks")

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from miner.cli.blacklist import ValidatorOutcomes, read_outcomes
 from miner.ledger.events import (
     ArmAssignment,
     ExperimentEnded,
@@ -26,32 +25,33 @@ from miner.ledger.events import (
 )
 from miner.ledger.outcomes import Outcome
 from miner.ledger.reader import ExperimentRow, LedgerReader, PhaseRow
-from miner.ledger.schema import CLOSED, OUTCOMES, SPLAT_COLUMNS
+from miner.ledger.schema import SPLAT_COLUMNS, splat_columns
 from miner.ledger.writer import LedgerWriter
 from pipeline.splats.splats import Splats
 from pipeline.splats.statistics import Statistics, compute_statistics
-from tests.miner.ledger.conftest import assigned, generated, rows
+from tests.miner.ledger.conftest import read_tasks, result_generated, task_started
 from tests.support.paths import ROOT
 
 
 def test_a_task_from_assignment_to_feedback(ledger: LedgerWriter, path: Path) -> None:
     stats = {name: float(number) for number, name in enumerate(SPLAT_COLUMNS, 1)}
-    task = assigned(ledger, draw=ArmAssignment("e1", "phase3", 4))
+    task = task_started(ledger, arm=ArmAssignment("e1", "phase3", 4))
     ledger.record(task)
     assert ledger.flush(10)
-    (row,) = rows(path)
+    (row,) = read_tasks(path)
     assert (row.experiment, row.arm, row.turn) == ("e1", "phase3", 4)
     assert (row.outcome, row.seed, row.answered_at, row.submissions, row.all_seeds, row.seconds) == (
         *(None, None, None, 0),
         *((), {}),
     )
-    ledger.record(generated(task.key, stats))
-    ledger.record(SubmissionAnswered(task.key, 1010.0, "accepted", score=0.71, cooldown_until=1300))
+    ledger.record(result_generated(task.key, stats))
+    ledger.record(SubmissionAnswered(task.key, 1010.0, Outcome.ACCEPTED, score=0.71, cooldown_until=1300))
     assert ledger.flush(10)
-    (row,) = rows(path)
+    (row,) = read_tasks(path)
     for field in fields(TaskStarted):
-        if field.name not in ("at", "draw"):
+        if field.name not in ("at", "assignment"):
             assert getattr(row, field.name) == getattr(task, field.name)
+    assert (row.phase, row.config_hash) == (task.assignment.phase, task.assignment.config_hash)
     assert {name: getattr(row, name) for name in SPLAT_COLUMNS} == stats
     assert (row.assigned_at, row.generated_at, row.answered_at) == (1000, 1004, 1010)
     assert (row.seed, row.all_seeds, row.seconds) == (7, (6, 7), {"structure": 1.5, "latents": 2.0})
@@ -62,42 +62,47 @@ def test_a_task_from_assignment_to_feedback(ledger: LedgerWriter, path: Path) ->
     assert ledger.status.written == 3
 
 
-def test_outcomes_are_those_of_answers() -> None:
-    assert {outcome.value for outcome in Outcome} == set(OUTCOMES)
-    assert {outcome.value for outcome in Outcome if outcome.closes} == set(CLOSED)
-    with pytest.raises(ValueError, match="none of the outcomes accepted, rejected"):
-        SubmissionAnswered(1, 0.0, "perhaps")
+def test_outcomes_are_in_snake_case_and_never_renamed() -> None:
+    """Ledgers, reports and metrics of operators hold them."""
+    assert [str(outcome) for outcome in Outcome] == [
+        *("accepted", "rejected", "skipped", "not_validated", "closed_without_a_score"),
+        *("still_open", "not_held", "unknown"),
+    ]
+    assert [outcome for outcome in Outcome if outcome.closes] == list(Outcome)[:5]
 
 
-@pytest.mark.parametrize("outcome", OUTCOMES)
-def test_only_an_accepted_result_has_a_score(ledger: LedgerWriter, path: Path, outcome: str) -> None:
+@pytest.mark.parametrize("outcome", Outcome)
+def test_only_an_accepted_result_has_a_score(ledger: LedgerWriter, path: Path, outcome: Outcome) -> None:
     for task_id, score in (("zero", 0.0), ("some", 0.66), ("none", None)):
-        task = assigned(ledger, task_id)
+        task = task_started(ledger, task_id)
         ledger.record(task)
         ledger.record(SubmissionAnswered(task.key, 1010.0, outcome, score=score, cooldown_until=0))
     assert ledger.flush(10)
-    assert [row.score for row in rows(path)] == [None, 0.66 if outcome == "accepted" else None, None]
-    assert {(row.outcome, row.cooldown_until) for row in rows(path)} == {(outcome, None)}
+    assert [row.score for row in read_tasks(path)] == [None, 0.66 if outcome is Outcome.ACCEPTED else None, None]
+    assert {(row.outcome, row.cooldown_until) for row in read_tasks(path)} == {(outcome, None)}
 
 
 def test_the_first_verdict_stays_and_open_answers_wait_for_it(ledger: LedgerWriter, path: Path) -> None:
-    task = assigned(ledger)
+    task = task_started(ledger)
     ledger.record(task)
-    for outcome, score in (("unknown", None), ("still_open", 0.0), ("accepted", 0.7), ("not_held", None)):
+    for outcome, score in (
+        *((Outcome.UNKNOWN, None), (Outcome.STILL_OPEN, 0.0)),
+        *((Outcome.ACCEPTED, 0.7), (Outcome.NOT_HELD, None)),
+    ):
         ledger.record(SubmissionAnswered(task.key, 1010.0, outcome, score=score))
-    ledger.record(SubmissionAnswered(task.key, 2000.0, "rejected", score=0.0))
+    ledger.record(SubmissionAnswered(task.key, 2000.0, Outcome.REJECTED, score=0.0))
     assert ledger.flush(10)
-    (row,) = rows(path)
+    (row,) = read_tasks(path)
     assert (row.outcome, row.score, row.answered_at, row.submissions) == ("accepted", 0.7, 1010.0, 3)
 
 
 def test_a_failed_generation(ledger: LedgerWriter, path: Path) -> None:
-    task = assigned(ledger)
+    task = task_started(ledger)
     ledger.record(task)
     ledger.record(GenerationFailed(task.key, 1002.0, "InvalidResult: 12 gaussians " + "x" * 1000))
-    ledger.record(SubmissionAnswered(task.key, 1003.0, "skipped", score=0.0))
+    ledger.record(SubmissionAnswered(task.key, 1003.0, Outcome.SKIPPED, score=0.0))
     assert ledger.flush(10)
-    (row,) = rows(path)
+    (row,) = read_tasks(path)
     assert (row.generated_at, row.seed, row.outcome, row.score) == (1002.0, None, "skipped", None)
     assert row.error is not None
     assert row.error.startswith("InvalidResult: 12 gaussians xxx")
@@ -120,11 +125,11 @@ def _cloud() -> Splats:
 
 
 def test_figures_that_are_no_numbers_are_unknown(ledger: LedgerWriter, path: Path) -> None:
-    task = assigned(ledger)
+    task = task_started(ledger)
     ledger.record(task)
-    ledger.record(generated(task.key, {"gaussians": 0, "volume": float("nan"), "unheard_of": 3.0}))
+    ledger.record(result_generated(task.key, {"gaussians": 0, "volume": float("nan"), "unheard_of": 3.0}))
     assert ledger.flush(10)
-    (row,) = rows(path)
+    (row,) = read_tasks(path)
     assert (row.gaussians, row.volume, row.density_max) == (0, None, None)
 
 
@@ -134,8 +139,8 @@ def test_phases_and_experiments(ledger: LedgerWriter, path: Path) -> None:
     ledger.record(PhaseChanged(30.0, "baseline", "rollback", "h1", "note: é\n"))
     ledger.record(ExperimentStarted("e1", 40.0, 123, {"phase3": 50, "baseline": 50}))
     for turn, kind in ((0, "image"), (1, "image"), (0, "text"), (2, "image")):
-        ledger.record(assigned(ledger, str(turn), task_type=kind, draw=ArmAssignment("e1", "phase3", turn)))
-    ledger.record(assigned(ledger, "other"))
+        ledger.record(task_started(ledger, str(turn), task_type=kind, arm=ArmAssignment("e1", "phase3", turn)))
+    ledger.record(task_started(ledger, "other"))
     ledger.record(ExperimentEnded("e1", 90.0, "phase3 won"))
     assert ledger.flush(10)
     with LedgerReader(path) as reader:
@@ -155,12 +160,12 @@ def test_phases_and_experiments(ledger: LedgerWriter, path: Path) -> None:
 
 
 def test_selections(ledger: LedgerWriter, path: Path) -> None:
-    for number, outcome in enumerate(["accepted", "unknown", None, "skipped"]):
-        task = assigned(ledger, str(number), at=1000.0 + number)
+    for number, outcome in enumerate([Outcome.ACCEPTED, Outcome.UNKNOWN, None, Outcome.SKIPPED]):
+        task = task_started(ledger, str(number), at=1000.0 + number)
         ledger.record(task)
         if outcome:
             ledger.record(SubmissionAnswered(task.key, 1010.0, outcome, score=0.7))
-    ledger.record(assigned(ledger, "pushed", at=1004.0, transport="push"))
+    ledger.record(task_started(ledger, "pushed", at=1004.0, transport="push"))
     assert ledger.flush(10)
     with LedgerReader(path) as reader:
         assert [row.task_id for row in reader.tasks(since=1002.0)] == ["2", "3", "pushed"]
@@ -168,18 +173,21 @@ def test_selections(ledger: LedgerWriter, path: Path) -> None:
         assert [row.task_id for row in reader.open_tasks(since=1001.5)] == ["2"]
 
 
-def test_outcomes_for_the_blacklist(ledger: LedgerWriter, path: Path) -> None:
+def test_outcomes_of_each_validator(ledger: LedgerWriter, path: Path) -> None:
+    """The view that `sn17-miner blacklist` reads."""
     for number, outcome in enumerate(["accepted", "rejected", "rejected", "skipped", "unknown"]):
-        task = assigned(ledger, str(number), validator="5V" if number else "5W")
+        task = task_started(ledger, str(number), validator="5V" if number else "5W")
         ledger.record(task)
-        ledger.record(SubmissionAnswered(task.key, 1010.0, outcome, score=0.7))
+        ledger.record(SubmissionAnswered(task.key, 1010.0, Outcome(outcome), score=0.7))
     assert ledger.flush(10)
-    assert read_outcomes(path) == [ValidatorOutcomes("5V", 0, 2), ValidatorOutcomes("5W", 1, 0)]
+    with closing(sqlite3.connect(path)) as database:
+        rows = database.execute("SELECT hotkey, accepted, rejected FROM validator_outcomes ORDER BY hotkey").fetchall()
+    assert rows == [("5V", 0, 2), ("5W", 1, 0)]
 
 
 def test_old_tasks_are_forgotten_and_the_file_shrinks(ledger: LedgerWriter, path: Path) -> None:
     for number in range(300):
-        ledger.record(assigned(ledger, str(number), at=float(number), code_version="x" * 1000))
+        ledger.record(task_started(ledger, str(number), at=float(number), code_version="x" * 1000))
     assert ledger.flush(30)
 
     def pages() -> int:
@@ -189,7 +197,7 @@ def test_old_tasks_are_forgotten_and_the_file_shrinks(ledger: LedgerWriter, path
     before = pages()
     ledger.record(TasksDeleted(before=290.0))
     assert ledger.flush(10)
-    assert [row.task_id for row in rows(path)] == [str(number) for number in range(290, 300)]
+    assert [row.task_id for row in read_tasks(path)] == [str(number) for number in range(290, 300)]
     assert pages() < before / 4
 
 
@@ -200,14 +208,15 @@ def test_keys_are_distinct_and_in_order(ledger: LedgerWriter) -> None:
 
 
 def test_strangers_strings_do_no_harm(ledger: LedgerWriter, path: Path) -> None:
-    ledger.record(assigned(ledger, "\ud800'; DROP TABLE tasks; --\0" + "y" * 10_000))
+    ledger.record(task_started(ledger, "\ud800'; DROP TABLE tasks; --\0" + "y" * 10_000))
     assert ledger.flush(10)
-    (row,) = rows(path)
+    (row,) = read_tasks(path)
     assert row.task_id.startswith("?'; DROP TABLE tasks; --\0yyy")
     assert len(row.task_id) == 500
 
 
-def test_importing_the_ledger_imports_no_networks() -> None:
+@pytest.mark.process
+def test_importing_the_ledger_imports_no_models() -> None:
     heavy = "[m for m in ('torch', 'bittensor', 'numpy', 'pipeline') if m in sys.modules]"
     command = f"import sys, miner.ledger.writer, miner.ledger.reader; print({heavy})"
     done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)

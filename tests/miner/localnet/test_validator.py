@@ -10,7 +10,7 @@ import pytest
 
 from miner.localnet.validator import VALID_SCORE, LocalValidator, check_result, free_port
 from miner.subnet.protocol import ImageTask
-from pipeline import Reference, Splats, spz
+from pipeline import ReferenceViews, Splats, spz
 from pipeline.rendering.cameras import orbit
 from pipeline.scoring.similarity import render_rgba
 from tests.support.factories import make_splats
@@ -23,12 +23,12 @@ def packed(splats: Splats) -> str:
 
 
 @pytest.fixture
-def reference() -> Reference:
+def reference() -> ReferenceViews:
     """Of what make_splats() makes."""
-    return Reference(CAMERAS, render_rgba(make_splats(), CAMERAS))
+    return ReferenceViews(CAMERAS, render_rgba(make_splats(), CAMERAS))
 
 
-async def test_a_result_is_judged_by_how_it_looks(wallets: dict[str, bt.Wallet], reference: Reference) -> None:
+async def test_a_result_is_judged_by_how_it_looks(wallets: dict[str, bt.Wallet], reference: ReferenceViews) -> None:
     validator = LocalValidator(wallets["validator"], free_port(), lambda _: True)
     task = ImageTask(id="a", prompt="")
     validator.add_reference("a", reference)
@@ -51,6 +51,6 @@ def test_without_a_reference_whatever_is_valid_is_good() -> None:
     assert (found.likeness, found.score) == (None, VALID_SCORE)
 
 
-def test_what_is_invalid_is_not_looked_at(reference: Reference) -> None:
+def test_what_is_invalid_is_not_looked_at(reference: ReferenceViews) -> None:
     found = check_result("a", "pull", packed(make_splats(100)), reference)
     assert (found.splats, found.likeness, found.score) == (None, None, 0.0)

@@ -1,50 +1,51 @@
-"""The operator changes the phase of a whole miner that pulls and generates, with the script and with signals."""
+"""The operator changes the phase of a whole miner that pulls and generates, with the program and with signals."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
+import aiohttp
 import bittensor as bt
 import pytest
 import pytest_asyncio
 
-from miner import app as node_module
-from miner.app import Node
-from miner.cli.phase import main as phase_script
-from miner.config.phase import Phase
+from miner.app import mine
+from miner.config.phase_files import load_phase
 from miner.errors import ExitCode
 from miner.ledger.reader import LedgerReader
 from miner.localnet.validator import LOOPBACK, LocalValidator, free_port, write_chain_file
 from miner.localnet.validator_rules import ValidatorTiming
-from miner.phases import experiment_monitor as referee
-from miner.pull import state_machine as validator_state
+from miner.phases import experiment_monitor
+from miner.pull import state_machine
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ImageTask
 from pipeline import Asset, OnStep, Request
-from tests.support.factories import loaded_at_once, make_asset
+from tests.support.cli import run
+from tests.support.factories import FakeBackend, loaded_at_once, make_asset, run_settings
+from tests.support.waiting import TIMEOUT, until
 
-TIMEOUT = 30.0
 TIMING = ValidatorTiming(throttle_period=0, task_cooldown=0, cooldown_penalty=0, validation_lock=0)
 
 
-class Bench:
-    """A validator with tasks and a node that pulls them; `steps` are those that each was generated with."""
+class LiveMiner:
+    """A whole miner, and a validator with tasks for it; `steps` are those that each object was generated with."""
 
     def __init__(self, wallets: dict[str, bt.Wallet], folder: Path, image: str) -> None:
         self.steps: list[int] = []
-        self.begun, self.proceed = threading.Semaphore(0), threading.Semaphore(0)
-        self.folder = folder
+        self.backend = FakeBackend(self._generate)
+        self._begun, self._proceed = threading.Semaphore(0), threading.Semaphore(0)
+        self._folder = folder
+        self._config = folder / "miner.yaml"
+        self._monitor_port = free_port()
         self.validator = LocalValidator(wallets["validator"], free_port(), lambda _: True, TIMING)
         self.validator.add_tasks(ImageTask(id=name, prompt=image) for name in "abcdef")
-        miner = wallets["miner"]
-        neuron = Neuron(
+        validator = Neuron(
             uid=0,
             hotkey=self.validator.hotkey,
             coldkey="c",
@@ -53,116 +54,131 @@ class Bench:
             ip=LOOPBACK,
             port=self.validator.port,
         )
-        own = Neuron(uid=1, hotkey=miner.hotkey.ss58_address, coldkey="c")
-        write_chain_file(folder / "chain.json", [neuron, own])
-        self.config = folder / "miner.yaml"
-        self.config.write_text("phase: demo\nserving: {enabled: false}\nmonitor: {enabled: false}\n")
+        wallet = wallets["miner"]
+        own = Neuron(uid=1, hotkey=wallet.hotkey.ss58_address, coldkey="c")
+        write_chain_file(folder / "chain.json", [validator, own])
+        self._config.write_text("phase: demo\nserving: {enabled: false}\nmonitor: {gallery: false}\n")
         (folder / "phases").mkdir()
         self.write("quick", 7)
-        arguments = f"--config {self.config} --wallet.path {miner.path} --wallet.name {miner.name}"
-        network = f"--subtensor.network file:{folder / 'chain.json'}"
-        self.node = Node(run_settings(*f"{arguments} {network}".split()))
+        self.settings = run_settings(
+            *("--config", str(self._config), "--wallet.path", wallet.path, "--wallet.name", wallet.name),
+            *("--subtensor.network", f"file:{folder / 'chain.json'}", "--monitor.port", str(self._monitor_port)),
+        )
 
     def write(self, name: str, steps: int) -> None:
         content = f"extends: demo\nsparse_structure_sampler_params: {{steps: {steps}}}\n"
-        (self.folder / "phases" / f"{name}.yaml").write_text(content)
+        (self._folder / "phases" / f"{name}.yaml").write_text(content)
 
-    def generate(self, request: Request, on_step: OnStep) -> Asset:
+    def _generate(self, request: Request, on_step: OnStep) -> Asset:
         self.steps.append(request.sparse_structure_sampler_params.steps)
-        self.begun.release()
-        assert self.proceed.acquire(timeout=TIMEOUT)
+        self._begun.release()
+        assert self._proceed.acquire(timeout=TIMEOUT)
         return make_asset(request)
 
     async def next_task(self) -> int:
-        """Wait for a generation to begin; its steps."""
-        assert await asyncio.to_thread(self.begun.acquire, timeout=TIMEOUT)
+        """Wait until a generation has begun, and return its steps."""
+        assert await asyncio.to_thread(self._begun.acquire, timeout=TIMEOUT)
         return self.steps[-1]
 
-    async def phase(self, *arguments: str) -> int:
-        options = ["--config", str(self.config), "--state", str(self.folder), *arguments]
-        return await asyncio.to_thread(phase_script, options)
+    def finish_task(self) -> None:
+        self._proceed.release()
+
+    async def phase(self, *arguments: str) -> str:
+        """Run `sn17-miner phase ARGUMENTS` and return its output."""
+        options = ("--config", self._config, "--state", self._folder)
+        result = await asyncio.to_thread(run, "phase", *options, *arguments)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    async def status_with(self, is_reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return the miner's status once it is as wanted."""
+        async with asyncio.timeout(TIMEOUT), aiohttp.ClientSession() as client:
+            while True:
+                try:
+                    async with client.get(f"http://{LOOPBACK}:{self._monitor_port}/health") as reply:
+                        status: dict[str, Any] = await reply.json()
+                        if is_reached(status):
+                            return status
+                except aiohttp.ClientConnectionError:
+                    pass
+                await asyncio.sleep(0.02)
+
+    async def reaches(self, **phases: str) -> dict[str, Any]:
+        """Return the miner's status once the next task gets one of these phases, by name and hash."""
+        return await self.status_with(lambda status: status["config_hashes"] == phases)
+
+    def config_hash(self, name: str) -> str:
+        return load_phase(name, self._config).config_hash
 
     @property
-    def settings(self) -> Phase:
-        """Of what the next task will be generated with."""
-        return self.node.phases.choice.phases[0].settings
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():  # noqa: ASYNC110 - the node offers no event for it
-            await asyncio.sleep(0.02)
+    def ledger(self) -> Path:
+        return self.settings.files.ledger
 
 
 @pytest_asyncio.fixture
-async def bench(
+async def miner(
     wallets: dict[str, bt.Wallet], tmp_path: Path, image_base64: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Bench]:
-    bench = Bench(wallets, tmp_path, image_base64)
-    backend = SimpleNamespace(generate=bench.generate)
-    monkeypatch.setattr(node_module, "load", loaded_at_once(backend))
-    await bench.validator.start()
-    yield bench
-    await bench.validator.stop()
+) -> AsyncIterator[LiveMiner]:
+    miner = LiveMiner(wallets, tmp_path, image_base64)
+    monkeypatch.setattr("miner.app.load_and_warm_up", loaded_at_once(miner.backend))
+    monkeypatch.setattr(experiment_monitor, "INTERVAL", 0.1)
+    monkeypatch.setattr(state_machine, "CLOCK_MARGIN", 0.0)
+    monkeypatch.setattr(state_machine, "IDLE_DELAY", 0.1)
+    await miner.validator.start()
+    yield miner
+    await miner.validator.stop()
 
 
-async def test_a_day_with_phases(
-    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(referee, "INTERVAL", 0.1)
-    monkeypatch.setattr(validator_state, "CLOCK_MARGIN", 0.0)
-    monkeypatch.setattr(validator_state, "IDLE_DELAY", 0.1)
-    running = asyncio.create_task(bench.node.run())
-    assert await bench.next_task() == 12
-    assert await bench.phase("apply", "quick") == 0
-    await until(lambda: bench.node.status().phase == "quick")
-    bench.proceed.release()
-    assert await bench.next_task() == 7
+@pytest.mark.slow
+async def test_a_day_with_phases(miner: LiveMiner) -> None:
+    running = asyncio.create_task(mine(miner.settings))
+    assert await miner.next_task() == 12
+    demo, quick = miner.config_hash("demo"), miner.config_hash("quick")
+    await miner.phase("apply", "quick")
+    await miner.reaches(quick=quick)
+    miner.finish_task()
+    assert await miner.next_task() == 7
     # A broken file changes nothing; one that was mended does, at once.
-    bench.write("quick", 0)
+    miner.write("quick", 0)
     os.kill(os.getpid(), signal.SIGHUP)
-    bench.proceed.release()
-    assert await bench.next_task() == 7
-    bench.write("quick", 8)
+    miner.finish_task()
+    assert await miner.next_task() == 7
+    miner.write("quick", 8)
     os.kill(os.getpid(), signal.SIGHUP)
-    await until(lambda: bench.settings.sparse_structure_sampler_params.steps == 8)
-    bench.proceed.release()
-    assert await bench.next_task() == 8
-    for steps in (7, 12):
-        assert await bench.phase("rollback") == 0
-        await until(lambda steps=steps: bench.settings.sparse_structure_sampler_params.steps == steps)  # type: ignore[misc]
-    bench.proceed.release()
-    assert await bench.next_task() == 12
-    assert await bench.phase("split", "demo=50", "quick=50") == 0
-    await until(lambda: bench.node.status().phase == "demo=50 quick=50")
-    await until(lambda: bench.node.status().experiment is not None)
-    status = json.loads(json.dumps(bench.node.status().as_json()))
+    mended = miner.config_hash("quick")
+    await miner.reaches(quick=mended)
+    miner.finish_task()
+    assert await miner.next_task() == 8
+    await miner.phase("rollback")
+    await miner.reaches(quick=quick)
+    await miner.phase("rollback")
+    await miner.reaches(demo=demo)
+    miner.finish_task()
+    assert await miner.next_task() == 12
+    await miner.phase("split", "demo=50", "quick=50")
+    await miner.reaches(demo=demo, quick=mended)
+    status = await miner.status_with(lambda status: status["experiment"] is not None)
+    assert status["phase"] == "demo=50 quick=50"
     assert [arm["phase"] for arm in status["experiment"]["arms"]] == ["demo", "quick"]
     assert status["experiment"]["winner"] is None
-    assert status["config_hashes"] == {arm.name: arm.config_hash for arm in bench.node.phases.choice.phases}
-    bench.proceed.release()
-    assert await bench.next_task() in (8, 12)
-    bench.proceed.release()
-    await until(lambda: len(bench.validator.deliveries) == 6)
+    miner.finish_task()
+    assert await miner.next_task() in (8, 12)
+    miner.finish_task()
+    await until(lambda: len(miner.validator.deliveries) == 6)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await asyncio.wait_for(running, TIMEOUT) is ExitCode.CLEAN
 
-    assert [(d.task_id, d.verdict) for d in bench.validator.deliveries] == [(name, "valid") for name in "abcdef"]
-    with LedgerReader(bench.folder / "ledger.sqlite") as reader:
+    assert [(d.task_id, d.verdict) for d in miner.validator.deliveries] == [(name, "valid") for name in "abcdef"]
+    with LedgerReader(miner.ledger) as reader:
         rows, phases = reader.tasks(), reader.phases()
     assert [(row.task_id, row.outcome) for row in rows] == [(name, "accepted") for name in "abcdef"]
-    assert [row.phase for row in rows[:5]] == ["demo", "quick", "quick", "quick", "demo"]
+    assert [row.config_hash for row in rows[:5]] == [demo, quick, quick, mended, demo]
     assert [row.arm is None for row in rows] == [True] * 5 + [False]
-    assert len({row.config_hash for row in rows[1:4]}) == 2
-    assert [(row.action, row.phase) for row in phases] == [
-        *(("start", "demo"), ("apply", "quick"), ("apply", "quick")),
-        *(("rollback", "quick"), ("rollback", "demo"), ("apply", "demo"), ("apply", "quick")),
+    assert [(row.action, row.phase, row.config_hash) for row in phases] == [
+        *(("start", "demo", demo), ("apply", "quick", quick), ("apply", "quick", mended)),
+        *(("rollback", "quick", quick), ("rollback", "demo", demo)),
+        *(("apply", "demo", demo), ("apply", "quick", mended)),
     ]
-    assert [row.config_hash for row in phases if row.phase == "quick"] == [
-        *(rows[1].config_hash, rows[3].config_hash, rows[1].config_hash, rows[3].config_hash),
-    ]
-    capsys.readouterr()
-    assert await bench.phase("history") == 0
-    out = capsys.readouterr().out
-    assert f"start     demo         {rows[0].config_hash}" in out
-    assert "split     demo=50 quick=50" in out
+    history = await miner.phase("history")
+    assert f"start     demo         {demo}" in history
+    assert "split     demo=50 quick=50" in history

@@ -89,7 +89,7 @@ def test_what_an_answer_says_cannot_forge_lines_or_leak_prompts() -> None:
     ],
 )
 def test_submissions(answer: SubmitResults, skipped: bool, outcome: Outcome, until: int) -> None:
-    read = read_submission(answer, skipped, is_repeat=False, validator_time=NOW)
+    read = read_submission(answer, is_skip=skipped, is_repeat=False, validator_time=NOW)
     assert (read.outcome, read.cooldown_until) == (outcome, until)
 
 
@@ -104,13 +104,13 @@ def test_submissions(answer: SubmitResults, skipped: bool, outcome: Outcome, unt
 def test_after_a_time_out_no_score_does_not_mean_rejected(feedback: Feedback, outcome: Outcome) -> None:
     """The first submission may have been accepted while the second was being validated."""
     answer = submitted(feedback=feedback, cooldown_until=AHEAD)
-    assert read_submission(answer, False, is_repeat=True, validator_time=NOW).outcome is outcome
+    assert read_submission(answer, is_skip=False, is_repeat=True, validator_time=NOW).outcome is outcome
     assert outcome.closes
 
 
 def test_an_accepted_score_stands_in_the_line() -> None:
     feedback = Feedback(task_fidelity_score=0.7123, average_fidelity_score=0.65, generations_within_the_window=9)
     reason = read_submission(
-        submitted(feedback=feedback, cooldown_until=AHEAD), False, is_repeat=False, validator_time=NOW
+        submitted(feedback=feedback, cooldown_until=AHEAD), is_skip=False, is_repeat=False, validator_time=NOW
     ).reason
     assert "Score=0.71," in reason

@@ -39,12 +39,13 @@ from miner.subnet.protocol import TextTask
 # Our steady clock and our unix time; the validator's clock is ours.
 NOW, UNIX = 5_000.0, 1_700_000_000.0
 TASK, OTHER = TextTask(id="t", prompt="a chair"), TextTask(id="u", prompt="a table")
+NEW = HeldTask(TASK, assigned_at=NOW - 1, throttle_period=30)
 HELD = HeldTask(TASK, assigned_at=NOW - 9, throttle_period=30)
-DONE = replace(HELD, results="AAAA")
-SENT = replace(DONE, submitted_at=NOW - 2)
+DONE, SKIPPED = replace(HELD, result=b"AAAA"), replace(HELD, result=b"")
+SENT, UNLOCKED = replace(DONE, submitted_at=NOW - 2), replace(DONE, submitted_at=NOW - LOCK_DELAY)
 IDLE = ValidatorState()
 PULLING = ValidatorState(Stage.PULLING)
-GIVEN = PullCompleted(TaskAssigned(TASK, 30), NOW - 1)
+GIVEN, GIVEN_OTHER = (PullCompleted(TaskAssigned(task, 30), NOW - 1) for task in (TASK, OTHER))
 
 
 def holding(held: HeldTask = HELD) -> ValidatorState:
@@ -76,9 +77,9 @@ def failed(delivered: bool = True) -> PullCompleted:
         (ValidatorState(Stage.WAITING, pull_after=NOW + 7), TimerFired(), Stage.WAITING, WaitUntil(NOW + 7)),
         (ValidatorState(Stage.IDLE, pull_after=NOW + 7), TimerFired(), Stage.WAITING, WaitUntil(NOW + 7)),
         (holding(SENT), TimerFired(), Stage.HOLDING, WaitUntil(NOW - 2 + LOCK_DELAY)),
-        (holding(replace(SENT, submitted_at=NOW - LOCK_DELAY)), TimerFired(), Stage.SUBMITTING, SendSubmission()),
+        (holding(UNLOCKED), TimerFired(), Stage.SUBMITTING, SendSubmission(UNLOCKED)),
         # Answers to a pull.
-        (PULLING, GIVEN, Stage.HOLDING, StartGeneration()),
+        (PULLING, GIVEN, Stage.HOLDING, StartGeneration(NEW)),
         (
             PULLING,
             PullCompleted(OnCooldown(int(UNIX) + 300, 1), NOW),
@@ -91,13 +92,13 @@ def failed(delivered: bool = True) -> PullCompleted:
         (PULLING, failed(), Stage.WAITING, WaitUntil(NOW + 2)),
         (replace(PULLING, failed_pulls=3), failed(), Stage.WAITING, WaitUntil(NOW + 16)),
         # A task handed back: whose result is known, was being made, was sent just now; another task.
-        (replace(PULLING, held=DONE), GIVEN, Stage.SUBMITTING, SendSubmission()),
-        (replace(PULLING, held=HELD), GIVEN, Stage.HOLDING, StartGeneration()),
-        (replace(PULLING, held=DONE), PullCompleted(TaskAssigned(OTHER, 30), NOW), Stage.HOLDING, StartGeneration()),
+        (replace(PULLING, held=DONE), GIVEN, Stage.SUBMITTING, SendSubmission(DONE)),
+        (replace(PULLING, held=HELD), GIVEN, Stage.HOLDING, StartGeneration(HELD)),
+        (replace(PULLING, held=DONE), GIVEN_OTHER, Stage.HOLDING, StartGeneration(replace(NEW, task=OTHER))),
         (replace(PULLING, held=SENT), GIVEN, Stage.HOLDING, WaitUntil(NOW - 2 + LOCK_DELAY)),
         # The result is there.
-        (holding(), GenerationFinished("AAAA"), Stage.SUBMITTING, SendSubmission()),
-        (holding(), GenerationFinished(""), Stage.SUBMITTING, SendSubmission()),
+        (holding(), GenerationFinished(b"AAAA"), Stage.SUBMITTING, SendSubmission(DONE)),
+        (holding(), GenerationFinished(b""), Stage.SUBMITTING, SendSubmission(SKIPPED)),
         # Answers to a submission.
         *(
             (submitting(), answered(outcome, 300), Stage.WAITING, WaitUntil(NOW + 300 + UNKNOWN_CLOCK_MARGIN))
@@ -132,24 +133,24 @@ def test_a_finished_result_is_kept_until_another_task_comes() -> None:
     for outcome in Outcome:
         after, _ = step(submitting(), answered(outcome, 300))
         assert after.held is not None
-        assert after.held.results == "AAAA"
+        assert after.held.result == b"AAAA"
         assert after.held.submitted_at == NOW - 2
-    after, _ = step(replace(PULLING, held=DONE), PullCompleted(TaskAssigned(OTHER, 30), NOW))
+    after, _ = step(replace(PULLING, held=DONE), GIVEN_OTHER)
     assert after.held is not None
-    assert (after.held.task, after.held.results) == (OTHER, None)
+    assert (after.held.task, after.held.result) == (OTHER, None)
 
 
 def test_the_same_id_with_another_prompt_is_another_task() -> None:
     renamed = TextTask(id="t", prompt="a table")
     after, action = step(replace(PULLING, held=DONE), PullCompleted(TaskAssigned(renamed, 30), NOW))
-    assert action == StartGeneration()
     assert after.held is not None
-    assert (after.held.task, after.held.results) == (renamed, None)
+    assert action == StartGeneration(after.held)
+    assert (after.held.task, after.held.result) == (renamed, None)
 
 
 def test_a_submission_that_reached_nobody_may_be_sent_again_at_once() -> None:
     after, _ = step(submitting(), answered(Outcome.UNKNOWN, delivered=False))
-    assert step(replace(after, stage=Stage.PULLING), GIVEN)[1] == SendSubmission()
+    assert step(replace(after, stage=Stage.PULLING), GIVEN)[1] == SendSubmission(DONE)
 
 
 def test_a_submission_cut_short_may_have_arrived() -> None:
@@ -170,7 +171,7 @@ def test_the_assignment_is_the_earliest_it_can_be() -> None:
 def test_a_task_from_before_our_restart_keeps_its_assignment() -> None:
     state = replace(PULLING, held_before_restart=("t", NOW - 400))
     same, _ = step(state, GIVEN)
-    other, _ = step(state, PullCompleted(TaskAssigned(OTHER, 30), NOW - 1))
+    other, _ = step(state, GIVEN_OTHER)
     assert same.held is not None
     assert other.held is not None
     assert (same.held.assigned_at, other.held.assigned_at) == (NOW - 400, NOW - 1)
@@ -216,15 +217,15 @@ def test_a_date_that_is_wrong_is_found_out() -> None:
     until = int(UNIX) + 20
     state, action = step(state, replace(PullCompleted(OnCooldown(until, 1), NOW), date=UNIX + 60))
     assert action == WaitUntil(NOW + IDLE_DELAY)
-    assert state.clock.at(NOW, UNIX) == until
+    assert state.clock.validator_time(NOW, UNIX) == until
     event = replace(answered(Outcome.ACCEPTED, 20 + 300), date=UNIX + 60)
     assert step(replace(state, stage=Stage.SUBMITTING, held=DONE), event)[1] == WaitUntil(NOW + 300 + CLOCK_MARGIN)
 
 
 def test_without_dates_our_clock_has_to_do() -> None:
     clock = ClockOffset()
-    assert clock.at(NOW, UNIX) == UNIX
-    assert clock.with_ceiling(UNIX - 5, NOW).at(NOW + 1, UNIX + 1) == UNIX - 4
+    assert clock.validator_time(NOW, UNIX) == UNIX
+    assert clock.with_ceiling(UNIX - 5, NOW).validator_time(NOW + 1, UNIX + 1) == UNIX - 4
     assert clock.with_date(None, NOW) == clock
 
 
@@ -232,4 +233,4 @@ def test_the_estimate_follows_a_clock_that_was_set_back() -> None:
     clock = ClockOffset().with_date(UNIX, NOW)
     for passed in (300, 600, 900, 1200):
         clock = clock.with_date(UNIX - 50 + passed, NOW + passed)
-    assert clock.at(NOW + 1200, 0.0) == UNIX + 1150
+    assert clock.validator_time(NOW + 1200, 0.0) == UNIX + 1150

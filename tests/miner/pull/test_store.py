@@ -34,5 +34,5 @@ def test_a_disk_that_takes_nothing_is_no_obstacle(tmp_path: Path, caplog: pytest
     (tmp_path / "file").touch()
     file = CooldownStore(tmp_path / "file" / "cooldowns.json")
     file.save({"5A": Cooldown(pull_after=1.0)})
-    assert "cannot be kept" in caplog.text
+    assert "cannot be written" in caplog.text
     assert file.load() == {}

@@ -1,77 +1,206 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 import torch
 
 from miner.config.phase import CandidateSettings, ExportSettings, GateSettings, Phase, ScorerSettings
-from miner.config.settings import SpzSettings
-from miner.gpu.scheduler import Scheduler
-from miner.tasks.runner import TaskRunner
-from miner.tasks.task import InvalidResult, Result, Task
-from pipeline import Asset, EmptyStructure, FormatError, OnStep, Request, Splats, spz
+from miner.config.phase_files import NamedPhase
+from miner.tasks.task import InvalidResult, Result
+from pipeline import (
+    Asset,
+    Cancelled,
+    EmptyStructure,
+    FormatError,
+    OnStep,
+    PipelineError,
+    PromptError,
+    Request,
+    Splats,
+    TextPrompt,
+    UnsupportedPrompt,
+    spz,
+)
 from pipeline.scoring.best_of_n import candidate_seed
-from tests.support.factories import instant_generate, make_asset, selector_with
+from tests.support.factories import make_asset, run_settings
+from tests.support.miner_parts import MinerParts
+from tests.support.waiting import TIMEOUT, until
 
-TIMEOUT = 20.0
-
-
-async def run_one(phase: Phase, container: SpzSettings, image: str, generate: object = instant_generate) -> Asset:
-    scheduler = Scheduler()
-    scheduler.start()
-    phases = selector_with(phase, generate)  # type: ignore[arg-type]
-    try:
-        result = await TaskRunner(scheduler, phases, container).run(Task("t", "image", image, 0.0, seed=5))
-    finally:
-        scheduler.stop(10.0)
-    decoded = spz.from_bytes(result.data)
-    return Asset(decoded, result.asset.seed, 0, result.asset.seconds)
+SEEDS = [candidate_seed(5, index) for index in range(4)]
 
 
-async def test_splats_leave_as_they_were_generated(phase: Phase, container: SpzSettings, image_base64: str) -> None:
-    sent = await run_one(phase, container, image_base64)
+@pytest.fixture
+def parts(tmp_path: Path, phase: Phase) -> Iterator[MinerParts]:
+    parts = MinerParts(tmp_path, phase)
+    yield parts
+    parts.close()
+
+
+async def run_with(parts: MinerParts, phase: Phase, deadline: float = math.inf, validator: str | None = "5V") -> Result:
+    parts.use_phase(phase)
+    return await parts.run(5, validator, deadline=deadline)
+
+
+async def test_splats_leave_as_they_were_generated(parts: MinerParts) -> None:
+    result = await parts.run(5)
     original = make_asset(Request(None, 5, None, None)).splats  # type: ignore[arg-type]
-    assert (sent.splats.means - original.means).abs().max() <= 2**-13
+    assert (spz.from_bytes(result.data).means - original.means).abs().max() <= 2**-13
 
 
-async def test_the_phase_may_ask_for_an_extent(config_folder: Path, container: SpzSettings, image_base64: str) -> None:
+async def test_the_phase_may_ask_for_an_extent(parts: MinerParts, config_folder: Path) -> None:
     file = config_folder / "phases" / "phase3.yaml"
     file.write_text(file.read_text() + "\nexport: {extent: 1.5}\n")
     settings = run_settings("--config", str(config_folder / "miner.yaml"))
-    means = (await run_one(settings.configured.settings, container, image_base64)).splats.means
+    result = await run_with(parts, settings.configured.settings)
+    means = spz.from_bytes(result.data).means
     sides = means.amax(0) - means.amin(0)
     assert float(sides.max()) == pytest.approx(1.5, abs=2**-12)
     assert float((means.amax(0) + means.amin(0)).abs().max()) <= 2**-11
 
 
-async def test_the_phase_may_set_objects_upright(phase: Phase, container: SpzSettings, image_base64: str) -> None:
-    turned = phase.model_copy(update={"export": ExportSettings(upright=True, extent=1.5)})
+async def test_the_phase_may_set_objects_upright(parts: MinerParts, phase: Phase) -> None:
+    upright = phase.model_copy(update={"export": ExportSettings(upright=True, extent=1.5)})
     upside_down = phase.model_copy(update={"export": ExportSettings(extent=1.5)})
-    ours, theirs = [(await run_one(p, container, image_base64)).splats.means for p in (turned, upside_down)]
+    ours, theirs = [spz.from_bytes((await run_with(parts, p)).data).means for p in (upright, upside_down)]
     assert torch.allclose(ours, theirs * torch.tensor([1.0, -1.0, -1.0]), atol=2**-12)
 
 
-async def test_splats_too_far_out_for_the_container_are_not_sent(
-    phase: Phase, container: SpzSettings, image_base64: str
-) -> None:
+async def test_splats_too_far_out_for_the_container_are_not_sent(parts: MinerParts) -> None:
     def far_out(request: Request, on_step: object) -> Asset:
         asset = make_asset(request)
         asset.splats.means[0, 0] = 3000.0
         return asset
 
+    parts.generate = far_out
     with pytest.raises(FormatError, match="3000"):
-        await run_one(phase, container, image_base64, far_out)
+        await parts.run(5)
 
 
-async def test_too_few_gaussians_are_not_sent(phase: Phase, container: SpzSettings, image_base64: str) -> None:
+async def test_too_few_gaussians_are_not_sent(parts: MinerParts) -> None:
+    parts.generate = lambda request, on_step: make_asset(request, 6999)
     with pytest.raises(InvalidResult, match="6999"):
-        await run_one(phase, container, image_base64, lambda request, on_step: make_asset(request, 6999))
+        await parts.run(5)
+
+
+async def test_a_task_of_a_type_without_a_checkpoint_does_not_wait_for_the_generator(parts: MinerParts) -> None:
+    task = parts.make_task(5)
+    with pytest.raises(UnsupportedPrompt, match="no checkpoint for text tasks"):
+        await parts.runner.run(replace(task, prompt=TextPrompt("a chair")))
+    assert parts.requests == []
+
+
+# Tasks without a usable prompt.
+
+
+@pytest.mark.parametrize(
+    ("error", "counter", "level"),
+    [
+        (PromptError("the prompt is empty"), "PromptError", logging.WARNING),
+        (RuntimeError("a bug"), "internal_error", logging.ERROR),
+    ],
+)
+def test_a_declined_task_is_recorded_counted_and_logged(
+    parts: MinerParts, phase: Phase, caplog: pytest.LogCaptureFixture, error: Exception, counter: str, level: int
+) -> None:
+    record = parts.recorder.open("pull", "5V", "t", "image")
+    parts.runner.decline("t", record, error)
+    (row,) = parts.rows()
+    assert (row.task_id, row.phase, row.config_hash) == ("t", "demo", NamedPhase("demo", phase).config_hash)
+    assert row.error == f"{type(error).__name__}: {error}"
+    assert (row.seed, row.outcome) == (None, None)
+    assert row.generated_at is not None
+    assert parts.runner.counters == {counter: 1}
+    (line,) = [line for line in caplog.records if line.getMessage().startswith("Task t: no result")]
+    assert line.levelno == level
+    assert parts.requests == []
+    assert parts.runner.last_success is None
+
+
+async def test_a_declined_task_that_comes_again_stays_in_its_row(parts: MinerParts) -> None:
+    task = parts.make_task(5)
+    assert task.record is not None
+    parts.runner.decline(task.id, task.record, PromptError("the prompt is empty"))
+    await parts.runner.run(task)
+    assert [row.seed for row in parts.rows()] == [5]
+
+
+# What becomes of errors.
+
+
+async def test_an_unexpected_error_is_one_of_the_pipeline_to_whoever_waits(
+    parts: MinerParts, caplog: pytest.LogCaptureFixture
+) -> None:
+    def crash(request: Request, on_step: OnStep) -> Asset:
+        raise RuntimeError("a bug")
+
+    parts.generate = crash
+    with pytest.raises(PipelineError, match="failed unexpectedly"):
+        await parts.run(5)
+    assert parts.runner.counters == {"internal_error": 1}
+    assert "a bug" in caplog.text
+    assert [row.error for row in parts.rows()] == ["RuntimeError: a bug"]
+
+
+async def test_a_task_that_is_given_up_to_stop_has_no_error(parts: MinerParts) -> None:
+    def stop(request: Request, on_step: OnStep) -> Asset:
+        raise Cancelled("the miner is stopping")
+
+    parts.generate = stop
+    with pytest.raises(Cancelled):
+        await parts.run(5)
+    assert [(row.generated_at, row.error) for row in parts.rows()] == [(None, None)]
+
+
+# Packing.
+
+
+@pytest.fixture
+def packing(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often splats were encoded and decoded."""
+    calls: Counter[str] = Counter()
+
+    def count(name: str) -> None:
+        function: Callable[..., object] = getattr(spz, name)
+
+        def counted(*arguments: object, **options: object) -> object:
+            calls[name] += 1
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(spz, name, counted)
+
+    count("to_bytes")
+    count("from_bytes")
+    return calls
+
+
+async def test_a_result_is_packed_and_decoded_once(parts: MinerParts, packing: Counter[str]) -> None:
+    result = await parts.run(5)
+    assert packing == {"to_bytes": 1, "from_bytes": 1}
+    assert result.packing_seconds > 0
+
+
+async def test_each_scored_candidate_is_packed_and_decoded_once(
+    parts: MinerParts, phase: Phase, packing: Counter[str]
+) -> None:
+    """The winner, too: its file is the one that it was scored by."""
+    result = await run_with(parts, scored(phase, count=3))
+    assert len(result.candidates) == 3
+    assert packing == {"to_bytes": 3, "from_bytes": 3}
+
+
+async def test_the_prompt_of_all_candidates_is_encoded_once(parts: MinerParts, phase: Phase) -> None:
+    await run_with(parts, scored(phase, count=3))
+    assert len(parts.requests) == 3
+    assert len(parts.backend.encoded) == 1
 
 
 # Candidates.
@@ -82,143 +211,108 @@ def scored(phase: Phase, count: int = 3, seconds: float = 600.0, **more: object)
     return phase.model_copy(update=changes)
 
 
-@pytest.fixture
-def scheduler() -> Iterator[Scheduler]:
-    scheduler = Scheduler()
-    scheduler.start()
-    yield scheduler
-    assert scheduler.stop(TIMEOUT)
+def score_by_seed(parts: MinerParts, qualities: dict[int, float]) -> None:
+    parts.score = lambda _: qualities[parts.requests[-1].seed]
 
 
-class Bench:
-    """A runner whose objects are told apart by their seed; `qualities` by seed."""
-
-    def __init__(self, scheduler: Scheduler, container: SpzSettings, image: str) -> None:
-        self.scheduler, self.container, self.image = scheduler, container, image
-        self.qualities: dict[int, float] = {}
-        self.made: list[int] = []
-        self.generate: Callable[[Request, OnStep], Asset] = lambda request, _: make_asset(request)
-        self.judged: list[Splats] = []
-
-    def runner(self, phase: Phase) -> TaskRunner:
-        def generate(request: Request, on_step: OnStep) -> Asset:
-            self.made.append(request.seed)
-            return self.generate(request, on_step)
-
-        def score(splats: Splats) -> float:
-            self.judged.append(splats)
-            return self.qualities.get(self.made[-1], 0.5)
-
-        return TaskRunner(self.scheduler, selector_with(phase, generate, score), self.container)
-
-    async def run(self, phase: Phase, deadline: float = float("inf")) -> Result:
-        return await self.runner(phase).run(Task("t", "image", self.image, 1.0, seed=5, deadline=deadline))
+def generated_seeds(parts: MinerParts) -> list[int]:
+    return [request.seed for request in parts.requests]
 
 
-@pytest_asyncio.fixture
-async def bench(scheduler: Scheduler, container: SpzSettings, image_base64: str) -> AsyncIterator[Bench]:
-    yield Bench(scheduler, container, image_base64)
-
-
-SEEDS = [candidate_seed(5, index) for index in range(4)]
-
-
-async def test_the_best_candidate_is_the_result(bench: Bench, phase: Phase, caplog: pytest.LogCaptureFixture) -> None:
-    bench.qualities = {SEEDS[0]: 0.4, SEEDS[1]: 0.8, SEEDS[2]: 0.7}
+async def test_the_best_candidate_is_the_result(
+    parts: MinerParts, phase: Phase, caplog: pytest.LogCaptureFixture
+) -> None:
+    qualities = {SEEDS[0]: 0.4, SEEDS[1]: 0.8, SEEDS[2]: 0.7}
+    score_by_seed(parts, qualities)
     with caplog.at_level("INFO", "miner"):
-        result = await bench.run(scored(phase))
-    assert bench.made == SEEDS[:3]
+        result = await run_with(parts, scored(phase))
+    assert generated_seeds(parts) == SEEDS[:3]
     assert (result.asset.seed, result.quality) == (SEEDS[1], 0.8)
-    assert [(c.seed, c.quality) for c in result.candidates] == list(bench.qualities.items())
+    assert [(c.seed, c.quality) for c in result.candidates] == list(qualities.items())
     assert (spz.from_bytes(result.data).means - result.asset.splats.means).abs().max() <= 2**-13
     assert "; best of 3, quality 0.800" in caplog.text
 
 
-async def test_what_is_scored_is_what_the_validator_decodes(bench: Bench, phase: Phase) -> None:
-    result = await bench.run(scored(phase, export=ExportSettings(upright=True, extent=1.5)))
-    assert len(bench.judged) == 3
+async def test_what_is_scored_is_what_the_validator_decodes(parts: MinerParts, phase: Phase) -> None:
+    judged: list[Splats] = []
+
+    def score(splats: Splats) -> float:
+        judged.append(splats)
+        return 0.5
+
+    parts.score = score
+    result = await run_with(parts, scored(phase, export=ExportSettings(upright=True, extent=1.5)))
+    assert len(judged) == 3
     decoded = spz.from_bytes(result.data)
-    assert torch.equal(bench.judged[0].means, decoded.means)
-    assert torch.equal(bench.judged[0].quaternions, decoded.quaternions)
+    assert torch.equal(judged[0].means, decoded.means)
+    assert torch.equal(judged[0].quaternions, decoded.quaternions)
 
 
-async def test_one_candidate_without_a_scorer_is_what_there_was_before(
-    bench: Bench, phase: Phase, caplog: pytest.LogCaptureFixture
+async def test_one_candidate_is_the_same_with_and_without_a_scorer(
+    parts: MinerParts, phase: Phase, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench.qualities = {5: 0.9}
-    plain = selector_with(phase, lambda request, _: make_asset(request))
-    runner = TaskRunner(bench.scheduler, plain, bench.container)
+    score_by_seed(parts, {5: 0.9})
     with caplog.at_level("INFO", "miner"):
-        result = await runner.run(Task("t", "image", bench.image, 1.0, seed=5))
-    assert (result.asset.seed, result.quality, len(result.candidates)) == (5, None, 1)
+        plain = await run_with(parts, phase)
+    assert (plain.asset.seed, plain.quality, len(plain.candidates)) == (5, None, 1)
     assert "best of" not in caplog.text
-    one = await bench.run(scored(phase, count=1))
-    assert (one.data, one.quality) == (result.data, 0.9)
+    judged = await run_with(parts, scored(phase, count=1))
+    assert (judged.data, judged.quality) == (plain.data, 0.9)
 
 
-async def test_the_tasks_deadline_and_the_phases_seconds_end_the_search(bench: Bench, phase: Phase) -> None:
-    late = await bench.run(scored(phase), deadline=time.monotonic() - 1)
+async def test_the_tasks_deadline_and_the_phases_seconds_end_the_search(parts: MinerParts, phase: Phase) -> None:
+    late = await run_with(parts, scored(phase), deadline=time.monotonic() - 1)
     assert [c.seed for c in late.candidates] == [5]
-    short = await bench.run(scored(phase, seconds=1e-9))
+    short = await run_with(parts, scored(phase, seconds=1e-9))
     assert [c.seed for c in short.candidates] == [5]
 
 
-async def test_nobody_waits_for_more_candidates_of_another_task(bench: Bench, phase: Phase) -> None:
+async def test_nobody_waits_for_more_candidates_of_another_task(parts: MinerParts, phase: Phase) -> None:
     """Tasks that would be late come before another candidate of a task that has one, whatever their priorities."""
     proceed = threading.Semaphore(0)
-    order: list[int] = []
 
     def generate(request: Request, _: OnStep) -> Asset:
-        order.append(request.seed)
         assert proceed.acquire(timeout=TIMEOUT)
         return make_asset(request)
 
-    async def until(begun: int, waiting: int) -> None:
-        async with asyncio.timeout(TIMEOUT):
-            while (len(order), bench.scheduler.waiting) != (begun, waiting):  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(0.001)
+    async def reached(begun: int, waiting: int) -> None:
+        await until(lambda: (len(parts.requests), parts.scheduler.waiting) == (begun, waiting))
 
-    bench.generate = generate
+    parts.generate = generate
+    parts.use_phase(scored(phase, count=2))
     # As if a generation took 20 s, so that whoever waits for another is late.
-    bench.scheduler._duration = 20.0
+    parts.scheduler._expected_seconds = 20.0
     soon = time.monotonic() + 13
-    runner = bench.runner(scored(phase, count=2))
-    tasks = [Task("a", "image", bench.image, 9.0, seed=5, deadline=soon)]
-    tasks += [
-        Task(name, "image", bench.image, 1.0, seed=seed, deadline=soon + 1) for name, seed in (("b", 6), ("c", 7))
-    ]
+    tasks = [replace(parts.make_task(5, deadline=soon), priority=9.0)]
+    tasks += [parts.make_task(seed, deadline=soon + 1) for seed in (6, 7)]
     running = []
     for number, task in enumerate(tasks):
-        running.append(asyncio.create_task(runner.run(task)))
-        await until(1, number)
+        running.append(asyncio.create_task(parts.runner.run(task)))
+        await reached(1, number)
     proceed.release()
     # The first task's second candidate waits with the third task now.
-    await until(2, 2)
+    await reached(2, 2)
     for _ in range(5):
         proceed.release()
     assert [len(result.candidates) for result in await asyncio.gather(*running)] == [2, 2, 2]
-    assert order[:3] == [5, 6, 7]
+    assert generated_seeds(parts)[:3] == [5, 6, 7]
 
 
-async def test_when_we_stop_the_best_so_far_is_taken(bench: Bench, phase: Phase) -> None:
-    runner = bench.runner(scored(phase, count=4))
-    failed: list[int] = []
-
+async def test_while_draining_the_best_so_far_is_taken(parts: MinerParts, phase: Phase) -> None:
     def generate(request: Request, _: OnStep) -> Asset:
-        runner.hurry()
-        if not failed:
-            failed.append(request.seed)
+        parts.runner.drain()
+        if request.seed == SEEDS[0]:
             raise EmptyStructure("nothing")
         return make_asset(request)
 
-    bench.generate = generate
-    result = await runner.run(Task("t", "image", bench.image, 1.0, seed=5))
+    parts.generate = generate
+    result = await run_with(parts, scored(phase, count=4))
     # There has to be one.
     assert [c.seed for c in result.candidates] == SEEDS[:2]
 
 
 async def test_a_candidate_that_fails_does_not_lose_the_task(
-    bench: Bench, phase: Phase, caplog: pytest.LogCaptureFixture
+    parts: MinerParts, phase: Phase, caplog: pytest.LogCaptureFixture
 ) -> None:
     failures = {SEEDS[0]: EmptyStructure("nothing"), SEEDS[2]: RuntimeError("a bug")}
 
@@ -227,31 +321,31 @@ async def test_a_candidate_that_fails_does_not_lose_the_task(
             raise failures[request.seed]
         return make_asset(request)
 
-    bench.generate = generate
-    runner = bench.runner(scored(phase, count=4))
-    result = await runner.run(Task("t", "image", bench.image, 1.0, seed=5))
+    parts.generate = generate
+    result = await run_with(parts, scored(phase, count=4))
     assert [c.problem for c in result.candidates] == ["EmptyStructure: nothing", ""]
     # What is no expected failure ends the search.
-    assert bench.made == SEEDS[:3]
-    assert runner.counters == {"generated": 1, "internal_error": 1}
-    assert "a candidate failed unexpectedly; the best before it is taken" in caplog.text
+    assert generated_seeds(parts) == SEEDS[:3]
+    assert parts.runner.counters == {"generated": 1, "internal_error": 1}
+    assert "a candidate failed unexpectedly; taking the best so far" in caplog.text
 
 
-async def test_splats_that_cannot_be_exported_are_one_candidate_less(bench: Bench, phase: Phase) -> None:
+async def test_splats_that_cannot_be_exported_are_one_candidate_less(parts: MinerParts, phase: Phase) -> None:
     def generate(request: Request, _: OnStep) -> Asset:
         asset = make_asset(request)
         if request.seed == 5:
             asset.splats.means[:] = 0.25
         return asset
 
-    bench.generate = generate
-    result = await bench.run(scored(phase, count=2, export=ExportSettings(extent=1.5)))
+    parts.generate = generate
+    result = await run_with(parts, scored(phase, count=2, export=ExportSettings(extent=1.5)))
     assert result.asset.seed == SEEDS[1]
     assert result.candidates[0].problem.startswith("InvalidResult: export is impossible: means")
 
 
-async def test_the_gate_is_not_for_those_who_judge_nothing(bench: Bench, phase: Phase) -> None:
+async def test_the_gate_is_not_for_those_who_judge_nothing(parts: MinerParts, phase: Phase) -> None:
     """A result that is asked for on this machine is delivered with its quality, whatever that is."""
-    bench.qualities = {5: 0.1}
-    result = await bench.run(scored(phase, count=1, gate=GateSettings(quality=0.9)))
+    parts.score = lambda _: 0.1
+    result = await run_with(parts, scored(phase, count=1, gate=GateSettings(quality=0.9)), validator=None)
     assert result.quality == 0.1
+    assert parts.ledger.status.written == 0

@@ -180,7 +180,7 @@ def test_a_model_that_is_not_here_is_named_with_the_command(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(CheckpointError, match="run `.* org/turbo`"):
+    with pytest.raises(CheckpointError, match=r"run `.* org/turbo`"):
         TextToImage.load("org/turbo", CPU)
     with pytest.raises(CheckpointError, match=r"it has no model_index\.json"):
         TextToImage.load(str(tmp_path), CPU)
@@ -246,6 +246,7 @@ def test_it_can_be_stopped_before_the_object_is_begun(backend: TextToImageBacken
     assert steps == [("picture", 2, 2)]
 
 
+@pytest.mark.slow
 def test_it_is_loaded_and_warmed_up_with_the_rest(package: Path, model: Path) -> None:
     backend = load_backend(
         "native",

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pipeline.conditioning.background import MODELS, BackgroundRemover, check_model_file, model_path
+from pipeline.conditioning.background import BackgroundRemover
 from pipeline.errors import BackgroundModelError
+from pipeline.weights.background_models import BACKGROUND_MODELS, check_model_file, model_path
 
 MODEL = "u2netp"
 COMMAND = f"sn17-miner weights download {MODEL}"
@@ -97,7 +98,7 @@ def test_a_changed_file_is_refused(home: Path, installed: Path) -> None:
     path = home / f"{MODEL}.onnx"
     path.write_bytes(content)
     with pytest.raises(
-        BackgroundModelError, match=f"has md5 [0-9a-f]{{32}}, not {MODELS[MODEL]}: delete .* `{COMMAND}`"
+        BackgroundModelError, match=f"has md5 [0-9a-f]{{32}}, not {BACKGROUND_MODELS[MODEL]}: delete .* `{COMMAND}`"
     ):
         BackgroundRemover(MODEL)
 
@@ -125,5 +126,5 @@ def test_known_models_are_rembg_s_with_its_checksums() -> None:
 
     from rembg.sessions import sessions
 
-    for model, digest in MODELS.items():
+    for model, digest in BACKGROUND_MODELS.items():
         assert digest in inspect.getsource(sessions[model])

@@ -21,6 +21,8 @@ from pipeline.trellis.checkpoint import Checkpoint, load_checkpoint
 from pipeline.trellis.voxels import downsample
 from pipeline.weights.locate import locate
 
+# In Triton's interpreter.
+pytestmark = pytest.mark.slow
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 TIMES = (1.0, 0.7)
 # On a GPU, Triton multiplies float32 with the digits of TF32.

@@ -15,6 +15,8 @@ from pipeline.trellis import VoxelGrid
 from pipeline.trellis.checkpoint import build_network, load_weights
 from tests.support.paths import DATA
 
+# In Triton's interpreter.
+pytestmark = pytest.mark.slow
 GOLDEN = DATA / "trellis"
 MODELS = json.loads((GOLDEN / "manifest.json").read_text())["models"]
 # In half precision on a GPU: twice the deviations of upstream's own float16. In the interpreter: GELU is the exact one.

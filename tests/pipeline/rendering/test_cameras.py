@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.rendering.cameras import Camera, orbit, validator_views
+from pipeline.rendering.cameras import Camera, orbit, validator_cameras
 
 
 def position(camera: Camera) -> Tensor:
@@ -69,8 +69,8 @@ def test_field_of_view_is_vertical_and_ends_at_the_border() -> None:
     assert project(camera, (0, -top, 0))[1] == pytest.approx(64, abs=1e-4)
 
 
-def test_validator_views() -> None:
-    views = validator_views()
+def test_validator_cameras() -> None:
+    views = validator_cameras()
     assert len(views) == 16
     for number, view in enumerate(views):
         azimuth = math.radians(24 * number)
@@ -82,7 +82,7 @@ def test_validator_views() -> None:
         assert where[0].item() == pytest.approx(2.5 * math.cos(math.radians(15)) * math.sin(azimuth), abs=1e-5)
         assert where[1].item() == pytest.approx(0.647048, abs=1e-5)
     assert torch.allclose(views[0].world_to_camera, views[-1].world_to_camera, atol=1e-6)
-    assert validator_views(size=64)[0].width == 64
+    assert validator_cameras(size=64)[0].width == 64
 
 
 @pytest.mark.parametrize(

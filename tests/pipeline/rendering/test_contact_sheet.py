@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
-from pipeline.rendering.contact_sheet import AZIMUTHS, LABEL_HEIGHT, MARGIN, VIEW_SIZE, contact_sheet
+from pipeline.rendering.contact_sheet import AZIMUTHS, LABEL_HEIGHT, MARGIN, VIEW_SIZE, draw_contact_sheet
 from pipeline.splats.splats import Splats
 
 SH_C0 = 0.28209479177387814
@@ -61,11 +61,11 @@ def ink(picture: NDArray[np.float64]) -> tuple[int, int, int, int]:
 
 
 def test_size_and_caption() -> None:
-    plain = contact_sheet("a plate", slab())
+    plain = draw_contact_sheet("a plate", slab())
     assert plain.mode == "RGB"
     width = MARGIN + (1 + len(AZIMUTHS)) * (VIEW_SIZE + MARGIN)
     assert plain.size == (width, TOP + VIEW_SIZE + MARGIN)
-    captioned = contact_sheet("a plate", slab(), "seed 7, 1500 gaussians")
+    captioned = draw_contact_sheet("a plate", slab(), "seed 7, 1500 gaussians")
     assert captioned.width == width
     assert captioned.height > plain.height
     assert not differs(captioned.crop((0, 0, *plain.size)), plain)
@@ -75,7 +75,7 @@ def test_size_and_caption() -> None:
 
 
 def test_views_show_the_object_from_four_sides_and_it_fills_them() -> None:
-    sheet = contact_sheet("a plate", slab())
+    sheet = draw_contact_sheet("a plate", slab())
     front, right, back, left = (tile(sheet, number) for number in (1, 2, 3, 4))
     middle = slice(118, 138)
     assert front[middle, 180].mean(0).argmax() == 0
@@ -93,30 +93,30 @@ def test_views_show_the_object_from_four_sides_and_it_fills_them() -> None:
 
 @pytest.mark.parametrize(("centre", "side"), [((0.3, -0.2, 0.1), 0.4), ((0, 0, 0), 0.04), ((5, 5, 5), 8.0)])
 def test_framing_forgets_place_and_size(centre: tuple[float, float, float], side: float) -> None:
-    here, there = contact_sheet("a plate", slab()), contact_sheet("a plate", slab(centre, side))
+    here, there = draw_contact_sheet("a plate", slab()), draw_contact_sheet("a plate", slab(centre, side))
     for number in range(1, 5):
         assert np.abs(tile(here, number) - tile(there, number)).mean() < 0.5
 
 
 def test_splats_keep_their_opacity() -> None:
     faint = dataclasses.replace(slab(side=0.01), opacity_logits=torch.full((1500,), -4.0))
-    solid, pale = tile(contact_sheet("", slab()), 1), tile(contact_sheet("", faint), 1)
+    solid, pale = tile(draw_contact_sheet("", slab()), 1), tile(draw_contact_sheet("", faint), 1)
     assert solid.mean() < pale.mean() < 254
     here = dataclasses.replace(slab(), opacity_logits=torch.full((1500,), -4.0))
-    assert np.abs(pale - tile(contact_sheet("", here), 1)).mean() < 0.5
+    assert np.abs(pale - tile(draw_contact_sheet("", here), 1)).mean() < 0.5
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_too_few_gaussians_for_a_box(number: int) -> None:
     splats = Splats(*(value[:number] for value in dataclasses.astuple(slab()) if value is not None))
-    sheet = contact_sheet("almost nothing", splats)
+    sheet = draw_contact_sheet("almost nothing", splats)
     assert (tile(sheet, 1).min() < 250) == (number == 1)
 
 
 def test_transparent_picture_stands_on_a_checkerboard() -> None:
     prompt = Image.new("RGBA", (40, 20), (255, 0, 0, 0))
     prompt.paste((0, 0, 255, 255), (10, 5, 30, 15))
-    shown = tile(contact_sheet(prompt, dot()), 0)
+    shown = tile(draw_contact_sheet(prompt, dot()), 0)
     assert shown[128, 128].tolist() == [0, 0, 255]
     # Squares of 16 pixels, also through the transparent part of the picture (its rows are 64 to 191).
     squares = shown[8::16, 8:56:16]
@@ -128,7 +128,7 @@ def test_transparent_picture_stands_on_a_checkerboard() -> None:
 def test_picture_of_any_mode_keeps_its_shape(mode: str, colour: int | tuple[int, ...]) -> None:
     tall = Image.new(mode, (30, 120), colour)
     expected = tall.convert("RGB").getpixel((0, 0))
-    shown = tile(contact_sheet(tall, dot()), 0)
+    shown = tile(draw_contact_sheet(tall, dot()), 0)
     assert tuple(shown[128, 128]) == expected
     columns = (shown == np.array(expected)).all(-1).sum(1)
     assert columns.tolist() == [64] * VIEW_SIZE
@@ -139,7 +139,7 @@ def test_picture_of_any_mode_keeps_its_shape(mode: str, colour: int | tuple[int,
     ["a mug", "a blue mug with a red handle " * 3, "word " * 400, "x" * 900, "一个蓝色的杯子" * 90, "", "  \n "],
 )
 def test_sentence_stays_inside_its_square(sentence: str) -> None:
-    sheet = contact_sheet(sentence, dot())
+    sheet = draw_contact_sheet(sentence, dot())
     shown = tile(sheet, 0)
     if sentence.strip():
         assert shown[MARGIN:-MARGIN, MARGIN:-MARGIN].min() < 120
@@ -152,7 +152,7 @@ def test_sentence_stays_inside_its_square(sentence: str) -> None:
 
 def test_short_sentence_is_larger_and_long_one_ends_in_an_ellipsis() -> None:
     def line_heights(sentence: str) -> list[int]:
-        rows = (tile(contact_sheet(sentence, dot()), 0).min(-1) < 200).any(1)
+        rows = (tile(draw_contact_sheet(sentence, dot()), 0).min(-1) < 200).any(1)
         edges = np.flatnonzero(np.diff(rows.astype(int)))
         return [int(height) for height in edges[1::2] - edges[::2]]
 
@@ -161,11 +161,11 @@ def test_short_sentence_is_larger_and_long_one_ends_in_an_ellipsis() -> None:
     assert min(small) > 5
     assert len(small) > 8
     shared = "a blue mug with a red handle on a table " * 40
-    assert not differs(contact_sheet(shared + "one", dot()), contact_sheet(shared + "two", dot()))
+    assert not differs(draw_contact_sheet(shared + "one", dot()), draw_contact_sheet(shared + "two", dot()))
 
 
 def test_long_caption_does_not_widen_the_sheet() -> None:
-    short, long = contact_sheet("a", dot(), "short"), contact_sheet("a", dot(), "long\nline " * 300)
+    short, long = draw_contact_sheet("a", dot(), "short"), draw_contact_sheet("a", dot(), "long\nline " * 300)
     assert short.size == long.size
     assert (np.asarray(long)[:, -MARGIN + 2 :] == 255).all()
     assert (np.asarray(long)[-2:] == 255).all()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pipeline import (
     STAGES,
@@ -29,10 +29,9 @@ from pipeline import (
     TextPrompt,
     UnsupportedPrompt,
 )
-from pipeline.request import ignore_steps
+from pipeline.request import Conditioning, ignore_steps
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Pack, candidate_seed
 from pipeline.splats.container import Container, PackedSplats
-from tests.pipeline.test_generator import FEW, FEWER, drawing, same
 
 PARAMS = SamplerParams(steps=1, cfg_strength=0.0)
 REQUEST = Request(ImagePrompt(Image.new("RGB", (4, 4)), b"picture"), 11, PARAMS, PARAMS)
@@ -54,11 +53,6 @@ def pack(splats: Splats) -> PackedSplats:
     return PackedSplats(b"packed", splats)
 
 
-@dataclass(frozen=True)
-class Encoded:
-    seconds: Mapping[str, float]
-
-
 @dataclass
 class Bench:
     """A backend and a scorer with a clock of their own; `outcomes` by index: a quality, or what is raised."""
@@ -71,15 +65,15 @@ class Bench:
     encoded: int = 0
     asked: list[int] = field(default_factory=list)
 
-    def encode(self, prompt: Prompt) -> Encoded:
+    def encode(self, prompt: Prompt) -> Conditioning[None]:
         assert prompt is not None
         self.encoded += 1
         if self.refusal is not None:
             raise self.refusal
-        return Encoded({"background": 0.25, "conditioning": 0.5})
+        return Conditioning(None, {"background": 0.25, "conditioning": 0.5})
 
-    def sample(self, conditioning: Encoded, request: Request, on_step: OnStep = ignore_steps) -> Asset:
-        assert isinstance(conditioning, Encoded)
+    def sample(self, conditioning: Conditioning[None], request: Request, on_step: OnStep = ignore_steps) -> Asset:
+        assert isinstance(conditioning, Conditioning)
         index = len(self.asked)
         self.asked.append(request.seed)
         self.now += self.seconds[index % len(self.seconds)]
@@ -315,11 +309,22 @@ def test_several_need_a_scorer() -> None:
         BestOfN(Bench({}), REQUEST, pack, count=2)
 
 
+def request_of_an_egg() -> Request:
+    image = Image.new("RGBA", (160, 128))
+    ImageDraw.Draw(image).ellipse((66, 10, 86, 118), fill=(200, 40, 40, 255))
+    few, fewer = (SamplerParams(steps=n, cfg_strength=1.0, cfg_interval=(0.5, 1.0), rescale_t=3.0) for n in (4, 2))
+    return Request(ImagePrompt(image, b"egg"), 3, few, fewer)
+
+
+def same(a: Splats, b: Splats) -> bool:
+    return len(a) == len(b) and all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("means", "quaternions", "f_dc"))
+
+
 @pytest.mark.parametrize("scorer", [None, lambda splats: 0.5])
 def test_one_candidate_is_what_the_generator_makes(
     generator: Generator, scorer: Callable[[Splats], float] | None
 ) -> None:
-    request = Request(ImagePrompt(drawing("egg"), b"egg"), 3, FEW, FEWER)
+    request = request_of_an_egg()
     best = BestOfN(generator, request, Container("ply").pack, scorer, count=1, seconds=math.inf).run()
     assert same(best.asset.splats, generator.generate(request).splats)
     assert same(best.packed.splats, best.asset.splats)
@@ -329,7 +334,7 @@ def test_one_candidate_is_what_the_generator_makes(
 
 
 def test_candidates_are_what_their_seeds_give_alone(generator: Generator) -> None:
-    request = Request(ImagePrompt(drawing("egg"), b"egg"), 3, FEW, FEWER)
+    request = request_of_an_egg()
     best = BestOfN(generator, request, Container().pack, lambda splats: float(splats.means.std()), count=3).run()
     alone = generator.generate(replace(request, seed=best.asset.seed))
     assert same(best.asset.splats, alone.splats)

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory
-from pipeline.rendering.cameras import validator_views
+from pipeline.rendering.cameras import validator_cameras
 from pipeline.rendering.rasterizer import render
 from pipeline.scoring import quality as scoring
-from pipeline.scoring.quality import QualityScorer, as_validators_see, validator_pixels
+from pipeline.scoring.quality import QualityScorer, normalise_as_validator, render_as_validator
 from pipeline.splats.splats import Splats
 from tests.support.scorers import write_scorer
 
@@ -66,7 +66,7 @@ def expected_quality(splats: Splats, directory: Path) -> float:
     model.load_state_dict(backbone)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     views = []
-    for camera in validator_views():
+    for camera in validator_cameras():
         picture = render(normalised, [camera], background=(1.0, 1.0, 1.0))[0].numpy()
         pixels = np.floor(np.clip(picture, 0, 1) * np.float32(255)) / 255
         channels_first = ((pixels - mean) / std).transpose(2, 0, 1)
@@ -88,7 +88,7 @@ def test_the_quality_is_that_of_the_description(scorer: QualityScorer, directory
 
 def test_the_normalisation_has_the_validators_quirks() -> None:
     splats = replace(cloud(3), means=torch.tensor([[0.0, 0.0, 0.0], [3.0, 1.0, 0.0], [0.0, 0.0, 2.0]]))
-    seen = as_validators_see(splats)
+    seen = normalise_as_validator(splats)
     # One mean over all nine coordinates, and half the size.
     assert torch.allclose(seen.means, (splats.means - 6 / 9) / 2)
     assert torch.allclose(seen.log_scales.exp(), splats.log_scales.exp() / 2)
@@ -100,14 +100,14 @@ def test_the_normalisation_has_the_validators_quirks() -> None:
 def test_opaque_and_transparent_splats_are_drawn_as_such() -> None:
     """A container saturates opacities to infinite logits."""
     splats = replace(cloud(2), opacity_logits=torch.tensor([math.inf, -math.inf]))
-    assert as_validators_see(splats).opacity_logits[1] == -math.inf
-    assert not bool(validator_pixels(as_validators_see(splats), validator_views(32)[:1]).isnan().any())
+    assert normalise_as_validator(splats).opacity_logits[1] == -math.inf
+    assert not bool(render_as_validator(normalise_as_validator(splats), validator_cameras(32)[:1]).isnan().any())
 
 
 def test_pixels_are_truncated() -> None:
-    splats = as_validators_see(cloud())
-    pictures = render(splats, validator_views(64)[:2])
-    pixels = validator_pixels(splats, validator_views(64)[:2])
+    splats = normalise_as_validator(cloud())
+    pictures = render(splats, validator_cameras(64)[:2])
+    pixels = render_as_validator(splats, validator_cameras(64)[:2])
     assert pixels.dtype == torch.uint8
     assert torch.equal(pixels, (pictures * 255).floor().to(torch.uint8))
     assert not torch.equal(pixels, (pictures * 255).round().to(torch.uint8))
@@ -118,7 +118,7 @@ def test_how_many_views_are_judged_together_does_not_matter(
 ) -> None:
     splats = cloud()
     four = scorer(splats)
-    monkeypatch.setattr(scoring, "VIEWS_AT_ONCE", 3)
+    monkeypatch.setattr(scoring, "VIEW_BATCH", 3)
     assert scorer(splats) == pytest.approx(four, abs=1e-6)
 
 
@@ -164,7 +164,7 @@ def changed(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Pa
         (changed(lambda t: t.update({"score_head.weight": torch.zeros(2, 8)})), r"score_head\.weight .* another shape"),
         (lambda d: (d / "quality_scorer.safetensors").write_bytes(b"none"), "cannot load the scorer"),
         (lambda d: (d / "config.json").write_text("{"), "cannot load the scorer"),
-        (lambda d: (d / "quality_scorer.safetensors").unlink(), "is no scorer: it has no quality_scorer.safetensors"),
+        (lambda d: (d / "quality_scorer.safetensors").unlink(), "is not a scorer: it has no quality_scorer"),
         (
             lambda d: (d / "quality_scorer.safetensors").rename(d / "quality_scorer.pt"),
             r"quality_scorer\.pt is a pickle",

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from pipeline import Reference, Splats, likeness, upright
+from pipeline import ReferenceViews, Splats, measure_similarity, upright
 from pipeline.rendering.cameras import orbit
 from pipeline.scoring.similarity import colour_error, render_rgba, silhouette_iou
 
@@ -29,30 +29,30 @@ def ball_on_a_stick(colour: tuple[float, float, float] = (0.5, 0.0, -0.5)) -> Sp
 
 
 @pytest.fixture
-def reference() -> Reference:
-    return Reference(CAMERAS, render_rgba(ball_on_a_stick(), CAMERAS))
+def reference() -> ReferenceViews:
+    return ReferenceViews(CAMERAS, render_rgba(ball_on_a_stick(), CAMERAS))
 
 
-def test_the_object_itself(reference: Reference) -> None:
-    found = likeness(ball_on_a_stick(), reference)
+def test_the_object_itself(reference: ReferenceViews) -> None:
+    found = measure_similarity(ball_on_a_stick(), reference)
     assert found.silhouettes == (1.0, 1.0)
     assert found.colour_error == pytest.approx(0, abs=1e-6)
     assert found.score == pytest.approx(1)
 
 
-def test_upside_down_and_wrong_colours_score_less(reference: Reference) -> None:
-    turned = likeness(upright(ball_on_a_stick()), reference)
+def test_upside_down_and_wrong_colours_score_less(reference: ReferenceViews) -> None:
+    turned = measure_similarity(upright(ball_on_a_stick()), reference)
     assert turned.score < 0.3
-    recoloured = likeness(ball_on_a_stick((-0.5, 0.0, 0.5)), reference)
+    recoloured = measure_similarity(ball_on_a_stick((-0.5, 0.0, 0.5)), reference)
     assert recoloured.silhouettes == (1.0, 1.0)
     # Half of a unit of f_dc is 0.141 of a colour: twice that in two of three channels.
     assert recoloured.colour_error == pytest.approx(2 * 0.2821 * 1.0 / 3, abs=0.02)
     assert recoloured.score == pytest.approx(1 - recoloured.colour_error / 0.5)
 
 
-def test_out_of_sight(reference: Reference) -> None:
+def test_out_of_sight(reference: ReferenceViews) -> None:
     splats = ball_on_a_stick()
-    found = likeness(dataclasses.replace(splats, means=splats.means + 50), reference)
+    found = measure_similarity(dataclasses.replace(splats, means=splats.means + 50), reference)
     assert (found.silhouettes, found.colour_error, found.score) == ((0.0, 0.0), 1.0, 0.0)
 
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import CheckpointError
 from pipeline.params import SamplerParams
-from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint, load_network, read_json
+from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint, load_network
+from pipeline.weights.files import read_json
 from pipeline.weights.locate import EMBEDDED, locate
 
 EMBEDDED_DIRECTORY = locate(EMBEDDED, "pipeline.json")
@@ -252,7 +253,7 @@ def test_a_pickle_in_place_of_safetensors_is_refused_unread(copy: Path, suffix: 
     (copy / f"{FLOW}.safetensors").unlink()
     path = copy / f"{FLOW}{suffix}"
     path.write_bytes(pickle.dumps(Exploit()))
-    with pytest.raises(CheckpointError, match=r"is a pickle.*put its tensors into \S+\.safetensors") as caught:
+    with pytest.raises(CheckpointError, match=r"is a pickle.*convert its tensors to \S+\.safetensors") as caught:
         load(copy)
     assert str(caught.value).startswith(str(path))
 
@@ -383,7 +384,7 @@ def test_what_is_overridden_is_not_read(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"slat_decoder_mesh": FLOW}, "no network slat_decoder_mesh to override; choose from sparse_structure_flow_mode"),
+        ({"slat_decoder_mesh": FLOW}, "no network slat_decoder_mesh to override; choose from sparse_structure"),
         ({"slat_flow_model": FLOW}, rf"overrides: slat_flow_model is a SparseStructureFlowModel, not .*{FLOW}\.json"),
         ({"slat_flow_model": "ckpts/none"}, r"ckpts/none\.json is missing"),
         ({"slat_flow_model": "TEXT"}, "take conditions of different widths"),

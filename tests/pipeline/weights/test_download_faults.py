@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import Result
+from filelock import FileLock
 from huggingface_hub import constants
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, DownloadError
 from pipeline.trellis.checkpoint import load_network
-from pipeline.weights.download import download as script
-from pipeline.weights.hub import DownloadError, find
+from pipeline.weights.download import FolderStore
+from pipeline.weights.hub import find_file
 from pipeline.weights.locate import locate_network
 from tests.pipeline.weights.conftest import CPU, DINO, FLOW, IMAGE, NETWORK
 from tests.support.fake_hub import FakeHub, break_off, damaged, unavailable
@@ -22,25 +24,25 @@ from tests.support.fake_hub import FakeHub, break_off, damaged, unavailable
 
 def test_an_interrupted_file_goes_on_where_it_stopped(
     hub: FakeHub,
-    main: Callable[..., int],
+    download: Callable[..., Result],
     cache: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
     arrived = len(hub.repositories[IMAGE][FLOW]) // 2 // 4096 * 4096
     hub.faults[FLOW] = [break_off, unavailable]
-    assert main(NETWORK) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        f"{hub.endpoint} answered HTTP 503 for {IMAGE}/{FLOW}; run this again to go on"
+    result = download(NETWORK)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"ERROR: {hub.endpoint} answered HTTP 503 for {IMAGE}/{FLOW}; run the command again to resume"
     )
     (partial,) = cache.rglob("*.incomplete")
     assert partial.stat().st_size == arrived
     stem = locate_network(NETWORK, tmp_path)
     with pytest.raises(CheckpointError, match=r"slat_flow_tiny\.safetensors is missing"):
         load_network(stem, CPU, torch.float32)
-    assert main(NETWORK) == 0
+    assert download(NETWORK).exit_code == 0
     assert [request.range for request in hub.requests if request.path == FLOW] == [
         None,
         f"bytes={arrived}-",
@@ -51,47 +53,47 @@ def test_an_interrupted_file_goes_on_where_it_stopped(
 
 @pytest.mark.parametrize("to", [False, True])
 def test_a_file_that_arrives_damaged_is_not_kept(
-    hub: FakeHub, main: Callable[..., int], tmp_path: Path, to: bool, capsys: pytest.CaptureFixture[str]
+    hub: FakeHub, download: Callable[..., Result], tmp_path: Path, to: bool
 ) -> None:
     hub.faults[FLOW] = [damaged]
     arguments = (NETWORK, "--to", tmp_path / "w") if to else (NETWORK,)
-    assert main(*arguments) == 1
-    assert f"{IMAGE}/{FLOW} arrived damaged" in capsys.readouterr().err
+    result = download(*arguments)
+    assert result.exit_code == 1
+    assert f"{IMAGE}/{FLOW} arrived damaged" in result.stderr
     assert not list(tmp_path.rglob("*.incomplete"))
     assert not list(tmp_path.rglob("slat_flow_tiny.safetensors"))
-    assert main(*arguments) == 0
+    assert download(*arguments).exit_code == 0
 
 
 @pytest.mark.parametrize("to", [False, True])
 @pytest.mark.parametrize("name", [FLOW, "ckpts/slat_flow_tiny.json"])
 def test_a_file_that_was_damaged_since_is_downloaded_again(
-    hub: FakeHub, main: Callable[..., int], tmp_path: Path, to: bool, name: str
+    hub: FakeHub, download: Callable[..., Result], tmp_path: Path, to: bool, name: str
 ) -> None:
     arguments = (NETWORK, "--to", tmp_path / "w") if to else (NETWORK,)
-    assert main(*arguments) == 0
+    assert download(*arguments).exit_code == 0
     (path,) = (p for p in tmp_path.rglob(Path(name).name))
     content = hub.repositories[IMAGE][name]
     path.resolve().write_bytes(content[:-1] + b"?")
-    assert main(*arguments) == 0
+    assert download(*arguments).exit_code == 0
     assert path.read_bytes() == content
 
 
 def test_a_partial_file_longer_than_the_file_is_started_over(
-    hub: FakeHub, main: Callable[..., int], cache: Path
+    hub: FakeHub, download: Callable[..., Result], cache: Path
 ) -> None:
     hub.faults[FLOW] = [break_off, unavailable]
-    assert main(NETWORK) == 1
+    assert download(NETWORK).exit_code == 1
     (partial,) = cache.rglob("*.incomplete")
     partial.write_bytes(b"x" * (len(hub.repositories[IMAGE][FLOW]) + 1))
-    assert main(NETWORK) == 0
+    assert download(NETWORK).exit_code == 0
 
 
-def test_a_file_that_the_hub_itself_holds_truncated_is_refused(
-    hub: FakeHub, main: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_the_hub_itself_holds_truncated_is_refused(hub: FakeHub, download: Callable[..., Result]) -> None:
     hub.repositories[IMAGE][FLOW] = hub.repositories[IMAGE][FLOW][:-10]
-    assert main(NETWORK) == 2
-    assert "is damaged or no safetensors file" in capsys.readouterr().err
+    result = download(NETWORK)
+    assert result.exit_code == 2
+    assert "is damaged or not a safetensors file" in result.stderr
 
 
 def remove(repository: str, path: str) -> Callable[[FakeHub], object]:
@@ -131,25 +133,25 @@ def models(**values: str) -> Callable[[FakeHub], object]:
 )
 def test_what_goes_wrong_is_one_line_and_an_exit_code(
     hub: FakeHub,
-    main: Callable[..., int],
+    download: Callable[..., Result],
     tmp_path: Path,
     change: Callable[[FakeHub], object],
     code: int,
     message: str,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     change(hub)
-    assert main(IMAGE, "--to", tmp_path / "w") == code
-    line = capsys.readouterr().err.splitlines()[-1]
+    result = download(IMAGE, "--to", tmp_path / "w")
+    assert result.exit_code == code
+    line = result.stderr.splitlines()[-1]
     assert message in line
-    assert line.endswith("; run this again to go on") == (code == 1)
+    assert line.endswith("; run the command again to resume") == (code == 1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((f"{IMAGE}@v9",), f"{IMAGE} has no revision v9"),
-        (("no name/at all!",), "is no Hugging Face id"),
+        (("no name/at all!",), "is not a Hugging Face id"),
         (("nowhere",), "'nowhere' is neither a directory nor a Hugging Face id"),
         (("--phase", "nothing"), "there is no phase 'nothing'"),
         ((f"{IMAGE}/ckpts/none",), f"{IMAGE} has no ckpts/none.json"),
@@ -157,88 +159,86 @@ def test_what_goes_wrong_is_one_line_and_an_exit_code(
 )
 def test_mistakes_are_named(
     hub: FakeHub,
-    main: Callable[..., int],
+    download: Callable[..., Result],
     arguments: tuple[str, ...],
     message: str,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(*arguments) == 2
-    assert message in capsys.readouterr().err
+    result = download(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize("relative", ["../outside/config.json", "x/../../outside", "/tmp/outside"])
 def test_nothing_is_written_outside_of_the_directory(hub: FakeHub, tmp_path: Path, relative: str) -> None:
-    file = find(IMAGE, "pipeline.json", None)
+    file = find_file(IMAGE, "pipeline.json", None)
     assert file
     with pytest.raises(DownloadError, match="outside of"):
-        script.in_folder(tmp_path / "w", {})(file, relative)
+        FolderStore(tmp_path / "w")(file, relative)
     assert IMAGE + "/pipeline.json" not in hub.fetched()
 
 
-def test_without_a_network_it_says_so(
-    main: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_network_it_says_so(download: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    assert main(IMAGE) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{endpoint} cannot be reached for {IMAGE}/pipeline.json (ConnectError: ")
-    assert line.endswith("; what has arrived is kept; run this again to go on")
+    result = download(IMAGE)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"ERROR: {endpoint} cannot be reached for {IMAGE}/pipeline.json (ConnectError: ")
+    assert line.endswith("; the part that arrived is kept; run the command again to resume")
 
 
 def test_a_disk_that_is_too_small_is_found_before_downloading(
-    hub: FakeHub, main: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hub: FakeHub, download: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage("/")._replace(free=1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    assert main(IMAGE) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"the disk is full: {IMAGE}/ckpts/ss_flow_tiny.safetensors needs 0.01 GB more, ")
+    result = download(IMAGE)
+    assert result.exit_code == 2
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith(f"ERROR: the disk is full: {IMAGE}/ckpts/ss_flow_tiny.safetensors needs 0.01 GB more, ")
     assert "ss_flow_tiny.safetensors" not in " ".join(hub.fetched())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full exists on Linux only")
-def test_a_disk_that_becomes_full_is_named(
-    hub: FakeHub, main: Callable[..., int], cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_disk_that_becomes_full_is_named(hub: FakeHub, download: Callable[..., Result], cache: Path) -> None:
     hub.faults[FLOW] = [break_off, unavailable]
-    assert main(NETWORK) == 1
+    assert download(NETWORK).exit_code == 1
     (partial,) = cache.rglob("*.incomplete")
     partial.unlink()
     partial.symlink_to("/dev/full")
-    assert main(NETWORK) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"the disk is full: {IMAGE}/{FLOW} needs more room"
+    result = download(NETWORK)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"ERROR: the disk is full: {IMAGE}/{FLOW} does not fit"
 
 
-def test_two_at_once_do_not_write_into_one_file(
-    hub: FakeHub, main: Callable[..., int], cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import fcntl
-
+def test_two_at_once_do_not_write_into_one_file(hub: FakeHub, download: Callable[..., Result], cache: Path) -> None:
     hub.faults[FLOW] = [break_off, unavailable]
-    assert main(NETWORK) == 1
+    assert download(NETWORK).exit_code == 1
     (partial,) = cache.rglob("*.incomplete")
-    with partial.open("ab") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        assert main(NETWORK) == 1
-    assert f"{IMAGE}/{FLOW} is being downloaded by another process" in capsys.readouterr().err
-    assert main(NETWORK) == 0
+    arrived = partial.read_bytes()
+    with FileLock(f"{partial}.lock"):
+        result = download(NETWORK)
+    assert result.exit_code == 1
+    assert f"{IMAGE}/{FLOW} is being downloaded by another process" in result.stderr
+    assert partial.read_bytes() == arrived
+    assert download(NETWORK).exit_code == 0
+    assert not [*cache.rglob("*.incomplete*")]
 
 
 def test_a_directory_that_cannot_be_written_is_named(
-    hub: FakeHub, main: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: FakeHub, download: Callable[..., Result], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    assert main(IMAGE, "--to", tmp_path / "file" / "w") == 2
-    assert f"[Errno {errno.ENOTDIR}]" in capsys.readouterr().err
+    result = download(IMAGE, "--to", tmp_path / "file" / "w")
+    assert result.exit_code == 2
+    assert f"[Errno {errno.ENOTDIR}]" in result.stderr
 
 
-def test_a_command_line_without_anything_to_do_is_refused(main: Callable[..., int], capsys) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == 2
-    assert "name a --phase, or what to download" in capsys.readouterr().err
+def test_a_command_line_without_anything_to_do_is_refused(download: Callable[..., Result]) -> None:
+    result = download()
+    assert result.exit_code == 2
+    assert "name a --phase, or what to download" in result.stderr

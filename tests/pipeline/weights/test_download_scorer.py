@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import Result
 from safetensors.torch import save_file
 
 from pipeline.scoring.quality import QualityScorer
@@ -86,49 +87,78 @@ TURBO_FILES = {
 
 
 def test_what_a_phase_scores_and_draws_with_goes_to_the_cache(
-    hub: FakeHub, main: Callable[..., int], phase: Callable[..., str], cache: Path, scorer: str, turbo: str
+    hub: FakeHub, download: Callable[..., Result], phase: Callable[..., str], cache: Path, scorer: str, turbo: str
 ) -> None:
     name = phase(more=scorer + turbo)
     content = (cache.parent / "phases" / "mine.yaml").read_text().splitlines(keepends=True)
     # Sentences go one way or the other.
     without_text = [line for line in content if not line.startswith("text:")]
     (cache.parent / "phases" / "mine.yaml").write_text("".join(without_text))
-    assert main("--phase", name) == 0
+    assert download("--phase", name).exit_code == 0
     assert 0 < QualityScorer.load(SCORER, CPU)(make_splats(50)) < 1
     assert "facebook/dinov2-small/model.safetensors" not in hub.fetched()
     directory = locate(TURBO, "model_index.json")
     assert files(directory) == TURBO_FILES
     asked = len(hub.requests)
-    assert main("--phase", name) == 0
+    assert download("--phase", name).exit_code == 0
     assert all(request.method == "HEAD" for request in hub.requests[asked:])
 
 
-def test_a_scorer_alone_goes_to_a_plain_directory(
-    hub: FakeHub, main: Callable[..., int], phase: Callable[..., str], scorer: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("reference", "lost", "problem"),
+    [
+        (SCORER, "quality_scorer.safetensors", "are not on this machine"),
+        (TURBO, "diffusion_pytorch_model-00002-of-00002.safetensors", "00002-of-00002.safetensors is missing"),
+        (TURBO, "merges.txt", ""),
+        (TURBO, "scheduler_config.json", "scheduler_config.json is missing"),
+    ],
+)
+def test_they_are_checked(
+    hub: FakeHub,
+    download: Callable[..., Result],
+    check: Callable[..., Result],
+    cache: Path,
+    scorer: str,
+    turbo: str,
+    reference: str,
+    lost: str,
+    problem: str,
 ) -> None:
-    assert main(SCORER, "--to", tmp_path / "there") == 0
+    assert download(reference).exit_code == 0
+    result = check(reference)
+    assert (result.exit_code, result.stdout.count(": ok, ")) == (0, 1)
+    (path,) = cache.rglob(lost)
+    path.unlink()
+    result = check(reference)
+    assert result.exit_code == (2 if problem else 0)
+    assert problem in result.stdout
+
+
+def test_a_scorer_alone_goes_to_a_plain_directory(
+    hub: FakeHub, download: Callable[..., Result], phase: Callable[..., str], scorer: str, tmp_path: Path
+) -> None:
+    assert download(SCORER, "--to", tmp_path / "there").exit_code == 0
     assert files(tmp_path / "there") == {"quality_scorer.safetensors", "config.json"}
     assert 0 < QualityScorer.load(str(tmp_path / "there"), CPU)(make_splats(50)) < 1
 
 
 def test_what_to_write_into_the_phase_is_told(
-    main: Callable[..., int],
+    download: Callable[..., Result],
     phase: Callable[..., str],
     scorer: str,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main("--phase", phase(more=scorer), "--to", tmp_path / "all") == 0
-    told = capsys.readouterr().out
+    result = download("--phase", phase(more=scorer), "--to", tmp_path / "all")
+    assert result.exit_code == 0
+    stdout = result.stdout
     for key, folder in (("image.checkpoint", "image"), ("text.checkpoint", "text"), ("scorer.weights", "scorer")):
-        assert f"set {key} of phase mine to {tmp_path / 'all' / folder}" in told
+        assert f"set {key} of phase mine to {tmp_path / 'all' / folder}" in stdout
 
 
-def test_a_model_without_safetensors_is_refused(
-    hub: FakeHub, main: Callable[..., int], turbo: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_without_safetensors_is_refused(hub: FakeHub, download: Callable[..., Result], turbo: str) -> None:
     for name in ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16"):
         del hub.repositories[TURBO][f"vae/{name}.safetensors"]
-    assert main(TURBO) == 2
+    result = download(TURBO)
+    assert result.exit_code == 2
     message = "there is no vae/diffusion_pytorch_model.safetensors; pickled weights are not used"
-    assert message in capsys.readouterr().err
+    assert message in result.stderr

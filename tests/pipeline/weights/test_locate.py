@@ -71,7 +71,7 @@ def test_a_home_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_directory_without_the_marker_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"is no checkpoint: it has no pipeline\.json") as caught:
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint: it has no pipeline\.json") as caught:
         locate(str(tmp_path), "pipeline.json")
     assert str(tmp_path) in str(caught.value)
 
@@ -83,9 +83,7 @@ def test_a_directory_that_does_not_exist_is_named(reference: str) -> None:
 
 
 def test_an_id_that_is_not_downloaded_names_the_command(cache: Path) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"run `python scripts/download_weights\.py microsoft/TRELLIS-image-large`"
-    ):
+    with pytest.raises(CheckpointError, match=r"run `sn17-miner weights download microsoft/TRELLIS-image-large`"):
         locate("microsoft/TRELLIS-image-large", "pipeline.json")
 
 
@@ -113,7 +111,7 @@ def test_what_is_neither_directory_nor_id_is_refused(reference: str, cache: Path
 def test_an_image_encoder_goes_by_upstream_s_name_or_an_id(
     name: str, repository: str, cache: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match=f"run `python scripts/download_weights.py {repository}`"):
+    with pytest.raises(CheckpointError, match=f"run `sn17-miner weights download {repository}`"):
         locate_image_encoder(name, tmp_path)
     snapshot = download(cache, repository, "config.json")
     assert locate_image_encoder(name, tmp_path) == snapshot
@@ -141,7 +139,7 @@ def test_a_checkpoint_without_an_image_encoder_is_named(tmp_path: Path) -> None:
 
 def test_a_text_encoder_goes_by_its_id(cache: Path, tmp_path: Path) -> None:
     name = "openai/clip-vit-large-patch14"
-    with pytest.raises(CheckpointError, match=f"run `python scripts/download_weights.py {name}`"):
+    with pytest.raises(CheckpointError, match=f"run `sn17-miner weights download {name}`"):
         locate_text_encoder(name, tmp_path)
     snapshot = download(cache, name, "config.json")
     assert locate_text_encoder(name, tmp_path) == snapshot
@@ -166,7 +164,7 @@ def test_a_revision_is_a_branch_or_a_commit(cache: Path, revision: str) -> None:
 
 def test_a_revision_that_is_not_downloaded_names_the_command(cache: Path) -> None:
     download(cache, "org/name", "pipeline.json")
-    with pytest.raises(CheckpointError, match=r"run `python scripts/download_weights\.py org/name@v2`"):
+    with pytest.raises(CheckpointError, match=r"run `sn17-miner weights download org/name@v2`"):
         locate("org/name@v2", "pipeline.json")
 
 
@@ -212,7 +210,7 @@ def test_a_network_elsewhere_is_named_by_its_path(tmp_path: Path, monkeypatch: p
 
 def test_a_network_of_another_repository_is_looked_for_in_the_checkpoint_first(cache: Path, tmp_path: Path) -> None:
     name = "microsoft/TRELLIS-image-large/ckpts/flow"
-    with pytest.raises(CheckpointError, match=f"weights {name} are not on this machine.*download_weights.py {name}`"):
+    with pytest.raises(CheckpointError, match=f"weights {name} are not on this machine.*weights download {name}`"):
         locate_network(name, tmp_path)
     snapshot = download(cache, "microsoft/TRELLIS-image-large", "ckpts/flow.json")
     older = download(cache, "microsoft/TRELLIS-image-large", "ckpts/flow.json", "v1", "b" * 40)
@@ -243,7 +241,7 @@ def test_a_pickle_is_refused_and_nothing_is_not(tmp_path: Path) -> None:
 
 
 def test_the_scorer_is_found_in_the_cache(cache: Path) -> None:
-    with pytest.raises(CheckpointError, match=rf"run `python scripts/download_weights\.py {SCORER}`"):
+    with pytest.raises(CheckpointError, match=rf"run `sn17-miner weights download {SCORER}`"):
         locate_scorer(SCORER)
     commit = SCORER.partition("@")[2]
     weights = download(cache, "404-Gen/validation", SCORER_FILE, revision=commit, commit=commit) / SCORER_FILE
@@ -257,7 +255,7 @@ def test_the_scorer_is_found_in_the_cache(cache: Path) -> None:
 def test_a_scorer_in_a_directory_may_bring_its_own_config(cache: Path, tmp_path: Path) -> None:
     folder = tmp_path / "scorer"
     folder.mkdir()
-    with pytest.raises(CheckpointError, match="is no scorer: it has no quality_scorer"):
+    with pytest.raises(CheckpointError, match="is not a scorer: it has no quality_scorer"):
         locate_scorer(str(folder))
     (folder / SCORER_FILE).write_bytes(b"")
     backbone = download(cache, "facebook/dinov2-small", "config.json")

@@ -1,0 +1,157 @@
+"""sn17-miner weights: download what phases need, and check that it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from miner.cli.options import FOLDER, complete_phase, load_files, operator_files
+from miner.errors import MinerError, OperatorError
+
+if TYPE_CHECKING:
+    from miner.config.phase import Phase
+
+
+@dataclass(frozen=True)
+class Target:
+    """Weights to download or check.
+
+    name:      folder of the weights if several are downloaded to one place.
+    overrides: networks that replace those of a checkpoint, by role.
+    key:       key of the phase that names the weights, "" for none.
+    """
+
+    name: str
+    reference: str
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""
+
+
+def targets_of(phase: Phase) -> Iterator[Target]:
+    """Yield the weights that a phase needs."""
+    for name, checkpoint in (("image", phase.image), ("text", phase.text)):
+        if checkpoint:
+            yield Target(name, checkpoint.checkpoint, checkpoint.source().overrides, f"{name}.checkpoint")
+    if phase.scorer:
+        yield Target("scorer", phase.scorer.weights, key="scorer.weights")
+    if phase.text_to_image:
+        yield Target("text_to_image", phase.text_to_image.model, key="text_to_image.model")
+    yield Target("background", phase.background.model, key="background.model")
+
+
+def collect_targets(references: tuple[str, ...], phase: str | None, config: Path) -> list[Target]:
+    """Return the weights that a phase of the settings file needs, and the references. Raises OperatorError."""
+    from miner.config.phase_files import load_phase
+
+    of_phase = targets_of(load_phase(phase, config).settings) if phase else ()
+    return [*of_phase, *(Target(text.partition("@")[0].replace("/", "--"), text) for text in references)]
+
+
+@click.group()
+def weights() -> None:
+    """Download and check the weights that phases need.
+
+    A REFERENCE is a checkpoint, scorer, text-to-image model or encoder of Hugging Face (org/name), a single network
+    (org/name/path), each with an optional @revision, a directory, or a background model (u2net, u2netp, ...).
+    """
+
+
+@weights.command()
+@click.argument("references", nargs=-1, metavar="[REFERENCE]...")
+@click.option(
+    "--phase",
+    metavar="NAME",
+    shell_complete=complete_phase,
+    show_default="none",
+    help="Download everything that this phase needs.",
+)
+@click.option(
+    "--to",
+    "folder",
+    type=FOLDER,
+    metavar="DIR",
+    show_default="the Hugging Face cache",
+    help="A plain directory for the weights, to be named in the phase.",
+)
+@operator_files
+def download(
+    references: tuple[str, ...], phase: str | None, folder: Path | None, config: Path | None, state: Path | None
+) -> None:
+    """Download weights; the miner itself never downloads.
+
+    By default they go to the Hugging Face cache, where the miner finds them under the names in the phase. With --to
+    they go to a plain directory: DIR itself for one thing, DIR/image, DIR/text, DIR/scorer and DIR/text_to_image for
+    several. Background models always go to rembg's folder (~/.rembg, or U2NET_HOME).
+
+    Run the command again after an interruption: downloads are resumed, and files that are there are verified.
+    HF_ENDPOINT and HF_TOKEN have their usual meaning. Exit code 1 if another attempt may help, 2 if not.
+    """
+    if not references and not phase:
+        raise click.UsageError("name a --phase, or what to download")
+    targets = collect_targets(references, phase, load_files(config, state).config)
+
+    from pipeline import BACKGROUND_MODELS, DownloadError, PipelineError, is_embedded
+    from pipeline.weights.download import download_weights
+
+    in_folders = [t for t in targets if not is_embedded(t.reference) and t.reference not in BACKGROUND_MODELS]
+    copies: dict[str, Path] = {}
+    try:
+        for target in targets:
+            place = folder / target.name if folder and len(in_folders) > 1 else folder
+            download_weights(
+                target.reference,
+                lambda name, path: click.echo(f"{name}: verified, {path}"),
+                overrides=target.overrides,
+                folder=place,
+                copies=copies,
+            )
+            if place and target.key and target in in_folders:
+                click.echo(f"set {target.key} of phase {phase} to {place.resolve()}")
+    except DownloadError as error:
+        if error.retry:
+            raise MinerError(f"{error}; run the command again to resume") from None
+        raise OperatorError(str(error)) from None
+    except PipelineError as error:
+        raise OperatorError(str(error)) from None
+    except KeyboardInterrupt:
+        raise MinerError("interrupted; run the command again to resume") from None
+
+
+@weights.command()
+@click.argument("references", nargs=-1, metavar="[REFERENCE]...")
+@click.option(
+    "--phase",
+    metavar="NAME",
+    shell_complete=complete_phase,
+    show_default="phase of the settings file, unless a REFERENCE is given",
+    help="Check everything that this phase needs.",
+)
+@operator_files
+def check(references: tuple[str, ...], phase: str | None, config: Path | None, state: Path | None) -> None:
+    """Check, without a network, that weights are on this machine, complete and readable.
+
+    Prints one line for each network, encoder and model. Exit code 2 if anything is missing or damaged.
+    """
+    files = load_files(config, state)
+    if not references and not phase:
+        phase = files.settings.phase
+    targets = collect_targets(references, phase, files.config)
+
+    from pipeline.weights.check import check_weights
+
+    faulty: list[Target] = []
+    for target in targets:
+        for part in check_weights(target.reference, target.overrides):
+            outcome = f"not usable: {part.problem}" if part.problem else f"ok, {part.path}"
+            click.echo(f"{target.key or target.reference}, {part.name}: {outcome}")
+            if part.problem and target not in faulty:
+                faulty.append(target)
+    if faulty:
+        arguments = [target.reference for target in faulty if not target.key]
+        if any(target.key for target in faulty):
+            arguments.insert(0, f"--phase {phase}")
+        raise OperatorError(f"weights are missing or damaged: run `sn17-miner weights download {' '.join(arguments)}`")

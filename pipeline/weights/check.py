@@ -1,0 +1,117 @@
+"""Check, without a network, whether weights are on this machine, complete and readable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import CheckpointError, PipelineError
+from pipeline.weights.background_models import BACKGROUND_MODELS, check_model_file, model_path
+from pipeline.weights.diffusers_layout import get_model_files
+from pipeline.weights.files import ENCODER_FILES, NETWORK_SUFFIXES, PIPELINE_FILE, check_file, read_references
+from pipeline.weights.locate import (
+    MODEL_INDEX,
+    SCORER_FILE,
+    HubReference,
+    locate,
+    locate_image_encoder,
+    locate_network,
+    locate_scorer,
+    locate_text_encoder,
+    refuse_pickle,
+)
+
+
+@dataclass(frozen=True)
+class WeightsCheck:
+    """One part of some weights, where it is, and what is wrong with it ("" if nothing is)."""
+
+    name: str
+    path: Path | None = None
+    problem: str = ""
+
+
+def check_weights(reference: str, overrides: Mapping[str, str] | None = None) -> list[WeightsCheck]:
+    """Check the parts of what a reference names: networks and encoders of a checkpoint, or the one thing that it is.
+
+    The reference is as in `download_weights`, or the name of a background model. `overrides` replace networks of a
+    checkpoint by role.
+    """
+    source = HubReference.parse(reference)
+    if reference in BACKGROUND_MODELS:
+        return [_check("background model", _check_background_model, reference)]
+    if source is not None and source.path and not Path(reference).expanduser().is_dir():
+        return [_check("network", _check_network, reference, Path())]
+    if directory := _locate(reference, PIPELINE_FILE):
+        return _check_checkpoint(directory, overrides or {})
+    if _locate(reference, SCORER_FILE):
+        return [_check("scorer", _check_scorer, reference)]
+    if directory := _locate(reference, MODEL_INDEX):
+        return [_check("text-to-image model", _check_text_to_image, directory)]
+    if directory := _locate(reference, "config.json"):
+        kind = "text_cond_model" if (directory / "vocab.json").is_file() else "image_cond_model"
+        return [_check("encoder", _check_encoder, directory, kind)]
+    return [_check("checkpoint", locate, reference, PIPELINE_FILE)]
+
+
+def _check(name: str, check: Callable[..., Path], *arguments: object) -> WeightsCheck:
+    try:
+        return WeightsCheck(name, check(*arguments))
+    except PipelineError as error:
+        return WeightsCheck(name, problem=str(error))
+
+
+def _locate(reference: str, marker: str) -> Path | None:
+    try:
+        return locate(reference, marker)
+    except CheckpointError:
+        return None
+
+
+def _check_checkpoint(directory: Path, overrides: Mapping[str, str]) -> list[WeightsCheck]:
+    try:
+        references = read_references(directory / PIPELINE_FILE, overrides)
+    except CheckpointError as error:
+        return [WeightsCheck("checkpoint", problem=str(error))]
+    return [
+        *(_check(role, _check_network, network, directory) for role, network in references.networks.items()),
+        *(_check(kind, _check_encoder_of, name, kind, directory) for kind, name in references.encoders.items()),
+    ]
+
+
+def _check_network(reference: str, checkpoint: Path) -> Path:
+    stem = locate_network(reference, checkpoint)
+    if not stem.with_name(f"{stem.name}.safetensors").is_file():
+        refuse_pickle(stem)
+    for suffix in NETWORK_SUFFIXES:
+        check_file(stem.with_name(stem.name + suffix))
+    return stem
+
+
+def _check_encoder_of(name: str, kind: str, checkpoint: Path) -> Path:
+    locate_encoder = locate_text_encoder if kind == "text_cond_model" else locate_image_encoder
+    return _check_encoder(locate_encoder(name, checkpoint), kind)
+
+
+def _check_encoder(directory: Path, kind: str) -> Path:
+    for name in ENCODER_FILES[kind]:
+        check_file(directory / name)
+    return directory
+
+
+def _check_scorer(reference: str) -> Path:
+    weights, config = locate_scorer(reference)
+    check_file(config / "config.json")
+    return check_file(weights)
+
+
+def _check_text_to_image(directory: Path) -> Path:
+    get_model_files(lambda path: (directory / path).is_file(), lambda path: check_file(directory / path))
+    return directory
+
+
+def _check_background_model(model: str) -> Path:
+    path = model_path(model)
+    check_model_file(model, path)
+    return path

@@ -1,0 +1,16 @@
+"""Waiting for what happens on other threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+TIMEOUT = 30.0
+"""Seconds after which a test gives up; far more than anything takes."""
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return once the condition holds."""
+    async with asyncio.timeout(TIMEOUT):
+        while not condition():  # noqa: ASYNC110 - another thread makes it true
+            await asyncio.sleep(0.01)
