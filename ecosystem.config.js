@@ -1,10 +1,10 @@
-// pm2 start ecosystem.config.js && pm2 save
+// Start with `pm2 start ecosystem.config.js && pm2 save`, from any folder.
 //
-// Arguments, all after --netuid optional (.venv/bin/python neurons/miner.py --help):
-//   --wallet.name, --wallet.hotkey, --wallet.path   the hotkey that mines; ~/.bittensor/wallets unless told
+// Arguments, all after --netuid optional (`sn17-miner run --help` lists more):
+//   --wallet.name, --wallet.hotkey, --wallet.path   the hotkey that mines; by default in ~/.bittensor/wallets
 //   --subtensor.network                             finney, test, local, ws://HOST:PORT, or file:PATH
-//   --axon.port, --axon.external_ip, --axon.external_port   where validators that push find us
-//   --phase, --config                               what to generate with, and the settings file
+//   --axon.port, --axon.external_ip, --axon.external_port   where validators reach the miner's axon
+//   --phase, --config                               the phase to generate with, and the settings file
 //   --logging.debug                                 more lines in the log
 module.exports = {
   apps: [
@@ -12,18 +12,19 @@ module.exports = {
       name: "miner",
       script: "neurons/miner.py",
       cwd: __dirname,
-      interpreter: ".venv/bin/python",
+      // Absolute, since pm2 looks for a relative one from the folder that it is started in.
+      interpreter: `${__dirname}/.venv/bin/python`,
       args: "--netuid 17 --wallet.name miner --wallet.hotkey default",
-      // 2: a mistake only the operator can put right; 3: deregistered. Starting again helps neither. Because of the
+      // 2: a mistake that only the operator can correct; 3: deregistered. A restart helps neither. Because of the
       // back-off below, pm2 then shows "waiting restart", though it waits for nothing.
       stop_exit_codes: [2, 3],
-      // Others are worth a restart: 0.5 s after the first, then ever later up to 15 s. One that ran for two minutes
-      // was good; after fifty in a row that were not, pm2 gives up.
+      // Other exits are followed by a restart: the first after 0.5 s, later ones after up to 15 s. A run of two minutes
+      // counts as stable; after fifty unstable runs in a row pm2 gives up.
       autorestart: true,
       exp_backoff_restart_delay: 500,
       min_uptime: 120000,
       max_restarts: 50,
-      // A stop lets tasks in hand be generated and submitted, which takes up to 25 s; then comes SIGKILL.
+      // On a stop, tasks in progress are generated and submitted, which takes up to 25 s; SIGKILL comes only later.
       kill_timeout: 40000,
       // One process owns the GPU.
       instances: 1,

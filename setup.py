@@ -4,6 +4,8 @@ from setuptools import find_packages, setup
 
 # Only for phases with text_to_image.
 TEXT_TO_IMAGE = ["accelerate", "diffusers>=0.42,<1"]
+# Has the photograph of scripts/demo.py.
+DEMO = ["scikit-image"]
 
 setup(
     name="sn17-miner",
@@ -51,7 +53,9 @@ setup(
         "cpu": ["onnxruntime>=1.23.2"],
         "gpu": ["onnxruntime-gpu>=1.23.2"],
         "text-to-image": TEXT_TO_IMAGE,
+        "demo": DEMO,
         "dev": [
+            *DEMO,
             *TEXT_TO_IMAGE,
             "hypothesis",
             "import-linter",
@@ -61,7 +65,6 @@ setup(
             "pytest-asyncio",
             "pytest-xdist",
             "ruff",
-            "scikit-image",
             "scipy",
             "types-PyYAML",
             "types-requests",

@@ -1,1 +1,1 @@
-"""What people type; scripts that share code import it from here."""
+"""Developers' commands, run as `python -m scripts.NAME` from the root of the checkout."""

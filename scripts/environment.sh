@@ -1,4 +1,4 @@
-# Sourced by setup.sh, demo.sh and test.sh: a virtual environment in .venv with this package and the extras asked for.
+# Sourced by setup.sh, demo.sh and test.sh: sets up a virtual environment in .venv with this package and some extras.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PYTHON="$ROOT/.venv/bin/python"
@@ -33,11 +33,11 @@ make_venv() {
     "$python" -m venv "$ROOT/.venv"
 }
 
-# install EXTRA...: bring .venv up to date; nothing to do if it was made from these files with these extras.
+# install EXTRA...: bring .venv up to date, unless it was already made from the same files with these extras.
 install() {
     usable_python "$PYTHON" || make_venv
     local fingerprint stamp="$ROOT/.venv/installed" extras="$*"
-    # What setup.sh --gpu installed must not be joined by its CPU twin: both own the same folder.
+    # onnxruntime must not be added where setup.sh --gpu installed onnxruntime-gpu: both own the same folder.
     if "$PYTHON" -m pip show -q onnxruntime-gpu >/dev/null 2>&1; then
         extras="${extras/cpu/gpu}"
     fi
@@ -51,7 +51,7 @@ install() {
     done
     [ -n "$missing" ] || return 0
     echo "Installing into .venv: this package with${missing//,/ } (a few minutes the first time)"
-    # torch by itself first: asked for by name, pip takes a build that is already at hand.
+    # torch by itself first: given its version, pip takes a build that is already on the machine.
     "$PYTHON" -m pip install --quiet --disable-pip-version-check "$(grep '^torch==' "$ROOT/constraints.txt")"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$ROOT/constraints.txt" -e "$ROOT[${missing#,}]"
     [ ! -e "$stamp.new" ] || mv "$stamp.new" "$stamp"

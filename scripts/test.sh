@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Linters, type checker and tests, for people and CI: bash scripts/test.sh [pytest arguments]
+# Run linters, type checker and tests, for people and CI: bash scripts/test.sh [pytest arguments]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -9,6 +9,7 @@ fetch_background_model u2netp
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+"$ROOT/.venv/bin/lint-imports"
 "$PYTHON" -m mypy
-# Modules of tests are shared out between two processes; `pytest` alone runs them one after the other.
+# Test modules are distributed over two processes; `pytest` alone runs them one after the other.
 exec "$PYTHON" -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from miner.app import DRAIN_TIMEOUT, STOP_TIMEOUT
-from miner.config.settings import parser
+from miner.cli.run import run
 from miner.errors import ExitCode
 from tests.support.paths import ROOT
 
@@ -21,7 +21,9 @@ def app() -> dict[str, Any]:
     source = (ROOT / "ecosystem.config.js").read_text()
     literal = re.fullmatch(r"module\.exports = (\{.*\});\s*", re.sub(r"^\s*//.*\n", "", source, flags=re.M), re.S)
     assert literal is not None
-    quoted = re.sub(r"(\w+):(?= )", r'"\1":', literal[1]).replace("__dirname", '"here"')
+    # Template strings first, then the bare name.
+    source = re.sub(r"`([^`]*)`", r'"\1"', literal[1]).replace("${__dirname}", "/checkout")
+    quoted = re.sub(r"(\w+):(?= )", r'"\1":', source).replace("__dirname", '"/checkout"')
     (app,) = json.loads(re.sub(r",(\s*[}\]])", r"\1", quoted))["apps"]
     assert isinstance(app, dict)
     return app
@@ -46,9 +48,9 @@ def test_restarts_are_limited_and_back_off(app: dict[str, Any]) -> None:
 
 def test_it_starts_the_miner_with_arguments_that_exist(app: dict[str, Any]) -> None:
     assert (ROOT / app["script"]).is_file()
-    assert app["cwd"] == "here"
-    assert app["interpreter"] == ".venv/bin/python"
-    assert parser().parse_args(shlex.split(app["args"])).netuid == 17
+    assert app["cwd"] == "/checkout"
+    # pm2 resolves a relative interpreter from the folder that it is started in.
+    assert app["interpreter"] == "/checkout/.venv/bin/python"
+    assert run.make_context("run", shlex.split(app["args"])).params["netuid"] == 17
     documented = set(re.findall(r"--[\w.]+", (ROOT / "ecosystem.config.js").read_text()))
-    known = {option for action in parser()._actions for option in action.option_strings}
-    assert documented <= known
+    assert documented <= {option for parameter in run.params for option in parameter.opts} | {"--help"}

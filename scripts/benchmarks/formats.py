@@ -1,6 +1,8 @@
-"""Time PLY and SPZ: python scripts/benchmark_formats.py [--count 500000] [--device cpu]
+"""Measure the time to write and read PLY and SPZ.
 
-Prints the median of each operation beside plyfile's own writer; the last line is the same as JSON.
+    python -m scripts.benchmarks.formats [--count 500000] [--device cpu]
+
+Prints the median of each operation beside that of plyfile's own writer; the last line is the same as JSON.
 """
 
 from __future__ import annotations
@@ -8,9 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -18,13 +19,13 @@ import torch
 import zstandard
 from plyfile import PlyData, PlyElement
 
-from pipeline import ply, spz
-from pipeline.splats.splats import Splats
+from pipeline import Splats, ply, spz
 from pipeline.splats.spz_quantisation import quantise
+from scripts.benchmarks.timing import device_name, median_seconds
 
 
 def random_splats(count: int) -> Splats:
-    """A cloud whose values spread as widely as those of a generated asset."""
+    """Draw splats whose values spread as widely as those of a generated asset."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
@@ -39,9 +40,8 @@ def random_splats(count: int) -> Splats:
     )
 
 
-def write_with_plyfile(splats: Splats) -> bytes:
-    """The same file with plyfile, from a structured array filled column by column."""
-    names = ply.read_header(ply.to_bytes(splats)).vertex.properties
+def write_with_plyfile(splats: Splats, names: Sequence[str]) -> bytes:
+    """Return the same file as `ply.to_bytes`, written with plyfile from a structured array with the named columns."""
     zeros = torch.zeros_like(splats.means)
     fields = [splats.means, zeros, splats.f_dc, splats.opacity_logits[:, None], splats.log_scales, splats.quaternions]
     table = np.empty(len(splats), [(name, "<f4") for name in names])
@@ -52,63 +52,53 @@ def write_with_plyfile(splats: Splats) -> bytes:
     return file.getvalue()
 
 
-def median_ms(operation: Callable[[], object], repeats: int, device: str) -> float:
-    """Median wall time in milliseconds after two warm-ups; a CUDA device is synchronised."""
-    times = []
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
-        operation()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times[2:])
-
-
-def main() -> None:
+def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=500_000, help="gaussians (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=15, help="timed repetitions (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="where the splats live (default: %(default)s)")
+    parser.add_argument("--device", type=torch.device, default="cpu", help="of the splats (default: %(default)s)")
     arguments = parser.parse_args()
-    on_host = random_splats(arguments.count)
-    splats = on_host.to(arguments.device)
-    container = spz.to_bytes(splats)
-    if write_with_plyfile(on_host) != ply.to_bytes(splats):
-        raise SystemExit("plyfile writes other bytes")
-    file = ply.to_bytes(splats)
+    splats_on_cpu = random_splats(arguments.count)
+    splats = splats_on_cpu.to(arguments.device)
+    spz_file, ply_file = spz.to_bytes(splats), ply.to_bytes(splats)
+    names = [column.name for column in PlyData.read(BytesIO(ply_file))["vertex"].properties]
+    if write_with_plyfile(splats_on_cpu, names) != ply_file:
+        print("plyfile writes other bytes", file=sys.stderr)
+        return 1
 
     operations: dict[str, Callable[[], object]] = {
         "ply_write": lambda: ply.to_bytes(splats),
         "ply_write_without_normals": lambda: ply.to_bytes(splats, normals=False),
-        "ply_write_plyfile": lambda: write_with_plyfile(on_host),
-        "ply_read": lambda: ply.from_bytes(file),
+        "ply_write_plyfile": lambda: write_with_plyfile(splats_on_cpu, names),
+        "ply_read": lambda: ply.from_bytes(ply_file),
         "spz_encode": lambda: spz.to_bytes(splats),
         "spz_encode_one_worker": lambda: spz.to_bytes(splats, workers=1),
         "spz_quantise": lambda: quantise(splats),
-        "spz_decode": lambda: spz.from_bytes(container),
-        "spz_verify_round_trip": lambda: spz.verify_round_trip(splats, container),
+        "spz_decode": lambda: spz.from_bytes(spz_file),
+        "spz_verify_round_trip": lambda: spz.verify_round_trip(splats, spz_file),
     }
-    name = "CPU" if arguments.device == "cpu" else torch.cuda.get_device_name(arguments.device)
+    name = device_name(arguments.device)
     print(f"{arguments.count} gaussians on {name}, {torch.get_num_threads()} threads, median of {arguments.repeats}")
-    times = {}
+    milliseconds = {}
     for operation, run in operations.items():
-        times[operation] = round(median_ms(run, arguments.repeats, arguments.device), 2)
-        print(f"{operation:<28} {times[operation]:>9.2f} ms")
+        milliseconds[operation] = round(1e3 * median_seconds(run, arguments.repeats), 2)
+        print(f"{operation:<28} {milliseconds[operation]:>9.2f} ms")
     result = {
         "count": arguments.count,
         "device": name,
         "threads": torch.get_num_threads(),
-        "milliseconds": times,
-        "ply_bytes": len(file),
-        "spz_bytes": len(container),
+        "milliseconds": milliseconds,
+        "ply_bytes": len(ply_file),
+        "spz_bytes": len(spz_file),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "libzstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
     }
     print(json.dumps(result))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,18 +1,19 @@
-"""Time every stage of generation on a GPU, against the measured ceiling of its matrix products.
+"""Measure every stage of generation on a GPU, against the measured ceiling of its matrix products.
 
-    python scripts/benchmark.py --checkpoint random:image-large --phase phase3 --voxels 12000 --json result.json
-    python scripts/benchmark.py --checkpoint random:image-large --kernels plain
-    python scripts/benchmark.py --checkpoint DIR --candidates
+    python -m scripts.benchmarks.generation --checkpoint random:image-large --phase phase3 --voxels 12000 --json FILE
+    python -m scripts.benchmarks.generation --checkpoint random:image-large --kernels plain
+    python -m scripts.benchmarks.generation --checkpoint DIR --candidates
 
-random:NAME writes a checkpoint of the public one's size with random weights first. A spherical shell of voxels stands
-for the structure, since random weights make none. Medians after a warm-up, with the device synchronised; the last
-line is JSON.
+random:NAME first writes a checkpoint of the public one's size with random weights. A spherical shell of voxels replaces
+the structure, since random weights make none. The figures are medians after a warm-up, with the device synchronised;
+the last line is JSON. Needs neither bittensor nor rembg.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -20,244 +21,138 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-START = time.perf_counter()
-
 import torch
-import yaml
-from PIL import Image
-from torch import Tensor
 
-from pipeline import ComputeConfig, SamplerParams, choose_compute, ply
-from pipeline.conditioning.image_encoder import ImageEncoder
-from pipeline.conditioning.text_encoder import TextEncoder
-from pipeline.params import Conditions
-from pipeline.sampling.engine import Engine
+from pipeline import SamplerParams, choose_compute, ply
 from pipeline.trellis import VoxelGrid
-from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint
 from pipeline.trellis.structure_decoder import occupied_voxels
-from pipeline.weights import random_init as random_checkpoint
-from pipeline.weights.locate import locate, locate_image_encoder, locate_text_encoder
+from pipeline.weights import random_init
+from pipeline.weights.locate import locate
 from scripts.benchmarks import operations
+from scripts.benchmarks.timing import GIB, elapsed, median_seconds
+from scripts.benchmarks.workload import GenerationWorkload, phase_params, shell_grid
+from scripts.loaded_checkpoint import LoadedCheckpoint
 
-ROOT = Path(__file__).resolve().parent.parent
-GIB = 2**30
 CANDIDATE_SECONDS = 25.0
+# Of the structure's size.
 NEW_SIZES = (0.53, 0.83, 1.31)
+OTHER_PHASE = SamplerParams(30, 7.5, (0.5, 1.0), 3.0), SamplerParams(20, 3.0, (0.5, 1.0), 3.0)
 
 
-def shell(voxels: int, device: torch.device) -> VoxelGrid:
-    """The `voxels` voxels of a 64^3 grid that are nearest to a sphere, in a layer about 1.3 voxels thick."""
-    axis = (torch.arange(64) + 0.5) / 64 - 0.5
-    radii = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
-    distance = (radii - (voxels / (4 * torch.pi * 1.3)) ** 0.5 / 64).abs()
-    nearest = distance.flatten().argsort(stable=True)[:voxels]
-    occupied = torch.zeros(64**3, dtype=torch.bool)
-    occupied[nearest] = True
-    return VoxelGrid.of([occupied.view(64, 64, 64).nonzero().to(device)])
+def process_age() -> float:
+    """Return the seconds since this process was started, imports included (Linux)."""
+    start_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / os.sysconf("SC_CLK_TCK")
 
 
-def ceiling(dtype: torch.dtype) -> float:
-    """Operations per second of an 8192^3 matrix product of random numbers."""
+def measure_ceiling(dtype: torch.dtype) -> float:
+    """Return the operations per second of an 8192^3 matrix product of random numbers."""
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
-    return 2 * 8192**3 / timed(lambda: a @ b, 20)
+    return 2 * 8192**3 / median_seconds(lambda: a @ b, 20)
 
 
-def timed(work: Callable[[], object], repeats: int) -> float:
-    """Median seconds of `repeats` runs after two others."""
-    seconds = []
-    for _ in range(repeats + 2):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        work()
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds[2:])
-
-
-def phase_params(name: str, reuse: int = 0) -> tuple[SamplerParams, SamplerParams]:
-    """The samplers of a phase, with so many guided steps reusing a velocity."""
-    first, second = (_sampler(name, key) for key in ("sparse_structure_sampler_params", "slat_sampler_params"))
-    return replace(first, reuse=reuse), replace(second, reuse=reuse)
-
-
-def _sampler(name: str, key: str) -> SamplerParams:
-    # Read here, since the miner's own reader needs packages that this script does without.
-    settings: dict[str, Any] = {}
-    phase: dict[str, Any] = {"extends": name}
-    while "extends" in phase:
-        phase = yaml.safe_load((ROOT / "config" / "phases" / f"{phase['extends']}.yaml").read_text())
-        settings = phase.get(key, {}) | settings
-    return SamplerParams(**settings | {"cfg_interval": tuple(settings["cfg_interval"])})
-
-
-class Subject:
-    """A loaded engine, a prompt's conditions and all that the stages work on."""
-
-    def __init__(
-        self,
-        directory: Path,
-        compute: ComputeConfig,
-        params: tuple[SamplerParams, SamplerParams],
-        voxels: int,
-        loaded: LoadedNetworks | None = None,
-    ) -> None:
-        start = time.perf_counter()
-        self.engine = Engine(load_checkpoint(directory, compute.device, compute.dtype, loaded=loaded), compute)
-        checkpoint = self.engine.checkpoint
-        if checkpoint.image_cond_model:
-            encoder = ImageEncoder(locate_image_encoder(checkpoint.image_cond_model, directory), compute.device)
-            picture = torch.randint(0, 256, (518, 518, 3), dtype=torch.uint8).numpy()
-            self.encode: Callable[[], Tensor] = lambda: encoder(Image.fromarray(picture))
-            negative: Tensor | None = None
-        else:
-            sentences = TextEncoder(locate_text_encoder(checkpoint.text_cond_model, directory), compute.device)
-            self.encode = lambda: sentences("a red chair")
-            negative = sentences.null
-        torch.cuda.synchronize()
-        self.load_seconds = time.perf_counter() - start
-        self.structure_params, self.latent_params = params
-        self.conditions = Conditions((self.encode(),), negative)
-        self.grid = shell(voxels, compute.device)
-        self.structure_noise = torch.randn(1, *self.engine.structure_shape)
-
-    def structure(self) -> Tensor:
-        return self.engine.sample_structure(self.conditions, self.structure_params, self.structure_noise)
-
-    def latents(self, grid: VoxelGrid) -> Tensor:
-        # As for a new structure: nothing that was derived from its coordinates is kept.
-        fresh = VoxelGrid(grid.coords)
-        noise = torch.randn(len(grid), self.engine.latent_channels)
-        return self.engine.sample_latents(self.conditions, self.latent_params, fresh, noise)
-
-    def candidate(self, grid: VoxelGrid) -> bytes:
-        """One whole candidate, its conditions given."""
-        occupied_voxels(self.engine.decode_structure(self.structure()))
-        return ply.to_bytes(self.engine.decode_latents(self.latents(grid), VoxelGrid(grid.coords)))
-
-
-def stages(subject: Subject, repeats: int) -> dict[str, tuple[float, float | None]]:
-    """Stage -> median seconds, operations (None where they are not matrix products)."""
-    engine, grid = subject.engine, subject.grid
-    checkpoint, context = engine.checkpoint, subject.conditions.positive[0]
+def measure_stages(workload: GenerationWorkload, repeats: int) -> dict[str, tuple[float, float | None]]:
+    """Return median seconds and operations by stage; None for stages that are not matrix products."""
+    engine, grid = workload.engine, workload.grid
+    networks, context = engine.checkpoint, workload.conditions.positive[0]
     assert context is not None
-    tokens, zero_negative = context.shape[1], subject.conditions.negative is None
-    sample, latents = subject.structure(), subject.latents(grid)
+    tokens, zero_negative = context.shape[1], workload.conditions.negative is None
+    sample, latents = workload.sample_structure(), workload.sample_latents(grid)
     splats = engine.decode_latents(latents, grid)
-    work: dict[str, tuple[Callable[[], object], float | None]] = {
-        "conditioning": (subject.encode, None),
+    stages: dict[str, tuple[Callable[[], object], float | None]] = {
+        "conditioning": (lambda: workload.checkpoint.encode(workload.prompt), None),
         "structure sampling": (
-            subject.structure,
+            workload.sample_structure,
             operations.structure_sampling(
-                checkpoint.structure_flow, subject.structure_params, tokens, zero_negative=zero_negative
+                networks.structure_flow, workload.structure_params, tokens, zero_negative=zero_negative
             ),
         ),
         "structure decoding": (lambda: occupied_voxels(engine.decode_structure(sample)), None),
         "latent sampling": (
-            lambda: subject.latents(grid),
+            lambda: workload.sample_latents(grid),
             operations.latent_sampling(
-                checkpoint.latent_flow, subject.latent_params, grid, tokens, zero_negative=zero_negative
+                networks.latent_flow, workload.latent_params, grid, tokens, zero_negative=zero_negative
             ),
         ),
         "gaussian decoding": (
             lambda: engine.decode_latents(latents, VoxelGrid(grid.coords)),
-            operations.gaussian_decoding(checkpoint.gaussian_decoder, grid),
+            operations.gaussian_decoding(networks.gaussian_decoder, grid),
         ),
         "PLY bytes": (lambda: ply.to_bytes(splats), None),
     }
-    return {name: (timed(run, repeats), count) for name, (run, count) in work.items()}
+    return {name: (median_seconds(run, repeats), count) for name, (run, count) in stages.items()}
 
 
-def first_against_tenth(subject: Subject) -> list[float]:
-    """For sizes never seen, the ratio of the first whole candidate's time to the tenth's."""
-    ratios = []
-    for factor in NEW_SIZES:
-        grid = shell(round(len(subject.grid) * factor), subject.engine.device)
-        seconds = []
-        for _ in range(10):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            subject.candidate(grid)
-            torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-        ratios.append(seconds[0] / seconds[-1])
-    return ratios
-
-
-def another_phase(subject: Subject) -> float:
-    """The ratio of the first whole candidate's time with other steps and guidance to the third's."""
-    subject.structure_params = SamplerParams(30, 7.5, (0.5, 1.0), 3.0)
-    subject.latent_params = SamplerParams(20, 3.0, (0.5, 1.0), 3.0)
-    seconds = []
-    for _ in range(3):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        subject.candidate(subject.grid)
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
+def first_to_last(workload: GenerationWorkload, grid: VoxelGrid, runs: int) -> float:
+    """Return the ratio of the first candidate's time to that of the last of `runs`."""
+    seconds = [elapsed(lambda: workload.make_candidate(grid)) for _ in range(runs)]
     return seconds[0] / seconds[-1]
 
 
-def candidates(subject: Subject) -> int:
-    """How many whole candidates fit into CANDIDATE_SECONDS."""
+def count_candidates(workload: GenerationWorkload) -> int:
+    """Return the number of candidates that are made within CANDIDATE_SECONDS."""
     start, count = time.perf_counter(), 0
     while True:
-        subject.candidate(subject.grid)
-        torch.cuda.synchronize()
+        elapsed(lambda: workload.make_candidate(workload.grid))
         if time.perf_counter() - start > CANDIDATE_SECONDS:
             return count
         count += 1
 
 
-def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """All figures of one run."""
+@torch.inference_mode()
+def measure(arguments: argparse.Namespace, directory: Path, write_seconds: float) -> dict[str, Any]:
+    """Return all figures of one run; `write_seconds` were spent on writing the checkpoint."""
     compute = choose_compute("cuda", arguments.precision, arguments.kernels, fp8=arguments.fp8)
     torch.manual_seed(0)
-    with torch.inference_mode():
-        subject = Subject(directory, compute, phase_params(arguments.phase, arguments.reuse), arguments.voxels)
-        loaded = torch.cuda.memory_allocated()
-        subject.candidate(subject.grid)
-        subject.engine.warm_up(subject.conditions)
-        torch.cuda.synchronize()
-        ready = time.perf_counter() - START - arguments.written
-        torch.cuda.reset_peak_memory_stats()
-        top = ceiling(compute.dtype)
-        torch.cuda.reset_peak_memory_stats()
-        measured = stages(subject, arguments.repeats)
-        peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-        result: dict[str, Any] = {
-            "command": " ".join(sys.argv),
-            "device": torch.cuda.get_device_name(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "compute": compute.reason,
-            "voxels": len(subject.grid),
-            "load_seconds": round(subject.load_seconds, 2),
-            "start_to_ready_seconds": round(ready, 2),
-            "loaded_gib": round(loaded / GIB, 3),
-            "peak_gib": round(peak / GIB, 3),
-            "reserved_gib": round(reserved / GIB, 3),
-            "ceiling_tflops": round(top / 1e12, 1),
-            "milliseconds": {name: round(1e3 * seconds, 2) for name, (seconds, _) in measured.items()},
-            "tera_operations": {name: round(count / 1e12, 2) for name, (_, count) in measured.items() if count},
-            "share_of_ceiling": {
-                name: round(count / seconds / top, 3) for name, (seconds, count) in measured.items() if count
-            },
-        }
-        if arguments.candidates:
-            result["candidates"] = candidates(subject)
-        if arguments.new_sizes:
-            result["first_against_tenth"] = [round(ratio, 3) for ratio in first_against_tenth(subject)]
-            # Last, since the subject keeps the other phase.
-            result["another_phase"] = round(another_phase(subject), 3)
-    result["total_milliseconds"] = round(sum(result["milliseconds"].values()), 1)
+    start = time.perf_counter()
+    checkpoint = LoadedCheckpoint.load(directory, compute)
+    torch.cuda.synchronize()
+    load_seconds = time.perf_counter() - start
+    workload = GenerationWorkload.prepare(checkpoint, phase_params(arguments.phase, arguments.reuse), arguments.voxels)
+    loaded_memory = torch.cuda.memory_allocated()
+    workload.make_candidate(workload.grid)
+    workload.engine.warm_up(workload.conditions)
+    torch.cuda.synchronize()
+    ready_seconds = process_age() - write_seconds
+    ceiling = measure_ceiling(compute.dtype)
+    torch.cuda.reset_peak_memory_stats()
+    stages = measure_stages(workload, arguments.repeats)
+    peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    result: dict[str, Any] = {
+        "command": " ".join(sys.argv),
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "compute": compute.reason,
+        "voxels": len(workload.grid),
+        "load_seconds": round(load_seconds, 2),
+        "start_to_ready_seconds": round(ready_seconds, 2),
+        "loaded_gib": round(loaded_memory / GIB, 3),
+        "peak_gib": round(peak / GIB, 3),
+        "reserved_gib": round(reserved / GIB, 3),
+        "ceiling_tflops": round(ceiling / 1e12, 1),
+        "milliseconds": {name: round(1e3 * seconds, 2) for name, (seconds, _) in stages.items()},
+        "total_milliseconds": round(1e3 * sum(seconds for seconds, _ in stages.values()), 1),
+        "tera_operations": {name: round(count / 1e12, 2) for name, (_, count) in stages.items() if count},
+        "share_of_ceiling": {
+            name: round(count / seconds / ceiling, 3) for name, (seconds, count) in stages.items() if count
+        },
+    }
+    if arguments.candidates:
+        result["candidates"] = count_candidates(workload)
+    if arguments.new_sizes:
+        grids = [shell_grid(round(arguments.voxels * factor), compute.device) for factor in NEW_SIZES]
+        result["first_against_tenth"] = [round(first_to_last(workload, grid, 10), 3) for grid in grids]
+        structure, latents = OTHER_PHASE
+        other = replace(workload, structure_params=structure, latent_params=latents)
+        result["another_phase"] = round(first_to_last(other, other.grid, 3), 3)
     return result
 
 
 def show(result: dict[str, Any]) -> None:
-    """A table for people."""
+    """Print a table for people."""
     print(f"{result['device']}, torch {result['torch']}, {result['compute']}")
     for name, milliseconds in result["milliseconds"].items():
         line = f"{name:20} {milliseconds:9.2f} ms"
@@ -268,6 +163,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="random:image-large", help="random:NAME, a directory or an id")
     parser.add_argument("--phase", default="phase3")
@@ -275,28 +171,29 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--kernels", choices=["auto", "plain", "fused"], default="auto")
     parser.add_argument("--precision", choices=["auto", "float32", "float16", "bfloat16"], default="auto")
-    parser.add_argument("--fp8", action="store_true", help="acceleration.fp8")
-    parser.add_argument("--reuse", type=int, default=0, help="acceleration.reuse")
+    parser.add_argument("--fp8", action="store_true", help="acceleration.fp8 of phases")
+    parser.add_argument("--reuse", type=int, default=0, help="acceleration.reuse of phases")
     parser.add_argument(
-        "--new-sizes", action="store_true", help="compare the first runs of sizes and phases never seen with later ones"
+        "--new-sizes", action="store_true", help="compare the first runs of new sizes and phases with later ones"
     )
-    parser.add_argument("--candidates", action="store_true", help=f"count those that fit {CANDIDATE_SECONDS:.0f} s")
-    parser.add_argument("--json", type=Path, help="write the figures to a file, too")
+    parser.add_argument(
+        "--candidates", action="store_true", help=f"count the candidates made in {CANDIDATE_SECONDS:.0f} s"
+    )
+    parser.add_argument("--json", type=Path, help="also write the figures to a file")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        print("this measures a CUDA GPU, and torch sees none", file=sys.stderr)
+        print("this benchmark needs a CUDA GPU, and torch finds none", file=sys.stderr)
         return 2
-    kind, _, name = arguments.checkpoint.partition(":")
+    source, _, name = arguments.checkpoint.partition(":")
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        if kind == "random":
+        if source == "random":
             directory = Path(folder)
-            random_checkpoint.write_checkpoint(name, directory, torch.float16, "cuda")
+            random_init.write_checkpoint(name, directory, torch.float16, "cuda")
             torch.cuda.empty_cache()
         else:
             directory = locate(arguments.checkpoint, "pipeline.json")
-        arguments.written = time.perf_counter() - start
-        result = measure(arguments, directory)
+        result = measure(arguments, directory, time.perf_counter() - start)
     show(result)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

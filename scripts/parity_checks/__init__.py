@@ -1,1 +1,1 @@
-"""The comparisons that scripts/parity.py makes."""
+"""The comparisons with golden data that `scripts.parity` makes."""

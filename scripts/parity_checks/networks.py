@@ -1,4 +1,4 @@
-"""Each network's output for the golden input. A check returns the names of the arrays it accounts for."""
+"""Checks of each network's output for the golden input; they return the names of the arrays they account for."""
 
 from __future__ import annotations
 
@@ -12,73 +12,84 @@ from torch import Tensor
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.gaussians import offset_perturbation, to_gaussians
 from pipeline.trellis.structure_decoder import occupied_voxels
-from scripts.parity_checks.report import BOUND, HALF_PRECISION_BOUND, Arrays, Golden, Report, taps
+from scripts.parity_checks.report import (
+    HALF_PRECISION_BOUND,
+    STRUCTURE_DECODER_BOUND,
+    Arrays,
+    Golden,
+    Report,
+    record_taps,
+)
 
 
-def _velocity(file: str, g: Arrays, report: Report, network: Any, run: Callable[[], Tensor]) -> set[str]:
-    with taps(network, g) as seen:
+def _check_velocity(file: str, arrays: Arrays, report: Report, network: Any, run: Callable[[], Tensor]) -> set[str]:
+    with record_taps(network, arrays) as outputs:
         y = run()
-    for name, ours in seen.items():
-        report.close(f"{file}: {name}", ours, g[name])
-    report.close(f"{file}: y", y, g["y"])
-    if "y_fp16mode" in g:
+    for name, output in outputs.items():
+        report.compare(f"{file}: {name}", output, arrays[name])
+    report.compare(f"{file}: y", y, arrays["y"])
+    if "y_fp16mode" in arrays:
         network.to_precision(torch.float16)
-        report.close(f"{file}: y_fp16mode", run(), g["y_fp16mode"], HALF_PRECISION_BOUND)
-    return {"y", "y_fp16mode", *seen}
+        report.compare(f"{file}: y_fp16mode", run(), arrays["y_fp16mode"], HALF_PRECISION_BOUND)
+    return {"y", "y_fp16mode", *outputs}
 
 
-def structure_flow(file: str, g: Arrays, golden: Golden, report: Report) -> set[str]:
-    """Velocity of a dense grid, in full and in half precision."""
+def check_structure_flow(file: str, arrays: Arrays, golden: Golden, report: Report) -> set[str]:
+    """Check the velocity on a dense grid, in full and in half precision."""
     flow = golden.network(file, "SparseStructureFlowModel")
-    return {"x", "t", "cond"} | _velocity(file, g, report, flow, lambda: flow(g["x"], g["t"], g["cond"]))
+    x, t, cond = arrays["x"], arrays["t"], arrays["cond"]
+    return {"x", "t", "cond"} | _check_velocity(file, arrays, report, flow, lambda: flow(x, t, cond))
 
 
-def latent_flow(file: str, g: Arrays, golden: Golden, report: Report) -> set[str]:
-    """Velocity on voxels, and the coarser voxels it attends over."""
-    flow, grid = golden.network(file, "SLatFlowModel"), VoxelGrid(g["coords"])
-    if "down_coords" in g:
-        report.exact(f"{file}: down_coords", grid.pooling.coarse.coords, g["down_coords"])
+def check_latent_flow(file: str, arrays: Arrays, golden: Golden, report: Report) -> set[str]:
+    """Check the velocity on voxels, and the coarser voxels that it attends over."""
+    flow, grid = golden.network(file, "SLatFlowModel"), VoxelGrid(arrays["coords"])
+    if "down_coords" in arrays:
+        report.compare_exactly(f"{file}: down_coords", grid.pooling.coarse.coords, arrays["down_coords"])
+    feats, t, cond = arrays["feats"], arrays["t"], arrays["cond"]
     inputs = {"feats", "coords", "t", "cond", "down_coords"}
-    return inputs | _velocity(file, g, report, flow, lambda: flow(g["feats"], grid, g["t"], g["cond"]))
+    return inputs | _check_velocity(file, arrays, report, flow, lambda: flow(feats, grid, t, cond))
 
 
-def structure_decoder(file: str, g: Arrays, golden: Golden, report: Report) -> set[str]:
-    """Logits; coordinates from the golden logits, and from ours where the golden logit is clearly not 0."""
-    expected = g["logits"]
+def check_structure_decoder(file: str, arrays: Arrays, golden: Golden, report: Report) -> set[str]:
+    """Check logits, coordinates from the golden logits, and from ours where the golden logit is clearly not 0."""
+    expected = arrays["logits"]
     decoder = golden.network(file, "SparseStructureDecoder")
-    logits = decoder(g["z"])
-    report.close(f"{file}: logits", logits, expected)
-    if "coords" in g:
-        report.exact(f"{file}: coords from golden logits", occupied_voxels(expected), g["coords"])
+    logits = decoder(arrays["z"])
+    report.compare(f"{file}: logits", logits, expected, STRUCTURE_DECODER_BOUND)
+    if "coords" in arrays:
+        coords = arrays["coords"]
+        report.compare_exactly(f"{file}: coords from golden logits", occupied_voxels(expected), coords)
         occupied = torch.zeros_like(expected[:, 0], dtype=torch.bool)
-        occupied[tuple(g["coords"].long().T)] = True
-        sure = expected[:, 0].abs() > BOUND * expected.abs().max()
-        report.exact(f"{file}: coords", (logits[:, 0] > 0)[sure], occupied[sure])
-    if "logits_fp16mode" in g:
+        occupied[tuple(coords.long().T)] = True
+        is_clear = expected[:, 0].abs() > STRUCTURE_DECODER_BOUND * expected.abs().max()
+        report.compare_exactly(f"{file}: coords", (logits[:, 0] > 0)[is_clear], occupied[is_clear])
+    if "logits_fp16mode" in arrays:
         decoder.to_precision(torch.float16)
-        report.close(f"{file}: logits_fp16mode", decoder(g["z"]), g["logits_fp16mode"], HALF_PRECISION_BOUND)
+        half = decoder(arrays["z"])
+        report.compare(f"{file}: logits_fp16mode", half, arrays["logits_fp16mode"], HALF_PRECISION_BOUND)
     return {"z", "logits", "coords", "logits_fp16mode"}
 
 
-def decoder_of_sampler(file: str, g: Arrays, golden: Golden, report: Report) -> set[str]:
-    """The decoder on the structure sampler's golden result: every seventh logit, and all signs as packed bits."""
+def check_decoder_of_sampler(file: str, arrays: Arrays, golden: Golden, report: Report) -> set[str]:
+    """Check the decoder on the structure sampler's result: every seventh logit, and all signs as packed bits."""
     decoder = golden.network(file, "SparseStructureDecoder")
     logits = decoder(golden.arrays("ss_sampler.npz")["samples"]).flatten()
-    report.close(f"{file}: logits_every7", logits[::7], g["logits_every7"])
-    occupied = np.unpackbits(g["bits"].numpy())[: len(logits)].astype(bool)
-    sure = (logits.abs() > BOUND * logits.abs().max()).numpy()
-    report.exact(f"{file}: bits", (logits > 0).numpy()[sure], occupied[sure])
+    report.compare(f"{file}: logits_every7", logits[::7], arrays["logits_every7"], STRUCTURE_DECODER_BOUND)
+    occupied = np.unpackbits(arrays["bits"].numpy())[: len(logits)].astype(bool)
+    is_clear = (logits.abs() > STRUCTURE_DECODER_BOUND * logits.abs().max()).numpy()
+    report.compare_exactly(f"{file}: bits", (logits > 0).numpy()[is_clear], occupied[is_clear])
     return {"bits", "logits_every7"}
 
 
-def gaussian_decoder(file: str, g: Arrays, golden: Golden, report: Report) -> set[str]:
-    """Raw channels, then the gaussians' attributes, activations and offsets."""
-    decoder, grid = golden.network(file, "SLatGaussianDecoder"), VoxelGrid(g["coords"])
-    with taps(decoder, g) as seen:
-        raw = decoder(g["feats"], grid)
+def check_gaussian_decoder(file: str, arrays: Arrays, golden: Golden, report: Report) -> set[str]:
+    """Check the raw channels, then the gaussians' attributes, activations and offsets."""
+    decoder, grid = golden.network(file, "SLatGaussianDecoder"), VoxelGrid(arrays["coords"])
+    with record_taps(decoder, arrays) as outputs:
+        raw = decoder(arrays["feats"], grid)
     gaussians = to_gaussians(raw, grid, decoder.resolution, decoder.offset_perturbation, decoder.config)
     results = {
-        **seen,
+        **outputs,
         "net_out": raw,
         "xyz_raw": gaussians.xyz,
         "features_dc_raw": gaussians.features_dc[:, None],
@@ -91,15 +102,15 @@ def gaussian_decoder(file: str, g: Arrays, golden: Golden, report: Report) -> se
         "get_opacity": gaussians.opacities[:, None],
         "offset_perturbation": offset_perturbation(decoder.config),
     }
-    if "sel" in g:
-        results["net_out_sel"] = raw[:, g["sel"]]
-    for name in sorted(results.keys() & g.keys()):
-        report.close(f"{file}: {name}", results[name][: len(g[name])], g[name])
-    if "offset_perturbation" in g:
+    if "sel" in arrays:
+        results["net_out_sel"] = raw[:, arrays["sel"]]
+    for name in sorted(results.keys() & arrays.keys()):
+        report.compare(f"{file}: {name}", results[name][: len(arrays[name])], arrays[name])
+    if "offset_perturbation" in arrays:
         stored = decoder.offset_perturbation
-        report.close(f"{file}: offset_perturbation in the weights", stored, g["offset_perturbation"])
-    if "net_out_fp16mode" in g:
+        report.compare(f"{file}: offset_perturbation in the weights", stored, arrays["offset_perturbation"])
+    if "net_out_fp16mode" in arrays:
         decoder.to_precision(torch.float16)
-        half = decoder(g["feats"], grid)
-        report.close(f"{file}: net_out_fp16mode", half, g["net_out_fp16mode"], HALF_PRECISION_BOUND)
+        half = decoder(arrays["feats"], grid)
+        report.compare(f"{file}: net_out_fp16mode", half, arrays["net_out_fp16mode"], HALF_PRECISION_BOUND)
     return {"coords", "feats", "sel", "net_out_fp16mode", *results}

@@ -1,4 +1,4 @@
-"""Sizes of the shipped networks and encoders, and the encoder of structures that only training needs."""
+"""The sizes of the shipped networks and encoders, and the structure encoder that only the training needs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from pipeline.conditioning.text_encoder import TOKENS
 from pipeline.weights.random_init import GAUSSIANS
-from scripts.train_tiny.voxels import LATENT_CHANNELS
+from scripts.train_tiny.data.voxels import LATENT_CHANNELS
 
 IMAGE_SIZE, PATCH_SIZE, TOKEN_WIDTH = 112, 8, 128
-# Per side of a patch, the parts that its token has to tell the contents of; and the numbers about all of them.
-PATCH_PARTS = 2
-PATCH_CONTENTS = 7 * PATCH_PARTS**2
+# An image token has to predict 7 channels of each part of its patch, which is divided this often along each side.
+PATCH_DIVISIONS = 2
+PATCH_CHANNELS = 7 * PATCH_DIVISIONS**2
 _FLOW = {
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
@@ -25,7 +25,7 @@ _FLOW = {
     "qk_rms_norm": True,
     "use_fp16": True,
 }
-# File's stem -> class name and arguments.
+# Stem of the file -> class name and arguments.
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "ss_flow_tiny": (
         "SparseStructureFlowModel",
@@ -72,8 +72,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def image_encoder() -> Any:
-    """A small DINOv2 with registers."""
+def build_image_encoder() -> Any:
+    """Build a small DINOv2 with registers."""
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
     config = Dinov2WithRegistersConfig(
@@ -87,34 +87,35 @@ def image_encoder() -> Any:
     return Dinov2WithRegistersModel(config)
 
 
-def text_encoder(vocabulary: int) -> Any:
-    """The text half of a small CLIP, its tokens as wide as those of pictures: the flows take either."""
+def build_text_encoder(vocabulary_size: int) -> Any:
+    """Build the text model of a small CLIP, its tokens as wide as those of images, so that the flows take either."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
-        vocab_size=vocabulary,
+        vocab_size=vocabulary_size,
         hidden_size=TOKEN_WIDTH,
         intermediate_size=2 * TOKEN_WIDTH,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=TOKENS,
-        bos_token_id=vocabulary - 2,
-        eos_token_id=vocabulary - 1,
+        bos_token_id=vocabulary_size - 2,
+        eos_token_id=vocabulary_size - 1,
     )
     return CLIPTextModel(config)
 
 
 class StructureEncoder(nn.Module):
-    """Occupancy [B, 64, 64, 64] -> mean and logarithm of the variance of latents, each [B, 8, 16, 16, 16]."""
+    """The encoder half of the structures' VAE: three scales of convolutions."""
 
     def __init__(self) -> None:
+        """Build the layers with PyTorch's own initial weights."""
         super().__init__()
         self.down = nn.ModuleList([nn.Conv3d(1, 32, 4, stride=2, padding=1), nn.Conv3d(32, 64, 4, stride=2, padding=1)])
         self.mix = nn.ModuleList([nn.Conv3d(64, 64, 3, padding=1) for _ in range(3)])
         self.out = nn.Conv3d(64, 2 * LATENT_CHANNELS, 3, padding=1)
 
     def forward(self, occupancy: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Return mean and log variance of the latents, each [B, 8, 16, 16, 16], for an occupancy [B, 64, 64, 64]."""
         h = occupancy[:, None].float()
         for down in self.down:
             h = F.silu(down(h))

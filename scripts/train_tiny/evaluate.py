@@ -1,14 +1,15 @@
-"""Measure a trained tiny checkpoint on objects it never saw.
+"""Evaluate a trained tiny checkpoint on objects that it was not trained on.
 
-    python scripts/train_tiny/evaluate.py --objects 200 --seed 0 --json result.json
-    python scripts/train_tiny/evaluate.py --checkpoint embedded-text --objects 200
-    python scripts/train_tiny/evaluate.py --objects 48 --curves --json curves.json
-    python scripts/train_tiny/evaluate.py --objects 100 --steps 12 --strength 0 1
+    python -m scripts.train_tiny.evaluate --objects 200 --seed 0 --json result.json
+    python -m scripts.train_tiny.evaluate --checkpoint embedded-text --objects 200
+    python -m scripts.train_tiny.evaluate --objects 48 --curves --json curves.json
+    python -m scripts.train_tiny.evaluate --objects 100 --steps 12 --strength 0 1
 
-The prompts are pictures with alpha, or sentences if that is what the checkpoint takes; results are compared with the
-objects themselves. Means with the half widths of their 95 % intervals; the last line is JSON. Several strengths of
-guidance and numbers of steps are all combined; what strength 0 was measured for as well is also compared with it object
-by object, which tells smaller differences apart than two intervals do. --curves takes those of the README.
+The prompts are images with alpha, or captions if the checkpoint takes text; results are compared with the objects
+themselves. The figures are means with the half widths of their 95 % intervals; the last line is JSON. Given several CFG
+strengths and numbers of steps, all combinations are evaluated. Where strength 0 was evaluated with the same number of
+steps, other strengths are also compared with it object by object, which detects smaller differences than two intervals
+do. --curves evaluates the combinations of results/README.md.
 """
 
 from __future__ import annotations
@@ -26,78 +27,82 @@ from typing import Any
 import torch
 
 from pipeline import SamplerParams
-from scripts.train_tiny.exam import MATCHED_AMONG, Result, examine, questions
-from scripts.train_tiny.measures import summary
-from scripts.train_tiny.subject import Subject
+from scripts.train_tiny.eval.metrics import summarise
+from scripts.train_tiny.eval.model import ModelUnderTest
+from scripts.train_tiny.eval.samples import RETRIEVAL_SIZE, EvalResult, evaluate, make_samples
 
 STRENGTHS = (0.0, 1.0, 2.5, 4.0, 7.0, 9.0)
 STEPS = (2, 5, 12, 25, 50)
 
 
-def _list(values: Iterable[float]) -> str:
+def _join(values: Iterable[float]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def described(
-    result: Result, structure: SamplerParams, latents: SamplerParams, base: Result | None, seconds: float
+def describe(
+    result: EvalResult, structure: SamplerParams, latents: SamplerParams, unguided: EvalResult | None, seconds: float
 ) -> dict[str, Any]:
-    """Settings, means with intervals, the matched share and the seconds, in types of JSON; base: at strength 0."""
-    found: dict[str, Any] = {
+    """Return settings, means with intervals, the matched share and the seconds as JSON types.
+
+    unguided: the result at strength 0 and with the same steps, to compare with.
+    """
+    content: dict[str, Any] = {
         "structure": structure.published(),
         "latents": latents.published(),
-        **_rounded(summary(result.measures)),
+        **_rounded(summarise(result.metrics)),
         "matched": round(result.matched, 4),
         "seconds": round(seconds, 1),
     }
-    if base is not None:
-        found["less_strength_0"] = _rounded(summary(result.measures, base.measures))
-    return found
+    if unguided is not None:
+        content["less_strength_0"] = _rounded(summarise(result.metrics, unguided.metrics))
+    return content
 
 
-def _rounded(pairs: dict[str, tuple[float, float]]) -> dict[str, list[float]]:
-    return {name: [round(value, 4) for value in pair] for name, pair in pairs.items()}
+def _rounded(intervals: dict[str, tuple[float, float]]) -> dict[str, list[float]]:
+    return {name: [round(value, 4) for value in interval] for name, interval in intervals.items()}
 
 
-def show(result: dict[str, Any]) -> None:
-    """A line for people, and one with the differences from strength 0."""
-    settings = f"{result['structure']['steps']:3} steps at {result['structure']['cfg_strength']:4}"
-    print(f"{settings}: {_shown(result)}  matched {result['matched']:.2f} of {MATCHED_AMONG}", flush=True)
-    if "less_strength_0" in result:
-        print(f"{'less strength 0':>20}: {_shown(result['less_strength_0'])}", flush=True)
+def show(content: dict[str, Any]) -> None:
+    """Print a line for people, and one with the differences from strength 0."""
+    settings = f"{content['structure']['steps']:3} steps at {content['structure']['cfg_strength']:4}"
+    print(f"{settings}: {_format(content)}  matched {content['matched']:.2f} of {RETRIEVAL_SIZE}", flush=True)
+    if "less_strength_0" in content:
+        print(f"{'less strength 0':>20}: {_format(content['less_strength_0'])}", flush=True)
 
 
-def _shown(values: dict[str, Any]) -> str:
-    pairs = {name: value for name, value in values.items() if isinstance(value, list)}
-    return "  ".join(f"{name} {mean:.4f} ± {half:.4f}" for name, (mean, half) in pairs.items())
+def _format(content: dict[str, Any]) -> str:
+    intervals = {name: value for name, value in content.items() if isinstance(value, list)}
+    return "  ".join(f"{name} {mean:.4f} ± {half:.4f}" for name, (mean, half) in intervals.items())
 
 
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="embedded")
     parser.add_argument("--objects", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0, help="number of the first object among those never trained on")
+    parser.add_argument("--seed", type=int, default=0, help="number of the first object among those held out")
     parser.add_argument("--steps", type=int, nargs="+", help="of both samplers, instead of the checkpoint's own")
-    parser.add_argument("--strength", type=float, nargs="+", help="of guidance, for both samplers")
-    parser.add_argument("--curves", action="store_true", help=f"--steps {_list(STEPS)} --strength {_list(STRENGTHS)}")
+    parser.add_argument("--strength", type=float, nargs="+", help="CFG strength of both samplers")
+    parser.add_argument("--curves", action="store_true", help=f"--steps {_join(STEPS)} --strength {_join(STRENGTHS)}")
     parser.add_argument("--batch", type=int, default=4, help="objects at a time")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    subject = Subject(arguments.checkpoint, arguments.device)
-    checkpoint = subject.engine.checkpoint
+    model = ModelUnderTest(arguments.checkpoint, arguments.device)
+    checkpoint = model.engine.checkpoint
     recommended = checkpoint.sparse_structure_sampler_params, checkpoint.slat_sampler_params
-    asked = questions(arguments.seed, arguments.objects, subject.engine.device, sentences=subject.takes_sentences)
-    numbers: Sequence[int | None] = STEPS if arguments.curves else arguments.steps or [None]
+    samples = make_samples(arguments.seed, arguments.objects, model.engine.device, text=model.takes_text)
+    step_counts: Sequence[int | None] = STEPS if arguments.curves else arguments.steps or [None]
     strengths: Sequence[float | None] = STRENGTHS if arguments.curves else sorted(arguments.strength or [None])
     results = []
-    unguided: dict[int | None, Result] = {}
-    for strength, steps in product(strengths, numbers):
+    unguided: dict[int | None, EvalResult] = {}
+    for strength, steps in product(strengths, step_counts):
         changes = {"steps": steps, "cfg_strength": strength}
-        given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
-        structure, latents = (replace(params, **given) for params in recommended)
+        overrides: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+        structure, latents = (replace(params, **overrides) for params in recommended)
         start = time.monotonic()
-        result = examine(subject, asked, structure, latents, arguments.batch)
-        results.append(described(result, structure, latents, unguided.get(steps), time.monotonic() - start))
+        result = evaluate(model, samples, structure, latents, arguments.batch)
+        results.append(describe(result, structure, latents, unguided.get(steps), time.monotonic() - start))
         show(results[-1])
         if strength == 0:
             unguided[steps] = result
@@ -105,7 +110,7 @@ def main() -> int:
         "checkpoint": arguments.checkpoint,
         "objects": arguments.objects,
         "seed": arguments.seed,
-        "device": torch.cuda.get_device_name() if subject.engine.device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if model.engine.device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "results": results,
     }

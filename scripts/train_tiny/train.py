@@ -1,8 +1,10 @@
-"""Train the tiny checkpoints: python scripts/train_tiny/train.py --work DIR [--only STAGE ...]
+"""Train the tiny checkpoints.
 
-Runs the stages whose files are missing from DIR, then writes DIR/checkpoints if all are there. Needs a GPU; nothing is
-downloaded. DIR/log.jsonl holds the losses. A stage that was cut short leaves no file and starts anew; files of earlier
-stages can be brought from elsewhere, those of the shipped checkpoints as well.
+    python -m scripts.train_tiny.train --work DIR [--only STAGE ...]
+
+Runs the stages whose files are missing from DIR, then writes DIR/checkpoints if all files exist. Needs a GPU; nothing
+is downloaded. DIR/log.jsonl holds the losses. A stage that was interrupted leaves no file and starts again from the
+beginning; files of earlier stages can be copied from elsewhere, also from the shipped checkpoints.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from pipeline import SamplerParams
 from pipeline.trellis.checkpoint import build_network
 from pipeline.weights.checkpoint_writer import save_network, save_pipeline
 from scripts.train_tiny.architecture import NETWORKS
-from scripts.train_tiny.pool import make_pool
-from scripts.train_tiny.prompts import FINAL_TEXT_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
-from scripts.train_tiny.stages import STAGES, Stage
-from scripts.train_tiny.words import write_tokenizer
-from scripts.train_tiny.workplace import Workplace
+from scripts.train_tiny.data.dataset import make_dataset
+from scripts.train_tiny.data.tokenizer import write_tokenizer
+from scripts.train_tiny.training.context import TrainingContext
+from scripts.train_tiny.training.latents import STATISTICS
+from scripts.train_tiny.training.prompt_encoders import FINAL_TEXT_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
+from scripts.train_tiny.training.stages import STAGES
 
 ROLES = {
     "sparse_structure_flow_model": "ss_flow_tiny",
@@ -32,70 +35,70 @@ ROLES = {
     "slat_flow_model": "slat_flow_tiny",
     "slat_decoder_gs": "slat_dec_gs_tiny",
 }
-SETTINGS = SamplerParams(steps=12, cfg_strength=0.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
+SAMPLER_PARAMS = SamplerParams(steps=12, cfg_strength=0.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
 
 
-def assemble(work: Path, directory: Path) -> None:
-    """Write the two checkpoints in upstream's form, blocks in float16: "tiny" for pictures, and "tiny-text", which has
-    an encoder of its own and takes the other's networks."""
+def write_checkpoints(work: Path, directory: Path) -> None:
+    """Write the two checkpoints in upstream's format, with blocks in float16.
+
+    "tiny" takes images; "tiny-text" has an encoder of its own and refers to the networks of "tiny".
+    """
     from transformers import CLIPTextModel, Dinov2WithRegistersModel
 
-    images, texts = directory / "tiny", directory / "tiny-text"
+    image, text = directory / "tiny", directory / "tiny-text"
     for stem, (class_name, args) in NETWORKS.items():
         network = build_network(class_name, args)
         network.load_state_dict(load_file(work / f"{stem}.safetensors"), assign=True)
-        save_network(network, class_name, args, images / "ckpts" / stem)
+        save_network(network, class_name, args, image / "ckpts" / stem)
     for source, encoder, target in (
-        (work / IMAGE_ENCODER, Dinov2WithRegistersModel, images / IMAGE_ENCODER),
-        (work / FINAL_TEXT_ENCODER, CLIPTextModel, texts / TEXT_ENCODER),
+        (work / IMAGE_ENCODER, Dinov2WithRegistersModel, image / IMAGE_ENCODER),
+        (work / FINAL_TEXT_ENCODER, CLIPTextModel, text / TEXT_ENCODER),
     ):
         encoder.from_pretrained(source, local_files_only=True).half().save_pretrained(target)
-    write_tokenizer(texts / TEXT_ENCODER)
-    statistics = {key: value.tolist() for key, value in load_file(work / "latent_statistics.safetensors").items()}
+    write_tokenizer(text / TEXT_ENCODER)
+    statistics = {key: value.tolist() for key, value in load_file(work / f"{STATISTICS}.safetensors").items()}
     models = {role: f"ckpts/{stem}" for role, stem in ROLES.items()}
-    save_pipeline(images, "image", models=models, encoder=IMAGE_ENCODER, settings=SETTINGS, statistics=statistics)
-    models = {role: f"../{images.name}/{path}" for role, path in models.items()}
-    save_pipeline(texts, "text", models=models, encoder=TEXT_ENCODER, settings=SETTINGS, statistics=statistics)
+    save_pipeline(image, "image", models=models, encoder=IMAGE_ENCODER, settings=SAMPLER_PARAMS, statistics=statistics)
+    models = {role: f"../{image.name}/{path}" for role, path in models.items()}
+    save_pipeline(text, "text", models=models, encoder=TEXT_ENCODER, settings=SAMPLER_PARAMS, statistics=statistics)
 
 
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--pace", type=float, default=1.0, help="times the seconds of each stage")
+    parser.add_argument("--pace", type=float, default=1.0, help="factor on the seconds of each stage")
     parser.add_argument(
-        "--within", type=float, default=math.inf, help="seconds; no stage gets less than half of its own"
+        "--within", type=float, default=math.inf, help="seconds for all; a stage needs at least half of its own"
     )
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--objects", type=int, default=48_000, help="to make and train on")
+    parser.add_argument("--objects", type=int, default=48_000, help="number of objects to make and train on")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs, which is slower")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    missing = [name for name in arguments.only if not _is_done(STAGES[name], work)]
+    missing = [name for name in arguments.only if not STAGES[name].is_done(work)]
     if missing:
         torch.manual_seed(0)
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
         start = time.monotonic()
-        pool = make_pool(arguments.objects, torch.device(arguments.device))
-        print(f"{len(pool.captions)} objects in {time.monotonic() - start:.0f} s", flush=True)
-        place = Workplace(work, pool, work / "log.jsonl", torch.Generator().manual_seed(1), not arguments.eager)
+        dataset = make_dataset(arguments.objects, torch.device(arguments.device))
+        print(f"{len(dataset.captions)} objects in {time.monotonic() - start:.0f} s", flush=True)
+        generator = torch.Generator().manual_seed(1)
+        context = TrainingContext(work, dataset, work / "log.jsonl", generator, not arguments.eager)
         for name in missing:
             remaining = arguments.within - (time.monotonic() - start)
             seconds = arguments.pace * STAGES[name].seconds
             if remaining < seconds / 2:
-                print(f"{name} is not begun: {remaining:.0f} of its {seconds:.0f} s remain", file=sys.stderr)
+                print(f"{name} is not started: {remaining:.0f} of its {seconds:.0f} s remain", file=sys.stderr)
                 return 1
-            STAGES[name].run(place, min(seconds, remaining))
-    if all(_is_done(stage, work) for stage in STAGES.values()):
-        assemble(work, work / "checkpoints")
+            STAGES[name].train(context, min(seconds, remaining))
+    if all(stage.is_done(work) for stage in STAGES.values()):
+        write_checkpoints(work, work / "checkpoints")
         print(f"{work / 'checkpoints'} is complete")
     return 0
-
-
-def _is_done(stage: Stage, work: Path) -> bool:
-    return all((work / f"{file}.safetensors").is_file() for file in stage.files)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Kill a process that writes to the ledger, again and again, and look at what is left.
+"""Kill a process that writes to the ledger, again and again, and check what is left.
 
-    python scripts/proofs/ledger_kill.py [--rounds 200] [--seed 0]
+    python -m scripts.validation.ledger_kill [--rounds 200] [--seed 0]
 
 All rounds share one file. In every other round the writer waits for each record to be written before the next, so that
-at most one may be missing; in the others it records in bursts, and what is there must be all up to some point. The last
-line is JSON. Recorded results: ledger_kill.md beside this file.
+at most one may be missing; in the others it records in bursts, and the file must hold all records up to some point. The
+last line is JSON. Recorded results: ledger_kill.md beside this file.
 """
 
 from __future__ import annotations
@@ -12,55 +12,40 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import random
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
-from miner.ledger.events import Event, ResultGenerated, SubmissionAnswered, TaskStarted
+from miner.ledger.events import Event, PhaseAssignment, ResultGenerated, SubmissionAnswered, TaskStarted
+from miner.ledger.outcomes import Outcome
 from miner.ledger.reader import LedgerReader, TaskRow
 from miner.ledger.schema import SPLAT_COLUMNS
 from miner.ledger.writer import LedgerWriter
 
-EVENTS_OF_A_TASK = 3
-LONGEST_BURST = 200
+EVENTS_PER_TASK = 3
+MAX_BURST = 200
+FLUSH_TIMEOUT = 60.0
 
 
-def life(ledger: LedgerWriter, number: int, phase: str) -> Iterator[Event]:
-    """A task from assignment to feedback; `number` stands in each of its events."""
-    key, figures = ledger.new_key(), dict.fromkeys(SPLAT_COLUMNS, float(number))
-    yield TaskStarted(key, time.time(), "pull", "5" * 48, 27, str(number), "image", phase, "0" * 12, "1.0")
-    yield ResultGenerated(key, time.time(), number, (number,), {"structure": 1.0}, figures, 0.7, number)
-    yield SubmissionAnswered(key, time.time(), "accepted", score=0.7, cooldown_until=number + 1)
+@dataclass
+class Progress:
+    """The number of events that were recorded, and the number that are known to be written."""
 
-
-def write(path: Path, phase: str, paced: bool) -> None:
-    """Until killed: say `r N` before each record, and `w N` once the first N are written."""
-    ledger = LedgerWriter(path)
-    ledger.start()
-    rng = random.Random(phase)  # noqa: S311
-    recorded = burst = 0
-    for number in itertools.count():
-        for event in life(ledger, number, phase):
-            recorded += 1
-            os.write(1, b"r %d\n" % recorded)
-            ledger.record(event)
-            burst -= 1
-            if (paced or burst <= 0) and ledger.flush(60):
-                os.write(1, b"w %d\n" % recorded)
-                burst = rng.randint(1, LONGEST_BURST)
+    recorded: int = 0
+    written: int = 0
 
 
 @dataclass(frozen=True)
 class Round:
-    """Of one writer: events recorded, known to be written when it was killed, found in the file; and what is wrong."""
+    """What one writer recorded, knew to be written when it was killed, and left in the file; and what is wrong."""
 
     recorded: int
     written: int
@@ -68,26 +53,52 @@ class Round:
     problems: tuple[str, ...]
 
 
-def events_of(row: TaskRow) -> int:
-    """How many events of a task have arrived."""
+def task_events(ledger: LedgerWriter, number: int, phase: str) -> Iterator[Event]:
+    """Yield the events of a task from assignment to feedback, each with `number` in it."""
+    key, statistics = ledger.new_key(), dict.fromkeys(SPLAT_COLUMNS, float(number))
+    assignment = PhaseAssignment(phase, "0" * 12, None)
+    yield TaskStarted(key, time.time(), "pull", "5" * 48, 27, str(number), "image", assignment, "1.0")
+    yield ResultGenerated(key, time.time(), number, (number,), {"structure": 1.0}, statistics, 0.7, number)
+    yield SubmissionAnswered(key, time.time(), Outcome.ACCEPTED, score=0.7, cooldown_until=number + 1)
+
+
+def write_forever(path: Path, phase: str, paced: bool, progress: Connection) -> None:
+    """Record tasks until killed; send a Progress before each record and after each flush."""
+    ledger = LedgerWriter(path)
+    rng = random.Random(phase)  # noqa: S311
+    state = Progress()
+    burst = 0
+    for number in itertools.count():
+        for event in task_events(ledger, number, phase):
+            state.recorded += 1
+            progress.send(state)
+            ledger.record(event)
+            burst -= 1
+            if (paced or burst <= 0) and ledger.flush(FLUSH_TIMEOUT):
+                state.written = state.recorded
+                progress.send(state)
+                burst = rng.randint(1, MAX_BURST)
+
+
+def count_events(row: TaskRow) -> int:
+    """Return the number of events of a task that are in the ledger."""
     return 3 if row.outcome is not None else 2 if row.seed is not None else 1
 
 
-def look(path: Path, phase: str, paced: bool, output: bytes) -> Round:
-    """Compare what the writer said with what is in the file."""
-    lines = [line.split() for line in output.splitlines(keepends=True) if line.endswith(b"\n")]
-    recorded, written = (max((int(n) for kind, n in lines if kind == which), default=0) for which in (b"r", b"w"))
+def check_ledger(path: Path, phase: str, paced: bool, progress: Progress) -> Round:
+    """Compare what the writer reported with what is in the file."""
+    recorded, written = progress.recorded, progress.written
     with closing(sqlite3.connect(path)) as database:
         integrity = database.execute("PRAGMA integrity_check").fetchone()[0]
     with LedgerReader(path) as reader:
         rows = [row for row in reader.tasks() if row.phase == phase]
-    found = sum(events_of(row) for row in rows)
+    found = sum(count_events(row) for row in rows)
     problems = []
     if integrity != "ok":
         problems.append(f"integrity: {integrity}")
     if [row.task_id for row in rows] != [str(number) for number in range(len(rows))]:
         problems.append("a task is missing before the last")
-    if any(events_of(row) < EVENTS_OF_A_TASK for row in rows[:-1]):
+    if any(count_events(row) < EVENTS_PER_TASK for row in rows[:-1]):
         problems.append("an event is missing before the last task")
     if found < written:
         problems.append(f"{written} were written, {found} are left")
@@ -98,39 +109,40 @@ def look(path: Path, phase: str, paced: bool, output: bytes) -> Round:
     return Round(recorded, written, found, tuple(problems))
 
 
-def kill_once(path: Path, phase: str, paced: bool, after: float) -> Round:
-    """Start a writer, kill it `after` seconds after its first record was written, and look."""
-    command = [sys.executable, __file__, "--write", str(path), "--phase", phase, *(["--paced"] if paced else [])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
-        assert writer.stdout is not None
-        output = b""
-        while b"w" not in output:
-            output += os.read(writer.stdout.fileno(), 4096)
-        os.set_blocking(writer.stdout.fileno(), False)
-        end = time.monotonic() + after
-        while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, 0.005))
-            output += writer.stdout.read() or b""
-        writer.kill()
-        writer.wait()
-        output += writer.stdout.read() or b""
-    return look(path, phase, paced, output)
+def kill_once(path: Path, phase: str, paced: bool, delay: float) -> Round:
+    """Start a writer, kill it `delay` seconds after its first record was written, and check the file."""
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    writer = context.Process(target=write_forever, args=(path, phase, paced, sender))
+    writer.start()
+    # The writer's is the only other end then, so that its death ends the connection.
+    sender.close()
+    progress = Progress()
+    while progress.written == 0:
+        progress = receiver.recv()
+    end = time.monotonic() + delay
+    while (remaining := end - time.monotonic()) > 0:
+        if receiver.poll(remaining):
+            progress = receiver.recv()
+    writer.kill()
+    writer.join()
+    # The last message may have been cut off.
+    with receiver, suppress(EOFError, OSError):
+        while True:
+            progress = receiver.recv()
+    return check_ledger(path, phase, paced, progress)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--phase", help=argparse.SUPPRESS)
-    parser.add_argument("--paced", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.write:
-        write(options.write, options.phase, options.paced)
     rng = random.Random(options.seed)  # noqa: S311
+    rounds = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.sqlite"
-        rounds = []
         for number in range(options.rounds):
             rounds.append(kill_once(path, f"round {number}", number % 2 == 0, rng.uniform(0.0, 0.25)))
             for problem in rounds[-1].problems:

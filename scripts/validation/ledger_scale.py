@@ -1,10 +1,10 @@
-"""How long a report on many tasks takes, and what the ledger costs while it is written.
+"""Measure the time of a report on many tasks, and the cost of writing to the ledger.
 
-    python -m scripts.validation.ledger_scale [--tasks 100000] [--keep FILE]
+    python -m scripts.validation.ledger_scale [--tasks 100000]
 
-Fills a ledger with plausible tasks of two phases, seven validators and both types, through SQLite in one go;
-writes a thousand more the miner's way; then runs `sn17-miner report` as a process of its own for each grouping and each
-form. --keep leaves the ledger in FILE. The last line is JSON. Recorded results: ledger_scale.md beside this file.
+Fills a ledger with plausible tasks of two phases, seven validators and both types in one transaction; writes the events
+of a thousand more one by one, as the miner does; then runs `sn17-miner report` as a process for each grouping and each
+format. The last line is JSON. Recorded results: ledger_scale.md beside this file.
 """
 
 from __future__ import annotations
@@ -22,56 +22,55 @@ import numpy as np
 
 from miner.analytics.aggregate import GROUPINGS
 from miner.ledger.writer import LedgerWriter
-from tests.support.invented_ledger import events, fill
+from miner.localnet.synthetic_ledger import fill_ledger, synthesise_events
 
+SINGLE_TASKS = 1000
 RUNS = 5
+FORMATS = ("json", "csv", "html")
 
 
-def write_one_by_one(folder: Path, tasks: int) -> tuple[float, float]:
-    """Return the microseconds that record() takes, and the milliseconds until a record is on the disk, on average."""
-    ledger = LedgerWriter(folder / "one-by-one.sqlite")
-    all_events = list(events(tasks))
+def write_one_by_one(path: Path) -> tuple[float, float]:
+    """Return the microseconds that record() takes, and the milliseconds until a record is on disk, on average."""
+    ledger = LedgerWriter(path)
+    events = list(synthesise_events(SINGLE_TASKS))
     started = time.perf_counter()
-    for event in all_events:
+    for event in events:
         ledger.record(event)
     recorded = time.perf_counter() - started
     ledger.close(300)
-    return 1e6 * recorded / len(all_events), 1e3 * (time.perf_counter() - started) / len(all_events)
+    return 1e6 * recorded / len(events), 1e3 * (time.perf_counter() - started) / len(events)
 
 
-def seconds_of(path: Path, *arguments: str) -> tuple[float, float]:
-    """Return the medians of a whole process's wall time and of its processor time."""
-    walls, processors = [], []
+def report_seconds(state: Path, *arguments: str) -> tuple[float, float]:
+    """Return the median wall time and the median processor time of a report's process."""
+    wall_times, processor_times = [], []
+    command = [sys.executable, "-m", "miner", "report", "--state", str(state), *arguments]
     for _ in range(RUNS):
         started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
-            [sys.executable, "-m", "miner", "report", "--ledger", str(path), *arguments],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        walls.append(time.perf_counter() - started)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        wall_times.append(time.perf_counter() - started)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        processors.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return float(np.median(walls)), float(np.median(processors))
+        processor_times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return float(np.median(wall_times)), float(np.median(processor_times))
 
 
 def main() -> int:
-    """Measure, and print the results."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=100_000)
-    parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        path = options.keep or Path(folder) / "ledger.sqlite"
-        fill(path, options.tasks)
-        record_us, write_ms = write_one_by_one(Path(folder), 1000)
-        found = {"tasks": options.tasks, "megabytes": path.stat().st_size / 1e6}
-        found |= {"record_us": record_us, "write_ms": write_ms}
-        calls: dict[str, tuple[str, str]] = {f"by {by}": ("--by", by) for by in GROUPINGS}
-        calls |= {form: ("--format", form) for form in ("json", "csv", "html")}
-        for name, arguments in calls.items():
-            found[f"{name}, wall"], found[f"{name}, processor"] = seconds_of(path, *arguments)
-    print(json.dumps({name: round(value, 3) for name, value in found.items()}))
+        state = Path(folder)
+        ledger = state / "ledger.sqlite"
+        fill_ledger(ledger, options.tasks)
+        record_us, write_ms = write_one_by_one(state / "one-by-one.sqlite")
+        figures: dict[str, float] = {"tasks": options.tasks, "megabytes": ledger.stat().st_size / 1e6}
+        figures |= {"record_us": record_us, "write_ms": write_ms}
+        reports: dict[str, tuple[str, str]] = {f"by {grouping}": ("--by", grouping) for grouping in GROUPINGS}
+        reports |= {name: ("--format", name) for name in FORMATS}
+        for name, arguments in reports.items():
+            figures[f"{name}, wall"], figures[f"{name}, processor"] = report_seconds(state, *arguments)
+    print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
     return 0
 
 

@@ -1,9 +1,9 @@
-"""GPU memory of checkpoints at full size, each alone and both together, with their encoders.
+"""Measure the GPU memory of checkpoints at full size, each alone and both together, with their encoders.
 
-    python scripts/proofs/memory.py [--voxels 16000]
+    python -m scripts.validation.memory [--voxels 16000]
 
-Random weights; a spherical shell stands for the structure. GiB as torch counts its own allocations. The last line is
-JSON. Recorded results: memory.md beside this file.
+The weights are random; a spherical shell of voxels replaces the structure. Figures are GiB as torch counts its own
+allocations. The last line is JSON. Needs neither bittensor nor rembg. Recorded results: memory.md beside this file.
 """
 
 from __future__ import annotations
@@ -11,32 +11,37 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from pipeline import choose_compute
 from pipeline.trellis.checkpoint import LoadedNetworks
-from pipeline.weights import random_init as random_checkpoint
-from scripts.benchmarks.generation import GIB, Subject, phase_params
+from pipeline.weights import random_init
+from scripts.benchmarks.timing import GIB
+from scripts.benchmarks.workload import GenerationWorkload, phase_params
+from scripts.loaded_checkpoint import LoadedCheckpoint
 
 
-def measure(directories: list[Path], voxels: int) -> dict[str, float]:
-    """LoadedModels, and the peak while each makes one object."""
+def measure(directories: Sequence[Path], voxels: int) -> dict[str, float]:
+    """Return the memory of the loaded checkpoints, and the peak while each makes one object."""
     gc.collect()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    loaded_networks: LoadedNetworks = {}
-    subjects = [
-        Subject(directory, choose_compute("cuda"), phase_params("phase3"), voxels, loaded_networks)
+    compute, params = choose_compute("cuda"), phase_params("phase3")
+    shared_networks: LoadedNetworks = {}
+    workloads = [
+        GenerationWorkload.prepare(LoadedCheckpoint.load(directory, compute, shared_networks), params, voxels)
         for directory in directories
     ]
     loaded = torch.cuda.memory_allocated() - before
-    for subject in subjects:
-        subject.encode()
-        subject.candidate(subject.grid)
+    for workload in workloads:
+        workload.checkpoint.encode(workload.prompt)
+        workload.make_candidate(workload.grid)
     torch.cuda.synchronize()
     return {
         "loaded": round(loaded / GIB, 2),
@@ -45,15 +50,16 @@ def measure(directories: list[Path], voxels: int) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--voxels", type=int, default=16000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        directories = {name: Path(folder) / name for name in random_checkpoint.FLOWS}
+        directories = {name: Path(folder) / name for name in random_init.FLOWS}
         for name, directory in directories.items():
-            random_checkpoint.write_checkpoint(name, directory, torch.float16, "cuda")
-        for role in random_checkpoint.DECODERS:
+            random_init.write_checkpoint(name, directory, torch.float16, "cuda")
+        for role in random_init.DECODERS:
             # The published text checkpoints name the image checkpoint's decoders.
             for suffix in (".json", ".safetensors"):
                 first, second = (directory / "ckpts" / f"{role}{suffix}" for directory in directories.values())
@@ -62,7 +68,8 @@ def main() -> None:
         report = {name: measure([directory], arguments.voxels) for name, directory in directories.items()}
         report["both"] = measure(list(directories.values()), arguments.voxels)
     print(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__} | report))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

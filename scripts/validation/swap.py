@@ -1,9 +1,12 @@
-"""Swap one checkpoint for another while tasks are generated: python scripts/proofs/swap.py [--checkpoint text-xlarge]
+"""Swap one checkpoint for another while tasks are generated.
 
-Two checkpoints with random weights, a scheduler with two tasks waiting at any time, the loader and the manager that the
-miner has; no network and no background model. Tells how many tasks were made by which, how long the swap took from the
-changed state to the first task of the new phase, and the memory of the GPU: with one, with both, and after the old
-one's last task, also as /health tells it. Needs neither bittensor nor rembg. Exit 1 if a task was lost.
+    python -m scripts.validation.swap [--checkpoint text-xlarge]
+
+Two checkpoints with random weights run in the miner's own scheduler, loader and phase manager, with two tasks waiting
+at any time; there is no network and no background model. Prints the number of tasks that each checkpoint generated, the
+time from the changed state to the first task of the new phase, and the GPU memory: with one checkpoint, with both, and
+after the last task of the old one, also as /health reports it. Needs neither bittensor nor rembg. Exits with 1 if a
+task was lost. Recorded results: swap.md beside this file.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -23,18 +27,19 @@ import torch
 
 from miner.config.phase_files import load_phase
 from miner.config.settings import MinerSettings
-from miner.gpu.models import load, release
+from miner.gpu.models import free_memory, load_and_warm_up
 from miner.gpu.scheduler import Scheduler
-from miner.phases.manager import PhaseFiles, PhaseManager
+from miner.phases.manager import ModelOwner, PhaseFiles, PhaseManager
 from miner.phases.state import PhaseChoice, PhaseState, StateFile
 from miner.runtime.gpu_memory import read_gpu_memory
 from pipeline import Backend, EmptyStructure, OnStep, Request, VoxelLimit, parse_text_prompt
-from pipeline.weights import random_init as random_checkpoint
+from pipeline.weights import random_init
+from scripts.benchmarks.timing import GIB, device_name
 
-AT_ONCE = 2
-AFTERWARDS = 4
+CONCURRENT_TASKS = 2
+# Tasks of each phase that are waited for.
+TASKS = 4
 STOP_TIMEOUT = 10.0
-GIB = 2**30
 PHASE = """
 text: {{checkpoint: {checkpoint}}}
 sparse_structure_sampler_params: {{steps: {steps}, cfg_strength: 7.5, cfg_interval: [0.5, 1.0], rescale_t: 3.0}}
@@ -44,125 +49,126 @@ background: {{model: u2netp}}
 
 
 @dataclass
-class Account:
-    """What happened: tasks asked for, and for each phase those made and when the first was."""
+class PhaseSwap:
+    """The phases "old" and "new" with the miner's scheduler, loader and phase manager; counts the tasks of each."""
 
-    asked: int = 0
-    made: dict[str, int] = field(default_factory=dict)
-    first: dict[str, float] = field(default_factory=dict)
+    config: Path
+    state: StateFile
+    scheduler: Scheduler
+    manager: PhaseManager
+    submitted: int = 0
+    generated: Counter[str] = field(default_factory=Counter)
+    first_generated: dict[str, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    progress: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def note(self, phase: str) -> None:
-        self.made[phase] = self.made.get(phase, 0) + 1
-        self.first.setdefault(phase, time.monotonic())
-
-
-class Miner:
-    """Phases, scheduler and loader of a miner."""
-
-    def __init__(self, folder: Path, checkpoints: dict[str, Path], steps: int, device: str) -> None:
-        self.account = Account()
-        self.progress = asyncio.Event()
-        self.scheduler = Scheduler()
-        config = folder / "miner.yaml"
+    @staticmethod
+    async def open(folder: Path, checkpoints: dict[str, Path], steps: int, device: str) -> PhaseSwap:
+        """Write the phases below the folder, one for each checkpoint, and load the old one."""
+        config, state, scheduler = folder / "miner.yaml", StateFile(folder / "state"), Scheduler()
         (folder / "phases").mkdir()
         for name, checkpoint in checkpoints.items():
             (folder / "phases" / f"{name}.yaml").write_text(PHASE.format(checkpoint=checkpoint, steps=steps))
-        self.state = StateFile(folder / "state")
-        self.config = config
         settings = MinerSettings(phase="old", device=device)
-        self.manager = PhaseManager(
-            PhaseFiles(config, self.state),
-            load_phase("old", config),
-            lambda _: None,
-            lambda phase: load(phase, settings, self.scheduler),
-            release,
+        owner = ModelOwner(
+            check_allowed=lambda _: None,
+            load=lambda phase: load_and_warm_up(phase, settings, scheduler),
+            schedule_free=lambda: scheduler.submit(lambda _: free_memory(), 0.0),
         )
+        manager = await PhaseManager.open(PhaseFiles(config, state), load_phase("old", config), owner)
+        return PhaseSwap(config, state, scheduler, manager)
 
-    async def work(self, over: asyncio.Event) -> None:
-        """Have tasks generated, one after the other."""
-        while not over.is_set():
-            self.account.asked += 1
-            seed = self.account.asked
-            choice, loaded = self.manager.selector.choice, self.manager.selector.models
+    async def run(self) -> dict[str, object]:
+        """Swap under load; return what was measured."""
+        manager = asyncio.create_task(self.manager.run())
+        stopping = asyncio.Event()
+        workers = [asyncio.create_task(self._generate_until(stopping)) for _ in range(CONCURRENT_TASKS)]
+        await self._wait_for("old")
+        with_one = allocated()
+
+        def apply(state: PhaseState | None) -> PhaseState:
+            assert state is not None
+            choice = PhaseChoice.single(load_phase("new", self.config))
+            return state.apply(choice, "apply", "for the validation")
+
+        started = time.monotonic()
+        await asyncio.to_thread(self.state.change, apply)
+        await self._wait_for("new")
+        with_both = peak()
+        stopping.set()
+        await asyncio.gather(*workers)
+        # Has the memory of the old phase freed, which is done before the job after it.
+        await self.manager.poll(at_once=True)
+        await asyncio.wrap_future(self.scheduler.submit(lambda _: None, 0.0))
+        manager.cancel()
+        swap_seconds = self.first_generated.get("new", float("nan")) - started
+        return {
+            "asked": self.submitted,
+            "made": self.generated,
+            "errors": self.errors,
+            "seconds_to_the_first_task_of_the_new_phase": round(swap_seconds, 2),
+            "gib_with_one": with_one,
+            "gib_at_most": with_both,
+            "gib_after_the_swap": allocated(),
+            "as_health_has_it": [asdict(gpu) for gpu in read_gpu_memory()],
+        }
+
+    async def _generate_until(self, stopping: asyncio.Event) -> None:
+        """Generate tasks one after the other."""
+        while not stopping.is_set():
+            self.submitted += 1
+            choice, models = self.manager.selector.choice, self.manager.selector.models
             (phase,) = choice.phases
-            structure, latents = phase.settings.samplers
-            request = Request(parse_text_prompt("a red chair"), seed, structure, latents, VoxelLimit(12_000, "drop"))
-            job = self.scheduler.submit(partial(_generate, loaded.backend, request), 1.0, time.monotonic() + 60)
+            prompt, limit = parse_text_prompt("a red chair"), VoxelLimit(12_000, "drop")
+            request = Request(prompt, self.submitted, *phase.settings.samplers, limit)
+            job = self.scheduler.submit(partial(_generate, models.backend, request), 1.0, time.monotonic() + 60)
             try:
                 await asyncio.wrap_future(job)
             except Exception as error:  # whatever it is, the task is lost
-                self.account.errors.append(f"{type(error).__name__}: {error}")
+                self.errors.append(f"{type(error).__name__}: {error}")
             else:
-                self.account.note(phase.name)
-            # As a task of the miner's does, it held on to the networks until it was done.
-            del loaded
+                self.generated[phase.name] += 1
+                self.first_generated.setdefault(phase.name, time.monotonic())
+            # Like a task of the miner's, it refers to the models until it is done and no longer.
+            del models, job
             self.progress.set()
 
-    async def until(self, phase: str, count: int) -> None:
-        """Wait until so many tasks were made by a phase."""
-        while self.account.made.get(phase, 0) < count and not self.account.errors:
+    async def _wait_for(self, phase: str) -> None:
+        """Wait until TASKS tasks of a phase are generated, or one failed."""
+        while self.generated[phase] < TASKS and not self.errors:
             self.progress.clear()
             await self.progress.wait()
 
 
 def _generate(backend: Backend, request: Request, on_step: OnStep) -> None:
-    # Random weights may leave every voxel empty, which is an answer, too.
+    # Random weights may leave every voxel empty, which counts as generated.
     with suppress(EmptyStructure):
         backend.generate(request, on_step)
 
 
 def allocated() -> float:
-    """GiB that torch has given out."""
+    """Return the GiB that tensors occupy."""
     return round(torch.cuda.memory_allocated() / GIB, 2) if torch.cuda.is_available() else 0.0
 
 
 def peak() -> float:
-    """GiB at most since the checkpoints were written."""
+    """Return the largest number of GiB that tensors occupied since the checkpoints were written."""
     return round(torch.cuda.max_memory_allocated() / GIB, 2) if torch.cuda.is_available() else 0.0
 
 
-async def prove(miner: Miner) -> dict[str, object]:
-    """Swap under load."""
-    miner.scheduler.start()
-    await miner.manager.start()
-    watching = asyncio.create_task(miner.manager.run())
-    over = asyncio.Event()
-    workers = [asyncio.create_task(miner.work(over)) for _ in range(AT_ONCE)]
-    await miner.until("old", AFTERWARDS)
-    with_one = allocated()
-
-    def apply(state: PhaseState | None) -> PhaseState:
-        assert state is not None
-        return state.apply(PhaseChoice.single(load_phase("new", miner.config)), "apply", "for the proof")
-
-    started = time.monotonic()
-    await asyncio.to_thread(miner.state.change, apply)
-    await miner.until("new", AFTERWARDS)
-    with_both = peak()
-    over.set()
-    await asyncio.gather(*workers)
-    # Gives back what nothing refers to any more.
-    await miner.manager.look(at_once=True)
-    watching.cancel()
-    account = miner.account
-    return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "torch": torch.__version__,
-        "asked": account.asked,
-        "made": account.made,
-        "errors": account.errors,
-        "seconds_to_the_first_task_of_the_new_phase": round(account.first.get("new", float("nan")) - started, 2),
-        "gib_with_one": with_one,
-        "gib_at_most": with_both,
-        "gib_after_the_swap": allocated(),
-        "as_health_has_it": [asdict(gpu) for gpu in read_gpu_memory()],
-    }
+async def run(folder: Path, checkpoints: dict[str, Path], steps: int, device: str) -> dict[str, object]:
+    """Run the validation; return what was measured."""
+    swap = await PhaseSwap.open(folder, checkpoints, steps, device)
+    try:
+        return await swap.run()
+    finally:
+        swap.scheduler.stop(STOP_TIMEOUT)
 
 
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="text-xlarge", help="size of the two, or the directory of one")
+    parser.add_argument("--checkpoint", default="text-xlarge", help="size of the two, or a directory for both")
     parser.add_argument("--steps", type=int, default=12)
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -170,20 +176,16 @@ def main() -> int:
         folder = Path(name)
         checkpoints = {phase: folder / f"checkpoint-{phase}" for phase in ("old", "new")}
         for directory in checkpoints.values():
-            if arguments.checkpoint in random_checkpoint.FLOWS:
-                random_checkpoint.write_checkpoint(arguments.checkpoint, directory, torch.float16, device)
+            if arguments.checkpoint in random_init.FLOWS:
+                random_init.write_checkpoint(arguments.checkpoint, directory, torch.float16, device)
             else:
                 directory.symlink_to(Path(arguments.checkpoint).resolve())
         if device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        miner = Miner(folder, checkpoints, arguments.steps, device)
-        try:
-            result = asyncio.run(prove(miner))
-        finally:
-            miner.scheduler.stop(STOP_TIMEOUT)
-    print(json.dumps(result))
-    return 0 if not result["errors"] else 1
+        result = asyncio.run(run(folder, checkpoints, arguments.steps, device))
+    print(json.dumps({"device": device_name(torch.device(device)), "torch": torch.__version__} | result))
+    return 1 if result["errors"] else 0
 
 
 if __name__ == "__main__":

@@ -13,36 +13,39 @@ from miner.runtime.logging import ResultLine
 from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import STAGES, spz
 from pipeline.conditioning.preprocessing import has_alpha
-from scripts.demo import Prompt, accepted, demo_prompts, print_table, write_outputs
+from scripts.demo import DemoTask, demo_tasks, is_accepted, print_table, write_outputs
 from tests.support.factories import make_splats
 
-PROMPTS = [Prompt("1", "push", Image.new("RGB", (8, 8), "red")), Prompt("2", "pull", Image.new("RGB", (8, 8), "blue"))]
+TASKS = [
+    DemoTask("1", "push", Image.new("RGB", (8, 8), "red")),
+    DemoTask("2", "pull", Image.new("RGB", (8, 8), "blue")),
+]
 
 
 @pytest.fixture(scope="module")
-def prompts() -> list[Prompt]:
-    return demo_prompts()
+def tasks() -> list[DemoTask]:
+    return demo_tasks()
 
 
-def test_tasks_of_both_types_by_both_ways_and_one_with_alpha(prompts: list[Prompt]) -> None:
-    *pictures, sentence = prompts
-    assert [prompt.transport for prompt in pictures] == ["push", "pull", "pull"]
-    assert [isinstance(prompt.task, ImageTask) for prompt in pictures] == [True] * 3
-    assert [prompt.reference is None for prompt in pictures] == [True, False, False]
-    alphas = [has_alpha(prompt.shows) for prompt in pictures if isinstance(prompt.shows, Image.Image)]
+def test_tasks_of_both_types_by_both_ways_and_one_with_alpha(tasks: list[DemoTask]) -> None:
+    *images, text = tasks
+    assert [task.transport for task in images] == ["push", "pull", "pull"]
+    assert [isinstance(task.protocol_task, ImageTask) for task in images] == [True] * 3
+    assert [task.reference is None for task in images] == [True, False, False]
+    alphas = [has_alpha(task.prompt) for task in images if isinstance(task.prompt, Image.Image)]
     assert alphas == [False, True, True]
-    assert (sentence.task, sentence.task_type) == (TextTask(id="4", prompt=str(sentence.shows)), "text")
+    assert (text.protocol_task, text.task_type) == (TextTask(id="4", prompt=str(text.prompt)), "text")
 
 
 def test_a_valid_result_that_looks_like_something_else_is_not_accepted(
-    prompts: list[Prompt], capsys: pytest.CaptureFixture[str]
+    tasks: list[DemoTask], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    toy = prompts[1]
-    assert toy.reference is not None
+    task = tasks[1]
+    assert task.reference is not None
     results = base64.b64encode(spz.to_bytes(make_splats(7000))).decode()
-    unlike, unknown = check_result("2", "pull", results, toy.reference), check_result("2", "pull", results)
-    assert (unlike.verdict, accepted(unlike), accepted(unknown)) == ("valid", False, True)
-    print_table([toy], [unlike], [])
+    unlike, unknown = check_result("2", "pull", results, task.reference), check_result("2", "pull", results)
+    assert (unlike.verdict, is_accepted(unlike), is_accepted(unknown)) == ("valid", False, True)
+    print_table([task], [unlike], [])
     (likeness,) = re.findall(r"valid, likeness (0\.\d\d)$", capsys.readouterr().out, re.MULTILINE)
     assert float(likeness) < 0.6
 
@@ -53,7 +56,7 @@ def test_files_of_a_valid_result_and_none_of_an_invalid_one(tmp_path: Path) -> N
     bad = check_result("2", "pull", base64.b64encode(spz.to_bytes(make_splats(100))).decode())
     assert (good.verdict, bad.splats) == ("valid", None)
     (tmp_path / "2.png").write_bytes(b"of an earlier run")
-    write_outputs(PROMPTS, [good, bad], tmp_path)
+    write_outputs(TASKS, [good, bad], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.ply", "1.png", "1.spz"]
     assert (tmp_path / "1.spz").read_bytes() == data
     assert len(PlyData.read(tmp_path / "1.ply")["vertex"]) == 7000
@@ -63,7 +66,7 @@ def test_files_of_a_valid_result_and_none_of_an_invalid_one(tmp_path: Path) -> N
 
 def test_table_has_a_row_for_each_task(capsys: pytest.CaptureFixture[str]) -> None:
     good = check_result("1", "push", base64.b64encode(spz.to_bytes(make_splats(7000))).decode())
-    print_table(PROMPTS, [good], [ResultLine("push-ab", dict.fromkeys(STAGES, 1.5), 7000, 9)])
+    print_table(TASKS, [good], [ResultLine("push-ab", dict.fromkeys(STAGES, 1.5), 7000, 9)])
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line]
     assert rows[0][:2] == ["task", "way"]
     assert rows[1][:2] == ["1", "push"]

@@ -9,8 +9,8 @@ from miner.analytics.intervals import compare_proportions, tasks_to_distinguish,
 from miner.analytics.report.build import MAX_BINS, Report, build_report
 from miner.ledger.outcomes import Outcome
 from miner.ledger.reader import PhaseRow, TaskRow
-from tests.support.invented_ledger import NOW
-from tests.support.invented_ledger import task_row as task
+from tests.support.task_rows import NOW
+from tests.support.task_rows import task_row as task
 
 HOUR = 3600.0
 

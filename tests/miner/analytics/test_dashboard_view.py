@@ -9,7 +9,7 @@ from miner.analytics.intervals import wilson_interval
 from miner.analytics.rating import AcceptanceRate
 from miner.ledger.outcomes import Outcome
 from miner.ledger.reader import TaskRow
-from tests.support.invented_ledger import NOW, task_row
+from tests.support.task_rows import NOW, task_row
 
 VALIDATORS = ("5Alpha", "5Beta")
 

@@ -8,8 +8,8 @@ from miner.analytics.experiments import VERDICT_LIMIT, observe, summarise_experi
 from miner.ledger.events import Stratum
 from miner.ledger.outcomes import Outcome
 from miner.ledger.reader import ExperimentRow
-from tests.support.invented_ledger import NOW
-from tests.support.invented_ledger import task_row as task
+from tests.support.task_rows import NOW
+from tests.support.task_rows import task_row as task
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from miner.analytics.sequential_test import (
     odds_ratio_interval,
 )
 from miner.ledger.events import Stratum
-from tests.support.simulated_experiments import WORLDS, alike, power, subnet
 
 IMAGE, TEXT = Stratum("5V", "image"), Stratum("5V", "text")
 EVEN = Experiment(7, {"phase3": 50, "baseline": 50})
@@ -215,22 +214,3 @@ def test_the_interval_of_the_odds_ratio_covers_at_any_time() -> None:
     assert missed / 150 <= 0.05
     low, high = ends[-1]
     assert 1 < low < high < 10
-
-
-def test_false_alarms_are_rarer_than_five_percent_however_often_one_looks() -> None:
-    found = alike(np.random.default_rng(6), 0.45, runs=300, tasks=2000)
-    assert found["false_alarms"] <= 0.05
-    # The usual test at 5 % that is looked at as often.
-    assert found["naive_false_alarms"] > 0.25
-
-
-def test_38_percent_against_55_is_found_in_hundreds_of_tasks() -> None:
-    found = power(np.random.default_rng(7), 0.38, 0.55, runs=200, tasks=2000)
-    assert found["decided_by_1000"] >= 0.97
-    assert 200 <= found["median_tasks"] <= 320
-    assert found["wrong_winner"] <= 0.01
-
-
-@pytest.mark.parametrize("name", ["alike", "alike, very slow arm"])
-def test_the_whole_way_raises_few_false_alarms(name: str) -> None:
-    assert subnet(np.random.default_rng(8), WORLDS[name], runs=40, tasks=400)["any_loser"] <= 0.05

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from miner.axon.authentication import Authenticator, Caller, RateLimit, ReplayWindow, RequestRefused
 from miner.config.settings import ServingSettings
+from miner.localnet.raw_client import AxonAddress, RawRequest
 from miner.policy.policy import PolicyDecision
-from tests.support.signed_calls import Call, Target
 
 NOW = 1_700_000_000.0
 MINER = bt.Keypair.create_from_uri("//miner")
@@ -25,8 +25,8 @@ def ns(seconds: float) -> int:
 
 
 def caller(keypair: bt.Keypair = ALICE, nonce: int | None = None) -> Caller:
-    call = Call(keypair, nonce=ns(0.001) if nonce is None else nonce)
-    return Caller.from_headers(call.raw_headers(Target(1, MINER.ss58_address)))
+    call = RawRequest(keypair, nonce=ns(0.001) if nonce is None else nonce)
+    return Caller.from_headers(call.raw_headers(AxonAddress(1, MINER.ss58_address)))
 
 
 class Clock:

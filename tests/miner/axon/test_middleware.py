@@ -24,9 +24,9 @@ from miner.axon.middleware import (
     send_refusal,
 )
 from miner.config.settings import ServingSettings
+from miner.localnet.raw_client import AxonAddress, signed_request
 from miner.policy.policy import PolicyDecision
 from miner.subnet.protocol import Generate
-from tests.support.signed_calls import Target, signed_call
 
 HOTKEY = bt.Keypair.create_from_uri("//alice").ss58_address
 
@@ -212,10 +212,10 @@ async def test_an_application_that_fails_or_is_not_waited_for(
     settings, keypair = ServingSettings(queue_size=1, per_validator=1), bt.Keypair.create_from_uri("//alice")
     authenticator = Authenticator(HOTKEY, lambda hotkey: PolicyDecision(True, ""), settings)
     middleware = AuthMiddleware(application, authenticator, settings)
-    call = signed_call(keypair, Generate(prompt="a"))
+    call = signed_request(keypair, Generate(prompt="a"))
     admitted: list[bool] = []
     state = {"admitted": lambda: admitted.append(True)}
-    request = {**scope(), "type": "http", "headers": call.raw_headers(Target(1, HOTKEY)), "state": state}
+    request = {**scope(), "type": "http", "headers": call.raw_headers(AxonAddress(1, HOTKEY)), "state": state}
     with caplog.at_level(logging.WARNING, "miner.axon.middleware"):
         if client_stays:
             with pytest.raises(RuntimeError, match="broken"):

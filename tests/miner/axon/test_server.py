@@ -24,6 +24,7 @@ from miner.gpu.scheduler import Scheduler
 from miner.ledger.reader import LedgerReader
 from miner.ledger.recorder import TaskRecorder
 from miner.ledger.writer import LedgerWriter
+from miner.localnet.raw_client import AxonAddress, connect, send, signed_request
 from miner.localnet.validator import LOOPBACK, free_port
 from miner.policy.policy import decide
 from miner.subnet.dendrite import Dendrite
@@ -32,7 +33,6 @@ from miner.subnet.protocol import Generate
 from miner.tasks.runner import TaskRunner
 from pipeline import Asset, EmptyForeground, Request, ply, spz
 from tests.support.factories import make_asset, selector_with
-from tests.support.signed_calls import Target, connection, send, signed_call
 
 TIMEOUT = 20.0
 SETTINGS = ServingSettings(queue_size=2, max_body_bytes=500_000, header_timeout=0.5, body_timeout=0.5)
@@ -50,8 +50,8 @@ class Bench:
     server: AxonServer = field(init=False)
 
     @property
-    def target(self) -> Target:
-        return Target(self.neuron.port, self.neuron.hotkey)
+    def target(self) -> AxonAddress:
+        return AxonAddress(self.neuron.port, self.neuron.hotkey)
 
 
 @pytest_asyncio.fixture
@@ -140,9 +140,9 @@ async def test_a_forged_signature_is_refused(bench: Bench, wallets: dict[str, bt
 
 async def test_a_changed_body_is_refused(bench: Bench, wallets: dict[str, bt.Wallet], image_base64: str) -> None:
     request = Generate(prompt=image_base64, seed=1)
-    good = signed_call(wallets["validator"].hotkey, request)
+    good = signed_request(wallets["validator"].hotkey, request)
     for change in ({"prompt": image_base64[:-4] + "AAAA"}, {"seed": 2}, {"data_format": "ply"}, {"task_type": "text"}):
-        body = signed_call(wallets["validator"].hotkey, request.model_copy(update=change)).body
+        body = signed_request(wallets["validator"].hotkey, request.model_copy(update=change)).body
         assert await send(bench.target, replace(good, body=body, nonce=time.time_ns())) == "400"
     assert not bench.runner.counters
     assert await send(bench.target, replace(good, nonce=time.time_ns())) == "200"
@@ -278,8 +278,8 @@ async def test_what_nobody_waits_for_is_not_made(
     held = Held(bench)
     first = asyncio.create_task(ask(bench, wallets["validator"], Generate(prompt=image_base64, seed=1)))
     assert await asyncio.to_thread(held.started.wait, TIMEOUT)
-    call = signed_call(wallets["validator"].hotkey, Generate(prompt=image_base64, seed=2))
-    async with connection(bench.target) as (_, writer):
+    call = signed_request(wallets["validator"].hotkey, Generate(prompt=image_base64, seed=2))
+    async with connect(bench.target) as (_, writer):
         writer.write(call.head(bench.target) + call.body)
         await until(lambda: bench.runner.waiting == 1)
     await until(lambda: bench.runner.waiting == 0)
@@ -294,7 +294,7 @@ async def test_concurrent_requests_of_one_dendrite_are_all_served(
 ) -> None:
     """Whatever order their nonces arrive in."""
     hotkey, now = wallets["validator"].hotkey, time.time_ns()
-    call = signed_call(hotkey, Generate(prompt=image_base64))
+    call = signed_request(hotkey, Generate(prompt=image_base64))
     for nonce in (now + 2, now + 1, now):
         assert await send(bench.target, replace(call, nonce=nonce)) == "200"
 
@@ -302,7 +302,7 @@ async def test_concurrent_requests_of_one_dendrite_are_all_served(
 async def test_the_answer_is_ours_whatever_the_body_says(bench: Bench, wallets: dict[str, bt.Wallet]) -> None:
     hotkey = wallets["validator"].hotkey
     request = Generate(prompt="", results="mine", axon=bt.TerminalInfo(status_code=418, status_message="a\r\nb: c"))
-    assert await send(bench.target, signed_call(hotkey, request)) == "200"
+    assert await send(bench.target, signed_request(hotkey, request)) == "200"
 
 
 async def test_a_refused_client_that_is_still_sending_learns_why(bench: Bench, wallets: dict[str, bt.Wallet]) -> None:
@@ -313,7 +313,7 @@ async def test_a_refused_client_that_is_still_sending_learns_why(bench: Bench, w
 
 @pytest.mark.parametrize("part", [b"POST /Generate HTTP/1.1\r\nhost: ", b""])
 async def test_whoever_does_not_finish_its_headers_is_cut_off(bench: Bench, part: bytes) -> None:
-    async with connection(bench.target) as (reader, writer), asyncio.timeout(TIMEOUT):
+    async with connect(bench.target) as (reader, writer), asyncio.timeout(TIMEOUT):
         writer.write(part)
         assert await reader.read() == b""
     assert len(bench.server.unauthenticated) == 0
@@ -327,7 +327,7 @@ async def test_an_admitted_connection_is_no_longer_limited(
     asked = asyncio.create_task(ask(bench, wallets["validator"], Generate(prompt=image_base64)))
     assert await asyncio.to_thread(held.started.wait, TIMEOUT)
     assert len(bench.server.unauthenticated) == 0
-    async with connection(bench.target) as (reader, _), asyncio.timeout(TIMEOUT):
+    async with connect(bench.target) as (reader, _), asyncio.timeout(TIMEOUT):
         await until(lambda: len(bench.server.unauthenticated) == 1)
         assert await reader.read() == b""
     held.release.set()

@@ -19,8 +19,8 @@ from miner.cli.report import Since
 from miner.ledger.events import PhaseAssignment, ResultGenerated, SubmissionAnswered, TaskStarted
 from miner.ledger.outcomes import Outcome
 from miner.ledger.writer import LedgerWriter
+from miner.localnet.synthetic_ledger import fill_ledger
 from tests.support.cli import run as run_command
-from tests.support.invented_ledger import fill
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -33,7 +33,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """600 invented tasks of two phases and an experiment."""
     path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
-    fill(path, 600)
+    fill_ledger(path, 600)
     return path
 
 
@@ -259,7 +259,7 @@ def test_a_browser_shows_the_page(ledger: Path, tmp_path: Path) -> None:
 @pytest.mark.process
 def test_a_process_reads_100_000_tasks_in_seconds(tmp_path: Path) -> None:
     """The limit is two seconds; a machine that does other things at the same time gets twice as many."""
-    fill(tmp_path / "ledger.sqlite", 100_000)
+    fill_ledger(tmp_path / "ledger.sqlite", 100_000)
     command = [sys.executable, "-m", "miner", "--state", str(tmp_path), "report"]
     seconds = []
     for _ in range(2):

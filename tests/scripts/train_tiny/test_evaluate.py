@@ -10,10 +10,11 @@ import torch
 
 from pipeline import SamplerParams
 from pipeline.scoring.similarity import compare_views
-from scripts.train_tiny import curves, evaluate
-from scripts.train_tiny.exam import Result, examine, questions
-from scripts.train_tiny.measures import Measures, tolerant_iou, views
-from scripts.train_tiny.subject import Subject
+from scripts.train_tiny import evaluate, plot_curves
+from scripts.train_tiny.eval.metrics import Metrics, render_splats, tolerant_iou
+from scripts.train_tiny.eval.model import ModelUnderTest
+from scripts.train_tiny.eval.samples import EvalResult, make_samples
+from scripts.train_tiny.eval.samples import evaluate as evaluate_model
 
 TWO_STEPS = SamplerParams(2, 0.0, (0.5, 1.0), 3.0)
 ONE_STEP = SamplerParams(1, 0.0, (0.5, 1.0), 3.0)
@@ -21,54 +22,60 @@ FEW_STEPS = SamplerParams(4, 0.0, (0.5, 1.0), 3.0)
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
-    return Subject("embedded", "cpu")
+def model() -> ModelUnderTest:
+    return ModelUnderTest("embedded", "cpu")
 
 
-def test_objects_at_a_time_change_nothing(subject: Subject) -> None:
-    asked = questions(0, 2, torch.device("cpu"), sentences=False)
-    together = examine(subject, asked, TWO_STEPS, ONE_STEP, batch=2)
-    alone = examine(subject, asked, TWO_STEPS, ONE_STEP, batch=1)
-    for a, b in zip(together.measures, alone.measures, strict=True):
+@pytest.mark.slow
+def test_objects_at_a_time_change_nothing(model: ModelUnderTest) -> None:
+    samples = make_samples(0, 2, torch.device("cpu"), text=False)
+    together = evaluate_model(model, samples, TWO_STEPS, ONE_STEP, batch_size=2)
+    alone = evaluate_model(model, samples, TWO_STEPS, ONE_STEP, batch_size=1)
+    for a, b in zip(together.metrics, alone.metrics, strict=True):
         assert vars(a) == pytest.approx(vars(b), abs=1e-3)
     assert math.isnan(together.matched)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("checkpoint", "least"), [("embedded", 0.95), ("embedded-text", 0.8)])
 def test_new_objects_get_the_shape_their_prompts_tell(checkpoint: str, least: float) -> None:
     """Of the shipped weights; and no other shape would do. More objects: scripts/train_tiny/results."""
-    subject = Subject(checkpoint, "cpu")
-    asked = questions(0, 3, torch.device("cpu"), sentences=subject.takes_sentences)
+    model = ModelUnderTest(checkpoint, "cpu")
+    samples = make_samples(0, 3, torch.device("cpu"), text=model.takes_text)
     steps = SamplerParams(6, 0.0, (0.5, 1.0), 3.0)
-    tokens, seeds = subject.tokens([question.prompt for question in asked]), [question.seed for question in asked]
-    found = subject.structures(tokens, seeds, steps)[:, 0] > 0
-    table = torch.tensor([[tolerant_iou(ours, question.occupied) for question in asked] for ours in found])
+    tokens, seeds = model.encode([sample.prompt for sample in samples]), [sample.seed for sample in samples]
+    occupancies = model.structures(tokens, seeds, steps)[:, 0] > 0
+    table = torch.tensor([[tolerant_iou(ours, sample.occupancy) for sample in samples] for ours in occupancies])
     assert float(table.diagonal().mean()) >= least
     assert float(table[~torch.eye(3, dtype=torch.bool)].mean()) <= 0.4
 
 
-def test_new_objects_look_like_the_pictures_of_them(subject: Subject) -> None:
+@pytest.mark.slow
+def test_new_objects_look_like_the_pictures_of_them(model: ModelUnderTest) -> None:
     """Of the shipped weights; and unlike pictures of others."""
-    asked = questions(0, 2, torch.device("cpu"), sentences=False)
-    tokens, seeds = subject.tokens([question.prompt for question in asked]), [question.seed for question in asked]
-    splats = subject.splats(tokens, seeds, subject.structures(tokens, seeds, FEW_STEPS), FEW_STEPS)
-    for ours, question, other in zip(splats, asked, reversed(asked), strict=True):
+    samples = make_samples(0, 2, torch.device("cpu"), text=False)
+    tokens, seeds = model.encode([sample.prompt for sample in samples]), [sample.seed for sample in samples]
+    splats = model.splats(tokens, seeds, model.structures(tokens, seeds, FEW_STEPS), FEW_STEPS)
+    for ours, sample, other in zip(splats, samples, reversed(samples), strict=True):
         assert ours is not None
-        seen = views(ours)
-        found, mistaken = compare_views(seen, question.views), compare_views(seen, other.views)
+        seen = render_splats(ours)
+        found, mistaken = compare_views(seen, sample.views), compare_views(seen, other.views)
         assert min(found.silhouettes) >= 0.8
         assert found.colour_error <= 0.1
         assert mistaken.score < 0.5 * found.score
 
 
-def test_an_empty_structure_is_a_miss_and_no_error(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_structure_is_a_miss_and_no_error(model: ModelUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        subject.engine, "decode_structure", lambda sample: torch.full((len(sample), 1, 64, 64, 64), -1.0)
+        model.engine, "decode_structure", lambda latents: torch.full((len(latents), 1, 64, 64, 64), -1.0)
     )
-    (found,) = examine(subject, questions(0, 1, torch.device("cpu"), sentences=False), ONE_STEP, ONE_STEP, 1).measures
-    assert found == Measures(0.0, 0.0, 1.0, 0.0)
+    (metrics,) = evaluate_model(
+        model, make_samples(0, 1, torch.device("cpu"), text=False), ONE_STEP, ONE_STEP, 1
+    ).metrics
+    assert metrics == Metrics(0.0, 0.0, 1.0, 0.0)
 
 
+@pytest.mark.slow
 def test_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "result.json"
     arguments = ["--objects", "2", "--steps", "4", "--strength", "0", "--device", "cpu", "--json", str(path)]
@@ -87,11 +94,11 @@ def test_strengths_are_compared_with_none_object_by_object(
     """Objects differ far more from each other than results at two strengths do."""
     each = torch.tensor([0.9, 0.5, 0.1, 0.7])
 
-    def examined(_subject: object, _asked: object, structure: SamplerParams, *_: object) -> Result:
+    def evaluated(_model: object, _samples: object, structure: SamplerParams, *_: object) -> EvalResult:
         off = 0.01 * structure.cfg_strength
-        return Result([Measures(float(x) - off, float(x), off, 0.5) for x in each], 1.0)
+        return EvalResult([Metrics(float(x) - off, float(x), off, 0.5) for x in each], 1.0)
 
-    monkeypatch.setattr(evaluate, "examine", examined)
+    monkeypatch.setattr(evaluate, "evaluate", evaluated)
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--objects", "1", "--strength", "2", "0", "--steps", "5", "12"])
     assert evaluate.main() == 0
     out = capsys.readouterr().out
@@ -111,13 +118,13 @@ def test_curves(tmp_path: Path) -> None:
     results = [
         {
             "structure": {"steps": steps, "cfg_strength": strength},
-            **{name: [0.1 * strength + 0.01 * steps, 0.02] for name in curves.PANELS},
+            **{name: [0.1 * strength + 0.01 * steps, 0.02] for name in plot_curves.PANELS},
         }
         for steps in (2, 5)
         for strength in (0.0, 2.5)
     ]
     first, second = tmp_path / "a.svg", tmp_path / "b.svg"
     for path in (first, second):
-        curves.draw({"results": results}, path)
+        plot_curves.plot({"results": results}, path)
     assert first.read_bytes() == second.read_bytes()
     assert b"2 steps" in first.read_bytes()

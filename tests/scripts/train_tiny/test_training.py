@@ -29,16 +29,16 @@ from pipeline import (
     parse_text_prompt,
 )
 from pipeline.errors import EmptyStructure
-from scripts.train_tiny import structure_stages, train, training
-from scripts.train_tiny.latent_stages import disc_quaternions
-from scripts.train_tiny.objects import make_thing
-from scripts.train_tiny.pool import make_pool, patch_contents
-from scripts.train_tiny.prompts import Prompts
-from scripts.train_tiny.stages import STAGES
-from scripts.train_tiny.training import Averaged, Optimisation
-from scripts.train_tiny.training import train as optimise
-from scripts.train_tiny.voxels import to_scene
-from scripts.train_tiny.words import tokenize, write_tokenizer
+from scripts.train_tiny import train
+from scripts.train_tiny.data.dataset import make_dataset, patch_targets
+from scripts.train_tiny.data.objects import make_object
+from scripts.train_tiny.data.tokenizer import tokenize, write_tokenizer
+from scripts.train_tiny.data.voxels import voxel_centres
+from scripts.train_tiny.training import loop, structure
+from scripts.train_tiny.training.latents import disc_quaternions
+from scripts.train_tiny.training.loop import AveragedNetwork, Optimizer, optimise
+from scripts.train_tiny.training.prompt_encoders import PromptEncoders
+from scripts.train_tiny.training.stages import STAGES
 
 CPU = torch.device("cpu")
 LIMIT = 16_000_000
@@ -48,7 +48,7 @@ def test_losses_fall_and_the_average_follows(tmp_path: Path, monkeypatch: pytest
     torch.manual_seed(0)
     # A clock by which 1,500 steps take a second.
     readings = count()
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(readings) / 1500))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(readings) / 1500))
     network = nn.Linear(3, 1)
     points = torch.randn(64, 3)
     rows = iter(lambda: torch.arange(64), None)
@@ -57,7 +57,7 @@ def test_losses_fall_and_the_average_follows(tmp_path: Path, monkeypatch: pytest
         return {"error": (network(points[chosen])[:, 0] - points[chosen].sum(dim=1)).square().mean()}
 
     (found,) = optimise(
-        "line", [network], rows, [losses], seconds=1.0, rate=0.05, log=tmp_path / "log.jsonl", captured=False
+        "line", [network], rows, [losses], seconds=1.0, learning_rate=0.05, log=tmp_path / "log.jsonl", use_graphs=False
     )
     torch.testing.assert_close(found.weight, torch.ones(1, 3), atol=0.05, rtol=0)
     first = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
@@ -70,7 +70,7 @@ def test_replayed_steps_are_the_eager_ones() -> None:
     """Two losses in turn, each of parameters that the other has nothing to do with."""
     batches = torch.randn(14, 32, 8, generator=torch.Generator().manual_seed(1)).cuda()
     weights = []
-    for captured in (False, True):
+    for use_graphs in (False, True):
         torch.manual_seed(0)
         body, first, second = (nn.Linear(8, 8).cuda() for _ in range(3))
 
@@ -82,11 +82,11 @@ def test_replayed_steps_are_the_eager_ones() -> None:
 
         turns = [of_first, of_second]
         networks = [body, first, second]
-        optimisation = Optimisation(networks, 0.01, batches[0], captured=captured)
+        optimizer = Optimizer(networks, turns, 0.01, batches[0], use_graphs=use_graphs)
         for step, batch in enumerate(batches):
-            optimisation.rate.fill_(0.01 / (1 + step))
-            found = optimisation.step(turns[step % 2], batch, turns)
-        weights.append([*(p for network in networks for p in network.parameters()), found["second"]])
+            optimizer.learning_rate.fill_(0.01 / (1 + step))
+            losses = optimizer.step(turns[step % 2], batch)
+        weights.append([*(p for network in networks for p in network.parameters()), losses["second"]])
     for eager, replayed in zip(*weights, strict=True):
         torch.testing.assert_close(replayed, eager, atol=1e-4, rtol=1e-3)
 
@@ -95,7 +95,7 @@ def test_average_forgets_the_first_weights() -> None:
     """Also after few steps, which a plain moving average does not."""
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, 100.0)
-    average = Averaged(network)
+    average = AveragedNetwork(network)
     nn.init.constant_(network.weight, 1.0)
     for _ in range(200):
         average.update()
@@ -113,7 +113,7 @@ def test_patch_contents() -> None:
     seen = torch.zeros(1, 7, 16, 16)
     seen[0, 0, :4, 8:12] = 1.0
     seen[0, 6, 12:, :4] = 0.25
-    found = patch_contents(seen).view(4, 7, 2, 2)
+    found = patch_targets(seen).view(4, 7, 2, 2)
     assert found.count_nonzero() == 2
     assert found[1, 0, 0, 0] == 1
     # Places count four times.
@@ -121,20 +121,20 @@ def test_patch_contents() -> None:
 
 
 def test_patches_tell_where_surfaces_are() -> None:
-    """The points of the pool's patches are on the object, but for some that are means across an edge."""
-    pool = make_pool(2, CPU)
-    places = (pool.patches.view(2, -1, 7, 4)[:, :, 3:].float()).transpose(2, 3)
+    """The points of the dataset's patches are on the object, but for some that are means across an edge."""
+    dataset = make_dataset(2, CPU)
+    places = (dataset.patches.view(2, -1, 7, 4)[:, :, 3:].float()).transpose(2, 3)
     full = places[..., 0] > 0.99
     assert full.any()
-    for number, occupied in enumerate(pool.occupied):
-        voxels = to_scene(occupied.nonzero())
+    for number, occupied in enumerate(dataset.occupancy):
+        voxels = voxel_centres(occupied.nonzero())
         points = places[number][full[number]][:, 1:] / 4
         assert torch.cdist(points, voxels).amin(dim=1).quantile(0.9) < 1.5 / 64
 
 
 def test_captions_are_whole_words(tmp_path: Path) -> None:
     size = write_tokenizer(tmp_path)
-    captions = [make_thing(seed).caption for seed in range(50)]
+    captions = [make_object(seed).caption for seed in range(50)]
     ids = tokenize([*captions, "zzz"], tmp_path)
     assert ids.shape == (51, 77)
     assert ids.max() == size - 1
@@ -148,24 +148,25 @@ def test_captions_are_whole_words(tmp_path: Path) -> None:
 
 def test_dropped_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is dropped becomes what the pipeline takes for nothing: zero, or the empty sentence."""
-    pool = make_pool(2, CPU)
-    prompts = Prompts(pool, tmp_path, trained=False)
+    dataset = make_dataset(2, CPU)
+    encoders = PromptEncoders(dataset, tmp_path, trained=False)
     with torch.no_grad():
-        conditions, tokens = prompts.of_pictures(torch.tensor([0, 1]))
-        monkeypatch.setattr("scripts.train_tiny.prompts._DROPPED", 1.0)
-        assert not prompts.of_pictures(torch.tensor([0, 1]))[0].any()
-        none = prompts.of_sentences(torch.tensor([0, 1]))
-        monkeypatch.setattr("scripts.train_tiny.prompts._DROPPED", 0.0)
-        sentences = prompts.of_sentences(torch.tensor([0, 1]))
-        torch.testing.assert_close(prompts.of_pictures(torch.tensor([0, 1]))[0], tokens)
+        conditions, tokens = encoders.image_conditions(torch.tensor([0, 1]))
+        monkeypatch.setattr("scripts.train_tiny.training.prompt_encoders._DROP_RATE", 1.0)
+        assert not encoders.image_conditions(torch.tensor([0, 1]))[0].any()
+        none = encoders.text_conditions(torch.tensor([0, 1]))
+        monkeypatch.setattr("scripts.train_tiny.training.prompt_encoders._DROP_RATE", 0.0)
+        sentences = encoders.text_conditions(torch.tensor([0, 1]))
+        torch.testing.assert_close(encoders.image_conditions(torch.tensor([0, 1]))[0], tokens)
     assert conditions.shape == tokens.shape == (2, 5 + 14 * 14, 128)
     torch.testing.assert_close(none[0], none[1])
     assert not torch.allclose(sentences[0], none[0])
 
 
+@pytest.mark.slow
 def test_all_stages_and_both_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From nothing to two checkpoints that the miner loads, within the size that may be shipped."""
-    monkeypatch.setattr(structure_stages, "_CHECKED", 1)
+    monkeypatch.setattr(structure, "_VALIDATION_SIZE", 1)
     for name, stage in STAGES.items():
         monkeypatch.setitem(STAGES, name, replace(stage, seconds=0.5))
     monkeypatch.setattr(sys, "argv", ["train.py", "--work", str(tmp_path), "--objects", "2", "--device", "cpu"])
@@ -202,7 +203,7 @@ def test_a_stage_without_time_leaves_no_file(
     arguments = ["--work", str(tmp_path), "--objects", "1", "--device", "cpu", "--within", "1"]
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     assert train.main() == 1
-    assert "structure_vae is not begun" in capsys.readouterr().err
+    assert "structure_vae is not started" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.safetensors"))
 
 

@@ -1,4 +1,4 @@
-"""The small version of scripts/proofs/adversary.py: the same attacks on a served axon, fewer and shorter."""
+"""The small version of scripts.validation.abuse: the same attacks on a served axon, fewer and shorter."""
 
 from __future__ import annotations
 
@@ -8,48 +8,49 @@ from pathlib import Path
 import bittensor as bt
 
 from miner.axon.server import AxonServer
-from miner.config.phase import Phase
+from miner.config.loader import shipped_config
+from miner.config.phase_files import load_phase
 from miner.config.policy import PolicyRules
 from miner.config.settings import ServingSettings, SpzSettings
 from miner.gpu.scheduler import Scheduler
 from miner.ledger.recorder import TaskRecorder
+from miner.localnet.raw_client import AxonAddress
 from miner.localnet.validator import LOOPBACK, free_port, make_wallet
 from miner.policy.policy import decide
 from miner.subnet.metagraph import Neuron, Snapshot
 from miner.tasks.runner import TaskRunner
-from scripts.validation.attacks import Cast, Target, attacks, push, run_attacks
-from tests.support.factories import selector_with
+from scripts.validation.attacks import Peers, make_attacks, push_tasks, run_attacks
+from tests.support.factories import make_picture, png_base64, selector_with
 
 SETTINGS = ServingSettings(max_body_bytes=200_000, max_connections=60, header_timeout=1, body_timeout=1)
 CONNECTIONS = 60
 MEGABYTES = 3
 
 
-async def test_an_honest_validator_is_served_under_attack(
-    tmp_path: Path, phase: Phase, container: SpzSettings, image_base64: str
-) -> None:
-    cast = Cast.of("test")
+async def test_an_honest_validator_is_served_under_attack(tmp_path: Path) -> None:
+    phase = load_phase("demo", shipped_config() / "miner.yaml").settings
+    peers = Peers.from_seed("test")
     allowed = [
         Neuron(uid=uid, hotkey=keypair.ss58_address, coldkey="c", stake=5000, validator_permit=True)
-        for uid, keypair in enumerate((cast.honest, cast.hostile, cast.sluggish))
+        for uid, keypair in enumerate((peers.honest, peers.hostile, peers.slow))
     ]
     snapshot, rules = Snapshot(17, 1, tuple(allowed)), PolicyRules()
     scheduler = Scheduler()
-    runner = TaskRunner(scheduler, selector_with(phase), container)
+    runner = TaskRunner(scheduler, selector_with(phase), SpzSettings())
     wallet = make_wallet(tmp_path, "miner")
-    target = Target(free_port(), wallet.hotkey.ss58_address)
-    axon = bt.Axon(wallet=wallet, port=target.port, ip=LOOPBACK, external_ip=LOOPBACK)
+    address = AxonAddress(free_port(), wallet.hotkey.ss58_address)
+    axon = bt.Axon(wallet=wallet, port=address.port, ip=LOOPBACK, external_ip=LOOPBACK)
     server = AxonServer(axon, runner, lambda hotkey: decide(snapshot, rules, hotkey), SETTINGS, TaskRecorder())
     await server.start()
-    over = asyncio.Event()
+    stopping = asyncio.Event()
     try:
-        honest = asyncio.create_task(push(target, cast.honest, image_base64, over))
-        outcomes = await run_attacks(attacks(target, cast, CONNECTIONS, MEGABYTES))
-        over.set()
+        honest = asyncio.create_task(push_tasks(address, peers.honest, png_base64(make_picture()), stopping))
+        outcomes = await run_attacks(make_attacks(address, peers, CONNECTIONS, MEGABYTES))
+        stopping.set()
         verdicts = {verdict for verdict, _ in await honest}
     finally:
         await server.stop()
         scheduler.stop(20.0)
     assert verdicts == {"valid"}
-    assert {name: dict(outcome) for name, (outcome, right) in outcomes.items() if not right} == {}
+    assert {name: dict(o.answers) for name, o in outcomes.items() if not o.is_expected} == {}
     assert runner.counters["generated"] == runner.counters["pushed"] - 1

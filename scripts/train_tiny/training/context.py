@@ -1,4 +1,4 @@
-"""What the stages of training share: files, objects, and networks to begin with."""
+"""What the stages of the training share: files, the training set, and networks with initial or trained weights."""
 
 from __future__ import annotations
 
@@ -14,53 +14,53 @@ from torch import Tensor, nn
 
 from pipeline.trellis.checkpoint import NETWORK_CLASSES
 from scripts.train_tiny.architecture import NETWORKS
-from scripts.train_tiny.pool import Pool
+from scripts.train_tiny.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """Where the files are, what is trained on, where that is logged, and whether steps are replayed as CUDA graphs."""
+class TrainingContext:
+    """The folder of the files, the training set, the log, and whether steps are replayed as CUDA graphs."""
 
     folder: Path
-    pool: Pool
+    dataset: Dataset
     log: Path
     generator: torch.Generator
-    graphs: bool
+    use_graphs: bool
 
     @property
     def device(self) -> torch.device:
-        """The pool's."""
-        return self.pool.pictures.device
+        """The device that the training set is on."""
+        return self.dataset.images.device
 
-    def half_precision(self) -> AbstractContextManager[object]:
-        """bfloat16 for what happens inside; without the cache of weights, which graphs cannot have."""
+    def autocast(self) -> AbstractContextManager[object]:
+        """Compute in bfloat16 within the context, without the cache of weights, which CUDA graphs cannot use."""
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
     def build(self, name: str) -> Any:
-        """A network of the shipped size with fresh weights, on the device."""
+        """Build a network of the shipped size with initial weights on the device, for training."""
         class_name, args = NETWORKS[name]
         network = NETWORK_CLASSES[class_name.removeprefix("Elastic")](**args)
         initialise(network)
         return network.to(self.device).train()
 
-    def load(self, name: str, network: nn.Module) -> Any:
-        """The network with the weights an earlier stage saved, for use, not for training."""
+    def load(self, name: str) -> Any:
+        """Load a network that an earlier stage saved, for inference."""
+        network = self.build(name)
         network.load_state_dict(load_file(self.folder / f"{name}.safetensors"))
-        return network.to(self.device).eval().requires_grad_(False)
+        return network.eval().requires_grad_(False)
 
-    def rows(self, batch: int) -> Iterator[Tensor]:
-        """Random batches of the pool, without end."""
-        return self.pool.batches(batch, self.generator)
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """Yield rows of random batches of the training set without end."""
+        return self.dataset.batches(size, self.generator)
 
     def save(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """Write a stage's file."""
-        save_file(
-            {key: value.contiguous().cpu() for key, value in tensors.items()}, self.folder / f"{name}.safetensors"
-        )
+        """Write a file of a stage."""
+        on_cpu = {key: value.contiguous().cpu() for key, value in tensors.items()}
+        save_file(on_cpu, self.folder / f"{name}.safetensors")
 
 
 def initialise(network: nn.Module) -> None:
-    """Weights as upstream starts with: Xavier, small embeddings, and modulations and outputs of zero."""
+    """Initialise weights as upstream does: Xavier, with modulations and output layers of zero."""
     modules: list[Any] = list(network.modules())
     for module in modules:
         if isinstance(module, nn.Linear | nn.Conv3d):

@@ -1,8 +1,8 @@
-"""A ledger of invented tasks, for tests and for measurements of the report."""
+"""A ledger full of plausible tasks, for measuring and testing reports."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -22,25 +22,25 @@ from miner.ledger.events import (
     TaskStarted,
 )
 from miner.ledger.outcomes import Outcome
-from miner.ledger.reader import TaskRow
 from miner.ledger.schema import open_for_writing
 
-VALIDATORS = {27: 0.6, 49: 0.4, 81: 0.2, 128: 0.0, 142: -0.2, 199: -0.4, 212: -2.5}
-RATES = {"baseline": -0.5, "phase3": 0.2}
-EXPERIMENT = Experiment(17, {"phase3": 50, "baseline": 50})
 START = 1_762_000_000.0
-# A whole hour, after all tasks that `task_row` makes.
-NOW = 1_761_998_400.0
+TASKS_PER_HOUR = 84
+# Logits of the acceptance rate: of each phase, and what each validator, by uid, adds to them.
+PHASES = {"baseline": -0.5, "phase3": 0.2}
+VALIDATORS = {27: 0.6, 49: 0.4, 81: 0.2, 128: 0.0, 142: -0.2, 199: -0.4, 212: -2.5}
+CONFIG_HASHES = {"baseline": "9f0c5a1b2d3e", "phase3": "1a2b3c4d5e6f"}
+EXPERIMENT_NAME = "2025-11 phase3 baseline"
+EXPERIMENT = Experiment(17, {"phase3": 50, "baseline": 50})
 
 
-def events(tasks: int, seed: int = 0) -> Iterable[Event]:
-    """Yield the tasks of an invented miner, 84 an hour: a third of each phase, then an experiment of both."""
+def synthesise_events(tasks: int, seed: int = 0) -> Iterator[Event]:
+    """Yield the events of a number of tasks: a third in each of two phases, then an experiment with both."""
     rng = np.random.default_rng(seed)
-    seconds = tasks / 84 * 3600
-    yield PhaseChanged(START, "baseline", "start", "9f0c5a1b2d3e", "note: upstream's values\n")
-    yield PhaseChanged(START + seconds / 3, "phase3", "apply", "1a2b3c4d5e6f", "note: the default\n")
-    yield ExperimentStarted("2025-11 phase3 baseline", START + seconds * 2 / 3, EXPERIMENT.seed, EXPERIMENT.weights)
-    hashes = {"baseline": "9f0c5a1b2d3e", "phase3": "1a2b3c4d5e6f"}
+    seconds = tasks / TASKS_PER_HOUR * 3600
+    yield PhaseChanged(START, "baseline", "start", CONFIG_HASHES["baseline"], "note: upstream's values\n")
+    yield PhaseChanged(START + seconds / 3, "phase3", "apply", CONFIG_HASHES["phase3"], "note: the default\n")
+    yield ExperimentStarted(EXPERIMENT_NAME, START + seconds * 2 / 3, EXPERIMENT.seed, EXPERIMENT.weights)
     turns: dict[Stratum, int] = {}
     for number in range(tasks):
         at = START + seconds * number / tasks
@@ -50,11 +50,11 @@ def events(tasks: int, seed: int = 0) -> Iterable[Event]:
         if number > tasks * 2 / 3:
             turn = turns[stratum] = turns.get(stratum, -1) + 1
             phase = EXPERIMENT.arm(stratum, turn)
-            arm = ArmAssignment("2025-11 phase3 baseline", phase, turn)
+            arm = ArmAssignment(EXPERIMENT_NAME, phase, turn)
         yield TaskStarted(
             *(number + 1, at, "pull", stratum.validator, uid, f"task-{number}"),
             task_type="text" if stratum.task_type == "text" else "image",
-            assignment=PhaseAssignment(phase, hashes[phase], arm),
+            assignment=PhaseAssignment(phase, CONFIG_HASHES[phase], arm),
             code_version="0.1.0",
         )
         if rng.random() < 0.02:
@@ -62,30 +62,29 @@ def events(tasks: int, seed: int = 0) -> Iterable[Event]:
             yield SubmissionAnswered(number + 1, at + 4, Outcome.SKIPPED)
             continue
         gaussians = int(rng.lognormal(12.7, 0.35))
-        quality = RATES[phase] + VALIDATORS[uid] + 1.2 * (np.log(gaussians) - 12.7) + rng.normal(0, 0.5)
+        quality = PHASES[phase] + VALIDATORS[uid] + 1.2 * (np.log(gaussians) - 12.7) + rng.normal(0, 0.5)
         stages = {"structure": rng.normal(1.5, 0.1), "latents": rng.gamma(4.0, 0.5), "gaussians": 0.2}
         yield ResultGenerated(
             *(number + 1, at + sum(stages.values()), number, (number, number + 1), stages),
-            statistics=figures_of(rng, gaussians),
+            statistics=_statistics(rng, gaussians),
             local_score=float(0.6 + 0.05 * quality + rng.normal(0, 0.04)),
             submission_bytes=13 * gaussians,
         )
-        outcome = (
-            Outcome.NOT_VALIDATED
-            if rng.random() < 0.01
-            else Outcome.ACCEPTED
-            if rng.logistic() < quality
-            else Outcome.REJECTED
-        )
+        if rng.random() < 0.01:
+            outcome = Outcome.NOT_VALIDATED
+        else:
+            outcome = Outcome.ACCEPTED if rng.logistic() < quality else Outcome.REJECTED
         score = float(np.clip(0.6 + rng.gamma(2.0, 0.04), 0.6, 0.95)) if outcome is Outcome.ACCEPTED else 0.0
         yield SubmissionAnswered(number + 1, at + 12, outcome, score=score, cooldown_until=at + 300)
 
 
-def figures_of(rng: np.random.Generator, gaussians: int) -> dict[str, float]:
-    """Return statistics of splats that nobody made."""
+def _statistics(rng: np.random.Generator, gaussians: int) -> dict[str, float]:
+    """Return plausible statistics of splats."""
     half = rng.uniform(0.2, 0.5, 3)
     corners = {
-        f"box_{end}_{axis}": s * h for end, s in (("min", -1), ("max", 1)) for axis, h in zip("xyz", half, strict=True)
+        f"box_{end}_{axis}": sign * h
+        for end, sign in (("min", -1), ("max", 1))
+        for axis, h in zip("xyz", half, strict=True)
     }
     others = ("opacity_min", "opacity_mean", "opacity_max", "transparent_share", "scale_p5", "scale_p50", "scale_p95")
     return {
@@ -98,35 +97,10 @@ def figures_of(rng: np.random.Generator, gaussians: int) -> dict[str, float]:
     }
 
 
-def fill(path: Path, tasks: int) -> None:
-    """Write a ledger in one transaction, which the miner never does."""
+def fill_ledger(path: Path, tasks: int) -> None:
+    """Write a synthetic ledger in one transaction, unlike the miner, which writes each event by itself."""
     with closing(open_for_writing(path)) as database:
         database.execute("BEGIN")
-        for event in events(tasks):
+        for event in synthesise_events(tasks):
             database.execute(*event.statement())
         database.execute("COMMIT")
-
-
-def task_row(number: int, outcome: str | None, **changes: object) -> TaskRow:
-    """Return the row of a pulled task of phase3, assigned `number` seconds after 100 hours before NOW."""
-    plain: dict[str, object] = dict.fromkeys(TaskRow._fields)
-    at = changes.get("assigned_at", NOW - 360_000.0 + number)
-    plain |= {
-        "key": number,
-        "assigned_at": at,
-        "transport": "pull",
-        "validator": "5Alpha9999",
-        "uid": 27,
-        "task_id": str(number),
-        "task_type": "image",
-        "phase": "phase3",
-        "config_hash": "1a2b3c4d5e6f",
-        "code_version": "1",
-        "outcome": outcome,
-        "answered_at": at + 20.0 if outcome else None,  # type: ignore[operator]
-        "score": 0.7 if outcome == Outcome.ACCEPTED else None,
-        "submissions": 1,
-        "gaussians": 1000 * number,
-        "generation_seconds": float(number),
-    }
-    return TaskRow(**(plain | changes))  # type: ignore[arg-type]

@@ -1,7 +1,9 @@
-"""Draw what guidance and steps do: python scripts/train_tiny/curves.py curves.json -o curves.svg
+"""Plot the metrics of generated objects over CFG strength and steps.
 
-curves.json is what `evaluate.py --curves --json` writes. One panel for each measure, one line for each number of steps,
-with 95 % intervals.
+    python -m scripts.train_tiny.plot_curves curves.json -o curves.svg
+
+`scripts.train_tiny.evaluate --curves --json` writes curves.json. There is a panel for each metric and a line for each
+number of steps, with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -25,22 +27,21 @@ PANELS = {
 }
 
 
-def draw(content: dict[str, Any], path: Path) -> None:
-    """Write the picture."""
-    results = content["results"]
-    steps = sorted({result["structure"]["steps"] for result in results})
-    # The same file for the same figures.
+def plot(evaluation: dict[str, Any], path: Path) -> None:
+    """Write the plot of an evaluation; the same figures give the same file."""
+    results = evaluation["results"]
+    step_counts = sorted({result["structure"]["steps"] for result in results})
     mpl.rcParams.update({"font.size": 9, "svg.hashsalt": "curves"})
     figure, axes = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained", sharex=True)
     for axis, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
-        for number, count in enumerate(steps):
-            line = [result for result in results if result["structure"]["steps"] == count]
-            # A little beside each other, so that intervals can be told apart.
-            strengths = [result["structure"]["cfg_strength"] + 0.06 * (number - 2) for result in line]
+        for index, steps in enumerate(step_counts):
+            line = [result for result in results if result["structure"]["steps"] == steps]
+            # Slightly offset, so that the intervals of different lines can be told apart.
+            strengths = [result["structure"]["cfg_strength"] + 0.06 * (index - 2) for result in line]
             means, halves = zip(*(result[name] for result in line), strict=True)
-            colour = plt.get_cmap("viridis")(0.9 * number / max(1, len(steps) - 1))
+            colour = plt.get_cmap("viridis")(0.9 * index / max(1, len(step_counts) - 1))
             axis.errorbar(
-                strengths, means, halves, color=colour, marker="o", markersize=3, capsize=2, label=f"{count} steps"
+                strengths, means, halves, color=colour, marker="o", markersize=3, capsize=2, label=f"{steps} steps"
             )
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.3)
@@ -51,11 +52,12 @@ def draw(content: dict[str, Any], path: Path) -> None:
 
 
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("curves", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    draw(json.loads(arguments.curves.read_text()), arguments.output)
+    plot(json.loads(arguments.curves.read_text()), arguments.output)
     return 0
 
 

@@ -1,0 +1,51 @@
+"""A checkpoint with its encoder, without a background model: what benchmarks and evaluations generate with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pipeline import ComputeConfig
+from pipeline.conditioning.image_encoder import ImageEncoder
+from pipeline.conditioning.text_encoder import TextEncoder
+from pipeline.sampling.engine import Engine
+from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint
+from pipeline.weights.locate import locate_image_encoder, locate_text_encoder
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedCheckpoint:
+    """The networks of a checkpoint, and the encoder of its prompts.
+
+    encode: returns the tokens [1, S, C] of an image that is framed already, or of a text.
+    negative: the tokens of the negative condition; None for images, whose negative condition is zero.
+    """
+
+    engine: Engine
+    encode: Callable[[Any], Tensor]
+    negative: Tensor | None
+
+    @staticmethod
+    def load(
+        directory: Path, compute: ComputeConfig, shared_networks: LoadedNetworks | None = None
+    ) -> LoadedCheckpoint:
+        """Load a checkpoint; networks in `shared_networks` are used again, and those loaded are added to it.
+
+        Raises CheckpointError.
+        """
+        checkpoint = load_checkpoint(directory, compute.device, compute.dtype, loaded=shared_networks)
+        engine = Engine(checkpoint, compute)
+        if checkpoint.image_cond_model:
+            images = ImageEncoder(locate_image_encoder(checkpoint.image_cond_model, directory), compute.device)
+            return LoadedCheckpoint(engine, images, None)
+        texts = TextEncoder(locate_text_encoder(checkpoint.text_cond_model, directory), compute.device)
+        return LoadedCheckpoint(engine, texts, texts.null)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether prompts are texts and not images."""
+        return self.negative is not None

@@ -1,0 +1,1 @@
+"""Toy objects composed of primitives: their distance fields, images, captions, voxels and latents."""

@@ -1,0 +1,86 @@
+"""Solid primitives that objects are composed of.
+
+The frame is the one in which validators look at splats: x to the right, y up, z towards the viewer. Objects fit the
+cube [-0.5, 0.5]^3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+Vector = tuple[float, float, float]
+
+BOX, ELLIPSOID, CONE, TORUS, CAPSULE = range(5)
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """A solid of one colour, symmetric about its own y axis where it is round.
+
+    size: half extents of a box; radii of an ellipsoid; lower radius, half height and upper radius of a cone (a cylinder
+    if the radii are equal); major and minor radius of a torus (the third is unused); radius and half length of a
+    capsule's segment (the third is unused).
+    colour: red, green and blue, 0..1. rotation: degrees about x, then about y, then about z.
+    """
+
+    kind: int
+    centre: Vector
+    size: Vector
+    colour: Vector
+    rotation: Vector = (0.0, 0.0, 0.0)
+
+
+def rotation_matrix(rotation: Vector) -> list[list[float]]:
+    """Return the matrix of a rotation in degrees, from the primitive's frame to the object's."""
+    (sx, cx), (sy, cy), (sz, cz) = ((math.sin(a), math.cos(a)) for a in map(math.radians, rotation))
+    return [
+        [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
+        [sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx],
+        [-sy, cy * sx, cy * cx],
+    ]
+
+
+def _half_extents(primitive: Primitive) -> Vector:
+    """Return half the sides of a box around the primitive, along its own axes."""
+    a, b, c = primitive.size
+    if primitive.kind == CONE:
+        return (max(a, c), b, max(a, c))
+    if primitive.kind == TORUS:
+        return (a + b, b, a + b)
+    if primitive.kind == CAPSULE:
+        return (a, a + b, a)
+    return primitive.size
+
+
+def bounding_box(primitives: Sequence[Primitive]) -> tuple[Vector, Vector]:
+    """Return the lower and the upper corner of an axis-aligned box that holds the primitives."""
+    low, high = [math.inf] * 3, [-math.inf] * 3
+    for primitive in primitives:
+        matrix, half = rotation_matrix(primitive.rotation), _half_extents(primitive)
+        for axis in range(3):
+            reach = sum(abs(matrix[axis][k]) * half[k] for k in range(3))
+            low[axis] = min(low[axis], primitive.centre[axis] - reach)
+            high[axis] = max(high[axis], primitive.centre[axis] + reach)
+    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
+
+
+def _scale(vector: Vector, factor: float) -> Vector:
+    x, y, z = vector
+    return (factor * x, factor * y, factor * z)
+
+
+def fit(primitives: Sequence[Primitive], extent: float) -> list[Primitive]:
+    """Move and scale the primitives so that their bounding box is centred and its longest side is `extent`."""
+    low, high = bounding_box(primitives)
+    factor = extent / max(top - bottom for bottom, top in zip(low, high, strict=True))
+    x, y, z = ((bottom + top) / 2 for bottom, top in zip(low, high, strict=True))
+    return [
+        replace(
+            p,
+            centre=_scale((p.centre[0] - x, p.centre[1] - y, p.centre[2] - z), factor),
+            size=_scale(p.size, factor),
+        )
+        for p in primitives
+    ]

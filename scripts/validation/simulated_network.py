@@ -1,0 +1,258 @@
+"""Validators, the network to them and a generator, all simulated in the time of the running event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import bittensor as bt
+
+from miner.gpu.scheduler import Urgency, most_urgent
+from miner.localnet.validator_rules import MinerState, SubmissionVerdict, ValidatorRules, ValidatorTiming
+from miner.subnet.dendrite import AnySynapse, Reply
+from miner.subnet.metagraph import Neuron
+from miner.subnet.protocol import ProtocolTask, PullTask, SubmitResults, TextTask
+from miner.tasks.task import Task
+from pipeline import PipelineError
+
+UNIX_START = 1_700_000_000.0
+GENERATION_SECONDS = 8.0
+REJECTED_SHARE, NOT_VALIDATED_SHARE, FAILED_SHARE = 0.05, 0.01, 0.02
+LOST_ANSWER_SHARE, SESSION_CRASH_SHARE = 1 / 200, 1 / 500
+SAVE_INTERVAL = 600.0
+
+
+@dataclass(frozen=True)
+class ValidatorScenario:
+    """What happens to one validator whoever mines: the error of its clock, its outages, and its scores in order.
+
+    An outage is its begin and its end in seconds; a score is None where validation fails.
+    """
+
+    clock_error: float
+    outages: tuple[tuple[float, float], ...]
+    scores: tuple[float | None, ...]
+
+    def is_up(self, now: float) -> bool:
+        """Return whether the validator answers."""
+        return not any(begin <= now < end for begin, end in self.outages)
+
+    def next_up(self, now: float) -> float:
+        """Return the first moment from `now` on at which the validator answers."""
+        return next((end for begin, end in self.outages if begin <= now < end), now)
+
+
+def draw_scenario(rng: random.Random, seconds: float) -> ValidatorScenario:
+    """Draw about two outages a day of 1 to 20 minutes, each ending with a restart from an old state."""
+    count = sum(rng.random() < seconds / 86_400 for _ in range(2))
+    begins = sorted(rng.uniform(0.05, 0.9) * seconds for _ in range(count))
+    outages = tuple((begin, begin + rng.uniform(60, 1200)) for begin in begins)
+    scores = [
+        None if x < NOT_VALIDATED_SHARE else 0.5 if x < NOT_VALIDATED_SHARE + REJECTED_SHARE else 0.8
+        for x in (rng.random() for _ in range(int(seconds / 250) + 10))
+    ]
+    return ValidatorScenario(rng.uniform(-60, 60), outages, tuple(scores))
+
+
+@dataclass
+class SimulatedValidator:
+    """A validator: its rules, its scenario, and what it counted.
+
+    verdicts: of submissions that ended a task, in order. forgotten: tasks lost to a restart from an old state.
+    known_violations: pulls during a cooldown that the miner had been told of; the others are unknown_violations.
+    late: results validated more than the throttle period after the assignment. ignored: submissions without effect.
+    """
+
+    uid: int
+    hotkey: str
+    scenario: ValidatorScenario
+    rules: ValidatorRules
+    assigned: set[str]
+    verdicts: list[SubmissionVerdict] = field(default_factory=list)
+    ended: set[str] = field(default_factory=set)
+    forgotten: set[str] = field(default_factory=set)
+    known_violations: int = 0
+    unknown_violations: int = 0
+    late: int = 0
+    ignored: int = 0
+    # The last cooldown that reached the miner, in the validator's unix seconds.
+    known_cooldown: int = 0
+    validated: int = 0
+
+    @staticmethod
+    def make(uid: int, scenario: ValidatorScenario) -> SimulatedValidator:
+        """Make a validator whose tasks are numbered."""
+        hotkey = bt.Keypair.create_from_uri(f"//validator{uid}").ss58_address
+        assigned: set[str] = set()
+        numbers = itertools.count()
+
+        def next_task() -> ProtocolTask:
+            task = TextTask(id=f"{uid}-{next(numbers)}", prompt="a chair")
+            assigned.add(task.id)
+            return task
+
+        unix: Callable[[], float] = lambda: UNIX_START + loop_time() + scenario.clock_error  # noqa: E731
+        rules = ValidatorRules(hotkey, next_task, lambda _: True, unix, ValidatorTiming())
+        return SimulatedValidator(uid, hotkey, scenario, rules, assigned)
+
+    @property
+    def neuron(self) -> Neuron:
+        """The validator's entry in the metagraph."""
+        return Neuron(uid=self.uid, hotkey=self.hotkey, coldkey="c", stake=1000.0 + self.uid, ip="10.0.0.1", port=8091)
+
+    @property
+    def unix_time(self) -> float:
+        """The time on the validator's clock."""
+        return UNIX_START + loop_time() + self.scenario.clock_error
+
+    async def run(self) -> None:
+        """Save the state every ten minutes, and restart with what was saved after each outage."""
+        saved: dict[str, MinerState] = {}
+        for begin, end in (*self.scenario.outages, (float("inf"), float("inf"))):
+            while loop_time() + SAVE_INTERVAL < begin:
+                await asyncio.sleep(SAVE_INTERVAL)
+                saved = self.rules.save_state()
+            await asyncio.sleep(max(end - loop_time(), 0.0))
+            self.forgotten |= self.held_tasks() - _held_tasks(saved)
+            self.rules.restore_state(saved)
+
+    def held_tasks(self) -> set[str]:
+        """Return the ids of tasks that are assigned and not ended."""
+        return _held_tasks(self.rules.miners)
+
+    def pull(self, miner_hotkey: str, synapse: PullTask) -> None:
+        """Answer a pull, and count a violation as known to the miner or not."""
+        before = self.rules.miners.get(miner_hotkey, MinerState()).violations
+        self.rules.pull(miner_hotkey, synapse)
+        if synapse.cooldown_violations > before:
+            is_known = self.known_cooldown > self.unix_time
+            self.known_violations += is_known
+            self.unknown_violations += not is_known
+
+    async def submit(self, miner_hotkey: str, synapse: SubmitResults, rng: random.Random) -> None:
+        """Answer a submission after one to three seconds of validation, and note its verdict if it ended the task."""
+
+        async def validate(_task: ProtocolTask, _results: str) -> float | None:
+            await asyncio.sleep(rng.uniform(1, 3))
+            self.validated += 1
+            return self.scenario.scores[(self.validated - 1) % len(self.scenario.scores)]
+
+        assigned_at, task_id = self.rules.miners[miner_hotkey].assigned_at, synapse.task_id
+        verdict = await self.rules.submit(miner_hotkey, synapse, validate)
+        if verdict in (SubmissionVerdict.WRONG_TASK, SubmissionVerdict.LOCKED, SubmissionVerdict.TOO_SOON):
+            self.ignored += 1
+        else:
+            self.verdicts.append(verdict)
+            self.ended.add(task_id)
+            self.late += self.unix_time - assigned_at > self.rules.timing.throttle_period
+
+
+def loop_time() -> float:
+    """Return the seconds since the simulation began."""
+    return asyncio.get_running_loop().time()
+
+
+def _held_tasks(miners: dict[str, MinerState]) -> set[str]:
+    return {miner.task.id for miner in miners.values() if miner.task is not None}
+
+
+@dataclass
+class SimulatedNetwork:
+    """Validators by hotkey, the miner's key, and the number of its sessions that crashed."""
+
+    validators: dict[str, SimulatedValidator]
+    keypair: bt.Keypair
+    rng: random.Random
+    session_crashes: int = 0
+
+    @staticmethod
+    def make(scenarios: Sequence[ValidatorScenario], rng: random.Random) -> SimulatedNetwork:
+        """Make a network with a validator for each scenario."""
+        validators = [SimulatedValidator.make(uid, scenario) for uid, scenario in enumerate(scenarios)]
+        keypair = bt.Keypair.create_from_uri("//miner")
+        return SimulatedNetwork({validator.hotkey: validator for validator in validators}, keypair, rng)
+
+
+class SimulatedDendrite:
+    """A client of one validator, with delays, lost answers and requests that outages cut off."""
+
+    def __init__(self, network: SimulatedNetwork) -> None:
+        """Send over a network."""
+        self._network = network
+
+    async def exchange(self, neuron: Neuron, synapse: AnySynapse, timeout: float) -> Reply[AnySynapse]:  # noqa: ASYNC109
+        """Send a synapse and wait for the answer, as a Dendrite does."""
+        network, rng = self._network, self._network.rng
+        validator = network.validators[neuron.hotkey]
+        scenario, miner_hotkey = validator.scenario, network.keypair.ss58_address
+        if rng.random() < SESSION_CRASH_SHARE:
+            raise RuntimeError("simulated")
+        await asyncio.sleep(rng.uniform(0.02, 0.3))
+        if not scenario.is_up(loop_time()):
+            return _failed(synapse, 503, delivered=False)
+        if isinstance(synapse, PullTask):
+            validator.pull(miner_hotkey, synapse)
+        elif isinstance(synapse, SubmitResults):
+            await asyncio.sleep(rng.uniform(0.3, 2))
+            refusal = validator.rules.find_refusal(miner_hotkey)
+            if not scenario.is_up(loop_time()):
+                return _failed(synapse, 503, delivered=True)
+            if refusal is not None:
+                return _failed(synapse, 403, delivered=False)
+            await validator.submit(miner_hotkey, synapse, rng)
+        await asyncio.sleep(rng.uniform(0.02, 0.3))
+        # Some answers are lost, among them those of a validator that has just gone down.
+        if not scenario.is_up(loop_time()) or rng.random() < LOST_ANSWER_SHARE:
+            await asyncio.sleep(timeout)
+            return _failed(type(synapse).model_construct(dendrite=None), 408, delivered=True)
+        if isinstance(synapse, PullTask | SubmitResults) and synapse.cooldown_until:
+            validator.known_cooldown = synapse.cooldown_until
+        synapse.dendrite = bt.TerminalInfo(status_code=200)
+        return Reply(synapse, delivered=True, date=float(int(validator.unix_time)))
+
+    async def aclose_session(self) -> None:
+        """Close nothing."""
+
+
+def _failed(synapse: AnySynapse, code: int, delivered: bool) -> Reply[AnySynapse]:
+    synapse.dendrite = bt.TerminalInfo(status_code=code, status_message="simulated")
+    return Reply(synapse, delivered, None)
+
+
+class SimulatedRunner:
+    """Takes the place of the task runner: generates one task at a time, in the scheduler's order."""
+
+    def __init__(self, rng: random.Random) -> None:
+        """Begin without any task."""
+        self.counters: Counter[str] = Counter()
+        self._rng = rng
+        self._waiting: list[tuple[Urgency, asyncio.Event]] = []
+        self._is_free = True
+
+    async def run(self, task: Task) -> Any:
+        """Return a result eight seconds after the task's turn came. Raise PipelineError for some tasks."""
+        turn = asyncio.Event()
+        self._waiting.append((Urgency(task.deadline, task.priority), turn))
+        self._start_next()
+        await turn.wait()
+        try:
+            await asyncio.sleep(GENERATION_SECONDS)
+        finally:
+            self._is_free = True
+            self._start_next()
+        if self._rng.random() < FAILED_SHARE:
+            raise PipelineError("simulated")
+        return SimpleNamespace(data=b"Result", packing_seconds=0.5)
+
+    def _start_next(self) -> None:
+        if self._is_free and self._waiting:
+            urgencies = [urgency for urgency, _ in self._waiting]
+            _, turn = self._waiting.pop(most_urgent(urgencies, loop_time(), GENERATION_SECONDS))
+            self._is_free = False
+            turn.set()
