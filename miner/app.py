@@ -97,8 +97,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     board = StatusBoard(StartingMiner(settings.configured.name, ledger))
     observability = await stack.enter_async_context(Observability.open(files, ledger, board))
     sync = await _unless_stopped(
-        stop,
-        MetagraphSync.open(lambda: open_chain(options.chain, options.netuid), hotkey, config.chain.sync_interval),
+        stop, MetagraphSync.open(lambda: open_chain(options.chain, options.netuid), hotkey, config.chain.sync_interval)
     )
     find_registration(sync.snapshot, hotkey, options)
     blacklist = Blacklist(files.blacklist, settings.rules, lambda: sync.snapshot)

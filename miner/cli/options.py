@@ -61,10 +61,7 @@ def inherited_operator_files(group: Command) -> Command:
 
 
 ledger_option = click.option(
-    "--ledger",
-    type=EXISTING_FILE,
-    show_default="that of the settings file",
-    help="The ledger, which is only read.",
+    "--ledger", type=EXISTING_FILE, show_default="that of the settings file", help="The ledger, which is only read."
 )
 
 

@@ -67,10 +67,7 @@ def describe_ply(data: bytes) -> list[tuple[str, str]]:
     from pipeline import ply
 
     header = ply.read_header(data)
-    return [
-        ("format", f"PLY, {header.format.replace('_', ' ')}"),
-        ("properties", " ".join(header.vertex.properties)),
-    ]
+    return [("format", f"PLY, {header.format.replace('_', ' ')}"), ("properties", " ".join(header.vertex.properties))]
 
 
 def describe_spz(data: bytes) -> list[tuple[str, str]]:

@@ -19,16 +19,7 @@ from miner.config.settings import MinerSettings
 from miner.errors import OperatorError
 from miner.gpu.scheduler import Scheduler
 from miner.runtime.threads import run_in_daemon
-from pipeline import (
-    Backend,
-    ComputeConfig,
-    OnStep,
-    PipelineError,
-    QualityScorer,
-    Scorer,
-    choose_compute,
-    load_backend,
-)
+from pipeline import Backend, ComputeConfig, OnStep, PipelineError, QualityScorer, Scorer, choose_compute, load_backend
 
 log = logging.getLogger(__name__)
 

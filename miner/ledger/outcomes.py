@@ -23,11 +23,5 @@ class Outcome(StrEnum):
         return self in CLOSING
 
 
-CLOSING = (
-    Outcome.ACCEPTED,
-    Outcome.REJECTED,
-    Outcome.SKIPPED,
-    Outcome.NOT_VALIDATED,
-    Outcome.CLOSED_WITHOUT_SCORE,
-)
+CLOSING = (Outcome.ACCEPTED, Outcome.REJECTED, Outcome.SKIPPED, Outcome.NOT_VALIDATED, Outcome.CLOSED_WITHOUT_SCORE)
 """The outcomes that close a task."""

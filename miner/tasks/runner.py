@@ -15,14 +15,7 @@ from miner.phases.selector import PhaseSelector, TaskPlan
 from miner.runtime.logging import ResultLine, sanitise_name, sanitise_text
 from miner.tasks.generation import best_of_n, gate_objection, make_request
 from miner.tasks.task import InvalidResult, Result, Task, Withheld
-from pipeline import (
-    BestOfN,
-    Cancelled,
-    Container,
-    PipelineError,
-    UnsupportedPrompt,
-    compute_statistics,
-)
+from pipeline import BestOfN, Cancelled, Container, PipelineError, UnsupportedPrompt, compute_statistics
 
 log = logging.getLogger(__name__)
 
