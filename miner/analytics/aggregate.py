@@ -11,17 +11,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from miner.analytics.intervals import (
-    Difference,
-    EffectSize,
-    Floats,
-    Quantiles,
-    cliffs_delta,
-    compare_proportions,
-    median,
-    quantiles,
-    tasks_to_distinguish,
-)
+from miner.analytics import intervals
+from miner.analytics.intervals import EffectSize, Floats, Quantiles, quantiles
 from miner.analytics.rating import AcceptanceRate
 from miner.ledger.outcomes import Outcome
 from miner.ledger.reader import TaskRow
@@ -39,11 +30,7 @@ HOUR = 3600
 
 @dataclass(frozen=True)
 class Contrast:
-    """One column among accepted and rejected results.
-
-    The counts are of results that have a value; `effect` is that of accepted against rejected ones, None if either has
-    no values.
-    """
+    """One column among the accepted and rejected results that have a value; `effect` is None if either are none."""
 
     column: str
     accepted: int
@@ -98,14 +85,11 @@ class Group:
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """The rate of one group less that of another.
-
-    `tasks_each`: judged tasks of each that would tell such rates apart; None if these already are.
-    """
+    """The rate of one group less that of another; judged `tasks_each` would tell them apart, None if that is done."""
 
     label: str
     reference: str
-    difference: Difference
+    difference: intervals.Difference
     tasks_each: int | None
 
 
@@ -118,16 +102,12 @@ _KEYS: dict[By, Callable[[TaskRow], object]] = {
 }
 
 
-def _label(by: By, task: TaskRow) -> str:
-    match by:
-        case "phase":
-            return f"{task.phase} {task.config_hash[:8]}"
-        case "validator":
-            return task.validator[:8] + ("" if task.uid is None else f" (uid {task.uid})")
-        case "type":
-            return task.task_type
-        case "hour":
-            return f"{datetime.fromtimestamp(task.assigned_at // HOUR * HOUR, UTC):%Y-%m-%d %H:%M}"
+_LABELS: dict[By, Callable[[TaskRow], str]] = {
+    "phase": lambda task: f"{task.phase} {task.config_hash[:8]}",
+    "validator": lambda task: task.validator[:8] + ("" if task.uid is None else f" (uid {task.uid})"),
+    "type": attrgetter("task_type"),
+    "hour": lambda task: f"{datetime.fromtimestamp(task.assigned_at // HOUR * HOUR, UTC):%Y-%m-%d %H:%M}",
+}
 
 
 class TaskTable:
@@ -159,7 +139,7 @@ class TaskTable:
         for indices in members.values():
             # A validator's uid may change, so the label is that of the latest task.
             latest = self._tasks[indices[-1]]
-            label = _label(by, latest)
+            label = _LABELS[by](latest)
             groups.append(Group(latest.validator if by == "validator" else label, label, latest, np.array(indices)))
         return groups
 
@@ -187,8 +167,8 @@ class TaskTable:
         contrasts = []
         for name in COMPARED:
             first, second = (_finite(self._columns[name][members]) for members in (accepted, rejected))
-            effect = cliffs_delta(first, second)
-            contrasts.append(Contrast(name, len(first), len(second), median(first), median(second), effect))
+            medians = (sample and sample.p50 for sample in (quantiles(first), quantiles(second)))
+            contrasts.append(Contrast(name, len(first), len(second), *medians, intervals.cliffs_delta(first, second)))
         return tuple(contrasts)
 
     def bins(self, indices: Indices, width: int) -> tuple[Bin, ...]:
@@ -227,7 +207,7 @@ def compare_groups(groups: Iterable[tuple[str, AcceptanceRate]]) -> tuple[GroupD
     differences = []
     for label, rate, share in judged:
         if rate is not largest:
-            difference = compare_proportions((rate.accepted, rate.judged), (largest.accepted, largest.judged))
-            tasks_each = None if difference.is_clear else tasks_to_distinguish(share, largest_share)
+            difference = intervals.compare_proportions((rate.accepted, rate.judged), (largest.accepted, largest.judged))
+            tasks_each = None if difference.is_clear else intervals.tasks_to_distinguish(share, largest_share)
             differences.append(GroupDifference(label, reference, difference, tasks_each))
     return tuple(differences)

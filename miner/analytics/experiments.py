@@ -21,7 +21,7 @@ VERDICT_LIMIT = 3600.0
 class ArmCounts(NamedTuple):
     """The tasks of one arm that count; a skipped one counts as not accepted."""
 
-    arm: str
+    phase: str
     accepted: int
     counted: int
 

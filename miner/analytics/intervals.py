@@ -107,11 +107,6 @@ class EffectSize:
     high: float
 
     @property
-    def superiority(self) -> float:
-        """The chance that a value of the first is the larger one, a tie counting half."""
-        return (self.delta + 1) / 2
-
-    @property
     def is_clear(self) -> bool:
         """Return whether the interval rules out that neither sample tends to be larger."""
         return self.low > 0 or self.high < 0
@@ -176,8 +171,3 @@ def quantiles(values: Floats) -> Quantiles | None:
         return None
     p50, p95 = np.quantile(values, (0.5, 0.95)).tolist()
     return Quantiles(p50, p95)
-
-
-def median(values: Floats) -> float | None:
-    """Return the median of a sample [n]; None if it is empty."""
-    return float(np.quantile(values, 0.5)) if len(values) else None

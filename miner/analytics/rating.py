@@ -51,18 +51,10 @@ class Rating:
 
 @dataclass(frozen=True)
 class AcceptanceRate:
-    """How many of the judged results were accepted.
-
-    Raises ValueError unless 0 <= accepted <= judged.
-    """
+    """How many of the judged results were accepted. Its interval raises ValueError unless 0 <= accepted <= judged."""
 
     accepted: int
     judged: int
-
-    def __post_init__(self) -> None:
-        """Check the counts."""
-        if not 0 <= self.accepted <= self.judged:
-            raise ValueError(f"{self.accepted} of {self.judged} is no proportion")
 
     @property
     def rejected(self) -> int:

@@ -96,11 +96,6 @@ class ExperimentResult:
         return "winner" if self.winner is not None else "loser" if self.losers else "continue"
 
 
-class _ArmCounts(NamedTuple):
-    accepted: int = 0
-    judged: int = 0
-
-
 def evaluate(experiment: Experiment, observations: Iterable[Observation], alpha: float = ALPHA) -> ExperimentResult:
     """Judge an experiment by its observations, in any order.
 
@@ -123,14 +118,12 @@ def evaluate(experiment: Experiment, observations: Iterable[Observation], alpha:
         threshold=threshold,
         comparisons=comparisons,
         blocks=len(blocks),
-        counted=sum(counts.judged for block in blocks for counts in block.values()),
+        counted=sum(observation.accepted is not None for block in blocks for observation in block),
     )
 
 
-def _compare(blocks: Sequence[dict[str, _ArmCounts]], better: str, worse: str, alpha: float) -> ArmComparison:
-    none = _ArmCounts()
-    tables = np.array([(*block.get(better, none), *block.get(worse, none)) for block in blocks], np.int64)
-    tables = tables.reshape(-1, 4)
+def _compare(blocks: Sequence[Sequence[Observation]], better: str, worse: str, alpha: float) -> ArmComparison:
+    tables = np.array([(*_count(block, better), *_count(block, worse)) for block in blocks], np.int64).reshape(-1, 4)
     path = np.concatenate([[0.0], log_e_values(tables)])
     return ArmComparison(
         better,
@@ -141,8 +134,14 @@ def _compare(blocks: Sequence[dict[str, _ArmCounts]], better: str, worse: str, a
     )
 
 
-def _complete_blocks(experiment: Experiment, observations: Iterable[Observation]) -> list[dict[str, _ArmCounts]]:
-    """Return the counts by arm of each block whose tasks have all ended, in the order in which they did."""
+def _count(block: Sequence[Observation], arm: str) -> tuple[int, int]:
+    """Return how many tasks of an arm were accepted, and how many judged."""
+    verdicts = [task.accepted for task in block if task.arm == arm and task.accepted is not None]
+    return sum(verdicts), len(verdicts)
+
+
+def _complete_blocks(experiment: Experiment, observations: Iterable[Observation]) -> list[list[Observation]]:
+    """Return the blocks whose tasks have all ended, in the order in which they did."""
     size = len(experiment.block)
     by_block: dict[tuple[Stratum, int], dict[int, Observation]] = defaultdict(dict)
     for observation in sorted(observations, key=attrgetter("ended")):
@@ -150,17 +149,7 @@ def _complete_blocks(experiment: Experiment, observations: Iterable[Observation]
         by_block[observation.stratum, observation.turn // size].setdefault(observation.turn, observation)
     complete = [list(block.values()) for block in by_block.values() if len(block) == size]
     ended = [block for block in complete if math.isfinite(block[-1].ended)]
-    ended.sort(key=lambda block: block[-1].ended)
-    return [_count_by_arm(block) for block in ended]
-
-
-def _count_by_arm(observations: Iterable[Observation]) -> dict[str, _ArmCounts]:
-    counts: dict[str, _ArmCounts] = {}
-    for observation in observations:
-        if observation.accepted is not None:
-            accepted, judged = counts.get(observation.arm, _ArmCounts())
-            counts[observation.arm] = _ArmCounts(accepted + observation.accepted, judged + 1)
-    return counts
+    return sorted(ended, key=lambda block: block[-1].ended)
 
 
 def log_e_values(tables: ContingencyTables) -> Floats:
@@ -200,8 +189,6 @@ def _log_ratio(table: Sequence[int], deltas: Floats) -> Floats:
     first_accepted, first_judged, second_accepted, second_judged = table
     total = first_accepted + second_accepted
     accepted = np.arange(max(0, total - second_judged), min(first_judged, total) + 1)
-    ways = np.array(
-        [math.comb(first_judged, k) * math.comb(second_judged, total - k) for k in accepted.tolist()], np.float64
-    )
-    chances = np.log(ways / ways.sum())
+    ways = [math.comb(first_judged, k) * math.comb(second_judged, total - k) for k in accepted.tolist()]
+    chances = np.log(np.array(ways, np.float64) / sum(ways))
     return np.asarray(deltas * first_accepted - np.logaddexp.reduce(chances + np.outer(deltas, accepted), axis=1))

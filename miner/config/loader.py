@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from miner.errors import OperatorError
 
-Section = TypeVar("Section", bound=BaseModel)
+AnySection = TypeVar("AnySection", bound=BaseModel)
 # A place in a file: keys, and indices of list items.
 Location = tuple[int | str, ...]
+
+
+class Section(BaseModel):
+    """A part of a file: its keys as typed values, no others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def shipped_config() -> Path:
@@ -32,7 +38,7 @@ def phase_names(config: Path) -> list[str]:
     return sorted({file.stem for folder in phase_folders(config) for file in folder.glob("*.yaml")})
 
 
-def load_yaml(path: Path, section: type[Section]) -> Section:
+def load_yaml(path: Path, section: type[AnySection]) -> AnySection:
     """Read a file and check it. Raise OperatorError naming the file, the key and what is allowed."""
     return check(read_mapping(path, section), section, lambda _: path)
 
@@ -50,11 +56,8 @@ def read_mapping(path: Path, section: type[BaseModel]) -> dict[str, Any]:
     return content
 
 
-def check(content: dict[str, Any], section: type[Section], origin: Callable[[Location], Path]) -> Section:
-    """Validate the content as a section.
-
-    `origin` returns the file that a location of the content comes from. Raises OperatorError.
-    """
+def check(content: dict[str, Any], section: type[AnySection], origin: Callable[[Location], Path]) -> AnySection:
+    """Validate the content as a section; `origin` returns the file of a location in it. Raises OperatorError."""
     try:
         return section.model_validate(content)
     except ValidationError as invalid:

@@ -5,24 +5,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from pipeline import (
-    BACKGROUND_MODELS,
-    DEFAULT_SCORER,
-    CheckpointSource,
-    SamplerParams,
-    Splats,
-    TextToImageParams,
-    VoxelLimit,
-    normalise,
-    upright,
-)
+import pipeline
+from miner.config.loader import Section
 
 
-class _Section(BaseModel):
+class _Section(Section):
     # Strict: `steps: true` or `steps: "30"` is a slip, not thirty.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(strict=True)
 
 
 class SamplerSettings(_Section):
@@ -42,10 +33,6 @@ class SamplerSettings(_Section):
             raise ValueError("must be two numbers with 0 <= low <= high <= 1")
         return interval
 
-    def params(self, reuse: int = 0) -> SamplerParams:
-        """Return the parameters for the pipeline."""
-        return SamplerParams(**dict(self), reuse=reuse)
-
 
 Role = Literal["sparse_structure_flow_model", "sparse_structure_decoder", "slat_flow_model", "slat_decoder_gs"]
 
@@ -54,11 +41,11 @@ class CheckpointSettings(_Section):
     """The checkpoint for prompts of one type, and networks that replace some of its own."""
 
     checkpoint: str = Field(min_length=1)
-    overrides: dict[Role, str] = {}
+    overrides: dict[Role, str] = Field(default={})
 
-    def source(self) -> CheckpointSource:
+    def source(self) -> pipeline.CheckpointSource:
         """Return the checkpoint and its replacements for the pipeline."""
-        return CheckpointSource(self.checkpoint, {str(role): reference for role, reference in self.overrides.items()})
+        return pipeline.CheckpointSource(self.checkpoint, dict[str, str](self.overrides.items()))
 
 
 class BackgroundSettings(_Section):
@@ -70,8 +57,8 @@ class BackgroundSettings(_Section):
     @field_validator("model")
     @classmethod
     def _known(cls, model: str) -> str:
-        if model not in BACKGROUND_MODELS:
-            raise ValueError(f"must be one of {', '.join(BACKGROUND_MODELS)}")
+        if model not in pipeline.BACKGROUND_MODELS:
+            raise ValueError(f"must be one of {', '.join(pipeline.BACKGROUND_MODELS)}")
         return model
 
 
@@ -80,10 +67,6 @@ class VoxelSettings(_Section):
 
     count: int = Field(gt=0)
     excess: Literal["refuse", "drop"] = "refuse"
-
-    def limit(self) -> VoxelLimit:
-        """Return the limit for the pipeline."""
-        return VoxelLimit(**dict(self))
 
 
 class ExportSettings(_Section):
@@ -96,11 +79,11 @@ class ExportSettings(_Section):
     upright: bool = False
     extent: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
-    def apply(self, splats: Splats) -> Splats:
+    def apply(self, splats: pipeline.Splats) -> pipeline.Splats:
         """Return the splats to write. Raise ValueError if they cannot be turned or scaled."""
         if self.upright:
-            splats = upright(splats)
-        return splats if self.extent is None else normalise(splats, self.extent)
+            splats = pipeline.upright(splats)
+        return splats if self.extent is None else pipeline.normalise(splats, self.extent)
 
 
 class AccelerationSettings(_Section):
@@ -120,10 +103,6 @@ class TextToImageSettings(_Section):
     steps: int = Field(default=4, ge=1, le=1000)
     guidance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
-    def params(self) -> TextToImageParams:
-        """Return the parameters for the pipeline."""
-        return TextToImageParams(self.steps, self.guidance)
-
 
 class CandidateSettings(_Section):
     """The most candidates of one task, and the seconds from the start of the first within which they must be done."""
@@ -135,7 +114,7 @@ class CandidateSettings(_Section):
 class ScorerSettings(_Section):
     """The validator's quality scorer: a directory or Hugging Face id with its weights."""
 
-    weights: str = Field(default=DEFAULT_SCORER, min_length=1)
+    weights: str = Field(default=pipeline.DEFAULT_SCORER, min_length=1)
 
 
 class GateSettings(_Section):
@@ -180,10 +159,11 @@ class Phase(_Section):
         return self
 
     @property
-    def samplers(self) -> tuple[SamplerParams, SamplerParams]:
+    def samplers(self) -> tuple[pipeline.SamplerParams, pipeline.SamplerParams]:
         """The parameters of the sparse-structure sampler and of the structured-latent sampler, for the pipeline."""
         reuse = self.acceleration.reuse
-        return self.sparse_structure_sampler_params.params(reuse), self.slat_sampler_params.params(reuse)
+        structure = pipeline.SamplerParams(**dict(self.sparse_structure_sampler_params), reuse=reuse)
+        return structure, pipeline.SamplerParams(**dict(self.slat_sampler_params), reuse=reuse)
 
     @property
     def takes_text(self) -> bool:

@@ -51,8 +51,8 @@ class NamedPhase:
         def walk(content: dict[str, Any], prefix: str) -> dict[str, Any]:
             flat: dict[str, Any] = {}
             for key, value in content.items():
-                nested = isinstance(value, dict) and value
-                flat |= walk(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+                is_nested = isinstance(value, dict) and value
+                flat |= walk(value, f"{prefix}{key}.") if is_nested else {f"{prefix}{key}": value}
             return flat
 
         return walk(self.settings.model_dump(mode="json", exclude=set(TEXTS)), "")
@@ -93,9 +93,8 @@ def _layers(name: str, config: Path) -> list[tuple[Path, dict[str, Any]]]:
         if not isinstance(parent, str):
             raise OperatorError(f"{path}: {EXTENDS}: must be the name of one phase, not {parent!r}")
         if parent in chain:
-            raise OperatorError(
-                f"{path}: {EXTENDS}: phases extend one another in a circle: {' -> '.join([*chain, parent])}"
-            )
+            circle = " -> ".join([*chain, parent])
+            raise OperatorError(f"{path}: {EXTENDS}: phases extend one another in a circle: {circle}")
         chain.append(parent)
         try:
             path = find_phase(parent, config)

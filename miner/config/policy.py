@@ -6,20 +6,20 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from miner.config.loader import Section
 
 ListName = Literal["allow", "deny_hotkeys", "deny_coldkeys"]
 LIST_NAMES: tuple[ListName, ...] = get_args(ListName)
 
 
-class PolicyEntry(BaseModel):
+class PolicyEntry(Section):
     """One hotkey, coldkey or uid, why it is listed, and until when; a time without a zone is UTC.
 
     A uid alone is ambiguous, since uids are recycled: `miner.policy.blacklist.resolve_uids` adds the hotkey that holds
     it.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     hotkey: str | None = Field(default=None, min_length=1)
     coldkey: str | None = Field(default=None, min_length=1)
@@ -59,21 +59,8 @@ class PolicyEntry(BaseModel):
         return "".join(f"{mark} {part}" for mark, part in zip(":,", filter(None, (self.reason, until)), strict=False))
 
 
-def _to_mappings(value: Any, key: str) -> Any:
-    """Turn entries that are a bare key into mappings: a text is a `key`, a number a uid."""
-    # A list whose entries have all been commented out reads as None.
-    if value is None:
-        return ()
-    if not isinstance(value, list | tuple):
-        return value
-    keys = {str: key, int: "uid"}
-    return tuple({keys[type(entry)]: entry} if type(entry) in keys else entry for entry in value)
-
-
-class PolicyRules(BaseModel):
+class PolicyRules(Section):
     """The rules of config/blacklist.yaml; `miner.policy.policy.decide` applies them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     allow: tuple[PolicyEntry, ...] = ()
     deny_hotkeys: tuple[PolicyEntry, ...] = ()
@@ -81,27 +68,25 @@ class PolicyRules(BaseModel):
     require_validator_permit: bool = True
     min_stake: float = Field(default=1000.0, ge=0)
 
-    @field_validator("allow", "deny_hotkeys", mode="before")
+    @field_validator(*LIST_NAMES, mode="before")
     @classmethod
-    def _hotkeys_to_mappings(cls, value: Any) -> Any:
-        return _to_mappings(value, "hotkey")
+    def _to_mappings(cls, value: Any, info: ValidationInfo) -> Any:
+        """Turn entries that are a bare key into mappings: a text is a hotkey or a coldkey, a number a uid."""
+        # A list whose entries have all been commented out reads as None.
+        if value is None:
+            return ()
+        if not isinstance(value, list | tuple):
+            return value
+        keys = {str: "coldkey" if info.field_name == "deny_coldkeys" else "hotkey", int: "uid"}
+        return tuple({keys[type(entry)]: entry} if type(entry) in keys else entry for entry in value)
 
-    @field_validator("deny_coldkeys", mode="before")
+    @field_validator("deny_hotkeys", "deny_coldkeys")
     @classmethod
-    def _coldkeys_to_mappings(cls, value: Any) -> Any:
-        return _to_mappings(value, "coldkey")
-
-    @field_validator("deny_hotkeys")
-    @classmethod
-    def _has_no_coldkeys(cls, entries: tuple[PolicyEntry, ...]) -> tuple[PolicyEntry, ...]:
-        if any(entry.coldkey is not None for entry in entries):
+    def _has_the_right_keys(cls, entries: tuple[PolicyEntry, ...], info: ValidationInfo) -> tuple[PolicyEntry, ...]:
+        are_coldkeys = {entry.coldkey is not None for entry in entries}
+        if info.field_name == "deny_hotkeys" and True in are_coldkeys:
             raise ValueError("lists hotkeys and uids; a coldkey belongs into deny_coldkeys")
-        return entries
-
-    @field_validator("deny_coldkeys")
-    @classmethod
-    def _has_only_coldkeys(cls, entries: tuple[PolicyEntry, ...]) -> tuple[PolicyEntry, ...]:
-        if any(entry.coldkey is None for entry in entries):
+        if info.field_name == "deny_coldkeys" and False in are_coldkeys:
             raise ValueError("lists coldkeys; a hotkey or a uid belongs into deny_hotkeys")
         return entries
 

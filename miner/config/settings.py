@@ -7,20 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from miner.config.loader import check, read_mapping, shipped_config
+from miner.config.loader import Section, check, read_mapping, shipped_config
 
 log = logging.getLogger(__name__)
 
 LEDGER_NAME = "ledger.sqlite"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ServingSettings(_Section):
+class ServingSettings(Section):
     """The axon, on which validators push tasks."""
 
     enabled: bool = True
@@ -34,7 +30,7 @@ class ServingSettings(_Section):
     replay_window: float = Field(default=30.0, gt=0, allow_inf_nan=False)
 
 
-class PullingSettings(_Section):
+class PullingSettings(Section):
     """Pulling of tasks from validators' axons."""
 
     enabled: bool = True
@@ -42,20 +38,20 @@ class PullingSettings(_Section):
     submit_timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)
 
 
-class ChainSettings(_Section):
+class ChainSettings(Section):
     """Synchronisation with the metagraph."""
 
     sync_interval: float = Field(default=300.0, gt=0, allow_inf_nan=False)
 
 
-class SpzSettings(_Section):
+class SpzSettings(Section):
     """Compression of the SPZ files that are submitted."""
 
     level: int = Field(default=1, ge=1, le=22)
     workers: int = Field(default=0, ge=0, le=256)
 
 
-class GenerateSettings(_Section):
+class GenerateSettings(Section):
     """The monitor's POST /generate."""
 
     enabled: bool = False
@@ -63,7 +59,7 @@ class GenerateSettings(_Section):
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
 
 
-class MonitorSettings(_Section):
+class MonitorSettings(Section):
     """The HTTP server for the operator; `gallery` keeps results and draws them for the page."""
 
     enabled: bool = True
@@ -73,14 +69,14 @@ class MonitorSettings(_Section):
     generate: GenerateSettings = GenerateSettings()
 
 
-class RetentionSettings(_Section):
+class RetentionSettings(Section):
     """The age and the total size within which files of one kind are kept, the newest first."""
 
     max_days: float = Field(gt=0, allow_inf_nan=False)
     max_bytes: int = Field(gt=0)
 
 
-class HousekeepingSettings(_Section):
+class HousekeepingSettings(Section):
     """Deletion of old files; `interval` is the seconds between two rounds."""
 
     enabled: bool = True
@@ -91,13 +87,13 @@ class HousekeepingSettings(_Section):
     ledger: RetentionSettings = RetentionSettings(max_days=730, max_bytes=2_000_000_000)
 
 
-class LedgerSettings(_Section):
+class LedgerSettings(Section):
     """The ledger's file; None stands for ledger.sqlite in the state folder."""
 
     path: Path | None = None
 
 
-class MinerSettings(_Section):
+class MinerSettings(Section):
     """The content of config/miner.yaml."""
 
     phase: str
@@ -124,10 +120,7 @@ class OperatorFiles:
 
     @staticmethod
     def load(config: Path | None = None, state_dir: Path | None = None) -> OperatorFiles:
-        """Read the settings file, by default the shipped one; `state_dir` takes the place of the folder it names.
-
-        Raises OperatorError naming file, key and what is allowed.
-        """
+        """Read the settings file, by default the shipped one; `state_dir` replaces its own. Raises OperatorError."""
         path = config or shipped_config() / "miner.yaml"
         content = read_mapping(path, MinerSettings)
         settings = check(_with_old_keys(path, content), MinerSettings, lambda _: path)

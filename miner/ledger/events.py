@@ -45,10 +45,7 @@ class PhaseAssignment:
 
 @dataclass(frozen=True)
 class TaskStarted:
-    """A validator has handed out a task and its generation is about to begin.
-
-    `key` is from `LedgerWriter.new_key`; `uid` is the validator's at this moment, None if it has none.
-    """
+    """A task, whose generation is about to begin, under a `LedgerWriter.new_key`; `uid` is None if there is none."""
 
     key: int
     at: float
@@ -62,7 +59,7 @@ class TaskStarted:
 
     def statement(self) -> Statement:
         """Return the SQL that records the event."""
-        arm = self.assignment.arm
+        assignment = self.assignment
         columns: dict[str, Value] = {
             "key": self.key,
             "assigned_at": self.at,
@@ -71,14 +68,11 @@ class TaskStarted:
             "uid": self.uid,
             "task_id": _storable(self.task_id),
             "task_type": self.task_type,
-            "phase": self.assignment.phase,
-            "config_hash": self.assignment.config_hash,
+            "phase": assignment.phase,
+            "config_hash": assignment.config_hash,
             "code_version": self.code_version,
-            "experiment": arm.experiment if arm else None,
-            "arm": arm.arm if arm else None,
-            "turn": arm.turn if arm else None,
         }
-        return _insert("tasks", columns)
+        return _insert("tasks", columns | (vars(assignment.arm) if assignment.arm else {}))
 
 
 @dataclass(frozen=True)
@@ -112,8 +106,7 @@ class ResultGenerated:
             "submission_bytes": self.submission_bytes,
             "candidates": json.dumps([dict(candidate) for candidate in self.candidates]) if self.candidates else None,
         }
-        columns |= {name: self.statistics.get(name) for name in SPLAT_COLUMNS}
-        return _update(self.key, columns)
+        return _update(self.key, columns | {name: self.statistics.get(name) for name in SPLAT_COLUMNS})
 
 
 @dataclass(frozen=True)
@@ -202,8 +195,7 @@ class ExperimentEnded:
 
     def statement(self) -> Statement:
         """Return the SQL that records the event."""
-        values: dict[str, Value] = {"name": self.name, "at": self.at, "decision": self.decision}
-        return "UPDATE experiments SET ended_at = :at, decision = :decision WHERE name = :name", values
+        return "UPDATE experiments SET ended_at = :at, decision = :decision WHERE name = :name", dict(vars(self))
 
 
 @dataclass(frozen=True)

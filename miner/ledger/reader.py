@@ -6,9 +6,9 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from miner.errors import OperatorError
 from miner.ledger.outcomes import Outcome
@@ -72,16 +72,6 @@ class TaskRow(NamedTuple):
     error: str | None
 
     @property
-    def all_seeds(self) -> tuple[int, ...]:
-        """The seeds of all candidates."""
-        return tuple(json.loads(self.seeds)) if self.seeds else ()
-
-    @property
-    def all_candidates(self) -> list[dict[str, Any]]:
-        """The fields of a `pipeline.Candidate` for each candidate, in the order in which they were made."""
-        return list(json.loads(self.candidates)) if self.candidates else []
-
-    @property
     def seconds(self) -> dict[str, float]:
         """The seconds of each stage."""
         return dict(json.loads(self.stages)) if self.stages else {}
@@ -113,11 +103,11 @@ class ExperimentRow(NamedTuple):
         return dict(json.loads(self.arms))
 
 
-class LedgerReader:
-    """A read-only connection to the ledger, usable while the miner writes.
+Row = TypeVar("Row", TaskRow, PhaseRow, ExperimentRow)
 
-    Every method raises OperatorError if the file is not a ledger.
-    """
+
+class LedgerReader:
+    """A read-only connection to the ledger, usable while the miner writes; OperatorError if the file is no ledger."""
 
     def __init__(self, path: Path) -> None:
         """Open the file. Raise OperatorError if it does not exist or cannot be read."""
@@ -149,27 +139,23 @@ class LedgerReader:
         """
         if experiment is not None and self._version < FIRST_VERSION_WITH_EXPERIMENTS:
             return []
-        where = "assigned_at >= ?" + (" AND experiment = ?" if experiment is not None else "")
-        values = (since,) if experiment is None else (since, experiment)
-        return [TaskRow._make(row) for row in self._rows("tasks", TaskRow._fields, where, values, "key", without)]
+        if experiment is None:
+            return self._rows(TaskRow, "tasks WHERE assigned_at >= ? ORDER BY key", (since,), without)
+        where = "assigned_at >= ? AND experiment = ?"
+        return self._rows(TaskRow, f"tasks WHERE {where} ORDER BY key", (since, experiment), without)
 
     def open_tasks(self, since: float) -> list[TaskRow]:
         """Return pulled tasks assigned since then without a final outcome, which validators may hand back."""
-        unsettled = ", ".join(f"'{outcome}'" for outcome in (Outcome.STILL_OPEN, Outcome.UNKNOWN))
-        where = (
-            "assigned_at >= ? AND transport = 'pull' "
-            f"AND (outcome IS NULL OR replace(outcome, ' ', '_') IN ({unsettled}))"
-        )
-        return [TaskRow._make(row) for row in self._rows("tasks", TaskRow._fields, where, (since,), "key")]
+        unsettled = (None, Outcome.STILL_OPEN, Outcome.UNKNOWN)
+        return [row for row in self.tasks(since) if row.transport == "pull" and row.outcome in unsettled]
 
     def phases(self) -> list[PhaseRow]:
         """Return all changes of phase, the earliest first."""
-        return [PhaseRow._make(row) for row in self._rows("phases", PhaseRow._fields, "1", (), "id")]
+        return self._rows(PhaseRow, "phases ORDER BY id")
 
     def experiments(self) -> list[ExperimentRow]:
         """Return all experiments, the earliest first."""
-        rows = self._rows("experiments", ExperimentRow._fields, "1", (), "started_at")
-        return [ExperimentRow._make(row) for row in rows]
+        return self._rows(ExperimentRow, "experiments ORDER BY started_at")
 
     def next_turns(self, experiment: str) -> dict[tuple[str, str], int]:
         """Return the next turn of an experiment by validator and task type; strata without tasks are absent."""
@@ -177,25 +163,21 @@ class LedgerReader:
         return {(task.validator, task.task_type): task.turn + 1 for task in tasks if task.turn is not None}
 
     def _rows(
-        self,
-        table: str,
-        columns: Sequence[str],
-        where: str,
-        values: Sequence[object],
-        order: str,
-        without: Collection[str] = (),
-    ) -> list[tuple[object, ...]]:
+        self, kind: type[Row], source: str, values: tuple[float | str, ...] = (), without: Collection[str] = ()
+    ) -> list[Row]:
+        """Return the rows of `source`, a table with the conditions and the order of its rows."""
+        table = source.partition(" ")[0]
         try:
             # A file of an older version does not have all columns yet.
             present = {str(column[1]) for column in self._database.execute(f"PRAGMA table_info({table})")}
             if not present:
                 return []
-            selected = {name: name if name in present and name not in without else "NULL" for name in columns}
+            selected = {name: name if name in present and name not in without else "NULL" for name in kind._fields}
             if selected.get("outcome") == "outcome":
                 # Files before version 4 have outcomes with spaces.
                 selected["outcome"] = "replace(outcome, ' ', '_')"
-            query = f"SELECT {', '.join(selected.values())} FROM {table} WHERE {where} ORDER BY {order}"  # noqa: S608
-            return self._database.execute(query, tuple(values)).fetchall()
+            query = f"SELECT {', '.join(selected.values())} FROM {source}"  # noqa: S608
+            return [kind._make(row) for row in self._database.execute(query, values)]
         except sqlite3.Error as error:
             raise OperatorError(f"the ledger {self._path} cannot be read: {error}") from None
 
@@ -214,5 +196,4 @@ def query_ledger(path: Path, query: Callable[[LedgerReader], Answer], default: A
 
 def read_open_tasks(path: Path) -> list[TaskRow]:
     """Return the pulled tasks that validators may hand back to us after a restart. Blocks."""
-    since = time.time() - MAX_HOLD_SECONDS
-    return query_ledger(path, lambda reader: reader.open_tasks(since), [])
+    return query_ledger(path, lambda reader: reader.open_tasks(time.time() - MAX_HOLD_SECONDS), [])

@@ -6,16 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
-from miner.ledger.events import (
-    ArmAssignment,
-    Event,
-    GenerationFailed,
-    PhaseAssignment,
-    ResultGenerated,
-    Stratum,
-    SubmissionAnswered,
-    TaskStarted,
-)
+from miner.ledger import events
 from miner.ledger.outcomes import Outcome
 from miner.ledger.reader import TaskRow
 from miner.ledger.schema import splat_columns
@@ -37,7 +28,7 @@ class TaskRecorder:
         code_version: str = "",
         uid_of: Callable[[str], int | None] = lambda _hotkey: None,
         open_tasks: Iterable[TaskRow] = (),
-        observe: Callable[[Event], None] = lambda _event: None,
+        observe: Callable[[events.Event], None] = lambda _event: None,
     ) -> None:
         """Record in `ledger`, or nowhere if it is None.
 
@@ -57,7 +48,7 @@ class TaskRecorder:
             return TaskRecord(self, transport, validator, task_id, task_type, self.new_key(), None)
         return TaskRecord(self, transport, validator, task_id, task_type, row.key, _assignment_of(row))
 
-    def record(self, event: Event) -> None:
+    def record(self, event: events.Event) -> None:
         """Hand an event to the observer and to the ledger."""
         self._observe(event)
         if self._ledger is not None:
@@ -69,10 +60,7 @@ class TaskRecorder:
 
 
 class TaskRecord:
-    """One task in the ledger; `key` is its row's, `assignment` the phase that it was last begun with, None if never.
-
-    A task that is begun again with another assignment gets another row.
-    """
+    """One task in the ledger, by its row's `key`; begun again with another `assignment`, it gets another row."""
 
     def __init__(
         self,
@@ -82,18 +70,18 @@ class TaskRecord:
         task_id: str,
         task_type: TaskType,
         key: int,
-        assignment: PhaseAssignment | None,
+        assignment: events.PhaseAssignment | None,
     ) -> None:
         """Continue the row `key` if there is an assignment, else begin it with the first one."""
         self.task_id = task_id
-        self.stratum = Stratum(validator, task_type)
+        self.stratum = events.Stratum(validator, task_type)
         self.key = key
         self.assignment = assignment
         self._recorder = recorder
         self._transport: Transport = transport
         self._task_type: TaskType = task_type
 
-    def start(self, assignment: PhaseAssignment) -> None:
+    def start(self, assignment: events.PhaseAssignment) -> None:
         """Record that the generation is about to begin."""
         if self.assignment == assignment:
             return
@@ -101,7 +89,7 @@ class TaskRecord:
             self.key = self._recorder.new_key()
         self.assignment = assignment
         self._recorder.record(
-            TaskStarted(
+            events.TaskStarted(
                 key=self.key,
                 at=time.time(),
                 transport=self._transport,
@@ -117,7 +105,7 @@ class TaskRecord:
     def generated(self, best: BestResult, statistics: Statistics, submission_bytes: int | None) -> None:
         """Record a result and its size as submitted; None if it is withheld."""
         self._recorder.record(
-            ResultGenerated(
+            events.ResultGenerated(
                 key=self.key,
                 at=time.time(),
                 seed=best.asset.seed,
@@ -132,15 +120,15 @@ class TaskRecord:
 
     def failed(self, error: Exception) -> None:
         """Record that there is no result, and why."""
-        self._recorder.record(GenerationFailed(self.key, time.time(), f"{type(error).__name__}: {error}"))
+        self._recorder.record(events.GenerationFailed(self.key, time.time(), f"{type(error).__name__}: {error}"))
 
     def answered(self, outcome: Outcome, score: float | None = None, cooldown_until: float | None = None) -> None:
         """Record the answer to a submission; see `SubmissionAnswered`."""
-        self._recorder.record(SubmissionAnswered(self.key, time.time(), outcome, score, cooldown_until))
+        self._recorder.record(events.SubmissionAnswered(self.key, time.time(), outcome, score, cooldown_until))
 
 
-def _assignment_of(row: TaskRow) -> PhaseAssignment:
+def _assignment_of(row: TaskRow) -> events.PhaseAssignment:
     arm = None
     if row.experiment is not None and row.arm is not None and row.turn is not None:
-        arm = ArmAssignment(row.experiment, row.arm, row.turn)
-    return PhaseAssignment(row.phase, row.config_hash, arm)
+        arm = events.ArmAssignment(row.experiment, row.arm, row.turn)
+    return events.PhaseAssignment(row.phase, row.config_hash, arm)

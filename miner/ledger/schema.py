@@ -10,23 +10,9 @@ from pathlib import Path
 BUSY_TIMEOUT = 1.0
 
 SPLAT_COLUMNS = (
-    "gaussians",
-    "opacity_min",
-    "opacity_mean",
-    "opacity_max",
-    "transparent_share",
-    "box_min_x",
-    "box_min_y",
-    "box_min_z",
-    "box_max_x",
-    "box_max_y",
-    "box_max_z",
-    "volume",
-    "density_max",
-    "density_mean",
-    "scale_p5",
-    "scale_p50",
-    "scale_p95",
+    *("gaussians", "opacity_min", "opacity_mean", "opacity_max", "transparent_share"),
+    *("box_min_x", "box_min_y", "box_min_z", "box_max_x", "box_max_y", "box_max_z"),
+    *("volume", "density_max", "density_mean", "scale_p5", "scale_p50", "scale_p95"),
 )
 """Columns of a task that describe its splats: the fields of `pipeline.splats.Statistics`, flat."""
 
@@ -123,9 +109,8 @@ def check_version(database: sqlite3.Connection) -> int:
     """Return the version of the file's tables, 0 if it has none yet. Raise NewerLedgerError or sqlite3.Error."""
     version = int(database.execute("PRAGMA user_version").fetchone()[0])
     if version > VERSION:
-        raise NewerLedgerError(
-            f"it has version {version}, and this release knows versions up to {VERSION}: update the miner"
-        )
+        known = f"this release knows versions up to {VERSION}"
+        raise NewerLedgerError(f"it has version {version}, and {known}: update the miner")
     return version
 
 

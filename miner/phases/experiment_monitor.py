@@ -6,11 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miner.analytics.experiments import ExperimentSummary, summarise_experiment
+from miner.analytics.experiments import ArmCounts, ExperimentSummary, summarise_experiment
 from miner.ledger.reader import LedgerReader, query_ledger
 from miner.phases.manager import PhaseManager
 from miner.phases.state import PhaseChoice, PhaseState, StateError
@@ -22,28 +22,18 @@ INTERVAL = 60.0
 
 
 @dataclass(frozen=True)
-class ArmStatus:
-    """One arm: results accepted, and results that count."""
-
-    phase: str
-    accepted: int
-    counted: int
-
-
-@dataclass(frozen=True)
 class ExperimentStatus:
     """The state of an experiment: `winner` has beaten every other arm, `losers` are clearly worse than another."""
 
     experiment: str
-    arms: tuple[ArmStatus, ...]
+    arms: tuple[ArmCounts, ...]
     winner: str | None
     losers: tuple[str, ...]
 
     @staticmethod
     def of(summary: ExperimentSummary) -> ExperimentStatus:
         """Return the status that a summary of the ledger shows."""
-        arms = tuple(ArmStatus(*arm) for arm in summary.arms)
-        return ExperimentStatus(summary.row.name, arms, summary.result.winner, summary.result.losers)
+        return ExperimentStatus(summary.row.name, summary.arms, summary.result.winner, summary.result.losers)
 
     @property
     def is_decided(self) -> bool:
@@ -52,7 +42,7 @@ class ExperimentStatus:
 
     def as_json(self) -> dict[str, Any]:
         """Return the status in JSON's types."""
-        return asdict(self)
+        return vars(self) | {"arms": tuple(arm._asdict() for arm in self.arms)}
 
     def __str__(self) -> str:
         """Describe the status in one line."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from miner.analytics.assignment import Experiment
+from miner.config.loader import Section
 from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
@@ -29,18 +30,14 @@ class StateError(OperatorError):
     """The state file cannot be read or written."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Arm(_Section):
+class Arm(Section):
     """One phase of a choice and its share of the tasks; the settings are those of when it was chosen."""
 
     weight: int = Field(default=1, gt=0)
     settings: Phase
 
 
-class PhaseChoice(_Section):
+class PhaseChoice(Section):
     """The phases that tasks are generated with, by name: usually one, several while an experiment compares them.
 
     `follows`: a single phase takes over changes of its file. `experiment` names the comparison of several phases, and
@@ -120,7 +117,7 @@ class PhaseChoice(_Section):
         return self.label == other.label
 
 
-class PhaseState(_Section):
+class PhaseState(Section):
     """The choice that runs since `at` (unix seconds), why, and the single phases that ran before it, the latest last.
 
     `configured` is the phase that the settings file or the command line named when this was written, None if that is

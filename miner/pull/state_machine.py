@@ -27,7 +27,7 @@ from miner.pull.responses import (
     SubmissionResponse,
     TaskAssigned,
 )
-from miner.runtime.backoff import backoff
+from miner.runtime.clock import backoff
 from miner.subnet.protocol import ProtocolTask
 
 # Added to a cooldown: the drift of clocks during one, and the jitter of timers. Twice that where the validator does not

@@ -1,4 +1,4 @@
-"""The clocks that code reads instead of the time module, so that tests can replace them."""
+"""The clock that code reads instead of the time module, so that tests can replace it, and the back-off of retries."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Clock:
-    """The time, and a way to wait for it.
-
-    `now` returns seconds from an arbitrary start that never step, `wall` returns unix seconds, and `sleep` waits for a
-    number of the seconds of `now`.
-    """
+    """The time: `now` in seconds that never step, in which `sleep` waits, and `wall` in unix seconds."""
 
     now: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
@@ -22,3 +18,9 @@ class Clock:
 
 
 SYSTEM_CLOCK = Clock()
+
+
+def backoff(failures: int, first: float, last: float) -> float:
+    """Return the delay after the n-th failure in a row, n >= 1: `first`, doubled with each further one up to `last`."""
+    # The exponent is bounded because a float overflows after some thousand failures.
+    return min(first * 2.0 ** min(failures - 1, 64), last)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -48,18 +48,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def read_stamps(paths: Iterable[Path]) -> FileStamps:
-    """Return the stamps of those files that exist and can be examined."""
-    stamps: FileStamps = {}
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError:
-            continue
-        stamps[path] = status.st_mtime_ns, status.st_size, status.st_ino
-    return stamps
-
-
 class FileWatcher:
     """A watcher that notices when any of some files is changed, replaced, created or deleted."""
 
@@ -77,7 +65,7 @@ class FileWatcher:
 
         The caller then reads them; an editor that writes in two steps would otherwise be caught halfway.
         """
-        stamps = read_stamps(self._list_files())
+        stamps = self._stamps()
         is_settled = stamps == self._last
         self._last = stamps
         if not is_settled or stamps == self._read:
@@ -87,4 +75,12 @@ class FileWatcher:
 
     def mark_read(self) -> None:
         """Take the files as they are now for read; call it before reading them, so that no later change is missed."""
-        self._last = self._read = read_stamps(self._list_files())
+        self._last = self._read = self._stamps()
+
+    def _stamps(self) -> FileStamps:
+        stamps: FileStamps = {}
+        for path in self._list_files():
+            with suppress(OSError):
+                status = path.stat()
+                stamps[path] = status.st_mtime_ns, status.st_size, status.st_ino
+        return stamps

@@ -19,10 +19,7 @@ class GpuMemory:
 
 
 def read_gpu_memory() -> tuple[GpuMemory, ...]:
-    """Return the memory of each GPU that this process works on.
-
-    The numbers are torch's own, so this returns at once even while a kernel hangs.
-    """
+    """Return the memory of each GPU that this process works on: torch's numbers, at once even if a kernel hangs."""
     if not torch.cuda.is_initialized():
         return ()
     gpus = []

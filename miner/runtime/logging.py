@@ -34,10 +34,7 @@ def _formatter() -> logging.Formatter:
 
 
 def configure(debug: bool) -> None:
-    """Log to stdout, at level DEBUG or INFO.
-
-    Call this after bittensor has been imported, since that silences the loggers that exist by then.
-    """
+    """Log to stdout, at level DEBUG or INFO; bittensor, imported before, has silenced the loggers that existed."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_formatter())
     for package in PACKAGES:
@@ -127,8 +124,7 @@ class ResultLine:
         scored = "" if self.quality is None else f"; best of {self.candidates}, quality {self.quality:.3f}"
         return (
             f"Task {self.task_id}: TRELLIS generation took {total:.1f} seconds. "
-            f"Final stats: {count} gaussians ({self.gaussians}), {self.size} bytes; seconds: {stages}"
-            f"{scored}"
+            f"Final stats: {count} gaussians ({self.gaussians}), {self.size} bytes; seconds: {stages}{scored}"
         )
 
     @staticmethod

@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 from miner.errors import MinerError
-from miner.runtime.backoff import backoff
-from miner.runtime.clock import SYSTEM_CLOCK, Clock
+from miner.runtime.clock import SYSTEM_CLOCK, Clock, backoff
 
 log = logging.getLogger(__name__)
 

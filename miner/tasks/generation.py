@@ -8,19 +8,30 @@ import secrets
 from miner.config.phase import Phase
 from miner.gpu.models import LoadedModels
 from miner.tasks.task import InvalidResult
-from pipeline import BestOfN, BestResult, Container, PackedSplats, Prompt, Request, Splats, TextToImageParams
+from pipeline import (
+    BestOfN,
+    BestResult,
+    Container,
+    PackedSplats,
+    Prompt,
+    Request,
+    Splats,
+    TextToImageParams,
+    VoxelLimit,
+)
 
 
 def make_request(prompt: Prompt, seed: int | None, phase: Phase) -> Request:
     """Return the request that a phase makes of a prompt; a seed of None is replaced by a random one."""
     structure, latents = phase.samplers
+    drawing = phase.text_to_image
     return Request(
         prompt=prompt,
         seed=secrets.randbelow(2**31) if seed is None else seed,
         sparse_structure_sampler_params=structure,
         slat_sampler_params=latents,
-        voxel_limit=phase.max_voxels.limit() if phase.max_voxels else None,
-        text_to_image_params=phase.text_to_image.params() if phase.text_to_image else TextToImageParams(),
+        voxel_limit=VoxelLimit(**dict(phase.max_voxels)) if phase.max_voxels else None,
+        text_to_image_params=TextToImageParams(drawing.steps, drawing.guidance) if drawing else TextToImageParams(),
     )
 
 

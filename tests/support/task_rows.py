@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from miner.ledger.outcomes import Outcome
 from miner.ledger.reader import TaskRow
 
@@ -32,3 +35,11 @@ def task_row(number: int, outcome: str | None, **changes: object) -> TaskRow:
         "generation_seconds": float(number),
     }
     return TaskRow(**(plain | changes))  # type: ignore[arg-type]
+
+
+def seeds_of(row: TaskRow) -> tuple[int, ...]:
+    return tuple(json.loads(row.seeds or "[]"))
+
+
+def candidates_of(row: TaskRow) -> list[dict[str, Any]]:
+    return list(json.loads(row.candidates or "[]"))

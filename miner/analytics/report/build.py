@@ -7,7 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.analytics.aggregate import HOUR, Bin, By, Contrast, GroupDifference, Summary, TaskTable, compare_groups
+from miner.analytics.aggregate import (
+    HOUR,
+    Bin,
+    By,
+    Contrast,
+    GroupDifference,
+    Indices,
+    Summary,
+    TaskTable,
+    compare_groups,
+)
 from miner.analytics.experiments import ExperimentSummary, summarise_experiment
 from miner.ledger.reader import ExperimentRow, LedgerReader, PhaseRow, TaskRow
 
@@ -46,10 +56,7 @@ class Report:
 
 
 def read_report(ledger: Path, by: By, since: float) -> Report:
-    """Build the report on a ledger; one that does not exist yet has no tasks.
-
-    Raises OperatorError if the file is no ledger.
-    """
+    """Build the report on a ledger, which has no tasks if it does not exist yet. Raises OperatorError if it is none."""
     now = time.time()
     if not ledger.exists():
         return build_report(ledger, [], by, since, now)
@@ -76,30 +83,26 @@ def build_report(
 ) -> Report:
     """Sum up tasks in the order of their assignment; `experiments` come with all of their tasks."""
     table = TaskTable(tasks)
-    groups = tuple(
-        ReportRow(
-            group.key,
-            group.label,
-            table.summarise(group.indices),
-            () if by == "hour" else table.contrasts(group.indices),
-        )
-        for group in table.group(by)
-    )
+
+    def row(key: str, label: str, indices: Indices, *, has_contrasts: bool = True) -> ReportRow:
+        return ReportRow(key, label, table.summarise(indices), table.contrasts(indices) if has_contrasts else ())
+
+    groups = [row(group.key, group.label, group.indices, has_contrasts=by != "hour") for group in table.group(by)]
     if by == "validator":
-        groups = tuple(sorted(groups, key=lambda row: -row.summary.tasks))
+        groups.sort(key=lambda group: -group.summary.tasks)
     width = _bin_seconds(tasks)
     return Report(
         ledger=ledger,
         by=by,
         since=since,
         until=until,
-        total=ReportRow("", "all", table.summarise(table.everything), table.contrasts(table.everything)),
-        groups=groups,
-        differences=() if by == "hour" else compare_groups((row.label, row.summary.rate) for row in groups),
+        total=row("", "all", table.everything),
+        groups=tuple(groups),
+        differences=() if by == "hour" else compare_groups((group.label, group.summary.rate) for group in groups),
         bin_seconds=width,
         bins=table.bins(table.everything, width),
         phases=tuple(phase for phase in phases if since <= phase.at <= until),
-        experiments=tuple(summarise_experiment(row, members, until) for row, members in experiments),
+        experiments=tuple(summarise_experiment(known, members, until) for known, members in experiments),
     )
 
 

@@ -103,11 +103,7 @@ def as_csv(report: Report) -> str:
         cells = [
             value
             for contrast in row.contrasts
-            for value in (
-                contrast.accepted_median,
-                contrast.rejected_median,
-                contrast.effect.delta if contrast.effect else None,
-            )
+            for value in (contrast.accepted_median, contrast.rejected_median, contrast.effect and contrast.effect.delta)
         ]
         figures = _figures(row.summary).values()
         writer.writerow([row.label, row.key, *figures, *rate.interval, rate.rating, *(cells or [None] * len(compared))])

@@ -7,16 +7,9 @@ from html import escape
 
 from miner.analytics.aggregate import Contrast
 from miner.analytics.experiments import ExperimentSummary
+from miner.analytics.report import formatting
 from miner.analytics.report.build import Report, ReportRow
-from miner.analytics.report.formatting import (
-    NOT_RANDOMISED,
-    contrast_cells,
-    evidence,
-    moment,
-    number,
-    percent,
-    summary_cells,
-)
+from miner.analytics.report.formatting import moment, number, percent
 from miner.analytics.report.plots import effect_plot, rate_plot, time_plot
 
 # Rows of a plot; the tables have all rows.
@@ -114,13 +107,13 @@ def _rates(report: Report) -> Iterable[str]:
             f"(95 %: {100 * d.low:+.1f} to {100 * d.high:+.1f}){more}</p>"
         )
     if report.differences and report.by == "phase":
-        yield f'<p class="muted">{escape(NOT_RANDOMISED)}</p>'
+        yield f'<p class="muted">{escape(formatting.NOT_RANDOMISED)}</p>'
 
 
 def _summary_row(row: ReportRow) -> str:
     rating = row.summary.rate.rating
     colour = "bad" if rating.is_below else "good" if rating.band is not None else "muted"
-    return _row(summary_cells(row, count_format=",", dash="–"), "" if row.key else "total", colour)
+    return _row(formatting.summary_cells(row, count_format=",", dash="–"), "" if row.key else "total", colour)
 
 
 def _over_time(report: Report) -> Iterable[str]:
@@ -145,7 +138,7 @@ def _contrasts(contrasts: Sequence[Contrast]) -> Iterable[str]:
     )
     yield effect_plot(known)
     head = ["median of", "accepted", "rejected", "delta", "95 %", ""]
-    yield _table(head, (_row(contrast_cells(contrast)) for contrast in known))
+    yield _table(head, (_row(formatting.contrast_cells(contrast)) for contrast in known))
 
 
 def _experiment(experiment: ExperimentSummary) -> Iterable[str]:
@@ -164,14 +157,9 @@ def _experiment(experiment: ExperimentSummary) -> Iterable[str]:
         for arm, accepted, counted in experiment.arms
     )
     yield _table(["arm", "counted", "accepted", "rate"], map(_row, arms))
-    comparisons = (
-        [
-            comparison.better,
-            comparison.worse,
-            evidence(comparison.highest_e_value),
-            f"{result.threshold:.0f}",
-            "{:.2f} to {:.2f}".format(*comparison.odds_ratio),
-        ]
-        for comparison in result.comparisons
-    )
-    yield _table(["is better than", "", "evidence", "needed", "odds ratio, at any time"], map(_row, comparisons))
+    rows = []
+    for comparison in result.comparisons:
+        odds_ratio = "{:.2f} to {:.2f}".format(*comparison.odds_ratio)
+        evidence = [formatting.evidence(comparison.highest_e_value), f"{result.threshold:.0f}", odds_ratio]
+        rows.append(_row([comparison.better, comparison.worse, *evidence]))
+    yield _table(["is better than", "", "evidence", "needed", "odds ratio, at any time"], rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from miner.analytics.aggregate import Bin, Contrast
@@ -14,12 +15,12 @@ WIDTH = 860
 LABELS = 210
 
 
+@dataclass(frozen=True)
 class Axis:
-    """A linear scale from values to pixels."""
+    """A linear scale from the first and the last of some values to the first and the last of some pixels."""
 
-    def __init__(self, values: tuple[float, float], pixels: tuple[float, float]) -> None:
-        """Map the first value to the first pixel, the second to the second."""
-        self.values, self.pixels = values, pixels
+    values: tuple[float, float]
+    pixels: tuple[float, float]
 
     def __call__(self, value: float) -> float:
         """Return the pixel of a value."""
@@ -90,13 +91,7 @@ def effect_plot(contrasts: Sequence[Contrast]) -> str:
         _text(x(-1), top - 8, "← rejected have more", "muted"),
         _text(x(1), top - 8, "accepted have more →", "muted end"),
     ]
-    ticks = (
-        (-1.0, "-1", "grid"),
-        (-0.5, "-0.5", "grid"),
-        (0.0, "0", "mark"),
-        (0.5, "+0.5", "grid"),
-        (1.0, "+1", "grid"),
-    )
+    ticks = ((tick / 2, f"{tick / 2:+g}" if tick else "0", "grid" if tick else "mark") for tick in range(-2, 3))
     parts += _vertical_grid(x, top, bottom, ticks)
     for index, contrast in enumerate(contrasts):
         effect, y = contrast.effect, top + row_height * (index + 0.5)

@@ -5,28 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from miner.analytics.experiments import ExperimentSummary
+from miner.analytics.report import formatting
 from miner.analytics.report.build import Report
-from miner.analytics.report.formatting import (
-    NOT_RANDOMISED,
-    contrast_cells,
-    evidence,
-    explain_emptiness,
-    moment,
-    percent,
-    summary_cells,
-)
+from miner.analytics.report.formatting import moment, percent
 
 
 def as_text(report: Report) -> str:
     """Write the report as aligned tables."""
     total = report.total.summary
     if not total.tasks:
-        return explain_emptiness(report) + "\n"
+        return formatting.explain_emptiness(report) + "\n"
     since = f" since {moment(report.since)}" if report.since else ""
     lines = [f"{report.ledger}: {total.tasks} tasks{since}, as of {moment(report.until)} UTC", ""]
     head = ["by " + report.by, "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 % interval", "score"]
     head += ["quality", "p50 s", "p95 s", "gaussians", "verdict"]
-    lines += _table([head, *map(summary_cells, (*report.groups, report.total))])
+    lines += _table([head, *map(formatting.summary_cells, (*report.groups, report.total))])
     lines += _differences(report)
     lines += _contrasts(report)
     for experiment in report.experiments:
@@ -56,7 +49,7 @@ def _differences(report: Report) -> Iterable[str]:
         points = f"{100 * d.estimate:+.1f} points (95 %: {100 * d.low:+.1f} to {100 * d.high:+.1f})"
         yield f"{item.label} against {item.reference}: {points}{more}"
     if report.by == "phase":
-        yield NOT_RANDOMISED
+        yield formatting.NOT_RANDOMISED
 
 
 def _contrasts(report: Report) -> Iterable[str]:
@@ -65,7 +58,7 @@ def _contrasts(report: Report) -> Iterable[str]:
         return
     yield ""
     head = ["accepted against rejected", "accepted", "rejected", "delta", "95 % interval", "where clear"]
-    yield from _table([head, *map(contrast_cells, contrasts)])
+    yield from _table([head, *map(formatting.contrast_cells, contrasts)])
     yield (
         "Medians; Cliff's delta is the chance that an accepted result has the larger value less that of the opposite. "
         "One interval in twenty leaves out 0 by chance."
@@ -81,10 +74,9 @@ def _experiment(summary: ExperimentSummary) -> Iterable[str]:
         yield f"  {arm}: {accepted} accepted of {counted} tasks that count{share}"
     for comparison in result.comparisons:
         low, high = comparison.odds_ratio
-        yield (
-            f"  {comparison.better} better than {comparison.worse}: evidence {evidence(comparison.highest_e_value)} of "
-            f"{result.threshold:.0f}, odds ratio {low:.2f} to {high:.2f} at any time"
-        )
+        evidence = f"{formatting.evidence(comparison.highest_e_value)} of {result.threshold:.0f}"
+        arms = f"{comparison.better} better than {comparison.worse}"
+        yield f"  {arms}: evidence {evidence}, odds ratio {low:.2f} to {high:.2f} at any time"
     if result.winner is not None:
         yield f"  Winner: {result.winner}"
     elif result.losers:

@@ -22,7 +22,7 @@ def test_without_arguments_the_shipped_phase3_runs_on_finney() -> None:
     )
     assert (structure.steps, structure.cfg_strength) == (50, 9.0)
     assert (latents.steps, latents.cfg_strength) == (35, 4.0)
-    assert structure.params().cfg_interval == (0.5, 1.0)
+    assert structure.cfg_interval == (0.5, 1.0)
     assert settings.configured.settings.background.model != "bria-rmbg"
 
 

@@ -31,6 +31,7 @@ from pipeline.splats.splats import Splats
 from pipeline.splats.statistics import Statistics, compute_statistics
 from tests.miner.ledger.conftest import read_tasks, result_generated, task_started
 from tests.support.paths import ROOT
+from tests.support.task_rows import seeds_of
 
 
 def test_a_task_from_assignment_to_feedback(ledger: LedgerWriter, path: Path) -> None:
@@ -40,7 +41,7 @@ def test_a_task_from_assignment_to_feedback(ledger: LedgerWriter, path: Path) ->
     assert ledger.flush(10)
     (row,) = read_tasks(path)
     assert (row.experiment, row.arm, row.turn) == ("e1", "phase3", 4)
-    assert (row.outcome, row.seed, row.answered_at, row.submissions, row.all_seeds, row.seconds) == (
+    assert (row.outcome, row.seed, row.answered_at, row.submissions, seeds_of(row), row.seconds) == (
         *(None, None, None, 0),
         *((), {}),
     )
@@ -54,7 +55,7 @@ def test_a_task_from_assignment_to_feedback(ledger: LedgerWriter, path: Path) ->
     assert (row.phase, row.config_hash) == (task.assignment.phase, task.assignment.config_hash)
     assert {name: getattr(row, name) for name in SPLAT_COLUMNS} == stats
     assert (row.assigned_at, row.generated_at, row.answered_at) == (1000, 1004, 1010)
-    assert (row.seed, row.all_seeds, row.seconds) == (7, (6, 7), {"structure": 1.5, "latents": 2.0})
+    assert (row.seed, seeds_of(row), row.seconds) == (7, (6, 7), {"structure": 1.5, "latents": 2.0})
     assert (row.generation_seconds, row.local_score, row.submission_bytes) == (3.5, 0.64, 4_812_331)
     assert (row.outcome, row.score, row.cooldown_until, row.submissions) == ("accepted", 0.71, 1300, 1)
     with LedgerReader(path) as reader:

@@ -19,6 +19,7 @@ from pipeline.splats.statistics import compute_statistics
 from tests.support.factories import instant_generate, make_asset
 from tests.support.miner_parts import UID, HeldGeneration
 from tests.support.pulling import PullingMiner
+from tests.support.task_rows import candidates_of, seeds_of
 from tests.support.waiting import TIMEOUT, until
 
 # What the ledger is told.
@@ -42,7 +43,7 @@ async def test_an_accepted_task_is_in_the_ledger_from_assignment_to_feedback(min
         "latents": 0.25,
         "gaussians": 0.25,
     }
-    assert (row.gaussians, row.all_seeds) == (7000, (row.seed,))
+    assert (row.gaussians, seeds_of(row)) == (7000, (row.seed,))
     (delivery,) = miner.validator.deliveries
     assert delivery.splats is not None
     assert row.submission_bytes == len(base64.b64encode(delivery.data))
@@ -198,10 +199,10 @@ async def test_a_result_below_the_gate_is_answered_with_the_signed_empty_result(
     assert withheld.error.startswith("Withheld: the best of 2 has quality 0.550")
     assert (sent.outcome, sent.local_score, sent.error) == ("accepted", 0.7, None)
     for row, told in ((withheld, [0.41, 0.55]), (sent, [0.3, 0.7])):
-        assert [candidate["quality"] for candidate in row.all_candidates] == told
-        assert row.all_seeds == tuple(candidate["seed"] for candidate in row.all_candidates)
-        assert row.seed == row.all_seeds[1] == candidate_seed(row.all_seeds[0], 1)
-        assert all(candidate["seconds"] >= 0 and not candidate["problem"] for candidate in row.all_candidates)
+        assert [candidate["quality"] for candidate in candidates_of(row)] == told
+        assert seeds_of(row) == tuple(candidate["seed"] for candidate in candidates_of(row))
+        assert row.seed == seeds_of(row)[1] == candidate_seed(seeds_of(row)[0], 1)
+        assert all(candidate["seconds"] >= 0 and not candidate["problem"] for candidate in candidates_of(row))
 
 
 async def test_what_could_not_be_scored_passes_the_gate(miner: PullingMiner, phase: Phase) -> None:
@@ -215,4 +216,4 @@ async def test_what_could_not_be_scored_passes_the_gate(miner: PullingMiner, pha
     await miner.time.next_sleep()
     assert miner.verdicts == [("a", "valid")]
     (row,) = miner.rows()
-    assert (row.local_score, row.all_candidates[0]["problem"]) == (None, "not scored, OutOfMemory: no room to score")
+    assert (row.local_score, candidates_of(row)[0]["problem"]) == (None, "not scored, OutOfMemory: no room to score")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from miner.runtime import files
-from miner.runtime.files import FileWatcher, locked, read_stamps, write_atomically
+from miner.runtime.files import FileWatcher, locked, write_atomically
 
 
 def test_write_atomically_creates_a_file_with_the_usual_mode(tmp_path: Path) -> None:
@@ -123,12 +123,6 @@ def test_locked_raises_if_the_folder_cannot_be_made(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="file"), locked(tmp_path / "file" / "below"):
         pass
-
-
-def test_read_stamps_skips_missing_files(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-
-    assert list(read_stamps([tmp_path / "file", tmp_path / "missing"])) == [tmp_path / "file"]
 
 
 def test_watcher_reports_a_change_once_it_has_settled(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-from miner.runtime.backoff import backoff
+from miner.runtime.clock import backoff
 
 
 def test_backoff_doubles_up_to_the_last_delay() -> None:
