@@ -176,7 +176,7 @@ class Miner:
             log.info("Ready: %s, hotkey %s", self.manager.selector.choice.label, self.puller.hotkey)
             self._start_background_tasks()
             self.observability.serve_local(self.runner)
-            self.board.show(self)
+            self.board.source = self
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
             failure = await _first(stop, self.supervisor.wait_for_failure())
         finally:

@@ -167,8 +167,9 @@ class TaskTable:
         contrasts = []
         for name in COMPARED:
             first, second = (_finite(self._columns[name][members]) for members in (accepted, rejected))
-            medians = (sample and sample.p50 for sample in (quantiles(first), quantiles(second)))
-            contrasts.append(Contrast(name, len(first), len(second), *medians, intervals.cliffs_delta(first, second)))
+            medians = [sample and sample.p50 for sample in (quantiles(first), quantiles(second))]
+            effect = intervals.cliffs_delta(first, second)
+            contrasts.append(Contrast(name, len(first), len(second), medians[0], medians[1], effect))
         return tuple(contrasts)
 
     def bins(self, indices: Indices, width: int) -> tuple[Bin, ...]:

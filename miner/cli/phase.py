@@ -165,17 +165,15 @@ def rollback(config: Path | None, state: Path | None) -> None:
 
     files = load_files(config, state)
     phase_files = PhaseFiles(files.config, StateFile(files.state_dir))
-    replaced: list[PhaseState] = []
 
     def roll_back(written: PhaseState | None) -> PhaseState:
         if written is None:
             raise OperatorError("there is no phase to go back to: no miner has run and nothing was applied")
-        replaced.append(written)
         return written.roll_back(phase_files.find, "rollback", "rolled back")
 
-    after = phase_files.state.change(roll_back)
+    before, after = phase_files.state.change(roll_back)
     assert after is not None
-    _announce(after.current, replaced[0])
+    _announce(after.current, before)
     if not after.current.follows:
         click.echo(
             "Its file has been changed since; the settings it ran with are kept. `sn17-miner phase apply` takes those "
@@ -191,16 +189,12 @@ def _choose(state_file: StateFile, choice: PhaseChoice, reason: str) -> PhaseSta
 
     from miner.phases.state import PhaseState
 
-    replaced: list[PhaseState] = []
-
     def apply_choice(written: PhaseState | None) -> PhaseState:
         if written is None:
             return PhaseState(at=time.time(), action="apply", reason=reason, current=choice)
-        replaced.append(written)
         return written.apply(choice, "apply", reason)
 
-    state_file.change(apply_choice)
-    return replaced[0] if replaced else None
+    return state_file.change(apply_choice)[0]
 
 
 def _announce(choice: PhaseChoice, before: PhaseState | None) -> None:

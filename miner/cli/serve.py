@@ -88,7 +88,6 @@ async def _serve(files: OperatorFiles, phase: NamedPhase, host: str, port: int) 
                     pipeline_loaded=True,
                     phase=phase.name,
                     queue=runner.waiting,
-                    metagraph_age=None,
                     last_success=runner.last_success,
                     uptime=time.monotonic() - started_at,
                     counters=runner.counters,

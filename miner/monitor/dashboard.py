@@ -15,7 +15,7 @@ from aiohttp import web
 from miner.analytics.dashboard_view import PERIODS, Json, dashboard_view
 from miner.errors import OperatorError
 from miner.ledger.reader import LedgerReader, TaskRow
-from miner.monitor.gallery import Gallery, StoredResult
+from miner.monitor.gallery import Gallery, StoredResult, read_splats
 from miner.monitor.server import error_response
 from miner.monitor.status import StatusSource
 from pipeline import FormatError, ply
@@ -40,10 +40,7 @@ FILES = {
 
 
 def content_security_policy(page: str, *extra: str) -> str:
-    """Return a policy that lets a page load nothing but files of this server, and `extra` rules.
-
-    Import maps must be inline, so they are allowed by their hash.
-    """
+    """Return a policy of nothing but files of this server, inline import maps by their hash, and `extra` rules."""
     inline = re.findall(r'<script type="importmap">(.*?)</script>', page, re.DOTALL)
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in inline)
     scripts = " ".join(["'self'", *(f"'sha256-{digest}'" for digest in hashes)])
@@ -178,10 +175,9 @@ class Dashboard:
 
     def _read_splats(self, key: int) -> bytes | None:
         try:
-            splats = self._gallery.read_splats(key) if self._gallery else None
+            return ply.to_bytes(read_splats(self._gallery.results, key), normals=False) if self._gallery else None
         except (OSError, FormatError):
             return None
-        return None if splats is None else ply.to_bytes(splats, normals=False)
 
 
 def _result_json(result: StoredResult, row: TaskRow | None) -> Json:

@@ -24,6 +24,13 @@ MAX_UNSAVED = 8
 MAX_UNDRAWN = 4
 
 
+def read_splats(results: Path, key: int) -> Splats:
+    """Return the splats of a result in a folder. Raises OSError if there is none, FormatError if it is damaged."""
+    with suppress(FileNotFoundError):
+        return spz.from_bytes((results / f"{key}.spz").read_bytes())
+    return ply.from_bytes((results / f"{key}.ply").read_bytes())
+
+
 @dataclass(frozen=True, eq=False)
 class GalleryResult:
     """A result and its prompt, a sentence or an image file; `key` is that of the ledger, or unix nanoseconds."""
@@ -115,13 +122,6 @@ class Gallery:
         keys = sorted((int(path.stem) for path in self.results.glob("*.json") if path.stem.isdigit()), reverse=True)
         results = map(self._read, keys[:count])
         return [result for result in results if result is not None]
-
-    def read_splats(self, key: int) -> Splats | None:
-        """Return a result's splats, None if there is no such result. Raises FormatError if it is damaged. Blocks."""
-        for suffix, read in (("spz", spz.from_bytes), ("ply", ply.from_bytes)):
-            with suppress(FileNotFoundError):
-                return read((self.results / f"{key}.{suffix}").read_bytes())
-        return None
 
     def _read(self, key: int) -> StoredResult | None:
         try:

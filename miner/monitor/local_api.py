@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
 from miner.config.settings import GenerateSettings
 from miner.monitor.server import error_response, is_loopback
-from miner.tasks.task import Result, Task
+from miner.tasks.runner import TaskRunner
+from miner.tasks.task import Task
 from pipeline import Cancelled, PipelineError, PromptError, decode_image_prompt, parse_text_prompt
 
 FIELDS = ("prompt_image_file", "prompt", "seed")
@@ -19,7 +19,7 @@ FIELDS = ("prompt_image_file", "prompt", "seed")
 PRIORITY = 0.0
 SEEDS = 2**63
 # Seconds after which a client that was refused may try again.
-RETRY_AFTER = "10"
+RETRY_LATER = {"Retry-After": "10"}
 
 
 class InvalidForm(Exception):  # noqa: N818
@@ -31,30 +31,22 @@ class InvalidForm(Exception):  # noqa: N818
         self.status = status
 
 
-class Runner(Protocol):
-    """The part of a TaskRunner that the route uses."""
-
-    async def run(self, task: Task) -> Result:
-        """Return the task's result. Raises PipelineError if there is none."""
-
-
 class LocalApi:
     """The route POST /generate, which runs one task at a time, and refuses all while there is no runner."""
 
-    def __init__(self, settings: GenerateSettings, runner: Runner | None = None) -> None:
+    def __init__(self, settings: GenerateSettings, runner: TaskRunner | None = None) -> None:
         """Run tasks with `runner`, or refuse them until there is one."""
         self._settings = settings
         self._runner = runner
         self._lock = asyncio.Lock()
         self._requests = 0
 
-    def set_runner(self, runner: Runner | None) -> None:
+    def set_runner(self, runner: TaskRunner | None) -> None:
         """Run tasks with `runner` from now on, also those that wait, or with None refuse them."""
         self._runner = runner
 
     @property
-    def is_ready(self) -> bool:
-        """Whether there is a runner."""
+    def _is_ready(self) -> bool:
         return self._runner is not None
 
     def routes(self) -> list[web.RouteDef]:
@@ -65,27 +57,22 @@ class LocalApi:
         """Return the PLY file, or JSON with the error and status 400, 403, 413, 415, 500 or 503."""
         if request.remote is None or not is_loopback(request.remote):
             return error_response(403, "generation is for clients on the miner's own machine")
-        if not self.is_ready:
-            return error_response(503, "the miner is not ready", **{"Retry-After": RETRY_AFTER})
+        if not self._is_ready:
+            return error_response(503, "the miner is not ready", **RETRY_LATER)
         if self._requests >= self._settings.queue_size:
-            message = f"{self._requests} requests are waiting already"
-            return error_response(503, message, **{"Retry-After": RETRY_AFTER})
+            return error_response(503, f"{self._requests} requests are waiting already", **RETRY_LATER)
         self._requests += 1
         try:
             task = await self._read_task(request)
             async with self._lock:
-                runner = self._runner
-                if runner is None:
+                if self._runner is None:
                     return error_response(503, "the miner is stopping")
-                result = await runner.run(task)
+                result = await self._runner.run(task)
         except InvalidForm as problem:
             return error_response(problem.status, str(problem))
-        except PromptError as problem:
-            return error_response(400, str(problem))
-        except Cancelled as problem:
-            return error_response(503, str(problem))
         except PipelineError as problem:
-            return error_response(500, str(problem))
+            status = 400 if isinstance(problem, PromptError) else 503 if isinstance(problem, Cancelled) else 500
+            return error_response(status, str(problem))
         finally:
             self._requests -= 1
         headers = {"X-Seed": str(result.asset.seed), "X-Gaussians": str(len(result.asset.splats))}

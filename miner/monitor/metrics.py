@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from aiohttp import web
@@ -20,6 +22,7 @@ from miner.monitor.status import Status, StatusSource
 PREFIX = "sn17_miner"
 SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0)
 GAUSSIANS_BUCKETS = (7e3, 2.5e4, 5e4, 1e5, 2e5, 3e5, 4e5, 5e5, 6e5, 8e5, 1e6)
+SCORE_BUCKETS = tuple(step / 20 for step in range(10, 21))
 # Tasks whose outcome is awaited; validators that never answer must not make this grow.
 MAX_OPEN_TASKS = 4096
 
@@ -37,49 +40,19 @@ class Metrics:
         """Begin with zero counts; gauges show the status of `source`."""
         self.registry = CollectorRegistry()
         self._open: OrderedDict[int, _Task] = OrderedDict()
-        self._assigned = Counter(
-            f"{PREFIX}_tasks_assigned", "Tasks that validators assigned.", _Task._fields, registry=self.registry
-        )
-        self._ended = Counter(
-            f"{PREFIX}_tasks",
-            "Tasks by outcome; only the final one counts.",
-            (*_Task._fields, "outcome"),
-            registry=self.registry,
-        )
-        self._failed = Counter(
-            f"{PREFIX}_generations_failed",
-            "Tasks for which no result could be generated.",
-            _Task._fields,
-            registry=self.registry,
-        )
-        self._stages = Histogram(
-            f"{PREFIX}_stage_seconds",
-            "Seconds of each stage of a generation.",
-            ("stage", "phase"),
-            buckets=SECONDS_BUCKETS,
-            registry=self.registry,
-        )
-        self._seconds = Histogram(
-            f"{PREFIX}_generation_seconds",
-            "Seconds of all stages of a generation together.",
-            ("type", "phase"),
-            buckets=SECONDS_BUCKETS,
-            registry=self.registry,
-        )
-        self._gaussians = Histogram(
-            f"{PREFIX}_gaussians",
-            "Number of gaussians of a result.",
-            ("phase",),
-            buckets=GAUSSIANS_BUCKETS,
-            registry=self.registry,
-        )
-        self._scores = Histogram(
-            f"{PREFIX}_score",
-            "Scores of accepted results; validators do not disclose those of rejected ones.",
-            ("phase",),
-            buckets=tuple(step / 20 for step in range(10, 21)),
-            registry=self.registry,
-        )
+        counter = partial(Counter, namespace=PREFIX, registry=self.registry)
+        histogram = partial(Histogram, namespace=PREFIX, registry=self.registry)
+        self._assigned = counter("tasks_assigned", "Tasks that validators assigned.", _Task._fields)
+        self._ended = counter("tasks", "Tasks by outcome; only the final one counts.", (*_Task._fields, "outcome"))
+        self._failed = counter("generations_failed", "Tasks for which no result could be generated.", _Task._fields)
+        text = "Seconds of each stage of a generation."
+        self._stages = histogram("stage_seconds", text, ("stage", "phase"), buckets=SECONDS_BUCKETS)
+        text = "Seconds of all stages of a generation together."
+        self._seconds = histogram("generation_seconds", text, ("type", "phase"), buckets=SECONDS_BUCKETS)
+        text = "Number of gaussians of a result."
+        self._gaussians = histogram("gaussians", text, ("phase",), buckets=GAUSSIANS_BUCKETS)
+        text = "Scores of accepted results; validators do not disclose those of rejected ones."
+        self._scores = histogram("score", text, ("phase",), buckets=SCORE_BUCKETS)
         self.registry.register(_StatusCollector(source))
 
     def routes(self) -> list[web.RouteDef]:
@@ -93,47 +66,40 @@ class Metrics:
     def observe(self, event: Event) -> None:
         """Count an event of a task, from any thread; other events are ignored."""
         if isinstance(event, TaskStarted):
-            task = _Task(event.transport, event.task_type, event.assignment.phase)
-            self._open[event.key] = task
+            self._open[event.key] = task = _Task(event.transport, event.task_type, event.assignment.phase)
             if len(self._open) > MAX_OPEN_TASKS:
                 self._open.popitem(last=False)
             self._assigned.labels(*task).inc()
-            return
-        if not isinstance(event, ResultGenerated | GenerationFailed | SubmissionAnswered):
-            return
-        known_task = self._open.get(event.key)
-        if known_task is None:
-            return
+        elif isinstance(event, ResultGenerated | GenerationFailed | SubmissionAnswered) and event.key in self._open:
+            self._observe_known(event, self._open[event.key])
+
+    def _observe_known(self, event: ResultGenerated | GenerationFailed | SubmissionAnswered, task: _Task) -> None:
         match event:
             case ResultGenerated():
                 for stage, seconds in event.seconds.items():
-                    self._stages.labels(stage, known_task.phase).observe(seconds)
-                self._seconds.labels(known_task.type, known_task.phase).observe(sum(event.seconds.values()))
+                    self._stages.labels(stage, task.phase).observe(seconds)
+                self._seconds.labels(task.type, task.phase).observe(sum(event.seconds.values()))
                 if "gaussians" in event.statistics:
-                    self._gaussians.labels(known_task.phase).observe(event.statistics["gaussians"])
+                    self._gaussians.labels(task.phase).observe(event.statistics["gaussians"])
             case GenerationFailed():
-                self._failed.labels(*known_task).inc()
-            case SubmissionAnswered():
-                self._observe_answer(event, known_task)
-
-    def _observe_answer(self, event: SubmissionAnswered, task: _Task) -> None:
-        # A pushed task gets no other outcome.
-        if event.outcome.closes or task.transport == "push":
-            self._open.pop(event.key, None)
-            self._ended.labels(*task, event.outcome).inc()
-            if event.outcome is Outcome.ACCEPTED and event.score:
-                self._scores.labels(task.phase).observe(event.score)
+                self._failed.labels(*task).inc()
+            # A pushed task gets no other outcome.
+            case SubmissionAnswered(outcome=outcome, score=score) if outcome.closes or task.transport == "push":
+                self._open.pop(event.key, None)
+                self._ended.labels(*task, outcome).inc()
+                if outcome is Outcome.ACCEPTED and score:
+                    self._scores.labels(task.phase).observe(score)
 
 
+@dataclass(frozen=True, eq=False)
 class _StatusCollector(Collector):
     """The gauges of the status at the moment of the scrape."""
 
-    def __init__(self, source: StatusSource) -> None:
-        self._source = source
+    source: StatusSource
 
     def collect(self) -> Iterable[Metric]:
         """Return all gauges that have a value yet."""
-        status = self._source.status()
+        status = self.source.status()
         yield InfoMetricFamily(PREFIX, "Build and phase.", {"version": status.version, "phase": status.phase})
         yield _gauge("up", "1 if the miner takes tasks.", float(status.able_to_work))
         yield _gauge("pipeline_loaded", "1 once the models are loaded and warm.", float(status.pipeline_loaded))
@@ -146,10 +112,8 @@ class _StatusCollector(Collector):
         yield from _labelled_gauges(status)
         if status.ledger is not None:
             yield _gauge("ledger_waiting_records", "Records that are waiting to be written.", status.ledger.waiting)
-            dropped = CounterMetricFamily(
-                f"{PREFIX}_ledger_dropped_records", "Records that were lost.", status.ledger.dropped
-            )
-            yield dropped
+            name = f"{PREFIX}_ledger_dropped_records"
+            yield CounterMetricFamily(name, "Records that were lost.", status.ledger.dropped)
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:
@@ -157,35 +121,34 @@ def _gauge(name: str, documentation: str, value: float) -> Metric:
 
 
 def _labelled_gauges(status: Status) -> Iterable[Metric]:
-    memory = GaugeMetricFamily(f"{PREFIX}_gpu_memory_bytes", "Memory of the GPUs.", labels=("device", "kind"))
-    for gpu in status.gpus:
-        for kind in ("allocated", "reserved", "total"):
-            memory.add_metric((gpu.device, kind), getattr(gpu, kind))
-    yield memory
-    restarts = CounterMetricFamily(f"{PREFIX}_restarts", "Restarts of background tasks that failed.", labels=("task",))
-    for task, count in status.restarts.items():
-        restarts.add_metric((task,), count)
-    yield restarts
-    events = CounterMetricFamily(f"{PREFIX}_events", "The counters of the log's totals.", labels=("event",))
-    for event, count in status.counters.items():
-        events.add_metric((event,), count)
-    yield events
-    names = ("uid", "hotkey")
-    cooldown = GaugeMetricFamily(
-        f"{PREFIX}_validator_cooldown_seconds",
-        "Seconds until the end of the cooldown that a validator imposed.",
-        labels=names,
-    )
-    wait = GaugeMetricFamily(
-        f"{PREFIX}_validator_next_pull_seconds", "Seconds until the next pull from a validator.", labels=names
-    )
-    stage = GaugeMetricFamily(
-        f"{PREFIX}_validator_stage", "1 for the present stage of a validator.", labels=(*names, "stage")
-    )
-    now = time.time()
-    for view in status.validators:
-        labels = (str(view.uid), view.hotkey)
-        cooldown.add_metric(labels, max((view.cooldown_end or now) - now, 0.0))
-        wait.add_metric(labels, max((view.next_pull or now) - now, 0.0))
-        stage.add_metric((*labels, view.stage), 1)
-    yield from (cooldown, wait, stage)
+    kinds = ("allocated", "reserved", "total")
+    memory = [((gpu.device, kind), float(getattr(gpu, kind))) for gpu in status.gpus for kind in kinds]
+    yield _family(GaugeMetricFamily, "gpu_memory_bytes", "Memory of the GPUs.", ("device", "kind"), memory)
+    restarts = [((task,), count) for task, count in status.restarts.items()]
+    yield _family(CounterMetricFamily, "restarts", "Restarts of background tasks that failed.", ("task",), restarts)
+    events = [((event,), count) for event, count in status.counters.items()]
+    yield _family(CounterMetricFamily, "events", "The counters of the log's totals.", ("event",), events)
+    now, names = time.time(), ("uid", "hotkey")
+    validators = [((str(view.uid), view.hotkey), view) for view in status.validators]
+    text = "Seconds until the end of the cooldown that a validator imposed."
+    cooldowns = [(labels, max((view.cooldown_end or now) - now, 0.0)) for labels, view in validators]
+    yield _family(GaugeMetricFamily, "validator_cooldown_seconds", text, names, cooldowns)
+    text = "Seconds until the next pull from a validator."
+    waits = [(labels, max((view.next_pull or now) - now, 0.0)) for labels, view in validators]
+    yield _family(GaugeMetricFamily, "validator_next_pull_seconds", text, names, waits)
+    stages = [((*labels, view.stage), 1) for labels, view in validators]
+    text = "1 for the present stage of a validator."
+    yield _family(GaugeMetricFamily, "validator_stage", text, (*names, "stage"), stages)
+
+
+def _family(
+    kind: type[GaugeMetricFamily | CounterMetricFamily],
+    name: str,
+    documentation: str,
+    labels: tuple[str, ...],
+    values: Iterable[tuple[tuple[str, ...], float]],
+) -> Metric:
+    family = kind(f"{PREFIX}_{name}", documentation, labels=labels)
+    for label_values, value in values:
+        family.add_metric(label_values, value)
+    return family

@@ -44,10 +44,7 @@ class Observability:
     async def open(
         cls, files: OperatorFiles, ledger: LedgerWriter, source: StatusSource
     ) -> AsyncIterator[Observability]:
-        """Serve HTTP, if the monitor is enabled, while the context lasts.
-
-        Raises OperatorError if the address cannot be bound.
-        """
+        """Serve HTTP, if the monitor is enabled, while the context lasts. Raises OperatorError if it cannot."""
         observability, settings = cls(files, ledger, source), files.settings.monitor
         if not settings.enabled:
             yield observability

@@ -53,10 +53,7 @@ def select_expired(items: Collection[StoredItem], now: float, limits: RetentionS
 
 
 def list_items(folder: int, pattern: re.Pattern[str]) -> list[StoredItem]:
-    """Return the items of an open folder: regular files whose names match, grouped by the pattern's stem.
-
-    Raises OSError if the folder cannot be listed.
-    """
+    """Return the items of an open folder: regular files, by the stem in their names. Raises OSError if it fails."""
     names = defaultdict[str, list[str]](list)
     sizes, modified = defaultdict[str, int](int), defaultdict[str, float](float)
     with os.scandir(folder) as entries:
@@ -106,10 +103,7 @@ def measure_ledger(path: Path) -> int:
 
 
 def find_ledger_cutoff(path: Path, limits: RetentionSettings, now: float) -> float | None:
-    """Return the unix time before which tasks must be deleted from the ledger; None if it is within its limits.
-
-    Raises sqlite3.Error if the file cannot be read.
-    """
+    """Return the unix time before which the ledger's tasks must be deleted, or None. Raises sqlite3.Error."""
     size = measure_ledger(path)
     if not size:
         return None
@@ -130,16 +124,9 @@ class Retention:
     """Deletes what has expired, again and again."""
 
     def __init__(
-        self,
-        settings: HousekeepingSettings,
-        state_dir: Path,
-        ledger: Path,
-        delete_tasks: Callable[[TasksDeleted], None] | None,
+        self, settings: HousekeepingSettings, state_dir: Path, ledger: Path, record: Callable[[TasksDeleted], None]
     ) -> None:
-        """Look after results/, pictures/ and logs/ of `state_dir`, and the ledger.
-
-        `delete_tasks` hands an event to the ledger's writer; None leaves the ledger alone.
-        """
+        """Look after results/, pictures/ and logs/ of `state_dir`, and the ledger, to which `record` writes."""
         self._settings = settings
         self._folders = (
             (state_dir / "results", RESULTS, settings.results),
@@ -147,7 +134,7 @@ class Retention:
             (state_dir / "logs", LOGS, settings.logs),
         )
         self._ledger = ledger
-        self._delete_tasks = delete_tasks
+        self._record = record
         self._problems: dict[Path, str] = {}
 
     async def run(self) -> None:
@@ -165,12 +152,11 @@ class Retention:
                 if expired:
                     size = sum(item.size for item in expired)
                     log.info("Deleted the %d oldest in %s, %.1f MB", len(expired), folder, size / 1e6)
-        if self._delete_tasks is not None:
-            with self._log_problem(self._ledger):
-                cutoff = find_ledger_cutoff(self._ledger, self._settings.ledger, now)
-                if cutoff is not None:
-                    log.info("Deleting tasks that are older than %.1f days from the ledger", (now - cutoff) / DAY)
-                    self._delete_tasks(TasksDeleted(cutoff))
+        with self._log_problem(self._ledger):
+            cutoff = find_ledger_cutoff(self._ledger, self._settings.ledger, now)
+            if cutoff is not None:
+                log.info("Deleting tasks that are older than %.1f days from the ledger", (now - cutoff) / DAY)
+                self._record(TasksDeleted(cutoff))
 
     @contextmanager
     def _log_problem(self, path: Path) -> Iterator[None]:

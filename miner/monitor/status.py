@@ -68,11 +68,11 @@ class Status:
     status: Literal["starting", "ok", "stopping"]
     pipeline_loaded: bool
     phase: str
-    queue: int
-    metagraph_age: float | None
-    last_success: float | None
     uptime: float
-    counters: Mapping[str, int]
+    queue: int = 0
+    metagraph_age: float | None = None
+    last_success: float | None = None
+    counters: Mapping[str, int] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
     gpus: tuple[GpuMemory, ...] = ()
     ledger: LedgerStatus | None = None
@@ -109,10 +109,7 @@ class StatusSource(Protocol):
 
 @dataclass(frozen=True)
 class StartingMiner:
-    """The source of the status while the miner is starting: nothing but the ledger runs yet.
-
-    `started_at` is a moment of time.monotonic().
-    """
+    """The source of the status while the miner, since `started_at` of time.monotonic(), starts: only a ledger runs."""
 
     phase: str
     ledger: LedgerWriter
@@ -124,28 +121,19 @@ class StartingMiner:
             status="starting",
             pipeline_loaded=False,
             phase=self.phase,
-            queue=0,
-            metagraph_age=None,
-            last_success=None,
             uptime=time.monotonic() - self.started_at,
-            counters={},
             gpus=read_gpu_memory(),
             ledger=self.ledger.status,
             version=installed_version(),
         )
 
 
+@dataclass
 class StatusBoard:
     """A source of the status that can be replaced, so that the monitor answers while the miner starts and stops."""
 
-    def __init__(self, source: StatusSource) -> None:
-        """Show the status of `source` until `show` names another."""
-        self._source = source
-
-    def show(self, source: StatusSource) -> None:
-        """Show the status of another source from now on."""
-        self._source = source
+    source: StatusSource
 
     def status(self) -> Status:
         """Return the present status."""
-        return self._source.status()
+        return self.source.status()

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from miner.monitor.gallery import read_splats
 from miner.runtime.files import write_atomically
-from pipeline import FormatError, PromptError, Splats, decode_image_prompt, normalise, ply, spz
+from pipeline import FormatError, PromptError, Splats, decode_image_prompt, normalise
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.rasterizer import render
 
@@ -48,12 +49,7 @@ def draw_result(results: Path, key: int, pictures: Path) -> None:
         prompt = decode_image_prompt((results / f"{key}.prompt").read_bytes()).image
         prompt.thumbnail((2 * SIZE, 2 * SIZE))
         _save(prompt, pictures / f"{key}.prompt.webp")
-    spz_file = results / f"{key}.spz"
-    if spz_file.is_file():
-        splats = spz.from_bytes(spz_file.read_bytes())
-    else:
-        splats = ply.from_bytes((results / f"{key}.ply").read_bytes())
-    _save(draw_turntable(splats), pictures / f"{key}.webp")
+    _save(draw_turntable(read_splats(results, key)), pictures / f"{key}.webp")
 
 
 def _save(picture: Image.Image, path: Path) -> None:

@@ -65,7 +65,7 @@ class PhaseFiles:
                 state = self.follow(state)
             return state.model_copy(update={"configured": name})
 
-        state = self.state.change(change)
+        _, state = self.state.change(change)
         assert state is not None
         return state
 
@@ -118,10 +118,7 @@ class PhaseManager:
     async def open(
         files: PhaseFiles, configured: NamedPhase, owner: ModelOwner, ledger: LedgerWriter | None = None
     ) -> PhaseManager:
-        """Load what is to run. Raise OperatorError.
-
-        `configured` is the phase that the settings file or the command line names; what was applied since wins.
-        """
+        """Load what is to run: the phase that is configured, or what was applied since. Raise OperatorError."""
         watcher = FileWatcher(files.paths)
         # Before the files are read, so that later changes are noticed.
         watcher.mark_read()
@@ -133,10 +130,9 @@ class PhaseManager:
             state = PhaseState(configured=None, at=time.time(), action="start", current=choice)
         _check(state.current, owner)
         models = await owner.load(state.current.phases[0])
-        path = ledger.path if ledger is not None else None
-        turns = await asyncio.to_thread(_next_turns, path, state.current)
+        turns = await asyncio.to_thread(_next_turns, ledger, state.current)
         manager = PhaseManager(files, watcher, state, PhaseSelector(state.current, models, turns), owner, ledger)
-        manager._record("start", state.reason, await asyncio.to_thread(_experiments, path))
+        manager._record("start", state.reason, await asyncio.to_thread(_experiments, ledger))
         return manager
 
     async def run(self) -> None:
@@ -263,14 +259,16 @@ def _check(choice: PhaseChoice, owner: ModelOwner) -> None:
             raise OperatorError(f"{choice.label} cannot run: {error}") from None
 
 
-def _experiments(ledger: Path | None) -> dict[str, bool]:
+def _experiments(ledger: LedgerWriter | None) -> dict[str, bool]:
     """Return the experiments that the ledger knows, and whether each has ended."""
     if ledger is None:
         return {}
-    return query_ledger(ledger, lambda reader: {row.name: row.ended_at is not None for row in reader.experiments()}, {})
+    return query_ledger(
+        ledger.path, lambda reader: {row.name: row.ended_at is not None for row in reader.experiments()}, {}
+    )
 
 
-def _next_turns(ledger: Path | None, choice: PhaseChoice) -> dict[tuple[str, str], int]:
+def _next_turns(ledger: LedgerWriter | None, choice: PhaseChoice) -> dict[tuple[str, str], int]:
     if ledger is None or not choice.is_split:
         return {}
-    return query_ledger(ledger, lambda reader: reader.next_turns(choice.experiment), {})
+    return query_ledger(ledger.path, lambda reader: reader.next_turns(choice.experiment), {})

@@ -11,6 +11,10 @@ from miner.gpu.models import LoadedModels
 from miner.ledger.events import ArmAssignment, PhaseAssignment, Stratum
 from miner.phases.state import PhaseChoice
 
+# The next turn of an experiment by validator and task type.
+Turns = Mapping[tuple[str, str], int]
+EMPTY_TURNS: Turns = {}
+
 
 @dataclass(frozen=True, eq=False)
 class TaskPlan:
@@ -27,34 +31,17 @@ class TaskPlan:
 
 
 class PhaseSelector:
-    """The choice that runs, and the turn of each stratum if it is an experiment."""
+    """The `choice` and the `models` that new tasks get, and the turn of each stratum if that is an experiment."""
 
-    def __init__(
-        self, choice: PhaseChoice, models: LoadedModels, turns: Mapping[tuple[str, str], int] | None = None
-    ) -> None:
-        """Begin with a choice; see `swap`.
-
-        `turns`: for an experiment that continues, the next turn by validator and task type.
-        """
+    def __init__(self, choice: PhaseChoice, models: LoadedModels, turns: Turns = EMPTY_TURNS) -> None:
+        """Begin with a choice; see `swap`. An experiment that continues does so with these turns."""
         self.swap(choice, models, turns)
 
-    @property
-    def choice(self) -> PhaseChoice:
-        """The phase or phases that new tasks get."""
-        return self._choice
-
-    @property
-    def models(self) -> LoadedModels:
-        """The models that new tasks get."""
-        return self._models
-
-    def swap(
-        self, choice: PhaseChoice, models: LoadedModels, turns: Mapping[tuple[str, str], int] | None = None
-    ) -> None:
+    def swap(self, choice: PhaseChoice, models: LoadedModels, turns: Turns = EMPTY_TURNS) -> None:
         """Give this to every task from the next one on. Raise ValueError if the arms of a split cannot be compared."""
         self._experiment = choice.assignment if choice.is_split else None
-        self._turns = Counter({Stratum(*stratum): turn for stratum, turn in (turns or {}).items()})
-        self._choice, self._models = choice, models
+        self._turns = Counter({Stratum(*stratum): turn for stratum, turn in turns.items()})
+        self.choice, self.models = choice, models
         self._phases = {phase.name: phase for phase in choice.phases}
 
     def plan(self, stratum: Stratum | None = None, previous: PhaseAssignment | None = None) -> TaskPlan:
@@ -64,10 +51,10 @@ class PhaseSelector:
         same task was assigned before; in an experiment that still runs it keeps its arm.
         """
         if self._experiment is None or stratum is None:
-            return TaskPlan(self._phases[self._choice.name], self._models)
+            return TaskPlan(self._phases[self.choice.name], self.models)
         arm = previous.arm if previous else None
-        if arm is None or arm.experiment != self._choice.experiment or arm.arm not in self._phases:
+        if arm is None or arm.experiment != self.choice.experiment or arm.arm not in self._phases:
             turn = self._turns[stratum]
             self._turns[stratum] += 1
-            arm = ArmAssignment(self._choice.experiment, self._experiment.arm(stratum, turn), turn)
-        return TaskPlan(self._phases[arm.arm], self._models, arm)
+            arm = ArmAssignment(self.choice.experiment, self._experiment.arm(stratum, turn), turn)
+        return TaskPlan(self._phases[arm.arm], self.models, arm)

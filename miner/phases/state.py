@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -151,8 +151,8 @@ class PhaseState(Section):
         return self._changed(PhaseChoice.single(phase, follows=follows), self.before[:-1], action, reason)
 
     def _changed(self, choice: PhaseChoice, before: tuple[PhaseChoice, ...], action: Action, reason: str) -> PhaseState:
-        changes: Mapping[str, Any] = {"at": time.time(), "action": action, "reason": reason}
-        return self.model_copy(update={**changes, "current": choice, "before": before})
+        changes = {"at": time.time(), "action": action, "reason": reason, "current": choice, "before": before}
+        return self.model_copy(update=changes)
 
 
 @dataclass(frozen=True)
@@ -176,15 +176,18 @@ class StateFile:
             problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else " ".join(str(error).split())
             raise StateError(f"{self.path} cannot be read ({problem}): delete it and apply a phase again") from None
 
-    def change(self, change: Callable[[PhaseState | None], PhaseState | None]) -> PhaseState | None:
-        """Write the state that `change` returns, unless that is None, and return it. Raise StateError."""
+    def change(
+        self, change: Callable[[PhaseState | None], PhaseState | None]
+    ) -> tuple[PhaseState | None, PhaseState | None]:
+        """Write what `change` makes of the state, unless that is None; return the old and the new. Raise StateError."""
         try:
             with locked(self.path):
-                state = change(self.read())
+                written = self.read()
+                state = change(written)
                 if state is not None:
                     content = state.model_dump(mode="json", exclude_none=True)
                     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
                     write_atomically(self.path, HEADER + text, sync=True)
-                return state
+                return written, state
         except OSError as error:
             raise StateError(f"{self.path} cannot be written: {error.strerror or error}") from None

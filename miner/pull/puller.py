@@ -25,10 +25,7 @@ def _session_name(hotkey: str) -> str:
 
 
 class Puller:
-    """Keeps one session running for each validator that the policy allows and that serves an axon.
-
-    `records` hold what is known of each validator, by hotkey.
-    """
+    """Keeps a session running for each allowed validator that serves an axon; `records` are by hotkey."""
 
     def __init__(
         self,

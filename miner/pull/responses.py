@@ -32,8 +32,9 @@ class OnCooldown:
     until: int
     violations: int
 
-    def __str__(self) -> str:
-        """Describe the response for the log."""
+    @property
+    def reason(self) -> str:
+        """The response in words, for the log."""
         return f"on cooldown, {self.violations} violations"
 
 
@@ -41,18 +42,14 @@ class OnCooldown:
 class NotRegistered:
     """The validator does not find our hotkey in its metagraph; the hour that it sets is advice it does not keep."""
 
-    def __str__(self) -> str:
-        """Describe the response for the log."""
-        return "the validator does not know our hotkey yet"
+    reason: str = "the validator does not know our hotkey yet"
 
 
 @dataclass(frozen=True)
 class NoTask:
     """Neither a task nor a cooldown."""
 
-    def __str__(self) -> str:
-        """Describe the response for the log."""
-        return "no task now"
+    reason: str = "no task now"
 
 
 @dataclass(frozen=True)
@@ -61,20 +58,13 @@ class PullFailed:
 
     reason: str
 
-    def __str__(self) -> str:
-        """Describe the response for the log."""
-        return self.reason
-
 
 PullResponse = TaskAssigned | OnCooldown | NotRegistered | NoTask | PullFailed
 
 
 @dataclass(frozen=True)
 class SubmissionResponse:
-    """How a submission ended, the end of the cooldown in the validator's unix time, and the words for the log.
-
-    `score` is that of an accepted result; others are never told.
-    """
+    """How a submission ended, when the validator's cooldown does, words for the log, and an accepted result's score."""
 
     outcome: Outcome
     cooldown_until: int

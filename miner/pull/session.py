@@ -14,26 +14,10 @@ from miner.config.settings import PullingSettings
 from miner.ledger.outcomes import Outcome
 from miner.ledger.recorder import TaskRecord, TaskRecorder
 from miner.policy.policy import PolicyDecision
+from miner.pull import state_machine as machine
 from miner.pull.overhead import OverheadEstimator, generation_deadline
 from miner.pull.responses import OnCooldown, PullResponse, TaskAssigned, read_pull, read_submission
-from miner.pull.state_machine import (
-    Action,
-    Event,
-    GenerationFinished,
-    HeldTask,
-    PolicyDenied,
-    PullCompleted,
-    SendPull,
-    SendSubmission,
-    SessionInterrupted,
-    Stage,
-    StartGeneration,
-    SubmissionCompleted,
-    TimerFired,
-    ValidatorState,
-    WaitUntil,
-    transition,
-)
+from miner.pull.state_machine import HeldTask, Stage, ValidatorState, transition
 from miner.runtime.clock import Clock
 from miner.runtime.logging import sanitise_name
 from miner.subnet.dendrite import Transport
@@ -84,10 +68,7 @@ class SessionContext:
 
 
 class ValidatorSession:
-    """Works for one validator; one call at a time, as the validator's nonces demand.
-
-    After `is_retiring` is set, it ends once it holds no task.
-    """
+    """Works for one validator, one call at a time for its nonces; once `is_retiring`, it ends when it holds no task."""
 
     def __init__(
         self,
@@ -113,7 +94,7 @@ class ValidatorSession:
         transport = self._connect()
         try:
             is_resting = self._record.state.stage in (Stage.IDLE, Stage.WAITING)
-            action = self._advance(TimerFired() if is_resting else SessionInterrupted())
+            action = self._advance(machine.TimerFired() if is_resting else machine.SessionInterrupted())
             while not self.is_retiring or self._record.state.is_busy:
                 action = self._advance(await self._perform(action, transport))
         except Cancelled:
@@ -122,34 +103,36 @@ class ValidatorSession:
         finally:
             await transport.aclose_session()
 
-    def _advance(self, event: Event) -> Action:
+    def _advance(self, event: machine.Event) -> machine.Action:
         record, clock = self._record, self._context.clock
         record.state, action = transition(record.state, event, clock.now(), clock.wall())
         self._on_transition()
         if (
-            isinstance(event, PullCompleted)
+            isinstance(event, machine.PullCompleted)
             and not isinstance(event.response, TaskAssigned)
-            and isinstance(action, WaitUntil)
+            and isinstance(action, machine.WaitUntil)
         ):
             # Only the beginning of an outage is a warning.
             level = logging.WARNING if record.state.failed_pulls == 1 else logging.INFO
             seconds = action.moment - clock.now()
-            log.log(level, "No task of %s: %s; next pull in %.0f s", record.name, event.response, seconds)
+            log.log(level, "No task of %s: %s; next pull in %.0f s", record.name, event.response.reason, seconds)
         return action
 
-    async def _perform(self, action: Action, transport: Transport) -> Event:
+    async def _perform(self, action: machine.Action, transport: Transport) -> machine.Event:
         match action:
-            case WaitUntil(moment=moment):
+            case machine.WaitUntil(moment=moment):
                 if (seconds := moment - self._context.clock.now()) > 0:
                     await self._context.clock.sleep(seconds)
-                return TimerFired()
-            case SendPull():
-                return PolicyDenied() if self._is_denied("nothing is pulled from") else await self._pull(transport)
-            case StartGeneration(held=held):
-                return GenerationFinished(await self._generate(held))
-            case SendSubmission(held=held):
+                return machine.TimerFired()
+            case machine.SendPull():
+                return (
+                    machine.PolicyDenied() if self._is_denied("nothing is pulled from") else await self._pull(transport)
+                )
+            case machine.StartGeneration(held=held):
+                return machine.GenerationFinished(await self._generate(held))
+            case machine.SendSubmission(held=held):
                 withheld = f"Task {sanitise_name(held.task.id)}: result withheld from"
-                return PolicyDenied() if self._is_denied(withheld) else await self._submit(transport, held)
+                return machine.PolicyDenied() if self._is_denied(withheld) else await self._submit(transport, held)
 
     def _is_denied(self, consequence: str) -> bool:
         decision = self._context.decide(self._record.neuron.hotkey)
@@ -166,20 +149,17 @@ class ValidatorSession:
         skew = date - self._context.clock.wall()
         if abs(skew) > NOTABLE_SKEW and not self._has_reported_skew:
             self._has_reported_skew = True
-            log.warning(
-                "The clock of %s differs from ours by %.0f s; is ours synchronised (timedatectl)?",
-                self._record.name,
-                skew,
-            )
+            name = self._record.name
+            log.warning("The clock of %s differs from ours by %.0f s; is ours synchronised (timedatectl)?", name, skew)
         return date if abs(skew) < MAX_CREDIBLE_SKEW else None
 
-    async def _pull(self, transport: Transport) -> PullCompleted:
+    async def _pull(self, transport: Transport) -> machine.PullCompleted:
         record, context = self._record, self._context
         sent = context.clock.now()
         reply = await transport.exchange(record.neuron, PullTask(), context.settings.pull_timeout)
         response = read_pull(reply.synapse)
         self._record_response(response)
-        return PullCompleted(response, sent, reply.delivered, self._credible(reply.date))
+        return machine.PullCompleted(response, sent, reply.delivered, self._credible(reply.date))
 
     def _record_response(self, response: PullResponse) -> None:
         """Log and record what a response tells of tasks, also the end of one that can only be inferred."""
@@ -218,26 +198,21 @@ class ValidatorSession:
         except Exception as error:  # no prompt may stop the session, which would be handed it again
             context.runner.decline(held.task.id, task_record, error)
             return SKIP
-        task = Task(
-            held.task.id,
-            prompt,
-            context.decide(record.neuron.hotkey).priority,
-            deadline=generation_deadline(held.assigned_at, held.throttle_period, record.overhead),
-            record=task_record,
-        )
+        priority = context.decide(record.neuron.hotkey).priority
+        deadline = generation_deadline(held.assigned_at, held.throttle_period, record.overhead)
+        task = Task(held.task.id, prompt, priority, deadline=deadline, record=task_record)
         try:
             result = await context.runner.run(task)
         except Cancelled:
-            log.warning(
-                "Task %s: not finished; %s hands it back after the restart", sanitise_name(held.task.id), record.name
-            )
+            task_id = sanitise_name(held.task.id)
+            log.warning("Task %s: not finished; %s hands it back after the restart", task_id, record.name)
             raise
         except PipelineError:
             return SKIP
         self._packing_seconds = result.packing_seconds
         return result.data
 
-    async def _submit(self, transport: Transport, held: HeldTask) -> SubmissionCompleted:
+    async def _submit(self, transport: Transport, held: HeldTask) -> machine.SubmissionCompleted:
         record, context = self._record, self._context
         started = context.clock.now()
         results = await asyncio.to_thread(encode_result, held.result or SKIP)
@@ -258,12 +233,8 @@ class ValidatorSession:
         context.runner.counters[response.outcome] += 1
         self._record_outcome(response.outcome, response.score, response.cooldown_until)
         is_expected = response.outcome in (Outcome.ACCEPTED, Outcome.SKIPPED)
-        log.log(
-            logging.INFO if is_expected else logging.WARNING,
-            "Task %s: %s to %s: %s",
-            sanitise_name(held.task.id),
-            f"{len(results)} bytes submitted" if results else "empty result submitted",
-            record.name,
-            response.reason,
-        )
-        return SubmissionCompleted(response, sent, reply.delivered, date)
+        level = logging.INFO if is_expected else logging.WARNING
+        submitted = f"{len(results)} bytes submitted" if results else "empty result submitted"
+        task_id = sanitise_name(held.task.id)
+        log.log(level, "Task %s: %s to %s: %s", task_id, submitted, record.name, response.reason)
+        return machine.SubmissionCompleted(response, sent, reply.delivered, date)

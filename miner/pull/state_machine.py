@@ -16,17 +16,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from miner.ledger.outcomes import Outcome
+from miner.pull import responses
 from miner.pull.clock_offset import ClockOffset
-from miner.pull.responses import (
-    UNREGISTERED_DELAY,
-    NoTask,
-    NotRegistered,
-    OnCooldown,
-    PullFailed,
-    PullResponse,
-    SubmissionResponse,
-    TaskAssigned,
-)
 from miner.runtime.clock import backoff
 from miner.subnet.protocol import ProtocolTask
 
@@ -120,7 +111,7 @@ class PullCompleted:
     `delivered` is False if it certainly had no effect; `date` is the validator's unix time as its answer told it.
     """
 
-    response: PullResponse
+    response: responses.PullResponse
     sent: float
     delivered: bool = True
     date: float | None = None
@@ -137,7 +128,7 @@ class GenerationFinished:
 class SubmissionCompleted:
     """A submission that left at `sent` was answered, or was not; the other fields are those of PullCompleted."""
 
-    response: SubmissionResponse
+    response: responses.SubmissionResponse
     sent: float
     delivered: bool = True
     date: float | None = None
@@ -173,13 +164,11 @@ class SendSubmission:
 
 
 Action = WaitUntil | SendPull | StartGeneration | SendSubmission
+Transition = tuple[ValidatorState, Action]
 
 
-def transition(state: ValidatorState, event: Event, now: float, wall: float) -> tuple[ValidatorState, Action]:
-    """Return the next state and what to do.
-
-    `now` is the moment of our steady clock, `wall` our unix time, for validators that do not tell theirs.
-    """
+def transition(state: ValidatorState, event: Event, now: float, wall: float) -> Transition:
+    """Return the next state and what to do at `now`, steady; `wall` is our unix time, for validators that tell none."""
     match event:
         case TimerFired():
             return _on_timer(state, now)
@@ -201,12 +190,12 @@ def failure_delay(failures: int) -> float:
     return backoff(failures, FIRST_FAILURE_DELAY, LAST_FAILURE_DELAY)
 
 
-def _wait(state: ValidatorState, until: float) -> tuple[ValidatorState, Action]:
+def _wait(state: ValidatorState, until: float) -> Transition:
     moment = max(until, state.pull_after)
     return replace(state, stage=Stage.WAITING, pull_after=moment), WaitUntil(moment)
 
 
-def _on_timer(state: ValidatorState, now: float) -> tuple[ValidatorState, Action]:
+def _on_timer(state: ValidatorState, now: float) -> Transition:
     if state.stage is Stage.HOLDING and state.held is not None:
         return _deliver(state, state.held, now)
     if now < state.pull_after:
@@ -214,14 +203,14 @@ def _on_timer(state: ValidatorState, now: float) -> tuple[ValidatorState, Action
     return replace(state, stage=Stage.PULLING), SendPull()
 
 
-def _deliver(state: ValidatorState, held: HeldTask, now: float) -> tuple[ValidatorState, Action]:
+def _deliver(state: ValidatorState, held: HeldTask, now: float) -> Transition:
     """Send the result now, or once an earlier submission of it can no longer lock the validator."""
     if held.submitted_at is not None and now < held.submitted_at + LOCK_DELAY:
         return replace(state, stage=Stage.HOLDING, held=held), WaitUntil(held.submitted_at + LOCK_DELAY)
     return replace(state, stage=Stage.SUBMITTING, held=held), SendSubmission(held)
 
 
-def _on_interruption(state: ValidatorState, now: float) -> tuple[ValidatorState, Action]:
+def _on_interruption(state: ValidatorState, now: float) -> Transition:
     if state.stage is Stage.PULLING:
         state = replace(state, asked_at=now if state.asked_at is None else state.asked_at)
     if state.stage is Stage.SUBMITTING and state.held is not None:
@@ -229,19 +218,19 @@ def _on_interruption(state: ValidatorState, now: float) -> tuple[ValidatorState,
     return _wait(state, now)
 
 
-def _cool_down(state: ValidatorState, until: int, now: float, wall: float) -> tuple[ValidatorState, Action]:
+def _cool_down(state: ValidatorState, until: int, now: float, wall: float) -> Transition:
     """Wait until the validator's clock has certainly passed the end of a cooldown."""
     margin = UNKNOWN_CLOCK_MARGIN if state.clock.offset is None else CLOCK_MARGIN
     end = now + min(max(until - state.clock.validator_time(now, wall), 0.0) + margin, MAX_WAIT)
     return _wait(replace(state, cooldown_end=end), end)
 
 
-def _on_pull(state: ValidatorState, event: PullCompleted, now: float, wall: float) -> tuple[ValidatorState, Action]:
+def _on_pull(state: ValidatorState, event: PullCompleted, now: float, wall: float) -> Transition:
     state = replace(state, clock=state.clock.with_date(event.date, now))
     match event.response:
-        case TaskAssigned():
+        case responses.TaskAssigned():
             return _on_task(state, event.response, event.sent, now)
-        case OnCooldown(until=until):
+        case responses.OnCooldown(until=until):
             # No task is held: a submission whose fate was unknown has counted.
             settled = replace(state, asked_at=None, failed_submissions=0)
             if until > state.clock.validator_time(now, wall):
@@ -250,18 +239,18 @@ def _on_pull(state: ValidatorState, event: PullCompleted, now: float, wall: floa
             clock = state.clock.with_ceiling(until, now)
             failed = replace(settled, failed_pulls=state.failed_pulls + 1, clock=clock)
             return _wait(failed, now + max(failure_delay(failed.failed_pulls), IDLE_DELAY))
-        case NotRegistered():
-            return _wait(replace(state, asked_at=None, failed_pulls=0), now + UNREGISTERED_DELAY)
-        case NoTask():
+        case responses.NotRegistered():
+            return _wait(replace(state, asked_at=None, failed_pulls=0), now + responses.UNREGISTERED_DELAY)
+        case responses.NoTask():
             return _wait(replace(state, asked_at=None, failed_pulls=0), now + IDLE_DELAY)
-        case PullFailed():
+        case responses.PullFailed():
             if event.delivered and state.asked_at is None:
                 state = replace(state, asked_at=event.sent)
             state = replace(state, failed_pulls=state.failed_pulls + 1)
             return _wait(state, now + failure_delay(state.failed_pulls))
 
 
-def _on_task(state: ValidatorState, response: TaskAssigned, sent: float, now: float) -> tuple[ValidatorState, Action]:
+def _on_task(state: ValidatorState, response: responses.TaskAssigned, sent: float, now: float) -> Transition:
     held = state.held
     if held is not None and held.task.id == response.task.id:
         if held.result is None or held.task.prompt != response.task.prompt:
@@ -277,9 +266,7 @@ def _on_task(state: ValidatorState, response: TaskAssigned, sent: float, now: fl
     return _deliver(state, held, now)
 
 
-def _on_submission(
-    state: ValidatorState, event: SubmissionCompleted, now: float, wall: float
-) -> tuple[ValidatorState, Action]:
+def _on_submission(state: ValidatorState, event: SubmissionCompleted, now: float, wall: float) -> Transition:
     if state.held is not None and event.delivered:
         state = replace(state, held=replace(state.held, submitted_at=event.sent))
     state = replace(state, clock=state.clock.with_date(event.date, now))

@@ -14,10 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Cooldown(BaseModel):
-    """The cooldown of one validator and the task it last gave us, in unix seconds of our clock.
-
-    The task's prompt and result are not stored.
-    """
+    """The cooldown of one validator and the task it last gave us, without its prompt, in unix seconds of our clock."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -46,10 +43,7 @@ class CooldownStore:
             return {}
 
     def save(self, cooldowns: dict[str, Cooldown]) -> None:
-        """Replace the file, without waiting for the disk; log a failure.
-
-        The file has some hundred bytes, so this is short enough for an event loop.
-        """
+        """Replace the file, some hundred bytes, without waiting for the disk; log a failure."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path, _File.dump_json(cooldowns))

@@ -5,19 +5,16 @@ from __future__ import annotations
 import base64
 from typing import Literal
 
-from pipeline import MAX_IMAGE_BYTES, ImagePrompt, Prompt, PromptError, decode_image_prompt, parse_text_prompt
+from pipeline import MAX_IMAGE_BYTES, Prompt, PromptError, decode_image_prompt, parse_text_prompt
 
 
 def decode_prompt(task_type: Literal["text", "image"], text: str) -> Prompt:
-    """Decode a prompt as it travels: a sentence, or an image file in base64. Raise PromptError if it is unusable."""
-    return parse_text_prompt(text) if task_type == "text" else decode_image(text)
+    """Decode a prompt as it travels: a sentence, or an image file in base64, perhaps with a `data:...;base64,` prefix.
 
-
-def decode_image(text: str) -> ImagePrompt:
-    """Decode an image file in base64, with or without a `data:...;base64,` prefix and line breaks.
-
-    Raises PromptError if it is empty, too large, not base64, or not an acceptable image.
+    Raises PromptError if it is empty, too large, not base64, or not an acceptable sentence or image.
     """
+    if task_type == "text":
+        return parse_text_prompt(text)
     encoded = "".join((text.rpartition(",")[2] if text.startswith("data:") else text).split())
     if not encoded:
         raise PromptError("the prompt is empty")

@@ -69,36 +69,35 @@ class Chain(Protocol):
         """Publish the address of our axon. Raises ChainError if that fails."""
 
 
+@dataclass(frozen=True)
 class FileChain:
-    """A snapshot file that stands in for the chain and is read at each call."""
+    """A snapshot file, which must hold the subnet `netuid`, that stands in for the chain and is read at each call."""
 
-    def __init__(self, path: Path, netuid: int) -> None:
-        """Read from `path`, which must hold the subnet `netuid`; nothing is read yet."""
-        self._path = path
-        self._netuid = netuid
+    path: Path
+    netuid: int
 
     def snapshot(self) -> Snapshot:
         """Read the file. Raises OperatorError naming the file and what is wrong with it."""
         try:
-            content: Any = json.loads(self._path.read_text(encoding="utf-8"))
+            content: Any = json.loads(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise OperatorError(f"the chain file {self._path} does not exist (--subtensor.network file:PATH)") from None
+            raise OperatorError(f"the chain file {self.path} does not exist (--subtensor.network file:PATH)") from None
         except (OSError, ValueError) as error:
-            raise OperatorError(f"the chain file {self._path} cannot be read as JSON: {error}") from None
+            raise OperatorError(f"the chain file {self.path} cannot be read as JSON: {error}") from None
         try:
             neurons = tuple(Neuron(uid=uid, **entry) for uid, entry in enumerate(content["neurons"]))
-            netuid, block = int(content.get("netuid", self._netuid)), int(content.get("block", 0))
+            netuid, block = int(content.get("netuid", self.netuid)), int(content.get("block", 0))
         except ValidationError as invalid:
             problem = invalid.errors()[0]
             where = f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-            raise OperatorError(f"the chain file {self._path} has an invalid neuron: {where}") from None
+            raise OperatorError(f"the chain file {self.path} has an invalid neuron: {where}") from None
         except (KeyError, TypeError, AttributeError, ValueError):
             raise OperatorError(
-                f'the chain file {self._path} must be {{"netuid": .., "block": .., "neurons": '
+                f'the chain file {self.path} must be {{"netuid": .., "block": .., "neurons": '
                 '[{"hotkey", "coldkey", ..}]}'
             ) from None
-        if netuid != self._netuid:
-            raise OperatorError(f"the chain file {self._path} is for netuid {netuid}, not {self._netuid}")
+        if netuid != self.netuid:
+            raise OperatorError(f"the chain file {self.path} is for netuid {netuid}, not {self.netuid}")
         return Snapshot(netuid, block, neurons)
 
     def announce(self, axon: bt.Axon) -> None:

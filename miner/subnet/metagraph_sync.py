@@ -41,7 +41,7 @@ class _ChainCaller:
 
 
 class MetagraphSync:
-    """The subnet as last seen, kept up to date by `run`."""
+    """The subnet as last seen, `snapshot`, kept up to date by `run`."""
 
     def __init__(self, caller: _ChainCaller, hotkey: str, interval: float, snapshot: Snapshot, clock: Clock) -> None:
         """Begin with a snapshot that has just been read; `open` reads it."""
@@ -49,7 +49,7 @@ class MetagraphSync:
         self._hotkey = hotkey
         self._interval = interval
         self._clock = clock
-        self._snapshot = snapshot
+        self.snapshot = snapshot
         self._seen_at = clock.now()
         self._failures = 0
         self._announced: tuple[str, int] | None = None
@@ -73,18 +73,13 @@ class MetagraphSync:
         return cls(caller, hotkey, interval, snapshot, clock)
 
     @property
-    def snapshot(self) -> Snapshot:
-        """The subnet as last seen."""
-        return self._snapshot
-
-    @property
     def age(self) -> float:
         """The seconds since the snapshot was read."""
         return self._clock.now() - self._seen_at
 
     def uid_of(self, hotkey: str) -> int | None:
         """Return the uid of a hotkey, or None if it is not registered."""
-        neuron = self._snapshot.find(hotkey)
+        neuron = self.snapshot.find(hotkey)
         return None if neuron is None else neuron.uid
 
     async def run(self, axon: bt.Axon | None, on_refresh: Callable[[Snapshot], None]) -> None:
@@ -98,14 +93,11 @@ class MetagraphSync:
             delay = backoff(failures, FIRST_RETRY_DELAY, self._interval) if failures else self._interval
             await self._clock.sleep(delay)
             if await self.refresh():
-                on_refresh(self._snapshot)
+                on_refresh(self.snapshot)
                 await self._announce(axon)
 
     async def refresh(self) -> bool:
-        """Read the subnet and return whether that succeeded; if not, the last snapshot stays in use.
-
-        Raises Deregistered if our hotkey is not registered in two snapshots in a row.
-        """
+        """Read the subnet, if possible, and return whether it was. Raises Deregistered if two snapshots lack us."""
         try:
             snapshot = await self._caller.call(lambda chain: chain.snapshot())
             if snapshot.find(self._hotkey) is None:
@@ -115,22 +107,20 @@ class MetagraphSync:
             self._failures += 1
             log.warning(
                 "Metagraph not refreshed, the last one stays in use (block %d, %.0f s old): %s",
-                self._snapshot.block,
-                self.age,
-                error,
+                *(self.snapshot.block, self.age, error),
             )
             return False
         if snapshot.find(self._hotkey) is None:
             raise Deregistered(f"hotkey {self._hotkey} is no longer registered on subnet {snapshot.netuid}")
         log.debug("Metagraph refreshed at block %d after %.0f s", snapshot.block, self.age)
-        self._snapshot, self._seen_at, self._failures = snapshot, self._clock.now(), 0
+        self.snapshot, self._seen_at, self._failures = snapshot, self._clock.now(), 0
         return True
 
     async def _announce(self, axon: bt.Axon | None) -> None:
         if axon is None:
             return
         address = (str(axon.external_ip), int(axon.external_port))
-        neuron = self._snapshot.find(self._hotkey)
+        neuron = self.snapshot.find(self._hotkey)
         if address == self._announced or (neuron is not None and address == (neuron.ip, neuron.port)):
             return
         try:

@@ -33,10 +33,7 @@ def load_wallet(options: RunOptions) -> bt.Wallet:
 
 
 def check_chain_file(options: RunOptions) -> None:
-    """Raise OperatorError if the chain is a file that is missing.
-
-    The state folder is beside that file, and a mistyped path must not create folders.
-    """
+    """Raise OperatorError if the chain is a file that is missing, beside which the state folder would be created."""
     if options.chain_file is not None and not options.chain_file.is_file():
         raise OperatorError(f"the chain file {options.chain_file} does not exist (--subtensor.network file:PATH)")
 
@@ -55,10 +52,7 @@ def find_registration(snapshot: Snapshot, hotkey: str, options: RunOptions) -> N
 
 
 async def find_external_ip(options: RunOptions) -> str | None:
-    """Return the IP address that the internet sees us at, which third parties report.
-
-    None stands for none, on a chain file, or for one that cannot be found out, which is logged.
-    """
+    """Return the IP address that the internet sees us at; None on a chain file or, logged, if nobody can tell it."""
     if options.axon_external_ip is not None:
         return options.axon_external_ip
     if options.chain_file is not None:

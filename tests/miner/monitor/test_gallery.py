@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from miner.monitor import Gallery, GalleryResult
-from miner.monitor.gallery import MAX_UNSAVED
+from miner.monitor.gallery import MAX_UNSAVED, read_splats
 from miner.monitor.thumbnail_worker import SIZE, VIEWS
 from miner.tasks.task import Result, Task
 from pipeline import TextPrompt, decode_image_prompt
@@ -57,7 +57,7 @@ async def test_results_are_saved_and_drawn(tmp_path: Path, caplog: pytest.LogCap
     assert "prompt" not in newest.facts
     assert newest.facts["seed"] == 2**62 + 1
     for key in (2, 3):
-        kept = gallery.read_splats(key)
+        kept = read_splats(gallery.results, key)
         assert kept is not None
         assert torch.allclose(kept.means, make_splats().means, atol=1e-3)
     with Image.open(gallery.pictures / "3.webp") as strip:
@@ -96,7 +96,8 @@ def test_files_that_a_crash_cut_off_are_passed_over(tmp_path: Path) -> None:
     (gallery.results / "5.json").write_text('{"data_format": "spz"}')
     (gallery.results / "notes.json").write_text("{}")
     assert [kept.key for kept in gallery.read_latest(5)] == [3]
-    assert gallery.read_splats(404) is None
+    with pytest.raises(FileNotFoundError):
+        read_splats(gallery.results, 404)
 
 
 def test_a_task_and_its_result_become_a_gallery_result() -> None:

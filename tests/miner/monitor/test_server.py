@@ -142,7 +142,7 @@ def test_the_board_shows_a_miner_that_starts_and_then_another_source(tmp_path: P
     assert starting.ledger == ledger.status
     assert not starting.able_to_work
     assert starting.as_json()["uptime"] <= board.status().uptime
-    board.show(FixedStatus())
+    board.source = FixedStatus()
     assert board.status() is OK
     assert ledger.close(10)
 

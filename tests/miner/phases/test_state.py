@@ -129,9 +129,9 @@ def test_the_file_holds_all_of_it(tmp_path: Path, current: PhaseChoice) -> None:
     file = StateFile(tmp_path / "new" / "folder")
     assert file.read() is None
     state = state_of().apply(TEST3, "apply").apply(current, "apply", "why: not")
-    assert file.change(lambda _: state) == state
+    assert file.change(lambda _: state) == (None, state)
     assert file.read() == state
-    assert file.change(lambda _: None) is None
+    assert file.change(lambda _: None) == (state, None)
     assert file.read() == state
     # Of the partial file nothing is left.
     assert sorted(path.name for path in file.folder.iterdir()) == [".phase.yaml.lock", "phase.yaml"]
@@ -223,7 +223,7 @@ def test_a_file_of_the_first_release_is_read(tmp_path: Path) -> None:
         before=(PhaseChoice.single(PHASES["test3"], follows=False), BASELINE),
     )
     # And goes on as a file of this release.
-    changed = file.change(lambda state: roll_back(state) if state else None)
+    _, changed = file.change(lambda state: roll_back(state) if state else None)
     assert file.read() == changed
     assert changed is not None
     assert (changed.current.name, names(changed)) == ("baseline", ["test3"])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from miner.subnet.encoding import decode_image, decode_prompt, encode_result
+from miner.subnet.encoding import decode_prompt, encode_result
 from pipeline import MAX_IMAGE_BYTES, ImagePrompt, PromptError, TextPrompt
 from tests.support.factories import make_picture, png
 
@@ -34,7 +34,7 @@ def test_an_image_travels_as_its_file_in_base64() -> None:
 def test_data_urls_white_space_and_line_breaks_are_accepted(form: str, encode: Callable[[bytes], bytes]) -> None:
     text = form.format(encode(FILE).decode())
     for variant in (text, text.replace("\n", "\r\n")):
-        assert decode_image(variant).digest == DIGEST
+        assert decode_prompt("image", variant).digest == DIGEST
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def test_unusable_prompts(task_type: str, prompt: str, message: str) -> None:
 
 def test_a_file_of_the_largest_size_is_accepted() -> None:
     padded = FILE + bytes(MAX_IMAGE_BYTES - len(FILE))
-    assert decode_image(base64.b64encode(padded).decode()).image.size == (64, 64)
+    assert decode_prompt("image", base64.b64encode(padded).decode()).image.size == (64, 64)
 
 
 def test_a_larger_file_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base64, "b64decode", lambda *_, **__: pytest.fail("it was decoded"))
     with pytest.raises(PromptError, match=f"more than {MAX_IMAGE_BYTES} bytes"):
-        decode_image("A" * (MAX_IMAGE_BYTES // 3 * 4 + 8))
+        decode_prompt("image", "A" * (MAX_IMAGE_BYTES // 3 * 4 + 8))
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"\xff" * 1000])
