@@ -23,16 +23,14 @@ from miner.ledger.reader import read_open_tasks
 from miner.ledger.recorder import TaskRecorder
 from miner.ledger.writer import LedgerWriter
 from miner.monitor.observability import Observability
-from miner.monitor.status import StartingMiner, Status, StatusBoard, view_validators
+from miner.monitor.status import StartingMiner, Status, StatusBoard, read_gpu_memory, view_validators
 from miner.phases.experiment_monitor import ExperimentMonitor
 from miner.phases.manager import ModelOwner, PhaseFiles, PhaseManager
 from miner.phases.state import StateFile
 from miner.policy.blacklist import Blacklist
-from miner.pull.puller import Puller
+from miner.pull.puller import CooldownStore, Puller
 from miner.pull.session import SessionContext
-from miner.pull.store import CooldownStore
 from miner.runtime.clock import SYSTEM_CLOCK
-from miner.runtime.gpu_memory import read_gpu_memory
 from miner.runtime.logging import log_to_files
 from miner.runtime.supervisor import Supervisor
 from miner.runtime.version import code_version, installed_version
@@ -118,7 +116,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
         await asyncio.to_thread(code_version),
         sync.uid_of,
         await asyncio.to_thread(read_open_tasks, ledger.path),
-        observability.observe,
+        observability.metrics.observe,
     )
     supervisor = Supervisor()
     context = SessionContext(wallet.hotkey, runner, blacklist.decide, config.pulling, SYSTEM_CLOCK, recorder)
@@ -175,13 +173,13 @@ class Miner:
                 await self.server.start()
             log.info("Ready: %s, hotkey %s", self.manager.selector.choice.label, self.puller.hotkey)
             self._start_background_tasks()
-            self.observability.serve_local(self.runner)
+            self.observability.local_api.runner = self.runner
             self.board.source = self
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
             failure = await _first(stop, self.supervisor.wait_for_failure())
         finally:
             self.stopping.set()
-            self.observability.serve_local(None)
+            self.observability.local_api.runner = None
             self.runner.drain()
             await asyncio.gather(self.puller.stop(DRAIN_TIMEOUT), self._stop_server())
             await self.supervisor.stop()

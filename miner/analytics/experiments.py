@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from miner.analytics.assignment import Experiment
 from miner.analytics.sequential_test import ExperimentResult, Observation, evaluate
@@ -33,6 +33,22 @@ class ExperimentSummary:
     row: ExperimentRow
     arms: tuple[ArmCounts, ...]
     result: ExperimentResult
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the experiment's name, its arms, its winner and its losers in JSON's types."""
+        arms = tuple(arm._asdict() for arm in self.arms)
+        winner, losers = self.result.winner, self.result.losers
+        return {"experiment": self.row.name, "arms": arms, "winner": winner, "losers": losers}
+
+    def __str__(self) -> str:
+        """Describe the result so far in one line."""
+        arms = ", ".join(f"{arm.phase} {arm.accepted} of {arm.counted}" for arm in self.arms)
+        verdict = "no arm is better yet"
+        if self.result.winner is not None:
+            verdict = f"{self.result.winner} has won"
+        elif self.result.losers:
+            verdict = f"{' and '.join(self.result.losers)} clearly worse than another arm"
+        return f"{verdict}; accepted: {arms}"
 
 
 def observe(task: TaskRow, now: float) -> Observation:

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import bittensor as bt
 
@@ -36,10 +36,7 @@ class RequestRefused(Exception):  # noqa: N818 - an answer, not a fault
     """A request that is answered with an HTTP status and a message instead of a result."""
 
     def __init__(self, status: int, message: str, detail: str = "", retry_after: int | None = None) -> None:
-        """Refuse with a message for the sender and a detail for our log only.
-
-        `retry_after` is the number of seconds after which another try makes sense.
-        """
+        """Refuse with a message for the sender, a detail for our log, and the seconds after which to try again."""
         super().__init__(message)
         self.status = status
         self.detail = detail
@@ -121,19 +118,18 @@ class ReplayWindow:
             self._used.discard(heapq.heappop(self._oldest_first))
 
 
+@dataclass(eq=False)
 class RateLimit:
     """A token bucket for each hotkey, which holds a minute's worth of requests and refills steadily."""
 
-    def __init__(self, per_minute: float) -> None:
-        """Allow each hotkey so many requests a minute."""
-        self._per_minute = per_minute
-        self._buckets: dict[str, tuple[float, float]] = {}
+    per_minute: float
+    _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def take(self, hotkey: str, now: float) -> float:
         """Take a token and return 0; if there is none, return the seconds until there will be one."""
-        tokens, since = self._buckets.get(hotkey, (self._per_minute, now))
-        tokens = min(tokens + max(now - since, 0.0) * self._per_minute / 60, self._per_minute)
-        wait = max(1 - tokens, 0.0) * 60 / self._per_minute
+        tokens, since = self._buckets.get(hotkey, (self.per_minute, now))
+        tokens = min(tokens + max(now - since, 0.0) * self.per_minute / 60, self.per_minute)
+        wait = max(1 - tokens, 0.0) * 60 / self.per_minute
         self._buckets[hotkey] = (tokens if wait else tokens - 1, now)
         return wait
 

@@ -6,6 +6,7 @@ import asyncio
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from uvicorn import Config
@@ -25,19 +26,19 @@ BURST_FACTOR = 4
 SPARE_FILES = 512
 
 
+@dataclass(eq=False)
 class UnauthenticatedConnections:
-    """The connections whose sender has not been admitted, oldest first.
+    """The connections whose sender has not been admitted, oldest first: `limit` of them, by `clock`.
 
-    Since an honest client is among them only while its headers are on their way, the oldest is the likeliest attacker.
+    While the oldest is younger than HEADER_GRACE, `burst_limit` are allowed. Since an honest client is among them only
+    while its headers are on their way, the oldest is the likeliest attacker.
     """
 
-    def __init__(self, limit: int, burst_limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Allow `limit` connections, and `burst_limit` while the oldest is younger than HEADER_GRACE."""
-        self._limit = limit
-        self._burst_limit = burst_limit
-        self._clock = clock
-        # By connection, the time at which it was made; a dict keeps that order.
-        self._made_at: dict[Connection, float] = {}
+    limit: int
+    burst_limit: int
+    clock: Callable[[], float] = time.monotonic
+    # By connection, the time at which it was made; a dict keeps that order.
+    _made_at: dict[Connection, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of connections."""
@@ -45,11 +46,11 @@ class UnauthenticatedConnections:
 
     def add(self, connection: Connection) -> None:
         """Add a new connection, and abort the oldest ones while there are too many."""
-        now = self._clock()
+        now = self.clock()
         self._made_at[connection] = now
-        while len(self._made_at) > self._limit:
+        while len(self._made_at) > self.limit:
             oldest, made_at = next(iter(self._made_at.items()))
-            if now - made_at < HEADER_GRACE and len(self._made_at) <= self._burst_limit:
+            if now - made_at < HEADER_GRACE and len(self._made_at) <= self.burst_limit:
                 break
             self.remove(oldest)
             oldest.transport.abort()

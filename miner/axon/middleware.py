@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import bittensor as bt
@@ -101,21 +102,20 @@ def check_body(body: bytes, caller: Caller) -> Generate:
     return Generate(**signed, dendrite=bt.TerminalInfo(hotkey=caller.hotkey, nonce=caller.nonce, uuid=caller.session))
 
 
+@dataclass(eq=False)
 class RefusalLog:
-    """Counters of refused requests, and a log line about them every LOG_INTERVAL seconds at most."""
+    """Counters of refused requests, and a log line about them every LOG_INTERVAL seconds of `clock` at most."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin with no refusals; `clock` returns seconds."""
-        self.counters: Counter[str] = Counter()
-        self._clock = clock
-        self._unlogged = 0
-        self._logged_at = -LOG_INTERVAL
+    clock: Callable[[], float] = time.monotonic
+    counters: Counter[str] = field(default_factory=Counter)
+    _unlogged: int = 0
+    _logged_at: float = -LOG_INTERVAL
 
     def record(self, refusal: RequestRefused, address: str, hotkey: str) -> None:
         """Count a refusal; `hotkey` is the one that the sender claims, "" if it claims none."""
         self.counters[f"refused_{refusal.status}"] += 1
         self._unlogged += 1
-        now = self._clock()
+        now = self.clock()
         if now - self._logged_at < LOG_INTERVAL:
             return
         others = f" ({self._unlogged} refusals since the last such line)" if self._unlogged > 1 else ""
@@ -125,28 +125,27 @@ class RefusalLog:
         self._unlogged, self._logged_at = 0, now
 
 
+@dataclass(eq=False)
 class AuthMiddleware:
-    """An ASGI application that lets admitted requests through to another one."""
+    """Lets admitted requests through to `app`; the server must put a callback `admitted` into each request's state."""
 
-    def __init__(self, app: Application, authenticator: Authenticator, settings: ServingSettings) -> None:
-        """Protect `app`; the server must put a callback `admitted` into the state of each request."""
-        self._app = app
-        self._authenticator = authenticator
-        self._settings = settings
-        self.refusals = RefusalLog()
+    app: Application
+    authenticator: Authenticator
+    settings: ServingSettings
+    refusals: RefusalLog = field(default_factory=RefusalLog)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Refuse the request, or have the application answer it."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
-        settings, hotkey = self._settings, ""
+        settings, hotkey = self.settings, ""
         try:
             check_form(scope, settings.max_body_bytes)
             caller = Caller.from_headers(scope["headers"])
             hotkey = caller.hotkey
-            self._authenticator.admit(caller)
-            with self._authenticator.reserve(hotkey):
+            self.authenticator.admit(caller)
+            with self.authenticator.reserve(hotkey):
                 scope["state"]["admitted"]()
                 body = await read_body(receive, settings.max_body_bytes, settings.body_timeout)
                 request = check_body(body, caller)
@@ -182,7 +181,7 @@ class AuthMiddleware:
         hotkey = str(request.dendrite.hotkey)
         admitted_hotkey.set(hotkey)
         del request
-        answer = asyncio.create_task(self._app(scope, receive_checked, send_closing))
+        answer = asyncio.create_task(self.app(scope, receive_checked, send_closing))
         disconnect = asyncio.create_task(wait_for_disconnect())
         try:
             await asyncio.wait({answer, disconnect}, return_when=asyncio.FIRST_COMPLETED)

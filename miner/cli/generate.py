@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
-from miner.cli.options import FILE, load_files, operator_files
+from miner.cli.options import FILE, load_files, load_phase, operator_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,7 +59,6 @@ def generate(
     candidates, exactly as the phase would have it submitted. Exit code 2 if the prompt, the phase or the weights are at
     fault.
     """
-    from miner.config.phase_files import load_phase
     from miner.errors import OperatorError
     from miner.gpu.models import choose_phase_compute, load_models
     from miner.tasks.generation import make_request

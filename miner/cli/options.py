@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from miner.config.phase_files import NamedPhase
     from miner.config.settings import OperatorFiles
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -76,6 +77,13 @@ def load_files(config: Path | None, state: Path | None) -> OperatorFiles:
     from miner.config.settings import OperatorFiles
 
     return OperatorFiles.load(config, state)
+
+
+def load_phase(name: str, config: Path) -> NamedPhase:
+    """Read a phase for the settings file `config`. Raise OperatorError."""
+    from miner.config import phase_files
+
+    return phase_files.load_phase(name, config)
 
 
 def complete_phase(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:

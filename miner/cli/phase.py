@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from miner.cli.options import complete_phase, inherited_operator_files, ledger_option, load_files, operator_files
+from miner.cli.options import (
+    complete_phase,
+    inherited_operator_files,
+    ledger_option,
+    load_files,
+    load_phase,
+    operator_files,
+)
 from miner.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -35,7 +42,6 @@ def phase() -> None:
 def list_phases(config: Path | None, state: Path | None) -> None:
     """List all phases, those to run marked with *."""
     from miner.config.loader import phase_names
-    from miner.config.phase_files import load_phase
     from miner.phases.state import StateFile
 
     files = load_files(config, state)
@@ -65,8 +71,6 @@ def list_phases(config: Path | None, state: Path | None) -> None:
 @operator_files
 def show(name: str, config: Path | None, state: Path | None) -> None:
     """Show all settings of a phase, including those that it inherits."""
-    from miner.config.phase_files import load_phase
-
     named = load_phase(name, load_files(config, state).config)
     click.echo(f"# {named.label}")
     click.echo(named.yaml, nl=False)
@@ -78,8 +82,6 @@ def show(name: str, config: Path | None, state: Path | None) -> None:
 @operator_files
 def diff(first: str, second: str, config: Path | None, state: Path | None) -> None:
     """Show in which settings two phases differ."""
-    from miner.config.phase_files import load_phase
-
     files = load_files(config, state)
     a, b = load_phase(first, files.config), load_phase(second, files.config)
     click.echo(f"{a.label} -> {b.label}")
@@ -98,7 +100,6 @@ def diff(first: str, second: str, config: Path | None, state: Path | None) -> No
 @operator_files
 def apply(name: str, config: Path | None, state: Path | None) -> None:
     """Generate with a phase from the next task on."""
-    from miner.config.phase_files import load_phase
     from miner.phases.state import PhaseChoice, StateFile
 
     files = load_files(config, state)
@@ -142,7 +143,6 @@ def split(
 
 
 def _parse_arms(texts: Sequence[str], config: Path) -> dict[str, Arm]:
-    from miner.config.phase_files import load_phase
     from miner.phases.state import Arm
 
     arms: dict[str, Arm] = {}

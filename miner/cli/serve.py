@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from miner.cli.options import load_files, operator_files
+from miner.cli.options import load_files, load_phase, operator_files
 
 if TYPE_CHECKING:
     from miner.config.phase_files import NamedPhase
@@ -30,7 +30,6 @@ def serve(host: str, port: int, phase_name: str | None, debug: bool, config: Pat
     """
     import asyncio
 
-    from miner.config.phase_files import load_phase
     from miner.errors import ExitCode, MinerError
     from miner.runtime.logging import configure
 
@@ -60,10 +59,9 @@ async def _serve(files: OperatorFiles, phase: NamedPhase, host: str, port: int) 
     from miner.gpu.scheduler import Scheduler
     from miner.monitor.local_api import LocalApi
     from miner.monitor.server import Monitor
-    from miner.monitor.status import Status
+    from miner.monitor.status import Status, read_gpu_memory
     from miner.phases.selector import PhaseSelector
     from miner.phases.state import PhaseChoice
-    from miner.runtime.gpu_memory import read_gpu_memory
     from miner.runtime.version import installed_version
     from miner.tasks.runner import TaskRunner
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from miner.cli.options import FOLDER, complete_phase, load_files, operator_files
+from miner.cli.options import FOLDER, complete_phase, load_files, load_phase, operator_files
 from miner.errors import MinerError, OperatorError
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ def targets_of(phase: Phase) -> Iterator[Target]:
 
 def collect_targets(references: tuple[str, ...], phase: str | None, config: Path) -> list[Target]:
     """Return the weights that a phase of the settings file needs, and the references. Raises OperatorError."""
-    from miner.config.phase_files import load_phase
-
     of_phase = targets_of(load_phase(phase, config).settings) if phase else ()
     return [*of_phase, *(Target(text.partition("@")[0].replace("/", "--"), text) for text in references)]
 

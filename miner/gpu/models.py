@@ -8,7 +8,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -30,10 +30,7 @@ WARM_UP_PRIORITY = 1e12
 
 @dataclass(frozen=True, eq=False)
 class LoadedModels:
-    """Models in memory, and the `Phase.models_key` of the phases that run with them.
-
-    Their memory is freed when nothing refers to this object any more.
-    """
+    """Models in memory, freed with this object, and the `Phase.models_key` of the phases that run with them."""
 
     backend: Backend
     key: str
@@ -41,10 +38,7 @@ class LoadedModels:
 
 
 def load_models(phase: Phase, compute: ComputeConfig) -> LoadedModels:
-    """Load what generates with a phase, without a warm-up. Blocks for seconds.
-
-    Raises PipelineError naming what is missing and the command that gets it, or torch.OutOfMemoryError.
-    """
+    """Load what generates with a phase, without a warm-up. Blocks. Raises PipelineError or torch.OutOfMemoryError."""
     backend = load_backend(
         phase.backend,
         compute,
@@ -111,13 +105,12 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+@dataclass(eq=False)
 class RetiredModels:
-    """Models that no new task gets; their memory is returned once the last task that has them is done."""
+    """Models that no new task gets; `schedule_free` has their memory freed by the scheduler after their last task."""
 
-    def __init__(self, schedule_free: Callable[[], object]) -> None:
-        """Start without any; `schedule_free` has `free_memory` run on the scheduler's thread."""
-        self._schedule_free = schedule_free
-        self._labels: dict[weakref.ref[LoadedModels], str] = {}
+    schedule_free: Callable[[], object]
+    _labels: dict[weakref.ref[LoadedModels], str] = field(default_factory=dict)
 
     def add(self, models: LoadedModels, label: str) -> None:
         """Watch models from now on; `label` names their phase in the log."""
@@ -129,4 +122,4 @@ class RetiredModels:
         for reference in unused:
             log.info("The models of %s are no longer in use, their memory is freed", self._labels.pop(reference))
         if unused:
-            self._schedule_free()
+            self.schedule_free()

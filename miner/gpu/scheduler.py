@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from miner.gpu.cuda_errors import is_fatal_cuda_error
+import torch
+
 from pipeline import Cancelled, OnStep
 
 JobResult = TypeVar("JobResult")
@@ -19,6 +21,8 @@ Job = Callable[[OnStep], JobResult]
 
 # Weight of the last job in the running estimate of how long one takes.
 DURATION_GAIN = 0.25
+# Statuses of CUDA's libraries that mean that a kernel failed, not that it was asked for the impossible.
+_LIBRARY_FAILURE = re.compile(r"CU\w+_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR|NOT_INITIALIZED)")
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,7 @@ class Scheduler:
         return 0.0 if since is None else time.monotonic() - since
 
     def stop(self, timeout: float) -> bool:
-        """Fail the waiting jobs and stop the running one at its next step.
-
-        Returns whether the thread ended within `timeout` seconds.
-        """
+        """Fail the waiting jobs, stop the running one at its next step; return whether the thread ended in time."""
         self._close()
         self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -163,3 +164,21 @@ class Scheduler:
     def _fail(self, error: BaseException) -> None:
         self._close()
         self.failure.set_result(error)
+
+
+def is_fatal_cuda_error(error: BaseException | None) -> bool:
+    """Return whether the error or one of its causes is a CUDA error after which every further call fails, too.
+
+    An illegal access or a failed assertion in a kernel corrupts the process's CUDA context, and only a new process
+    helps. Running out of memory does not.
+    """
+    while error is not None:
+        message = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in message:
+            return False
+        if isinstance(error, torch.AcceleratorError):
+            return True
+        if isinstance(error, RuntimeError) and ("CUDA error" in message or _LIBRARY_FAILURE.search(message)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

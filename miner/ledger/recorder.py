@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from miner.ledger import events
@@ -59,52 +60,47 @@ class TaskRecorder:
         return time.time_ns() if self._ledger is None else self._ledger.new_key()
 
 
+@dataclass(eq=False)
 class TaskRecord:
     """One task in the ledger, by its row's `key`; begun again with another `assignment`, it gets another row."""
 
-    def __init__(
-        self,
-        recorder: TaskRecorder,
-        transport: Transport,
-        validator: str,
-        task_id: str,
-        task_type: TaskType,
-        key: int,
-        assignment: events.PhaseAssignment | None,
-    ) -> None:
-        """Continue the row `key` if there is an assignment, else begin it with the first one."""
-        self.task_id = task_id
-        self.stratum = events.Stratum(validator, task_type)
-        self.key = key
-        self.assignment = assignment
-        self._recorder = recorder
-        self._transport: Transport = transport
-        self._task_type: TaskType = task_type
+    recorder: TaskRecorder
+    transport: Transport
+    validator: str
+    task_id: str
+    task_type: TaskType
+    key: int
+    assignment: events.PhaseAssignment | None
+
+    @property
+    def stratum(self) -> events.Stratum:
+        """The tasks among which an experiment balances its arms."""
+        return events.Stratum(self.validator, self.task_type)
 
     def start(self, assignment: events.PhaseAssignment) -> None:
         """Record that the generation is about to begin."""
         if self.assignment == assignment:
             return
         if self.assignment is not None:
-            self.key = self._recorder.new_key()
+            self.key = self.recorder.new_key()
         self.assignment = assignment
-        self._recorder.record(
+        self.recorder.record(
             events.TaskStarted(
                 key=self.key,
                 at=time.time(),
-                transport=self._transport,
-                validator=self.stratum.validator,
-                uid=self._recorder.uid_of(self.stratum.validator),
+                transport=self.transport,
+                validator=self.validator,
+                uid=self.recorder.uid_of(self.validator),
                 task_id=self.task_id,
-                task_type=self._task_type,
+                task_type=self.task_type,
                 assignment=assignment,
-                code_version=self._recorder.code_version,
+                code_version=self.recorder.code_version,
             )
         )
 
     def generated(self, best: BestResult, statistics: Statistics, submission_bytes: int | None) -> None:
         """Record a result and its size as submitted; None if it is withheld."""
-        self._recorder.record(
+        self.recorder.record(
             events.ResultGenerated(
                 key=self.key,
                 at=time.time(),
@@ -120,11 +116,11 @@ class TaskRecord:
 
     def failed(self, error: Exception) -> None:
         """Record that there is no result, and why."""
-        self._recorder.record(events.GenerationFailed(self.key, time.time(), f"{type(error).__name__}: {error}"))
+        self.recorder.record(events.GenerationFailed(self.key, time.time(), f"{type(error).__name__}: {error}"))
 
     def answered(self, outcome: Outcome, score: float | None = None, cooldown_until: float | None = None) -> None:
         """Record the answer to a submission; see `SubmissionAnswered`."""
-        self._recorder.record(events.SubmissionAnswered(self.key, time.time(), outcome, score, cooldown_until))
+        self.recorder.record(events.SubmissionAnswered(self.key, time.time(), outcome, score, cooldown_until))
 
 
 def _assignment_of(row: TaskRow) -> events.PhaseAssignment:

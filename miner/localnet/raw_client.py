@@ -28,10 +28,7 @@ class AxonAddress:
 
 @dataclass(frozen=True)
 class RawRequest:
-    """A request whose headers are correctly signed unless a field says otherwise.
-
-    overrides: headers that replace the correct ones.
-    """
+    """A request with correctly signed headers, unless a field says otherwise; `overrides` replace some of them."""
 
     keypair: bt.Keypair
     body: bytes = b"{}"
@@ -59,10 +56,6 @@ class RawRequest:
             "computed_body_hash": self.body_hash,
             **self.overrides,
         }
-
-    def raw_headers(self, axon: AxonAddress) -> list[tuple[bytes, bytes]]:
-        """Return the headers as ASGI passes them."""
-        return [(name.encode(), value.encode()) for name, value in self.headers(axon).items()]
 
 
 def signed_request(keypair: bt.Keypair, synapse: Generate, claimed_hotkey: str | None = None) -> RawRequest:

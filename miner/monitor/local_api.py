@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass, field
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
@@ -31,23 +32,18 @@ class InvalidForm(Exception):  # noqa: N818
         self.status = status
 
 
+@dataclass(eq=False)
 class LocalApi:
-    """The route POST /generate, which runs one task at a time, and refuses all while there is no runner."""
+    """The route POST /generate, which runs one task at a time, and refuses all while there is no `runner`."""
 
-    def __init__(self, settings: GenerateSettings, runner: TaskRunner | None = None) -> None:
-        """Run tasks with `runner`, or refuse them until there is one."""
-        self._settings = settings
-        self._runner = runner
-        self._lock = asyncio.Lock()
-        self._requests = 0
-
-    def set_runner(self, runner: TaskRunner | None) -> None:
-        """Run tasks with `runner` from now on, also those that wait, or with None refuse them."""
-        self._runner = runner
+    settings: GenerateSettings
+    runner: TaskRunner | None = None
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _requests: int = 0
 
     @property
     def _is_ready(self) -> bool:
-        return self._runner is not None
+        return self.runner is not None
 
     def routes(self) -> list[web.RouteDef]:
         """Return the route, for the server."""
@@ -59,15 +55,15 @@ class LocalApi:
             return error_response(403, "generation is for clients on the miner's own machine")
         if not self._is_ready:
             return error_response(503, "the miner is not ready", **RETRY_LATER)
-        if self._requests >= self._settings.queue_size:
+        if self._requests >= self.settings.queue_size:
             return error_response(503, f"{self._requests} requests are waiting already", **RETRY_LATER)
         self._requests += 1
         try:
             task = await self._read_task(request)
             async with self._lock:
-                if self._runner is None:
+                if self.runner is None:
                     return error_response(503, "the miner is stopping")
-                result = await self._runner.run(task)
+                result = await self.runner.run(task)
         except InvalidForm as problem:
             return error_response(problem.status, str(problem))
         except PipelineError as problem:
@@ -98,7 +94,7 @@ class LocalApi:
     async def _read_form(self, request: web.Request) -> dict[str, bytes]:
         """Return the fields by name; each may occur once, and all together must keep within the limit."""
         form: dict[str, bytes] = {}
-        allowance = self._settings.max_body_bytes
+        allowance = self.settings.max_body_bytes
         try:
             async for part in await request.multipart():
                 name = part.name if isinstance(part, BodyPartReader) else None
@@ -110,7 +106,7 @@ class LocalApi:
                 while chunk := await part.read_chunk():
                     content += chunk
                     if len(content) > allowance:
-                        raise InvalidForm(f"the form has more than {self._settings.max_body_bytes} bytes", 413)
+                        raise InvalidForm(f"the form has more than {self.settings.max_body_bytes} bytes", 413)
                 allowance -= len(content)
                 form[name] = bytes(content)
         except (ValueError, AssertionError, HttpProcessingError, web.RequestPayloadError) as problem:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from miner.config.settings import OperatorFiles
-from miner.ledger.events import Event
 from miner.ledger.writer import LedgerWriter
 from miner.monitor.dashboard import Dashboard
 from miner.monitor.gallery import Gallery, GalleryResult
@@ -17,7 +16,6 @@ from miner.monitor.retention import Retention
 from miner.monitor.server import Monitor
 from miner.monitor.status import StatusSource
 from miner.runtime.supervisor import Supervisor
-from miner.tasks.runner import TaskRunner
 from miner.tasks.task import Result, Task
 
 log = logging.getLogger(__name__)
@@ -31,12 +29,12 @@ class Observability:
         settings = files.settings
         self._files = files
         self._ledger = ledger
-        self._metrics = Metrics(source)
-        self._local_api = LocalApi(settings.monitor.generate)
+        self.metrics = Metrics(source)
+        self.local_api = LocalApi(settings.monitor.generate)
         self._gallery = Gallery(files.state_dir) if settings.monitor.enabled and settings.monitor.gallery else None
-        routes = [*self._metrics.routes(), *Dashboard(source, ledger.path, self._gallery).routes()]
+        routes = [*self.metrics.routes(), *Dashboard(source, ledger.path, self._gallery).routes()]
         if settings.monitor.generate.enabled:
-            routes += self._local_api.routes()
+            routes += self.local_api.routes()
         self._monitor = Monitor(source, settings.monitor.host, settings.monitor.port, routes)
 
     @classmethod
@@ -56,18 +54,10 @@ class Observability:
         finally:
             await observability._monitor.stop()
 
-    def observe(self, event: Event) -> None:
-        """Count an event of the ledger in the metrics, from any thread."""
-        self._metrics.observe(event)
-
     def on_result(self, task: Task, result: Result) -> None:
         """Offer a result to the gallery, on the event loop; returns at once."""
         if self._gallery is not None:
             self._gallery.offer(GalleryResult.of(task, result))
-
-    def serve_local(self, runner: TaskRunner | None) -> None:
-        """Run tasks of clients on this machine with `runner` from now on, or with None refuse them."""
-        self._local_api.set_runner(runner)
 
     def supervise(self, supervisor: Supervisor) -> None:
         """Start the background tasks."""

@@ -8,7 +8,6 @@ import os
 import re
 import sqlite3
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -54,30 +53,21 @@ def select_expired(items: Collection[StoredItem], now: float, limits: RetentionS
 
 def list_items(folder: int, pattern: re.Pattern[str]) -> list[StoredItem]:
     """Return the items of an open folder: regular files, by the stem in their names. Raises OSError if it fails."""
-    names = defaultdict[str, list[str]](list)
-    sizes, modified = defaultdict[str, int](int), defaultdict[str, float](float)
+    items: dict[str, StoredItem] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             match = pattern.fullmatch(entry.name)
-            if match is None:
-                continue
             with suppress(FileNotFoundError):
-                if not entry.is_file(follow_symlinks=False):
-                    continue
-                status = entry.stat(follow_symlinks=False)
-                stem = match["stem"]
-                names[stem].append(entry.name)
-                sizes[stem] += status.st_size
-                modified[stem] = max(modified[stem], status.st_mtime)
-    return [StoredItem(tuple(sorted(names[stem])), sizes[stem], modified[stem]) for stem in names]
+                if match is not None and entry.is_file(follow_symlinks=False):
+                    status, item = entry.stat(follow_symlinks=False), items.get(match["stem"], StoredItem((), 0, 0.0))
+                    names = tuple(sorted([*item.names, entry.name]))
+                    modified = max(item.modified, status.st_mtime)
+                    items[match["stem"]] = StoredItem(names, item.size + status.st_size, modified)
+    return list(items.values())
 
 
 def delete_expired(folder: Path, pattern: re.Pattern[str], limits: RetentionSettings, now: float) -> list[StoredItem]:
-    """Delete the expired items of a folder, which need not exist, and return them.
-
-    No symbolic link is followed, except the folder itself. Raises OSError if the folder cannot be read or a file cannot
-    be deleted.
-    """
+    """Delete the expired items of a folder, if it exists, following no link below it; return them. Raises OSError."""
     try:
         # Held open, so that files are listed and deleted in the same folder even if its path is replaced.
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

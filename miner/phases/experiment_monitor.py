@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from miner.analytics.experiments import ArmCounts, ExperimentSummary, summarise_experiment
+from miner.analytics.experiments import ExperimentSummary, summarise_experiment
 from miner.ledger.reader import LedgerReader, query_ledger
 from miner.phases.manager import PhaseManager
 from miner.phases.state import PhaseChoice, PhaseState, StateError
@@ -21,49 +20,14 @@ log = logging.getLogger(__name__)
 INTERVAL = 60.0
 
 
-@dataclass(frozen=True)
-class ExperimentStatus:
-    """The state of an experiment: `winner` has beaten every other arm, `losers` are clearly worse than another."""
-
-    experiment: str
-    arms: tuple[ArmCounts, ...]
-    winner: str | None
-    losers: tuple[str, ...]
-
-    @staticmethod
-    def of(summary: ExperimentSummary) -> ExperimentStatus:
-        """Return the status that a summary of the ledger shows."""
-        return ExperimentStatus(summary.row.name, summary.arms, summary.result.winner, summary.result.losers)
-
-    @property
-    def is_decided(self) -> bool:
-        """Whether any arm has beaten another."""
-        return bool(self.losers) or self.winner is not None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the status in JSON's types."""
-        return vars(self) | {"arms": tuple(arm._asdict() for arm in self.arms)}
-
-    def __str__(self) -> str:
-        """Describe the status in one line."""
-        arms = ", ".join(f"{arm.phase} {arm.accepted} of {arm.counted}" for arm in self.arms)
-        verdict = "no arm is better yet"
-        if self.winner is not None:
-            verdict = f"{self.winner} has won"
-        elif self.losers:
-            verdict = f"{' and '.join(self.losers)} clearly worse than another arm"
-        return f"{verdict}; accepted: {arms}"
-
-
+@dataclass(eq=False)
 class ExperimentMonitor:
     """Evaluates the experiment that runs; `status` is the latest evaluation, None without an experiment."""
 
-    def __init__(self, ledger: Path, manager: PhaseManager) -> None:
-        """Watch the experiments of `manager` in `ledger`."""
-        self.status: ExperimentStatus | None = None
-        self._ledger = ledger
-        self._manager = manager
-        self._announced: tuple[str, str | None, tuple[str, ...]] | None = None
+    ledger: Path
+    manager: PhaseManager
+    status: ExperimentSummary | None = None
+    _announced: tuple[str, str | None, tuple[str, ...]] | None = None
 
     async def run(self) -> None:
         """Evaluate every INTERVAL seconds until cancelled."""
@@ -73,7 +37,7 @@ class ExperimentMonitor:
 
     async def evaluate(self) -> None:
         """Evaluate the running experiment, if there is one; announce each verdict once and act on it."""
-        split = self._manager.selector.choice
+        split = self.manager.selector.choice
         if not split.is_split:
             self.status = None
             return
@@ -81,35 +45,35 @@ class ExperimentMonitor:
         if status is None:
             return
         self.status = status
-        verdict = (status.experiment, status.winner, status.losers)
-        if not status.is_decided or verdict == self._announced:
+        verdict = (status.row.name, status.result.winner, status.result.losers)
+        if status.result.state == "continue" or verdict == self._announced:
             return
         self._announced = verdict
         log.warning("Experiment %s: %s. This holds at 95 %% however often one looks", split.experiment, status)
         change = self._consequence(split, status)
         if change is not None:
             try:
-                await asyncio.to_thread(self._manager.files.state.change, _if_still_running(split, change))
+                await asyncio.to_thread(self.manager.files.state.change, _if_still_running(split, change))
             except StateError as error:
                 log.error("Experiment %s goes on: %s", split.experiment, error)
                 self._announced = None
-            self._manager.poke()
+            self.manager.poke()
 
-    def _read_status(self, split: PhaseChoice) -> ExperimentStatus | None:
-        def query(reader: LedgerReader) -> ExperimentStatus | None:
+    def _read_status(self, split: PhaseChoice) -> ExperimentSummary | None:
+        def query(reader: LedgerReader) -> ExperimentSummary | None:
             row = next((row for row in reader.experiments() if row.name == split.experiment), None)
             if row is None:
                 return None
-            return ExperimentStatus.of(summarise_experiment(row, reader.tasks(experiment=row.name), time.time()))
+            return summarise_experiment(row, reader.tasks(experiment=row.name), time.time())
 
-        return query_ledger(self._ledger, query, None)
+        return query_ledger(self.ledger, query, None)
 
-    def _consequence(self, split: PhaseChoice, status: ExperimentStatus) -> Callable[[PhaseState], PhaseState] | None:
-        files, reason = self._manager.files, str(status)
-        if split.promote and status.winner is not None:
-            winner = next(phase for phase in split.phases if phase.name == status.winner)
+    def _consequence(self, split: PhaseChoice, status: ExperimentSummary) -> Callable[[PhaseState], PhaseState] | None:
+        files, reason = self.manager.files, str(status)
+        if split.promote and status.result.winner is not None:
+            winner = next(phase for phase in split.phases if phase.name == status.result.winner)
             return lambda state: state.apply(files.choose(winner), "automatic", reason)
-        losing_hashes = {phase.config_hash for phase in split.phases if phase.name in status.losers}
+        losing_hashes = {phase.config_hash for phase in split.phases if phase.name in status.result.losers}
 
         def roll_back(state: PhaseState) -> PhaseState:
             # The phase that the split was to improve on may be the one that turned out worse.

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from miner.config.loader import phase_folders
@@ -91,28 +91,19 @@ class ModelOwner:
     schedule_free: Callable[[], object]
 
 
+@dataclass(eq=False)
 class PhaseManager:
-    """Decides what runs, loads what it needs, and records it; everything on the event loop."""
+    """Decides what runs, loads what it needs, and records it; everything on the event loop. Made by `open`."""
 
-    def __init__(
-        self,
-        files: PhaseFiles,
-        watcher: FileWatcher,
-        state: PhaseState,
-        selector: PhaseSelector,
-        owner: ModelOwner,
-        ledger: LedgerWriter | None,
-    ) -> None:
-        """Manage what already runs; `PhaseManager.open` is the way to get there."""
-        self.files = files
-        self.selector = selector
-        self._watcher = watcher
-        self._state = state
-        self._owner = owner
-        self._ledger = ledger
-        self._retired = RetiredModels(owner.schedule_free)
-        self._poked = asyncio.Event()
-        self._reported = ""
+    files: PhaseFiles
+    selector: PhaseSelector
+    _watcher: FileWatcher
+    _state: PhaseState
+    _owner: ModelOwner
+    _ledger: LedgerWriter | None
+    _retired: RetiredModels
+    _poked: asyncio.Event = field(default_factory=asyncio.Event)
+    _reported: str = ""
 
     @staticmethod
     async def open(
@@ -131,7 +122,8 @@ class PhaseManager:
         _check(state.current, owner)
         models = await owner.load(state.current.phases[0])
         turns = await asyncio.to_thread(_next_turns, ledger, state.current)
-        manager = PhaseManager(files, watcher, state, PhaseSelector(state.current, models, turns), owner, ledger)
+        selector = PhaseSelector(state.current, models, turns)
+        manager = PhaseManager(files, selector, watcher, state, owner, ledger, RetiredModels(owner.schedule_free))
         manager._record("start", state.reason, await asyncio.to_thread(_experiments, ledger))
         return manager
 

@@ -15,7 +15,7 @@ from miner.ledger.outcomes import Outcome
 from miner.ledger.recorder import TaskRecord, TaskRecorder
 from miner.policy.policy import PolicyDecision
 from miner.pull import state_machine as machine
-from miner.pull.overhead import OverheadEstimator, generation_deadline
+from miner.pull.estimates import OverheadEstimator, generation_deadline
 from miner.pull.responses import OnCooldown, PullResponse, TaskAssigned, read_pull, read_submission
 from miner.pull.state_machine import HeldTask, Stage, ValidatorState, transition
 from miner.runtime.clock import Clock
@@ -39,10 +39,7 @@ SKIP = b""
 
 @dataclass
 class ValidatorRecord:
-    """What outlives a validator's session: its address, its state, the overhead of its submissions.
-
-    `task_record` is the ledger's record of the last task, None before the first.
-    """
+    """What outlives a session: address, state, overhead, and the ledger's record of the last task, if any."""
 
     neuron: Neuron
     state: ValidatorState = field(default_factory=ValidatorState)
@@ -67,35 +64,31 @@ class SessionContext:
     recorder: TaskRecorder = field(default_factory=TaskRecorder)
 
 
+@dataclass(eq=False)
 class ValidatorSession:
-    """Works for one validator, one call at a time for its nonces; once `is_retiring`, it ends when it holds no task."""
+    """Works for one validator, one call at a time for its nonces; once `is_retiring`, it ends when it holds no task.
 
-    def __init__(
-        self,
-        record: ValidatorRecord,
-        context: SessionContext,
-        connect: Callable[[], Transport],
-        on_transition: Callable[[], None],
-    ) -> None:
-        """Work on `record`; `connect` makes a client for this validator alone."""
-        self.is_retiring = False
-        self._record = record
-        self._context = context
-        self._connect = connect
-        self._on_transition = on_transition
-        self._packing_seconds = 0.0
-        self._last_denial = ""
-        self._has_reported_skew = False
+    `connect` makes a client for this validator alone; `on_transition` is called after each change of the state.
+    """
+
+    record: ValidatorRecord
+    context: SessionContext
+    connect: Callable[[], Transport]
+    on_transition: Callable[[], None]
+    is_retiring: bool = False
+    _packing_seconds: float = 0.0
+    _last_denial: str = ""
+    _has_reported_skew: bool = False
 
     async def run(self) -> None:
         """Work until cancelled, or until retiring without a task; may be called again after it raised."""
-        neuron = self._record.neuron
-        log.info("Pulling from %s at %s:%d", self._record.name, neuron.ip, neuron.port)
-        transport = self._connect()
+        neuron = self.record.neuron
+        log.info("Pulling from %s at %s:%d", self.record.name, neuron.ip, neuron.port)
+        transport = self.connect()
         try:
-            is_resting = self._record.state.stage in (Stage.IDLE, Stage.WAITING)
+            is_resting = self.record.state.stage in (Stage.IDLE, Stage.WAITING)
             action = self._advance(machine.TimerFired() if is_resting else machine.SessionInterrupted())
-            while not self.is_retiring or self._record.state.is_busy:
+            while not self.is_retiring or self.record.state.is_busy:
                 action = self._advance(await self._perform(action, transport))
         except Cancelled:
             # The generator stops, and the session with it; the validator keeps the task for us.
@@ -104,9 +97,9 @@ class ValidatorSession:
             await transport.aclose_session()
 
     def _advance(self, event: machine.Event) -> machine.Action:
-        record, clock = self._record, self._context.clock
+        record, clock = self.record, self.context.clock
         record.state, action = transition(record.state, event, clock.now(), clock.wall())
-        self._on_transition()
+        self.on_transition()
         if (
             isinstance(event, machine.PullCompleted)
             and not isinstance(event.response, TaskAssigned)
@@ -121,8 +114,8 @@ class ValidatorSession:
     async def _perform(self, action: machine.Action, transport: Transport) -> machine.Event:
         match action:
             case machine.WaitUntil(moment=moment):
-                if (seconds := moment - self._context.clock.now()) > 0:
-                    await self._context.clock.sleep(seconds)
+                if (seconds := moment - self.context.clock.now()) > 0:
+                    await self.context.clock.sleep(seconds)
                 return machine.TimerFired()
             case machine.SendPull():
                 return (
@@ -135,8 +128,8 @@ class ValidatorSession:
                 return machine.PolicyDenied() if self._is_denied(withheld) else await self._submit(transport, held)
 
     def _is_denied(self, consequence: str) -> bool:
-        decision = self._context.decide(self._record.neuron.hotkey)
-        denial = "" if decision.allowed else f"{consequence} {self._record.name}: {decision.reason}"
+        decision = self.context.decide(self.record.neuron.hotkey)
+        denial = "" if decision.allowed else f"{consequence} {self.record.name}: {decision.reason}"
         if denial and denial != self._last_denial:
             log.warning("%s", denial[0].upper() + denial[1:])
         self._last_denial = denial
@@ -146,15 +139,15 @@ class ValidatorSession:
         """Return the validator's time if it is credible; warn once of a notable difference."""
         if date is None:
             return None
-        skew = date - self._context.clock.wall()
+        skew = date - self.context.clock.wall()
         if abs(skew) > NOTABLE_SKEW and not self._has_reported_skew:
             self._has_reported_skew = True
-            name = self._record.name
+            name = self.record.name
             log.warning("The clock of %s differs from ours by %.0f s; is ours synchronised (timedatectl)?", name, skew)
         return date if abs(skew) < MAX_CREDIBLE_SKEW else None
 
     async def _pull(self, transport: Transport) -> machine.PullCompleted:
-        record, context = self._record, self._context
+        record, context = self.record, self.context
         sent = context.clock.now()
         reply = await transport.exchange(record.neuron, PullTask(), context.settings.pull_timeout)
         response = read_pull(reply.synapse)
@@ -163,7 +156,7 @@ class ValidatorSession:
 
     def _record_response(self, response: PullResponse) -> None:
         """Log and record what a response tells of tasks, also the end of one that can only be inferred."""
-        record = self._record
+        record = self.record
         held, is_unsettled = record.state.held, record.state.failed_submissions > 0
         held_id = "" if held is None else sanitise_name(held.task.id)
         if isinstance(response, OnCooldown) and is_unsettled:
@@ -179,16 +172,16 @@ class ValidatorSession:
         if is_unsettled:
             log.warning("Task %s: %s no longer holds it, nobody takes its result", held_id, record.name)
             self._record_outcome(Outcome.NOT_HELD, None, None)
-        self._context.runner.counters["pulled"] += 1
+        self.context.runner.counters["pulled"] += 1
         log.info("Task %s: pulled from %s, %s", task_id, record.name, response.task.type)
 
     def _record_outcome(self, outcome: Outcome, score: float | None, cooldown_until: float | None) -> None:
-        if self._record.task_record is not None:
-            self._record.task_record.answered(outcome, score, cooldown_until)
+        if self.record.task_record is not None:
+            self.record.task_record.answered(outcome, score, cooldown_until)
 
     async def _generate(self, held: HeldTask) -> bytes:
         """Return the result's file, or SKIP, which costs no penalty."""
-        record, context = self._record, self._context
+        record, context = self.record, self.context
         task_record = record.task_record
         if task_record is None or task_record.task_id != held.task.id:
             task_record = context.recorder.open("pull", record.neuron.hotkey, held.task.id, held.task.type)
@@ -213,7 +206,7 @@ class ValidatorSession:
         return result.data
 
     async def _submit(self, transport: Transport, held: HeldTask) -> machine.SubmissionCompleted:
-        record, context = self._record, self._context
+        record, context = self.record, self.context
         started = context.clock.now()
         results = await asyncio.to_thread(encode_result, held.result or SKIP)
         hotkey = record.neuron.hotkey

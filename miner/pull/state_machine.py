@@ -17,7 +17,7 @@ from enum import Enum
 
 from miner.ledger.outcomes import Outcome
 from miner.pull import responses
-from miner.pull.clock_offset import ClockOffset
+from miner.pull.estimates import ClockOffset
 from miner.runtime.clock import backoff
 from miner.subnet.protocol import ProtocolTask
 

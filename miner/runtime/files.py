@@ -39,10 +39,7 @@ def write_atomically(path: Path, data: bytes | str, *, sync: bool = False) -> No
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes and threads that lock the same path waiting, with the lock file .NAME.lock beside it.
-
-    The folder is made if it is missing; the file itself need not exist. Raises OSError if it cannot be locked.
-    """
+    """Lock .NAME.lock beside a path, which need not exist, making the folder if it is missing. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         yield

@@ -103,10 +103,7 @@ def sanitise_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class ResultLine:
-    """How a result was made: seconds of each stage, the number of gaussians, and the bytes of its file.
-
-    `candidates` is the number of candidates it was chosen from, and `quality` is None if it was not scored.
-    """
+    """How a result was made: seconds by stage, gaussians, bytes, candidates, and quality, None if not scored."""
 
     task_id: str
     seconds: dict[str, float]

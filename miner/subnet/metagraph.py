@@ -104,28 +104,27 @@ class FileChain:
         """Do nothing: the file holds the addresses of all neurons."""
 
 
+@dataclass(eq=False)
 class SubtensorChain:
-    """The chain, through one connection of the SDK that is replaced after some failures in a row."""
+    """The chain by name or address, connected to at the first call, and anew after some failures in a row."""
 
-    def __init__(self, network: str, netuid: int) -> None:
-        """Connect to the network, a name or a websocket address, at the first call."""
-        self._network = network
-        self._netuid = netuid
-        self._subtensor: Any = None
-        self._failures = 0
+    network: str
+    netuid: int
+    _subtensor: Any = None
+    _failures: int = 0
 
     def snapshot(self) -> Snapshot:
         """Read the subnet. Raises ChainError if the chain cannot be reached or its answer is incomplete."""
         return self._call(
-            f"the chain {self._network} cannot be read",
-            lambda subtensor: read_metagraph(subtensor.metagraph(self._netuid), self._netuid),
+            f"the chain {self.network} cannot be read",
+            lambda subtensor: read_metagraph(subtensor.metagraph(self.netuid), self.netuid),
         )
 
     def announce(self, axon: bt.Axon) -> None:
         """Publish the address of our axon. Raises ChainError if the extrinsic fails."""
 
         def serve(subtensor: Any) -> None:
-            response = subtensor.serve_axon(netuid=self._netuid, axon=axon)
+            response = subtensor.serve_axon(netuid=self.netuid, axon=axon)
             if not response.success:
                 raise ChainError(str(response.message))
 
@@ -134,7 +133,7 @@ class SubtensorChain:
     def _call(self, failure: str, function: Callable[[Any], Returned]) -> Returned:
         try:
             if self._subtensor is None:
-                self._subtensor = bt.Subtensor(network=self._network)
+                self._subtensor = bt.Subtensor(network=self.network)
             answer = function(self._subtensor)
         except Exception as error:  # the SDK and its transport raise all kinds
             self._failures += 1
@@ -153,7 +152,7 @@ class SubtensorChain:
             try:
                 connection.close()
             except Exception as error:  # as above
-                log.debug("Closing the connection to %s: %s", self._network, error)
+                log.debug("Closing the connection to %s: %s", self.network, error)
 
 
 def read_metagraph(metagraph: Any, netuid: int) -> Snapshot:

@@ -83,10 +83,7 @@ class MetagraphSync:
         return None if neuron is None else neuron.uid
 
     async def run(self, axon: bt.Axon | None, on_refresh: Callable[[Snapshot], None]) -> None:
-        """Refresh the snapshot and announce the axon, if there is one, until cancelled.
-
-        `on_refresh` is called with each new snapshot. Raises Deregistered once our hotkey has left the subnet.
-        """
+        """Refresh the snapshot, tell `on_refresh`, announce the axon, until cancelled. Raises Deregistered."""
         await self._announce(axon)
         while True:
             failures = self._failures

@@ -38,10 +38,7 @@ def make_request(prompt: Prompt, seed: int | None, phase: Phase) -> Request:
 def best_of_n(
     models: LoadedModels, request: Request, phase: Phase, container: Container, deadline: float = math.inf
 ) -> BestOfN:
-    """Return the search for the best of a phase's candidates, each exported and packed as the phase says.
-
-    `deadline` is a moment of time.monotonic() after which no further candidate is begun.
-    """
+    """Return the search for the best of a phase's candidates; none is begun after `deadline` of time.monotonic()."""
 
     def pack(splats: Splats) -> PackedSplats:
         try:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from miner.config.settings import SpzSettings
 from miner.gpu.scheduler import Scheduler
@@ -20,27 +21,21 @@ from pipeline import BestOfN, Cancelled, Container, PipelineError, UnsupportedPr
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class TaskRunner:
     """Has the scheduler generate tasks with the phase that the selector plans for them.
 
     `counters` hold how tasks ended; `last_success` is the unix time of the last result, None before the first.
+    `on_result` is called on the event loop with each result and must return at once.
     """
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        selector: PhaseSelector,
-        spz: SpzSettings,
-        on_result: Callable[[Task, Result], None] = lambda _task, _result: None,
-    ) -> None:
-        """Run tasks; `on_result` is called on the event loop with each result and must return at once."""
-        self.counters: Counter[str] = Counter()
-        self.last_success: float | None = None
-        self._scheduler = scheduler
-        self._selector = selector
-        self._spz = spz
-        self._on_result = on_result
-        self._is_draining = False
+    scheduler: Scheduler
+    selector: PhaseSelector
+    spz: SpzSettings
+    on_result: Callable[[Task, Result], None] = lambda _task, _result: None
+    counters: Counter[str] = field(default_factory=Counter)
+    last_success: float | None = None
+    _is_draining: bool = False
 
     def drain(self) -> None:
         """Make no further candidates for tasks that have a valid one: the miner is stopping."""
@@ -49,7 +44,7 @@ class TaskRunner:
     @property
     def waiting(self) -> int:
         """The number of tasks whose generation has not begun."""
-        return self._scheduler.waiting
+        return self.scheduler.waiting
 
     async def run(self, task: Task) -> Result:
         """Return the task's result. Raise PipelineError, already logged and counted, if there is none."""
@@ -74,7 +69,7 @@ class TaskRunner:
             result.quality,
         )
         log.info("%s", line)
-        self._on_result(task, result)
+        self.on_result(task, result)
         return result
 
     def decline(self, task_id: str, record: TaskRecord, error: Exception) -> None:
@@ -84,8 +79,8 @@ class TaskRunner:
 
     def _start(self, record: TaskRecord | None) -> TaskPlan:
         if record is None:
-            return self._selector.plan()
-        plan = self._selector.plan(record.stratum, record.assignment)
+            return self.selector.plan()
+        plan = self.selector.plan(record.stratum, record.assignment)
         record.start(plan.assignment)
         return plan
 
@@ -106,7 +101,7 @@ class TaskRunner:
         # Checked here, so that such tasks do not wait for the generator.
         if not (phase.takes_text if task.type == "text" else phase.image):
             raise UnsupportedPrompt(f"the phase has no checkpoint for {task.type} tasks")
-        container = Container(task.format, self._spz.level, self._spz.workers)
+        container = Container(task.format, self.spz.level, self.spz.workers)
         request = make_request(task.prompt, task.seed, phase)
         search = best_of_n(plan.models, request, phase, container, task.deadline)
         await self._make_candidates(task, search)
@@ -117,7 +112,7 @@ class TaskRunner:
         priority = task.priority
         while search.wants_another and not (self._is_draining and search.has_valid):
             try:
-                await asyncio.wrap_future(self._scheduler.submit(search.make_one, priority, task.deadline))
+                await asyncio.wrap_future(self.scheduler.submit(search.make_one, priority, task.deadline))
             except PipelineError:
                 raise
             except Exception:  # a failure of one more candidate must not lose the ones there are

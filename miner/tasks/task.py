@@ -43,11 +43,7 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A generated asset, its phase, and its file.
-
-    The asset is the best of the candidates; `quality` is None if it was not scored. `packing_seconds` is the time from
-    the end of the generation until `data` was ready.
-    """
+    """The best candidate, its phase and file, seconds from generation to file, and quality, None if not scored."""
 
     asset: Asset
     phase: NamedPhase

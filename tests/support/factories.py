@@ -16,6 +16,7 @@ from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase
 from miner.config.run_settings import RunOptions, RunSettings
 from miner.gpu.models import LoadedModels
+from miner.localnet.raw_client import AxonAddress, RawRequest
 from miner.phases.selector import PhaseSelector
 from miner.phases.state import PhaseChoice
 from miner.runtime.clock import Clock
@@ -160,3 +161,8 @@ def make_picture() -> Image.Image:
 
 def image_prompt() -> ImagePrompt:
     return decode_image_prompt(png(make_picture()))
+
+
+def raw_headers(request: RawRequest, axon: AxonAddress) -> list[tuple[bytes, bytes]]:
+    """Return a request's headers as ASGI passes them."""
+    return [(name.encode(), value.encode()) for name, value in request.headers(axon).items()]

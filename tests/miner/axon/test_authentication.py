@@ -13,6 +13,7 @@ from miner.axon.authentication import Authenticator, Caller, RateLimit, ReplayWi
 from miner.config.settings import ServingSettings
 from miner.localnet.raw_client import AxonAddress, RawRequest
 from miner.policy.policy import PolicyDecision
+from tests.support.factories import raw_headers
 
 NOW = 1_700_000_000.0
 MINER = bt.Keypair.create_from_uri("//miner")
@@ -26,7 +27,7 @@ def ns(seconds: float) -> int:
 
 def caller(keypair: bt.Keypair = ALICE, nonce: int | None = None) -> Caller:
     call = RawRequest(keypair, nonce=ns(0.001) if nonce is None else nonce)
-    return Caller.from_headers(call.raw_headers(AxonAddress(1, MINER.ss58_address)))
+    return Caller.from_headers(raw_headers(call, AxonAddress(1, MINER.ss58_address)))
 
 
 class Clock:

@@ -27,6 +27,7 @@ from miner.config.settings import ServingSettings
 from miner.localnet.raw_client import AxonAddress, signed_request
 from miner.policy.policy import PolicyDecision
 from miner.subnet.protocol import Generate
+from tests.support.factories import raw_headers
 
 HOTKEY = bt.Keypair.create_from_uri("//alice").ss58_address
 
@@ -215,7 +216,7 @@ async def test_an_application_that_fails_or_is_not_waited_for(
     call = signed_request(keypair, Generate(prompt="a"))
     admitted: list[bool] = []
     state = {"admitted": lambda: admitted.append(True)}
-    request = {**scope(), "type": "http", "headers": call.raw_headers(AxonAddress(1, HOTKEY)), "state": state}
+    request = {**scope(), "type": "http", "headers": raw_headers(call, AxonAddress(1, HOTKEY)), "state": state}
     with caplog.at_level(logging.WARNING, "miner.axon.middleware"):
         if client_stays:
             with pytest.raises(RuntimeError, match="broken"):

@@ -107,7 +107,7 @@ async def test_a_result_below_the_gate_is_not_sent(
 ) -> None:
     gated = phase.model_copy(update={"scorer": ScorerSettings(), "gate": GateSettings(quality=0.3)})
     other = selector_with(gated, lambda request, _: make_asset(request), lambda splats: 0.25)
-    bench.runner._selector.swap(other.choice, other.models)
+    bench.runner.selector.swap(other.choice, other.models)
     answer = await ask(bench, wallets["validator"], Generate(prompt=image_base64))
     assert (answer.results, answer.error) == ("", "it has quality 0.250, the phase's gate asks for 0.3")
     assert bench.runner.counters == {"pushed": 1, "Withheld": 1}

@@ -148,7 +148,7 @@ async def test_one_at_a_time_and_few_may_wait(bench: Bench) -> None:
 
 
 async def test_a_miner_that_is_not_ready(bench: Bench) -> None:
-    bench.api.set_runner(None)
+    bench.api.runner = None
     status, body, _ = await bench.post(form(prompt="x"))
     assert status == 503
     assert b"not ready" in body

@@ -60,7 +60,7 @@ async def test_arms_that_do_not_differ_are_not_told_apart(
     fill(miner, ALIKE)
     await monitor.evaluate()
     assert monitor.status is not None
-    assert (monitor.status.winner, monitor.status.losers) == (None, ())
+    assert (monitor.status.result.winner, monitor.status.result.losers) == (None, ())
     assert [(arm.phase, arm.accepted, arm.counted) for arm in monitor.status.arms] == [("a", 60, 150), ("b", 60, 150)]
     assert told(caplog) == []
     assert miner.current == "a=1 b=1"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from miner.ledger.outcomes import Outcome
-from miner.pull.clock_offset import ClockOffset
+from miner.pull.estimates import ClockOffset
 from miner.pull.responses import NoTask, NotRegistered, OnCooldown, PullFailed, SubmissionResponse, TaskAssigned
 from miner.pull.state_machine import (
     CLOCK_MARGIN,

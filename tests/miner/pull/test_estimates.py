@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from miner.pull.overhead import INITIAL_OVERHEAD, OverheadEstimator, generation_deadline
+from miner.pull.estimates import INITIAL_OVERHEAD, OverheadEstimator, generation_deadline
 
 
 def test_before_anything_was_measured_the_overhead_is_a_guess() -> None:
