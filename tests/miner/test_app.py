@@ -251,7 +251,7 @@ async def test_deregistration_ends_the_miner(subnet: Subnet, tmp_path: Path) -> 
         blacklist.write_text("min_stake: 1e6\n")
         process.send_signal(signal.SIGHUP)
         await read_until(process.stdout, "others need a permit and 1e+06 stake", lines)
-        await read_until(process.stdout, "No more pulling from validator 0", lines)
+        await read_until(process.stdout, "No longer pulling from validator 0", lines)
         subnet.chain_file.write_text("not JSON for a moment")
         await read_until(process.stdout, "the last one stays in use", lines)
         write_chain_file(subnet.chain_file, subnet.neurons[:1])

@@ -1,4 +1,4 @@
-"""How a node ends: a whole one in this process, with a generator of the test's."""
+"""How a miner ends: a whole one in this process, with a generator of the test's."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import bittensor as bt
 import pytest
 import pytest_asyncio
 
-from miner import app as node_module
-from miner.app import Node
+from miner import app
+from miner.app import mine
 from miner.errors import ExitCode, MinerError
 from miner.localnet.validator import LOOPBACK, LocalValidator, free_port, write_chain_file
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ImageTask
 from pipeline import Asset, OnStep, Request
-from tests.support.factories import loaded_at_once, make_asset
+from tests.support.factories import FakeBackend, loaded_at_once, make_asset, run_settings
 
 TIMEOUT = 30.0
 
 
-class Bench:
-    """A validator with two tasks and a node that pulls them."""
+class LocalSubnet:
+    """A validator with two tasks, and the settings of a miner that pulls them."""
 
     def __init__(self, wallets: dict[str, bt.Wallet], folder: Path, image: str) -> None:
         self.generate: Callable[[Request, OnStep], Asset] = lambda request, _: make_asset(request)
@@ -53,7 +52,7 @@ class Bench:
         )
         arguments = f"--config {config} --wallet.path {miner.path} --wallet.name {miner.name}"
         network = f"--subtensor.network file:{self.chain_file}"
-        self.node = Node(run_settings(*f"{arguments} {network}".split()))
+        self.settings = run_settings(*f"{arguments} {network}".split())
 
     def work(self, request: Request, on_step: OnStep) -> Asset:
         self.begun.set()
@@ -65,111 +64,109 @@ class Bench:
 
 
 @pytest_asyncio.fixture
-async def bench(
+async def subnet(
     wallets: dict[str, bt.Wallet], tmp_path: Path, image_base64: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Bench]:
-    bench = Bench(wallets, tmp_path, image_base64)
-    backend = SimpleNamespace(generate=bench.work)
-    monkeypatch.setattr(node_module, "load", loaded_at_once(backend))
-    await bench.validator.start()
-    yield bench
-    await bench.validator.stop()
+) -> AsyncIterator[LocalSubnet]:
+    subnet = LocalSubnet(wallets, tmp_path, image_base64)
+    monkeypatch.setattr(app, "load_and_warm_up", loaded_at_once(FakeBackend(subnet.work)))
+    await subnet.validator.start()
+    yield subnet
+    await subnet.validator.stop()
 
 
 async def test_a_broken_device_ends_the_process_after_the_task_was_answered(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    subnet: LocalSubnet, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Exit 1, which a process manager answers with a restart; the task that broke it does not come back."""
 
     def break_device(request: Request, on_step: OnStep) -> Asset:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    bench.generate = break_device
+    subnet.generate = break_device
     with pytest.raises(MinerError, match="cannot go on in this process: RuntimeError: CUDA error") as caught:
-        await asyncio.wait_for(bench.node.run(), TIMEOUT)
+        await asyncio.wait_for(mine(subnet.settings), TIMEOUT)
     assert caught.value.exit_code is ExitCode.FAILURE
-    assert bench.verdicts == [("a", "skipped")]
+    assert subnet.verdicts == [("a", "skipped")]
     assert "Task a: no result" in caplog.text
 
 
-async def test_a_dead_generator_thread_ends_the_process(bench: Bench) -> None:
+async def test_a_dead_generator_thread_ends_the_process(subnet: LocalSubnet) -> None:
     def die(request: Request, on_step: OnStep) -> Asset:
         raise SystemExit
 
-    bench.generate = die
+    subnet.generate = die
     with pytest.raises(MinerError, match="SystemExit"):
-        await asyncio.wait_for(bench.node.run(), TIMEOUT)
+        await asyncio.wait_for(mine(subnet.settings), TIMEOUT)
 
 
-async def test_a_generation_that_hangs_ends_the_process(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_generation_that_hangs_ends_the_process(subnet: LocalSubnet, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def hang(request: Request, on_step: OnStep) -> Asset:
         release.wait(TIMEOUT)
         return make_asset(request)
 
-    bench.generate = hang
+    subnet.generate = hang
     for name, seconds in (("GENERATION_LIMIT", 0.2), ("DRAIN_TIMEOUT", 0.2), ("STOP_TIMEOUT", 0.2)):
-        monkeypatch.setattr(node_module, name, seconds)
+        monkeypatch.setattr(app, name, seconds)
     with pytest.raises(MinerError, match="hung"):
-        await asyncio.wait_for(bench.node.run(), TIMEOUT)
+        await asyncio.wait_for(mine(subnet.settings), TIMEOUT)
     release.set()
 
 
 async def test_a_background_task_that_keeps_dying_ends_the_process(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    subnet: LocalSubnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def die(_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(node_module, "watch_generator", die)
+    monkeypatch.setattr(app, "watch_generator", die)
     monkeypatch.setattr("miner.runtime.supervisor.FIRST_RESTART_DELAY", 0.001)
     with pytest.raises(MinerError, match="the generator's watch failed 8 times in a row") as caught:
-        await asyncio.wait_for(bench.node.run(), TIMEOUT)
+        await asyncio.wait_for(mine(subnet.settings), TIMEOUT)
     assert caught.value.exit_code is ExitCode.FAILURE
-    assert bench.node.restarts == {"the generator's watch": 8}
 
 
-async def test_a_signal_lets_the_task_in_hand_be_finished_and_takes_no_other(bench: Bench) -> None:
+async def test_a_signal_lets_the_task_in_hand_be_finished_and_takes_no_other(subnet: LocalSubnet) -> None:
     release = threading.Event()
 
     def wait(request: Request, on_step: OnStep) -> Asset:
         release.wait(TIMEOUT)
         return make_asset(request)
 
-    bench.generate = wait
-    running = asyncio.create_task(bench.node.run())
-    assert await asyncio.to_thread(bench.begun.wait, TIMEOUT)
+    subnet.generate = wait
+    running = asyncio.create_task(mine(subnet.settings))
+    assert await asyncio.to_thread(subnet.begun.wait, TIMEOUT)
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.sleep(0)
     release.set()
     assert await asyncio.wait_for(running, TIMEOUT) is ExitCode.CLEAN
-    assert bench.verdicts == [("a", "valid")]
+    assert subnet.verdicts == [("a", "valid")]
 
 
 async def test_a_task_that_does_not_end_in_time_is_named_and_left_with_its_validator(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    subnet: LocalSubnet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def run_on(request: Request, on_step: OnStep) -> Asset:
         while True:
             on_step("structure", 1, 2)
 
-    bench.generate = run_on
-    monkeypatch.setattr(node_module, "DRAIN_TIMEOUT", 0.1)
-    running = asyncio.create_task(bench.node.run())
-    assert await asyncio.to_thread(bench.begun.wait, TIMEOUT)
+    subnet.generate = run_on
+    monkeypatch.setattr(app, "DRAIN_TIMEOUT", 0.1)
+    running = asyncio.create_task(mine(subnet.settings))
+    assert await asyncio.to_thread(subnet.begun.wait, TIMEOUT)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await asyncio.wait_for(running, TIMEOUT) is ExitCode.CLEAN
-    assert bench.verdicts == []
+    assert subnet.verdicts == []
     assert "Task a: holding a task when we stopped; validator 0" in caplog.text
 
 
-async def test_deregistered_with_a_task_in_hand(bench: Bench) -> None:
+async def test_deregistered_with_a_task_in_hand(subnet: LocalSubnet) -> None:
     def leave(request: Request, on_step: OnStep) -> Asset:
-        write_chain_file(bench.chain_file, bench.neurons[:1])
+        write_chain_file(subnet.chain_file, subnet.neurons[:1])
         return make_asset(request)
 
-    bench.generate = leave
+    subnet.generate = leave
     with pytest.raises(MinerError, match="no longer registered") as caught:
-        await asyncio.wait_for(bench.node.run(), TIMEOUT)
+        await asyncio.wait_for(mine(subnet.settings), TIMEOUT)
     assert caught.value.exit_code is ExitCode.DEREGISTERED

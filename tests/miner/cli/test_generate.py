@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import Result
 from PIL import Image
 
-from miner.cli.generate import main
 from pipeline import QualityScorer, ply, spz, upright
 from pipeline.rendering.cameras import validator_cameras
 from pipeline.scoring.best_of_n import candidate_seed
+from tests.support.cli import run
 from tests.support.scorers import write_scorer
 
 
@@ -23,28 +24,23 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "red.png"
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["generate.py", *map(str, arguments)])
-    return main()
+def generate(*arguments: object) -> Result:
+    return run("generate", *arguments, "--device", "cpu")
 
 
-def test_a_picture_becomes_files_and_figures(
-    monkeypatch: pytest.MonkeyPatch, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    common = (picture, "--phase", "demo", "--seed", 3, "--device", "cpu")
-    assert run(monkeypatch, *common, "-o", tmp_path / "a.ply", "--sheet", tmp_path / "a.png") == 0
-    assert run(monkeypatch, *common, "-o", tmp_path / "a.spz") == 0
-    cloud, packed = (
-        ply.from_bytes((tmp_path / "a.ply").read_bytes()),
-        spz.from_bytes((tmp_path / "a.spz").read_bytes()),
-    )
+def test_a_picture_becomes_files_and_figures(picture: Path, tmp_path: Path) -> None:
+    common = (picture, "--phase", "demo", "--seed", 3)
+    shown = generate(*common, "-o", tmp_path / "a.ply", "--sheet", tmp_path / "a.png")
+    assert shown.exit_code == 0
+    assert generate(*common, "-o", tmp_path / "a.spz").exit_code == 0
+    cloud = ply.from_bytes((tmp_path / "a.ply").read_bytes())
+    packed = spz.from_bytes((tmp_path / "a.spz").read_bytes())
     assert len(cloud) == len(packed) >= 7000
     assert float((cloud.means - packed.means).abs().max()) <= 2**-13
     assert (tmp_path / "a.png").stat().st_size > 1000
-    out = capsys.readouterr().out
-    assert f"{len(cloud)} gaussians" in out
-    assert "seed 3," in out
-    assert "find it valid" in out
+    assert f"{len(cloud)} gaussians" in shown.output
+    assert "seed 3," in shown.output
+    assert "find it valid" in shown.output
 
 
 @pytest.mark.parametrize(
@@ -54,32 +50,40 @@ def test_a_picture_becomes_files_and_figures(
         ((__file__, "--phase", "demo"), "not an image"),
         (("PICTURE", "--phase", "none"), "no phase 'none'"),
         (("PICTURE", "--phase", "demo", "--checkpoint", "/nowhere"), "/nowhere"),
+        (("PICTURE", "--phase", "demo", "-o", "out.obj"), "must end in .ply or .spz, not '.obj'"),
     ],
 )
-def test_mistakes_are_named(
-    monkeypatch: pytest.MonkeyPatch,
-    picture: Path,
-    capsys: pytest.CaptureFixture[str],
-    arguments: tuple[str, ...],
-    message: str,
-) -> None:
-    assert run(monkeypatch, *(str(picture) if a == "PICTURE" else a for a in arguments)) == 2
-    assert message in capsys.readouterr().err
+def test_mistakes_are_named(picture: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    words = [str(picture) if word == "PICTURE" else word for word in arguments]
+    result = generate(*words, "--state", tmp_path)
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
-def test_a_sentence_is_a_prompt(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_without_an_output_the_file_goes_into_the_state_folder(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    result = generate(picture, "--phase", "demo", "--state", tmp_path / "state")
+    assert result.exit_code == 0
+    (made,) = (tmp_path / "state" / "generated").iterdir()
+    assert str(made) in result.output
+    assert len(ply.from_bytes(made.read_bytes())) >= 7000
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "state"}
+
+
+def test_a_sentence_is_a_prompt(tmp_path: Path) -> None:
     out, sheet = tmp_path / "chair.ply", tmp_path / "sheet.png"
-    arguments = ("a red", "chair", "--phase", "demo", "--seed", 5, "-o", out)
-    assert run(monkeypatch, *arguments, "--sheet", sheet, "--device", "cpu") == 0
+    result = generate("a red", "chair", "--phase", "demo", "--seed", 5, "-o", out, "--sheet", sheet)
+    assert result.exit_code == 0
     assert len(ply.from_bytes(out.read_bytes())) >= 7000
     with Image.open(sheet) as opened:
         assert opened.width > 1000
-    assert "background 0.00" in capsys.readouterr().out
+    assert "background 0.00" in result.output
 
 
-def test_several_pictures_are_one_prompt(monkeypatch: pytest.MonkeyPatch, picture: Path, tmp_path: Path) -> None:
+def test_several_pictures_are_one_prompt(picture: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.png"
     image = Image.new("RGBA", (64, 64))
     image.paste((20, 30, 200, 255), (8, 28, 56, 36))
@@ -87,41 +91,28 @@ def test_several_pictures_are_one_prompt(monkeypatch: pytest.MonkeyPatch, pictur
     clouds = []
     for pictures in ((picture, other), (picture,)):
         out = tmp_path / "out.ply"
-        arguments = (
-            *pictures,
-            "--combine",
-            "multidiffusion",
-            "--phase",
-            "demo",
-            "--seed",
-            5,
-            "--device",
-            "cpu",
-            "-o",
-            out,
-        )
-        assert run(monkeypatch, *arguments) == 0
+        options = ("--combine", "multidiffusion", "--phase", "demo", "--seed", 5, "-o", out)
+        assert generate(*pictures, *options).exit_code == 0
         clouds.append(ply.from_bytes(out.read_bytes()))
     assert len(clouds[0]) != len(clouds[1]) or not bool((clouds[0].means == clouds[1].means).all())
 
 
-def test_a_phase_without_text_checkpoint_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "a red chair", "--phase", "phase3", "--device", "cpu") == 2
-    assert "the phase has no text.checkpoint: name one with --checkpoint" in capsys.readouterr().err
+def test_a_phase_without_text_checkpoint_says_so(tmp_path: Path) -> None:
+    result = generate("a red chair", "--phase", "phase3", "--state", tmp_path)
+    assert result.exit_code == 2
+    assert "the phase has no text.checkpoint: name one with --checkpoint" in result.stderr
 
 
 @pytest.fixture
-def phases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder for phases that extend the shipped ones."""
-    monkeypatch.setattr("miner.cli.generate.shipped_config", lambda: tmp_path)
+def phases(tmp_path: Path) -> Path:
+    """A folder for phases that extend the shipped ones, beside the settings file `tmp_path/miner.yaml`."""
+    (tmp_path / "miner.yaml").write_text("phase: demo\n")
     (tmp_path / "phases").mkdir()
     return tmp_path / "phases"
 
 
 def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
-    monkeypatch: pytest.MonkeyPatch, picture: Path, phases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, picture: Path, phases: Path, tmp_path: Path
 ) -> None:
     # Drawing all sixteen is slow on a processor; pipeline.test_scoring does it.
     monkeypatch.setattr("pipeline.scoring.quality.validator_cameras", lambda: validator_cameras()[:2])
@@ -133,9 +124,10 @@ def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
         f"extends: quick\nscorer: {{weights: {write_scorer(tmp_path)}}}\ncandidates: {{count: 2, seconds: 600}}\n"
         "gate: {quality: 1}\nexport: {upright: true}\n"
     )
-    out = tmp_path / "out.ply"
-    assert run(monkeypatch, picture, "--phase", "two", "--seed", 3, "--device", "cpu", "-o", out) == 0
-    told = capsys.readouterr().out
+    out, config = tmp_path / "out.ply", ("--config", tmp_path / "miner.yaml")
+    result = generate(picture, "--phase", "two", "--seed", 3, "-o", out, *config)
+    assert result.exit_code == 0
+    told = result.stdout
     found = re.findall(r"^candidate (\d): seed (\d+), [\d.]+ s, quality ([\d.]+)$", told, re.MULTILINE)
     assert [(number, seed) for number, seed, _ in found] == [("1", "3"), ("2", str(candidate_seed(3, 1)))]
     best = max(found, key=lambda row: float(row[2]))
@@ -144,15 +136,16 @@ def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
     splats = ply.from_bytes(out.read_bytes())
     quality = QualityScorer.load(str(tmp_path), torch.device("cpu"))(splats)
     assert float(best[2]) == pytest.approx(quality, abs=0.01)
-    assert run(monkeypatch, picture, "--phase", "quick", "--seed", best[1], "--device", "cpu", "-o", out) == 0
+    assert generate(picture, "--phase", "quick", "--seed", best[1], "-o", out, *config).exit_code == 0
     torch.testing.assert_close(upright(ply.from_bytes(out.read_bytes())).means, splats.means)
 
 
 def test_a_sentence_goes_through_a_picture_where_the_phase_says_so(
-    monkeypatch: pytest.MonkeyPatch, phases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, phases: Path, tmp_path: Path
 ) -> None:
     (phases / "drawn.yaml").write_text("extends: demo\ntext: null\ntext_to_image: {model: org/turbo}\n")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    assert run(monkeypatch, "a red chair", "--phase", "drawn", "--device", "cpu") == 2
-    assert "text_to_image needs the package diffusers" in capsys.readouterr().err
+    result = generate("a red chair", "--phase", "drawn", "--config", tmp_path / "miner.yaml")
+    assert result.exit_code == 2
+    assert "text_to_image needs the package diffusers" in result.stderr
