@@ -14,11 +14,8 @@ LINES = {
 @click.command()
 @click.argument("shell", type=click.Choice(tuple(LINES)))
 def completion(shell: str) -> None:
-    r"""Print the line that turns shell completion on.
+    """Print the line that turns shell completion on.
 
-    Put it into ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish:
-
-    \b
-        sn17-miner completion bash >> ~/.bashrc
+    Put it into ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish, as in `sn17-miner completion bash >> ~/.bashrc`.
     """
     click.echo(LINES[shell])

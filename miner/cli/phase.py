@@ -120,11 +120,7 @@ def apply(name: str, config: Path | None, state: Path | None) -> None:
 def split(
     arms: tuple[str, ...], promote: bool, rollback: bool, seed: int | None, config: Path | None, state: Path | None
 ) -> None:
-    r"""Assign tasks to several phases at random, to compare them.
-
-    \b
-        sn17-miner phase split phase3=50 baseline=50
-    """
+    """Assign tasks to several phases at random, to compare them, as in `phase split phase3=50 baseline=50`."""
     import secrets
 
     from miner.phases.state import PhaseChoice, StateFile

@@ -30,3 +30,8 @@ def decode_prompt(task_type: Literal["text", "image"], text: str) -> Prompt:
 def encode_result(data: bytes) -> str:
     """Encode a result's file for the answer; an empty one stays empty."""
     return base64.b64encode(data).decode()
+
+
+def encoded_size(data: bytes) -> int:
+    """Return the length of `encode_result(data)`."""
+    return (len(data) + 2) // 3 * 4

@@ -14,6 +14,7 @@ from miner.gpu.scheduler import Scheduler
 from miner.ledger.recorder import TaskRecord
 from miner.phases.selector import PhaseSelector, TaskPlan
 from miner.runtime.logging import ResultLine, sanitise_name, sanitise_text
+from miner.subnet.encoding import encoded_size
 from miner.tasks.generation import best_of_n, gate_objection, make_request
 from miner.tasks.task import InvalidResult, Result, Task, Withheld
 from pipeline import BestOfN, Cancelled, Container, PipelineError, UnsupportedPrompt, compute_statistics
@@ -137,8 +138,7 @@ class TaskRunner:
         # Results that no validator judges pass the gate.
         objection = gate_objection(best, plan.phase.settings) if task.record is not None else ""
         if task.record is not None:
-            # The size as submitted, in base64.
-            size = None if objection else (len(data) + 2) // 3 * 4
+            size = None if objection else encoded_size(data)
             exported = plan.phase.settings.export.apply(best.asset.splats)
             task.record.generated(best, compute_statistics(exported), size)
         if objection:

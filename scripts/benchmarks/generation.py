@@ -1,6 +1,6 @@
 """Measure every stage of generation on a GPU, against the measured ceiling of its matrix products.
 
-    python -m scripts.benchmarks.generation --checkpoint random:image-large --phase phase3 --voxels 12000 --json FILE
+    python -m scripts.benchmarks.generation --checkpoint random:image-large --phase phase3 --voxels 12000
     python -m scripts.benchmarks.generation --checkpoint random:image-large --kernels plain
     python -m scripts.benchmarks.generation --checkpoint DIR --candidates
 
@@ -179,7 +179,6 @@ def main() -> int:
     parser.add_argument(
         "--candidates", action="store_true", help=f"count the candidates made in {CANDIDATE_SECONDS:.0f} s"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures to a file")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("this benchmark needs a CUDA GPU, and torch finds none", file=sys.stderr)
@@ -195,8 +194,6 @@ def main() -> int:
             directory = locate(arguments.checkpoint, "pipeline.json")
         result = measure(arguments, directory, time.perf_counter() - start)
     show(result)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
     return 0
 

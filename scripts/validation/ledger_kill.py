@@ -35,14 +35,6 @@ MAX_BURST = 200
 FLUSH_TIMEOUT = 60.0
 
 
-@dataclass
-class Progress:
-    """The number of events that were recorded, and the number that are known to be written."""
-
-    recorded: int = 0
-    written: int = 0
-
-
 @dataclass(frozen=True)
 class Round:
     """What one writer recorded, knew to be written when it was killed, and left in the file; and what is wrong."""
@@ -63,20 +55,19 @@ def task_events(ledger: LedgerWriter, number: int, phase: str) -> Iterator[Event
 
 
 def write_forever(path: Path, phase: str, paced: bool, progress: Connection) -> None:
-    """Record tasks until killed; send a Progress before each record and after each flush."""
+    """Record tasks until killed; send the numbers of events recorded and written as they grow."""
     ledger = LedgerWriter(path)
     rng = random.Random(phase)  # noqa: S311
-    state = Progress()
-    burst = 0
+    recorded = written = burst = 0
     for number in itertools.count():
         for event in task_events(ledger, number, phase):
-            state.recorded += 1
-            progress.send(state)
+            recorded += 1
+            progress.send((recorded, written))
             ledger.record(event)
             burst -= 1
             if (paced or burst <= 0) and ledger.flush(FLUSH_TIMEOUT):
-                state.written = state.recorded
-                progress.send(state)
+                written = recorded
+                progress.send((recorded, written))
                 burst = rng.randint(1, MAX_BURST)
 
 
@@ -85,9 +76,8 @@ def count_events(row: TaskRow) -> int:
     return 3 if row.outcome is not None else 2 if row.seed is not None else 1
 
 
-def check_ledger(path: Path, phase: str, paced: bool, progress: Progress) -> Round:
+def check_ledger(path: Path, phase: str, paced: bool, recorded: int, written: int) -> Round:
     """Compare what the writer reported with what is in the file."""
-    recorded, written = progress.recorded, progress.written
     with closing(sqlite3.connect(path)) as database:
         integrity = database.execute("PRAGMA integrity_check").fetchone()[0]
     with LedgerReader(path) as reader:
@@ -117,20 +107,20 @@ def kill_once(path: Path, phase: str, paced: bool, delay: float) -> Round:
     writer.start()
     # The writer's is the only other end then, so that its death ends the connection.
     sender.close()
-    progress = Progress()
-    while progress.written == 0:
-        progress = receiver.recv()
+    recorded = written = 0
+    while written == 0:
+        recorded, written = receiver.recv()
     end = time.monotonic() + delay
     while (remaining := end - time.monotonic()) > 0:
         if receiver.poll(remaining):
-            progress = receiver.recv()
+            recorded, written = receiver.recv()
     writer.kill()
     writer.join()
     # The last message may have been cut off.
     with receiver, suppress(EOFError, OSError):
         while True:
-            progress = receiver.recv()
-    return check_ledger(path, phase, paced, progress)
+            recorded, written = receiver.recv()
+    return check_ledger(path, phase, paced, recorded, written)
 
 
 def main() -> int:

@@ -39,7 +39,6 @@ from scripts.benchmarks.timing import GIB, device_name
 CONCURRENT_TASKS = 2
 # Tasks of each phase that are waited for.
 TASKS = 4
-STOP_TIMEOUT = 10.0
 PHASE = """
 text: {{checkpoint: {checkpoint}}}
 sparse_structure_sampler_params: {{steps: {steps}, cfg_strength: 7.5, cfg_interval: [0.5, 1.0], rescale_t: 3.0}}
@@ -156,15 +155,6 @@ def peak() -> float:
     return round(torch.cuda.max_memory_allocated() / GIB, 2) if torch.cuda.is_available() else 0.0
 
 
-async def run(folder: Path, checkpoints: dict[str, Path], steps: int, device: str) -> dict[str, object]:
-    """Run the validation; return what was measured."""
-    swap = await PhaseSwap.open(folder, checkpoints, steps, device)
-    try:
-        return await swap.run()
-    finally:
-        swap.scheduler.stop(STOP_TIMEOUT)
-
-
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -183,9 +173,11 @@ def main() -> int:
         if device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        result = asyncio.run(run(folder, checkpoints, arguments.steps, device))
+        with asyncio.Runner() as runner:
+            swap = runner.run(PhaseSwap.open(folder, checkpoints, arguments.steps, device))
+            result = runner.run(swap.run())
     print(json.dumps({"device": device_name(torch.device(device)), "torch": torch.__version__} | result))
-    return 1 if result["errors"] else 0
+    return 1 if swap.errors else 0
 
 
 if __name__ == "__main__":

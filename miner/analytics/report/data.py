@@ -69,8 +69,8 @@ def _experiment(experiment: ExperimentSummary) -> dict[str, Any]:
         {
             "better": comparison.better,
             "worse": comparison.worse,
-            "wealth": comparison.e_value,
-            "highest_wealth": comparison.highest_e_value,
+            "e_value": comparison.e_value,
+            "highest_e_value": comparison.highest_e_value,
             "odds_ratio": comparison.odds_ratio,
         }
         for comparison in result.comparisons

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.trellis.checkpoint import NETWORK_CLASSES
 from scripts.train_tiny.architecture import NETWORKS
 from scripts.train_tiny.data.dataset import Dataset
+from scripts.train_tiny.training.loop import LossFunction, optimise
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,21 @@ class TrainingContext:
         network.load_state_dict(load_file(self.folder / f"{name}.safetensors"))
         return network.eval().requires_grad_(False)
 
-    def batches(self, size: int) -> Iterator[Tensor]:
-        """Yield rows of random batches of the training set without end."""
-        return self.dataset.batches(size, self.generator)
+    def optimise(
+        self,
+        stage: str,
+        networks: Sequence[nn.Module],
+        loss_functions: Sequence[LossFunction],
+        batch_size: int,
+        seconds: float,
+        *,
+        learning_rate: float = 1e-3,
+        has_fixed_shapes: bool = False,
+    ) -> list[Any]:
+        """Run `loop.optimise` on random batches; return the networks with averaged weights."""
+        batches = self.dataset.batches(batch_size, self.generator)
+        use_graphs = self.use_graphs and has_fixed_shapes
+        return optimise(stage, networks, batches, loss_functions, seconds, learning_rate, self.log, use_graphs)
 
     def save(self, name: str, tensors: dict[str, Tensor]) -> None:
         """Write a file of a stage."""

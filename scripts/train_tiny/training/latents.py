@@ -13,7 +13,6 @@ from pipeline.trellis.gaussians import to_gaussians
 from scripts.train_tiny.data.voxels import RESOLUTION
 from scripts.train_tiny.training.context import TrainingContext
 from scripts.train_tiny.training.flow_matching import latent_loss
-from scripts.train_tiny.training.loop import optimise
 from scripts.train_tiny.training.prompt_encoders import PromptEncoders
 
 # Gaussians are discs that cover the surface in a voxel: standard deviations in voxels.
@@ -44,16 +43,7 @@ def train_gaussian_decoder(context: TrainingContext, seconds: float) -> None:
         noise = 0.05 * torch.rand((), device=context.device) * torch.randn_like(latents)
         return disc_losses(decoder, decoder(latents + noise, grid), grid, latents)
 
-    (trained,) = optimise(
-        "gaussian_decoder",
-        [decoder],
-        context.batches(_DECODER_BATCH),
-        [losses],
-        seconds=seconds,
-        learning_rate=2e-3,
-        log=context.log,
-        use_graphs=False,
-    )
+    (trained,) = context.optimise("gaussian_decoder", [decoder], [losses], _DECODER_BATCH, seconds, learning_rate=2e-3)
     context.save("slat_dec_gs_tiny", trained.state_dict())
 
 
@@ -118,15 +108,8 @@ def train_latent_flow(context: TrainingContext, seconds: float) -> None:
         with context.autocast():
             return {"velocity of sentences": velocity_loss(rows, encoders.text_conditions(rows))}
 
-    (trained,) = optimise(
-        "latent_flow",
-        [flow],
-        context.batches(_FLOW_BATCH),
-        [image_losses, image_losses, image_losses, text_losses],
-        seconds=seconds,
-        learning_rate=1e-3,
-        log=context.log,
-        use_graphs=False,
+    (trained,) = context.optimise(
+        "latent_flow", [flow], [image_losses, image_losses, image_losses, text_losses], _FLOW_BATCH, seconds
     )
     context.save("slat_flow_tiny", trained.state_dict())
     context.save(STATISTICS, {"mean": mean, "std": std})

@@ -124,11 +124,10 @@ def optimise(
     networks: Sequence[nn.Module],
     batches: Iterator[Tensor],
     loss_functions: Sequence[LossFunction],
-    *,
     seconds: float,
     learning_rate: float,
     log: Path,
-    use_graphs: bool,
+    use_graphs: bool = False,
 ) -> list[nn.Module]:
     """Minimise the losses for the given seconds; return the networks with averaged weights.
 

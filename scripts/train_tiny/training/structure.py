@@ -18,7 +18,7 @@ from scripts.train_tiny.data.dataset import FIRST_HELD_OUT_SEED, Dataset, make_d
 from scripts.train_tiny.eval.metrics import tolerant_iou
 from scripts.train_tiny.training.context import TrainingContext
 from scripts.train_tiny.training.flow_matching import structure_loss
-from scripts.train_tiny.training.loop import optimise, write_log
+from scripts.train_tiny.training.loop import write_log
 from scripts.train_tiny.training.prompt_encoders import PromptEncoders
 
 _KL_WEIGHT = 1e-3
@@ -50,15 +50,8 @@ def train_structure_vae(context: TrainingContext, seconds: float) -> None:
             "kl": _KL_WEIGHT * kl,
         }
 
-    trained_encoder, trained_decoder = optimise(
-        "structure_vae",
-        networks,
-        context.batches(_VAE_BATCH),
-        [losses],
-        seconds=seconds,
-        learning_rate=1e-3,
-        log=context.log,
-        use_graphs=context.use_graphs,
+    trained_encoder, trained_decoder = context.optimise(
+        "structure_vae", networks, [losses], _VAE_BATCH, seconds, has_fixed_shapes=True
     )
     scale = _latent_scale(context.dataset, trained_encoder)
     tensors = dict(trained_decoder.state_dict())
@@ -121,15 +114,13 @@ def train_structure_flow(context: TrainingContext, seconds: float) -> None:
             loss = structure_loss(flow, samples[rows], encoders.text_conditions(rows))
         return {"velocity of sentences": loss}
 
-    trained = optimise(
+    trained = context.optimise(
         "structure_flow",
         [flow, encoders.image, encoders.text, patch_head],
-        context.batches(_FLOW_BATCH),
         [image_losses, image_losses, image_losses, text_losses],
-        seconds=seconds,
-        learning_rate=1e-3,
-        log=context.log,
-        use_graphs=context.use_graphs,
+        _FLOW_BATCH,
+        seconds,
+        has_fixed_shapes=True,
     )
     context.save("ss_flow_tiny", trained[0].state_dict())
     encoders.image, encoders.text = trained[1:3]

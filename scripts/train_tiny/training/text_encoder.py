@@ -5,14 +5,11 @@ The structure flow, which the encoder is first trained with, makes no use of col
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from scripts.train_tiny.training.context import TrainingContext
 from scripts.train_tiny.training.flow_matching import latent_loss, structure_loss
 from scripts.train_tiny.training.latents import load_latent_statistics
-from scripts.train_tiny.training.loop import optimise
 from scripts.train_tiny.training.prompt_encoders import FINAL_TEXT_ENCODER, PromptEncoders
 from scripts.train_tiny.training.structure import encode_structures
 
@@ -39,14 +36,5 @@ def train_text_encoder(context: TrainingContext, seconds: float) -> None:
                 ),
             }
 
-    trained: list[Any] = optimise(
-        "text_encoder",
-        [encoders.text],
-        context.batches(_BATCH),
-        [losses],
-        seconds=seconds,
-        learning_rate=1e-3,
-        log=context.log,
-        use_graphs=False,
-    )
-    trained[0].save_pretrained(context.folder / FINAL_TEXT_ENCODER)
+    (trained,) = context.optimise("text_encoder", [encoders.text], [losses], _BATCH, seconds)
+    trained.save_pretrained(context.folder / FINAL_TEXT_ENCODER)

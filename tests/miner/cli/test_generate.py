@@ -127,7 +127,7 @@ def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
     out, config = tmp_path / "out.ply", ("--config", tmp_path / "miner.yaml")
     result = generate(picture, "--phase", "two", "--seed", 3, "-o", out, *config)
     assert result.exit_code == 0
-    told = result.output
+    told = result.stdout
     found = re.findall(r"^candidate (\d): seed (\d+), [\d.]+ s, quality ([\d.]+)$", told, re.MULTILINE)
     assert [(number, seed) for number, seed, _ in found] == [("1", "3"), ("2", str(candidate_seed(3, 1)))]
     best = max(found, key=lambda row: float(row[2]))

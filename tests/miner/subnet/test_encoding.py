@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from miner.subnet.encoding import decode_prompt, encode_result
+from miner.subnet.encoding import decode_prompt, encode_result, encoded_size
 from pipeline import MAX_IMAGE_BYTES, ImagePrompt, PromptError, TextPrompt
 from tests.support.factories import make_picture, png
 
@@ -76,4 +76,4 @@ def test_results_travel_in_strict_base64_and_an_empty_one_stays_empty(data: byte
     text = encode_result(data)
     assert base64.b64decode(text, validate=True) == data
     assert bool(text) == bool(data)
-    assert len(text) == (len(data) + 2) // 3 * 4
+    assert len(text) == encoded_size(data)

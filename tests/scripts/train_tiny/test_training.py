@@ -56,9 +56,7 @@ def test_losses_fall_and_the_average_follows(tmp_path: Path, monkeypatch: pytest
     def losses(chosen: Tensor) -> dict[str, Tensor]:
         return {"error": (network(points[chosen])[:, 0] - points[chosen].sum(dim=1)).square().mean()}
 
-    (found,) = optimise(
-        "line", [network], rows, [losses], seconds=1.0, learning_rate=0.05, log=tmp_path / "log.jsonl", use_graphs=False
-    )
+    (found,) = optimise("line", [network], rows, [losses], seconds=1.0, learning_rate=0.05, log=tmp_path / "log.jsonl")
     torch.testing.assert_close(found.weight, torch.ones(1, 3), atol=0.05, rtol=0)
     first = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
     assert (first["stage"], first["step"]) == ("line", 1)
