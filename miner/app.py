@@ -7,8 +7,8 @@ import logging
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -58,19 +58,16 @@ class _Stopped(Exception):  # noqa: N818 - a request, not a fault
 
 async def mine(settings: RunSettings) -> ExitCode:
     """Mine until a signal or a reason to end. Raise MinerError with the exit code that it stands for."""
-    with _stop_signals() as stop:
-        try:
-            async with AsyncExitStack() as stack:
-                miner = await _build(settings, stop, stack)
-                await miner.work(stop)
-        except _Stopped:
-            pass
+    stop = _stop_on_signals()
+    with suppress(_Stopped):
+        async with AsyncExitStack() as stack:
+            miner = await _build(settings, stop, stack)
+            await miner.work(stop)
     return ExitCode.CLEAN
 
 
-@contextmanager
-def _stop_signals() -> Iterator[asyncio.Event]:
-    """Yield an event that SIGTERM and SIGINT set; ignore SIGHUP until somebody handles it."""
+def _stop_on_signals() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set; ignore SIGHUP until somebody handles it."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
@@ -80,7 +77,7 @@ def _stop_signals() -> Iterator[asyncio.Event]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
-    yield stop
+    return stop
 
 
 async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitStack) -> Miner:

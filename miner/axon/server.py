@@ -141,10 +141,8 @@ class AxonServer:
             return synapse
         decision = self._decide(hotkey)
         if not decision.allowed:
-            log.warning(
-                "Task %s: result withheld, %s is no longer served: %s",
-                *(task_id, sanitise_name(hotkey), decision.reason),
-            )
+            caller = sanitise_name(hotkey)
+            log.warning("Task %s: result withheld, %s is no longer served: %s", task_id, caller, decision.reason)
             return set_failure(synapse, 403, "this miner does not work for this hotkey any more")
         synapse.results = await asyncio.to_thread(encode_result, result.data)
         synapse.gaussians = len(result.asset.splats)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from miner.cli.options import FILE, inherited_operator_files, ledger_option, load_files, operator_files, parse_time
+from miner.cli.options import FILE, group_operator_files, ledger_option, load_files, operator_files, parse_time
 from miner.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _policy_file(file: Path | None, config: Path | None, state: Path | None) -> 
 
 
 @click.group()
-@inherited_operator_files
+@group_operator_files
 def blacklist() -> None:
     """Choose which validators the miner works for.
 

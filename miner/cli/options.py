@@ -56,9 +56,14 @@ def operator_files(command: Command) -> Command:
     return _operator_files(expose_value=True)(command)
 
 
-def inherited_operator_files(group: Command) -> Command:
+def group_operator_files(group: Command) -> Command:
     """Add --config and --state to a group, for those of its commands that are given none of their own."""
     return _operator_files(expose_value=False)(group)
+
+
+def dotted_option(flag: str, **attributes: Any) -> Callable[[Command], Command]:
+    """Add an option such as --axon.port, whose value the command gets as `axon_port`."""
+    return click.option(flag, flag.removeprefix("--").replace(".", "_"), **attributes)
 
 
 ledger_option = click.option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ import click
 
 from miner.cli.options import (
     complete_phase,
-    inherited_operator_files,
+    group_operator_files,
     ledger_option,
     load_files,
     load_phase,
@@ -20,7 +20,6 @@ from miner.cli.options import (
 from miner.errors import OperatorError
 
 if TYPE_CHECKING:
-    from miner.ledger.reader import ExperimentRow, PhaseRow
     from miner.phases.state import Arm, PhaseChoice, PhaseState, StateFile
 
 TAKES_OVER = "A running miner takes this over with its next task and says so in its log."
@@ -28,7 +27,7 @@ LOADS_FIRST = "A running miner loads its models first, goes on with the others m
 
 
 @click.group()
-@inherited_operator_files
+@group_operator_files
 def phase() -> None:
     """Show, compare and change the phases.
 
@@ -165,7 +164,7 @@ def rollback(config: Path | None, state: Path | None) -> None:
     def roll_back(written: PhaseState | None) -> PhaseState:
         if written is None:
             raise OperatorError("there is no phase to go back to: no miner has run and nothing was applied")
-        return written.roll_back(phase_files.find, "rollback", "rolled back")
+        return written.roll_back(phase_files.choose, "rollback", "rolled back")
 
     before, after = phase_files.state.change(roll_back)
     assert after is not None
@@ -212,22 +211,13 @@ def history(ledger: Path | None, config: Path | None, state: Path | None) -> Non
         click.echo(f"There is no ledger {ledger} yet: the miner records there which phase ran when.")
         return
     with LedgerReader(ledger) as reader:
-        events = [*_phase_events(reader.phases()), *_experiment_events(reader.experiments())]
+        events = [(row.at, f"{row.action:<9} {row.phase:<12} {row.config_hash}") for row in reader.phases()]
+        for row in reader.experiments():
+            shares = " ".join(f"{name}={weight}" for name, weight in row.weights.items())
+            events.append((row.started_at, f"split     {shares}, experiment {row.name}"))
+            if row.ended_at is not None:
+                events.append((row.ended_at, f"ended     experiment {row.name}: {row.decision}"))
     if not events:
         click.echo(f"The ledger {ledger} has no phases yet.")
     for at, line in sorted(events, key=lambda event: event[0]):
         click.echo(f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC  {line}")
-
-
-def _phase_events(rows: Iterable[PhaseRow]) -> Iterable[tuple[float, str]]:
-    """Yield the moment, in unix seconds, and the line of each change of phase."""
-    for row in rows:
-        yield row.at, f"{row.action:<9} {row.phase:<12} {row.config_hash}"
-
-
-def _experiment_events(rows: Iterable[ExperimentRow]) -> Iterable[tuple[float, str]]:
-    for row in rows:
-        shares = " ".join(f"{name}={weight}" for name, weight in row.weights.items())
-        yield row.started_at, f"split     {shares}, experiment {row.name}"
-        if row.ended_at is not None:
-            yield row.ended_at, f"ended     experiment {row.name}: {row.decision}"

@@ -10,7 +10,7 @@ import click
 from miner.cli.blacklist import blacklist
 from miner.cli.completion import completion
 from miner.cli.generate import generate
-from miner.cli.options import inherited_operator_files
+from miner.cli.options import group_operator_files
 from miner.cli.phase import phase
 from miner.cli.report import report
 from miner.cli.run import run
@@ -39,7 +39,7 @@ class Program(click.Group):
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="sn17-miner", prog_name="sn17-miner")
-@inherited_operator_files
+@group_operator_files
 def program() -> None:
     """Mine on Bittensor subnet 17 (404-GEN), and look after the miner.
 

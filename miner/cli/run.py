@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from miner.cli.options import operator_files
+from miner.cli.options import dotted_option, operator_files
+from miner.errors import ExitCode, MinerError
 
 
 @click.command()
 @click.option("--netuid", type=int, default=17, help="The subnet.")
-@click.option("--wallet.name", "wallet_name", default="default", help="The wallet (coldkey) whose hotkey mines.")
-@click.option("--wallet.hotkey", "wallet_hotkey", default="default", help="The hotkey that mines.")
-@click.option("--wallet.path", "wallet_path", default="~/.bittensor/wallets", help="The folder of the wallets.")
+@dotted_option("--wallet.name", default="default", help="The wallet (coldkey) whose hotkey mines.")
+@dotted_option("--wallet.hotkey", default="default", help="The hotkey that mines.")
+@dotted_option("--wallet.path", default="~/.bittensor/wallets", help="The folder of the wallets.")
 @click.option(
     "--subtensor.network", "network", default="finney", help="finney, test, local, ws://HOST:PORT, or file:PATH."
 )
@@ -27,24 +29,14 @@ from miner.cli.options import operator_files
     show_default="that of --subtensor.network",
     help="The chain's address.",
 )
-@click.option("--axon.ip", "axon_ip", default="0.0.0.0", help="The address that the axon listens on.")  # noqa: S104
-@click.option("--axon.port", "axon_port", type=int, default=8091, help="The port that the axon listens on.")
-@click.option(
-    "--axon.external_ip",
-    "axon_external_ip",
-    show_default="asked of the internet",
-    help="The address that validators are told.",
+@dotted_option("--axon.ip", default="0.0.0.0", help="The address that the axon listens on.")  # noqa: S104
+@dotted_option("--axon.port", type=int, default=8091, help="The port that the axon listens on.")
+@dotted_option("--axon.external_ip", show_default="asked of the internet", help="The address that validators are told.")
+@dotted_option(
+    "--axon.external_port", type=int, show_default="that of --axon.port", help="The port that validators are told."
 )
-@click.option(
-    "--axon.external_port",
-    "axon_external_port",
-    type=int,
-    show_default="that of --axon.port",
-    help="The port that validators are told.",
-)
-@click.option(
+@dotted_option(
     "--monitor.port",
-    "monitor_port",
     type=int,
     show_default="monitor.port of the settings file",
     help="The port of the operator's page; 0 for none.",
@@ -61,17 +53,21 @@ def run(debug: bool, config: Path | None, state: Path | None, **options: Any) ->
     Exit codes: 0 stopped, 1 a failure that is worth a restart, 2 a mistake that only the operator can put right,
     3 deregistered.
     """
-    import asyncio
-
     from miner.app import mine
     from miner.config.run_settings import RunOptions, RunSettings
-    from miner.errors import MinerError
+
+    run_to_the_end(lambda: mine(RunSettings.load(RunOptions(config=config, state_dir=state, **options))), debug)
+
+
+def run_to_the_end(work: Callable[[], Coroutine[Any, Any, ExitCode]], debug: bool) -> NoReturn:
+    """Run what works until it is told to stop, with its log on stdout, and exit with its code or its MinerError's."""
+    import asyncio
+
     from miner.runtime.logging import configure
 
     configure(debug)
     try:
-        settings = RunSettings.load(RunOptions(config=config, state_dir=state, **options))
-        code = asyncio.run(mine(settings))
+        code = asyncio.run(work())
     except MinerError as error:
         click.echo(f"ERROR: {error}", err=True)
         code = error.exit_code

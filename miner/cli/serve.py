@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from miner.cli.options import load_files, load_phase, operator_files
+from miner.cli.run import run_to_the_end
+from miner.errors import ExitCode
 
 if TYPE_CHECKING:
-    from miner.config.phase_files import NamedPhase
     from miner.config.settings import OperatorFiles
 
 
@@ -28,26 +27,10 @@ def serve(host: str, port: int, phase_name: str | None, debug: bool, config: Pat
     The form of POST /generate has prompt_image_file or prompt, and optionally seed; the answer is a PLY file:
     curl -F prompt="a yellow duck" http://127.0.0.1:10006/generate -o duck.ply
     """
-    import asyncio
-
-    from miner.errors import ExitCode, MinerError
-    from miner.runtime.logging import configure
-
-    configure(debug)
-    code = ExitCode.CLEAN
-    try:
-        files = load_files(config, state)
-        phase = load_phase(phase_name or files.settings.phase, files.config)
-        asyncio.run(_serve(files, phase, host, port))
-    except MinerError as error:
-        click.echo(f"ERROR: {error}", err=True)
-        code = error.exit_code
-    sys.stdout.flush()
-    # A generation that was abandoned may still hold its thread.
-    os._exit(code)
+    run_to_the_end(lambda: _serve(load_files(config, state), phase_name, host, port), debug)
 
 
-async def _serve(files: OperatorFiles, phase: NamedPhase, host: str, port: int) -> None:
+async def _serve(files: OperatorFiles, phase_name: str | None, host: str, port: int) -> ExitCode:
     """Load the models, then serve until a signal asks to stop. Raise OperatorError."""
     import asyncio
     import logging
@@ -66,6 +49,7 @@ async def _serve(files: OperatorFiles, phase: NamedPhase, host: str, port: int) 
     from miner.tasks.runner import TaskRunner
 
     log = logging.getLogger("miner.cli.serve")
+    phase = load_phase(phase_name or files.settings.phase, files.config)
     stop, started_at = asyncio.Event(), time.monotonic()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -100,3 +84,4 @@ async def _serve(files: OperatorFiles, phase: NamedPhase, host: str, port: int) 
         stack.push_async_callback(monitor.stop)
         log.info("Serving %s at http://%s:%d/generate", phase.label, host, port)
         await stop.wait()
+    return ExitCode.CLEAN

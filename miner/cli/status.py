@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from miner.cli.options import load_files, operator_files
+from miner.cli.options import dotted_option, load_files, operator_files
 from miner.errors import ExitCode, MinerError, OperatorError
 
 # Seconds that the miner gets to answer; it does so at once even while it generates.
@@ -22,9 +22,8 @@ Json = dict[str, Any]
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the monitor's JSON.")
-@click.option(
+@dotted_option(
     "--monitor.port",
-    "monitor_port",
     type=click.IntRange(1, 65535),
     show_default="monitor.port of the settings file",
     help="The port of the miner's monitor.",

@@ -68,6 +68,10 @@ class VoxelSettings(_Section):
     count: int = Field(gt=0)
     excess: Literal["refuse", "drop"] = "refuse"
 
+    def limit(self) -> pipeline.VoxelLimit:
+        """Return the limit for the pipeline."""
+        return pipeline.VoxelLimit(**dict(self))
+
 
 class ExportSettings(_Section):
     """Changes to the splats before they are written; none by default.

@@ -189,11 +189,8 @@ def _result_json(result: StoredResult, row: TaskRow | None) -> Json:
         "size": result.size,
         "picture": result.has_picture,
         "prompt_picture": result.has_prompt_picture,
-        "outcome": row.outcome if row else None,
-        "score": row.score if row else None,
         "quality": row.local_score if row else None,
-        "uid": row.uid if row else None,
-        "validator": row.validator if row else None,
+        **{name: getattr(row, name, None) for name in ("outcome", "score", "uid", "validator")},
     }
 
 

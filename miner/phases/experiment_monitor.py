@@ -79,7 +79,7 @@ class ExperimentMonitor:
             # The phase that the split was to improve on may be the one that turned out worse.
             if not state.before or state.before[-1].phases[0].config_hash in losing_hashes:
                 return state
-            return state.roll_back(files.find, "automatic", reason)
+            return state.roll_back(files.choose, "automatic", reason)
 
         return roll_back if split.rollback and losing_hashes else None
 

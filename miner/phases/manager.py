@@ -14,7 +14,7 @@ from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import OperatorError
 from miner.gpu.models import LoadedModels, RetiredModels
 from miner.ledger.events import ExperimentEnded, ExperimentStarted, PhaseChanged
-from miner.ledger.reader import query_ledger
+from miner.ledger.reader import ExperimentRow, LedgerReader, query_ledger
 from miner.ledger.writer import LedgerWriter
 from miner.phases.selector import PhaseSelector
 from miner.phases.state import Action, PhaseChoice, PhaseState, StateError, StateFile
@@ -33,18 +33,12 @@ class PhaseFiles:
     config: Path
     state: StateFile
 
-    def find(self, choice: PhaseChoice) -> NamedPhase | None:
-        """Return the phase of that name as its file has it now; None if the file is broken or gone."""
-        try:
-            return load_phase(choice.name, self.config)
-        except OperatorError:
-            return None
-
     def choose(self, phase: NamedPhase) -> PhaseChoice:
         """Return the choice of a phase that was read earlier; it follows its file if that has not changed since."""
-        choice = PhaseChoice.single(phase)
-        on_disk = self.find(choice)
-        follows = on_disk is not None and on_disk.config_hash == phase.config_hash
+        try:
+            follows = load_phase(phase.name, self.config).config_hash == phase.config_hash
+        except OperatorError:
+            follows = False
         return PhaseChoice.single(phase, follows=follows)
 
     def paths(self) -> list[Path]:
@@ -255,9 +249,8 @@ def _experiments(ledger: LedgerWriter | None) -> dict[str, bool]:
     """Return the experiments that the ledger knows, and whether each has ended."""
     if ledger is None:
         return {}
-    return query_ledger(
-        ledger.path, lambda reader: {row.name: row.ended_at is not None for row in reader.experiments()}, {}
-    )
+    rows = query_ledger(ledger.path, LedgerReader.experiments, list[ExperimentRow]())
+    return {row.name: row.ended_at is not None for row in rows}
 
 
 def _next_turns(ledger: LedgerWriter | None, choice: PhaseChoice) -> dict[tuple[str, str], int]:

@@ -138,17 +138,12 @@ class PhaseState(Section):
             before.pop()
         return self._changed(choice, tuple(before[-MAX_HISTORY:]), action, reason)
 
-    def roll_back(self, find: Callable[[PhaseChoice], NamedPhase | None], action: Action, reason: str) -> PhaseState:
-        """Return the state with the phase from before; raise OperatorError if there is none.
-
-        The phase follows its file again if that, as `find` reads it, still has the same settings.
-        """
+    def roll_back(self, choose: Callable[[NamedPhase], PhaseChoice], action: Action, reason: str) -> PhaseState:
+        """Return the state with the phase from before, as `choose` chooses it; raise OperatorError if there is none."""
         if not self.before:
             raise OperatorError("there is no phase to go back to")
         (phase,) = self.before[-1].phases
-        on_disk = find(self.before[-1])
-        follows = on_disk is not None and on_disk.config_hash == phase.config_hash
-        return self._changed(PhaseChoice.single(phase, follows=follows), self.before[:-1], action, reason)
+        return self._changed(choose(phase), self.before[:-1], action, reason)
 
     def _changed(self, choice: PhaseChoice, before: tuple[PhaseChoice, ...], action: Action, reason: str) -> PhaseState:
         changes = {"at": time.time(), "action": action, "reason": reason, "current": choice, "before": before}

@@ -118,9 +118,8 @@ class ValidatorSession:
                     await self.context.clock.sleep(seconds)
                 return machine.TimerFired()
             case machine.SendPull():
-                return (
-                    machine.PolicyDenied() if self._is_denied("nothing is pulled from") else await self._pull(transport)
-                )
+                is_denied = self._is_denied("nothing is pulled from")
+                return machine.PolicyDenied() if is_denied else await self._pull(transport)
             case machine.StartGeneration(held=held):
                 return machine.GenerationFinished(await self._generate(held))
             case machine.SendSubmission(held=held):

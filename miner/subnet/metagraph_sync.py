@@ -102,10 +102,8 @@ class MetagraphSync:
                 snapshot = await self._caller.call(lambda chain: chain.snapshot())
         except MinerError as error:
             self._failures += 1
-            log.warning(
-                "Metagraph not refreshed, the last one stays in use (block %d, %.0f s old): %s",
-                *(self.snapshot.block, self.age, error),
-            )
+            last = f"block {self.snapshot.block}, {self.age:.0f} s old"
+            log.warning("Metagraph not refreshed, the last one stays in use (%s): %s", last, error)
             return False
         if snapshot.find(self._hotkey) is None:
             raise Deregistered(f"hotkey {self._hotkey} is no longer registered on subnet {snapshot.netuid}")

@@ -8,17 +8,7 @@ import secrets
 from miner.config.phase import Phase
 from miner.gpu.models import LoadedModels
 from miner.tasks.task import InvalidResult
-from pipeline import (
-    BestOfN,
-    BestResult,
-    Container,
-    PackedSplats,
-    Prompt,
-    Request,
-    Splats,
-    TextToImageParams,
-    VoxelLimit,
-)
+from pipeline import BestOfN, BestResult, Container, PackedSplats, Prompt, Request, Splats, TextToImageParams
 
 
 def make_request(prompt: Prompt, seed: int | None, phase: Phase) -> Request:
@@ -30,7 +20,7 @@ def make_request(prompt: Prompt, seed: int | None, phase: Phase) -> Request:
         seed=secrets.randbelow(2**31) if seed is None else seed,
         sparse_structure_sampler_params=structure,
         slat_sampler_params=latents,
-        voxel_limit=VoxelLimit(**dict(phase.max_voxels)) if phase.max_voxels else None,
+        voxel_limit=phase.max_voxels.limit() if phase.max_voxels else None,
         text_to_image_params=TextToImageParams(drawing.steps, drawing.guidance) if drawing else TextToImageParams(),
     )
 
@@ -47,14 +37,9 @@ def best_of_n(
             raise InvalidResult(f"export is impossible: {error}") from None
         return container.pack(exported)
 
+    limits = phase.candidates
     return BestOfN(
-        models.backend,
-        request,
-        pack,
-        models.scorer,
-        count=phase.candidates.count,
-        seconds=phase.candidates.seconds,
-        deadline=deadline,
+        models.backend, request, pack, models.scorer, count=limits.count, seconds=limits.seconds, deadline=deadline
     )
 
 

@@ -61,15 +61,9 @@ class TaskRunner:
             raise PipelineError("generation failed unexpectedly") from error
         self.counters["generated"] += 1
         self.last_success = time.time()
-        line = ResultLine(
-            sanitise_name(task.id),
-            result.asset.seconds,
-            len(result.asset.splats),
-            len(result.data),
-            len(result.candidates),
-            result.quality,
-        )
-        log.info("%s", line)
+        asset, tried = result.asset, len(result.candidates)
+        sizes = (len(asset.splats), len(result.data), tried)
+        log.info("%s", ResultLine(sanitise_name(task.id), asset.seconds, *sizes, result.quality))
         self.on_result(task, result)
         return result
 
@@ -120,9 +114,8 @@ class TaskRunner:
                 if not search.has_valid:
                     raise
                 self.counters["internal_error"] += 1
-                log.exception(
-                    "Task %s: a candidate failed unexpectedly; taking the best so far", sanitise_name(task.id)
-                )
+                task_id = sanitise_name(task.id)
+                log.exception("Task %s: a candidate failed unexpectedly; taking the best so far", task_id)
                 return
             # No other task waits for a further candidate while it would be late.
             priority = 0.0

@@ -7,17 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.analytics.aggregate import (
-    HOUR,
-    Bin,
-    By,
-    Contrast,
-    GroupDifference,
-    Indices,
-    Summary,
-    TaskTable,
-    compare_groups,
-)
+from miner.analytics import aggregate
+from miner.analytics.aggregate import HOUR, Bin, By, Contrast, GroupDifference, Indices, Summary
 from miner.analytics.experiments import ExperimentSummary, summarise_experiment
 from miner.ledger.reader import ExperimentRow, LedgerReader, PhaseRow, TaskRow
 
@@ -82,12 +73,12 @@ def build_report(
     experiments: Iterable[tuple[ExperimentRow, Sequence[TaskRow]]] = (),
 ) -> Report:
     """Sum up tasks in the order of their assignment; `experiments` come with all of their tasks."""
-    table = TaskTable(tasks)
+    table = aggregate.TaskTable(tasks)
 
-    def row(key: str, label: str, indices: Indices, *, has_contrasts: bool = True) -> ReportRow:
+    def describe(key: str, label: str, indices: Indices, *, has_contrasts: bool = True) -> ReportRow:
         return ReportRow(key, label, table.summarise(indices), table.contrasts(indices) if has_contrasts else ())
 
-    groups = [row(group.key, group.label, group.indices, has_contrasts=by != "hour") for group in table.group(by)]
+    groups = [describe(group.key, group.label, group.indices, has_contrasts=by != "hour") for group in table.group(by)]
     if by == "validator":
         groups.sort(key=lambda group: -group.summary.tasks)
     width = _bin_seconds(tasks)
@@ -96,9 +87,11 @@ def build_report(
         by=by,
         since=since,
         until=until,
-        total=row("", "all", table.everything),
+        total=describe("", "all", table.everything),
         groups=tuple(groups),
-        differences=() if by == "hour" else compare_groups((group.label, group.summary.rate) for group in groups),
+        differences=()
+        if by == "hour"
+        else aggregate.compare_groups((group.label, group.summary.rate) for group in groups),
         bin_seconds=width,
         bins=table.bins(table.everything, width),
         phases=tuple(phase for phase in phases if since <= phase.at <= until),

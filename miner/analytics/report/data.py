@@ -65,20 +65,10 @@ def _row(row: ReportRow) -> dict[str, Any]:
 
 def _experiment(experiment: ExperimentSummary) -> dict[str, Any]:
     result = experiment.result
-    comparisons = [
-        {
-            "better": comparison.better,
-            "worse": comparison.worse,
-            "e_value": comparison.e_value,
-            "highest_e_value": comparison.highest_e_value,
-            "odds_ratio": comparison.odds_ratio,
-        }
-        for comparison in result.comparisons
-    ]
     return {
         "row": experiment.row._asdict(),
         "arms": experiment.arms,
-        "decision": asdict(result) | {"comparisons": comparisons},
+        "decision": asdict(result),
         "state": result.state,
     }
 

@@ -152,11 +152,10 @@ def _experiment(experiment: ExperimentSummary) -> Iterable[str]:
         yield f'<p><b class="bad">Clearly worse: {escape(", ".join(result.losers))}.</b></p>'
     else:
         yield "<p><b>No arm has won yet.</b></p>"
-    arms = (
-        [arm, f"{counted:,}", f"{accepted:,}", percent(accepted / counted if counted else None)]
-        for arm, accepted, counted in experiment.arms
-    )
-    yield _table(["arm", "counted", "accepted", "rate"], map(_row, arms))
+    rows = []
+    for arm, accepted, counted in experiment.arms:
+        rows.append(_row([arm, f"{counted:,}", f"{accepted:,}", percent(accepted / counted if counted else None)]))
+    yield _table(["arm", "counted", "accepted", "rate"], rows)
     rows = []
     for comparison in result.comparisons:
         odds_ratio = "{:.2f} to {:.2f}".format(*comparison.odds_ratio)

@@ -111,7 +111,7 @@ class ManagedMiner(MinerParts):
         self.choose(PhaseChoice.single(self.phase(name)))
 
     def roll_back(self) -> None:
-        self.change(lambda state: state.roll_back(self.manager.files.find, "rollback", "rolled back"))
+        self.change(lambda state: state.roll_back(self.manager.files.choose, "rollback", "rolled back"))
 
     async def made_with(self, seed: int) -> tuple[str, int]:
         """Run a task; return the checkpoint and the steps that its object was made with."""

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from textwrap import indent
@@ -11,6 +10,7 @@ import pytest
 from miner.config.loader import shipped_config
 from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import OperatorError
+from miner.phases.manager import PhaseFiles
 from miner.phases.state import MAX_HISTORY, Arm, PhaseChoice, PhaseState, StateFile
 
 CONFIG = shipped_config() / "miner.yaml"
@@ -27,12 +27,8 @@ def split_of(**weights: int) -> PhaseChoice:
     return PhaseChoice(experiment="e1", seed=7, arms=arms)
 
 
-def read_unchanged(choice: PhaseChoice) -> NamedPhase:
-    return choice.phases[0]
-
-
-def roll_back(state: PhaseState, find: Callable[[PhaseChoice], NamedPhase | None] = read_unchanged) -> PhaseState:
-    return state.roll_back(find, "rollback", "rolled back")
+def roll_back(state: PhaseState, config: Path = CONFIG) -> PhaseState:
+    return state.roll_back(PhaseFiles(config, StateFile(config.parent)).choose, "rollback", "rolled back")
 
 
 def names(state: PhaseState) -> list[str]:
@@ -69,17 +65,19 @@ def test_a_split_is_left_for_the_phase_from_before_it() -> None:
     assert state.apply(BASELINE, "automatic").before == ()
 
 
-def test_the_same_name_with_other_settings_is_another_phase() -> None:
+def test_the_same_name_with_other_settings_is_another_phase(tmp_path: Path) -> None:
     settings = PHASES["baseline"].settings
     steps = settings.slat_sampler_params.model_copy(update={"steps": 21})
     changed = NamedPhase("baseline", settings.model_copy(update={"slat_sampler_params": steps}))
     state = state_of().apply(PhaseChoice.single(changed), "apply", "its file was changed")
     assert names(state) == ["baseline"]
-    back = roll_back(state, lambda _: changed).current
-    assert back.phases == (PHASES["baseline"],)
-    # Its file says something else, so it must not be followed back at once.
-    assert not back.follows
-    assert not roll_back(state, lambda _: None).current.follows
+    file = tmp_path / "phases" / "baseline.yaml"
+    file.parent.mkdir()
+    # If its file says something else, or nothing, it must not be followed back at once.
+    for content in (changed.yaml, "broken"):
+        file.write_text(content)
+        back = roll_back(state, tmp_path / "miner.yaml").current
+        assert (back.phases, back.follows) == ((PHASES["baseline"],), False)
     assert roll_back(state).current.follows
 
 
