@@ -227,7 +227,7 @@ class Miner:
             status="stopping" if self.stopping.is_set() else "ok",
             pipeline_loaded=True,
             phase=choice.short_label,
-            queue=self.runner.waiting,
+            queue=self.scheduler.waiting,
             metagraph_age=self.sync.age,
             last_success=self.runner.last_success,
             uptime=time.monotonic() - self.started_at,

@@ -30,7 +30,7 @@ HOUR = 3600
 
 @dataclass(frozen=True)
 class Contrast:
-    """One column among the accepted and rejected results that have a value; `effect` is None if either are none."""
+    """One column among accepted and rejected results that have a value; `effect` is None without any of either."""
 
     column: str
     accepted: int
@@ -85,7 +85,7 @@ class Group:
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """The rate of one group less that of another; judged `tasks_each` would tell them apart, None if that is done."""
+    """The rate of one group less another's; `tasks_each` judged would tell them apart, None if these already do."""
 
     label: str
     reference: str

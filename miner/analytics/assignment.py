@@ -42,7 +42,7 @@ class Experiment:
         return tuple(arm for arm, weight in self.weights.items() for _ in range(weight // divisor))
 
     def arm(self, stratum: Stratum, turn: int) -> str:
-        """Return the arm of a stratum's task number `turn`, from 0: a function of the seed, to be repeated any time."""
+        """Return the arm of a stratum's task number `turn`, from 0: a pure function of the seed, to be repeated."""
         block, position = divmod(turn, len(self.block))
 
         def sort_key(index: int) -> bytes:

@@ -69,7 +69,7 @@ async def _serve(files: OperatorFiles, phase_name: str | None, host: str, port: 
                     status="stopping" if stop.is_set() else "ok",
                     pipeline_loaded=True,
                     phase=phase.name,
-                    queue=runner.waiting,
+                    queue=scheduler.waiting,
                     last_success=runner.last_success,
                     uptime=time.monotonic() - started_at,
                     counters=runner.counters,

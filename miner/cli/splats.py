@@ -52,28 +52,18 @@ def info(file: Path) -> None:
     from pipeline.splats.validation import invalid_reason
 
     reason = invalid_reason(content)
-    rows = [
-        ("file", f"{file}, {len(data)} bytes"),
-        *(describe_ply(data) if file.suffix.lower() == ".ply" else describe_spz(data)),
-        *describe(content),
-        ("validator", "accepted" if reason is None else f"refused: {reason}"),
-    ]
+    rows = [("file", f"{file}, {len(data)} bytes"), *_header(file, data), *_statistics(content)]
+    rows.append(("validator", "accepted" if reason is None else f"refused: {reason}"))
     for name, value in rows:
         click.echo(f"{name:<12} {value}")
 
 
-def describe_ply(data: bytes) -> list[tuple[str, str]]:
-    """Return the rows about the header of a PLY."""
-    from pipeline import ply
+def _header(file: Path, data: bytes) -> list[tuple[str, str]]:
+    from pipeline import ply, spz
 
-    header = ply.read_header(data)
-    return [("format", f"PLY, {header.format.replace('_', ' ')}"), ("properties", " ".join(header.vertex.properties))]
-
-
-def describe_spz(data: bytes) -> list[tuple[str, str]]:
-    """Return the rows about the header of an SPZ."""
-    from pipeline import spz
-
+    if file.suffix.lower() == ".ply":
+        text = ply.read_header(data)
+        return [("format", f"PLY, {text.format.replace('_', ' ')}"), ("properties", " ".join(text.vertex.properties))]
     header = spz.read_header(data)
     flags = ", antialiased" if header.antialiased else ""
     return [
@@ -82,8 +72,7 @@ def describe_spz(data: bytes) -> list[tuple[str, str]]:
     ]
 
 
-def describe(content: Splats) -> list[tuple[str, str]]:
-    """Return the rows about the statistics of splats."""
+def _statistics(content: Splats) -> list[tuple[str, str]]:
     from pipeline.splats.splats import SH_COEFFICIENTS
     from pipeline.splats.statistics import compute_statistics
 

@@ -209,16 +209,8 @@ class TasksDeleted:
         return "DELETE FROM tasks WHERE assigned_at < :before", {"before": self.before}
 
 
-Event = (
-    TaskStarted
-    | ResultGenerated
-    | GenerationFailed
-    | SubmissionAnswered
-    | PhaseChanged
-    | ExperimentStarted
-    | ExperimentEnded
-    | TasksDeleted
-)
+TaskEvent = TaskStarted | ResultGenerated | GenerationFailed | SubmissionAnswered
+Event = TaskEvent | PhaseChanged | ExperimentStarted | ExperimentEnded | TasksDeleted
 
 
 def _storable(text: str) -> str:

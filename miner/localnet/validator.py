@@ -152,9 +152,8 @@ class LocalValidator:
     async def push(self, miner: Neuron, request: Generate, task_id: str, timeout: float) -> Generate:  # noqa: ASYNC109
         """Push a task to a miner's axon, check the result, and return the answer."""
         answer = await self._dendrite.ask(miner, request, timeout)
-        self._deliver(
-            await asyncio.to_thread(check_result, task_id, "push", answer.results, self._references.get(task_id))
-        )
+        reference = self._references.get(task_id)
+        self._deliver(await asyncio.to_thread(check_result, task_id, "push", answer.results, reference))
         return answer
 
     async def pull(self, synapse: PullTask) -> PullTask:

@@ -40,7 +40,7 @@ FILES = {
 
 
 def content_security_policy(page: str, *extra: str) -> str:
-    """Return a policy of nothing but files of this server, inline import maps by their hash, and `extra` rules."""
+    """Return a policy that lets a page load only files of this server, import maps by their hash, and `extra` rules."""
     inline = re.findall(r'<script type="importmap">(.*?)</script>', page, re.DOTALL)
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in inline)
     scripts = " ".join(["'self'", *(f"'sha256-{digest}'" for digest in hashes)])

@@ -52,7 +52,7 @@ def select_expired(items: Collection[StoredItem], now: float, limits: RetentionS
 
 
 def list_items(folder: int, pattern: re.Pattern[str]) -> list[StoredItem]:
-    """Return the items of an open folder: regular files, by the stem in their names. Raises OSError if it fails."""
+    """Return the items of an open folder: regular files grouped by the stem in their names. Raises OSError."""
     items: dict[str, StoredItem] = {}
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -135,7 +135,7 @@ class StatusSource(Protocol):
 
 @dataclass(frozen=True)
 class StartingMiner:
-    """The source of the status while the miner, since `started_at` of time.monotonic(), starts: only a ledger runs."""
+    """The status of a miner that is starting, since `started_at` of time.monotonic(): nothing but the ledger runs."""
 
     phase: str
     ledger: LedgerWriter

@@ -34,7 +34,7 @@ def _formatter() -> logging.Formatter:
 
 
 def configure(debug: bool) -> None:
-    """Log to stdout, at level DEBUG or INFO; bittensor, imported before, has silenced the loggers that existed."""
+    """Log to stdout, at level DEBUG or INFO. Call it after the import of bittensor, which silences existing loggers."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_formatter())
     for package in PACKAGES:

@@ -94,7 +94,7 @@ class MetagraphSync:
                 await self._announce(axon)
 
     async def refresh(self) -> bool:
-        """Read the subnet, if possible, and return whether it was. Raises Deregistered if two snapshots lack us."""
+        """Read the subnet; return whether it succeeded. Raises Deregistered if two snapshots in a row lack us."""
         try:
             snapshot = await self._caller.call(lambda chain: chain.snapshot())
             if snapshot.find(self._hotkey) is None:

@@ -33,7 +33,7 @@ def load_wallet(options: RunOptions) -> bt.Wallet:
 
 
 def check_chain_file(options: RunOptions) -> None:
-    """Raise OperatorError if the chain is a file that is missing, beside which the state folder would be created."""
+    """Raise OperatorError if the chain is a missing file: no state folder must be created beside a mistyped path."""
     if options.chain_file is not None and not options.chain_file.is_file():
         raise OperatorError(f"the chain file {options.chain_file} does not exist (--subtensor.network file:PATH)")
 

@@ -42,11 +42,6 @@ class TaskRunner:
         """Make no further candidates for tasks that have a valid one: the miner is stopping."""
         self._is_draining = True
 
-    @property
-    def waiting(self) -> int:
-        """The number of tasks whose generation has not begun."""
-        return self.scheduler.waiting
-
     async def run(self, task: Task) -> Result:
         """Return the task's result. Raise PipelineError, already logged and counted, if there is none."""
         plan = self._start(task.record)

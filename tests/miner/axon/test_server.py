@@ -243,7 +243,7 @@ async def test_a_full_queue_says_so(bench: Bench, wallets: dict[str, bt.Wallet],
     asks = [push()]
     assert await asyncio.to_thread(held.started.wait, TIMEOUT)
     asks += [push(), push()]
-    await until(lambda: bench.runner.waiting == 2)
+    await until(lambda: bench.runner.scheduler.waiting == 2)
     refused = await push()
     assert refused.dendrite.status_code == 503
     assert "busy" in refused.dendrite.status_message
@@ -266,7 +266,7 @@ async def test_the_validator_with_more_stake_goes_first(
     assert await asyncio.to_thread(held.started.wait, TIMEOUT)
     for waiting, who in enumerate(("stranger", "validator"), 1):
         asks.append(push(who, waiting + 1))
-        await until(lambda waiting=waiting: bench.runner.waiting == waiting)  # type: ignore[misc]
+        await until(lambda waiting=waiting: bench.runner.scheduler.waiting == waiting)  # type: ignore[misc]
     held.release.set()
     assert all(done.results for done in await asyncio.gather(*asks))
     assert held.seeds == [1, 3, 2]
@@ -281,8 +281,8 @@ async def test_what_nobody_waits_for_is_not_made(
     call = signed_request(wallets["validator"].hotkey, Generate(prompt=image_base64, seed=2))
     async with connect(bench.target) as (_, writer):
         writer.write(call.head(bench.target) + call.body)
-        await until(lambda: bench.runner.waiting == 1)
-    await until(lambda: bench.runner.waiting == 0)
+        await until(lambda: bench.runner.scheduler.waiting == 1)
+    await until(lambda: bench.runner.scheduler.waiting == 0)
     held.release.set()
     assert (await first).results
     assert (await ask(bench, wallets["validator"], Generate(prompt=image_base64, seed=3))).results

@@ -97,11 +97,11 @@ async def test_other_models_are_loaded_beside_and_swapped_whole(miner: ManagedMi
     miner.generating = hold(started, release)
     in_hand = [asyncio.create_task(miner.run(seed)) for seed in (2, 3, 4)]
     assert await asyncio.to_thread(started.wait, TIMEOUT)
-    await until(lambda: miner.runner.waiting == 2)
+    await until(lambda: miner.runner.scheduler.waiting == 2)
     proceed.set()
     await asyncio.wait_for(looking, TIMEOUT)
     later = asyncio.create_task(miner.run(5))
-    await until(lambda: miner.runner.waiting == 3)
+    await until(lambda: miner.runner.scheduler.waiting == 3)
     # Three tasks still need them.
     assert miner.backends["a"]() is not None
     release.set()
