@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from miner.errors import MinerError, OperatorError
 
 if TYPE_CHECKING:
     from miner.config.phase import Phase
+
+PHASE: dict[str, Any] = {"metavar": "NAME", "shell_complete": complete_phase}
+OF_SETTINGS = "phase of the settings file, unless a REFERENCE is given"
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,7 @@ def weights() -> None:
 
 @weights.command()
 @click.argument("references", nargs=-1, metavar="[REFERENCE]...")
-@click.option(
-    "--phase",
-    metavar="NAME",
-    shell_complete=complete_phase,
-    show_default="none",
-    help="Download everything that this phase needs.",
-)
+@click.option("--phase", **PHASE, show_default="none", help="Download everything that this phase needs.")
 @click.option(
     "--to",
     "folder",
@@ -121,13 +118,7 @@ def download(
 
 @weights.command()
 @click.argument("references", nargs=-1, metavar="[REFERENCE]...")
-@click.option(
-    "--phase",
-    metavar="NAME",
-    shell_complete=complete_phase,
-    show_default="phase of the settings file, unless a REFERENCE is given",
-    help="Check everything that this phase needs.",
-)
+@click.option("--phase", **PHASE, show_default=OF_SETTINGS, help="Check everything that this phase needs.")
 @operator_files
 def check(references: tuple[str, ...], phase: str | None, config: Path | None, state: Path | None) -> None:
     """Check, without a network, that weights are on this machine, complete and readable.

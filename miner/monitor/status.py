@@ -94,10 +94,10 @@ class Status:
     status: Literal["starting", "ok", "stopping"]
     pipeline_loaded: bool
     phase: str
-    uptime: float
     queue: int = 0
     metagraph_age: float | None = None
     last_success: float | None = None
+    uptime: float = 0.0
     counters: Mapping[str, int] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
     gpus: tuple[GpuMemory, ...] = ()
