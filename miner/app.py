@@ -23,14 +23,16 @@ from miner.ledger.reader import read_open_tasks
 from miner.ledger.recorder import TaskRecorder
 from miner.ledger.writer import LedgerWriter
 from miner.monitor.observability import Observability
-from miner.monitor.status import StartingMiner, Status, StatusBoard, read_gpu_memory, view_validators
+from miner.monitor.status import StartingMiner, Status, StatusBoard, view_validators
 from miner.phases.experiment_monitor import ExperimentMonitor
 from miner.phases.manager import ModelOwner, PhaseFiles, PhaseManager
 from miner.phases.state import StateFile
 from miner.policy.blacklist import Blacklist
-from miner.pull.puller import CooldownStore, Puller
+from miner.pull.puller import Puller
 from miner.pull.session import SessionContext
+from miner.pull.store import CooldownStore
 from miner.runtime.clock import SYSTEM_CLOCK
+from miner.runtime.gpu_memory import read_gpu_memory
 from miner.runtime.logging import log_to_files
 from miner.runtime.supervisor import Supervisor
 from miner.runtime.version import code_version, installed_version

@@ -42,9 +42,10 @@ async def _serve(files: OperatorFiles, phase_name: str | None, host: str, port: 
     from miner.gpu.scheduler import Scheduler
     from miner.monitor.local_api import LocalApi
     from miner.monitor.server import Monitor
-    from miner.monitor.status import Status, read_gpu_memory
+    from miner.monitor.status import Status
     from miner.phases.selector import PhaseSelector
     from miner.phases.state import PhaseChoice
+    from miner.runtime.gpu_memory import read_gpu_memory
     from miner.runtime.version import installed_version
     from miner.tasks.runner import TaskRunner
 

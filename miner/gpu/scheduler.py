@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,8 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
-
+from miner.gpu.cuda_errors import is_fatal_cuda_error
 from pipeline import Cancelled, OnStep
 
 JobResult = TypeVar("JobResult")
@@ -21,8 +19,6 @@ Job = Callable[[OnStep], JobResult]
 
 # Weight of the last job in the running estimate of how long one takes.
 DURATION_GAIN = 0.25
-# Statuses of CUDA's libraries that mean that a kernel failed, not that it was asked for the impossible.
-_LIBRARY_FAILURE = re.compile(r"CU\w+_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR|NOT_INITIALIZED)")
 
 
 @dataclass(frozen=True)
@@ -164,21 +160,3 @@ class Scheduler:
     def _fail(self, error: BaseException) -> None:
         self._close()
         self.failure.set_result(error)
-
-
-def is_fatal_cuda_error(error: BaseException | None) -> bool:
-    """Return whether the error or one of its causes is a CUDA error after which every further call fails, too.
-
-    An illegal access or a failed assertion in a kernel corrupts the process's CUDA context, and only a new process
-    helps. Running out of memory does not.
-    """
-    while error is not None:
-        message = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in message:
-            return False
-        if isinstance(error, torch.AcceleratorError):
-            return True
-        if isinstance(error, RuntimeError) and ("CUDA error" in message or _LIBRARY_FAILURE.search(message)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

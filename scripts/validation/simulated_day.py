@@ -30,8 +30,9 @@ from typing import Any
 from miner.config.settings import PullingSettings
 from miner.localnet.validator_rules import SubmissionVerdict, ValidatorTiming
 from miner.policy.policy import PolicyDecision
-from miner.pull.puller import CooldownStore, Puller
+from miner.pull.puller import Puller
 from miner.pull.session import SessionContext
+from miner.pull.store import CooldownStore
 from miner.runtime.clock import Clock
 from miner.runtime.supervisor import Supervisor
 from miner.subnet.metagraph import Snapshot

@@ -14,8 +14,9 @@ from miner.config.settings import PullingSettings
 from miner.localnet.validator import LOOPBACK, Delivery, LocalValidator, free_port
 from miner.localnet.validator_rules import MinerState, ValidatorRules
 from miner.policy.policy import PolicyDecision
-from miner.pull.puller import CooldownStore, Puller
+from miner.pull.puller import Puller
 from miner.pull.session import SessionContext
+from miner.pull.store import CooldownStore
 from miner.runtime.supervisor import Supervisor
 from miner.subnet.dendrite import AnySynapse, Dendrite, Reply, Transport
 from miner.subnet.metagraph import Neuron, Snapshot

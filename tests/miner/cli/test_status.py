@@ -13,7 +13,8 @@ import pytest
 from miner.cli.status import duration, monitor_url
 from miner.ledger.writer import LedgerStatus
 from miner.localnet.validator import free_port
-from miner.monitor.status import GpuMemory, Status, ValidatorView
+from miner.monitor.status import Status, ValidatorView
+from miner.runtime.gpu_memory import GpuMemory
 from tests.support.cli import run
 
 NOW = 1_762_250_400.0

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from miner.gpu.scheduler import is_fatal_cuda_error
+from miner.gpu.cuda_errors import is_fatal_cuda_error
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from miner.monitor.status import GpuMemory
 from miner.monitor.thumbnail_worker import EXTENT, draw_result
+from miner.runtime.gpu_memory import GpuMemory
 from pipeline import Splats, normalise, spz
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.rasterizer import render

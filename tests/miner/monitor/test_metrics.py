@@ -10,7 +10,7 @@ from miner.ledger.events import Event, GenerationFailed, ResultGenerated, Submis
 from miner.ledger.outcomes import Outcome
 from miner.monitor import Metrics, ValidatorView
 from miner.monitor import metrics as module
-from miner.monitor.status import GpuMemory
+from miner.runtime.gpu_memory import GpuMemory
 from tests.support.monitor import HOTKEYS, OK, FixedStatus, Site, one_task
 
 TASK = {"transport": "pull", "type": "image", "phase": "phase3"}

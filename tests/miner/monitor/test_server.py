@@ -15,10 +15,10 @@ from miner.ledger.writer import LedgerStatus, LedgerWriter
 from miner.localnet.validator import LOOPBACK, free_port
 from miner.monitor import Monitor, StartingMiner, Status, StatusBoard, view_validators
 from miner.monitor.server import is_loopback
-from miner.monitor.status import GpuMemory
 from miner.pull.session import ValidatorRecord
 from miner.pull.state_machine import HeldTask, Stage, ValidatorState
 from miner.runtime.clock import Clock
+from miner.runtime.gpu_memory import GpuMemory
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ImageTask
 from tests.support.monitor import OK, FixedStatus, Site

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from miner.pull.puller import Cooldown, CooldownStore
+from miner.pull.store import Cooldown, CooldownStore
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from miner.monitor.status import read_gpu_memory
+from miner.runtime.gpu_memory import read_gpu_memory
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
