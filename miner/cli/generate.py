@@ -67,7 +67,6 @@ def generate(
     files = load_files(config, state)
     if output is None:
         output = files.state_dir / "generated" / f"{time.strftime('%Y%m%d-%H%M%S')}.ply"
-        output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix.lower() not in FORMATS:
         raise OperatorError(f"--output must end in .ply or .spz, not {output.suffix!r}")
     try:
@@ -75,6 +74,8 @@ def generate(
         named = load_phase(phase_name or files.settings.phase, files.config)
         phase = _for_prompt(named.settings, decoded, checkpoint)
         settings = files.settings.model_copy(update={"device": device})
+        # Before the work, so that none is lost to a folder that cannot be made.
+        output.parent.mkdir(parents=True, exist_ok=True)
         models = load_models(phase, choose_phase_compute(phase, settings))
         best = _run(models, make_request(decoded, seed, phase), phase, output)
         output.write_bytes(best.packed.data)

@@ -55,7 +55,7 @@ def test_a_picture_becomes_files_and_figures(picture: Path, tmp_path: Path) -> N
 )
 def test_mistakes_are_named(picture: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     words = [str(picture) if word == "PICTURE" else word for word in arguments]
-    result = generate(*words, "--state", tmp_path)
+    result = generate(*words, "--state", tmp_path / "state")
     assert result.exit_code == 2
     assert message in result.stderr
 
