@@ -45,11 +45,7 @@ def _load(
 ) -> Backend:
     if name == "native":
         return Generator.load(
-            compute,
-            image=image,
-            text=text,
-            background_model=background_model,
-            background_provider=background_provider,
+            compute, image=image, text=text, background_model=background_model, background_provider=background_provider
         )
     # Imported only when chosen.
     from pipeline.backends.upstream import UpstreamGenerator

@@ -199,10 +199,7 @@ def verify_round_trip(splats: Splats, data: bytes) -> Splats:
         )
     errors = {
         "means": ((decoded.means - splats.means).abs(), 2.0**-13),
-        "opacities": (
-            (decoded.opacity_logits.sigmoid() - splats.opacity_logits.sigmoid()).abs(),
-            1 / 510 + _ROUNDING,
-        ),
+        "opacities": ((decoded.opacity_logits.sigmoid() - splats.opacity_logits.sigmoid()).abs(), 1 / 510 + _ROUNDING),
         "f_dc": ((decoded.f_dc - splats.f_dc.clamp(-10 / 3, 10 / 3)).abs(), 1 / 76.5 + _ROUNDING),
         "log_scales": ((decoded.log_scales - splats.log_scales.clamp(-10, 5.9375)).abs(), 1 / 32 + _ROUNDING),
         "quaternions": (_rotation_error(decoded.quaternions, splats.quaternions), 1 / 255 + _ROUNDING),

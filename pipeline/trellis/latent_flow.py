@@ -10,12 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.trellis.blocks import modulated_blocks
-from pipeline.trellis.layers import (
-    FINAL_NORM_EPS,
-    TimestepEmbedder,
-    cast_matmul_weights,
-    position_embedding,
-)
+from pipeline.trellis.layers import FINAL_NORM_EPS, TimestepEmbedder, cast_matmul_weights, position_embedding
 from pipeline.trellis.sparse_blocks import SparseResBlock3d
 from pipeline.trellis.voxels import VoxelGrid
 

@@ -9,12 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.trellis.blocks import modulated_blocks
-from pipeline.trellis.layers import (
-    FINAL_NORM_EPS,
-    TimestepEmbedder,
-    cast_matmul_weights,
-    position_embedding,
-)
+from pipeline.trellis.layers import FINAL_NORM_EPS, TimestepEmbedder, cast_matmul_weights, position_embedding
 from pipeline.trellis.segments import Segments
 
 
