@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,7 +22,6 @@ from pipeline.conditioning.preprocessing import cut_out, frame_object
 from pipeline.conditioning.prompt import ImagesPrompt, Prompt, TextPrompt
 from pipeline.errors import (
     CheckpointError,
-    EmptyForeground,
     EmptyStructure,
     NonFiniteOutput,
     OutOfMemory,
@@ -30,11 +29,11 @@ from pipeline.errors import (
     TooManyVoxels,
     UnsupportedPrompt,
 )
-from pipeline.generator import warm_up_requests
+from pipeline.generator import generate_first
 from pipeline.params import SamplerParams, VoxelLimit
-from pipeline.request import STAGES, Asset, Conditioning, OnStep, Request, ignore_steps
+from pipeline.request import STAGES, Asset, Backend, Conditioning, OnStep, Request, ignore_steps
 from pipeline.splats.splats import Splats
-from pipeline.trellis.gaussians import to_splats
+from pipeline.trellis.gaussians import activated_to_splats
 from pipeline.weights.locate import locate
 
 _INSTALL = (
@@ -45,17 +44,6 @@ _INSTALL = (
 
 class BackendError(PipelineError):
     """An error of the `trellis` package: it is missing, it is another package of that name, or it failed."""
-
-
-@dataclass(frozen=True, eq=False)
-class _UpstreamGaussians:
-    """Gaussians after upstream's own activations, as `to_splats` takes them."""
-
-    positions: Tensor
-    scales: Tensor
-    quaternions: Tensor
-    opacities: Tensor
-    features_dc: Tensor
 
 
 @dataclass
@@ -90,7 +78,7 @@ class _EncodedPrompt:
     run: Callable[..., dict[str, Any]]
 
 
-class UpstreamGenerator:
+class UpstreamGenerator(Backend):
     """A backend of upstream's pipelines, for images, for sentences or for both; one call at a time."""
 
     def __init__(
@@ -124,27 +112,12 @@ class UpstreamGenerator:
             text_pipeline = _pipeline("TrellisTextTo3DPipeline", text, compute.device)
         return UpstreamGenerator(compute, image_pipeline, text_pipeline, remover)
 
-    @property
-    def supports_image(self) -> bool:
-        """Return whether the backend generates from images."""
-        return self.image is not None
-
-    @property
-    def supports_text(self) -> bool:
-        """Return whether the backend generates from sentences."""
-        return self.text is not None
-
     def warm_up(self) -> None:
         """Generate one object of each kind, so that the first request is as fast as any other."""
-        for request in warm_up_requests(image=self.supports_image, text=self.supports_text):
-            with suppress(EmptyStructure, EmptyForeground):
-                self.generate(request)
+        generate_first(self, image=self.image is not None, text=self.text is not None)
 
     def encode(self, prompt: Prompt) -> Conditioning[_EncodedPrompt]:
-        """Remove the background of images and frame the object; upstream encodes when it samples.
-
-        Raises PromptError.
-        """
+        """Cut out and frame the object of images; upstream encodes when it samples. Raises PromptError."""
         started = time.perf_counter()
         return Conditioning(self._encode(prompt), {"background": time.perf_counter() - started})
 
@@ -192,14 +165,6 @@ class UpstreamGenerator:
         splats = _splats(result["gaussian"][0])
         clock.stop()
         return Asset(splats, request.seed, counts[-1], clock.seconds)
-
-    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
-        """Encode the request's prompt and generate one object from it.
-
-        Raises what `encode` and `sample` raise.
-        """
-        conditioning = self.encode(request.prompt)
-        return self.sample(conditioning, request, on_step).with_added_seconds(conditioning.seconds)
 
     def _encode(self, prompt: Prompt) -> _EncodedPrompt:
         if isinstance(prompt, TextPrompt):
@@ -290,13 +255,8 @@ def _check_count(count: int, limit: VoxelLimit | None) -> None:
 
 def _splats(gaussian: Any) -> Splats:
     """Convert upstream's `Gaussian` to splats in the frame of its PLY files."""
-    activated = _UpstreamGaussians(
-        positions=gaussian.get_xyz.float(),
-        scales=gaussian.get_scaling.float(),
-        quaternions=gaussian.get_rotation.float(),
-        opacities=gaussian.get_opacity.float().flatten(),
-        features_dc=gaussian._features_dc.float().flatten(1),
-    )
-    if not all(bool(values.isfinite().all()) for values in vars(activated).values()):
+    shape = gaussian.get_xyz.float(), gaussian.get_rotation.float(), gaussian.get_scaling.float()
+    activated = (*shape, gaussian.get_opacity.float().flatten(), gaussian._features_dc.float().flatten(1))
+    if not all(bool(values.isfinite().all()) for values in activated):
         raise NonFiniteOutput("the trellis package returned NaN or infinity")
-    return to_splats(activated)
+    return activated_to_splats(*activated)

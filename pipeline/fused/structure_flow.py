@@ -13,8 +13,7 @@ from pipeline.fused.transformer import CFGBatch, TransformerBlocks
 from pipeline.params import Conditions, Velocities
 from pipeline.trellis import SparseStructureFlowModel
 from pipeline.trellis.attention import attend
-from pipeline.trellis.layers import FINAL_NORM_EPS
-from pipeline.trellis.structure_flow import patchify, unpatchify
+from pipeline.trellis.layers import FINAL_NORM_EPS, patchify, unpatchify
 
 # Contexts in one graph; more would not run faster, and graphs hold memory.
 _MAX_BATCH = 2

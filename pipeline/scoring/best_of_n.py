@@ -6,11 +6,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-from pipeline.conditioning.prompt import Prompt, TextPrompt
+from pipeline.conditioning.prompt import TextPrompt
 from pipeline.errors import Cancelled, PipelineError, PromptError, UnsupportedPrompt
-from pipeline.request import Asset, Conditioning, OnStep, Request, ignore_steps
+from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
 from pipeline.splats.container import PackedSplats
 from pipeline.splats.splats import Splats
 from pipeline.splats.validation import invalid_reason
@@ -24,16 +24,6 @@ Pack = Callable[[Splats], PackedSplats]
 
 Scorer = Callable[[Splats], float]
 """Returns the quality of splats, 0..1, higher is better; may raise PipelineError. See QualityScorer."""
-
-
-class Sampling(Protocol):
-    """The part of pipeline.backends.protocol.Backend that candidates are made with."""
-
-    def encode(self, prompt: Prompt) -> Conditioning[Any]:
-        """Encode a prompt, for any number of samples."""
-
-    def sample(self, conditioning: Conditioning[Any], request: Request, on_step: OnStep = ignore_steps) -> Asset:
-        """Generate an object from an encoded prompt with the request's seed."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,7 @@ class BestOfN:
 
     def __init__(
         self,
-        backend: Sampling,
+        backend: Backend,
         request: Request,
         pack: Pack,
         scorer: Scorer | None = None,

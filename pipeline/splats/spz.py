@@ -51,15 +51,7 @@ def to_bytes(splats: Splats, *, level: int = 1, workers: int = 0, lossy: bool = 
 
 def loss_reason(splats: Splats) -> str | None:
     """Return why a container cannot hold these splats (at least one), or None; clamping is no loss."""
-    fields = {
-        "means": splats.means,
-        "quaternions": splats.quaternions,
-        "log_scales": splats.log_scales,
-        "opacity_logits": splats.opacity_logits,
-        "f_dc": splats.f_dc,
-    }
-    if splats.sh_degree and splats.f_rest is not None:
-        fields["f_rest"] = splats.f_rest
+    fields = {name: tensor for name, tensor in splats.tensors().items() if tensor.numel()}
     # One transfer for all of them; a NaN anywhere makes both ends NaN.
     ranges = torch.stack([torch.stack(torch.aminmax(field)) for field in fields.values()]).tolist()
     for name, (low, _) in zip(fields, ranges, strict=True):

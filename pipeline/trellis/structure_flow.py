@@ -8,23 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.trellis.blocks import modulated_blocks
-from pipeline.trellis.layers import FINAL_NORM_EPS, TimestepEmbedder, cast_matmul_weights, position_embedding
+from pipeline.trellis.blocks import ModulatedBlock
+from pipeline.trellis.layers import (
+    FINAL_NORM_EPS,
+    TimestepEmbedder,
+    cast_matmul_weights,
+    patchify,
+    position_embedding,
+    unpatchify,
+)
 from pipeline.trellis.segments import Segments
-
-
-def patchify(x: Tensor, patch_size: int) -> Tensor:
-    """Fold patches into channels (c, px, py, pz), row-major: [B, C, X, Y, Z] -> [B, C * p^3, X/p, Y/p, Z/p]."""
-    p = patch_size
-    x = x.unflatten(4, (-1, p)).unflatten(3, (-1, p)).unflatten(2, (-1, p))
-    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
-
-
-def unpatchify(x: Tensor, patch_size: int) -> Tensor:
-    """Undo `patchify`: [B, C * p^3, X, Y, Z] -> [B, C, X*p, Y*p, Z*p]."""
-    p = patch_size
-    x = x.unflatten(1, (-1, p, p, p)).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
 class SparseStructureFlowModel(nn.Module):
@@ -67,14 +60,9 @@ class SparseStructureFlowModel(nn.Module):
         grid = torch.tensor(list(itertools.product(cells, cells, cells)), device="cpu")
         self.register_buffer("pos_emb", position_embedding(grid, model_channels))
         self.input_layer = nn.Linear(in_channels * patch_size**3, model_channels)
-        self.blocks = modulated_blocks(
-            num_blocks,
-            model_channels,
-            cond_channels,
-            heads,
-            mlp_ratio,
-            qk_rms_norm=qk_rms_norm,
-            qk_rms_norm_cross=qk_rms_norm_cross,
+        norms = {"qk_rms_norm": qk_rms_norm, "qk_rms_norm_cross": qk_rms_norm_cross}
+        self.blocks = nn.ModuleList(
+            ModulatedBlock(model_channels, cond_channels, heads, mlp_ratio, **norms) for _ in range(num_blocks)
         )
         self.out_layer = nn.Linear(model_channels, out_channels * patch_size**3)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import CheckpointError
 
@@ -14,8 +14,9 @@ PIPELINE_FILE = "pipeline.json"
 # Keys of pipeline.json's "models" that gaussians need; mesh and radiance-field decoders are ignored.
 NETWORK_ROLES = ("sparse_structure_flow_model", "sparse_structure_decoder", "slat_flow_model", "slat_decoder_gs")
 NETWORK_SUFFIXES = (".json", ".safetensors")
+EncoderKind = Literal["image_cond_model", "text_cond_model"]
 # Files of the encoder's directory, by the key of pipeline.json that names it.
-ENCODER_FILES = {
+ENCODER_FILES: dict[EncoderKind, tuple[str, ...]] = {
     "image_cond_model": ("config.json", "model.safetensors"),
     "text_cond_model": ("config.json", "model.safetensors", "vocab.json", "merges.txt"),
 }
@@ -36,10 +37,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CheckpointReferences:
-    """What a pipeline.json refers to: networks by role, and encoders by key."""
+    """A pipeline.json: all that it has under "args", and what it refers to, networks by role and encoders by key."""
 
+    args: dict[str, Any]
     networks: dict[str, str]
-    encoders: dict[str, str]
+    encoders: dict[EncoderKind, str]
 
 
 def read_references(config: Path, overrides: Mapping[str, str]) -> CheckpointReferences:
@@ -47,9 +49,14 @@ def read_references(config: Path, overrides: Mapping[str, str]) -> CheckpointRef
     try:
         args: dict[str, Any] = read_json(config)["args"]
         networks = {role: overrides.get(role) or args["models"][role] for role in NETWORK_ROLES}
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{config} lacks the key {error}") from None
-    return CheckpointReferences(networks, {key: args[key] for key in ENCODER_FILES if args.get(key)})
+    except KeyError as missing:
+        raise CheckpointError(f"{config} lacks the key {missing}") from None
+    except TypeError as error:
+        raise CheckpointError(f"{config}: {error}") from None
+    for reference in networks.values():
+        if not isinstance(reference, str):
+            raise CheckpointError(f"{config}: a network's path must be a string, not {reference!r}")
+    return CheckpointReferences(args, networks, {key: args[key] for key in ENCODER_FILES if args.get(key)})
 
 
 def check_file(path: Path) -> Path:

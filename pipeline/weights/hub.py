@@ -29,6 +29,7 @@ from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import build_hf_headers
 
 from pipeline.errors import DownloadError
+from pipeline.weights.locate import HubReference
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,8 @@ def _explain_errors(repository: str, revision: str | None, file: str) -> Iterato
     except GatedRepoError:
         raise DownloadError(f"{repository} is gated: accept its terms at {hub}/{repository} and set HF_TOKEN") from None
     except RepositoryNotFoundError:
-        raise DownloadError(
-            f"{hub} has no repository {repository}, or it is private: check the name, or set HF_TOKEN"
-        ) from None
+        hint = "or it is private: check the name, or set HF_TOKEN"
+        raise DownloadError(f"{hub} has no repository {repository}, {hint}") from None
     except RevisionNotFoundError:
         raise DownloadError(f"{repository} has no revision {revision}") from None
     except HfHubHTTPError as error:
@@ -82,17 +82,17 @@ def _explain_errors(repository: str, revision: str | None, file: str) -> Iterato
         raise DownloadError(f"{repository!r} is not a Hugging Face id: {' '.join(str(error).split())}") from None
 
 
-def find_file(repository: str, path: str, revision: str | None) -> RemoteFile | None:
+def find_file(source: HubReference, path: str) -> RemoteFile | None:
     """Return the file as the hub describes it, or None if the repository has no such file. Raises DownloadError."""
-    name = f"{repository}/{path}"
-    with _explain_errors(repository, revision, name):
+    name = f"{source.repository}/{path}"
+    with _explain_errors(source.repository, source.revision, name):
         try:
-            metadata = get_hf_file_metadata(hf_hub_url(repository, path, revision=revision))
+            metadata = get_hf_file_metadata(hf_hub_url(source.repository, path, revision=source.revision))
         except RemoteEntryNotFoundError:
             return None
     if metadata.etag is None or len(metadata.etag) not in (40, 64):
         raise DownloadError(f"{constants.ENDPOINT} gives no checksum for {name}, so that it cannot be verified")
-    return RemoteFile(repository, path, revision, metadata.etag, metadata.size)
+    return RemoteFile(source.repository, path, source.revision, metadata.etag, metadata.size)
 
 
 def is_intact(file: RemoteFile, path: Path) -> bool:

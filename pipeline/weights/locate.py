@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import CheckpointError
-from pipeline.weights.files import NETWORK_SUFFIXES, PIPELINE_FILE
+from pipeline.weights.files import NETWORK_SUFFIXES, PIPELINE_FILE, EncoderKind
 
 # For images, and for sentences with the same networks.
 EMBEDDED, EMBEDDED_TEXT = "embedded", "embedded-text"
@@ -104,27 +104,15 @@ def resolve_encoder_name(name: str) -> str:
     return _HUB_NAMES.get(name, name)
 
 
-def locate_image_encoder(name: str, checkpoint: Path) -> Path:
-    """Return the transformers directory of an image encoder.
+def locate_encoder(name: str, kind: EncoderKind, checkpoint: Path) -> Path:
+    """Return the transformers directory of the encoder that a checkpoint's pipeline.json names under the key `kind`.
 
     The name is a directory of the checkpoint, upstream's name, a path, or a Hugging Face id. Raises CheckpointError if
     the checkpoint names none or it is not on this machine.
     """
-    return _locate_encoder(name, checkpoint, "image encoder (image_cond_model)")
-
-
-def locate_text_encoder(name: str, checkpoint: Path) -> Path:
-    """Return the transformers directory of a text encoder.
-
-    The name is a directory of the checkpoint, a path, or a Hugging Face id. Raises CheckpointError if the checkpoint
-    names none or it is not on this machine.
-    """
-    return _locate_encoder(name, checkpoint, "text encoder (text_cond_model)")
-
-
-def _locate_encoder(name: str, checkpoint: Path, kind: str) -> Path:
     if not name:
-        raise CheckpointError(f"{checkpoint / PIPELINE_FILE} names no {kind}")
+        prompts = "image" if kind == "image_cond_model" else "text"
+        raise CheckpointError(f"{checkpoint / PIPELINE_FILE} names no {prompts} encoder ({kind})")
     if (checkpoint / name / "config.json").is_file():
         return checkpoint / name
     return locate(resolve_encoder_name(name), "config.json")

@@ -17,15 +17,10 @@ STATISTICS = {"mean": [0.0] * 8, "std": [2.4] * 8}
 SETTINGS = SamplerParams(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
 GAUSSIANS = {
     "lr": {"_xyz": 1.0, "_features_dc": 1.0, "_opacity": 1.0, "_scaling": 1.0, "_rotation": 0.1},
-    "perturb_offset": True,
-    "voxel_size": 1.5,
-    "num_gaussians": 32,
-    "2d_filter_kernel_size": 0.1,
-    "3d_filter_kernel_size": 9e-4,
-    "scaling_bias": 4e-3,
-    "opacity_bias": 0.1,
-    "scaling_activation": "softplus",
-}
+    "perturb_offset": True, "voxel_size": 1.5, "num_gaussians": 32,
+    "2d_filter_kernel_size": 0.1, "3d_filter_kernel_size": 9e-4,
+    "scaling_bias": 4e-3, "opacity_bias": 0.1, "scaling_activation": "softplus",
+}  # fmt: skip
 FLOW = {"in_channels": 8, "out_channels": 8, "mlp_ratio": 4, "pe_mode": "ape", "qk_rms_norm": True, "use_fp16": True}
 STRUCTURE_FLOW = {**FLOW, "resolution": 16, "patch_size": 1}
 LATENT_FLOW = {**FLOW, "resolution": 64, "patch_size": 2}
@@ -42,33 +37,17 @@ FLOWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {**LATENT_FLOW, **XLARGE, "num_io_res_blocks": 3, "io_block_channels": [256]},
     ),
 }
+STRUCTURE_DECODER = {
+    "out_channels": 1, "latent_channels": 8, "channels": [512, 128, 32],
+    "num_res_blocks": 2, "num_res_blocks_middle": 2, "use_fp16": True,
+}  # fmt: skip
+GAUSSIAN_DECODER = {
+    "resolution": 64, "model_channels": 768, "latent_channels": 8, "num_blocks": 12, "num_heads": 12, "mlp_ratio": 4,
+    "attn_mode": "swin", "window_size": 8, "use_fp16": True, "representation_config": GAUSSIANS,
+}  # fmt: skip
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "sparse_structure_decoder": (
-        "SparseStructureDecoder",
-        {
-            "out_channels": 1,
-            "latent_channels": 8,
-            "num_res_blocks": 2,
-            "num_res_blocks_middle": 2,
-            "channels": [512, 128, 32],
-            "use_fp16": True,
-        },
-    ),
-    "slat_decoder_gs": (
-        "ElasticSLatGaussianDecoder",
-        {
-            "resolution": 64,
-            "model_channels": 768,
-            "latent_channels": 8,
-            "num_blocks": 12,
-            "num_heads": 12,
-            "mlp_ratio": 4,
-            "attn_mode": "swin",
-            "window_size": 8,
-            "use_fp16": True,
-            "representation_config": GAUSSIANS,
-        },
-    ),
+    "sparse_structure_decoder": ("SparseStructureDecoder", STRUCTURE_DECODER),
+    "slat_decoder_gs": ("ElasticSLatGaussianDecoder", GAUSSIAN_DECODER),
 }
 
 

@@ -104,8 +104,6 @@ def instant_generate(request: Request, on_step: OnStep) -> Asset:
 class FakeBackend:
     """A backend whose objects are a function of the request."""
 
-    supports_image = supports_text = True
-
     def __init__(self, generate: Callable[[Request, OnStep], Asset] = instant_generate) -> None:
         self._generate = generate
         self.encoded: list[Prompt] = []
