@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +47,8 @@ class TextToImage:
                 f"text_to_image needs the package diffusers ({error}): pip install 'sn17-miner[text-to-image]'"
             ) from None
         directory = locate(reference, MODEL_INDEX)
+        # Smaller, and what `weights download` prefers, too.
+        has_half = any(f".{_HALF}." in path.name for path in directory.glob("*/*.safetensors"))
         diffusers.utils.logging.disable_progress_bar()
         silence_transformers()
         try:
@@ -55,7 +56,7 @@ class TextToImage:
                 str(directory),
                 # float16 overflows in some of these models' decoders.
                 dtype=torch.bfloat16 if compute.device.type == "cuda" else torch.float32,
-                variant=_HALF if _has_half(directory) else None,
+                variant=_HALF if has_half else None,
                 use_safetensors=True,
                 local_files_only=True,
             )
@@ -135,8 +136,3 @@ class TextToImageBackend(Backend):
         on_step(PICTURE_STAGE, params.steps, params.steps)
         asset = self.backend.generate(replace(request, prompt=ImagePrompt(picture, picture.tobytes())), on_step)
         return replace(asset, seconds={PICTURE_STAGE: seconds, **asset.seconds})
-
-
-def _has_half(directory: Path) -> bool:
-    """Return whether there are half-precision files, which are smaller and which `weights download` prefers, too."""
-    return any(f".{_HALF}." in path.name for path in directory.glob("*/*.safetensors"))

@@ -7,9 +7,9 @@ three-gen-subnet at 5fc61f1), whose quirks are part of the contract: they are re
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -110,7 +110,7 @@ def normalise_as_validator(splats: Splats) -> Splats:
     moved = (means - means.mean()) * scale
     # Quirk of the validator: enlarged splats become more transparent, shrunk ones more opaque.
     opacities = (splats.opacity_logits.sigmoid() / scale).clamp(0, 1)
-    return dataclasses.replace(
+    return replace(
         splats,
         means=moved,
         log_scales=splats.log_scales + math.log(scale),

@@ -268,19 +268,17 @@ def _parse_rows(data: bytes, header: Header) -> NDArray[np.void]:
             warnings.simplefilter("ignore")
             if header.format == "ascii":
                 rows = header.vertex.count + sum(element.count for element in header.before)
-                return _vertices(PlyData.read(StringIO(start + "".join(_ascii_lines(data, header.body, rows)))))
-            # From a file and not from memory, because plyfile maps files and reads anything else value by value.
-            with tempfile.TemporaryFile() as file:
-                file.write(start.encode("ascii"))
-                file.write(memoryview(data)[header.body :])
-                file.seek(0)
-                return _vertices(PlyData.read(file))
+                content = PlyData.read(StringIO(start + "".join(_ascii_lines(data, header.body, rows))))
+            else:
+                # From a file and not from memory, because plyfile maps files and reads anything else value by value.
+                with tempfile.TemporaryFile() as file:
+                    file.write(start.encode("ascii"))
+                    file.write(memoryview(data)[header.body :])
+                    file.seek(0)
+                    content = PlyData.read(file)
+            return cast(NDArray[np.void], content["vertex"].data)
     except (PlyParseError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise FormatError(f"PLY that plyfile cannot read: {error}") from error
-
-
-def _vertices(content: PlyData) -> NDArray[np.void]:
-    return cast(NDArray[np.void], content["vertex"].data)
 
 
 def _ascii_lines(data: bytes, offset: int, count: int) -> Iterator[str]:

@@ -96,7 +96,9 @@ def find_file(source: HubReference, path: str) -> RemoteFile | None:
 
 
 def is_intact(file: RemoteFile, path: Path) -> bool:
-    """Return whether the content of `path` has the file's checksum."""
+    """Return whether there is a file at `path` with the file's checksum."""
+    if not path.is_file():
+        return False
     with path.open("rb") as content:
         if len(file.checksum) == 64:
             return hashlib.file_digest(content, "sha256").hexdigest() == file.checksum
@@ -111,7 +113,7 @@ def download_to_path(file: RemoteFile, target: Path) -> None:
     Raises DownloadError; an incomplete download is kept and resumed by the next one.
     """
     with _explain_errors(file.repository, file.revision, str(file)):
-        if _has_intact(file, target):
+        if is_intact(file, target):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         # The name contains the checksum, so that parts of two versions are never mixed.
@@ -119,7 +121,7 @@ def download_to_path(file: RemoteFile, target: Path) -> None:
         try:
             with _lock(partial):
                 # Another process may have finished meanwhile.
-                if _has_intact(file, target):
+                if is_intact(file, target):
                     return
                 target.unlink(missing_ok=True)
                 _resume(file, partial)
@@ -141,10 +143,6 @@ def _lock(path: Path) -> Iterator[None]:
         finally:
             # Deleted while it is held; a process that has opened it already sees that and fails.
             lock.unlink(missing_ok=True)
-
-
-def _has_intact(file: RemoteFile, path: Path) -> bool:
-    return path.is_file() and is_intact(file, path)
 
 
 def _resume(file: RemoteFile, partial: Path) -> None:
