@@ -21,7 +21,8 @@ from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory, TextT
 from pipeline.generator import generate_first
 from pipeline.params import TextToImageParams
 from pipeline.request import PICTURE_STAGE, Asset, Backend, Conditioning, OnStep, Request, ignore_steps
-from pipeline.weights.locate import MODEL_INDEX, locate
+from pipeline.weights.files import MODEL_INDEX
+from pipeline.weights.locate import locate
 
 # Part of the names of half-precision files, which some repositories have beside those in full precision.
 _HALF = "fp16"

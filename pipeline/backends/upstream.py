@@ -9,7 +9,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,8 @@ from pipeline.errors import (
 )
 from pipeline.generator import generate_first
 from pipeline.params import SamplerParams, VoxelLimit
-from pipeline.request import STAGES, Asset, Backend, Conditioning, OnStep, Request, ignore_steps
+from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
+from pipeline.sampling.sample import Measurements
 from pipeline.splats.splats import Splats
 from pipeline.trellis.gaussians import activated_to_splats
 from pipeline.weights.locate import locate
@@ -44,30 +45,6 @@ _INSTALL = (
 
 class BackendError(PipelineError):
     """An error of the `trellis` package: it is missing, it is another package of that name, or it failed."""
-
-
-@dataclass
-class _StageClock:
-    """A clock that adds up the seconds of stages that follow one another."""
-
-    device: torch.device
-    stage: str
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    since: float = field(default_factory=time.perf_counter)
-
-    def enter(self, stage: str) -> None:
-        """End the current stage, unless it is this one already."""
-        if stage != self.stage:
-            self.stop()
-            self.stage = stage
-
-    def stop(self) -> None:
-        """Add the time since the last change to the current stage."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.seconds[self.stage] += now - self.since
-        self.since = now
 
 
 @dataclass(frozen=True)
@@ -129,26 +106,29 @@ class UpstreamGenerator(Backend):
         Raises EmptyStructure, TooManyVoxels, NonFiniteOutput, OutOfMemory, BackendError, or what on_step raises.
         """
         pipeline, run = conditioning.encoded.pipeline, conditioning.encoded.run
-        clock = _StageClock(self._device, "conditioning")
-        counts: list[int] = []
         structure, latents = request.sparse_structure_sampler_params, request.slat_sampler_params
+        measurements, stages = Measurements(self._device), ExitStack()
+
+        def enter(stage: str) -> None:
+            stages.close()
+            stages.enter_context(measurements.stage(stage))
 
         def keep_within_limit(sample: Callable[..., Tensor]) -> Callable[..., Tensor]:
             def sample_limited(*args: Any, **options: Any) -> Tensor:
                 coords = sample(*args, **options)
-                counts.append(len(coords))
+                measurements.voxels = len(coords)
                 _check_count(len(coords), request.voxel_limit)
                 return coords
 
             return sample_limited
 
-        with ExitStack() as stack:
-            stack.enter_context(_wrapped(pipeline, "sample_sparse_structure", keep_within_limit))
-            for sampler, stage, steps in (
-                (pipeline.sparse_structure_sampler, "structure", structure.steps),
-                (pipeline.slat_sampler, "latents", latents.steps),
-            ):
-                stack.enter_context(_watched(sampler, stage, steps, on_step, clock))
+        with (
+            stages,
+            _wrapped(pipeline, "sample_sparse_structure", keep_within_limit),
+            _watched(pipeline.sparse_structure_sampler, "structure", structure.steps, on_step, enter),
+            _watched(pipeline.slat_sampler, "latents", latents.steps, on_step, enter),
+        ):
+            enter("conditioning")
             try:
                 result = run(
                     seed=request.seed,
@@ -162,9 +142,8 @@ class UpstreamGenerator(Backend):
                 raise OutOfMemory(f"the GPU's memory did not suffice for upstream: {error}") from None
             except Exception as error:  # upstream raises whatever its dependencies raise
                 raise BackendError(f"the trellis package failed: {type(error).__name__}: {error}") from error
-        splats = _splats(result["gaussian"][0])
-        clock.stop()
-        return Asset(splats, request.seed, counts[-1], clock.seconds)
+            splats = _splats(result["gaussian"][0])
+        return Asset(splats, request.seed, measurements.voxels, measurements.seconds)
 
     def _encode(self, prompt: Prompt) -> _EncodedPrompt:
         if isinstance(prompt, TextPrompt):
@@ -213,19 +192,20 @@ def _wrapped(owner: Any, method: str, wrap: Callable[[Callable[..., Any]], Calla
 
 
 @contextmanager
-def _watched(sampler: Any, stage: str, steps: int, on_step: OnStep, clock: _StageClock) -> Iterator[None]:
-    """Report each step that the sampler takes inside the block, and tell the clock when its stage begins and ends."""
+def _watched(sampler: Any, stage: str, steps: int, on_step: OnStep, enter: Callable[[str], None]) -> Iterator[None]:
+    """Report each step that the sampler takes inside the block, and enter its stage, and the one after."""
     done = 0
 
     def report(sample_once: Callable[..., Any]) -> Callable[..., Any]:
         def reported(*args: Any, **options: Any) -> Any:
             nonlocal done
-            clock.enter(stage)
+            if done == 0:
+                enter(stage)
             step = sample_once(*args, **options)
             done += 1
             on_step(stage, done, steps)
             if stage == "latents" and done == steps:
-                clock.enter("gaussians")
+                enter("gaussians")
             return step
 
         return reported

@@ -61,7 +61,7 @@ class FusedLatentFlow:
                     return self._velocity(x, maps, positions, modulation, modulations, batch)
 
                 graphed[ordered] = GraphedCallable(run, self._graph_pool)
-            out = graphed[ordered](x, cache.modulation(step), residual_modulations[step])
+            out = graphed[ordered](x, cache.modulations[step], residual_modulations[step])
             results = dict(zip(ordered, out, strict=True))
             return [results[index] for index in indices]
 

@@ -39,7 +39,7 @@ class FusedStructureFlow:
             for start in range(0, len(ordered), _MAX_BATCH):
                 part = ordered[start : start + _MAX_BATCH]
                 batch = cache.batch(part)
-                out = self._graphed_velocity(batch)(x, cache.modulation(step), *batch.keys_values)
+                out = self._graphed_velocity(batch)(x, cache.modulations[step], *batch.keys_values)
                 results |= dict(zip(part, out.split(1), strict=True))
             return [results[index] for index in indices]
 

@@ -32,12 +32,19 @@ _CELLS = 32
 
 
 class Engine:
-    """One checkpoint's networks, for sampling and decoding; noise comes from the caller and may lie on any device."""
+    """One checkpoint's networks, for sampling and decoding; noise comes from the caller and may lie on any device.
+
+    structure_shape: shape of the structure sampler's noise: channels, then the cells along x, y and z.
+    latent_channels: channels of the latents' noise.
+    """
 
     def __init__(self, checkpoint: Checkpoint, compute: ComputeConfig) -> None:
         """Prepare the checkpoint's flows with the kernels that `compute` names."""
         self.checkpoint = checkpoint
         self.device = compute.device
+        flow = checkpoint.structure_flow
+        self.structure_shape = (flow.in_channels, *[flow.resolution] * 3)
+        self.latent_channels = checkpoint.latent_flow.in_channels
         self.flows: Flows
         if compute.fused:
             # Its kernels need Triton, which is not installed everywhere.
@@ -46,17 +53,6 @@ class Engine:
             self.flows = FusedFlows(checkpoint.structure_flow, checkpoint.latent_flow, fp8=compute.fp8)
         else:
             self.flows = PlainFlows(checkpoint.structure_flow, checkpoint.latent_flow)
-
-    @property
-    def structure_shape(self) -> tuple[int, ...]:
-        """Shape of the structure sampler's noise: channels, then the cells along x, y and z."""
-        flow = self.checkpoint.structure_flow
-        return (flow.in_channels, *[flow.resolution] * 3)
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of the latents' noise."""
-        return self.checkpoint.latent_flow.in_channels
 
     def sample_structure(
         self, conditions: Conditions, params: SamplerParams, noise: Tensor, on_step: OnSamplerStep = lambda _done: None

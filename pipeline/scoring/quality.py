@@ -32,8 +32,7 @@ _BACKBONE, _HEAD = "backbone.", "score_head."
 class QualityScorer:
     """Splats -> quality in 0..1: DINOv2-small and a linear head, fine-tuned by the subnet, on 16 renders.
 
-    The other quarter of the validator's score, alignment with the prompt, lpips and ssim, is not computed. The network
-    runs in float32. Not thread-safe; one call at a time.
+    The network runs in float32. Not thread-safe; one call at a time.
     """
 
     def __init__(self, weights: Path, config: Path, device: torch.device) -> None:

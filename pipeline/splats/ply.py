@@ -112,7 +112,11 @@ def from_bytes(data: bytes) -> Splats:
         raise FormatError(f"PLY with {rest} consecutive f_rest properties: expected 0, 9, 24 or 45")
 
     _check_size(header, len(data))
-    rows = _view_rows(data, header) if header.is_fixed_layout else _parse_rows(data, header)
+    if header.is_fixed_layout:
+        row = np.dtype([(name, f"<{_TYPES[kind]}") for name, (kind,) in vertex.properties.items()])
+        rows = np.frombuffer(data, row, vertex.count, header.body)
+    else:
+        rows = _parse_rows(data, header)
 
     def field(*names: str) -> Tensor:
         values = np.empty((vertex.count, len(names)), np.float32)
@@ -247,12 +251,6 @@ def _check_size(header: Header, size: int) -> None:
         end -= 1
     if end > size:
         raise FormatError(f"PLY too short: {header.vertex.count} vertices cannot end before byte {end} of {size}")
-
-
-def _view_rows(data: bytes, header: Header) -> NDArray[np.void]:
-    """Return the vertices of a file with the fixed layout as a view of `data`."""
-    row = np.dtype([(name, f"<{_TYPES[kind]}") for name, (kind,) in header.vertex.properties.items()])
-    return np.frombuffer(data, row, header.vertex.count, header.body)
 
 
 def _parse_rows(data: bytes, header: Header) -> NDArray[np.void]:

@@ -200,9 +200,8 @@ def verify_round_trip(splats: Splats, data: bytes) -> Splats:
         harmonics = (decoded.f_rest - splats.f_rest.clamp(-1, 127 / 128)).abs()
         errors["f_rest of degree 1"] = (harmonics[..., :3], 4.5 / 128)
         errors["f_rest above degree 1"] = (harmonics[..., 3:], 8.5 / 128)
-    names = list(errors)
     worst = torch.stack([error.amax() if error.numel() else error.new_zeros(()) for error, _ in errors.values()])
-    for name, value in zip(names, worst.tolist(), strict=True):
+    for name, value in zip(errors, worst.tolist(), strict=True):
         if not value <= errors[name][1]:
             raise FormatError(f"SPZ changed the {name} by {value:.6g}; its format allows {errors[name][1]:.6g}")
     return decoded

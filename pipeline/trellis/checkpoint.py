@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,14 +22,11 @@ from pipeline.weights.files import EncoderKind, read_json, read_references
 from pipeline.weights.locate import locate_encoder, locate_network, refuse_pickle
 
 Network = SparseStructureFlowModel | SparseStructureDecoder | SLatFlowModel | SLatGaussianDecoder
-# By the keys of pipeline.json's "models", see NETWORK_ROLES.
-ROLES: Mapping[str, type[Network]] = {
-    "sparse_structure_flow_model": SparseStructureFlowModel,
-    "sparse_structure_decoder": SparseStructureDecoder,
-    "slat_flow_model": SLatFlowModel,
-    "slat_decoder_gs": SLatGaussianDecoder,
+NETWORK_CLASSES: Mapping[str, type[Network]] = {
+    network.__name__: network
+    for network in (SparseStructureFlowModel, SparseStructureDecoder, SLatFlowModel, SLatGaussianDecoder)
 }
-NETWORK_CLASSES: Mapping[str, type[Network]] = {network.__name__: network for network in ROLES.values()}
+SpecificNetwork = TypeVar("SpecificNetwork", bound=Network)
 # Networks by their two files (device and inode number, which are independent of the path), device and precision.
 LoadedNetworks = dict[tuple[Any, ...], Network]
 
@@ -155,8 +152,8 @@ def load_checkpoint(
     path = directory / "pipeline.json"
     references = read_references(path, overrides)
     args, names = references.args, references.networks
-    if unknown := sorted(overrides.keys() - ROLES.keys()):
-        raise CheckpointError(f"there is no network {unknown[0]} to override; choose from {', '.join(ROLES)}")
+    if unknown := sorted(overrides.keys() - names.keys()):
+        raise CheckpointError(f"there is no network {unknown[0]} to override; choose from {', '.join(names)}")
     try:
         mean, std = (
             torch.tensor(args["slat_normalization"][key], dtype=torch.float32, device=device) for key in ("mean", "std")
@@ -168,31 +165,35 @@ def load_checkpoint(
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     loaded = {} if loaded is None else loaded
-    networks = {}
-    for role, name in names.items():
-        stem = locate_network(name, directory)
+
+    def load(role: str, network_class: type[SpecificNetwork]) -> SpecificNetwork:
+        stem = locate_network(names[role], directory)
         network = _shared_network(stem, device, dtype, loaded)
-        if not isinstance(network, ROLES[role]):
+        if not isinstance(network, network_class):
             source = "overrides" if role in overrides else path
             raise CheckpointError(
-                f"{source}: {role} is a {type(network).__name__}, not a {ROLES[role].__name__}: {stem}.json"
+                f"{source}: {role} is a {type(network).__name__}, not a {network_class.__name__}: {stem}.json"
             )
-        networks[role] = network
-    latent_flow = cast(SLatFlowModel, networks["slat_flow_model"])
+        return network
+
+    structure_flow = load("sparse_structure_flow_model", SparseStructureFlowModel)
+    structure_decoder = load("sparse_structure_decoder", SparseStructureDecoder)
+    latent_flow = load("slat_flow_model", SLatFlowModel)
+    gaussian_decoder = load("slat_decoder_gs", SLatGaussianDecoder)
     if not mean.shape == std.shape == (latent_flow.in_channels,):
         raise CheckpointError(f"{path}: slat_normalization needs {latent_flow.in_channels} values each of mean and std")
     cond_channels = _cond_channels(latent_flow)
-    if _cond_channels(networks["sparse_structure_flow_model"]) != cond_channels:
+    if _cond_channels(structure_flow) != cond_channels:
         raise CheckpointError(
             f"the flows {names['sparse_structure_flow_model']} and {names['slat_flow_model']} take "
             "conditions of different widths: they belong to checkpoints of different kinds"
         )
     return Checkpoint(
-        directory=directory,
-        structure_flow=cast(SparseStructureFlowModel, networks["sparse_structure_flow_model"]),
-        structure_decoder=cast(SparseStructureDecoder, networks["sparse_structure_decoder"]),
-        latent_flow=latent_flow,
-        gaussian_decoder=cast(SLatGaussianDecoder, networks["slat_decoder_gs"]),
+        directory,
+        structure_flow,
+        structure_decoder,
+        latent_flow,
+        gaussian_decoder,
         latent_mean=mean,
         latent_std=std,
         sparse_structure_sampler_params=structure_params,

@@ -50,11 +50,6 @@ class GaussianConfig:
             raise ValueError(f"scaling_activation {activation!r} is not supported; the checkpoints use 'softplus'")
         return parsed
 
-    @property
-    def channels(self) -> int:
-        """Channels per voxel: position 3, colour 3, scale 3, rotation 4 and opacity 1 for each gaussian."""
-        return 14 * self.num_gaussians
-
 
 def radical_inverse(index: int, base: int) -> float:
     """Mirror the digits of `index` in `base` at the decimal point (van der Corput sequence)."""

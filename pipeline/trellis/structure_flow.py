@@ -8,15 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.trellis import layers
 from pipeline.trellis.blocks import ModulatedBlock
-from pipeline.trellis.layers import (
-    FINAL_NORM_EPS,
-    TimestepEmbedder,
-    cast_matmul_weights,
-    patchify,
-    position_embedding,
-    unpatchify,
-)
 from pipeline.trellis.segments import Segments
 
 
@@ -55,10 +48,10 @@ class SparseStructureFlowModel(nn.Module):
         self.patch_size = patch_size
         self.dtype = torch.float32
         heads = num_heads or model_channels // num_head_channels
-        self.t_embedder = TimestepEmbedder(model_channels)
+        self.t_embedder = layers.TimestepEmbedder(model_channels)
         cells = range(resolution // patch_size)
         grid = torch.tensor(list(itertools.product(cells, cells, cells)), device="cpu")
-        self.register_buffer("pos_emb", position_embedding(grid, model_channels))
+        self.register_buffer("pos_emb", layers.position_embedding(grid, model_channels))
         self.input_layer = nn.Linear(in_channels * patch_size**3, model_channels)
         norms = {"qk_rms_norm": qk_rms_norm, "qk_rms_norm_cross": qk_rms_norm_cross}
         self.blocks = nn.ModuleList(
@@ -69,7 +62,7 @@ class SparseStructureFlowModel(nn.Module):
     def to_precision(self, dtype: torch.dtype) -> None:
         """Compute the blocks in `dtype`; embeddings, input and output layers stay float32, as upstream has them."""
         self.dtype = dtype
-        cast_matmul_weights(self.blocks, dtype)
+        layers.cast_matmul_weights(self.blocks, dtype)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """Compute the velocity at x.
@@ -78,7 +71,7 @@ class SparseStructureFlowModel(nn.Module):
         Returns [B, out_channels, R, R, R] float32.
         """
         batch = x.shape[0]
-        patches = patchify(x, self.patch_size)
+        patches = layers.patchify(x, self.patch_size)
         grid = patches.shape[2:]
         tokens = patches.flatten(2).transpose(1, 2)
         h = (self.input_layer(tokens) + self.pos_emb).flatten(0, 1).to(self.dtype)
@@ -86,6 +79,6 @@ class SparseStructureFlowModel(nn.Module):
         time, cond = self.t_embedder(t).to(self.dtype), cond.to(self.dtype)
         for block in self.blocks:
             h = block(h, segments, time, cond)
-        h = F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=FINAL_NORM_EPS)
+        h = F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=layers.FINAL_NORM_EPS)
         tokens = self.out_layer(h).unflatten(0, (batch, -1))
-        return unpatchify(tokens.transpose(1, 2).unflatten(2, grid), self.patch_size)
+        return layers.unpatchify(tokens.transpose(1, 2).unflatten(2, grid), self.patch_size)

@@ -7,20 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import CheckpointError, PipelineError
-from pipeline.weights import files
+from pipeline.weights import files, locate
 from pipeline.weights.background_models import BACKGROUND_MODELS, check_model_file
-from pipeline.weights.diffusers_layout import get_model_files
-from pipeline.weights.files import PIPELINE_FILE, EncoderKind, check_file
-from pipeline.weights.locate import (
-    MODEL_INDEX,
-    SCORER_FILE,
-    HubReference,
-    locate,
-    locate_encoder,
-    locate_network,
-    locate_scorer,
-    refuse_pickle,
-)
+from pipeline.weights.files import MODEL_INDEX, PIPELINE_FILE, EncoderKind, check_file
+from pipeline.weights.locate import SCORER_FILE, HubReference
 
 
 @dataclass(frozen=True)
@@ -52,7 +42,7 @@ def check_weights(reference: str, overrides: Mapping[str, str] | None = None) ->
     if directory := _locate(reference, "config.json"):
         is_text = (directory / "vocab.json").is_file()
         return [_check("encoder", _check_encoder, str(directory), "text_cond_model" if is_text else "image_cond_model")]
-    return [_check("checkpoint", locate, reference, PIPELINE_FILE)]
+    return [_check("checkpoint", locate.locate, reference, PIPELINE_FILE)]
 
 
 def _check(name: str, check: Callable[..., Path], *arguments: object) -> WeightsCheck:
@@ -63,7 +53,7 @@ def _check(name: str, check: Callable[..., Path], *arguments: object) -> Weights
 
 
 def _locate(reference: str, marker: str) -> Path | None:
-    return _check("", locate, reference, marker).path
+    return _check("", locate.locate, reference, marker).path
 
 
 def _check_checkpoint(directory: Path, overrides: Mapping[str, str]) -> list[WeightsCheck]:
@@ -78,27 +68,27 @@ def _check_checkpoint(directory: Path, overrides: Mapping[str, str]) -> list[Wei
 
 
 def _check_network(reference: str, checkpoint: Path) -> Path:
-    stem = locate_network(reference, checkpoint)
+    stem = locate.locate_network(reference, checkpoint)
     if not stem.with_name(f"{stem.name}.safetensors").is_file():
-        refuse_pickle(stem)
+        locate.refuse_pickle(stem)
     for suffix in files.NETWORK_SUFFIXES:
         check_file(stem.with_name(stem.name + suffix))
     return stem
 
 
 def _check_encoder(name: str, kind: EncoderKind, checkpoint: Path = Path()) -> Path:
-    directory = locate_encoder(name, kind, checkpoint)
+    directory = locate.locate_encoder(name, kind, checkpoint)
     for file in files.ENCODER_FILES[kind]:
         check_file(directory / file)
     return directory
 
 
 def _check_scorer(reference: str) -> Path:
-    weights, config = locate_scorer(reference)
+    weights, config = locate.locate_scorer(reference)
     check_file(config / "config.json")
     return check_file(weights)
 
 
 def _check_text_to_image(directory: Path) -> Path:
-    get_model_files(lambda path: (directory / path).is_file(), lambda path: check_file(directory / path))
+    files.get_model_files(lambda path: (directory / path).is_file(), lambda path: check_file(directory / path))
     return directory

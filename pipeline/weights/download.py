@@ -9,10 +9,9 @@ from pathlib import Path
 
 from pipeline.errors import DownloadError
 from pipeline.weights import background_models, files, hub, locate
-from pipeline.weights.diffusers_layout import get_model_files
-from pipeline.weights.files import PIPELINE_FILE, EncoderKind, check_file
+from pipeline.weights.files import MODEL_INDEX, PIPELINE_FILE, EncoderKind, check_file
 from pipeline.weights.hub import RemoteFile
-from pipeline.weights.locate import MODEL_INDEX, SCORER_BACKBONE, SCORER_FILE, HubReference, network_stem
+from pipeline.weights.locate import SCORER_BACKBONE, SCORER_FILE, HubReference, network_stem
 
 # Files that complete a tokenizer; not every repository has them.
 _OPTIONAL_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -118,7 +117,7 @@ class _Downloader:
             self.get(source, SCORER_FILE)
             self.get(_BACKBONE, "config.json")
         elif _has(source, MODEL_INDEX):
-            get_model_files(lambda path: _has(source, path), lambda path: self.get(source, path))
+            files.get_model_files(lambda path: _has(source, path), lambda path: self.get(source, path))
         else:
             self.get_encoder_files(source, "text_cond_model" if _has(source, "vocab.json") else "image_cond_model")
 

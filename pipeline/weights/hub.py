@@ -15,16 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HTTPError,
-    OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import build_hf_headers
 
@@ -53,23 +44,23 @@ def _explain_errors(repository: str, revision: str | None, file: str) -> Iterato
     hub = constants.ENDPOINT
     try:
         yield
-    except GatedRepoError:
+    except errors.GatedRepoError:
         raise DownloadError(f"{repository} is gated: accept its terms at {hub}/{repository} and set HF_TOKEN") from None
-    except RepositoryNotFoundError:
+    except errors.RepositoryNotFoundError:
         hint = "or it is private: check the name, or set HF_TOKEN"
         raise DownloadError(f"{hub} has no repository {repository}, {hint}") from None
-    except RevisionNotFoundError:
+    except errors.RevisionNotFoundError:
         raise DownloadError(f"{repository} has no revision {revision}") from None
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
             raise DownloadError(
                 f"{hub} refused {file} with HTTP {status}: set HF_TOKEN to a token that may read {repository}"
             ) from None
         raise DownloadError(f"{hub} answered HTTP {status} for {file}", retry=status >= 500 or status == 429) from None
-    except OfflineModeIsEnabled:
+    except errors.OfflineModeIsEnabled:
         raise DownloadError("HF_HUB_OFFLINE is set: unset it to download") from None
-    except HTTPError as error:
+    except errors.HTTPError as error:
         raise DownloadError(
             f"{hub} cannot be reached for {file} ({type(error).__name__}: {error}); the part that arrived is kept",
             retry=True,
@@ -88,7 +79,7 @@ def find_file(source: HubReference, path: str) -> RemoteFile | None:
     with _explain_errors(source.repository, source.revision, name):
         try:
             metadata = get_hf_file_metadata(hf_hub_url(source.repository, path, revision=source.revision))
-        except RemoteEntryNotFoundError:
+        except errors.RemoteEntryNotFoundError:
             return None
     if metadata.etag is None or len(metadata.etag) not in (40, 64):
         raise DownloadError(f"{constants.ENDPOINT} gives no checksum for {name}, so that it cannot be verified")

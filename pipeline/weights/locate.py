@@ -27,8 +27,6 @@ _HUB_NAMES = {
 SCORER = "404-Gen/validation@948bf06988b630681c7bc468aebf2bbe010856f7"
 SCORER_FILE = "quality_scorer.safetensors"
 SCORER_BACKBONE = "facebook/dinov2-small"
-# The file that lists the components of a model in diffusers' layout.
-MODEL_INDEX = "model_index.json"
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 

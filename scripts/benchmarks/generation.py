@@ -189,7 +189,7 @@ def main() -> int:
         start = time.perf_counter()
         if source == "random":
             directory = Path(folder)
-            random_init.write_checkpoint(name, directory, torch.float16, "cuda")
+            random_init.write_checkpoint(name, directory, "cuda")
             torch.cuda.empty_cache()
         else:
             directory = locate(arguments.checkpoint, "pipeline.json")

@@ -91,7 +91,9 @@ def deviation(result: Tensor, reference: Tensor) -> dict[str, float]:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", choices=random_init.FLOWS, default="image-large", help="size of the checkpoint")
+    parser.add_argument(
+        "--checkpoint", choices=random_init.CHECKPOINTS, default="image-large", help="size of the checkpoint"
+    )
     parser.add_argument("--voxels", type=int, default=12000)
     arguments = parser.parse_args()
     name = arguments.checkpoint
@@ -99,7 +101,7 @@ def main() -> int:
     report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "checkpoint": name}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         directory = Path(folder)
-        random_init.write_checkpoint(name, directory, torch.float16, "cuda")
+        random_init.write_checkpoint(name, directory, "cuda")
         reference = compute_results(directory, choose_compute("cuda", "float32"), arguments.voxels)
         for variant in VARIANTS:
             gc.collect()

@@ -176,8 +176,8 @@ def main() -> int:
         folder = Path(name)
         checkpoints = {phase: folder / f"checkpoint-{phase}" for phase in ("old", "new")}
         for directory in checkpoints.values():
-            if arguments.checkpoint in random_init.FLOWS:
-                random_init.write_checkpoint(arguments.checkpoint, directory, torch.float16, device)
+            if arguments.checkpoint in random_init.CHECKPOINTS:
+                random_init.write_checkpoint(arguments.checkpoint, directory, device)
             else:
                 directory.symlink_to(Path(arguments.checkpoint).resolve())
         if device == "cuda":
