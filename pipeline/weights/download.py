@@ -161,7 +161,7 @@ class _Downloader:
         elif (checkpoint / name / "config.json").is_file():
             check_file(checkpoint / name / "model.safetensors")
             return
-        source = HubReference.parse(locate.resolve_encoder_name(name))
+        source = HubReference.parse(locate.HUB_NAMES.get(name, name))
         if source is None or source.path:
             raise DownloadError(f"the encoder {name!r} is neither in the checkpoint nor a Hugging Face id")
         self.get_encoder_files(source, kind, "", f"{name}/")

@@ -16,7 +16,7 @@ EMBEDDED, EMBEDDED_TEXT = "embedded", "embedded-text"
 _CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 _EMBEDDED = {EMBEDDED: _CHECKPOINTS / "tiny", EMBEDDED_TEXT: _CHECKPOINTS / "tiny-text"}
 # Upstream names its image encoders as torch.hub does; these are the same networks for transformers.
-_HUB_NAMES = {
+HUB_NAMES = {
     "dinov2_vits14_reg": "facebook/dinov2-with-registers-small",
     "dinov2_vitb14_reg": "facebook/dinov2-with-registers-base",
     "dinov2_vitl14_reg": "facebook/dinov2-with-registers-large",
@@ -97,11 +97,6 @@ def locate(reference: str, marker: str) -> Path:
     return cached.parent
 
 
-def resolve_encoder_name(name: str) -> str:
-    """Return the Hugging Face id of an encoder that a pipeline.json names, or the name itself."""
-    return _HUB_NAMES.get(name, name)
-
-
 def locate_encoder(name: str, kind: EncoderKind, checkpoint: Path) -> Path:
     """Return the transformers directory of the encoder that a checkpoint's pipeline.json names under the key `kind`.
 
@@ -113,7 +108,7 @@ def locate_encoder(name: str, kind: EncoderKind, checkpoint: Path) -> Path:
         raise CheckpointError(f"{checkpoint / PIPELINE_FILE} names no {prompts} encoder ({kind})")
     if (checkpoint / name / "config.json").is_file():
         return checkpoint / name
-    return locate(resolve_encoder_name(name), "config.json")
+    return locate(HUB_NAMES.get(name, name), "config.json")
 
 
 def locate_scorer(reference: str) -> tuple[Path, Path]:

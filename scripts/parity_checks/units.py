@@ -77,10 +77,9 @@ def _compute_unit(name: str, arrays: Arrays) -> Unit | None:
     grid = VoxelGrid(arrays["sp_coords"])
     if name == "down_coords":
         return Unit(grid.pooling.coarse.coords, None)
-    if name == "down_feats":
-        return Unit(downsample(arrays["sp_feats"], grid.pooling))
-    if name == "up_feats":
-        return Unit(upsample(downsample(arrays["sp_feats"], grid.pooling), grid.pooling))
+    if name in ("down_feats", "up_feats"):
+        coarse = downsample(arrays["sp_feats"], grid.pooling)
+        return Unit(coarse if name == "down_feats" else upsample(coarse, grid.pooling))
     if name == "conv_out":
         return Unit(_convolve(arrays, grid))
     if re.fullmatch(r"win_(id|len)_shift\d+", name):
