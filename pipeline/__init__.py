@@ -1,7 +1,6 @@
 """Generation of gaussian splats from sentences and images, independent of Bittensor, tasks and validators."""
 
 from pipeline.backends.loading import load_backend
-from pipeline.backends.protocol import Backend
 from pipeline.compute import ComputeConfig, choose_compute
 from pipeline.conditioning.prompt import (
     MAX_IMAGE_BYTES,
@@ -35,7 +34,7 @@ from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.contact_sheet import draw_contact_sheet
 from pipeline.rendering.rasterizer import render
-from pipeline.request import STAGES, Asset, Conditioning, OnStep, Request, ignore_steps
+from pipeline.request import STAGES, Asset, Backend, Conditioning, OnStep, Request, ignore_steps
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
 from pipeline.scoring.quality import QualityScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity

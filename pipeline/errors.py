@@ -1,20 +1,4 @@
-"""Errors of the pipeline, as a small tree.
-
-PipelineError
-├── PromptError            a prompt cannot be used
-│   ├── EmptyForeground    the image shows no object
-│   └── UnsupportedPrompt  no checkpoint for prompts of this type is loaded
-├── EmptyStructure         the structure sampler left no voxel occupied
-├── TooManyVoxels          more voxels are occupied than the request allows
-├── NonFiniteOutput        a network returned NaN or infinity
-├── OutOfMemory            the GPU's memory does not suffice, not even for half the voxels
-├── FormatError            bytes are not a readable PLY or SPZ, or splats cannot be written as one
-├── CheckpointError        a checkpoint is missing, damaged or of another architecture
-├── TextToImageError       diffusers is missing, or it failed on a sentence
-├── BackgroundModelError   the background-removal model cannot be loaded
-├── DownloadError          weights could not be downloaded
-└── Cancelled              the caller cancelled the work
-"""
+"""Errors of the pipeline, as a small tree."""
 
 
 class PipelineError(Exception):
@@ -46,7 +30,7 @@ class NonFiniteOutput(PipelineError):  # noqa: N818
 
 
 class OutOfMemory(PipelineError):  # noqa: N818
-    """GPU memory that does not suffice; the message names the work that needed it."""
+    """GPU memory that does not suffice, not even for half the voxels; the message names the work that needed it."""
 
 
 class FormatError(PipelineError):

@@ -18,11 +18,11 @@ from pipeline.conditioning.prompt import ImagePrompt, ImagesPrompt, Prompt, Text
 from pipeline.conditioning.text_encoder import TextEncoder
 from pipeline.errors import CheckpointError, EmptyForeground, EmptyStructure, OutOfMemory, UnsupportedPrompt
 from pipeline.params import Conditions, VoxelLimit
-from pipeline.request import Asset, Conditioning, OnStep, Request, ignore_steps
+from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
 from pipeline.sampling.engine import WARM_UP_PARAMS, Engine
 from pipeline.sampling.sample import Measurements, sample_asset
 from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint
-from pipeline.weights.locate import locate, locate_image_encoder, locate_text_encoder
+from pipeline.weights.locate import locate
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class EncodedPrompt:
     conditions: Conditions
 
 
-class Generator:
+class Generator(Backend):
     """A backend of this package's networks, for images, for sentences or for both; one call at a time."""
 
     def __init__(self, compute: ComputeConfig, image: ImageRoute | None, text: TextRoute | None) -> None:
@@ -91,28 +91,28 @@ class Generator:
         loaded: LoadedNetworks = {}
         image_route = text_route = None
         if image is not None:
-            directory = locate(image.checkpoint, "pipeline.json")
+            # What is missing shows before the networks are loaded, which takes long.
+            locate(image.checkpoint, "pipeline.json")
             remover = BackgroundRemover(background_model, background_provider)
             engine = _load_engine(image, compute, loaded)
-            encoder = ImageEncoder(locate_image_encoder(engine.checkpoint.image_cond_model, directory), compute.device)
+            encoder = ImageEncoder(engine.checkpoint.locate_encoder("image_cond_model"), compute.device)
             _check_width(engine, encoder.channels)
             image_route = ImageRoute(engine, encoder, remover)
         if text is not None:
             engine = _load_engine(text, compute, loaded)
-            folder = locate_text_encoder(engine.checkpoint.text_cond_model, engine.checkpoint.directory)
-            text_encoder = TextEncoder(folder, compute.device)
+            text_encoder = TextEncoder(engine.checkpoint.locate_encoder("text_cond_model"), compute.device)
             _check_width(engine, text_encoder.channels)
             text_route = TextRoute(engine, text_encoder)
         return Generator(compute, image_route, text_route)
 
     @property
     def supports_image(self) -> bool:
-        """Return whether the backend generates from images."""
+        """Whether there is an image checkpoint."""
         return self.image is not None
 
     @property
     def supports_text(self) -> bool:
-        """Return whether the backend generates from sentences."""
+        """Whether there is a text checkpoint."""
         return self.text is not None
 
     def warm_up(self) -> None:
@@ -120,10 +120,7 @@ class Generator:
 
         After that the first request is as fast as any other, whatever its settings and the size of its structure.
         """
-        for request in warm_up_requests(image=self.supports_image, text=self.supports_text):
-            # An untrained checkpoint may leave the structure empty; the networks have run all the same.
-            with suppress(EmptyStructure, EmptyForeground):
-                self.generate(request)
+        generate_first(self, image=self.supports_image, text=self.supports_text)
         for encoded in self._warm_up_prompts():
             try:
                 encoded.engine.warm_up(encoded.conditions)
@@ -132,13 +129,9 @@ class Generator:
 
     @torch.inference_mode()
     def encode(self, prompt: Prompt) -> Conditioning[EncodedPrompt]:
-        """Encode a prompt, for any number of samples.
-
-        Raises PromptError.
-        """
+        """Encode a prompt, for any number of samples. Raises PromptError."""
         measurements = Measurements(self._device)
-        encoded = self._encode(prompt, measurements)
-        return Conditioning(encoded, measurements.seconds)
+        return Conditioning(self._encode(prompt, measurements), measurements.seconds)
 
     @torch.inference_mode()
     def sample(
@@ -171,14 +164,6 @@ class Generator:
             "lower max_voxels in the phase, or free the GPU of other processes"
         )
 
-    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
-        """Encode the request's prompt and generate one object from it; see `sample`.
-
-        Raises what `encode` and `sample` raise.
-        """
-        conditioning = self.encode(request.prompt)
-        return self.sample(conditioning, request, on_step).with_added_seconds(conditioning.seconds)
-
     def _encode(self, prompt: Prompt, measurements: Measurements) -> EncodedPrompt:
         if isinstance(prompt, TextPrompt):
             if self.text is None:
@@ -205,14 +190,19 @@ class Generator:
             yield EncodedPrompt(self.text.engine, Conditions((null,), null))
 
 
-def warm_up_requests(*, image: bool, text: bool) -> Iterator[Request]:
-    """Yield a request in few steps for each kind of prompt; the limit bounds the memory that it takes."""
+def generate_first(backend: Backend, *, image: bool, text: bool) -> None:
+    """Generate one object in few steps from each kind of prompt; the limit bounds the memory that it takes."""
+    prompts: list[Prompt] = []
     if image:
         picture = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), "white")
         ImageDraw.Draw(picture).ellipse((120, 120, 400, 400), fill="red")
-        yield Request(ImagePrompt(picture, picture.tobytes()), 0, WARM_UP_PARAMS, WARM_UP_PARAMS, _WARM_UP_LIMIT)
+        prompts.append(ImagePrompt(picture, picture.tobytes()))
     if text:
-        yield Request(TextPrompt("a red ball"), 0, WARM_UP_PARAMS, WARM_UP_PARAMS, _WARM_UP_LIMIT)
+        prompts.append(TextPrompt("a red ball"))
+    for prompt in prompts:
+        # An untrained checkpoint may leave the structure empty; the networks have run all the same.
+        with suppress(EmptyStructure, EmptyForeground):
+            backend.generate(Request(prompt, 0, WARM_UP_PARAMS, WARM_UP_PARAMS, _WARM_UP_LIMIT))
 
 
 def _load_engine(source: CheckpointSource, compute: ComputeConfig, loaded: LoadedNetworks) -> Engine:

@@ -1,10 +1,10 @@
-"""The generator's input and output: a request, an encoded prompt and the generated asset."""
+"""Generation seen from outside: a request, an encoded prompt, the generated asset, and the interface of backends."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pipeline.conditioning.prompt import Prompt
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
@@ -70,3 +70,36 @@ class Asset:
 
 def ignore_steps(_stage: str, _done: int, _steps: int) -> None:
     """Do nothing; an OnStep for callers that do not report progress."""
+
+
+class Backend(Protocol):
+    """An implementation of generation: prompts are encoded once, then objects are sampled; one call at a time."""
+
+    @property
+    def supports_image(self) -> bool:
+        """Whether it generates from images."""
+
+    @property
+    def supports_text(self) -> bool:
+        """Whether it generates from sentences."""
+
+    def warm_up(self) -> None:
+        """Generate one object of each kind, so that the first request is as fast as any other."""
+
+    def encode(self, prompt: Prompt) -> Conditioning[Any]:
+        """Encode a prompt, for any number of samples. Raises PromptError."""
+
+    def sample(self, conditioning: Conditioning[Any], request: Request, on_step: OnStep = ignore_steps) -> Asset:
+        """Generate one object from an encoded prompt with the request's seed and settings.
+
+        `on_step` is called after each sampler step and may raise Cancelled to stop. The asset's seconds are those of
+        sampling alone. Raises PipelineError, or what on_step raises.
+        """
+
+    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
+        """Encode the request's prompt and generate one object from it; the asset has the seconds of both.
+
+        Raises what `encode` and `sample` raise.
+        """
+        conditioning = self.encode(request.prompt)
+        return self.sample(conditioning, request, on_step).with_added_seconds(conditioning.seconds)

@@ -14,7 +14,6 @@ from pipeline.conditioning.image_encoder import ImageEncoder
 from pipeline.conditioning.text_encoder import TextEncoder
 from pipeline.sampling.engine import Engine
 from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint
-from pipeline.weights.locate import locate_image_encoder, locate_text_encoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +38,10 @@ class LoadedCheckpoint:
         """
         checkpoint = load_checkpoint(directory, compute.device, compute.dtype, loaded=shared_networks)
         engine = Engine(checkpoint, compute)
-        if checkpoint.image_cond_model:
-            images = ImageEncoder(locate_image_encoder(checkpoint.image_cond_model, directory), compute.device)
+        if "image_cond_model" in checkpoint.encoders:
+            images = ImageEncoder(checkpoint.locate_encoder("image_cond_model"), compute.device)
             return LoadedCheckpoint(engine, images, None)
-        texts = TextEncoder(locate_text_encoder(checkpoint.text_cond_model, directory), compute.device)
+        texts = TextEncoder(checkpoint.locate_encoder("text_cond_model"), compute.device)
         return LoadedCheckpoint(engine, texts, texts.null)
 
     @property

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pipeline.backends.protocol import Backend
 from pipeline.backends.text_to_image import TextToImage, TextToImageBackend
 from pipeline.compute import ComputeConfig
 from pipeline.conditioning.background import Provider
 from pipeline.errors import CheckpointError
 from pipeline.generator import CheckpointSource, Generator
+from pipeline.request import Backend
 
 BackendName = Literal["native", "trellis"]
 
@@ -31,35 +31,22 @@ def load_backend(
     """
     # Loaded first, since it fails at once if its package is missing.
     model = None if text_to_image is None else TextToImage.load(text_to_image, compute)
-    backend = _load(name, compute, image, text, background_model, background_provider)
-    return backend if model is None else TextToImageBackend(backend, model, compute.device)
-
-
-def _load(
-    name: BackendName,
-    compute: ComputeConfig,
-    image: CheckpointSource | None,
-    text: CheckpointSource | None,
-    background_model: str,
-    background_provider: Provider,
-) -> Backend:
+    backend: Backend
     if name == "native":
-        return Generator.load(
+        backend = Generator.load(
+            compute, image=image, text=text, background_model=background_model, background_provider=background_provider
+        )
+    else:
+        # Imported only when chosen.
+        from pipeline.backends.upstream import UpstreamGenerator
+
+        if any(source is not None and source.overrides for source in (image, text)):
+            raise CheckpointError("backend: trellis loads whole checkpoints; leave overrides out")
+        backend = UpstreamGenerator.load(
             compute,
-            image=image,
-            text=text,
+            image=image.checkpoint if image else None,
+            text=text.checkpoint if text else None,
             background_model=background_model,
             background_provider=background_provider,
         )
-    # Imported only when chosen.
-    from pipeline.backends.upstream import UpstreamGenerator
-
-    if any(source is not None and source.overrides for source in (image, text)):
-        raise CheckpointError("backend: trellis loads whole checkpoints; leave overrides out")
-    return UpstreamGenerator.load(
-        compute,
-        image=image.checkpoint if image else None,
-        text=text.checkpoint if text else None,
-        background_model=background_model,
-        background_provider=background_provider,
-    )
+    return backend if model is None else TextToImageBackend(backend, model, compute.device)

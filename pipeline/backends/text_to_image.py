@@ -7,31 +7,22 @@ from __future__ import annotations
 
 import importlib
 import time
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.backends.protocol import Backend
 from pipeline.compute import ComputeConfig
 from pipeline.conditioning.pretrained import silence_transformers
 from pipeline.conditioning.prompt import ImagePrompt, Prompt, TextPrompt
-from pipeline.errors import (
-    CheckpointError,
-    EmptyForeground,
-    EmptyStructure,
-    NonFiniteOutput,
-    OutOfMemory,
-    TextToImageError,
-)
-from pipeline.generator import warm_up_requests
+from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory, TextToImageError
+from pipeline.generator import generate_first
 from pipeline.params import TextToImageParams
-from pipeline.request import PICTURE_STAGE, Asset, Conditioning, OnStep, Request, ignore_steps
-from pipeline.weights.locate import MODEL_INDEX, locate
+from pipeline.request import PICTURE_STAGE, Asset, Backend, Conditioning, OnStep, Request, ignore_steps
+from pipeline.weights.files import MODEL_INDEX
+from pipeline.weights.locate import locate
 
 # Part of the names of half-precision files, which some repositories have beside those in full precision.
 _HALF = "fp16"
@@ -57,6 +48,8 @@ class TextToImage:
                 f"text_to_image needs the package diffusers ({error}): pip install 'sn17-miner[text-to-image]'"
             ) from None
         directory = locate(reference, MODEL_INDEX)
+        # Smaller, and what `weights download` prefers, too.
+        has_half = any(f".{_HALF}." in path.name for path in directory.glob("*/*.safetensors"))
         diffusers.utils.logging.disable_progress_bar()
         silence_transformers()
         try:
@@ -64,7 +57,7 @@ class TextToImage:
                 str(directory),
                 # float16 overflows in some of these models' decoders.
                 dtype=torch.bfloat16 if compute.device.type == "cuda" else torch.float32,
-                variant=_HALF if _has_half(directory) else None,
+                variant=_HALF if has_half else None,
                 use_safetensors=True,
                 local_files_only=True,
             )
@@ -106,13 +99,11 @@ class TextToImage:
         raise OutOfMemory(f"the GPU's memory does not suffice for text_to_image ({reason})")
 
 
-class TextToImageBackend:
+class TextToImageBackend(Backend):
     """An image backend with a text-to-image model in front of it, which draws sentences with the request's seed.
 
     The conditioning of a sentence is the sentence itself, since each seed draws a picture of its own.
     """
-
-    supports_text = True
 
     def __init__(self, backend: Backend, text_to_image: TextToImage, device: torch.device) -> None:
         """Take a backend that supports images and a model on the same device."""
@@ -122,21 +113,21 @@ class TextToImageBackend:
 
     @property
     def supports_image(self) -> bool:
-        """Return whether the backend generates from images."""
+        """Whether the image backend takes images."""
         return self.backend.supports_image
+
+    @property
+    def supports_text(self) -> bool:
+        """True: sentences are drawn."""
+        return True
 
     def warm_up(self) -> None:
         """Warm up the image backend, then generate one object from a sentence."""
         self.backend.warm_up()
-        for request in warm_up_requests(image=False, text=True):
-            with suppress(EmptyStructure, EmptyForeground):
-                self.generate(request)
+        generate_first(self, image=False, text=True)
 
     def encode(self, prompt: Prompt) -> Conditioning[Any]:
-        """Encode images with the image backend; leave a sentence as it is.
-
-        Raises PromptError.
-        """
+        """Encode images with the image backend; leave a sentence as it is. Raises PromptError."""
         return Conditioning(prompt, {}) if isinstance(prompt, TextPrompt) else self.backend.encode(prompt)
 
     def sample(self, conditioning: Conditioning[Any], request: Request, on_step: OnStep = ignore_steps) -> Asset:
@@ -156,16 +147,3 @@ class TextToImageBackend:
         on_step(PICTURE_STAGE, params.steps, params.steps)
         asset = self.backend.generate(replace(request, prompt=ImagePrompt(picture, picture.tobytes())), on_step)
         return replace(asset, seconds={PICTURE_STAGE: seconds, **asset.seconds})
-
-    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
-        """Encode the request's prompt and generate one object from it.
-
-        Raises what `encode` and `sample` raise.
-        """
-        conditioning = self.encode(request.prompt)
-        return self.sample(conditioning, request, on_step).with_added_seconds(conditioning.seconds)
-
-
-def _has_half(directory: Path) -> bool:
-    """Return whether there are half-precision files, which are smaller and which `weights download` prefers, too."""
-    return any(f".{_HALF}." in path.name for path in directory.glob("*/*.safetensors"))

@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,6 @@ from pipeline.conditioning.preprocessing import cut_out, frame_object
 from pipeline.conditioning.prompt import ImagesPrompt, Prompt, TextPrompt
 from pipeline.errors import (
     CheckpointError,
-    EmptyForeground,
     EmptyStructure,
     NonFiniteOutput,
     OutOfMemory,
@@ -30,11 +29,12 @@ from pipeline.errors import (
     TooManyVoxels,
     UnsupportedPrompt,
 )
-from pipeline.generator import warm_up_requests
+from pipeline.generator import generate_first
 from pipeline.params import SamplerParams, VoxelLimit
-from pipeline.request import STAGES, Asset, Conditioning, OnStep, Request, ignore_steps
+from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
+from pipeline.sampling.sample import Measurements
 from pipeline.splats.splats import Splats
-from pipeline.trellis.gaussians import to_splats
+from pipeline.trellis.gaussians import activated_to_splats
 from pipeline.weights.locate import locate
 
 _INSTALL = (
@@ -47,41 +47,6 @@ class BackendError(PipelineError):
     """An error of the `trellis` package: it is missing, it is another package of that name, or it failed."""
 
 
-@dataclass(frozen=True, eq=False)
-class _UpstreamGaussians:
-    """Gaussians after upstream's own activations, as `to_splats` takes them."""
-
-    positions: Tensor
-    scales: Tensor
-    quaternions: Tensor
-    opacities: Tensor
-    features_dc: Tensor
-
-
-@dataclass
-class _StageClock:
-    """A clock that adds up the seconds of stages that follow one another."""
-
-    device: torch.device
-    stage: str
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    since: float = field(default_factory=time.perf_counter)
-
-    def enter(self, stage: str) -> None:
-        """End the current stage, unless it is this one already."""
-        if stage != self.stage:
-            self.stop()
-            self.stage = stage
-
-    def stop(self) -> None:
-        """Add the time since the last change to the current stage."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.seconds[self.stage] += now - self.since
-        self.since = now
-
-
 @dataclass(frozen=True)
 class _EncodedPrompt:
     """The pipeline for a prompt, and its method that generates, with the prompt already bound."""
@@ -90,7 +55,7 @@ class _EncodedPrompt:
     run: Callable[..., dict[str, Any]]
 
 
-class UpstreamGenerator:
+class UpstreamGenerator(Backend):
     """A backend of upstream's pipelines, for images, for sentences or for both; one call at a time."""
 
     def __init__(
@@ -126,25 +91,20 @@ class UpstreamGenerator:
 
     @property
     def supports_image(self) -> bool:
-        """Return whether the backend generates from images."""
+        """Whether there is an image checkpoint."""
         return self.image is not None
 
     @property
     def supports_text(self) -> bool:
-        """Return whether the backend generates from sentences."""
+        """Whether there is a text checkpoint."""
         return self.text is not None
 
     def warm_up(self) -> None:
         """Generate one object of each kind, so that the first request is as fast as any other."""
-        for request in warm_up_requests(image=self.supports_image, text=self.supports_text):
-            with suppress(EmptyStructure, EmptyForeground):
-                self.generate(request)
+        generate_first(self, image=self.supports_image, text=self.supports_text)
 
     def encode(self, prompt: Prompt) -> Conditioning[_EncodedPrompt]:
-        """Remove the background of images and frame the object; upstream encodes when it samples.
-
-        Raises PromptError.
-        """
+        """Cut out and frame the object of images; upstream encodes when it samples. Raises PromptError."""
         started = time.perf_counter()
         return Conditioning(self._encode(prompt), {"background": time.perf_counter() - started})
 
@@ -156,26 +116,29 @@ class UpstreamGenerator:
         Raises EmptyStructure, TooManyVoxels, NonFiniteOutput, OutOfMemory, BackendError, or what on_step raises.
         """
         pipeline, run = conditioning.encoded.pipeline, conditioning.encoded.run
-        clock = _StageClock(self._device, "conditioning")
-        counts: list[int] = []
         structure, latents = request.sparse_structure_sampler_params, request.slat_sampler_params
+        measurements, stages = Measurements(self._device), ExitStack()
+
+        def enter(stage: str) -> None:
+            stages.close()
+            stages.enter_context(measurements.stage(stage))
 
         def keep_within_limit(sample: Callable[..., Tensor]) -> Callable[..., Tensor]:
             def sample_limited(*args: Any, **options: Any) -> Tensor:
                 coords = sample(*args, **options)
-                counts.append(len(coords))
+                measurements.voxels = len(coords)
                 _check_count(len(coords), request.voxel_limit)
                 return coords
 
             return sample_limited
 
-        with ExitStack() as stack:
-            stack.enter_context(_wrapped(pipeline, "sample_sparse_structure", keep_within_limit))
-            for sampler, stage, steps in (
-                (pipeline.sparse_structure_sampler, "structure", structure.steps),
-                (pipeline.slat_sampler, "latents", latents.steps),
-            ):
-                stack.enter_context(_watched(sampler, stage, steps, on_step, clock))
+        with (
+            stages,
+            _wrapped(pipeline, "sample_sparse_structure", keep_within_limit),
+            _watched(pipeline.sparse_structure_sampler, "structure", structure.steps, on_step, enter),
+            _watched(pipeline.slat_sampler, "latents", latents.steps, on_step, enter),
+        ):
+            enter("conditioning")
             try:
                 result = run(
                     seed=request.seed,
@@ -189,17 +152,8 @@ class UpstreamGenerator:
                 raise OutOfMemory(f"the GPU's memory did not suffice for upstream: {error}") from None
             except Exception as error:  # upstream raises whatever its dependencies raise
                 raise BackendError(f"the trellis package failed: {type(error).__name__}: {error}") from error
-        splats = _splats(result["gaussian"][0])
-        clock.stop()
-        return Asset(splats, request.seed, counts[-1], clock.seconds)
-
-    def generate(self, request: Request, on_step: OnStep = ignore_steps) -> Asset:
-        """Encode the request's prompt and generate one object from it.
-
-        Raises what `encode` and `sample` raise.
-        """
-        conditioning = self.encode(request.prompt)
-        return self.sample(conditioning, request, on_step).with_added_seconds(conditioning.seconds)
+            splats = _splats(result["gaussian"][0])
+        return Asset(splats, request.seed, measurements.voxels, measurements.seconds)
 
     def _encode(self, prompt: Prompt) -> _EncodedPrompt:
         if isinstance(prompt, TextPrompt):
@@ -248,19 +202,20 @@ def _wrapped(owner: Any, method: str, wrap: Callable[[Callable[..., Any]], Calla
 
 
 @contextmanager
-def _watched(sampler: Any, stage: str, steps: int, on_step: OnStep, clock: _StageClock) -> Iterator[None]:
-    """Report each step that the sampler takes inside the block, and tell the clock when its stage begins and ends."""
+def _watched(sampler: Any, stage: str, steps: int, on_step: OnStep, enter: Callable[[str], None]) -> Iterator[None]:
+    """Report each step that the sampler takes inside the block, and enter its stage, and the one after."""
     done = 0
 
     def report(sample_once: Callable[..., Any]) -> Callable[..., Any]:
         def reported(*args: Any, **options: Any) -> Any:
             nonlocal done
-            clock.enter(stage)
+            if done == 0:
+                enter(stage)
             step = sample_once(*args, **options)
             done += 1
             on_step(stage, done, steps)
             if stage == "latents" and done == steps:
-                clock.enter("gaussians")
+                enter("gaussians")
             return step
 
         return reported
@@ -290,13 +245,8 @@ def _check_count(count: int, limit: VoxelLimit | None) -> None:
 
 def _splats(gaussian: Any) -> Splats:
     """Convert upstream's `Gaussian` to splats in the frame of its PLY files."""
-    activated = _UpstreamGaussians(
-        positions=gaussian.get_xyz.float(),
-        scales=gaussian.get_scaling.float(),
-        quaternions=gaussian.get_rotation.float(),
-        opacities=gaussian.get_opacity.float().flatten(),
-        features_dc=gaussian._features_dc.float().flatten(1),
-    )
-    if not all(bool(values.isfinite().all()) for values in vars(activated).values()):
+    shape = gaussian.get_xyz.float(), gaussian.get_rotation.float(), gaussian.get_scaling.float()
+    activated = (*shape, gaussian.get_opacity.float().flatten(), gaussian._features_dc.float().flatten(1))
+    if not all(bool(values.isfinite().all()) for values in activated):
         raise NonFiniteOutput("the trellis package returned NaN or infinity")
-    return to_splats(activated)
+    return activated_to_splats(*activated)

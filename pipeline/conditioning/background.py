@@ -8,7 +8,7 @@ from typing import Literal, cast
 from PIL import Image
 
 from pipeline.errors import BackgroundModelError
-from pipeline.weights.background_models import check_model_file, import_rembg, model_path
+from pipeline.weights.background_models import check_model_file, import_rembg
 
 Provider = Literal["cpu", "cuda"]
 
@@ -20,17 +20,15 @@ class BackgroundRemover:
 
     def __init__(self, model: str, provider: Provider = "cpu") -> None:
         """Load the model; raise BackgroundModelError if it, its runtime or the provider is not available."""
-        path = model_path(model)
-        check_model_file(model, path)
-        rembg = import_rembg()
-        self._rembg = rembg
+        check_model_file(model)
+        self._rembg = import_rembg()
         self.model = model
         requested = _EXECUTION_PROVIDERS[provider]
         providers = list(dict.fromkeys([requested, "CPUExecutionProvider"]))
         with warnings.catch_warnings():
             # onnxruntime and rembg warn about a missing provider, which is an error below.
             warnings.simplefilter("ignore")
-            self._session = rembg.new_session(model, providers=providers)
+            self._session = self._rembg.new_session(model, providers=providers)
         self.provider: str = self._session.inner_session.get_providers()[0]
         if self.provider != requested:
             raise BackgroundModelError(

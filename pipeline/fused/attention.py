@@ -31,25 +31,12 @@ def _attend_step(q, k, v, accumulated, denominator, maximum, scale, valid, MASKE
 # Otherwise Triton compiles separately for lengths that are divisible by 16.
 @triton.jit(do_not_specialize=["queries", "keys"])
 def _attention_kernel(
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    out_ptr,
-    queries,
-    keys,
-    q_item,
-    q_row,
-    kv_item,
-    kv_row,
-    out_item,
-    out_row,
-    head_dim,
-    scale,
-    ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
-    PADDED_DIM: tl.constexpr,
-):
+    q_ptr, k_ptr, v_ptr, out_ptr,
+    queries, keys,
+    q_item, q_row, kv_item, kv_row, out_item, out_row,
+    head_dim, scale,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, BLOCK_DIM: tl.constexpr, PADDED_DIM: tl.constexpr,
+):  # fmt: skip
     item = tl.program_id(2).to(tl.int64)
     start = tl.program_id(1) * head_dim
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -92,26 +79,12 @@ def flash_attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     out = q.new_empty(batch, queries, heads, head_dim)
     block_dim = triton.next_power_of_2(head_dim)
     _attention_kernel[(triton.cdiv(queries, _ROWS), heads, batch)](
-        q,
-        k,
-        v,
-        out,
-        queries,
-        k.shape[1],
-        q.stride(0),
-        q.stride(1),
-        k.stride(0),
-        k.stride(1),
-        out.stride(0),
-        out.stride(1),
-        head_dim,
+        q, k, v, out,
+        queries, k.shape[1],
+        *q.stride()[:2], *k.stride()[:2], *out.stride()[:2],
         # The hardware computes exp2.
-        math.log2(math.e) / math.sqrt(head_dim),
-        ROWS=_ROWS,
-        KEYS=_KEYS,
-        BLOCK_DIM=block_dim,
-        PADDED_DIM=block_dim != head_dim,
-        num_warps=_WARPS,
-        num_stages=_PIPELINE_STAGES,
-    )
+        head_dim, math.log2(math.e) / math.sqrt(head_dim),
+        ROWS=_ROWS, KEYS=_KEYS, BLOCK_DIM=block_dim, PADDED_DIM=block_dim != head_dim,
+        num_warps=_WARPS, num_stages=_PIPELINE_STAGES,
+    )  # fmt: skip
     return out

@@ -16,6 +16,7 @@ class SamplingCache:
     """A cache for one run of a sampler, computed from its times and conditions.
 
     time_embeddings: [T, C], in the precision of the flow's blocks.
+    modulations: [T, blocks, 6, C], see `TransformerBlocks.modulations`.
     """
 
     def __init__(
@@ -28,15 +29,11 @@ class SamplingCache:
         """Compute the modulations of all times and the keys and values of all contexts."""
         model_times = torch.tensor([1000 * t for t in times], dtype=torch.float32, device=flow.out_layer.weight.device)
         self.time_embeddings: Tensor = flow.t_embedder(model_times).to(flow.dtype)
-        self._modulations = blocks.modulations(self.time_embeddings)
+        self.modulations = blocks.modulations(self.time_embeddings)
         self._keys_values = [
             None if context is None else blocks.keys_values(context.to(flow.dtype)) for context in conditions.contexts
         ]
         self._batches: dict[tuple[int, ...], CFGBatch] = {}
-
-    def modulation(self, step: int) -> Tensor:
-        """Return the modulation [blocks, 6, C] of a step; see `TransformerBlocks.modulations`."""
-        return self._modulations[step]
 
     def tokens_first(self, indices: Sequence[int]) -> tuple[int, ...]:
         """Sort indices of contexts into those of tokens, then those of zeros, as a batch needs them."""

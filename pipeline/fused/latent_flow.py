@@ -11,11 +11,12 @@ from torch import Tensor
 from pipeline.fused.attention import flash_attend
 from pipeline.fused.cache import SamplingCache
 from pipeline.fused.graphs import GraphedCallable, GraphPool
-from pipeline.fused.residual import Modulation, NeighbourMaps, pool, residual_blocks
+from pipeline.fused.residual import Modulation, NeighbourMaps, ResidualBlock, pool
 from pipeline.fused.transformer import CFGBatch, TransformerBlocks
 from pipeline.params import Conditions, Velocities
 from pipeline.trellis import SLatFlowModel, VoxelGrid
 from pipeline.trellis.layers import FINAL_NORM_EPS, position_embedding
+from pipeline.trellis.sparse_blocks import SparseResBlock3d
 
 
 class FusedLatentFlow:
@@ -26,8 +27,10 @@ class FusedLatentFlow:
         self._flow = flow
         self._graph_pool = graph_pool
         self._blocks = TransformerBlocks(flow.blocks, fp8=fp8)
-        self._input_blocks = residual_blocks(flow.input_blocks)
-        self._out_blocks = residual_blocks(flow.out_blocks)
+        self._input_blocks, self._out_blocks = (
+            [ResidualBlock(block) for block in blocks if isinstance(block, SparseResBlock3d)]
+            for blocks in (flow.input_blocks, flow.out_blocks)
+        )
 
     def prepare(self, times: Sequence[float], conditions: Conditions, grid: VoxelGrid) -> Velocities:
         """Return the velocities of x [N, channels] float32 on the N voxels of a grid, at the given times."""
@@ -58,7 +61,7 @@ class FusedLatentFlow:
                     return self._velocity(x, maps, positions, modulation, modulations, batch)
 
                 graphed[ordered] = GraphedCallable(run, self._graph_pool)
-            out = graphed[ordered](x, cache.modulation(step), residual_modulations[step])
+            out = graphed[ordered](x, cache.modulations[step], residual_modulations[step])
             results = dict(zip(ordered, out, strict=True))
             return [results[index] for index in indices]
 

@@ -53,12 +53,7 @@ class FusedLinear:
         if x.scales is None:
             return F.linear(x.values, self._layer.weight, self._layer.bias)
         return torch._scaled_mm(
-            x.values,
-            self._weight,
-            scale_a=x.scales,
-            scale_b=self._scales,
-            bias=self._bias,
-            out_dtype=torch.bfloat16,
+            x.values, self._weight, scale_a=x.scales, scale_b=self._scales, bias=self._bias, out_dtype=torch.bfloat16
         )
 
     def apply_with_gelu(self, x: Activations) -> Activations:

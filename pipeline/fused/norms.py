@@ -26,25 +26,11 @@ def normalise(x, channels, columns, eps):
 
 @triton.jit
 def _add_norm_kernel(
-    x_ptr,
-    y_ptr,
-    gate_ptr,
-    constant_ptr,
-    scale_ptr,
-    shift_ptr,
-    out_ptr,
-    out_scale_ptr,
-    channels,
-    eps,
-    HAS_Y: tl.constexpr,
-    HAS_GATE: tl.constexpr,
-    HAS_CONSTANT: tl.constexpr,
-    HAS_SCALE: tl.constexpr,
-    SCALE_OFFSET: tl.constexpr,
-    SILU: tl.constexpr,
-    FP8: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x_ptr, y_ptr, gate_ptr, constant_ptr, scale_ptr, shift_ptr, out_ptr, out_scale_ptr,
+    channels, eps,
+    HAS_Y: tl.constexpr, HAS_GATE: tl.constexpr, HAS_CONSTANT: tl.constexpr, HAS_SCALE: tl.constexpr,
+    SCALE_OFFSET: tl.constexpr, SILU: tl.constexpr, FP8: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     columns = tl.arange(0, BLOCK)
     inside = columns < channels
     number = tl.program_id(0).to(tl.int64)
@@ -110,26 +96,12 @@ def add_norm(
     out = Activations.empty_like(x, fp8=False) if out is None else out
     scale, shift = modulation or affine or (None, None)
     _add_norm_kernel[(rows,)](
-        x,
-        y,
-        gate,
-        constant,
-        scale,
-        shift,
-        out.values,
-        out.scales,
-        channels,
-        BLOCK_NORM_EPS,
-        HAS_Y=y is not None,
-        HAS_GATE=gate is not None,
-        HAS_CONSTANT=constant is not None,
-        HAS_SCALE=scale is not None,
-        SCALE_OFFSET=1.0 if modulation else 0.0,
-        SILU=silu,
-        FP8=out.scales is not None,
-        BLOCK=triton.next_power_of_2(channels),
-        num_warps=_WARPS,
-    )
+        x, y, gate, constant, scale, shift, out.values, out.scales,
+        channels, BLOCK_NORM_EPS,
+        HAS_Y=y is not None, HAS_GATE=gate is not None, HAS_CONSTANT=constant is not None, HAS_SCALE=scale is not None,
+        SCALE_OFFSET=1.0 if modulation else 0.0, SILU=silu, FP8=out.scales is not None,
+        BLOCK=triton.next_power_of_2(channels), num_warps=_WARPS,
+    )  # fmt: skip
     return out
 
 
@@ -140,13 +112,6 @@ def head_norm(x: Tensor, gamma: Tensor) -> None:
     """
     parts, heads, head_dim = gamma.shape
     _head_norm_kernel[(len(x), parts)](
-        x,
-        gamma,
-        x.stride(0),
-        heads,
-        head_dim,
-        math.sqrt(head_dim),
-        BLOCK_HEADS=triton.next_power_of_2(heads),
-        BLOCK_DIM=triton.next_power_of_2(head_dim),
-        num_warps=_WARPS,
-    )
+        x, gamma, x.stride(0), heads, head_dim, math.sqrt(head_dim),
+        BLOCK_HEADS=triton.next_power_of_2(heads), BLOCK_DIM=triton.next_power_of_2(head_dim), num_warps=_WARPS,
+    )  # fmt: skip

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.fused.convolution import gather_sum, pack_kernel
 from pipeline.fused.norms import add_norm
@@ -96,13 +96,8 @@ class ResidualBlock:
         sources = maps.from_coarse if up else maps.neighbours
         assert sources is not None, "the coarsest level has no coarser one"
         h = gather_sum(F.linear(h, first), sources, block.conv1.conv.bias, modulation=modulation)
-        return gather_sum(
-            F.linear(h, second),
-            maps.neighbours,
-            block.conv2.conv.bias,
-            skip=skip,
-            skip_rows=maps.parent if up else None,
-        )
+        skip_rows = maps.parent if up else None
+        return gather_sum(F.linear(h, second), maps.neighbours, block.conv2.conv.bias, skip=skip, skip_rows=skip_rows)
 
 
 def pool(x: Tensor, maps: NeighbourMaps) -> Tensor:
@@ -113,8 +108,3 @@ def pool(x: Tensor, maps: NeighbourMaps) -> Tensor:
     total = F.pad(x[0], (0, 0, 0, 1))[children].float().sum(dim=1)
     count = (children >= 0).sum(dim=1, keepdim=True)
     return (total / (count + 1)).to(x.dtype)[None]
-
-
-def residual_blocks(blocks: nn.ModuleList) -> list[ResidualBlock]:
-    """Wrap a latent flow's `input_blocks` or `out_blocks`."""
-    return [ResidualBlock(block) for block in blocks if isinstance(block, SparseResBlock3d)]

@@ -13,8 +13,7 @@ from pipeline.fused.transformer import CFGBatch, TransformerBlocks
 from pipeline.params import Conditions, Velocities
 from pipeline.trellis import SparseStructureFlowModel
 from pipeline.trellis.attention import attend
-from pipeline.trellis.layers import FINAL_NORM_EPS
-from pipeline.trellis.structure_flow import patchify, unpatchify
+from pipeline.trellis.layers import FINAL_NORM_EPS, patchify, unpatchify
 
 # Contexts in one graph; more would not run faster, and graphs hold memory.
 _MAX_BATCH = 2
@@ -40,7 +39,7 @@ class FusedStructureFlow:
             for start in range(0, len(ordered), _MAX_BATCH):
                 part = ordered[start : start + _MAX_BATCH]
                 batch = cache.batch(part)
-                out = self._graphed_velocity(batch)(x, cache.modulation(step), *batch.keys_values)
+                out = self._graphed_velocity(batch)(x, cache.modulations[step], *batch.keys_values)
                 results |= dict(zip(part, out.split(1), strict=True))
             return [results[index] for index in indices]
 

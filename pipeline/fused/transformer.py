@@ -42,30 +42,19 @@ class TransformerBlocks:
 
     def __init__(self, blocks: nn.ModuleList, *, fp8: bool = False) -> None:
         """Wrap modulated blocks; fp8: compute products of normed rows, and those of the MLP, in 8 bits."""
-        self.blocks = [cast(ModulatedBlock, block) for block in blocks]
         self._fp8 = fp8
-        self._linears = [_BlockLinears.of(block, fp8=fp8) for block in self.blocks]
-        self.channels: int = self.blocks[0].norm2.normalized_shape[0]
-        self._self_gammas = [_gammas(block.self_attn, "qk") for block in self.blocks]
-        self._query_gammas = [_gammas(block.cross_attn, "q") for block in self.blocks]
-        self._key_gammas = [_gammas(block.cross_attn, "k") for block in self.blocks]
-        self._zero_context_outputs = [_zero_context_output(block.cross_attn) for block in self.blocks]
+        self._blocks = [_FusedBlock(cast(ModulatedBlock, block), fp8=fp8) for block in blocks]
+        self.channels = self._blocks[0].channels
 
     def modulations(self, time_embeddings: Tensor) -> Tensor:
         """Compute shift, scale and gate of the attention, then of the MLP: [T, C] -> [T, blocks, 6, C]."""
-        chunks = [block.adaLN_modulation(time_embeddings) for block in self.blocks]
+        chunks = [block.plain.adaLN_modulation(time_embeddings) for block in self._blocks]
         modulations: Tensor = torch.stack(chunks, dim=1).unflatten(-1, (6, -1))
         return modulations
 
     def keys_values(self, context: Tensor) -> list[Tensor]:
         """Compute keys and values of tokens [1, S, context_channels]: for each block [1, S, 2, heads, dim]."""
-        prepared = []
-        for block, gamma in zip(self.blocks, self._key_gammas, strict=True):
-            keys_values = block.cross_attn.to_kv(context)
-            if gamma is not None:
-                head_norm(keys_values.view(-1, keys_values.shape[-1]), gamma)
-            prepared.append(keys_values.unflatten(-1, (2, block.cross_attn.heads, -1)))
-        return prepared
+        return [block.keys_values(context) for block in self._blocks]
 
     def __call__(self, h: Tensor, modulation: Tensor, batch: CFGBatch, attend: Attend, valid_rows: int) -> Tensor:
         """Apply the blocks to h [L, C], the same for all contexts, with modulation [blocks, 6, C]: [batch * L, C].
@@ -78,16 +67,16 @@ class TransformerBlocks:
         y: Tensor | None = None
         gate: Tensor | None = None
         normed = Activations.empty_like(x, fp8=self._fp8)
-        for index, (block, linears) in enumerate(zip(self.blocks, self._linears, strict=True)):
+        for index, block in enumerate(self._blocks):
             shift, scale, gate_attention, shift_mlp, scale_mlp, gate_mlp = modulation[index]
             add_norm(x, y=y, gate=gate, modulation=(scale, shift), out=normed)
-            y = self._self_attention(index, normed, length, attend, valid_rows)
+            y = block.self_attention(normed, length, attend, valid_rows)
             if index == 0:
                 # Contexts enter only now: up to here, one item stands for the whole batch.
                 x, y = x.repeat(batch.size, 1), y.repeat(batch.size, 1)
                 normed = Activations.empty_like(x, fp8=self._fp8)
             if token_rows:
-                norm = block.norm2
+                norm = block.plain.norm2
                 add_norm(
                     x[:token_rows],
                     y=y[:token_rows],
@@ -95,57 +84,62 @@ class TransformerBlocks:
                     affine=(norm.weight, norm.bias),
                     out=normed.rows(0, token_rows),
                 )
-                keys_values = batch.keys_values[index]
-                crossed = self._cross_attention(index, normed.rows(0, token_rows), keys_values, attend)
+                crossed = block.cross_attention(normed.rows(0, token_rows), batch.keys_values[index], attend)
                 add_norm(x[:token_rows], y=crossed, modulation=(scale_mlp, shift_mlp), out=normed.rows(0, token_rows))
             if batch.zero_contexts:
                 add_norm(
                     x[token_rows:],
                     y=y[token_rows:],
                     gate=gate_attention,
-                    constant=self._zero_context_outputs[index],
+                    constant=block.zero_context_output,
                     modulation=(scale_mlp, shift_mlp),
                     out=normed.rows(token_rows),
                 )
-            y, gate = linears.mlp_out(linears.mlp_in.apply_with_gelu(normed)), gate_mlp
+            y, gate = block.mlp_out(block.mlp_in.apply_with_gelu(normed)), gate_mlp
         assert y is not None and gate is not None, "a flow has at least one block"
         return torch.addcmul(x, y.to(x.dtype), gate)
 
-    def _self_attention(self, index: int, x: Activations, length: int, attend: Attend, valid_rows: int) -> Tensor:
-        attention, gamma = self.blocks[index].self_attn, self._self_gammas[index]
-        qkv = self._linears[index].qkv(x)
-        if gamma is not None:
-            head_norm(qkv, gamma)
+
+class _FusedBlock:
+    """A modulated block, its linear layers that take normed rows, both of its MLP, and constants of its parameters."""
+
+    def __init__(self, block: ModulatedBlock, *, fp8: bool) -> None:
+        self.plain = block
+        self.channels: int = block.norm2.normalized_shape[0]
+        mlp_in, mlp_out = cast(nn.Linear, block.mlp.mlp[0]), cast(nn.Linear, block.mlp.mlp[2])
+        layers = (block.self_attn.to_qkv, block.cross_attn.to_q, mlp_in, mlp_out)
+        self._qkv, self._q, self.mlp_in, self.mlp_out = (FusedLinear(layer, fp8=fp8) for layer in layers)
+        self._self_gamma = _gammas(block.self_attn, "qk")
+        self._query_gamma, self._key_gamma = _gammas(block.cross_attn, "q"), _gammas(block.cross_attn, "k")
+        # Cross-attention to zeros is constant: all values are the bias, whatever the weights.
+        value = block.cross_attn.to_kv.bias.detach()[block.cross_attn.to_q.out_features :]
+        self.zero_context_output: Tensor = block.cross_attn.to_out(value)
+
+    def keys_values(self, context: Tensor) -> Tensor:
+        keys_values = self.plain.cross_attn.to_kv(context)
+        if self._key_gamma is not None:
+            head_norm(keys_values.view(-1, keys_values.shape[-1]), self._key_gamma)
+        prepared: Tensor = keys_values.unflatten(-1, (2, self.plain.cross_attn.heads, -1))
+        return prepared
+
+    def self_attention(self, x: Activations, length: int, attend: Attend, valid_rows: int) -> Tensor:
+        attention = self.plain.self_attn
+        qkv = self._qkv(x)
+        if self._self_gamma is not None:
+            head_norm(qkv, self._self_gamma)
         q, k, v = qkv.view(-1, length, 3, attention.heads, self.channels // attention.heads).unbind(2)
         attended = attend(q, k[:, :valid_rows], v[:, :valid_rows]).reshape(-1, self.channels)
         out: Tensor = attention.to_out(attended.to(attention.to_out.weight.dtype))
         return out
 
-    def _cross_attention(self, index: int, x: Activations, keys_values: Tensor, attend: Attend) -> Tensor:
-        attention, gamma = self.blocks[index].cross_attn, self._query_gammas[index]
-        q = self._linears[index].q(x)
-        if gamma is not None:
-            head_norm(q, gamma)
+    def cross_attention(self, x: Activations, keys_values: Tensor, attend: Attend) -> Tensor:
+        q = self._q(x)
+        if self._query_gamma is not None:
+            head_norm(q, self._query_gamma)
         k, v = keys_values.unbind(2)
         q = q.view(len(keys_values), -1, *k.shape[2:]).to(k.dtype)
-        out: Tensor = attention.to_out(attend(q, k, v).reshape(-1, self.channels))
+        out: Tensor = self.plain.cross_attn.to_out(attend(q, k, v).reshape(-1, self.channels))
         return out
-
-
-@dataclass(frozen=True, eq=False)
-class _BlockLinears:
-    """The linear layers of a block that take normed rows, and both of the MLP."""
-
-    qkv: FusedLinear
-    q: FusedLinear
-    mlp_in: FusedLinear
-    mlp_out: FusedLinear
-
-    @staticmethod
-    def of(block: ModulatedBlock, *, fp8: bool) -> _BlockLinears:
-        mlp_in, mlp_out = cast(nn.Linear, block.mlp.mlp[0]), cast(nn.Linear, block.mlp.mlp[2])
-        layers = (block.self_attn.to_qkv, block.cross_attn.to_q, mlp_in, mlp_out)
-        return _BlockLinears(*(FusedLinear(layer, fp8=fp8) for layer in layers))
 
 
 def _gammas(attention: SelfAttention | CrossAttention, parts: str) -> Tensor | None:
@@ -153,10 +147,3 @@ def _gammas(attention: SelfAttention | CrossAttention, parts: str) -> Tensor | N
     if not attention.qk_rms_norm:
         return None
     return torch.stack([getattr(attention, f"{part}_rms_norm").gamma.detach() for part in parts])
-
-
-def _zero_context_output(attention: CrossAttention) -> Tensor:
-    """Return the constant output of cross-attention to zeros: all values are the bias, whatever the weights."""
-    value = attention.to_kv.bias.detach()[attention.to_q.out_features :]
-    constant: Tensor = attention.to_out(value)
-    return constant

@@ -87,11 +87,7 @@ def validator_cameras(size: int = VALIDATOR_SIZE) -> tuple[Camera, ...]:
 def _look_at_origin(azimuth: float, elevation: float, radius: float) -> Tensor:
     """Return the world-to-camera matrix of an orbiting camera, [4, 4] float32; angles are in radians."""
     backward = torch.tensor(
-        [
-            math.cos(elevation) * math.sin(azimuth),
-            -math.sin(elevation),
-            math.cos(elevation) * math.cos(azimuth),
-        ],
+        [math.cos(elevation) * math.sin(azimuth), -math.sin(elevation), math.cos(elevation) * math.cos(azimuth)],
         dtype=torch.float64,
     )
     right = torch.tensor([math.cos(azimuth), 0.0, -math.sin(azimuth)], dtype=torch.float64)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.rasterizer import render
@@ -79,15 +78,10 @@ def _fit_to_view(splats: Splats) -> Splats:
     if not len(means):
         return splats
     low, high = means.amin(0), means.amax(0)
-    scale = SHOWN_SIDE / _positive((high - low).amax())
-    return dataclasses.replace(
-        splats, means=(means - (low + high) / 2) * scale, log_scales=splats.log_scales + scale.log()
-    )
-
-
-def _positive(side: Tensor) -> Tensor:
-    """Avoid a division by zero: one gaussian, or several in one place, are drawn in their own size."""
-    return torch.where(side > 0, side, SHOWN_SIDE)
+    side = (high - low).amax()
+    # One gaussian, or several in one place, are drawn in their own size.
+    scale = SHOWN_SIDE / torch.where(side > 0, side, SHOWN_SIDE)
+    return replace(splats, means=(means - (low + high) / 2) * scale, log_scales=splats.log_scales + scale.log())
 
 
 def _fit_on_checkerboard(picture: Image.Image) -> Image.Image:

@@ -31,32 +31,31 @@ WARM_UP_PARAMS = SamplerParams(steps=4, cfg_strength=1.0, cfg_interval=(0.6, 1.0
 _CELLS = 32
 
 
-def _ignore_step(_done: int) -> None:
-    """Do nothing; an OnSamplerStep for callers that do not report progress."""
-
-
 class Engine:
-    """One checkpoint's networks, for sampling and decoding; noise comes from the caller and may lie on any device."""
+    """One checkpoint's networks, for sampling and decoding; noise comes from the caller and may lie on any device.
+
+    structure_shape: shape of the structure sampler's noise: channels, then the cells along x, y and z.
+    latent_channels: channels of the latents' noise.
+    """
 
     def __init__(self, checkpoint: Checkpoint, compute: ComputeConfig) -> None:
         """Prepare the checkpoint's flows with the kernels that `compute` names."""
         self.checkpoint = checkpoint
         self.device = compute.device
-        self.flows = _flows(checkpoint, compute)
+        flow = checkpoint.structure_flow
+        self.structure_shape = (flow.in_channels, *[flow.resolution] * 3)
+        self.latent_channels = checkpoint.latent_flow.in_channels
+        self.flows: Flows
+        if compute.fused:
+            # Its kernels need Triton, which is not installed everywhere.
+            from pipeline.fused.flows import FusedFlows
 
-    @property
-    def structure_shape(self) -> tuple[int, ...]:
-        """Shape of the structure sampler's noise: channels, then the cells along x, y and z."""
-        flow = self.checkpoint.structure_flow
-        return (flow.in_channels, *[flow.resolution] * 3)
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of the latents' noise."""
-        return self.checkpoint.latent_flow.in_channels
+            self.flows = FusedFlows(checkpoint.structure_flow, checkpoint.latent_flow, fp8=compute.fp8)
+        else:
+            self.flows = PlainFlows(checkpoint.structure_flow, checkpoint.latent_flow)
 
     def sample_structure(
-        self, conditions: Conditions, params: SamplerParams, noise: Tensor, on_step: OnSamplerStep = _ignore_step
+        self, conditions: Conditions, params: SamplerParams, noise: Tensor, on_step: OnSamplerStep = lambda _done: None
     ) -> Tensor:
         """Turn noise [B, *structure_shape] into a latent grid of the same shape, on the engine's device."""
         velocities = self.flows.prepare_structure(schedule(params.steps, params.rescale_t), conditions)
@@ -73,7 +72,7 @@ class Engine:
         params: SamplerParams,
         grid: VoxelGrid,
         noise: Tensor,
-        on_step: OnSamplerStep = _ignore_step,
+        on_step: OnSamplerStep = lambda _done: None,
     ) -> Tensor:
         """Turn noise [N, latent_channels] on the N voxels of a grid into denormalised latents of the same shape."""
         velocities = self.flows.prepare_latents(schedule(params.steps, params.rescale_t), conditions, grid)
@@ -101,9 +100,8 @@ class Engine:
         # The largest comes first, so that the others reuse its memory.
         for cells, voxels in sorted(self.flows.warm_up_sizes, reverse=True):
             grid = grid_of_size(cells, voxels, self.device)
-            latents = self.sample_latents(
-                conditions, WARM_UP_PARAMS, grid, torch.zeros(len(grid), self.latent_channels)
-            )
+            noise = torch.zeros(len(grid), self.latent_channels)
+            latents = self.sample_latents(conditions, WARM_UP_PARAMS, grid, noise)
             with suppress(NonFiniteOutput):
                 self.decode_latents(latents, grid)
         if self.device.type == "cuda":
@@ -131,12 +129,3 @@ def grid_of_size(cells: int, voxels: int, device: torch.device) -> VoxelGrid:
     cell, child = number % cells, number // cells
     corner = torch.stack([cell // _CELLS**2, cell // _CELLS % _CELLS, cell % _CELLS], dim=1)
     return VoxelGrid.of([2 * corner + torch.stack([child // 4, child // 2 % 2, child % 2], dim=1)])
-
-
-def _flows(checkpoint: Checkpoint, compute: ComputeConfig) -> Flows:
-    if compute.fused:
-        # Its kernels need Triton, which is not installed everywhere.
-        from pipeline.fused.flows import FusedFlows
-
-        return FusedFlows(checkpoint.structure_flow, checkpoint.latent_flow, fp8=compute.fp8)
-    return PlainFlows(checkpoint.structure_flow, checkpoint.latent_flow)

@@ -5,7 +5,7 @@ Faster implementations are tested against the plain one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -43,32 +43,32 @@ class PlainFlows:
 
     def prepare_structure(self, times: Sequence[float], conditions: Conditions) -> Velocities:
         """Return the velocities of x [B, channels, R, R, R] float32 at the given times, under the conditions."""
-        contexts = _dense_contexts(conditions)
-
-        def velocities(x: Tensor, step: int, indices: Sequence[int]) -> list[Tensor]:
-            time = _model_time(times[step], len(x), x)
-            return [self._structure_flow(x, time, contexts[index].expand(len(x), -1, -1)) for index in indices]
-
-        return velocities
+        return _velocities(self._structure_flow, times, conditions)
 
     def prepare_latents(self, times: Sequence[float], conditions: Conditions, grid: VoxelGrid) -> Velocities:
         """Return the velocities of x [N, channels] float32 on the N voxels of a grid."""
-        contexts = _dense_contexts(conditions)
-        batch = grid.samples.count
 
-        def velocities(x: Tensor, step: int, indices: Sequence[int]) -> list[Tensor]:
-            time = _model_time(times[step], batch, x)
-            return [self._latent_flow(x, grid, time, contexts[index].expand(batch, -1, -1)) for index in indices]
+        def flow(x: Tensor, time: Tensor, context: Tensor) -> Tensor:
+            velocity: Tensor = self._latent_flow(x, grid, time, context)
+            return velocity
 
-        return velocities
+        return _velocities(flow, times, conditions, grid.samples.count)
 
 
-def _dense_contexts(conditions: Conditions) -> list[Tensor]:
-    """Return the contexts with None replaced by tokens of zeros."""
+def _velocities(
+    flow: Callable[[Tensor, Tensor, Tensor], Tensor],
+    times: Sequence[float],
+    conditions: Conditions,
+    batch: int | None = None,
+) -> Velocities:
+    """Return the velocities of a flow (x, time, context); without `batch`, x has a row for each batch item."""
+    # Tokens that are all zero are None.
     zeros = torch.zeros_like(next(context for context in conditions.positive if context is not None))
-    return [zeros if context is None else context for context in conditions.contexts]
+    contexts = [zeros if context is None else context for context in conditions.contexts]
 
+    def velocities(x: Tensor, step: int, indices: Sequence[int]) -> list[Tensor]:
+        count = len(x) if batch is None else batch
+        time = torch.full((count,), 1000 * times[step], dtype=torch.float32, device=x.device)
+        return [flow(x, time, contexts[index].expand(count, -1, -1)) for index in indices]
 
-def _model_time(t: float, batch: int, like: Tensor) -> Tensor:
-    """Return the time as the networks take it: times 1000, float32, one per batch item."""
-    return torch.full((batch,), 1000 * t, dtype=torch.float32, device=like.device)
+    return velocities

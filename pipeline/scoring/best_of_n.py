@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any
 
-from pipeline.conditioning.prompt import Prompt, TextPrompt
+from pipeline.conditioning.prompt import TextPrompt
 from pipeline.errors import Cancelled, PipelineError, PromptError, UnsupportedPrompt
-from pipeline.request import Asset, Conditioning, OnStep, Request, ignore_steps
+from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
 from pipeline.splats.container import PackedSplats
 from pipeline.splats.splats import Splats
 from pipeline.splats.validation import invalid_reason
@@ -24,16 +24,6 @@ Pack = Callable[[Splats], PackedSplats]
 
 Scorer = Callable[[Splats], float]
 """Returns the quality of splats, 0..1, higher is better; may raise PipelineError. See QualityScorer."""
-
-
-class Sampling(Protocol):
-    """The part of pipeline.backends.protocol.Backend that candidates are made with."""
-
-    def encode(self, prompt: Prompt) -> Conditioning[Any]:
-        """Encode a prompt, for any number of samples."""
-
-    def sample(self, conditioning: Conditioning[Any], request: Request, on_step: OnStep = ignore_steps) -> Asset:
-        """Generate an object from an encoded prompt with the request's seed."""
 
 
 @dataclass(frozen=True)
@@ -86,45 +76,36 @@ def candidate_seed(seed: int, index: int) -> int:
     return seed if index == 0 else (seed + index * _STRIDE) % _SEEDS
 
 
+@dataclass(eq=False)
 class BestOfN:
     """Generates one candidate at a time, so that the owner of the device may do other work in between.
 
     The first candidate has the request's own seed and is always made. Another one is started while there are fewer
     than `count`, and only if, taking as long as the average candidate so far, it would end within `seconds` of the
-    start of the first one and before the deadline. Not thread-safe; one call at a time.
+    start of the first one and before the deadline, a time of the clock `now`. With a scorer, every candidate is packed,
+    checked and scored when it is made. Without one, the only candidate is packed and checked in `best`.
+
+    Raises ValueError if several candidates are requested without a scorer. Not thread-safe; one call at a time.
     """
 
-    def __init__(
-        self,
-        backend: Sampling,
-        request: Request,
-        pack: Pack,
-        scorer: Scorer | None = None,
-        *,
-        count: int = 1,
-        seconds: float = math.inf,
-        deadline: float = math.inf,
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Prepare up to `count` candidates; `deadline` is a time of the clock `now`.
+    backend: Backend
+    request: Request
+    pack: Pack
+    scorer: Scorer | None = None
+    _: KW_ONLY
+    count: int = 1
+    seconds: float = math.inf
+    deadline: float = math.inf
+    now: Callable[[], float] = time.monotonic
+    _conditioning: Conditioning[Any] | None = field(default=None, init=False)
+    _candidates: list[Candidate] = field(default_factory=list, init=False)
+    _leader: _Leader | None = field(default=None, init=False)
+    _errors: list[PipelineError] = field(default_factory=list, init=False)
 
-        With a scorer, every candidate is packed, checked and scored when it is made. Without one, the only candidate
-        is packed and checked in `best`. Raises ValueError if several candidates are requested without a scorer.
-        """
-        if count > 1 and scorer is None:
-            raise ValueError(f"{count} candidates need a scorer")
-        self._backend = backend
-        self._request = request
-        self._pack = pack
-        self._scorer = scorer
-        self._count = count
-        self._seconds = seconds
-        self._deadline = deadline
-        self._now = now
-        self._conditioning: Conditioning[Any] | None = None
-        self._candidates: list[Candidate] = []
-        self._leader: _Leader | None = None
-        self._errors: list[PipelineError] = []
+    def __post_init__(self) -> None:
+        """Check that several candidates can be told apart."""
+        if self.count > 1 and self.scorer is None:
+            raise ValueError(f"{self.count} candidates need a scorer")
 
     @property
     def wants_another(self) -> bool:
@@ -133,7 +114,7 @@ class BestOfN:
         if made == 0:
             return True
         expected = sum(candidate.seconds for candidate in self._candidates) / made
-        return made < self._count and not self._is_hopeless and self._now() + expected <= self._deadline
+        return made < self.count and not self._is_hopeless and self.now() + expected <= self.deadline
 
     @property
     def has_valid(self) -> bool:
@@ -148,10 +129,10 @@ class BestOfN:
         """
         if not self.wants_another:
             return None
-        started = self._now()
+        started = self.now()
         if not self._candidates:
-            self._deadline = min(self._deadline, started + self._seconds)
-        seed = candidate_seed(self._request.seed, len(self._candidates))
+            self.deadline = min(self.deadline, started + self.seconds)
+        seed = candidate_seed(self.request.seed, len(self._candidates))
         quality, problem = None, ""
         try:
             result, problem = self._evaluate(self._sample(seed, on_step))
@@ -164,7 +145,7 @@ class BestOfN:
             quality = result.quality
             if self._leader is None or result.rank > self._leader.rank:
                 self._leader = result
-        candidate = Candidate(seed, self._now() - started, quality, problem)
+        candidate = Candidate(seed, self.now() - started, quality, problem)
         self._candidates.append(candidate)
         return candidate
 
@@ -189,7 +170,7 @@ class BestOfN:
             raise self._errors[0] if self._errors else RuntimeError("no candidate was made: call make_one first")
         packed, problem = leader.packed, leader.problem
         if packed is None:
-            packed = self._pack(leader.asset.splats)
+            packed = self.pack(leader.asset.splats)
             problem = invalid_reason(packed.splats) or ""
         return BestResult(leader.asset, packed, leader.quality, problem, tuple(self._candidates))
 
@@ -197,26 +178,26 @@ class BestOfN:
     def _is_hopeless(self) -> bool:
         """Whether no seed can help, because the prompt itself is at fault."""
         # The picture that is drawn for a sentence depends on the seed.
-        kinds = UnsupportedPrompt if isinstance(self._request.prompt, TextPrompt) else PromptError
+        kinds = UnsupportedPrompt if isinstance(self.request.prompt, TextPrompt) else PromptError
         return self._leader is None and bool(self._errors) and isinstance(self._errors[0], kinds)
 
     def _sample(self, seed: int, on_step: OnStep) -> Asset:
         """Generate an object; the first one's seconds include those of encoding the prompt."""
-        request = replace(self._request, seed=seed)
+        request = replace(self.request, seed=seed)
         if self._conditioning is not None:
-            return self._backend.sample(self._conditioning, request, on_step)
-        self._conditioning = self._backend.encode(request.prompt)
-        asset = self._backend.sample(self._conditioning, request, on_step)
+            return self.backend.sample(self._conditioning, request, on_step)
+        self._conditioning = self.backend.encode(request.prompt)
+        asset = self.backend.sample(self._conditioning, request, on_step)
         return asset.with_added_seconds(self._conditioning.seconds)
 
     def _evaluate(self, asset: Asset) -> tuple[_Leader, str]:
         """Pack, check and score an object; also return what is wrong with it. Raises PipelineError if packing fails."""
-        if self._scorer is None:
+        if self.scorer is None:
             return _Leader(asset), ""
-        packed = self._pack(asset.splats)
+        packed = self.pack(asset.splats)
         if problem := invalid_reason(packed.splats) or "":
             return _Leader(asset, packed, problem=problem), problem
         try:
-            return _Leader(asset, packed, self._scorer(packed.splats)), ""
+            return _Leader(asset, packed, self.scorer(packed.splats)), ""
         except PipelineError as error:
             return _Leader(asset, packed), f"not scored, {type(error).__name__}: {error}"

@@ -7,9 +7,9 @@ three-gen-subnet at 5fc61f1), whose quirks are part of the contract: they are re
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,8 +32,7 @@ _BACKBONE, _HEAD = "backbone.", "score_head."
 class QualityScorer:
     """Splats -> quality in 0..1: DINOv2-small and a linear head, fine-tuned by the subnet, on 16 renders.
 
-    The other quarter of the validator's score, alignment with the prompt, lpips and ssim, is not computed. The network
-    runs in float32. Not thread-safe; one call at a time.
+    The network runs in float32. Not thread-safe; one call at a time.
     """
 
     def __init__(self, weights: Path, config: Path, device: torch.device) -> None:
@@ -110,7 +109,7 @@ def normalise_as_validator(splats: Splats) -> Splats:
     moved = (means - means.mean()) * scale
     # Quirk of the validator: enlarged splats become more transparent, shrunk ones more opaque.
     opacities = (splats.opacity_logits.sigmoid() / scale).clamp(0, 1)
-    return dataclasses.replace(
+    return replace(
         splats,
         means=moved,
         log_scales=splats.log_scales + math.log(scale),

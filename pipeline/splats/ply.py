@@ -112,7 +112,11 @@ def from_bytes(data: bytes) -> Splats:
         raise FormatError(f"PLY with {rest} consecutive f_rest properties: expected 0, 9, 24 or 45")
 
     _check_size(header, len(data))
-    rows = _view_rows(data, header) if header.is_fixed_layout else _parse_rows(data, header)
+    if header.is_fixed_layout:
+        row = np.dtype([(name, f"<{_TYPES[kind]}") for name, (kind,) in vertex.properties.items()])
+        rows = np.frombuffer(data, row, vertex.count, header.body)
+    else:
+        rows = _parse_rows(data, header)
 
     def field(*names: str) -> Tensor:
         values = np.empty((vertex.count, len(names)), np.float32)
@@ -249,12 +253,6 @@ def _check_size(header: Header, size: int) -> None:
         raise FormatError(f"PLY too short: {header.vertex.count} vertices cannot end before byte {end} of {size}")
 
 
-def _view_rows(data: bytes, header: Header) -> NDArray[np.void]:
-    """Return the vertices of a file with the fixed layout as a view of `data`."""
-    row = np.dtype([(name, f"<{_TYPES[kind]}") for name, (kind,) in header.vertex.properties.items()])
-    return np.frombuffer(data, row, header.vertex.count, header.body)
-
-
 def _parse_rows(data: bytes, header: Header) -> NDArray[np.void]:
     """Return the vertices of a file with any other layout, read by plyfile. Raises FormatError."""
     lines = ["ply", f"format {header.format} 1.0"]
@@ -268,19 +266,17 @@ def _parse_rows(data: bytes, header: Header) -> NDArray[np.void]:
             warnings.simplefilter("ignore")
             if header.format == "ascii":
                 rows = header.vertex.count + sum(element.count for element in header.before)
-                return _vertices(PlyData.read(StringIO(start + "".join(_ascii_lines(data, header.body, rows)))))
-            # From a file and not from memory, because plyfile maps files and reads anything else value by value.
-            with tempfile.TemporaryFile() as file:
-                file.write(start.encode("ascii"))
-                file.write(memoryview(data)[header.body :])
-                file.seek(0)
-                return _vertices(PlyData.read(file))
+                content = PlyData.read(StringIO(start + "".join(_ascii_lines(data, header.body, rows))))
+            else:
+                # From a file and not from memory, because plyfile maps files and reads anything else value by value.
+                with tempfile.TemporaryFile() as file:
+                    file.write(start.encode("ascii"))
+                    file.write(memoryview(data)[header.body :])
+                    file.seek(0)
+                    content = PlyData.read(file)
+            return cast(NDArray[np.void], content["vertex"].data)
     except (PlyParseError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise FormatError(f"PLY that plyfile cannot read: {error}") from error
-
-
-def _vertices(content: PlyData) -> NDArray[np.void]:
-    return cast(NDArray[np.void], content["vertex"].data)
 
 
 def _ascii_lines(data: bytes, offset: int, count: int) -> Iterator[str]:

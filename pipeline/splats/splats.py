@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -62,19 +62,20 @@ class Splats:
 
     def to(self, device: torch.device | str) -> Splats:
         """Return the same splats on another device."""
-        return Splats(**{name: tensor.to(device) for name, tensor in self._tensors().items()})
+        return Splats(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def drop_non_finite(self) -> tuple[Splats, int]:
         """Drop gaussians that hold a NaN or an infinity anywhere; also return how many were dropped."""
         keep = torch.ones(len(self), dtype=torch.bool, device=self.device)
-        for tensor in self._tensors().values():
+        for tensor in self.tensors().values():
             keep &= tensor.isfinite().reshape(len(self), tensor[:1].numel()).all(dim=1)
         dropped = len(self) - int(keep.sum())
         if not dropped:
             return self, 0
-        return Splats(**{name: tensor[keep] for name, tensor in self._tensors().items()}), dropped
+        return Splats(**{name: tensor[keep] for name, tensor in self.tensors().items()}), dropped
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name; `f_rest` only if there is one."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -109,14 +110,8 @@ def normalise(splats: Splats, extent: float) -> Splats:
     if longest == 0.0:
         raise ValueError("means: expected more than one distinct position, all are the same")
     factor = extent / longest
-    return Splats(
-        means=(splats.means - (low + high) / 2) * factor,
-        quaternions=splats.quaternions,
-        log_scales=splats.log_scales + math.log(factor),
-        opacity_logits=splats.opacity_logits,
-        f_dc=splats.f_dc,
-        f_rest=splats.f_rest,
-    )
+    means = (splats.means - (low + high) / 2) * factor
+    return replace(splats, means=means, log_scales=splats.log_scales + math.log(factor))
 
 
 def upright(splats: Splats) -> Splats:
@@ -128,11 +123,6 @@ def upright(splats: Splats) -> Splats:
     if splats.sh_degree:
         raise ValueError(f"f_rest: splats of degree {splats.sh_degree} cannot be turned, only of degree 0")
     w, x, y, z = splats.quaternions.unbind(1)
-    return Splats(
-        means=splats.means * splats.means.new_tensor([1.0, -1.0, -1.0]),
-        # (0, 1, 0, 0) times the quaternion.
-        quaternions=torch.stack([-x, w, -z, y], dim=1),
-        log_scales=splats.log_scales,
-        opacity_logits=splats.opacity_logits,
-        f_dc=splats.f_dc,
-    )
+    means = splats.means * splats.means.new_tensor([1.0, -1.0, -1.0])
+    # (0, 1, 0, 0) times the quaternion.
+    return replace(splats, means=means, quaternions=torch.stack([-x, w, -z, y], dim=1), f_rest=None)

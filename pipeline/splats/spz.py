@@ -51,15 +51,7 @@ def to_bytes(splats: Splats, *, level: int = 1, workers: int = 0, lossy: bool = 
 
 def loss_reason(splats: Splats) -> str | None:
     """Return why a container cannot hold these splats (at least one), or None; clamping is no loss."""
-    fields = {
-        "means": splats.means,
-        "quaternions": splats.quaternions,
-        "log_scales": splats.log_scales,
-        "opacity_logits": splats.opacity_logits,
-        "f_dc": splats.f_dc,
-    }
-    if splats.sh_degree and splats.f_rest is not None:
-        fields["f_rest"] = splats.f_rest
+    fields = {name: tensor for name, tensor in splats.tensors().items() if tensor.numel()}
     # One transfer for all of them; a NaN anywhere makes both ends NaN.
     ranges = torch.stack([torch.stack(torch.aminmax(field)) for field in fields.values()]).tolist()
     for name, (low, _) in zip(fields, ranges, strict=True):
@@ -199,10 +191,7 @@ def verify_round_trip(splats: Splats, data: bytes) -> Splats:
         )
     errors = {
         "means": ((decoded.means - splats.means).abs(), 2.0**-13),
-        "opacities": (
-            (decoded.opacity_logits.sigmoid() - splats.opacity_logits.sigmoid()).abs(),
-            1 / 510 + _ROUNDING,
-        ),
+        "opacities": ((decoded.opacity_logits.sigmoid() - splats.opacity_logits.sigmoid()).abs(), 1 / 510 + _ROUNDING),
         "f_dc": ((decoded.f_dc - splats.f_dc.clamp(-10 / 3, 10 / 3)).abs(), 1 / 76.5 + _ROUNDING),
         "log_scales": ((decoded.log_scales - splats.log_scales.clamp(-10, 5.9375)).abs(), 1 / 32 + _ROUNDING),
         "quaternions": (_rotation_error(decoded.quaternions, splats.quaternions), 1 / 255 + _ROUNDING),
@@ -211,9 +200,8 @@ def verify_round_trip(splats: Splats, data: bytes) -> Splats:
         harmonics = (decoded.f_rest - splats.f_rest.clamp(-1, 127 / 128)).abs()
         errors["f_rest of degree 1"] = (harmonics[..., :3], 4.5 / 128)
         errors["f_rest above degree 1"] = (harmonics[..., 3:], 8.5 / 128)
-    names = list(errors)
     worst = torch.stack([error.amax() if error.numel() else error.new_zeros(()) for error, _ in errors.values()])
-    for name, value in zip(names, worst.tolist(), strict=True):
+    for name, value in zip(errors, worst.tolist(), strict=True):
         if not value <= errors[name][1]:
             raise FormatError(f"SPZ changed the {name} by {value:.6g}; its format allows {errors[name][1]:.6g}")
     return decoded

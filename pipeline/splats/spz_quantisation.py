@@ -74,6 +74,14 @@ def _sqrt(x: Tensor) -> Tensor:
     return x.double().sqrt().float()
 
 
+def _sum_of_squares(first: Tensor, *others: Tensor) -> Tensor:
+    """Add squares from left to right, each addition fused with its multiplication."""
+    total = first * first
+    for x in others:
+        total = torch.addcmul(total.double(), x.double(), x.double()).float()
+    return total
+
+
 def _fits_int32(x: Tensor) -> Tensor:
     """Replace values that int32 cannot hold by zero: the x86 conversion gives INT_MIN, whose low bytes are zero."""
     return torch.where(x.abs() < _INT32_LIMIT, x, 0.0)
@@ -85,7 +93,7 @@ def _to_byte(x: Tensor) -> Tensor:
 
 
 def _alpha_bytes(logits: Tensor) -> Tensor:
-    lowest = torch.from_numpy(_lowest_logits()).to(logits.device)
+    lowest = torch.from_numpy(lowest_logits()).to(logits.device)
     logits = logits.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
     # The sigmoid of a device is off by at most one byte; the thresholds decide.
     guess = (logits.sigmoid() * 255.0 + 0.5).to(torch.int32)
@@ -96,10 +104,7 @@ def _alpha_bytes(logits: Tensor) -> Tensor:
 def _rotation_bytes(quaternions: Tensor) -> Tensor:
     """Map x, y, z of the normalised quaternion with w >= 0 from [-1, 1] to 0..255: uint8 [N, 3]."""
     w, x, y, z = quaternions.T.contiguous()
-    squared = y * y
-    for component in (x, z, w):
-        squared = torch.addcmul(squared.double(), component.double(), component.double()).float()
-    norm = _sqrt(squared)
+    norm = _sqrt(_sum_of_squares(y, x, z, w))
     factor = torch.where(w / norm < 0.0, -127.5, 127.5)
     return torch.stack([_to_byte((component / norm) * factor + 127.5) for component in (x, y, z)], dim=1)
 
@@ -146,10 +151,7 @@ def dequantise(raw: Tensor, count: int, sh_degree: int, version: int, fractional
 
 def _quaternions(xyz_bytes: Tensor) -> Tensor:
     x, y, z = xyz_bytes.T.float() * _ROTATION_STEP - 1.0
-    squared = y * y
-    for component in (x, z):
-        squared = torch.addcmul(squared.double(), component.double(), component.double()).float()
-    w = _sqrt((1.0 - squared).clamp_(min=0.0))
+    w = _sqrt((1.0 - _sum_of_squares(y, x, z)).clamp_(min=0.0))
     return torch.stack([w, x, y, z], dim=1)
 
 
@@ -159,31 +161,21 @@ _ROTATION_STEP = float(np.float32(1.0) / np.float32(127.5))
 
 
 @functools.cache
-def alpha_thresholds() -> NDArray[np.float32]:
-    """Return the smallest opacity logit whose byte is at least k + 1, for k in 0..254: float32 [255].
+def lowest_logits() -> NDArray[np.float32]:
+    """Return the lowest opacity logit of each byte, float32 [257]; byte 256 does not exist and NaN is below no logit.
 
     Found by bisection over all float32 values in order, which works because the chain of roundings is monotonic.
     """
     targets = np.arange(1, 256)
     # Bit patterns of non-negative float32 are ordered; mirroring the negative ones orders them all.
-    low = np.full(255, -_order_key(16.0))
+    low = np.full(255, -int(np.float32(16.0).view(np.int32)))
     high = -low
     while (open_ := high - low > 1).any():
         middle = (low + high) // 2
         reached = _alpha_byte(_from_order_key(middle)) >= targets
         high = np.where(open_ & reached, middle, high)
         low = np.where(open_ & ~reached, middle, low)
-    return _from_order_key(high)
-
-
-@functools.cache
-def _lowest_logits() -> NDArray[np.float32]:
-    """Return the lowest logit of each byte, float32 [257]; byte 256 does not exist and NaN is below no logit."""
-    return np.concatenate([[-np.inf], alpha_thresholds(), [np.nan]]).astype(np.float32)
-
-
-def _order_key(value: float) -> int:
-    return int(np.float32(value).view(np.int32))
+    return np.concatenate([[-np.inf], _from_order_key(high), [np.nan]]).astype(np.float32)
 
 
 def _from_order_key(key: NDArray[np.int64]) -> NDArray[np.float32]:

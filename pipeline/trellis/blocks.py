@@ -43,21 +43,6 @@ class ModulatedBlock(nn.Module):
         return y
 
 
-def modulated_blocks(
-    count: int,
-    channels: int,
-    context_channels: int,
-    heads: int,
-    mlp_ratio: float,
-    *,
-    qk_rms_norm: bool,
-    qk_rms_norm_cross: bool,
-) -> nn.ModuleList:
-    """Create the transformer of a flow model: `count` modulated blocks of the same shape."""
-    norms = {"qk_rms_norm": qk_rms_norm, "qk_rms_norm_cross": qk_rms_norm_cross}
-    return nn.ModuleList(ModulatedBlock(channels, context_channels, heads, mlp_ratio, **norms) for _ in range(count))
-
-
 class PlainBlock(nn.Module):
     """A block of the gaussian decoder: self-attention inside windows, then MLP; both norms without affine."""
 

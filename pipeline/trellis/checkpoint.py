@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,21 +18,15 @@ from pipeline.trellis.gaussian_decoder import SLatGaussianDecoder
 from pipeline.trellis.latent_flow import SLatFlowModel
 from pipeline.trellis.structure_decoder import SparseStructureDecoder
 from pipeline.trellis.structure_flow import SparseStructureFlowModel
-from pipeline.weights.files import read_json
-from pipeline.weights.locate import locate_network, refuse_pickle
+from pipeline.weights.files import EncoderKind, read_json, read_references
+from pipeline.weights.locate import locate_encoder, locate_network, refuse_pickle
 
 Network = SparseStructureFlowModel | SparseStructureDecoder | SLatFlowModel | SLatGaussianDecoder
 NETWORK_CLASSES: Mapping[str, type[Network]] = {
     network.__name__: network
     for network in (SparseStructureFlowModel, SparseStructureDecoder, SLatFlowModel, SLatGaussianDecoder)
 }
-# Keys of pipeline.json's "models" that gaussians need; decoders of meshes and radiance fields are not loaded.
-ROLES: Mapping[str, type[Network]] = {
-    "sparse_structure_flow_model": SparseStructureFlowModel,
-    "sparse_structure_decoder": SparseStructureDecoder,
-    "slat_flow_model": SLatFlowModel,
-    "slat_decoder_gs": SLatGaussianDecoder,
-}
+SpecificNetwork = TypeVar("SpecificNetwork", bound=Network)
 # Networks by their two files (device and inode number, which are independent of the path), device and precision.
 LoadedNetworks = dict[tuple[Any, ...], Network]
 
@@ -43,7 +37,7 @@ class Checkpoint:
 
     latent_mean, latent_std: [8] float32 on the networks' device; latents = sample * std + mean.
     cond_channels: width of the tokens that both flows are conditioned on.
-    image_cond_model, text_cond_model: the names of the encoders in pipeline.json, "" if there is none.
+    encoders: the names of the encoders in pipeline.json.
     """
 
     directory: Path
@@ -56,8 +50,11 @@ class Checkpoint:
     sparse_structure_sampler_params: SamplerParams
     slat_sampler_params: SamplerParams
     cond_channels: int
-    image_cond_model: str
-    text_cond_model: str
+    encoders: Mapping[EncoderKind, str]
+
+    def locate_encoder(self, kind: EncoderKind) -> Path:
+        """Return the transformers directory of an encoder, see pipeline.weights.locate.locate_encoder."""
+        return locate_encoder(self.encoders.get(kind, ""), kind, self.directory)
 
 
 def build_network(class_name: str, args: Mapping[str, Any]) -> Network:
@@ -153,12 +150,11 @@ def load_checkpoint(
     Raises CheckpointError naming the file and what is wrong with it.
     """
     path = directory / "pipeline.json"
-    config = read_json(path)
-    if unknown := sorted(overrides.keys() - ROLES.keys()):
-        raise CheckpointError(f"there is no network {unknown[0]} to override; choose from {', '.join(ROLES)}")
+    references = read_references(path, overrides)
+    args, names = references.args, references.networks
+    if unknown := sorted(overrides.keys() - names.keys()):
+        raise CheckpointError(f"there is no network {unknown[0]} to override; choose from {', '.join(names)}")
     try:
-        args = config["args"]
-        references = {role: overrides.get(role) or _reference(args["models"][role]) for role in ROLES}
         mean, std = (
             torch.tensor(args["slat_normalization"][key], dtype=torch.float32, device=device) for key in ("mean", "std")
         )
@@ -169,42 +165,39 @@ def load_checkpoint(
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     loaded = {} if loaded is None else loaded
-    networks = {}
-    for role, reference in references.items():
-        stem = locate_network(reference, directory)
+
+    def load(role: str, network_class: type[SpecificNetwork]) -> SpecificNetwork:
+        stem = locate_network(names[role], directory)
         network = _shared_network(stem, device, dtype, loaded)
-        if not isinstance(network, ROLES[role]):
+        if not isinstance(network, network_class):
             source = "overrides" if role in overrides else path
             raise CheckpointError(
-                f"{source}: {role} is a {type(network).__name__}, not a {ROLES[role].__name__}: {stem}.json"
+                f"{source}: {role} is a {type(network).__name__}, not a {network_class.__name__}: {stem}.json"
             )
-        networks[role] = network
-    latent_flow = cast(SLatFlowModel, networks["slat_flow_model"])
+        return network
+
+    structure_flow = load("sparse_structure_flow_model", SparseStructureFlowModel)
+    structure_decoder = load("sparse_structure_decoder", SparseStructureDecoder)
+    latent_flow = load("slat_flow_model", SLatFlowModel)
+    gaussian_decoder = load("slat_decoder_gs", SLatGaussianDecoder)
     if not mean.shape == std.shape == (latent_flow.in_channels,):
         raise CheckpointError(f"{path}: slat_normalization needs {latent_flow.in_channels} values each of mean and std")
     cond_channels = _cond_channels(latent_flow)
-    if _cond_channels(networks["sparse_structure_flow_model"]) != cond_channels:
+    if _cond_channels(structure_flow) != cond_channels:
         raise CheckpointError(
-            f"the flows {references['sparse_structure_flow_model']} and {references['slat_flow_model']} take "
+            f"the flows {names['sparse_structure_flow_model']} and {names['slat_flow_model']} take "
             "conditions of different widths: they belong to checkpoints of different kinds"
         )
     return Checkpoint(
-        directory=directory,
-        structure_flow=cast(SparseStructureFlowModel, networks["sparse_structure_flow_model"]),
-        structure_decoder=cast(SparseStructureDecoder, networks["sparse_structure_decoder"]),
-        latent_flow=latent_flow,
-        gaussian_decoder=cast(SLatGaussianDecoder, networks["slat_decoder_gs"]),
+        directory,
+        structure_flow,
+        structure_decoder,
+        latent_flow,
+        gaussian_decoder,
         latent_mean=mean,
         latent_std=std,
         sparse_structure_sampler_params=structure_params,
         slat_sampler_params=latent_params,
         cond_channels=cond_channels,
-        image_cond_model=args.get("image_cond_model", ""),
-        text_cond_model=args.get("text_cond_model", ""),
+        encoders=references.encoders,
     )
-
-
-def _reference(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"a network's path must be a string, not {value!r}")
-    return value

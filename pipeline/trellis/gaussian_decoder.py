@@ -51,7 +51,8 @@ class SLatGaussianDecoder(nn.Module):
         self.blocks = nn.ModuleList(
             PlainBlock(model_channels, heads, mlp_ratio, qk_rms_norm=qk_rms_norm) for _ in range(num_blocks)
         )
-        self.out_layer = nn.Linear(model_channels, self.config.channels)
+        # Position 3, colour 3, scale 3, rotation 4 and opacity 1 for each gaussian.
+        self.out_layer = nn.Linear(model_channels, 14 * self.config.num_gaussians)
         self.offset_perturbation: Tensor
         self.register_buffer("offset_perturbation", offset_perturbation(self.config))
 

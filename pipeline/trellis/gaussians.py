@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,27 +38,17 @@ class GaussianConfig:
     @staticmethod
     def from_json(config: Mapping[str, Any]) -> GaussianConfig:
         """Parse the configuration; raise ValueError if a key is missing or the activation is not softplus."""
+        names = ("num_gaussians", "voxel_size", "perturb_offset", "scaling_bias", "opacity_bias")
         try:
             activation = config["scaling_activation"]
-            parsed = GaussianConfig(
-                num_gaussians=config["num_gaussians"],
-                voxel_size=config["voxel_size"],
-                perturb_offset=config["perturb_offset"],
-                kernel_size_3d=config["3d_filter_kernel_size"],
-                scaling_bias=config["scaling_bias"],
-                opacity_bias=config["opacity_bias"],
-                lr={name: config["lr"][name] for name in _ATTRIBUTES},
-            )
+            rates = {name: config["lr"][name] for name in _ATTRIBUTES}
+            values = {name: config[name] for name in names}
+            parsed = GaussianConfig(**values, kernel_size_3d=config["3d_filter_kernel_size"], lr=rates)
         except KeyError as missing:
             raise ValueError(f"representation_config lacks {missing}") from None
         if activation != "softplus":
             raise ValueError(f"scaling_activation {activation!r} is not supported; the checkpoints use 'softplus'")
         return parsed
-
-    @property
-    def channels(self) -> int:
-        """Channels per voxel: position 3, colour 3, scale 3, rotation 4 and opacity 1 for each gaussian."""
-        return 14 * self.num_gaussians
 
 
 def radical_inverse(index: int, base: int) -> float:
@@ -144,45 +134,28 @@ def to_gaussians(
     )
 
 
-class ActivatedGaussians(Protocol):
-    """M gaussians after activation, with the properties of RawGaussians."""
-
-    @property
-    def positions(self) -> Tensor:
-        """Positions [M, 3]."""
-
-    @property
-    def scales(self) -> Tensor:
-        """Standard deviations [M, 3]."""
-
-    @property
-    def quaternions(self) -> Tensor:
-        """Unit quaternions [M, 4], w first."""
-
-    @property
-    def opacities(self) -> Tensor:
-        """Opacities [M] in (0, 1)."""
-
-    @property
-    def features_dc(self) -> Tensor:
-        """Constant coefficients [M, 3] of the spherical harmonics."""
+def to_splats(gaussians: RawGaussians) -> Splats:
+    """Convert gaussians to splats in the frame of upstream's PLY files."""
+    shape = (gaussians.positions, gaussians.quaternions, gaussians.scales)
+    return activated_to_splats(*shape, gaussians.opacities, gaussians.features_dc)
 
 
-def to_splats(gaussians: ActivatedGaussians) -> Splats:
-    """Convert gaussians to splats in the frame of upstream's PLY files.
+def activated_to_splats(
+    positions: Tensor, quaternions: Tensor, scales: Tensor, opacities: Tensor, features_dc: Tensor
+) -> Splats:
+    """Convert gaussians after activation, see RawGaussians, to splats in the frame of upstream's PLY files.
 
     That is a quarter turn about x: (x, y, z) -> (x, -z, y). The turned quaternion is
     sqrt(1/2) * (w - x, x + w, y - z, z + y), with the sign that makes its entry of largest magnitude positive.
     """
-    x, y, z = gaussians.positions.unbind(1)
-    w, i, j, k = gaussians.quaternions.unbind(1)
+    x, y, z = positions.unbind(1)
+    w, i, j, k = quaternions.unbind(1)
     turned = math.sqrt(0.5) * torch.stack([w - i, i + w, j - k, k + j], dim=1)
     largest = turned.gather(1, turned.abs().argmax(dim=1, keepdim=True))
-    opacity = gaussians.opacities
     return Splats(
         means=torch.stack([x, -z, y], dim=1),
         quaternions=torch.where(largest < 0, -turned, turned),
-        log_scales=gaussians.scales.log(),
-        opacity_logits=torch.log(opacity / (1 - opacity)),
-        f_dc=gaussians.features_dc,
+        log_scales=scales.log(),
+        opacity_logits=torch.log(opacities / (1 - opacities)),
+        f_dc=features_dc,
     )

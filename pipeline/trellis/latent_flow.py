@@ -9,13 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.trellis.blocks import modulated_blocks
-from pipeline.trellis.layers import (
-    FINAL_NORM_EPS,
-    TimestepEmbedder,
-    cast_matmul_weights,
-    position_embedding,
-)
+from pipeline.trellis.blocks import ModulatedBlock
+from pipeline.trellis.layers import FINAL_NORM_EPS, TimestepEmbedder, cast_matmul_weights, position_embedding
 from pipeline.trellis.sparse_blocks import SparseResBlock3d
 from pipeline.trellis.voxels import VoxelGrid
 
@@ -69,14 +64,9 @@ class SLatFlowModel(nn.Module):
             for _ in range(num_io_res_blocks - 1):
                 self.input_blocks.append(SparseResBlock3d(width, model_channels, width))
             self.input_blocks.append(SparseResBlock3d(width, model_channels, coarser, "down"))
-        self.blocks = modulated_blocks(
-            num_blocks,
-            model_channels,
-            cond_channels,
-            heads,
-            mlp_ratio,
-            qk_rms_norm=qk_rms_norm,
-            qk_rms_norm_cross=qk_rms_norm_cross,
+        norms = {"qk_rms_norm": qk_rms_norm, "qk_rms_norm_cross": qk_rms_norm_cross}
+        self.blocks = nn.ModuleList(
+            ModulatedBlock(model_channels, cond_channels, heads, mlp_ratio, **norms) for _ in range(num_blocks)
         )
         self.out_blocks = nn.ModuleList()
         joined = 2 if use_skip_connection else 1

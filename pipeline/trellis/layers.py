@@ -34,6 +34,20 @@ def position_embedding(positions: Tensor, channels: int) -> Tensor:
     return F.pad(embedding, (0, channels - embedding.shape[1]))
 
 
+def patchify(x: Tensor, patch_size: int) -> Tensor:
+    """Fold patches into channels (c, px, py, pz), row-major: [B, C, X, Y, Z] -> [B, C * p^3, X/p, Y/p, Z/p]."""
+    p = patch_size
+    x = x.unflatten(4, (-1, p)).unflatten(3, (-1, p)).unflatten(2, (-1, p))
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
+
+
+def unpatchify(x: Tensor, patch_size: int) -> Tensor:
+    """Undo `patchify`, also known as a pixel shuffle: [B, C * p^3, X, Y, Z] -> [B, C, X*p, Y*p, Z*p]."""
+    p = patch_size
+    x = x.unflatten(1, (-1, p, p, p)).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
 def layer_norm(x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
     """Apply layer norm over the last axis in float32 and return x's dtype; without `norm`, there is no affine part."""
     if norm is None:

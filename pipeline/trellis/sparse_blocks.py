@@ -47,11 +47,7 @@ class SparseResBlock3d(nn.Module):
     """A residual block of two sparse convolutions, modulated by time, optionally after a change of resolution."""
 
     def __init__(
-        self,
-        in_channels: int,
-        time_channels: int,
-        out_channels: int,
-        resample: Literal["down", "up"] | None = None,
+        self, in_channels: int, time_channels: int, out_channels: int, resample: Literal["down", "up"] | None = None
     ) -> None:
         """Create the layers, named as in the public checkpoints."""
         super().__init__()

@@ -8,16 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.trellis.layers import cast_matmul_weights
+from pipeline.trellis.layers import cast_matmul_weights, unpatchify
 
 CHANNEL_NORM_EPS = 1e-5
-
-
-def pixel_shuffle_3d(x: Tensor, factor: int = 2) -> Tensor:
-    """Unfold channels (c, a, b, d), sub-offsets in x, y, z: [B, C * f^3, X, Y, Z] -> [B, C, X*f, Y*f, Z*f]."""
-    f = factor
-    x = x.unflatten(1, (-1, f, f, f)).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
 def occupied_voxels(logits: Tensor) -> Tensor:
@@ -73,7 +66,7 @@ class UpsampleBlock3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Upsample x [B, C, X, Y, Z]: [B, out_channels, 2X, 2Y, 2Z]."""
-        return pixel_shuffle_3d(self.conv(x))
+        return unpatchify(self.conv(x), 2)
 
 
 class SparseStructureDecoder(nn.Module):

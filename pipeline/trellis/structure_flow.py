@@ -8,28 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.trellis.blocks import modulated_blocks
-from pipeline.trellis.layers import (
-    FINAL_NORM_EPS,
-    TimestepEmbedder,
-    cast_matmul_weights,
-    position_embedding,
-)
+from pipeline.trellis import layers
+from pipeline.trellis.blocks import ModulatedBlock
 from pipeline.trellis.segments import Segments
-
-
-def patchify(x: Tensor, patch_size: int) -> Tensor:
-    """Fold patches into channels (c, px, py, pz), row-major: [B, C, X, Y, Z] -> [B, C * p^3, X/p, Y/p, Z/p]."""
-    p = patch_size
-    x = x.unflatten(4, (-1, p)).unflatten(3, (-1, p)).unflatten(2, (-1, p))
-    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
-
-
-def unpatchify(x: Tensor, patch_size: int) -> Tensor:
-    """Undo `patchify`: [B, C * p^3, X, Y, Z] -> [B, C, X*p, Y*p, Z*p]."""
-    p = patch_size
-    x = x.unflatten(1, (-1, p, p, p)).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
 class SparseStructureFlowModel(nn.Module):
@@ -67,26 +48,21 @@ class SparseStructureFlowModel(nn.Module):
         self.patch_size = patch_size
         self.dtype = torch.float32
         heads = num_heads or model_channels // num_head_channels
-        self.t_embedder = TimestepEmbedder(model_channels)
+        self.t_embedder = layers.TimestepEmbedder(model_channels)
         cells = range(resolution // patch_size)
         grid = torch.tensor(list(itertools.product(cells, cells, cells)), device="cpu")
-        self.register_buffer("pos_emb", position_embedding(grid, model_channels))
+        self.register_buffer("pos_emb", layers.position_embedding(grid, model_channels))
         self.input_layer = nn.Linear(in_channels * patch_size**3, model_channels)
-        self.blocks = modulated_blocks(
-            num_blocks,
-            model_channels,
-            cond_channels,
-            heads,
-            mlp_ratio,
-            qk_rms_norm=qk_rms_norm,
-            qk_rms_norm_cross=qk_rms_norm_cross,
+        norms = {"qk_rms_norm": qk_rms_norm, "qk_rms_norm_cross": qk_rms_norm_cross}
+        self.blocks = nn.ModuleList(
+            ModulatedBlock(model_channels, cond_channels, heads, mlp_ratio, **norms) for _ in range(num_blocks)
         )
         self.out_layer = nn.Linear(model_channels, out_channels * patch_size**3)
 
     def to_precision(self, dtype: torch.dtype) -> None:
         """Compute the blocks in `dtype`; embeddings, input and output layers stay float32, as upstream has them."""
         self.dtype = dtype
-        cast_matmul_weights(self.blocks, dtype)
+        layers.cast_matmul_weights(self.blocks, dtype)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """Compute the velocity at x.
@@ -95,7 +71,7 @@ class SparseStructureFlowModel(nn.Module):
         Returns [B, out_channels, R, R, R] float32.
         """
         batch = x.shape[0]
-        patches = patchify(x, self.patch_size)
+        patches = layers.patchify(x, self.patch_size)
         grid = patches.shape[2:]
         tokens = patches.flatten(2).transpose(1, 2)
         h = (self.input_layer(tokens) + self.pos_emb).flatten(0, 1).to(self.dtype)
@@ -103,6 +79,6 @@ class SparseStructureFlowModel(nn.Module):
         time, cond = self.t_embedder(t).to(self.dtype), cond.to(self.dtype)
         for block in self.blocks:
             h = block(h, segments, time, cond)
-        h = F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=FINAL_NORM_EPS)
+        h = F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=layers.FINAL_NORM_EPS)
         tokens = self.out_layer(h).unflatten(0, (batch, -1))
-        return unpatchify(tokens.transpose(1, 2).unflatten(2, grid), self.patch_size)
+        return layers.unpatchify(tokens.transpose(1, 2).unflatten(2, grid), self.patch_size)

@@ -34,8 +34,9 @@ def _keys(batch: Tensor, position: Tensor) -> Tensor:
 class VoxelGrid:
     """The voxels of a batch: coords [N, 4] integers (batch, x, y, z), 0 <= x, y, z <= 1021, no voxel twice.
 
-    The rows of a batch item are adjacent and items are in order; within an item, any order is allowed. Derived data is
-    computed on first use and kept, since coordinates stay the same for all steps of a sampler.
+    batch [N] is the batch item of each row, positions [N, 3] its voxel indices x, y, z. The rows of a batch item are
+    adjacent and items are in order; within an item, any order is allowed. Derived data is computed on first use and
+    kept, since coordinates stay the same for all steps of a sampler.
     """
 
     def __init__(self, coords: Tensor) -> None:
@@ -43,7 +44,8 @@ class VoxelGrid:
         if coords.ndim != 2 or coords.shape[1] != 4 or len(coords) == 0:
             raise ValueError(f"coords must be [N, 4] with N > 0, not {list(coords.shape)}")
         self.coords = coords.long()
-        if bool((self.coords[:, 0].diff() < 0).any()):
+        self.batch, self.positions = self.coords[:, 0], self.coords[:, 1:]
+        if bool((self.batch.diff() < 0).any()):
             raise ValueError("the rows of coords must be grouped by batch item, in order")
         self._windows: dict[tuple[int, int], Segments] = {}
 
@@ -56,16 +58,6 @@ class VoxelGrid:
     def __len__(self) -> int:
         """Return the number of voxels."""
         return len(self.coords)
-
-    @property
-    def batch(self) -> Tensor:
-        """Batch item of each row: [N]."""
-        return self.coords[:, 0]
-
-    @property
-    def positions(self) -> Tensor:
-        """Voxel indices x, y, z: [N, 3]."""
-        return self.coords[:, 1:]
 
     @cached_property
     def samples(self) -> Segments:

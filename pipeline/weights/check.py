@@ -7,20 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import CheckpointError, PipelineError
-from pipeline.weights.background_models import BACKGROUND_MODELS, check_model_file, model_path
-from pipeline.weights.diffusers_layout import get_model_files
-from pipeline.weights.files import ENCODER_FILES, NETWORK_SUFFIXES, PIPELINE_FILE, check_file, read_references
-from pipeline.weights.locate import (
-    MODEL_INDEX,
-    SCORER_FILE,
-    HubReference,
-    locate,
-    locate_image_encoder,
-    locate_network,
-    locate_scorer,
-    locate_text_encoder,
-    refuse_pickle,
-)
+from pipeline.weights import files, locate
+from pipeline.weights.background_models import BACKGROUND_MODELS, check_model_file
+from pipeline.weights.files import MODEL_INDEX, PIPELINE_FILE, EncoderKind, check_file
+from pipeline.weights.locate import SCORER_FILE, HubReference
 
 
 @dataclass(frozen=True)
@@ -40,7 +30,7 @@ def check_weights(reference: str, overrides: Mapping[str, str] | None = None) ->
     """
     source = HubReference.parse(reference)
     if reference in BACKGROUND_MODELS:
-        return [_check("background model", _check_background_model, reference)]
+        return [_check("background model", check_model_file, reference)]
     if source is not None and source.path and not Path(reference).expanduser().is_dir():
         return [_check("network", _check_network, reference, Path())]
     if directory := _locate(reference, PIPELINE_FILE):
@@ -50,9 +40,9 @@ def check_weights(reference: str, overrides: Mapping[str, str] | None = None) ->
     if directory := _locate(reference, MODEL_INDEX):
         return [_check("text-to-image model", _check_text_to_image, directory)]
     if directory := _locate(reference, "config.json"):
-        kind = "text_cond_model" if (directory / "vocab.json").is_file() else "image_cond_model"
-        return [_check("encoder", _check_encoder, directory, kind)]
-    return [_check("checkpoint", locate, reference, PIPELINE_FILE)]
+        is_text = (directory / "vocab.json").is_file()
+        return [_check("encoder", _check_encoder, str(directory), "text_cond_model" if is_text else "image_cond_model")]
+    return [_check("checkpoint", locate.locate, reference, PIPELINE_FILE)]
 
 
 def _check(name: str, check: Callable[..., Path], *arguments: object) -> WeightsCheck:
@@ -63,55 +53,42 @@ def _check(name: str, check: Callable[..., Path], *arguments: object) -> Weights
 
 
 def _locate(reference: str, marker: str) -> Path | None:
-    try:
-        return locate(reference, marker)
-    except CheckpointError:
-        return None
+    return _check("", locate.locate, reference, marker).path
 
 
 def _check_checkpoint(directory: Path, overrides: Mapping[str, str]) -> list[WeightsCheck]:
     try:
-        references = read_references(directory / PIPELINE_FILE, overrides)
+        references = files.read_references(directory / PIPELINE_FILE, overrides)
     except CheckpointError as error:
         return [WeightsCheck("checkpoint", problem=str(error))]
     return [
         *(_check(role, _check_network, network, directory) for role, network in references.networks.items()),
-        *(_check(kind, _check_encoder_of, name, kind, directory) for kind, name in references.encoders.items()),
+        *(_check(kind, _check_encoder, name, kind, directory) for kind, name in references.encoders.items()),
     ]
 
 
 def _check_network(reference: str, checkpoint: Path) -> Path:
-    stem = locate_network(reference, checkpoint)
+    stem = locate.locate_network(reference, checkpoint)
     if not stem.with_name(f"{stem.name}.safetensors").is_file():
-        refuse_pickle(stem)
-    for suffix in NETWORK_SUFFIXES:
+        locate.refuse_pickle(stem)
+    for suffix in files.NETWORK_SUFFIXES:
         check_file(stem.with_name(stem.name + suffix))
     return stem
 
 
-def _check_encoder_of(name: str, kind: str, checkpoint: Path) -> Path:
-    locate_encoder = locate_text_encoder if kind == "text_cond_model" else locate_image_encoder
-    return _check_encoder(locate_encoder(name, checkpoint), kind)
-
-
-def _check_encoder(directory: Path, kind: str) -> Path:
-    for name in ENCODER_FILES[kind]:
-        check_file(directory / name)
+def _check_encoder(name: str, kind: EncoderKind, checkpoint: Path = Path()) -> Path:
+    directory = locate.locate_encoder(name, kind, checkpoint)
+    for file in files.ENCODER_FILES[kind]:
+        check_file(directory / file)
     return directory
 
 
 def _check_scorer(reference: str) -> Path:
-    weights, config = locate_scorer(reference)
+    weights, config = locate.locate_scorer(reference)
     check_file(config / "config.json")
     return check_file(weights)
 
 
 def _check_text_to_image(directory: Path) -> Path:
-    get_model_files(lambda path: (directory / path).is_file(), lambda path: check_file(directory / path))
+    files.get_model_files(lambda path: (directory / path).is_file(), lambda path: check_file(directory / path))
     return directory
-
-
-def _check_background_model(model: str) -> Path:
-    path = model_path(model)
-    check_model_file(model, path)
-    return path

@@ -50,11 +50,7 @@ def save_pipeline(
     statistics: mean and std of the latents, 8 numbers each.
     """
     name, encoder_key = _KINDS[kind]
-    sampler = {
-        "name": "FlowEulerGuidanceIntervalSampler",
-        "args": {"sigma_min": 1e-5},
-        "params": settings.published(),
-    }
+    sampler = {"name": "FlowEulerGuidanceIntervalSampler", "args": {"sigma_min": 1e-5}, "params": settings.published()}
     config = {
         "models": dict(models),
         "sparse_structure_sampler": sampler,

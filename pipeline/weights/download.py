@@ -8,19 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import DownloadError
-from pipeline.weights import background_models, hub
-from pipeline.weights.diffusers_layout import get_model_files
-from pipeline.weights.files import ENCODER_FILES, NETWORK_SUFFIXES, PIPELINE_FILE, check_file, read_references
+from pipeline.weights import background_models, files, hub, locate
+from pipeline.weights.files import MODEL_INDEX, PIPELINE_FILE, EncoderKind, check_file
 from pipeline.weights.hub import RemoteFile
-from pipeline.weights.locate import (
-    MODEL_INDEX,
-    SCORER_BACKBONE,
-    SCORER_FILE,
-    HubReference,
-    is_embedded,
-    network_stem,
-    resolve_encoder_name,
-)
+from pipeline.weights.locate import SCORER_BACKBONE, SCORER_FILE, HubReference, network_stem
 
 # Files that complete a tokenizer; not every repository has them.
 _OPTIONAL_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -31,11 +22,6 @@ Store = Callable[[RemoteFile, str], Path]
 
 Report = Callable[[str, Path], None]
 """Called with the name and the path of each file that is there and verified."""
-
-
-def store_in_cache(file: RemoteFile, _relative: str) -> Path:
-    """Store a file in the Hugging Face cache."""
-    return hub.download_to_cache(file)
 
 
 @dataclass(frozen=True)
@@ -80,7 +66,7 @@ def download_weights(
     Files continue where an earlier download stopped, and present ones are verified. Raises DownloadError, and
     CheckpointError or BackgroundModelError if a file is damaged.
     """
-    if is_embedded(reference):
+    if locate.is_embedded(reference):
         return
     if reference in background_models.BACKGROUND_MODELS:
         report(f"background model {reference}", background_models.download_model(reference))
@@ -90,8 +76,10 @@ def download_weights(
         if folder and folder.resolve() != directory.resolve():
             raise DownloadError(f"{directory} is already a directory: --to can only be that directory")
         folder = directory if folder else None
-    store = store_in_cache if folder is None else FolderStore(folder, {} if copies is None else copies)
-    downloader = _Downloader(store, report)
+    if folder is None:
+        downloader = _Downloader(lambda file, _relative: hub.download_to_cache(file), report)
+    else:
+        downloader = _Downloader(FolderStore(folder, {} if copies is None else copies), report)
     if directory.is_dir():
         downloader.complete_directory(directory, overrides or {})
         return
@@ -129,14 +117,13 @@ class _Downloader:
             self.get(source, SCORER_FILE)
             self.get(_BACKBONE, "config.json")
         elif _has(source, MODEL_INDEX):
-            get_model_files(lambda path: _has(source, path), lambda path: self.get(source, path))
+            files.get_model_files(lambda path: _has(source, path), lambda path: self.get(source, path))
         else:
-            kind = "text_cond_model" if _has(source, "vocab.json") else "image_cond_model"
-            self.get_encoder_files(source, kind)
+            self.get_encoder_files(source, "text_cond_model" if _has(source, "vocab.json") else "image_cond_model")
 
     def get_checkpoint(self, config: Path, checkpoint: HubReference | Path, overrides: Mapping[str, str]) -> None:
         """Download what a pipeline.json lists, with the networks of `overrides` in place of its own."""
-        references = read_references(config, overrides)
+        references = files.read_references(config, overrides)
         for reference in references.networks.values():
             self.get_network(reference, checkpoint)
         for kind, name in references.encoders.items():
@@ -162,10 +149,10 @@ class _Downloader:
             if source is None or not source.path:
                 owner = checkpoint.repository if isinstance(checkpoint, HubReference) else checkpoint
                 raise DownloadError(f"{owner} has no {stem}.json")
-        for suffix in NETWORK_SUFFIXES:
+        for suffix in files.NETWORK_SUFFIXES:
             self.get(source, network_stem(source.path) + suffix, stem + suffix)
 
-    def get_encoder(self, name: str, kind: str, checkpoint: HubReference | Path) -> None:
+    def get_encoder(self, name: str, kind: EncoderKind, checkpoint: HubReference | Path) -> None:
         """Download an encoder's transformers directory, from the checkpoint or from a repository of its own."""
         if isinstance(checkpoint, HubReference):
             if _has(checkpoint, f"{name}/config.json"):
@@ -174,14 +161,14 @@ class _Downloader:
         elif (checkpoint / name / "config.json").is_file():
             check_file(checkpoint / name / "model.safetensors")
             return
-        source = HubReference.parse(resolve_encoder_name(name))
+        source = HubReference.parse(locate.HUB_NAMES.get(name, name))
         if source is None or source.path:
             raise DownloadError(f"the encoder {name!r} is neither in the checkpoint nor a Hugging Face id")
         self.get_encoder_files(source, kind, "", f"{name}/")
 
-    def get_encoder_files(self, source: HubReference, kind: str, folder: str = "", relative: str = "") -> None:
+    def get_encoder_files(self, source: HubReference, kind: EncoderKind, folder: str = "", relative: str = "") -> None:
         """Download the files of an encoder from a folder of a repository into the folder `relative`."""
-        names = list(ENCODER_FILES[kind])
+        names = list(files.ENCODER_FILES[kind])
         if "vocab.json" in names:
             names += [name for name in _OPTIONAL_TOKENIZER_FILES if _has(source, folder + name)]
         for name in names:
@@ -189,7 +176,7 @@ class _Downloader:
 
     def get(self, source: HubReference, path: str, relative: str | None = None) -> Path:
         """Download and check a file of a repository. Raises DownloadError, also if there is no such file."""
-        file = hub.find_file(source.repository, path, source.revision)
+        file = hub.find_file(source, path)
         if file is None:
             pickles = "; pickled weights are not used" if path.endswith(".safetensors") else ""
             raise DownloadError(f"{source.repository} has no {path}{pickles}")
@@ -199,4 +186,4 @@ class _Downloader:
 
 
 def _has(source: HubReference, path: str) -> bool:
-    return hub.find_file(source.repository, path, source.revision) is not None
+    return hub.find_file(source, path) is not None

@@ -1,12 +1,12 @@
-"""The files that checkpoints and encoders consist of, and reading them without loading networks."""
+"""The files that checkpoints, encoders and text-to-image models consist of, and reading them without loading them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import CheckpointError
 
@@ -14,10 +14,24 @@ PIPELINE_FILE = "pipeline.json"
 # Keys of pipeline.json's "models" that gaussians need; mesh and radiance-field decoders are ignored.
 NETWORK_ROLES = ("sparse_structure_flow_model", "sparse_structure_decoder", "slat_flow_model", "slat_decoder_gs")
 NETWORK_SUFFIXES = (".json", ".safetensors")
+EncoderKind = Literal["image_cond_model", "text_cond_model"]
 # Files of the encoder's directory, by the key of pipeline.json that names it.
-ENCODER_FILES = {
+ENCODER_FILES: dict[EncoderKind, tuple[str, ...]] = {
     "image_cond_model": ("config.json", "model.safetensors"),
     "text_cond_model": ("config.json", "model.safetensors", "vocab.json", "merges.txt"),
+}
+# The file that lists the components of a text-to-image model in diffusers' layout.
+MODEL_INDEX = "model_index.json"
+# Files that tokenizers of the supported kinds consist of; no repository has all of them.
+_TOKENIZER_FILES = (
+    "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "spiece.model",
+)  # fmt: skip
+# Configuration files of components without weights, by the ending of their class's name.
+_CONFIGS = {
+    "Scheduler": "scheduler_config.json",
+    "Processor": "preprocessor_config.json",
+    "FeatureExtractor": "preprocessor_config.json",
 }
 
 
@@ -36,10 +50,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CheckpointReferences:
-    """What a pipeline.json refers to: networks by role, and encoders by key."""
+    """A pipeline.json: all that it has under "args", and what it refers to, networks by role and encoders by key."""
 
+    args: dict[str, Any]
     networks: dict[str, str]
-    encoders: dict[str, str]
+    encoders: dict[EncoderKind, str]
 
 
 def read_references(config: Path, overrides: Mapping[str, str]) -> CheckpointReferences:
@@ -47,9 +62,14 @@ def read_references(config: Path, overrides: Mapping[str, str]) -> CheckpointRef
     try:
         args: dict[str, Any] = read_json(config)["args"]
         networks = {role: overrides.get(role) or args["models"][role] for role in NETWORK_ROLES}
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{config} lacks the key {error}") from None
-    return CheckpointReferences(networks, {key: args[key] for key in ENCODER_FILES if args.get(key)})
+    except KeyError as missing:
+        raise CheckpointError(f"{config} lacks the key {missing}") from None
+    except TypeError as error:
+        raise CheckpointError(f"{config}: {error}") from None
+    for reference in networks.values():
+        if not isinstance(reference, str):
+            raise CheckpointError(f"{config}: a network's path must be a string, not {reference!r}")
+    return CheckpointReferences(args, networks, {key: args[key] for key in ENCODER_FILES if args.get(key)})
 
 
 def check_file(path: Path) -> Path:
@@ -69,3 +89,53 @@ def check_file(path: Path) -> Path:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
     return path
+
+
+def get_model_files(has: Callable[[str], bool], get: Callable[[str], Path]) -> None:
+    """Get all files that a text-to-image model needs: safetensors, in half precision if available.
+
+    `has` returns whether a path is in the repository or directory, `get` downloads or checks the file and returns where
+    it is. Raises CheckpointError if a component has no safetensors, and what `get` raises.
+    """
+    for folder, library, class_name in _list_components(get(MODEL_INDEX)):
+        if "Tokenizer" in class_name:
+            names = [name for name in _TOKENIZER_FILES if has(f"{folder}/{name}")]
+            if not names:
+                raise CheckpointError(f"there is no tokenizer in {folder}/")
+            for name in names:
+                get(f"{folder}/{name}")
+            continue
+        config = next((name for ending, name in _CONFIGS.items() if class_name.endswith(ending)), None)
+        get(f"{folder}/{config or 'config.json'}")
+        if config is None:
+            _get_weights(f"{folder}/{'diffusion_pytorch_model' if library == 'diffusers' else 'model'}", has, get)
+
+
+def _list_components(index: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield folder, library and class of each component that the model has."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        for folder, entry in content.items():
+            if isinstance(entry, list) and entry[0] is not None:
+                library, class_name = entry
+                yield folder, str(library), str(class_name)
+    except (ValueError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{index} does not list components: {error}") from None
+
+
+def _get_weights(stem: str, has: Callable[[str], bool], get: Callable[[str], Path]) -> None:
+    """Get the weights of one network: one file, or several that an index lists."""
+    for variant in (".fp16", ""):
+        if has(f"{stem}{variant}.safetensors"):
+            get(f"{stem}{variant}.safetensors")
+            return
+        index = f"{stem}.safetensors.index{variant}.json"
+        if has(index):
+            try:
+                shards = sorted(set(json.loads(get(index).read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError) as error:
+                raise CheckpointError(f"{index} does not list files: {error}") from None
+            for shard in shards:
+                get(f"{stem.rpartition('/')[0]}/{shard}")
+            return
+    raise CheckpointError(f"there is no {stem}.safetensors; pickled weights are not used")

@@ -15,20 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HTTPError,
-    OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import build_hf_headers
 
 from pipeline.errors import DownloadError
+from pipeline.weights.locate import HubReference
 
 
 @dataclass(frozen=True)
@@ -52,24 +44,23 @@ def _explain_errors(repository: str, revision: str | None, file: str) -> Iterato
     hub = constants.ENDPOINT
     try:
         yield
-    except GatedRepoError:
+    except errors.GatedRepoError:
         raise DownloadError(f"{repository} is gated: accept its terms at {hub}/{repository} and set HF_TOKEN") from None
-    except RepositoryNotFoundError:
-        raise DownloadError(
-            f"{hub} has no repository {repository}, or it is private: check the name, or set HF_TOKEN"
-        ) from None
-    except RevisionNotFoundError:
+    except errors.RepositoryNotFoundError:
+        hint = "or it is private: check the name, or set HF_TOKEN"
+        raise DownloadError(f"{hub} has no repository {repository}, {hint}") from None
+    except errors.RevisionNotFoundError:
         raise DownloadError(f"{repository} has no revision {revision}") from None
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
             raise DownloadError(
                 f"{hub} refused {file} with HTTP {status}: set HF_TOKEN to a token that may read {repository}"
             ) from None
         raise DownloadError(f"{hub} answered HTTP {status} for {file}", retry=status >= 500 or status == 429) from None
-    except OfflineModeIsEnabled:
+    except errors.OfflineModeIsEnabled:
         raise DownloadError("HF_HUB_OFFLINE is set: unset it to download") from None
-    except HTTPError as error:
+    except errors.HTTPError as error:
         raise DownloadError(
             f"{hub} cannot be reached for {file} ({type(error).__name__}: {error}); the part that arrived is kept",
             retry=True,
@@ -82,21 +73,23 @@ def _explain_errors(repository: str, revision: str | None, file: str) -> Iterato
         raise DownloadError(f"{repository!r} is not a Hugging Face id: {' '.join(str(error).split())}") from None
 
 
-def find_file(repository: str, path: str, revision: str | None) -> RemoteFile | None:
+def find_file(source: HubReference, path: str) -> RemoteFile | None:
     """Return the file as the hub describes it, or None if the repository has no such file. Raises DownloadError."""
-    name = f"{repository}/{path}"
-    with _explain_errors(repository, revision, name):
+    name = f"{source.repository}/{path}"
+    with _explain_errors(source.repository, source.revision, name):
         try:
-            metadata = get_hf_file_metadata(hf_hub_url(repository, path, revision=revision))
-        except RemoteEntryNotFoundError:
+            metadata = get_hf_file_metadata(hf_hub_url(source.repository, path, revision=source.revision))
+        except errors.RemoteEntryNotFoundError:
             return None
     if metadata.etag is None or len(metadata.etag) not in (40, 64):
         raise DownloadError(f"{constants.ENDPOINT} gives no checksum for {name}, so that it cannot be verified")
-    return RemoteFile(repository, path, revision, metadata.etag, metadata.size)
+    return RemoteFile(source.repository, path, source.revision, metadata.etag, metadata.size)
 
 
 def is_intact(file: RemoteFile, path: Path) -> bool:
-    """Return whether the content of `path` has the file's checksum."""
+    """Return whether there is a file at `path` with the file's checksum."""
+    if not path.is_file():
+        return False
     with path.open("rb") as content:
         if len(file.checksum) == 64:
             return hashlib.file_digest(content, "sha256").hexdigest() == file.checksum
@@ -111,7 +104,7 @@ def download_to_path(file: RemoteFile, target: Path) -> None:
     Raises DownloadError; an incomplete download is kept and resumed by the next one.
     """
     with _explain_errors(file.repository, file.revision, str(file)):
-        if _has_intact(file, target):
+        if is_intact(file, target):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         # The name contains the checksum, so that parts of two versions are never mixed.
@@ -119,7 +112,7 @@ def download_to_path(file: RemoteFile, target: Path) -> None:
         try:
             with _lock(partial):
                 # Another process may have finished meanwhile.
-                if _has_intact(file, target):
+                if is_intact(file, target):
                     return
                 target.unlink(missing_ok=True)
                 _resume(file, partial)
@@ -141,10 +134,6 @@ def _lock(path: Path) -> Iterator[None]:
         finally:
             # Deleted while it is held; a process that has opened it already sees that and fails.
             lock.unlink(missing_ok=True)
-
-
-def _has_intact(file: RemoteFile, path: Path) -> bool:
-    return path.is_file() and is_intact(file, path)
 
 
 def _resume(file: RemoteFile, partial: Path) -> None:

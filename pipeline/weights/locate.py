@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import CheckpointError
-from pipeline.weights.files import NETWORK_SUFFIXES, PIPELINE_FILE
+from pipeline.weights.files import NETWORK_SUFFIXES, PIPELINE_FILE, EncoderKind
 
 # For images, and for sentences with the same networks.
 EMBEDDED, EMBEDDED_TEXT = "embedded", "embedded-text"
 _CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 _EMBEDDED = {EMBEDDED: _CHECKPOINTS / "tiny", EMBEDDED_TEXT: _CHECKPOINTS / "tiny-text"}
 # Upstream names its image encoders as torch.hub does; these are the same networks for transformers.
-_HUB_NAMES = {
+HUB_NAMES = {
     "dinov2_vits14_reg": "facebook/dinov2-with-registers-small",
     "dinov2_vitb14_reg": "facebook/dinov2-with-registers-base",
     "dinov2_vitl14_reg": "facebook/dinov2-with-registers-large",
@@ -27,8 +27,6 @@ _HUB_NAMES = {
 SCORER = "404-Gen/validation@948bf06988b630681c7bc468aebf2bbe010856f7"
 SCORER_FILE = "quality_scorer.safetensors"
 SCORER_BACKBONE = "facebook/dinov2-small"
-# The file that lists the components of a model in diffusers' layout.
-MODEL_INDEX = "model_index.json"
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
@@ -99,35 +97,18 @@ def locate(reference: str, marker: str) -> Path:
     return cached.parent
 
 
-def resolve_encoder_name(name: str) -> str:
-    """Return the Hugging Face id of an encoder that a pipeline.json names, or the name itself."""
-    return _HUB_NAMES.get(name, name)
-
-
-def locate_image_encoder(name: str, checkpoint: Path) -> Path:
-    """Return the transformers directory of an image encoder.
+def locate_encoder(name: str, kind: EncoderKind, checkpoint: Path) -> Path:
+    """Return the transformers directory of the encoder that a checkpoint's pipeline.json names under the key `kind`.
 
     The name is a directory of the checkpoint, upstream's name, a path, or a Hugging Face id. Raises CheckpointError if
     the checkpoint names none or it is not on this machine.
     """
-    return _locate_encoder(name, checkpoint, "image encoder (image_cond_model)")
-
-
-def locate_text_encoder(name: str, checkpoint: Path) -> Path:
-    """Return the transformers directory of a text encoder.
-
-    The name is a directory of the checkpoint, a path, or a Hugging Face id. Raises CheckpointError if the checkpoint
-    names none or it is not on this machine.
-    """
-    return _locate_encoder(name, checkpoint, "text encoder (text_cond_model)")
-
-
-def _locate_encoder(name: str, checkpoint: Path, kind: str) -> Path:
     if not name:
-        raise CheckpointError(f"{checkpoint / PIPELINE_FILE} names no {kind}")
+        prompts = "image" if kind == "image_cond_model" else "text"
+        raise CheckpointError(f"{checkpoint / PIPELINE_FILE} names no {prompts} encoder ({kind})")
     if (checkpoint / name / "config.json").is_file():
         return checkpoint / name
-    return locate(resolve_encoder_name(name), "config.json")
+    return locate(HUB_NAMES.get(name, name), "config.json")
 
 
 def locate_scorer(reference: str) -> tuple[Path, Path]:

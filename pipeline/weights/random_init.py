@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,99 +10,71 @@ from safetensors.torch import save_file
 
 from pipeline.params import SamplerParams
 from pipeline.trellis.checkpoint import build_network
-from pipeline.weights.checkpoint_writer import save_pipeline, save_tokenizer
+from pipeline.weights.checkpoint_writer import save_network, save_pipeline, save_tokenizer
 
 STATISTICS = {"mean": [0.0] * 8, "std": [2.4] * 8}
 SETTINGS = SamplerParams(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
 GAUSSIANS = {
     "lr": {"_xyz": 1.0, "_features_dc": 1.0, "_opacity": 1.0, "_scaling": 1.0, "_rotation": 0.1},
-    "perturb_offset": True,
-    "voxel_size": 1.5,
-    "num_gaussians": 32,
-    "2d_filter_kernel_size": 0.1,
-    "3d_filter_kernel_size": 9e-4,
-    "scaling_bias": 4e-3,
-    "opacity_bias": 0.1,
-    "scaling_activation": "softplus",
-}
+    "perturb_offset": True, "voxel_size": 1.5, "num_gaussians": 32,
+    "2d_filter_kernel_size": 0.1, "3d_filter_kernel_size": 9e-4,
+    "scaling_bias": 4e-3, "opacity_bias": 0.1, "scaling_activation": "softplus",
+}  # fmt: skip
 FLOW = {"in_channels": 8, "out_channels": 8, "mlp_ratio": 4, "pe_mode": "ape", "qk_rms_norm": True, "use_fp16": True}
 STRUCTURE_FLOW = {**FLOW, "resolution": 16, "patch_size": 1}
 LATENT_FLOW = {**FLOW, "resolution": 64, "patch_size": 2}
 LARGE = {"model_channels": 1024, "cond_channels": 1024, "num_blocks": 24, "num_heads": 16}
 XLARGE = {"model_channels": 1280, "cond_channels": 768, "num_blocks": 28, "num_heads": 16}
-# Checkpoint -> arguments of its structure flow and of its latent flow, as the published JSON files have them.
-FLOWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "image-large": (
-        {**STRUCTURE_FLOW, **LARGE},
-        {**LATENT_FLOW, **LARGE, "num_io_res_blocks": 2, "io_block_channels": [128]},
-    ),
-    "text-xlarge": (
-        {**STRUCTURE_FLOW, **XLARGE, "qk_rms_norm_cross": True},
-        {**LATENT_FLOW, **XLARGE, "num_io_res_blocks": 3, "io_block_channels": [256]},
-    ),
-}
-DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "sparse_structure_decoder": (
-        "SparseStructureDecoder",
-        {
-            "out_channels": 1,
-            "latent_channels": 8,
-            "num_res_blocks": 2,
-            "num_res_blocks_middle": 2,
-            "channels": [512, 128, 32],
-            "use_fp16": True,
-        },
-    ),
-    "slat_decoder_gs": (
-        "ElasticSLatGaussianDecoder",
-        {
-            "resolution": 64,
-            "model_channels": 768,
-            "latent_channels": 8,
-            "num_blocks": 12,
-            "num_heads": 12,
-            "mlp_ratio": 4,
-            "attn_mode": "swin",
-            "window_size": 8,
-            "use_fp16": True,
-            "representation_config": GAUSSIANS,
-        },
-    ),
+STRUCTURE_DECODER = {
+    "out_channels": 1, "latent_channels": 8, "channels": [512, 128, 32],
+    "num_res_blocks": 2, "num_res_blocks_middle": 2, "use_fp16": True,
+}  # fmt: skip
+GAUSSIAN_DECODER = {
+    "resolution": 64, "model_channels": 768, "latent_channels": 8, "num_blocks": 12, "num_heads": 12, "mlp_ratio": 4,
+    "attn_mode": "swin", "window_size": 8, "use_fp16": True, "representation_config": GAUSSIANS,
+}  # fmt: skip
+Networks = dict[str, tuple[str, dict[str, Any]]]
+DECODERS: Networks = {
+    "sparse_structure_decoder": ("SparseStructureDecoder", STRUCTURE_DECODER),
+    "slat_decoder_gs": ("ElasticSLatGaussianDecoder", GAUSSIAN_DECODER),
 }
 
 
-def network_arguments(name: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return class name and arguments of each network of a checkpoint, by role."""
-    structure, latent = FLOWS[name]
-    flows: dict[str, tuple[str, dict[str, Any]]] = {
-        "sparse_structure_flow_model": ("SparseStructureFlowModel", structure),
-        "slat_flow_model": ("ElasticSLatFlowModel", latent),
+def _networks(structure_flow: dict[str, Any], latent_flow: dict[str, Any]) -> Networks:
+    return {
+        "sparse_structure_flow_model": ("SparseStructureFlowModel", {**STRUCTURE_FLOW, **structure_flow}),
+        "slat_flow_model": ("ElasticSLatFlowModel", {**LATENT_FLOW, **latent_flow}),
+        **DECODERS,
     }
-    return flows | DECODERS
 
 
-def write_checkpoint(name: str, directory: Path, dtype: torch.dtype, device: str) -> None:
+# Class name and arguments of each network, as the published JSON files have them, by checkpoint and role.
+CHECKPOINTS = {
+    "image-large": _networks(LARGE, {**LARGE, "num_io_res_blocks": 2, "io_block_channels": [128]}),
+    "text-xlarge": _networks(
+        {**XLARGE, "qk_rms_norm_cross": True}, {**XLARGE, "num_io_res_blocks": 3, "io_block_channels": [256]}
+    ),
+}
+
+
+def write_checkpoint(name: str, directory: Path, device: str) -> None:
     """Write a checkpoint and its encoder into a directory that is loaded like a published one.
 
     The weights have a stable scale and generate no object. They are drawn on `device`, and are the same each time.
     """
     torch.manual_seed(0)
-    (directory / "ckpts").mkdir(parents=True, exist_ok=True)
-    for role, (class_name, args) in network_arguments(name).items():
+    for role, (class_name, args) in CHECKPOINTS[name].items():
         network = build_network(class_name, args).to_empty(device=device)
-        network.to_precision(dtype)
+        network.to_precision(torch.float16)
         for tensor in network.state_dict().values():
             fan_in = tensor[0].numel() if tensor.ndim > 1 else 0
             tensor.normal_(0, fan_in**-0.5) if fan_in else tensor.fill_(0.02)
-        save_file(network.state_dict(), directory / "ckpts" / f"{role}.safetensors")
-        (directory / "ckpts" / f"{role}.json").write_text(json.dumps({"name": class_name, "args": args}))
+        save_network(network, class_name, args, directory / "ckpts" / role)
     kind: Literal["image", "text"] = "image" if name.startswith("image") else "text"
-    models = {role: f"ckpts/{role}" for role in network_arguments(name)}
+    models = {role: f"ckpts/{role}" for role in CHECKPOINTS[name]}
     save_pipeline(directory, kind, models=models, encoder="encoder", settings=SETTINGS, statistics=STATISTICS)
-    if kind == "image":
-        write_image_encoder(directory / "encoder")
-    else:
-        write_text_encoder(directory / "encoder")
+    write_encoder = write_image_encoder if kind == "image" else write_text_encoder
+    write_encoder(directory / "encoder")
 
 
 def write_image_encoder(directory: Path) -> None:

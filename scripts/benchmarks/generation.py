@@ -58,28 +58,20 @@ def measure_stages(workload: GenerationWorkload, repeats: int) -> dict[str, tupl
     engine, grid = workload.engine, workload.grid
     networks, context = engine.checkpoint, workload.conditions.positive[0]
     assert context is not None
-    tokens, zero_negative = context.shape[1], workload.conditions.negative is None
+    tokens, zero = context.shape[1], workload.conditions.negative is None
+    flow, params = networks.structure_flow, workload.structure_params
+    structure_count = operations.structure_sampling(flow, params, tokens, zero_negative=zero)
+    latent_flow, params = networks.latent_flow, workload.latent_params
+    latent_count = operations.latent_sampling(latent_flow, params, grid, tokens, zero_negative=zero)
+    decoder_count = operations.gaussian_decoding(networks.gaussian_decoder, grid)
     sample, latents = workload.sample_structure(), workload.sample_latents(grid)
     splats = engine.decode_latents(latents, grid)
     stages: dict[str, tuple[Callable[[], object], float | None]] = {
         "conditioning": (lambda: workload.checkpoint.encode(workload.prompt), None),
-        "structure sampling": (
-            workload.sample_structure,
-            operations.structure_sampling(
-                networks.structure_flow, workload.structure_params, tokens, zero_negative=zero_negative
-            ),
-        ),
+        "structure sampling": (workload.sample_structure, structure_count),
         "structure decoding": (lambda: occupied_voxels(engine.decode_structure(sample)), None),
-        "latent sampling": (
-            lambda: workload.sample_latents(grid),
-            operations.latent_sampling(
-                networks.latent_flow, workload.latent_params, grid, tokens, zero_negative=zero_negative
-            ),
-        ),
-        "gaussian decoding": (
-            lambda: engine.decode_latents(latents, VoxelGrid(grid.coords)),
-            operations.gaussian_decoding(networks.gaussian_decoder, grid),
-        ),
+        "latent sampling": (lambda: workload.sample_latents(grid), latent_count),
+        "gaussian decoding": (lambda: engine.decode_latents(latents, VoxelGrid(grid.coords)), decoder_count),
         "PLY bytes": (lambda: ply.to_bytes(splats), None),
     }
     return {name: (median_seconds(run, repeats), count) for name, (run, count) in stages.items()}
@@ -173,12 +165,8 @@ def main() -> int:
     parser.add_argument("--precision", choices=["auto", "float32", "float16", "bfloat16"], default="auto")
     parser.add_argument("--fp8", action="store_true", help="acceleration.fp8 of phases")
     parser.add_argument("--reuse", type=int, default=0, help="acceleration.reuse of phases")
-    parser.add_argument(
-        "--new-sizes", action="store_true", help="compare the first runs of new sizes and phases with later ones"
-    )
-    parser.add_argument(
-        "--candidates", action="store_true", help=f"count the candidates made in {CANDIDATE_SECONDS:.0f} s"
-    )
+    parser.add_argument("--new-sizes", action="store_true", help="compare first runs of new sizes and phases, too")
+    parser.add_argument("--candidates", action="store_true", help=f"count those made in {CANDIDATE_SECONDS:.0f} s")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("this benchmark needs a CUDA GPU, and torch finds none", file=sys.stderr)
@@ -188,7 +176,7 @@ def main() -> int:
         start = time.perf_counter()
         if source == "random":
             directory = Path(folder)
-            random_init.write_checkpoint(name, directory, torch.float16, "cuda")
+            random_init.write_checkpoint(name, directory, "cuda")
             torch.cuda.empty_cache()
         else:
             directory = locate(arguments.checkpoint, "pipeline.json")

@@ -22,15 +22,20 @@ from scripts.parity_checks.report import (
 )
 
 
+def _check_half(name: str, file: str, arrays: Arrays, report: Report, network: Any, run: Callable[[], Tensor]) -> None:
+    """Compare what the network returns in half precision, if there is such an array; it stays in half precision."""
+    if name in arrays:
+        network.to_precision(torch.float16)
+        report.compare(f"{file}: {name}", run(), arrays[name], HALF_PRECISION_BOUND)
+
+
 def _check_velocity(file: str, arrays: Arrays, report: Report, network: Any, run: Callable[[], Tensor]) -> set[str]:
     with record_taps(network, arrays) as outputs:
         y = run()
     for name, output in outputs.items():
         report.compare(f"{file}: {name}", output, arrays[name])
     report.compare(f"{file}: y", y, arrays["y"])
-    if "y_fp16mode" in arrays:
-        network.to_precision(torch.float16)
-        report.compare(f"{file}: y_fp16mode", run(), arrays["y_fp16mode"], HALF_PRECISION_BOUND)
+    _check_half("y_fp16mode", file, arrays, report, network, run)
     return {"y", "y_fp16mode", *outputs}
 
 
@@ -64,10 +69,7 @@ def check_structure_decoder(file: str, arrays: Arrays, golden: Golden, report: R
         occupied[tuple(coords.long().T)] = True
         is_clear = expected[:, 0].abs() > STRUCTURE_DECODER_BOUND * expected.abs().max()
         report.compare_exactly(f"{file}: coords", (logits[:, 0] > 0)[is_clear], occupied[is_clear])
-    if "logits_fp16mode" in arrays:
-        decoder.to_precision(torch.float16)
-        half = decoder(arrays["z"])
-        report.compare(f"{file}: logits_fp16mode", half, arrays["logits_fp16mode"], HALF_PRECISION_BOUND)
+    _check_half("logits_fp16mode", file, arrays, report, decoder, lambda: decoder(arrays["z"]))
     return {"z", "logits", "coords", "logits_fp16mode"}
 
 
@@ -109,8 +111,5 @@ def check_gaussian_decoder(file: str, arrays: Arrays, golden: Golden, report: Re
     if "offset_perturbation" in arrays:
         stored = decoder.offset_perturbation
         report.compare(f"{file}: offset_perturbation in the weights", stored, arrays["offset_perturbation"])
-    if "net_out_fp16mode" in arrays:
-        decoder.to_precision(torch.float16)
-        half = decoder(arrays["feats"], grid)
-        report.compare(f"{file}: net_out_fp16mode", half, arrays["net_out_fp16mode"], HALF_PRECISION_BOUND)
+    _check_half("net_out_fp16mode", file, arrays, report, decoder, lambda: decoder(arrays["feats"], grid))
     return {"coords", "feats", "sel", "net_out_fp16mode", *results}

@@ -65,12 +65,8 @@ class Report:
 
     def summary(self) -> dict[str, Any]:
         """Return the content of the last line."""
-        return {
-            "worst": min(self.worst, sys.float_info.max),
-            "n": self.count,
-            "failed": self.failed,
-            "skipped": self.skipped,
-        }
+        worst = min(self.worst, sys.float_info.max)
+        return {"worst": worst, "n": self.count, "failed": self.failed, "skipped": self.skipped}
 
 
 class Golden:

@@ -81,17 +81,15 @@ def check_other_samplers(file: str, arrays: Arrays, golden: Golden, report: Repo
     """Check guidance at every step, and at none, from the structure sampler's noise and condition."""
     inputs = golden.arrays("ss_sampler.npz")
     flow = golden.network("ss_sampler.npz", "SparseStructureFlowModel")
-    used = set()
+    params = {}
     if "samples_cfg" in arrays:
-        steps, _ = _sample(inputs, _params(golden, "ss_sampler_cfg_params"), flow)
-        report.compare(f"{file}: samples_cfg", steps[-1].x_next, arrays["samples_cfg"])
-        used.add("samples_cfg")
-    stated = re.search(r"steps=(\d+)", golden.note(file))
-    if "samples_plain" in arrays and stated:
-        steps, _ = _sample(inputs, SamplerParams(int(stated[1]), cfg_strength=0.0), flow)
-        report.compare(f"{file}: samples_plain", steps[-1].x_next, arrays["samples_plain"])
-        used.add("samples_plain")
-    return used
+        params["samples_cfg"] = _params(golden, "ss_sampler_cfg_params")
+    if "samples_plain" in arrays and (stated := re.search(r"steps=(\d+)", golden.note(file))):
+        params["samples_plain"] = SamplerParams(int(stated[1]), cfg_strength=0.0)
+    for name, settings in params.items():
+        steps, _ = _sample(inputs, settings, flow)
+        report.compare(f"{file}: {name}", steps[-1].x_next, arrays[name])
+    return set(params)
 
 
 def check_guidance_schedules(key: str, schedules: dict[str, str], report: Report) -> None:

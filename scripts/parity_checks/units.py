@@ -17,10 +17,8 @@ from pipeline.errors import CheckpointError
 from pipeline.sampling.euler import schedule
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.gaussians import hammersley, to_gaussians, to_splats
-from pipeline.trellis.layers import position_embedding, timestep_embedding
+from pipeline.trellis.layers import patchify, position_embedding, timestep_embedding, unpatchify
 from pipeline.trellis.sparse_blocks import SparseConv3d
-from pipeline.trellis.structure_decoder import pixel_shuffle_3d
-from pipeline.trellis.structure_flow import patchify, unpatchify
 from pipeline.trellis.voxels import downsample, upsample
 from scripts.parity_checks.report import BOUND, Arrays, Golden, Report
 
@@ -72,19 +70,16 @@ def _compute_unit(name: str, arrays: Arrays) -> Unit | None:
         return Unit(hammersley(number[0]))
     if re.fullmatch(r"patchify\d+", name):
         return Unit(patchify(_counting(arrays[name].shape, number[0]), number[0]), None)
-    if re.fullmatch(r"unpatchify\d+", name):
+    if re.fullmatch(r"(unpatchify|pixel_shuffle)\d+", name):
         return Unit(unpatchify(_counting(arrays[name].shape, -number[0]), number[0]), None)
-    if re.fullmatch(r"pixel_shuffle\d+", name):
-        return Unit(pixel_shuffle_3d(_counting(arrays[name].shape, -number[0]), number[0]), None)
     if "sp_coords" not in arrays:
         return None
     grid = VoxelGrid(arrays["sp_coords"])
     if name == "down_coords":
         return Unit(grid.pooling.coarse.coords, None)
-    if name == "down_feats":
-        return Unit(downsample(arrays["sp_feats"], grid.pooling))
-    if name == "up_feats":
-        return Unit(upsample(downsample(arrays["sp_feats"], grid.pooling), grid.pooling))
+    if name in ("down_feats", "up_feats"):
+        coarse = downsample(arrays["sp_feats"], grid.pooling)
+        return Unit(coarse if name == "down_feats" else upsample(coarse, grid.pooling))
     if name == "conv_out":
         return Unit(_convolve(arrays, grid))
     if re.fullmatch(r"win_(id|len)_shift\d+", name):

@@ -87,6 +87,10 @@ def make_attacks(axon: AxonAddress, peers: Peers, connections: int, megabytes: i
     def endless(make_head: Callable[[], bytes], *expected: str, count: int) -> Attack:
         return Attack(lambda: send_bytes(axon, make_head(), endlessly=True), frozenset(expected), count)
 
+    def slow_body() -> RawRequest:
+        return RawRequest(peers.slow, b"x" * 10_000)
+
+    bad_signature = {"bt_header_dendrite_signature": "0x" + "12" * 64}
     # A refused client that is still sending may see the end of the connection before it sees why: "closed".
     return {
         "no headers of ours": raw(empty_post, "415"),
@@ -107,19 +111,15 @@ def make_attacks(axon: AxonAddress, peers: Peers, connections: int, megabytes: i
         "huge body in chunks": chunked(peers.unregistered, "403", "closed", count=4),
         "huge body in chunks, allowed": chunked(peers.hostile, "413", "closed"),
         "flood of a stranger": unregistered({}, "403", "closed", count=connections),
-        "flood of bad signatures": unregistered(
-            {"bt_header_dendrite_signature": "0x" + "12" * 64}, "401", "closed", count=connections
-        ),
+        "flood of bad signatures": unregistered(bad_signature, "401", "closed", count=connections),
         "slow headers": endless(lambda: b"POST /Generate HTTP/1.1\r\nx: ", "closed", count=connections),
-        "slow bodies, allowed": endless(
-            lambda: RawRequest(peers.slow, b"x" * 10_000).head(axon), "408", "503", count=20
-        ),
+        "slow bodies, allowed": endless(lambda: slow_body().head(axon), "408", "503", count=20),
     }
 
 
 def _replays(axon: AxonAddress, peers: Peers, synapse: Generate) -> dict[str, Attack]:
     """Return a request of the hostile validator that is accepted, and its nonce again in three disguises."""
-    first = signed_request(peers.hostile, synapse)
+    first, from_another = signed_request(peers.hostile, synapse), signed_request(peers.honest, synapse)
     is_sent = asyncio.Event()
 
     async def send_first() -> str:
@@ -139,9 +139,7 @@ def _replays(axon: AxonAddress, peers: Peers, synapse: Generate) -> dict[str, At
         "replay: taken once": Attack(send_first, frozenset({"200"})),
         "replay: the same bytes again": replay(first),
         "replay: its nonce, another session": replay(replace(first, session=str(uuid.uuid1()))),
-        "replay: its nonce, another validator": replay(
-            replace(signed_request(peers.honest, synapse), nonce=first.nonce)
-        ),
+        "replay: its nonce, another validator": replay(replace(from_another, nonce=first.nonce)),
     }
 
 

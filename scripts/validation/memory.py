@@ -56,9 +56,9 @@ def main() -> int:
     parser.add_argument("--voxels", type=int, default=16000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        directories = {name: Path(folder) / name for name in random_init.FLOWS}
+        directories = {name: Path(folder) / name for name in random_init.CHECKPOINTS}
         for name, directory in directories.items():
-            random_init.write_checkpoint(name, directory, torch.float16, "cuda")
+            random_init.write_checkpoint(name, directory, "cuda")
         for role in random_init.DECODERS:
             # The published text checkpoints name the image checkpoint's decoders.
             for suffix in (".json", ".safetensors"):

@@ -95,9 +95,8 @@ class SubnetModel:
             accepted = bool(rng.random() < 1 / (1 + math.exp(-logit)))
             ended = free_at[validator] + rng.exponential(self.seconds[arm])
             free_at[validator] = ended + (300 if accepted else 900)
-            observations.append(
-                Observation(stratum, turn, arm, None if rng.random() < self.no_verdict else accepted, ended)
-            )
+            verdict = None if rng.random() < self.no_verdict else accepted
+            observations.append(Observation(stratum, turn, arm, verdict, ended))
         return evaluate(experiment, observations)
 
 
@@ -140,17 +139,13 @@ def measure_decisions(rng: np.random.Generator, model: SubnetModel, runs: int, t
     }
 
 
-EVEN = {"fast": 5.0, "slow": 20.0}
+SECONDS, NO_EFFECT, HALVES = {"fast": 5.0, "slow": 20.0}, {"fast": 0.0, "slow": 0.0}, {"fast": 50, "slow": 50}
 MODELS = {
-    "alike": SubnetModel(EVEN, {"fast": 0.0, "slow": 0.0}, {"fast": 50, "slow": 50}),
-    "alike, very slow arm": SubnetModel(
-        {"fast": 5.0, "slow": 600.0}, {"fast": 0.0, "slow": 0.0}, {"fast": 50, "slow": 50}
-    ),
-    "alike, 70 to 30": SubnetModel(EVEN, {"fast": 0.0, "slow": 0.0}, {"fast": 70, "slow": 30}),
-    "alike, three arms": SubnetModel(
-        EVEN | {"c": 9.0}, {"fast": 0.0, "slow": 0.0, "c": 0.0}, {"fast": 1, "slow": 1, "c": 1}
-    ),
-    "odds doubled": SubnetModel(EVEN, {"fast": 0.0, "slow": 0.69}, {"fast": 50, "slow": 50}),
+    "alike": SubnetModel(SECONDS, NO_EFFECT, HALVES),
+    "alike, very slow arm": SubnetModel({"fast": 5.0, "slow": 600.0}, NO_EFFECT, HALVES),
+    "alike, 70 to 30": SubnetModel(SECONDS, NO_EFFECT, {"fast": 70, "slow": 30}),
+    "alike, three arms": SubnetModel(SECONDS | {"c": 9.0}, NO_EFFECT | {"c": 0.0}, {"fast": 1, "slow": 1, "c": 1}),
+    "odds doubled": SubnetModel(SECONDS, {"fast": 0.0, "slow": 0.69}, HALVES),
 }
 
 

@@ -36,13 +36,8 @@ from miner.pull.store import CooldownStore
 from miner.runtime.clock import Clock
 from miner.runtime.supervisor import Supervisor
 from miner.subnet.metagraph import Snapshot
-from scripts.validation.simulated_network import (
-    UNIX_START,
-    SimulatedDendrite,
-    SimulatedNetwork,
-    SimulatedRunner,
-    draw_scenario,
-)
+from scripts.validation import simulated_network as simulated
+from scripts.validation.simulated_network import SimulatedNetwork
 from scripts.validation.virtual_time import VirtualTimeLoop
 
 # The least share of the results of an omniscient miner.
@@ -53,7 +48,7 @@ Restarts = Sequence[tuple[float, float]]
 async def simulate(network: SimulatedNetwork, seconds: float, restarts: Restarts, folder: Path) -> None:
     """Mine for a number of seconds; `restarts` are (begin, end) of the times in which the miner is down."""
     loop = asyncio.get_running_loop()
-    clock = Clock(loop.time, lambda: UNIX_START + loop.time(), asyncio.sleep)
+    clock = Clock(loop.time, lambda: simulated.UNIX_START + loop.time(), asyncio.sleep)
     snapshot = Snapshot(17, 1, tuple(validator.neuron for validator in network.validators.values()))
     stakes = {neuron.hotkey: neuron.stake for neuron in snapshot.neurons}
     validators = [asyncio.create_task(validator.run()) for validator in network.validators.values()]
@@ -62,12 +57,12 @@ async def simulate(network: SimulatedNetwork, seconds: float, restarts: Restarts
         supervisor = Supervisor(clock)
         context = SessionContext(
             network.keypair,
-            SimulatedRunner(network.rng),  # type: ignore[arg-type]
+            simulated.SimulatedRunner(network.rng),  # type: ignore[arg-type]
             lambda hotkey: PolicyDecision(True, "", stakes[hotkey]),
             PullingSettings(),
             clock,
         )
-        puller = Puller(context, supervisor, store, lambda: SimulatedDendrite(network))
+        puller = Puller(context, supervisor, store, lambda: simulated.SimulatedDendrite(network))
         puller.update(snapshot)
         await asyncio.sleep(begin - loop.time())
         # Killed, not stopped: the miner loses the tasks in hand, and gets them again.
@@ -106,7 +101,7 @@ def run(hours: float, validators: int, seed: int) -> dict[str, Any]:
     """Run one simulation; return its figures."""
     rng = random.Random(seed)  # noqa: S311
     seconds = hours * 3600
-    scenarios = [draw_scenario(rng, seconds) for _ in range(validators)]
+    scenarios = [simulated.draw_scenario(rng, seconds) for _ in range(validators)]
     begins = sorted(rng.uniform(0.1, 0.9) * seconds for _ in range(max(round(hours / 8), 1)))
     restarts = [(begin, begin + rng.uniform(15, 90)) for begin in begins]
     network = SimulatedNetwork.make(scenarios, rng)

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +38,10 @@ class ValidatorScenario:
     clock_error: float
     outages: tuple[tuple[float, float], ...]
     scores: tuple[float | None, ...]
+
+    def unix_time(self) -> float:
+        """Return the time on the validator's clock."""
+        return UNIX_START + loop_time() + self.clock_error
 
     def is_up(self, now: float) -> bool:
         """Return whether the validator answers."""
@@ -97,19 +101,13 @@ class SimulatedValidator:
             assigned.add(task.id)
             return task
 
-        unix: Callable[[], float] = lambda: UNIX_START + loop_time() + scenario.clock_error  # noqa: E731
-        rules = ValidatorRules(hotkey, next_task, lambda _: True, unix, ValidatorTiming())
+        rules = ValidatorRules(hotkey, next_task, lambda _: True, scenario.unix_time, ValidatorTiming())
         return SimulatedValidator(uid, hotkey, scenario, rules, assigned)
 
     @property
     def neuron(self) -> Neuron:
         """The validator's entry in the metagraph."""
         return Neuron(uid=self.uid, hotkey=self.hotkey, coldkey="c", stake=1000.0 + self.uid, ip="10.0.0.1", port=8091)
-
-    @property
-    def unix_time(self) -> float:
-        """The time on the validator's clock."""
-        return UNIX_START + loop_time() + self.scenario.clock_error
 
     async def run(self) -> None:
         """Save the state every ten minutes, and restart with what was saved after each outage."""
@@ -131,7 +129,7 @@ class SimulatedValidator:
         before = self.rules.miners.get(miner_hotkey, MinerState()).violations
         self.rules.pull(miner_hotkey, synapse)
         if synapse.cooldown_violations > before:
-            is_known = self.known_cooldown > self.unix_time
+            is_known = self.known_cooldown > self.scenario.unix_time()
             self.known_violations += is_known
             self.unknown_violations += not is_known
 
@@ -150,7 +148,7 @@ class SimulatedValidator:
         else:
             self.verdicts.append(verdict)
             self.ended.add(task_id)
-            self.late += self.unix_time - assigned_at > self.rules.timing.throttle_period
+            self.late += self.scenario.unix_time() - assigned_at > self.rules.timing.throttle_period
 
 
 def loop_time() -> float:
@@ -214,7 +212,7 @@ class SimulatedDendrite:
         if isinstance(synapse, PullTask | SubmitResults) and synapse.cooldown_until:
             validator.known_cooldown = synapse.cooldown_until
         synapse.dendrite = bt.TerminalInfo(status_code=200)
-        return Reply(synapse, delivered=True, date=float(int(validator.unix_time)))
+        return Reply(synapse, delivered=True, date=float(int(scenario.unix_time())))
 
     async def aclose_session(self) -> None:
         """Close nothing."""

@@ -104,7 +104,7 @@ def test_a_changed_file_is_refused(home: Path, installed: Path) -> None:
 
 
 def test_the_installed_file_is_the_published_one(installed: Path) -> None:
-    check_model_file(MODEL, installed)
+    check_model_file(MODEL)
 
 
 # rembg's default is not free for commercial use; withoutbg sends pictures to a service.

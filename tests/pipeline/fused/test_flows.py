@@ -45,7 +45,7 @@ def checkpoint(request: pytest.FixtureRequest, tiny_text_checkpoint: Path, devic
 def conditions(checkpoint: Checkpoint, device: torch.device) -> Conditions:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(3, 1, 20, checkpoint.cond_channels, generator=generator).to(device)
-    negative = tokens[2] if checkpoint.text_cond_model else None
+    negative = tokens[2] if "text_cond_model" in checkpoint.encoders else None
     return Conditions((tokens[0], tokens[1]), negative)
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pipeline import ply, spz
 from pipeline.errors import FormatError
 from pipeline.splats.splats import Splats
-from pipeline.splats.spz_quantisation import alpha_logits, alpha_thresholds, dequantise, quantise
+from pipeline.splats.spz_quantisation import alpha_logits, dequantise, lowest_logits, quantise
 from tests.support.paths import DATA
 
 GOLDEN = DATA / "spz"
@@ -126,7 +126,7 @@ def test_tables_are_those_of_the_reference() -> None:
     def bits(name: str) -> list[int]:
         return [int(pattern, 16) for pattern in tables[name]]
 
-    assert alpha_thresholds().view(np.uint32).tolist() == bits("alpha_encode_min")
+    assert lowest_logits()[1:-1].view(np.uint32).tolist() == bits("alpha_encode_min")
     assert alpha_logits().view(np.uint32).tolist() == bits("alpha_decode")
     # One gaussian for each value of a byte, in every plane.
     raw = torch.arange(256, dtype=torch.uint8)
@@ -148,7 +148,7 @@ def neighbours(values: np.ndarray, steps: int = 40) -> torch.Tensor:
 
 
 def test_alpha_bytes_change_exactly_at_the_thresholds() -> None:
-    thresholds = alpha_thresholds()
+    thresholds = lowest_logits()[1:-1]
     logits = neighbours(thresholds[np.abs(thresholds) > 1e-3])
     n = len(logits)
     splats = replace(regenerate(1, n), opacity_logits=logits)

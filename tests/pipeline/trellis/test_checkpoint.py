@@ -49,7 +49,7 @@ def test_the_embedded_checkpoint_holds_what_pipeline_json_says() -> None:
         assert getattr(checkpoint, f"{role}_params") == expected
     assert checkpoint.latent_mean.tolist() == pytest.approx(args["slat_normalization"]["mean"])
     assert checkpoint.latent_std.tolist() == pytest.approx(args["slat_normalization"]["std"])
-    assert checkpoint.image_cond_model == args["image_cond_model"]
+    assert checkpoint.encoders["image_cond_model"] == args["image_cond_model"]
     assert checkpoint.directory == EMBEDDED_DIRECTORY
     networks = (
         (checkpoint.structure_flow, "sparse_structure_flow_model"),
@@ -86,7 +86,7 @@ def test_names_with_and_without_elastic_are_the_same_class(copy: Path) -> None:
 
 def test_other_decoders_are_left_alone(copy: Path) -> None:
     edit(copy / "pipeline.json", lambda c: c["args"]["models"].update(slat_decoder_mesh="ckpts/nowhere"))
-    assert load(copy).image_cond_model
+    assert load(copy).encoders
 
 
 def test_means_may_be_whole_numbers(copy: Path) -> None:
@@ -97,7 +97,7 @@ def test_means_may_be_whole_numbers(copy: Path) -> None:
 
 def test_without_an_image_encoder_its_name_is_empty(copy: Path) -> None:
     edit(copy / "pipeline.json", lambda c: c["args"].pop("image_cond_model"))
-    assert load(copy).image_cond_model == ""
+    assert load(copy).encoders == {}
 
 
 def drop(tensors: dict[str, Any]) -> None:
@@ -287,7 +287,7 @@ def test_shapes_are_compared_before_anything_is_read(copy: Path, monkeypatch: py
 
 def test_a_text_checkpoint(tiny_text_checkpoint: Path) -> None:
     checkpoint = load(tiny_text_checkpoint)
-    assert (checkpoint.image_cond_model, checkpoint.text_cond_model) == ("", "text_encoder")
+    assert checkpoint.encoders == {"text_cond_model": "text_encoder"}
     width = json.loads((tiny_text_checkpoint / "text_encoder" / "config.json").read_text())["hidden_size"]
     assert checkpoint.cond_channels == width != load(EMBEDDED_DIRECTORY).cond_channels
     assert checkpoint.slat_sampler_params == SamplerParams(25, 7.5, (0.5, 0.95), 3.0)

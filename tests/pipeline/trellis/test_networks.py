@@ -19,10 +19,9 @@ from pipeline.trellis import (
     sparse_blocks,
 )
 from pipeline.trellis.checkpoint import NETWORK_CLASSES, build_network, load_weights
-from pipeline.trellis.layers import position_embedding, timestep_embedding
+from pipeline.trellis.layers import patchify, position_embedding, timestep_embedding, unpatchify
 from pipeline.trellis.sparse_blocks import SparseConv3d
-from pipeline.trellis.structure_decoder import occupied_voxels, pixel_shuffle_3d
-from pipeline.trellis.structure_flow import patchify, unpatchify
+from pipeline.trellis.structure_decoder import occupied_voxels
 from tests.support.paths import DATA
 
 GOLDEN = DATA / "trellis"
@@ -172,7 +171,7 @@ def test_patchify_is_a_loop_over_patches(p: int, grid: tuple[int, int, int]) -> 
 
 def test_pixel_shuffle_is_a_loop_over_offsets() -> None:
     x = randn(2, 24, 2, 3, 4)
-    out = pixel_shuffle_3d(x)
+    out = unpatchify(x, 2)
     assert out.shape == (2, 3, 4, 6, 8)
     for c, a, b, d in np.ndindex(3, 2, 2, 2):
         assert torch.equal(out[:, c, a::2, b::2, d::2], x[:, c * 8 + a * 4 + b * 2 + d])

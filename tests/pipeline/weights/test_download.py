@@ -13,7 +13,7 @@ from click.testing import Result
 from pipeline.conditioning.image_encoder import ImageEncoder
 from pipeline.conditioning.text_encoder import TextEncoder
 from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint
-from pipeline.weights.locate import locate, locate_image_encoder, locate_text_encoder
+from pipeline.weights.locate import locate, locate_encoder
 from tests.pipeline.weights.conftest import CLIP, CPU, DINO, EMBEDDED, FLOW, IMAGE, TEXT, files
 from tests.support.fake_hub import COMMIT, FakeHub
 from tests.support.paths import ROOT
@@ -24,10 +24,10 @@ def load_both(image: str, text: str) -> None:
     loaded: LoadedNetworks = {}
     directory = locate(image, "pipeline.json")
     networks = load_checkpoint(directory, CPU, torch.float32, loaded=loaded)
-    ImageEncoder(locate_image_encoder(networks.image_cond_model, directory), CPU)
+    ImageEncoder(networks.locate_encoder("image_cond_model"), CPU)
     directory = locate(text, "pipeline.json")
     networks = load_checkpoint(directory, CPU, torch.float32, loaded=loaded)
-    TextEncoder(locate_text_encoder(networks.text_cond_model, directory), CPU)
+    TextEncoder(networks.locate_encoder("text_cond_model"), CPU)
     # The decoders are the same files.
     assert len(loaded) == 6
 
@@ -78,7 +78,7 @@ def test_one_checkpoint_goes_to_the_directory_itself(
     assert download(f"{IMAGE}@main", "--to", tmp_path / "weights").exit_code == 0
     assert (tmp_path / "weights" / "pipeline.json").is_file()
     networks = load_checkpoint(tmp_path / "weights", CPU, torch.float32)
-    assert locate_image_encoder(networks.image_cond_model, tmp_path / "weights")
+    assert networks.locate_encoder("image_cond_model")
 
 
 def test_a_network_and_an_encoder_by_themselves(hub: FakeHub, download: Callable[..., Result], cache: Path) -> None:
@@ -114,9 +114,9 @@ def test_what_a_local_checkpoint_lacks_goes_to_the_cache_or_into_it(
     (own / "pipeline.json").write_bytes(hub.repositories[IMAGE]["pipeline.json"])
     assert download(own).exit_code == 0
     assert hub.fetched() == {f"{DINO}/config.json", f"{DINO}/model.safetensors", "model.safetensors"}
-    assert locate_image_encoder("dinov2_vitl14_reg", own).parent.name == "snapshots"
+    assert locate_encoder("dinov2_vitl14_reg", "image_cond_model", own).parent.name == "snapshots"
     assert download(own, "--to", own).exit_code == 0
-    assert locate_image_encoder("dinov2_vitl14_reg", own) == own / "dinov2_vitl14_reg"
+    assert locate_encoder("dinov2_vitl14_reg", "image_cond_model", own) == own / "dinov2_vitl14_reg"
     result = download(own, "--to", tmp_path / "other")
     assert result.exit_code == 2
     assert "is already a directory" in result.stderr

@@ -17,7 +17,7 @@ from pipeline.errors import CheckpointError, DownloadError
 from pipeline.trellis.checkpoint import load_network
 from pipeline.weights.download import FolderStore
 from pipeline.weights.hub import find_file
-from pipeline.weights.locate import locate_network
+from pipeline.weights.locate import HubReference, locate_network
 from tests.pipeline.weights.conftest import CPU, DINO, FLOW, IMAGE, NETWORK
 from tests.support.fake_hub import FakeHub, break_off, damaged, unavailable
 
@@ -170,7 +170,7 @@ def test_mistakes_are_named(
 
 @pytest.mark.parametrize("relative", ["../outside/config.json", "x/../../outside", "/tmp/outside"])
 def test_nothing_is_written_outside_of_the_directory(hub: FakeHub, tmp_path: Path, relative: str) -> None:
-    file = find_file(IMAGE, "pipeline.json", None)
+    file = find_file(HubReference(IMAGE, "", None), "pipeline.json")
     assert file
     with pytest.raises(DownloadError, match="outside of"):
         FolderStore(tmp_path / "w")(file, relative)

@@ -11,10 +11,9 @@ from pipeline.weights.locate import (
     SCORER_FILE,
     HubReference,
     locate,
-    locate_image_encoder,
+    locate_encoder,
     locate_network,
     locate_scorer,
-    locate_text_encoder,
     refuse_pickle,
 )
 
@@ -42,12 +41,12 @@ def download(cache: Path, repository: str, file: str, revision: str = "main", co
 def test_the_embedded_checkpoint_is_there() -> None:
     directory = locate(EMBEDDED, "pipeline.json")
     assert (directory / "pipeline.json").is_file()
-    assert locate_image_encoder("image_encoder", directory) == directory / "image_encoder"
+    assert locate_encoder("image_encoder", "image_cond_model", directory) == directory / "image_encoder"
 
 
 def test_the_embedded_checkpoint_for_sentences_takes_the_networks_of_the_other() -> None:
     directory = locate(EMBEDDED_TEXT, "pipeline.json")
-    assert locate_text_encoder("text_encoder", directory) == directory / "text_encoder"
+    assert locate_encoder("text_encoder", "text_cond_model", directory) == directory / "text_encoder"
     models = json.loads((directory / "pipeline.json").read_text())["args"]["models"]
     found = {locate_network(reference, directory).resolve().parent for reference in models.values()}
     assert found == {(locate(EMBEDDED, "pipeline.json") / "ckpts").resolve()}
@@ -112,9 +111,9 @@ def test_an_image_encoder_goes_by_upstream_s_name_or_an_id(
     name: str, repository: str, cache: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match=f"run `sn17-miner weights download {repository}`"):
-        locate_image_encoder(name, tmp_path)
+        locate_encoder(name, "image_cond_model", tmp_path)
     snapshot = download(cache, repository, "config.json")
-    assert locate_image_encoder(name, tmp_path) == snapshot
+    assert locate_encoder(name, "image_cond_model", tmp_path) == snapshot
 
 
 def test_an_image_encoder_beside_the_checkpoint_comes_first(cache: Path, tmp_path: Path) -> None:
@@ -122,36 +121,36 @@ def test_an_image_encoder_beside_the_checkpoint_comes_first(cache: Path, tmp_pat
     beside = tmp_path / "dinov2_vitl14_reg"
     beside.mkdir()
     (beside / "config.json").write_text("{}")
-    assert locate_image_encoder("dinov2_vitl14_reg", tmp_path) == beside
+    assert locate_encoder("dinov2_vitl14_reg", "image_cond_model", tmp_path) == beside
 
 
 def test_an_image_encoder_in_a_directory_of_its_own(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.mkdir()
     (own / "config.json").write_text("{}")
-    assert locate_image_encoder(str(own), tmp_path / "checkpoint") == own
+    assert locate_encoder(str(own), "image_cond_model", tmp_path / "checkpoint") == own
 
 
 def test_a_checkpoint_without_an_image_encoder_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"pipeline\.json names no image encoder \(image_cond_model\)"):
-        locate_image_encoder("", tmp_path)
+        locate_encoder("", "image_cond_model", tmp_path)
 
 
 def test_a_text_encoder_goes_by_its_id(cache: Path, tmp_path: Path) -> None:
     name = "openai/clip-vit-large-patch14"
     with pytest.raises(CheckpointError, match=f"run `sn17-miner weights download {name}`"):
-        locate_text_encoder(name, tmp_path)
+        locate_encoder(name, "text_cond_model", tmp_path)
     snapshot = download(cache, name, "config.json")
-    assert locate_text_encoder(name, tmp_path) == snapshot
+    assert locate_encoder(name, "text_cond_model", tmp_path) == snapshot
     beside = tmp_path / "openai" / "clip-vit-large-patch14"
     beside.mkdir(parents=True)
     (beside / "config.json").write_text("{}")
-    assert locate_text_encoder(name, tmp_path) == beside
+    assert locate_encoder(name, "text_cond_model", tmp_path) == beside
 
 
 def test_a_checkpoint_without_a_text_encoder_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"pipeline\.json names no text encoder \(text_cond_model\)"):
-        locate_text_encoder("", tmp_path)
+        locate_encoder("", "text_cond_model", tmp_path)
 
 
 @pytest.mark.parametrize("revision", ["old", "a" * 40])
