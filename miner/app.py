@@ -14,32 +14,20 @@ from typing import TypeVar
 
 import bittensor as bt
 
-from miner.axon.server import AxonServer, check_port_free, make_axon
-from miner.config.run_settings import RunSettings
+from miner.axon import AxonServer, check_port_free, make_axon
+from miner.config import RunSettings
 from miner.errors import ExitCode, MinerError
-from miner.gpu.models import free_memory, load_and_warm_up
-from miner.gpu.scheduler import Scheduler
-from miner.ledger.reader import read_open_tasks
-from miner.ledger.recorder import TaskRecorder
-from miner.ledger.writer import LedgerWriter
-from miner.monitor.observability import Observability
-from miner.monitor.status import StartingMiner, Status, StatusBoard, view_validators
-from miner.phases.experiment_monitor import ExperimentMonitor
-from miner.phases.manager import ModelOwner, PhaseFiles, PhaseManager
-from miner.phases.state import StateFile
-from miner.policy.blacklist import Blacklist
-from miner.pull.puller import Puller
-from miner.pull.session import SessionContext
-from miner.pull.store import CooldownStore
-from miner.runtime.clock import SYSTEM_CLOCK
-from miner.runtime.gpu_memory import read_gpu_memory
-from miner.runtime.logging import log_to_files
-from miner.runtime.supervisor import Supervisor
-from miner.runtime.version import code_version, installed_version
+from miner.gpu import Scheduler, free_memory, load_and_warm_up
+from miner.ledger import LedgerWriter, TaskRecorder, read_open_tasks
+from miner.monitor import Observability, StartingMiner, Status, StatusBoard, view_validators
+from miner.phases import ExperimentMonitor, ModelOwner, PhaseFiles, PhaseManager, StateFile
+from miner.policy import Blacklist
+from miner.pull import CooldownStore, Puller, SessionContext
+from miner.runtime import SYSTEM_CLOCK, Supervisor, code_version, installed_version, log_to_files, read_gpu_memory
 from miner.subnet.metagraph import open_chain
 from miner.subnet.metagraph_sync import MetagraphSync
 from miner.subnet.registration import check_chain_file, find_external_ip, find_registration, load_wallet
-from miner.tasks.runner import TaskRunner
+from miner.tasks import TaskRunner
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from pipeline.errors import (
 from pipeline.generator import CheckpointSource, Generator
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
 from pipeline.rendering.cameras import orbit
-from pipeline.rendering.contact_sheet import draw_contact_sheet
+from pipeline.rendering.contact_sheet import draw_contact_sheet, draw_views
 from pipeline.rendering.rasterizer import render
 from pipeline.request import STAGES, Asset, Backend, Conditioning, OnStep, Request, ignore_steps
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
@@ -40,7 +40,10 @@ from pipeline.scoring.quality import QualityScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
 from pipeline.splats import Splats, Statistics, compute_statistics, invalid_reason, normalise, ply, spz, upright
 from pipeline.splats.container import Container, PackedSplats, ResultFormat
+from pipeline.splats.splats import SH_COEFFICIENTS
 from pipeline.weights.background_models import BACKGROUND_MODELS
+from pipeline.weights.check import check_weights
+from pipeline.weights.download import download_weights
 from pipeline.weights.locate import SCORER as DEFAULT_SCORER
 from pipeline.weights.locate import is_embedded
 
@@ -49,6 +52,7 @@ __all__ = [
     "DEFAULT_SCORER",
     "MAX_IMAGE_BYTES",
     "MAX_TEXT_LENGTH",
+    "SH_COEFFICIENTS",
     "STAGES",
     "Asset",
     "Backend",
@@ -92,10 +96,13 @@ __all__ = [
     "TooManyVoxels",
     "UnsupportedPrompt",
     "VoxelLimit",
+    "check_weights",
     "choose_compute",
     "compute_statistics",
     "decode_image_prompt",
+    "download_weights",
     "draw_contact_sheet",
+    "draw_views",
     "ignore_steps",
     "invalid_reason",
     "is_embedded",

@@ -25,9 +25,8 @@ import torch
 from PIL import Image
 
 from miner.errors import ExitCode
-from miner.localnet.validator import LOOPBACK, Delivery, LocalValidator, free_port, make_wallet, write_chain_file
-from miner.localnet.validator_rules import ValidatorTiming
-from miner.runtime.logging import ResultLine
+from miner.localnet import LOOPBACK, Delivery, LocalValidator, ValidatorTiming, free_port, make_wallet, write_chain_file
+from miner.runtime import ResultLine
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import Generate, ImageTask, TextTask
 from pipeline import STAGES, ReferenceViews, ply

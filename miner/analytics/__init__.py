@@ -2,3 +2,38 @@
 
 `aggregate` sums tasks up for both the report and the dashboard; `assignment` and `sequential_test` run experiments.
 """
+
+from miner.analytics.aggregate import GROUPINGS, By, TaskTable
+from miner.analytics.assignment import Experiment
+from miner.analytics.dashboard_view import PERIODS, Json, dashboard_view
+from miner.analytics.experiments import ExperimentSummary, summarise_experiment
+from miner.analytics.intervals import Z_95
+from miner.analytics.rating import AcceptanceRate
+from miner.analytics.sequential_test import (
+    ALPHA,
+    ContingencyTables,
+    ExperimentResult,
+    Observation,
+    evaluate,
+    log_e_values,
+)
+
+__all__ = [
+    "ALPHA",
+    "GROUPINGS",
+    "PERIODS",
+    "Z_95",
+    "AcceptanceRate",
+    "By",
+    "ContingencyTables",
+    "Experiment",
+    "ExperimentResult",
+    "ExperimentSummary",
+    "Json",
+    "Observation",
+    "TaskTable",
+    "dashboard_view",
+    "evaluate",
+    "log_e_values",
+    "summarise_experiment",
+]

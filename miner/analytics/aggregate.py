@@ -14,9 +14,7 @@ import numpy.typing as npt
 from miner.analytics import intervals
 from miner.analytics.intervals import EffectSize, Floats, Quantiles, quantiles
 from miner.analytics.rating import AcceptanceRate
-from miner.ledger.outcomes import Outcome
-from miner.ledger.reader import TaskRow
-from miner.ledger.schema import SPLAT_COLUMNS
+from miner.ledger import SPLAT_COLUMNS, Outcome, TaskRow
 
 Indices = npt.NDArray[np.int64]
 By = Literal["phase", "validator", "type", "hour"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from miner.ledger.events import Stratum
+from miner.ledger import Stratum
 
 # A block counts once its last result is known, which takes long with validators that hand out few tasks.
 MAX_BLOCK = 20

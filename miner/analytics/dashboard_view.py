@@ -9,7 +9,7 @@ from typing import Any
 from miner.analytics.aggregate import HOUR, Group, TaskTable
 from miner.analytics.intervals import Quantiles
 from miner.analytics.rating import BANDS, AcceptanceRate
-from miner.ledger.reader import TaskRow
+from miner.ledger import TaskRow
 
 # The periods that the page offers, in hours, and the width in seconds of the bins that each is cut into.
 PERIODS = {6: 900, 24: HOUR, 168: 6 * HOUR, 720: 24 * HOUR}

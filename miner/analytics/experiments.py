@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 
 from miner.analytics.assignment import Experiment
 from miner.analytics.sequential_test import ExperimentResult, Observation, evaluate
-from miner.ledger.events import Stratum
-from miner.ledger.outcomes import CLOSING, Outcome
-from miner.ledger.reader import ExperimentRow, TaskRow
+from miner.ledger import CLOSING, ExperimentRow, Outcome, Stratum, TaskRow
 
 # Seconds after which a task without a verdict is taken to get none; validators recycle their tasks after as long.
 VERDICT_LIMIT = 3600.0

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from miner.analytics.assignment import Experiment
 from miner.analytics.intervals import Floats
-from miner.ledger.events import Stratum
+from miner.ledger import Stratum
 
 ALPHA = 0.05
 # The bets: log odds ratios up to 3, weighted by half a normal distribution. 38 % against 55 % is 0.69.

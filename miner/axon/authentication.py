@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 import bittensor as bt
 
-from miner.config.settings import ServingSettings
-from miner.policy.policy import PolicyDecision
+from miner.config import ServingSettings
+from miner.policy import PolicyDecision
 
 NANOSECONDS = 1_000_000_000
 # By field of Caller, the header that the SDK's client sends and the pattern of its value.

@@ -22,10 +22,10 @@ import bittensor as bt
 from pydantic import ValidationError
 
 from miner.axon.authentication import Authenticator, Caller, RequestRefused
-from miner.config.settings import ServingSettings
-from miner.runtime.logging import sanitise_name
+from miner.config import ServingSettings
+from miner.runtime import sanitise_name
 from miner.subnet.protocol import Generate
-from pipeline.conditioning.prompt import MAX_TEXT_LENGTH
+from pipeline import MAX_TEXT_LENGTH
 
 log = logging.getLogger(__name__)
 

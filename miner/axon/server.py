@@ -13,17 +13,14 @@ import bittensor as bt
 from miner.axon.authentication import Authenticator
 from miner.axon.connections import limit_connections
 from miner.axon.middleware import AuthMiddleware, admitted_hotkey
-from miner.config.run_settings import RunOptions
-from miner.config.settings import ServingSettings
+from miner.config import RunOptions, ServingSettings
 from miner.errors import MinerError, OperatorError
-from miner.ledger.outcomes import Outcome
-from miner.ledger.recorder import TaskRecord, TaskRecorder
-from miner.policy.policy import PolicyDecision
-from miner.runtime.logging import sanitise_name
+from miner.ledger import Outcome, TaskRecord, TaskRecorder
+from miner.policy import PolicyDecision
+from miner.runtime import sanitise_name
 from miner.subnet.encoding import decode_prompt, encode_result
 from miner.subnet.protocol import Generate
-from miner.tasks.runner import TaskRunner
-from miner.tasks.task import Result, Task
+from miner.tasks import Result, Task, TaskRunner
 from pipeline import Cancelled, PipelineError, PromptError
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from miner.cli.options import FILE, group_operator_files, ledger_option, load_fi
 from miner.errors import OperatorError
 
 if TYPE_CHECKING:
-    from miner.analytics.rating import AcceptanceRate
-    from miner.config.policy import ListName
+    from miner.analytics import AcceptanceRate
+    from miner.config import ListName
     from miner.config.policy_file import PolicyFile
 
 # Fewer outcomes say nothing: of 20, a validator that accepts 20 % rejects all about once in a hundred times.
@@ -90,7 +90,7 @@ def add(
 
     KEY is a hotkey, a coldkey with --coldkey, or a uid with --uid.
     """
-    from miner.config.policy import PolicyEntry
+    from miner.config import PolicyEntry
 
     if coldkey and uid:
         raise click.UsageError("--coldkey and --uid exclude each other.")
@@ -161,7 +161,7 @@ def remove(key: str, allow: bool, file: Path | None, config: Path | None, state:
 @operator_files
 def list_entries(file: Path | None, config: Path | None, state: Path | None) -> None:
     """Show all entries and the conditions for everybody else."""
-    from miner.config.policy import LIST_NAMES
+    from miner.config import LIST_NAMES
 
     rules = _policy_file(file, config, state).read()
     now = datetime.now(UTC)
@@ -179,8 +179,8 @@ def list_entries(file: Path | None, config: Path | None, state: Path | None) -> 
 @operator_files
 def suggest(ledger: Path | None, below: float, file: Path | None, config: Path | None, state: Path | None) -> None:
     """Suggest validators to deny, those that reject nearly everything according to the ledger."""
-    from miner.analytics.aggregate import TaskTable
-    from miner.ledger.reader import LedgerReader, TaskRow
+    from miner.analytics import TaskTable
+    from miner.ledger import LedgerReader, TaskRow
 
     files = load_files(config, state)
     ledger = ledger or files.ledger

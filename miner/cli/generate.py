@@ -13,8 +13,8 @@ from miner.cli.options import FILE, load_files, load_phase, operator_files
 if TYPE_CHECKING:
     from PIL import Image
 
-    from miner.config.phase import Phase
-    from miner.gpu.models import LoadedModels
+    from miner.config import Phase
+    from miner.gpu import LoadedModels
     from pipeline import BestResult, Prompt, Request
 
 Combine = Literal["stochastic", "multidiffusion"]
@@ -60,8 +60,8 @@ def generate(
     fault.
     """
     from miner.errors import OperatorError
-    from miner.gpu.models import choose_phase_compute, load_models
-    from miner.tasks.generation import make_request
+    from miner.gpu import choose_phase_compute, load_models
+    from miner.tasks import make_request
     from pipeline import PipelineError
 
     files = load_files(config, state)
@@ -109,7 +109,7 @@ def _for_prompt(phase: Phase, prompt: Prompt, checkpoint: str | None) -> Phase:
 
     Raises OperatorError if there is none.
     """
-    from miner.config.phase import CheckpointSettings
+    from miner.config import CheckpointSettings
     from miner.errors import OperatorError
     from pipeline import TextPrompt
 
@@ -130,7 +130,7 @@ def _run(models: LoadedModels, request: Request, phase: Phase, output: Path) -> 
     """Make the phase's candidates, with a progress bar."""
     from tqdm import tqdm
 
-    from miner.tasks.generation import best_of_n
+    from miner.tasks import best_of_n
     from pipeline import Container
 
     container = Container("spz" if output.suffix.lower() == ".spz" else "ply")
@@ -159,7 +159,7 @@ def _report(best: BestResult, phase: Phase) -> None:
     """Print how the best candidate was found, and what it is."""
     from dataclasses import asdict
 
-    from miner.tasks.generation import gate_objection
+    from miner.tasks import gate_objection
     from pipeline import compute_statistics
 
     asset = best.asset

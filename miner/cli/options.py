@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from miner.config.phase_files import NamedPhase
-    from miner.config.settings import OperatorFiles
+    from miner.config import NamedPhase, OperatorFiles
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -79,7 +78,7 @@ def parse_time(text: str) -> datetime:
 
 def load_files(config: Path | None, state: Path | None) -> OperatorFiles:
     """Read the settings file. Raise OperatorError."""
-    from miner.config.settings import OperatorFiles
+    from miner.config import OperatorFiles
 
     return OperatorFiles.load(config, state)
 
@@ -93,7 +92,7 @@ def load_phase(name: str, config: Path) -> NamedPhase:
 
 def complete_phase(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the names of phases that begin with what has been typed."""
-    from miner.config.loader import phase_names, shipped_config
+    from miner.config import phase_names, shipped_config
 
     config = context.params.get("config") or shipped_config() / "miner.yaml"
     return [name for name in phase_names(config) if name.startswith(incomplete)]

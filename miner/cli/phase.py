@@ -20,7 +20,7 @@ from miner.cli.options import (
 from miner.errors import OperatorError
 
 if TYPE_CHECKING:
-    from miner.phases.state import Arm, PhaseChoice, PhaseState, StateFile
+    from miner.phases import Arm, PhaseChoice, PhaseState, StateFile
 
 TAKES_OVER = "A running miner takes this over with its next task and says so in its log."
 LOADS_FIRST = "A running miner loads its models first, goes on with the others meanwhile, and logs the result."
@@ -40,8 +40,8 @@ def phase() -> None:
 @operator_files
 def list_phases(config: Path | None, state: Path | None) -> None:
     """List all phases, those to run marked with *."""
-    from miner.config.loader import phase_names
-    from miner.phases.state import StateFile
+    from miner.config import phase_names
+    from miner.phases import StateFile
 
     files = load_files(config, state)
     written = StateFile(files.state_dir).read()
@@ -99,7 +99,7 @@ def diff(first: str, second: str, config: Path | None, state: Path | None) -> No
 @operator_files
 def apply(name: str, config: Path | None, state: Path | None) -> None:
     """Generate with a phase from the next task on."""
-    from miner.phases.state import PhaseChoice, StateFile
+    from miner.phases import PhaseChoice, StateFile
 
     files = load_files(config, state)
     state_file, choice = StateFile(files.state_dir), PhaseChoice.single(load_phase(name, files.config))
@@ -122,7 +122,7 @@ def split(
     """Assign tasks to several phases at random, to compare them, as in `phase split phase3=50 baseline=50`."""
     import secrets
 
-    from miner.phases.state import PhaseChoice, StateFile
+    from miner.phases import PhaseChoice, StateFile
 
     files = load_files(config, state)
     parsed = _parse_arms(arms, files.config)
@@ -138,7 +138,7 @@ def split(
 
 
 def _parse_arms(texts: Sequence[str], config: Path) -> dict[str, Arm]:
-    from miner.phases.state import Arm
+    from miner.phases import Arm
 
     arms: dict[str, Arm] = {}
     for text in texts:
@@ -155,8 +155,7 @@ def _parse_arms(texts: Sequence[str], config: Path) -> dict[str, Arm]:
 @operator_files
 def rollback(config: Path | None, state: Path | None) -> None:
     """Go back to the phase from before; again, to the one before that."""
-    from miner.phases.manager import PhaseFiles
-    from miner.phases.state import StateFile
+    from miner.phases import PhaseFiles, StateFile
 
     files = load_files(config, state)
     phase_files = PhaseFiles(files.config, StateFile(files.state_dir))
@@ -182,7 +181,7 @@ def _choose(state_file: StateFile, choice: PhaseChoice, reason: str) -> PhaseSta
     """Write a choice to the state file, and return the state before."""
     import time
 
-    from miner.phases.state import PhaseState
+    from miner.phases import PhaseState
 
     def apply_choice(written: PhaseState | None) -> PhaseState:
         if written is None:
@@ -204,7 +203,7 @@ def _announce(choice: PhaseChoice, before: PhaseState | None) -> None:
 @operator_files
 def history(ledger: Path | None, config: Path | None, state: Path | None) -> None:
     """Show which phases and experiments ran when."""
-    from miner.ledger.reader import LedgerReader
+    from miner.ledger import LedgerReader
 
     ledger = ledger or load_files(config, state).ledger
     if not ledger.exists():

@@ -12,7 +12,7 @@ import click
 from miner.cli.options import FILE, ledger_option, load_files, operator_files, parse_time
 
 if TYPE_CHECKING:
-    from miner.analytics.aggregate import By
+    from miner.analytics import By
 
 SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
@@ -69,11 +69,7 @@ def report(
     gc.disable()
     click.get_current_context().call_on_close(gc.enable)
 
-    from miner.analytics.report.build import read_report
-    from miner.analytics.report.data import as_csv, as_json
-    from miner.analytics.report.formatting import explain_emptiness
-    from miner.analytics.report.html import as_html
-    from miner.analytics.report.text import as_text
+    from miner.analytics.report import as_csv, as_html, as_json, as_text, explain_emptiness, read_report
 
     content = read_report(ledger or load_files(config, state).ledger, by, since)
     if not content.total.summary.tasks and output_format != "text":

@@ -54,7 +54,7 @@ def run(debug: bool, config: Path | None, state: Path | None, **options: Any) ->
     3 deregistered.
     """
     from miner.app import mine
-    from miner.config.run_settings import RunOptions, RunSettings
+    from miner.config import RunOptions, RunSettings
 
     run_to_the_end(lambda: mine(RunSettings.load(RunOptions(config=config, state_dir=state, **options))), debug)
 
@@ -63,7 +63,7 @@ def run_to_the_end(work: Callable[[], Coroutine[Any, Any, ExitCode]], debug: boo
     """Run what works until it is told to stop, with its log on stdout, and exit with its code or its MinerError's."""
     import asyncio
 
-    from miner.runtime.logging import configure
+    from miner.runtime import configure
 
     configure(debug)
     try:

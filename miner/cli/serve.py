@@ -12,7 +12,7 @@ from miner.cli.run import run_to_the_end
 from miner.errors import ExitCode
 
 if TYPE_CHECKING:
-    from miner.config.settings import OperatorFiles
+    from miner.config import OperatorFiles
 
 
 @click.command()
@@ -38,16 +38,11 @@ async def _serve(files: OperatorFiles, phase_name: str | None, host: str, port: 
     import time
     from contextlib import AsyncExitStack
 
-    from miner.gpu.models import load_and_warm_up
-    from miner.gpu.scheduler import Scheduler
-    from miner.monitor.local_api import LocalApi
-    from miner.monitor.server import Monitor
-    from miner.monitor.status import Status
-    from miner.phases.selector import PhaseSelector
-    from miner.phases.state import PhaseChoice
-    from miner.runtime.gpu_memory import read_gpu_memory
-    from miner.runtime.version import installed_version
-    from miner.tasks.runner import TaskRunner
+    from miner.gpu import Scheduler, load_and_warm_up
+    from miner.monitor import LocalApi, Monitor, Status
+    from miner.phases import PhaseChoice, PhaseSelector
+    from miner.runtime import installed_version, read_gpu_memory
+    from miner.tasks import TaskRunner
 
     log = logging.getLogger("miner.cli.serve")
     phase = load_phase(phase_name or files.settings.phase, files.config)

@@ -49,7 +49,7 @@ def info(file: Path) -> None:
     data = file.read_bytes()
     content = read_splats(file, data)
 
-    from pipeline.splats.validation import invalid_reason
+    from pipeline import invalid_reason
 
     reason = invalid_reason(content)
     rows = [("file", f"{file}, {len(data)} bytes"), *_header(file, data), *_statistics(content)]
@@ -73,8 +73,7 @@ def _header(file: Path, data: bytes) -> list[tuple[str, str]]:
 
 
 def _statistics(content: Splats) -> list[tuple[str, str]]:
-    from pipeline.splats.splats import SH_COEFFICIENTS
-    from pipeline.splats.statistics import compute_statistics
+    from pipeline import SH_COEFFICIENTS, compute_statistics
 
     numbers = compute_statistics(content)
     low, high = ([f"{value:.4f}" for value in corner] for corner in (numbers.box_min, numbers.box_max))
@@ -131,7 +130,7 @@ def render(file: Path, output: Path, views: int, size: int) -> None:
 
     from PIL import Image
 
-    from pipeline.rendering.contact_sheet import draw_views
+    from pipeline import draw_views
 
     columns = min(views, VIEWS_IN_A_ROW) if views <= VIEWS_IN_A_ROW else math.ceil(math.sqrt(views))
     picture = Image.new("RGB", (columns * size, math.ceil(views / columns) * size), "white")

@@ -13,7 +13,7 @@ from miner.cli.options import FOLDER, complete_phase, load_files, load_phase, op
 from miner.errors import MinerError, OperatorError
 
 if TYPE_CHECKING:
-    from miner.config.phase import Phase
+    from miner.config import Phase
 
 PHASE: dict[str, Any] = {"metavar": "NAME", "shell_complete": complete_phase}
 OF_SETTINGS = "phase of the settings file, unless a REFERENCE is given"
@@ -89,8 +89,7 @@ def download(
         raise click.UsageError("name a --phase, or what to download")
     targets = collect_targets(references, phase, load_files(config, state).config)
 
-    from pipeline import BACKGROUND_MODELS, DownloadError, PipelineError, is_embedded
-    from pipeline.weights.download import download_weights
+    from pipeline import BACKGROUND_MODELS, DownloadError, PipelineError, download_weights, is_embedded
 
     in_folders = [t for t in targets if not is_embedded(t.reference) and t.reference not in BACKGROUND_MODELS]
     copies: dict[str, Path] = {}
@@ -130,7 +129,7 @@ def check(references: tuple[str, ...], phase: str | None, config: Path | None, s
         phase = files.settings.phase
     targets = collect_targets(references, phase, files.config)
 
-    from pipeline.weights.check import check_weights
+    from pipeline import check_weights
 
     faulty: list[Target] = []
     for target in targets:

@@ -20,7 +20,7 @@ from ruamel.yaml.tokens import CommentToken
 from miner.config.loader import check, load_yaml
 from miner.config.policy import ListName, PolicyEntry, PolicyRules
 from miner.errors import OperatorError
-from miner.runtime.files import write_atomically
+from miner.runtime import write_atomically
 
 Item = Mapping[str, str | int | datetime] | str | int
 

@@ -13,12 +13,10 @@ from functools import partial
 
 import torch
 
-from miner.config.phase import Phase
-from miner.config.phase_files import NamedPhase
-from miner.config.settings import MinerSettings
+from miner.config import MinerSettings, NamedPhase, Phase
 from miner.errors import OperatorError
 from miner.gpu.scheduler import Scheduler
-from miner.runtime.threads import run_in_daemon
+from miner.runtime import run_in_daemon
 from pipeline import Backend, ComputeConfig, OnStep, PipelineError, QualityScorer, Scorer, choose_compute, load_backend
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from miner.ledger.events import Event, TasksDeleted
 from miner.ledger.schema import NewerLedgerError, open_for_writing
-from miner.runtime.clock import backoff
+from miner.runtime import backoff
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from miner.analytics.assignment import Experiment
-from miner.ledger import events
-from miner.ledger.outcomes import Outcome
-from miner.ledger.schema import open_for_writing
+from miner.analytics import Experiment
+from miner.ledger import Outcome, events, open_for_writing
 
 START = 1_762_000_000.0
 TASKS_PER_HOUR = 84

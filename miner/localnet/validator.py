@@ -19,7 +19,7 @@ import bittensor as bt
 from fastapi import Request, Response
 
 from miner.localnet.validator_rules import SubmissionVerdict, ValidatorRules, ValidatorTiming
-from miner.runtime.files import write_atomically
+from miner.runtime import write_atomically
 from miner.subnet.dendrite import Dendrite
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import Generate, ProtocolTask, PullTask, SubmitResults

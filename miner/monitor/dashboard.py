@@ -12,9 +12,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from miner.analytics.dashboard_view import PERIODS, Json, dashboard_view
+from miner.analytics import PERIODS, Json, dashboard_view
 from miner.errors import OperatorError
-from miner.ledger.reader import LedgerReader, TaskRow
+from miner.ledger import LedgerReader, TaskRow
 from miner.monitor.gallery import Gallery, StoredResult, read_splats
 from miner.monitor.server import error_response
 from miner.monitor.status import StatusSource

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from miner.monitor.thumbnails import ThumbnailError, ThumbnailWorker
-from miner.runtime.files import write_atomically
-from miner.tasks.task import Result, Task
+from miner.runtime import write_atomically
+from miner.tasks import Result, Task
 from pipeline import ImagePrompt, ResultFormat, Splats, TextPrompt, ply, spz
 
 log = logging.getLogger(__name__)

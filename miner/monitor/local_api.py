@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
-from miner.config.settings import GenerateSettings
+from miner.config import GenerateSettings
 from miner.monitor.server import error_response, is_loopback
-from miner.tasks.runner import TaskRunner
-from miner.tasks.task import Task
+from miner.tasks import Task, TaskRunner
 from pipeline import Cancelled, PipelineError, PromptError, decode_image_prompt, parse_text_prompt
 
 FIELDS = ("prompt_image_file", "prompt", "seed")

@@ -15,8 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from miner.ledger.events import Event, GenerationFailed, ResultGenerated, SubmissionAnswered, TaskStarted
-from miner.ledger.outcomes import Outcome
+from miner.ledger import Event, GenerationFailed, Outcome, ResultGenerated, SubmissionAnswered, TaskStarted
 from miner.monitor.status import Status, StatusSource
 
 PREFIX = "sn17_miner"

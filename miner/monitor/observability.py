@@ -6,8 +6,8 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from miner.config.settings import OperatorFiles
-from miner.ledger.writer import LedgerWriter
+from miner.config import OperatorFiles
+from miner.ledger import LedgerWriter
 from miner.monitor.dashboard import Dashboard
 from miner.monitor.gallery import Gallery, GalleryResult
 from miner.monitor.local_api import LocalApi
@@ -15,8 +15,8 @@ from miner.monitor.metrics import Metrics
 from miner.monitor.retention import Retention
 from miner.monitor.server import Monitor
 from miner.monitor.status import StatusSource
-from miner.runtime.supervisor import Supervisor
-from miner.tasks.task import Result, Task
+from miner.runtime import Supervisor
+from miner.tasks import Result, Task
 
 log = logging.getLogger(__name__)
 

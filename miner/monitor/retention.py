@@ -13,8 +13,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.config.settings import HousekeepingSettings, RetentionSettings
-from miner.ledger.events import TasksDeleted
+from miner.config import HousekeepingSettings, RetentionSettings
+from miner.ledger import TasksDeleted
 
 log = logging.getLogger(__name__)
 

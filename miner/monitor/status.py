@@ -8,11 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
-from miner.ledger.writer import LedgerStatus, LedgerWriter
-from miner.pull.session import ValidatorRecord
-from miner.runtime.clock import Clock
-from miner.runtime.gpu_memory import GpuMemory, read_gpu_memory
-from miner.runtime.version import installed_version
+from miner.ledger import LedgerStatus, LedgerWriter
+from miner.pull import ValidatorRecord
+from miner.runtime import Clock, GpuMemory, installed_version, read_gpu_memory
 
 SERVICE = "sn17-miner"
 

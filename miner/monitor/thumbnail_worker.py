@@ -17,10 +17,8 @@ import torch
 from PIL import Image
 
 from miner.monitor.gallery import read_splats
-from miner.runtime.files import write_atomically
-from pipeline import FormatError, PromptError, Splats, decode_image_prompt, normalise
-from pipeline.rendering.cameras import orbit
-from pipeline.rendering.rasterizer import render
+from miner.runtime import write_atomically
+from pipeline import FormatError, PromptError, Splats, decode_image_prompt, normalise, orbit, render
 
 VIEWS = 8
 SIZE = 176

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.analytics.experiments import ExperimentSummary, summarise_experiment
-from miner.ledger.reader import LedgerReader, query_ledger
+from miner.analytics import ExperimentSummary, summarise_experiment
+from miner.ledger import LedgerReader, query_ledger
 from miner.phases.manager import PhaseManager
 from miner.phases.state import PhaseChoice, PhaseState, StateError
 

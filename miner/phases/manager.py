@@ -9,16 +9,21 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from miner.config.loader import phase_folders
-from miner.config.phase_files import NamedPhase, load_phase
+from miner.config import NamedPhase, load_phase, phase_folders
 from miner.errors import OperatorError
-from miner.gpu.models import LoadedModels, RetiredModels
-from miner.ledger.events import ExperimentEnded, ExperimentStarted, PhaseChanged
-from miner.ledger.reader import ExperimentRow, LedgerReader, query_ledger
-from miner.ledger.writer import LedgerWriter
+from miner.gpu import LoadedModels, RetiredModels
+from miner.ledger import (
+    ExperimentEnded,
+    ExperimentRow,
+    ExperimentStarted,
+    LedgerReader,
+    LedgerWriter,
+    PhaseChanged,
+    query_ledger,
+)
 from miner.phases.selector import PhaseSelector
 from miner.phases.state import Action, PhaseChoice, PhaseState, StateError, StateFile
-from miner.runtime.files import FileWatcher
+from miner.runtime import FileWatcher
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from miner.config.phase_files import NamedPhase
-from miner.gpu.models import LoadedModels
-from miner.ledger.events import ArmAssignment, PhaseAssignment, Stratum
+from miner.config import NamedPhase
+from miner.gpu import LoadedModels
+from miner.ledger import ArmAssignment, PhaseAssignment, Stratum
 from miner.phases.state import PhaseChoice
 
 # The next turn of an experiment by validator and task type.

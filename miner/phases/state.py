@@ -11,12 +11,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from miner.analytics.assignment import Experiment
-from miner.config.loader import Section
-from miner.config.phase import Phase
-from miner.config.phase_files import NamedPhase
+from miner.analytics import Experiment
+from miner.config import NamedPhase, Phase, Section
 from miner.errors import OperatorError
-from miner.runtime.files import locked, write_atomically
+from miner.runtime import locked, write_atomically
 
 STATE_NAME = "phase.yaml"
 # How many earlier phases can be rolled back to.

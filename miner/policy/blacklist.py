@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from miner.config.loader import load_yaml
-from miner.config.policy import PolicyEntry, PolicyRules
+from miner.config import PolicyEntry, PolicyRules, load_yaml
 from miner.errors import OperatorError
 from miner.policy.policy import PolicyDecision, decide
-from miner.runtime.files import FileWatcher
+from miner.runtime import FileWatcher
 from miner.subnet.metagraph import Snapshot
 
 log = logging.getLogger(__name__)

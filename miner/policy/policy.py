@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from miner.config.policy import PolicyEntry, PolicyRules
+from miner.config import PolicyEntry, PolicyRules
 from miner.subnet.metagraph import Snapshot
 
 

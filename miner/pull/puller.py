@@ -9,8 +9,7 @@ from collections.abc import Callable
 from miner.pull.session import SessionContext, ValidatorRecord, ValidatorSession
 from miner.pull.state_machine import MAX_WAIT, ValidatorState
 from miner.pull.store import Cooldown, CooldownStore
-from miner.runtime.logging import sanitise_name
-from miner.runtime.supervisor import Supervisor
+from miner.runtime import Supervisor, sanitise_name
 from miner.subnet.dendrite import Dendrite, Transport
 from miner.subnet.metagraph import Snapshot
 

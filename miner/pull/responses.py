@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import bittensor as bt
 
-from miner.ledger.outcomes import Outcome
-from miner.runtime.logging import sanitise_text
+from miner.ledger import Outcome
+from miner.runtime import sanitise_text
 from miner.subnet.protocol import ProtocolTask, PullTask, SubmitResults
 
 # A validator that does not find us in its metagraph advises an hour, but looks again every ten minutes.

@@ -10,22 +10,19 @@ from dataclasses import dataclass, field
 
 import bittensor as bt
 
-from miner.config.settings import PullingSettings
-from miner.ledger.outcomes import Outcome
-from miner.ledger.recorder import TaskRecord, TaskRecorder
-from miner.policy.policy import PolicyDecision
+from miner.config import PullingSettings
+from miner.ledger import Outcome, TaskRecord, TaskRecorder
+from miner.policy import PolicyDecision
 from miner.pull import state_machine as machine
 from miner.pull.estimates import OverheadEstimator, generation_deadline
 from miner.pull.responses import OnCooldown, PullResponse, TaskAssigned, read_pull, read_submission
 from miner.pull.state_machine import HeldTask, Stage, ValidatorState, transition
-from miner.runtime.clock import Clock
-from miner.runtime.logging import sanitise_name
+from miner.runtime import Clock, sanitise_name
 from miner.subnet.dendrite import Transport
 from miner.subnet.encoding import decode_prompt, encode_result
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import PullTask, sign_submission
-from miner.tasks.runner import TaskRunner
-from miner.tasks.task import Task
+from miner.tasks import Task, TaskRunner
 from pipeline import Cancelled, PipelineError
 
 log = logging.getLogger(__name__)

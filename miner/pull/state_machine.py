@@ -15,10 +15,10 @@ import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from miner.ledger.outcomes import Outcome
+from miner.ledger import Outcome
 from miner.pull import responses
 from miner.pull.estimates import ClockOffset
-from miner.runtime.clock import backoff
+from miner.runtime import backoff
 from miner.subnet.protocol import ProtocolTask
 
 # Added to a cooldown: the drift of clocks during one, and the jitter of timers. Twice that where the validator does not

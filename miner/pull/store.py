@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from miner.runtime.files import write_atomically
+from miner.runtime import write_atomically
 
 log = logging.getLogger(__name__)
 

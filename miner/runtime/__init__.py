@@ -1,1 +1,30 @@
 """What any part of a long-running process needs: time, threads, supervision, files, logs and facts about itself."""
+
+from miner.runtime.clock import SYSTEM_CLOCK, Clock, backoff
+from miner.runtime.files import FileWatcher, locked, write_atomically
+from miner.runtime.gpu_memory import GpuMemory, read_gpu_memory
+from miner.runtime.logging import ResultLine, configure, log_to_files, sanitise_name, sanitise_text
+from miner.runtime.supervisor import Supervisor
+from miner.runtime.threads import Returned, run_in_daemon
+from miner.runtime.version import code_version, installed_version
+
+__all__ = [
+    "SYSTEM_CLOCK",
+    "Clock",
+    "FileWatcher",
+    "GpuMemory",
+    "ResultLine",
+    "Returned",
+    "Supervisor",
+    "backoff",
+    "code_version",
+    "configure",
+    "installed_version",
+    "locked",
+    "log_to_files",
+    "read_gpu_memory",
+    "run_in_daemon",
+    "sanitise_name",
+    "sanitise_text",
+    "write_atomically",
+]

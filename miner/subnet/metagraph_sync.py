@@ -10,8 +10,7 @@ from typing import Self
 import bittensor as bt
 
 from miner.errors import ChainError, Deregistered, MinerError
-from miner.runtime.clock import SYSTEM_CLOCK, Clock, backoff
-from miner.runtime.threads import Returned, run_in_daemon
+from miner.runtime import SYSTEM_CLOCK, Clock, Returned, backoff, run_in_daemon
 from miner.subnet.metagraph import Chain, Snapshot
 
 log = logging.getLogger(__name__)

@@ -1,1 +1,14 @@
 """A task from its decoded prompt to the bytes of its result, the same for both transports."""
+
+from miner.tasks.generation import best_of_n, gate_objection, make_request
+from miner.tasks.runner import TaskRunner
+from miner.tasks.task import Result, Task
+
+__all__ = [
+    "Result",
+    "Task",
+    "TaskRunner",
+    "best_of_n",
+    "gate_objection",
+    "make_request",
+]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import secrets
 
-from miner.config.phase import Phase
-from miner.gpu.models import LoadedModels
+from miner.config import Phase
+from miner.gpu import LoadedModels
 from miner.tasks.task import InvalidResult
 from pipeline import BestOfN, BestResult, Container, PackedSplats, Prompt, Request, Splats, TextToImageParams
 

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from miner.config.settings import SpzSettings
-from miner.gpu.scheduler import Scheduler
-from miner.ledger.recorder import TaskRecord
-from miner.phases.selector import PhaseSelector, TaskPlan
-from miner.runtime.logging import ResultLine, sanitise_name, sanitise_text
+from miner.config import SpzSettings
+from miner.gpu import Scheduler
+from miner.ledger import TaskRecord
+from miner.phases import PhaseSelector, TaskPlan
+from miner.runtime import ResultLine, sanitise_name, sanitise_text
 from miner.subnet.encoding import encoded_size
 from miner.tasks.generation import best_of_n, gate_objection, make_request
 from miner.tasks.task import InvalidResult, Result, Task, Withheld

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from miner.config.phase_files import NamedPhase
-from miner.ledger.recorder import TaskRecord
+from miner.config import NamedPhase
+from miner.ledger import TaskRecord
 from pipeline import Asset, Candidate, PipelineError, Prompt, ResultFormat, TextPrompt
 
 

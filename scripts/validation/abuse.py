@@ -21,8 +21,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from miner.localnet import free_port, make_wallet, write_chain_file
 from miner.localnet.raw_client import AxonAddress
-from miner.localnet.validator import free_port, make_wallet, write_chain_file
 from miner.subnet.metagraph import Neuron
 from scripts.demo import HELD_OUT_OBJECTS, MinerProcess, object_task
 from scripts.validation import attacks

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import bittensor as bt
 
+from miner.localnet import LOOPBACK, check_result
 from miner.localnet.raw_client import AxonAddress, RawRequest, send, send_bytes, signed_request
-from miner.localnet.validator import LOOPBACK, check_result
 from miner.subnet.dendrite import Dendrite
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import Generate

@@ -24,11 +24,18 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from miner.ledger.events import Event, PhaseAssignment, ResultGenerated, SubmissionAnswered, TaskStarted
-from miner.ledger.outcomes import Outcome
-from miner.ledger.reader import LedgerReader, TaskRow
-from miner.ledger.schema import SPLAT_COLUMNS
-from miner.ledger.writer import LedgerWriter
+from miner.ledger import (
+    SPLAT_COLUMNS,
+    Event,
+    LedgerReader,
+    LedgerWriter,
+    Outcome,
+    PhaseAssignment,
+    ResultGenerated,
+    SubmissionAnswered,
+    TaskRow,
+    TaskStarted,
+)
 
 EVENTS_PER_TASK = 3
 MAX_BURST = 200

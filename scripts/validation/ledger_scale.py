@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from miner.analytics.aggregate import GROUPINGS
-from miner.ledger.writer import LedgerWriter
-from miner.localnet.synthetic_ledger import fill_ledger, synthesise_events
+from miner.analytics import GROUPINGS
+from miner.ledger import LedgerWriter
+from miner.localnet import fill_ledger, synthesise_events
 
 SINGLE_TASKS = 1000
 RUNS = 5

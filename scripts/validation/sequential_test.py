@@ -21,17 +21,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from miner.analytics.assignment import Experiment
-from miner.analytics.intervals import Z_95
-from miner.analytics.sequential_test import (
+from miner.analytics import (
     ALPHA,
+    Z_95,
     ContingencyTables,
+    Experiment,
     ExperimentResult,
     Observation,
     evaluate,
     log_e_values,
 )
-from miner.ledger.events import Stratum
+from miner.ledger import Stratum
 
 # Tasks of each arm before the naive test is first evaluated; with fewer it is no better than a guess.
 NAIVE_FIRST_EVALUATION = 20

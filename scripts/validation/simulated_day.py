@@ -27,14 +27,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from miner.config.settings import PullingSettings
-from miner.localnet.validator_rules import SubmissionVerdict, ValidatorTiming
-from miner.policy.policy import PolicyDecision
-from miner.pull.puller import Puller
-from miner.pull.session import SessionContext
-from miner.pull.store import CooldownStore
-from miner.runtime.clock import Clock
-from miner.runtime.supervisor import Supervisor
+from miner.config import PullingSettings
+from miner.localnet import SubmissionVerdict, ValidatorTiming
+from miner.policy import PolicyDecision
+from miner.pull import CooldownStore, Puller, SessionContext
+from miner.runtime import Clock, Supervisor
 from miner.subnet.metagraph import Snapshot
 from scripts.validation import simulated_network as simulated
 from scripts.validation.simulated_network import SimulatedNetwork

@@ -13,12 +13,12 @@ from typing import Any
 
 import bittensor as bt
 
-from miner.gpu.scheduler import Urgency, most_urgent
-from miner.localnet.validator_rules import MinerState, SubmissionVerdict, ValidatorRules, ValidatorTiming
+from miner.gpu import Urgency, most_urgent
+from miner.localnet import MinerState, SubmissionVerdict, ValidatorRules, ValidatorTiming
 from miner.subnet.dendrite import AnySynapse, Reply
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ProtocolTask, PullTask, SubmitResults, TextTask
-from miner.tasks.task import Task
+from miner.tasks import Task
 from pipeline import PipelineError
 
 UNIX_START = 1_700_000_000.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from miner.analytics import aggregate
 from miner.analytics.aggregate import HOUR, Bin, By, Contrast, GroupDifference, Indices, Summary
 from miner.analytics.experiments import ExperimentSummary, summarise_experiment
-from miner.ledger.reader import ExperimentRow, LedgerReader, PhaseRow, TaskRow
+from miner.ledger import ExperimentRow, LedgerReader, PhaseRow, TaskRow
 
 # Widths, in seconds, of the bins that the time axis may be cut into, and the most bins that it may have.
 BIN_SECONDS = (HOUR, 2 * HOUR, 6 * HOUR, 12 * HOUR, 24 * HOUR, 7 * 24 * HOUR)
