@@ -21,11 +21,6 @@ _MAX_VOCABULARY = 10_000
 
 def write_tokenizer(directory: Path) -> int:
     """Write vocab.json and merges.txt in the form of CLIP's tokenizer; return the size of the vocabulary."""
-    return save_tokenizer(directory, _train_merges())
-
-
-def _train_merges() -> list[tuple[str, str]]:
-    """Return the pairs of tokens, in order, that merge into the words of the captions."""
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -36,7 +31,7 @@ def _train_merges() -> list[tuple[str, str]]:
     trainer = BpeTrainer(vocab_size=_MAX_VOCABULARY, end_of_word_suffix="</w>", show_progress=False)
     tokenizer.train_from_iterator((make_object(seed).caption for seed in range(_CORPUS_SIZE)), trainer)
     merges: list[list[str]] = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [(first, second) for first, second in merges]
+    return save_tokenizer(directory, [(first, second) for first, second in merges])
 
 
 def tokenize(texts: Sequence[str], directory: Path) -> Tensor:

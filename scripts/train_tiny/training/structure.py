@@ -18,7 +18,6 @@ from scripts.train_tiny.data.dataset import FIRST_HELD_OUT_SEED, Dataset, make_d
 from scripts.train_tiny.eval.metrics import tolerant_iou
 from scripts.train_tiny.training.context import TrainingContext
 from scripts.train_tiny.training.flow_matching import structure_loss
-from scripts.train_tiny.training.loop import write_log
 from scripts.train_tiny.training.prompt_encoders import PromptEncoders
 
 _KL_WEIGHT = 1e-3
@@ -51,7 +50,7 @@ def train_structure_vae(context: TrainingContext, seconds: float) -> None:
         }
 
     trained_encoder, trained_decoder = context.optimise(
-        "structure_vae", networks, [losses], _VAE_BATCH, seconds, has_fixed_shapes=True
+        "structure_vae", networks, [losses], _VAE_BATCH, seconds, use_graphs=True
     )
     scale = _latent_scale(context.dataset, trained_encoder)
     tensors = dict(trained_decoder.state_dict())
@@ -64,7 +63,7 @@ def train_structure_vae(context: TrainingContext, seconds: float) -> None:
         decoded = trained_decoder(trained_encoder(occupancy)[0])[:, 0] > 0
     exact = (decoded & occupancy).sum() / (decoded | occupancy).sum()
     tolerant = _mean_tolerant_iou(decoded, occupancy)
-    write_log(context.log, {"stage": "structure_vae", "tolerant_iou": tolerant, "iou": float(exact)})
+    context.write_log({"stage": "structure_vae", "tolerant_iou": tolerant, "iou": float(exact)})
 
 
 def _mean_tolerant_iou(decoded: Tensor, occupancy: Tensor) -> float:
@@ -120,7 +119,7 @@ def train_structure_flow(context: TrainingContext, seconds: float) -> None:
         [image_losses, image_losses, image_losses, text_losses],
         _FLOW_BATCH,
         seconds,
-        has_fixed_shapes=True,
+        use_graphs=True,
     )
     context.save("ss_flow_tiny", trained[0].state_dict())
     encoders.image, encoders.text = trained[1:3]
@@ -148,4 +147,4 @@ def _log_validation(context: TrainingContext, flow: Any, encoders: PromptEncoder
         for step in euler_steps(velocities, x, Conditions((tokens,), contexts[NEGATIVE]), params):
             x = step.x_next
         tolerant = _mean_tolerant_iou(decoder(x)[:, 0] > 0, held_out.occupancy)
-        write_log(context.log, {"stage": "structure_flow", "strength": strength, "tolerant_iou": tolerant})
+        context.write_log({"stage": "structure_flow", "strength": strength, "tolerant_iou": tolerant})
