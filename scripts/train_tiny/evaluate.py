@@ -2,7 +2,6 @@
 
     python -m scripts.train_tiny.evaluate --objects 200 --seed 0 --json result.json
     python -m scripts.train_tiny.evaluate --checkpoint embedded-text --objects 200
-    python -m scripts.train_tiny.evaluate --objects 100 --steps 12 --strength 0 1
     python -m scripts.train_tiny.evaluate --objects 48 --steps 2 12 50 --strength 0 2.5 --plot curves.svg
 
 The prompts are images with alpha, or captions if the checkpoint takes text; results are compared with the objects
@@ -26,7 +25,6 @@ from typing import Any
 
 import torch
 
-from pipeline import SamplerParams
 from scripts.train_tiny.eval.metrics import summarise
 from scripts.train_tiny.eval.model import ModelUnderTest
 from scripts.train_tiny.eval.samples import RETRIEVAL_SIZE, EvalResult, evaluate, make_samples
@@ -39,39 +37,16 @@ PANELS = {
 }
 
 
-def describe(
-    result: EvalResult, structure: SamplerParams, latents: SamplerParams, unguided: EvalResult | None, seconds: float
-) -> dict[str, Any]:
-    """Return settings, means with intervals, the matched share and the seconds as JSON types.
-
-    unguided: the result at strength 0 and with the same steps, to compare with.
-    """
-    content: dict[str, Any] = {
-        "structure": structure.published(),
-        "latents": latents.published(),
-        **_rounded(summarise(result.metrics)),
-        "matched": round(result.matched, 4),
-        "seconds": round(seconds, 1),
-    }
-    if unguided is not None:
-        content["less_strength_0"] = _rounded(summarise(result.metrics, unguided.metrics))
-    return content
-
-
-def _rounded(intervals: dict[str, tuple[float, float]]) -> dict[str, list[float]]:
-    return {name: [round(value, 4) for value in interval] for name, interval in intervals.items()}
-
-
-def show(content: dict[str, Any]) -> None:
+def show(figures: dict[str, Any]) -> None:
     """Print a line for people, and one with the differences from strength 0."""
-    settings = f"{content['structure']['steps']:3} steps at {content['structure']['cfg_strength']:4}"
-    print(f"{settings}: {_format(content)}  matched {content['matched']:.2f} of {RETRIEVAL_SIZE}", flush=True)
-    if "less_strength_0" in content:
-        print(f"{'less strength 0':>20}: {_format(content['less_strength_0'])}", flush=True)
+    settings = f"{figures['structure']['steps']:3} steps at {figures['structure']['cfg_strength']:4}"
+    print(f"{settings}: {_format(figures)}  matched {figures['matched']:.2f} of {RETRIEVAL_SIZE}", flush=True)
+    if "less_strength_0" in figures:
+        print(f"{'less strength 0':>20}: {_format(figures['less_strength_0'])}", flush=True)
 
 
-def _format(content: dict[str, Any]) -> str:
-    intervals = {name: value for name, value in content.items() if isinstance(value, list)}
+def _format(figures: dict[str, Any]) -> str:
+    intervals = {name: value for name, value in figures.items() if isinstance(value, list)}
     return "  ".join(f"{name} {mean:.4f} ± {half:.4f}" for name, (mean, half) in intervals.items())
 
 
@@ -126,8 +101,13 @@ def main() -> int:
         structure, latents = (replace(params, **overrides) for params in recommended)
         start = time.monotonic()
         result = evaluate(model, samples, structure, latents)
-        results.append(describe(result, structure, latents, unguided.get(steps), time.monotonic() - start))
-        show(results[-1])
+        figures: dict[str, Any] = {"structure": structure.published(), "latents": latents.published()}
+        figures |= summarise(result.metrics)
+        figures |= {"matched": round(result.matched, 4), "seconds": round(time.monotonic() - start, 1)}
+        if steps in unguided:
+            figures["less_strength_0"] = summarise(result.metrics, unguided[steps].metrics)
+        results.append(figures)
+        show(figures)
         if strength == 0:
             unguided[steps] = result
     content = {

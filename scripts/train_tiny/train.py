@@ -25,16 +25,9 @@ from pipeline.trellis.checkpoint import build_network
 from pipeline.weights.checkpoint_writer import save_network, save_pipeline
 from scripts.train_tiny.architecture import NETWORKS
 from scripts.train_tiny.data.dataset import make_dataset
-from scripts.train_tiny.data.tokenizer import write_tokenizer
+from scripts.train_tiny.training import latents, structure
 from scripts.train_tiny.training.context import TrainingContext
-from scripts.train_tiny.training.latents import (
-    STATISTICS,
-    train_gaussian_decoder,
-    train_latent_flow,
-    train_text_encoder,
-)
-from scripts.train_tiny.training.prompt_encoders import FINAL_TEXT_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
-from scripts.train_tiny.training.structure import train_structure_flow, train_structure_vae
+from scripts.train_tiny.training.prompt_encoders import FINAL_TEXT_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, write_tokenizer
 
 ROLES = {
     "sparse_structure_flow_model": "ss_flow_tiny",
@@ -59,13 +52,13 @@ class Stage:
 
 
 STAGES = {
-    "structure_vae": Stage(train_structure_vae, ("ss_dec_tiny", "structure_encoder"), 80),
+    "structure_vae": Stage(structure.train_structure_vae, ("ss_dec_tiny", "structure_encoder"), 80),
     "structure_flow": Stage(
-        train_structure_flow, ("ss_flow_tiny", f"{IMAGE_ENCODER}/model", f"{TEXT_ENCODER}/model"), 470
+        structure.train_structure_flow, ("ss_flow_tiny", f"{IMAGE_ENCODER}/model", f"{TEXT_ENCODER}/model"), 470
     ),
-    "gaussian_decoder": Stage(train_gaussian_decoder, ("slat_dec_gs_tiny",), 80),
-    "latent_flow": Stage(train_latent_flow, ("slat_flow_tiny", STATISTICS), 380),
-    "text_encoder": Stage(train_text_encoder, (f"{FINAL_TEXT_ENCODER}/model",), 240),
+    "gaussian_decoder": Stage(latents.train_gaussian_decoder, ("slat_dec_gs_tiny",), 80),
+    "latent_flow": Stage(latents.train_latent_flow, ("slat_flow_tiny", latents.STATISTICS), 380),
+    "text_encoder": Stage(latents.train_text_encoder, (f"{FINAL_TEXT_ENCODER}/model",), 240),
 }
 
 
@@ -87,7 +80,7 @@ def write_checkpoints(work: Path, directory: Path) -> None:
     ):
         encoder.from_pretrained(source, local_files_only=True).half().save_pretrained(target)
     write_tokenizer(text / TEXT_ENCODER)
-    statistics = {key: value.tolist() for key, value in load_file(work / f"{STATISTICS}.safetensors").items()}
+    statistics = {key: value.tolist() for key, value in load_file(work / f"{latents.STATISTICS}.safetensors").items()}
     models = {role: f"ckpts/{stem}" for role, stem in ROLES.items()}
     save_pipeline(image, "image", models=models, encoder=IMAGE_ENCODER, settings=SAMPLER_PARAMS, statistics=statistics)
     models = {role: f"../{image.name}/{path}" for role, path in models.items()}

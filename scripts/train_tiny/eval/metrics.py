@@ -58,8 +58,8 @@ def compute_metrics(occupancy: Tensor, true_occupancy: Tensor, views: Tensor, tr
     return Metrics(tolerant_iou(occupancy, true_occupancy), front, similarity.colour_error, behind)
 
 
-def summarise(metrics: Sequence[Metrics], baseline: Sequence[Metrics] | None = None) -> dict[str, tuple[float, float]]:
-    """Return the mean of each metric and half the width of its 95 % interval (normal approximation).
+def summarise(metrics: Sequence[Metrics], baseline: Sequence[Metrics] | None = None) -> dict[str, list[float]]:
+    """Return the mean of each metric and half the width of its 95 % interval (normal approximation), to four digits.
 
     With a baseline for the same objects, these are of the differences from it, object by object.
     """
@@ -67,7 +67,9 @@ def summarise(metrics: Sequence[Metrics], baseline: Sequence[Metrics] | None = N
     if baseline is not None:
         table -= torch.tensor([astuple(row) for row in baseline], dtype=torch.float64)
     half = 1.96 * table.std(dim=0) / math.sqrt(len(metrics)) if len(metrics) > 1 else torch.zeros(table.shape[1])
-    return {field.name: (float(table[:, i].mean()), float(half[i])) for i, field in enumerate(fields(Metrics))}
+    pairs = torch.stack([table.mean(dim=0), half], dim=1).tolist()
+    names = [field.name for field in fields(Metrics)]
+    return {name: [round(value, 4) for value in pair] for name, pair in zip(names, pairs, strict=True)}
 
 
 def retrieval_accuracy(views: Tensor, true_views: Tensor) -> float:

@@ -105,9 +105,8 @@ def train_latent_flow(context: TrainingContext, seconds: float) -> None:
         with context.autocast():
             return {"velocity of sentences": velocity_loss(rows, encoders.text_conditions(rows))}
 
-    (trained,) = context.optimise(
-        "latent_flow", [flow], [image_losses, image_losses, image_losses, text_losses], _FLOW_BATCH, seconds
-    )
+    turns = [image_losses, image_losses, image_losses, text_losses]
+    (trained,) = context.optimise("latent_flow", [flow], turns, _FLOW_BATCH, seconds)
     context.save("slat_flow_tiny", trained.state_dict())
     context.save(STATISTICS, {"mean": mean, "std": std})
 

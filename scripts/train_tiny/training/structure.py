@@ -113,18 +113,13 @@ def train_structure_flow(context: TrainingContext, seconds: float) -> None:
             loss = structure_loss(flow, samples[rows], encoders.text_conditions(rows))
         return {"velocity of sentences": loss}
 
-    trained = context.optimise(
-        "structure_flow",
-        [flow, encoders.image, encoders.text, patch_head],
-        [image_losses, image_losses, image_losses, text_losses],
-        _FLOW_BATCH,
-        seconds,
-        use_graphs=True,
-    )
-    context.save("ss_flow_tiny", trained[0].state_dict())
-    encoders.image, encoders.text = trained[1:3]
+    networks = [flow, encoders.image, encoders.text, patch_head]
+    turns = [image_losses, image_losses, image_losses, text_losses]
+    trained = context.optimise("structure_flow", networks, turns, _FLOW_BATCH, seconds, use_graphs=True)
+    trained_flow, encoders.image, encoders.text, _ = trained
+    context.save("ss_flow_tiny", trained_flow.state_dict())
     encoders.save(context.folder)
-    _log_validation(context, trained[0], encoders)
+    _log_validation(context, trained_flow, encoders)
 
 
 @torch.no_grad()
@@ -133,7 +128,6 @@ def _log_validation(context: TrainingContext, flow: Any, encoders: PromptEncoder
     held_out = make_dataset(_VALIDATION_SIZE, context.device, _FIRST_VALIDATION_SEED)
     decoder = context.load("ss_dec_tiny")
     tokens = encoders.image_tokens(held_out.images)
-
     contexts = {0: tokens, NEGATIVE: torch.zeros_like(tokens)}
     times = schedule(12, 3.0)
 
@@ -143,7 +137,7 @@ def _log_validation(context: TrainingContext, flow: Any, encoders: PromptEncoder
 
     for strength in (0.0, 2.5):
         params = SamplerParams(12, strength, (0.5, 1.0), 3.0)
-        x = torch.randn(len(tokens), *(flow.in_channels, *[flow.resolution] * 3), device=context.device)
+        x = torch.randn(len(tokens), flow.in_channels, *[flow.resolution] * 3, device=context.device)
         for step in euler_steps(velocities, x, Conditions((tokens,), contexts[NEGATIVE]), params):
             x = step.x_next
         tolerant = _mean_tolerant_iou(decoder(x)[:, 0] > 0, held_out.occupancy)

@@ -32,14 +32,13 @@ from pipeline.errors import EmptyStructure
 from scripts.train_tiny import train
 from scripts.train_tiny.data.dataset import Dataset, make_dataset, patch_targets
 from scripts.train_tiny.data.objects import make_object
-from scripts.train_tiny.data.tokenizer import tokenize, write_tokenizer
 from scripts.train_tiny.data.voxels import voxel_centres
 from scripts.train_tiny.train import STAGES
 from scripts.train_tiny.training import context, structure
 from scripts.train_tiny.training.context import TrainingContext
 from scripts.train_tiny.training.latents import disc_quaternions
 from scripts.train_tiny.training.optimizer import AveragedNetwork, Optimizer
-from scripts.train_tiny.training.prompt_encoders import PromptEncoders
+from scripts.train_tiny.training.prompt_encoders import PromptEncoders, tokenize, write_tokenizer
 
 CPU = torch.device("cpu")
 LIMIT = 16_000_000
