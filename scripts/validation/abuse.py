@@ -25,16 +25,8 @@ from miner.localnet.raw_client import AxonAddress
 from miner.localnet.validator import free_port, make_wallet, write_chain_file
 from miner.subnet.metagraph import Neuron
 from scripts.demo import HELD_OUT_OBJECTS, MinerProcess, object_task
-from scripts.validation.attacks import (
-    HONEST_TIMEOUT,
-    MEGABYTE,
-    Attack,
-    AttackOutcome,
-    Peers,
-    make_attacks,
-    push_tasks,
-    run_attacks,
-)
+from scripts.validation import attacks
+from scripts.validation.attacks import MEGABYTE, Attack, AttackOutcome, Peers
 
 # Between two rounds of attacks, so that a hostile validator stays below its rate limit.
 PAUSE = 5.0
@@ -44,15 +36,19 @@ MAX_GROWTH = 300 * MEGABYTE
 FLOOD_COUNT = 20
 
 
-def is_flood(attack: Attack) -> bool:
-    """Return whether the attack consists in the number of its requests."""
-    return attack.count >= FLOOD_COUNT
+def split_attacks(
+    axon: AxonAddress, seed: str, connections: int, megabytes: int
+) -> tuple[dict[str, Attack], dict[str, Attack]]:
+    """Return the floods, which consist in the number of their requests, and all other attacks."""
+    every = attacks.make_attacks(axon, Peers.from_seed(seed), connections, megabytes)
+    floods = {name: attack for name, attack in every.items() if attack.count >= FLOOD_COUNT}
+    return floods, {name: attack for name, attack in every.items() if name not in floods}
 
 
 def run_floods(axon: AxonAddress, seed: str, connections: int, megabytes: int) -> dict[str, AttackOutcome]:
     """Run the floods, in a process of their own, which they keep busy."""
-    attacks = make_attacks(axon, Peers.from_seed(seed), connections, megabytes)
-    return asyncio.run(run_attacks({name: attack for name, attack in attacks.items() if is_flood(attack)}))
+    floods, _ = split_attacks(axon, seed, connections, megabytes)
+    return asyncio.run(attacks.run_attacks(floods))
 
 
 async def run_all_attacks(axon: AxonAddress, seed: str, connections: int, megabytes: int) -> dict[str, AttackOutcome]:
@@ -62,9 +58,8 @@ async def run_all_attacks(axon: AxonAddress, seed: str, connections: int, megaby
         loop = asyncio.get_running_loop()
         floods = loop.run_in_executor(pool, run_floods, axon, seed, connections, megabytes)
         while not floods.done():
-            attacks = make_attacks(axon, Peers.from_seed(seed), connections, megabytes)
-            single = {name: attack for name, attack in attacks.items() if not is_flood(attack)}
-            for name, outcome in (await run_attacks(single)).items():
+            _, single = split_attacks(axon, seed, connections, megabytes)
+            for name, outcome in (await attacks.run_attacks(single)).items():
                 outcomes[name] = outcomes[name] + outcome if name in outcomes else outcome
             await asyncio.wait([floods], timeout=PAUSE)
         return outcomes | await floods
@@ -93,14 +88,14 @@ async def run(folder: Path, connections: int, megabytes: int) -> bool:
     miner = await MinerProcess.start(folder, axon.port, started)
     prompt = object_task("honest", HELD_OUT_OBJECTS[0]).prompt_text
     try:
-        async with asyncio.timeout(HONEST_TIMEOUT):
+        async with asyncio.timeout(attacks.HONEST_TIMEOUT):
             await miner.ready.wait()
         attacks_over = asyncio.Event()
         attacks_over.set()
-        before = await push_tasks(axon, peers.honest, prompt, attacks_over)
+        before = await attacks.push_tasks(axon, peers.honest, prompt, attacks_over)
         _, peak_before = resident_memory(miner.pid)
         attacks_over.clear()
-        honest = asyncio.create_task(push_tasks(axon, peers.honest, prompt, attacks_over))
+        honest = asyncio.create_task(attacks.push_tasks(axon, peers.honest, prompt, attacks_over))
         outcomes = await run_all_attacks(axon, seed, connections, megabytes)
         attacks_over.set()
         during = await honest

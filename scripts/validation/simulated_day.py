@@ -36,12 +36,12 @@ from miner.pull.store import CooldownStore
 from miner.runtime.clock import Clock
 from miner.runtime.supervisor import Supervisor
 from miner.subnet.metagraph import Snapshot
+from scripts.validation import simulated_network
 from scripts.validation.simulated_network import (
-    UNIX_START,
     SimulatedDendrite,
     SimulatedNetwork,
     SimulatedRunner,
-    draw_scenario,
+    SimulatedValidator,
 )
 from scripts.validation.virtual_time import VirtualTimeLoop
 
@@ -53,7 +53,7 @@ Restarts = Sequence[tuple[float, float]]
 async def simulate(network: SimulatedNetwork, seconds: float, restarts: Restarts, folder: Path) -> None:
     """Mine for a number of seconds; `restarts` are (begin, end) of the times in which the miner is down."""
     loop = asyncio.get_running_loop()
-    clock = Clock(loop.time, lambda: UNIX_START + loop.time(), asyncio.sleep)
+    clock = Clock(loop.time, lambda: simulated_network.UNIX_START + loop.time(), asyncio.sleep)
     snapshot = Snapshot(17, 1, tuple(validator.neuron for validator in network.validators.values()))
     stakes = {neuron.hotkey: neuron.stake for neuron in snapshot.neurons}
     validators = [asyncio.create_task(validator.run()) for validator in network.validators.values()]
@@ -106,16 +106,16 @@ def run(hours: float, validators: int, seed: int) -> dict[str, Any]:
     """Run one simulation; return its figures."""
     rng = random.Random(seed)  # noqa: S311
     seconds = hours * 3600
-    scenarios = [draw_scenario(rng, seconds) for _ in range(validators)]
+    scenarios = [simulated_network.draw_scenario(rng, seconds) for _ in range(validators)]
     begins = sorted(rng.uniform(0.1, 0.9) * seconds for _ in range(max(round(hours / 8), 1)))
     restarts = [(begin, begin + rng.uniform(15, 90)) for begin in begins]
-    network = SimulatedNetwork.make(scenarios, rng)
+    models = [SimulatedValidator(uid, scenario) for uid, scenario in enumerate(scenarios)]
+    network = SimulatedNetwork({model.hotkey: model for model in models}, rng)
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(simulate(network, seconds, restarts, Path(folder)))
-    results = network.validators.values()
-    verdicts = Counter(verdict for validator in results for verdict in validator.verdicts)
+    verdicts = Counter(verdict for model in models for verdict in model.verdicts)
     # A task that is held at the end is neither ended nor lost.
-    lost = [v.assigned - v.ended - v.forgotten - v.held_tasks() for v in results]
+    lost = [v.assigned - v.ended - v.forgotten - v.held_tasks() for v in models]
     accepted, possible = verdicts[SubmissionVerdict.ACCEPTED], count_possible(network, seconds, restarts)
     return {
         "hours": hours,
@@ -124,14 +124,14 @@ def run(hours: float, validators: int, seed: int) -> dict[str, Any]:
         "our_restarts": len(restarts),
         "our_loops_died": network.session_crashes,
         "outages": sum(len(scenario.outages) for scenario in scenarios),
-        "assigned": sum(len(v.assigned) for v in results),
+        "assigned": sum(len(v.assigned) for v in models),
         "lost": sum(len(tasks) for tasks in lost),
-        "forgotten_by_validators": sum(len(v.forgotten) for v in results),
-        "violations_of_known_cooldowns": sum(v.known_violations for v in results),
-        "violations_to_learn": sum(v.unknown_violations for v in results),
-        "late": sum(v.late for v in results),
+        "forgotten_by_validators": sum(len(v.forgotten) for v in models),
+        "violations_of_known_cooldowns": sum(v.known_violations for v in models),
+        "violations_to_learn": sum(v.unknown_violations for v in models),
+        "late": sum(v.late for v in models),
         "verdicts": {verdict.value: verdicts[verdict] for verdict in SubmissionVerdict if verdict in verdicts},
-        "ignored_submissions": sum(v.ignored for v in results),
+        "ignored_submissions": sum(v.ignored for v in models),
         "accepted_per_hour": round(accepted / hours, 2),
         "possible_per_hour": round(possible / hours, 2),
         "share_of_possible": round(accepted / possible, 4),

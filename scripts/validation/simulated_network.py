@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -60,7 +59,6 @@ def draw_scenario(rng: random.Random, seconds: float) -> ValidatorScenario:
     return ValidatorScenario(rng.uniform(-60, 60), outages, tuple(scores))
 
 
-@dataclass
 class SimulatedValidator:
     """A validator: its rules, its scenario, and what it counted.
 
@@ -69,37 +67,25 @@ class SimulatedValidator:
     late: results validated more than the throttle period after the assignment. ignored: submissions without effect.
     """
 
-    uid: int
-    hotkey: str
-    scenario: ValidatorScenario
-    rules: ValidatorRules
-    assigned: set[str]
-    verdicts: list[SubmissionVerdict] = field(default_factory=list)
-    ended: set[str] = field(default_factory=set)
-    forgotten: set[str] = field(default_factory=set)
-    known_violations: int = 0
-    unknown_violations: int = 0
-    late: int = 0
-    ignored: int = 0
-    # The last cooldown that reached the miner, in the validator's unix seconds.
-    known_cooldown: int = 0
-    validated: int = 0
+    def __init__(self, uid: int, scenario: ValidatorScenario) -> None:
+        """Begin without miners; tasks are numbered."""
+        self.uid, self.scenario = uid, scenario
+        self.hotkey = bt.Keypair.create_from_uri(f"//validator{uid}").ss58_address
+        timing = ValidatorTiming()
+        self.rules = ValidatorRules(self.hotkey, self._next_task, lambda _: True, lambda: self.unix_time, timing)
+        self.assigned: set[str] = set()
+        self.ended: set[str] = set()
+        self.forgotten: set[str] = set()
+        self.verdicts: list[SubmissionVerdict] = []
+        self.known_violations = self.unknown_violations = self.late = self.ignored = 0
+        # The last cooldown that reached the miner, in the validator's unix seconds.
+        self.known_cooldown = 0
+        self._scores = itertools.cycle(scenario.scores)
 
-    @staticmethod
-    def make(uid: int, scenario: ValidatorScenario) -> SimulatedValidator:
-        """Make a validator whose tasks are numbered."""
-        hotkey = bt.Keypair.create_from_uri(f"//validator{uid}").ss58_address
-        assigned: set[str] = set()
-        numbers = itertools.count()
-
-        def next_task() -> ProtocolTask:
-            task = TextTask(id=f"{uid}-{next(numbers)}", prompt="a chair")
-            assigned.add(task.id)
-            return task
-
-        unix: Callable[[], float] = lambda: UNIX_START + loop_time() + scenario.clock_error  # noqa: E731
-        rules = ValidatorRules(hotkey, next_task, lambda _: True, unix, ValidatorTiming())
-        return SimulatedValidator(uid, hotkey, scenario, rules, assigned)
+    def _next_task(self) -> ProtocolTask:
+        task = TextTask(id=f"{self.uid}-{len(self.assigned)}", prompt="a chair")
+        self.assigned.add(task.id)
+        return task
 
     @property
     def neuron(self) -> Neuron:
@@ -140,8 +126,7 @@ class SimulatedValidator:
 
         async def validate(_task: ProtocolTask, _results: str) -> float | None:
             await asyncio.sleep(rng.uniform(1, 3))
-            self.validated += 1
-            return self.scenario.scores[(self.validated - 1) % len(self.scenario.scores)]
+            return next(self._scores)
 
         assigned_at, task_id = self.rules.miners[miner_hotkey].assigned_at, synapse.task_id
         verdict = await self.rules.submit(miner_hotkey, synapse, validate)
@@ -167,16 +152,9 @@ class SimulatedNetwork:
     """Validators by hotkey, the miner's key, and the number of its sessions that crashed."""
 
     validators: dict[str, SimulatedValidator]
-    keypair: bt.Keypair
     rng: random.Random
+    keypair: bt.Keypair = field(default_factory=lambda: bt.Keypair.create_from_uri("//miner"))
     session_crashes: int = 0
-
-    @staticmethod
-    def make(scenarios: Sequence[ValidatorScenario], rng: random.Random) -> SimulatedNetwork:
-        """Make a network with a validator for each scenario."""
-        validators = [SimulatedValidator.make(uid, scenario) for uid, scenario in enumerate(scenarios)]
-        keypair = bt.Keypair.create_from_uri("//miner")
-        return SimulatedNetwork({validator.hotkey: validator for validator in validators}, keypair, rng)
 
 
 class SimulatedDendrite:
