@@ -9,18 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from miner.analytics.assignment import Experiment
-from miner.ledger.events import (
-    ArmAssignment,
-    Event,
-    ExperimentStarted,
-    GenerationFailed,
-    PhaseAssignment,
-    PhaseChanged,
-    ResultGenerated,
-    Stratum,
-    SubmissionAnswered,
-    TaskStarted,
-)
+from miner.ledger import events
+from miner.ledger.events import ArmAssignment, Event, PhaseAssignment, Stratum
 from miner.ledger.outcomes import Outcome
 from miner.ledger.schema import open_for_writing
 
@@ -38,9 +28,9 @@ def synthesise_events(tasks: int, seed: int = 0) -> Iterator[Event]:
     """Yield the events of a number of tasks: a third in each of two phases, then an experiment with both."""
     rng = np.random.default_rng(seed)
     seconds = tasks / TASKS_PER_HOUR * 3600
-    yield PhaseChanged(START, "baseline", "start", CONFIG_HASHES["baseline"], "note: upstream's values\n")
-    yield PhaseChanged(START + seconds / 3, "phase3", "apply", CONFIG_HASHES["phase3"], "note: the default\n")
-    yield ExperimentStarted(EXPERIMENT_NAME, START + seconds * 2 / 3, EXPERIMENT.seed, EXPERIMENT.weights)
+    yield events.PhaseChanged(START, "baseline", "start", CONFIG_HASHES["baseline"], "note: upstream's values\n")
+    yield events.PhaseChanged(START + seconds / 3, "phase3", "apply", CONFIG_HASHES["phase3"], "note: the default\n")
+    yield events.ExperimentStarted(EXPERIMENT_NAME, START + seconds * 2 / 3, EXPERIMENT.seed, EXPERIMENT.weights)
     turns: dict[Stratum, int] = {}
     for number in range(tasks):
         at = START + seconds * number / tasks
@@ -51,20 +41,20 @@ def synthesise_events(tasks: int, seed: int = 0) -> Iterator[Event]:
             turn = turns[stratum] = turns.get(stratum, -1) + 1
             phase = EXPERIMENT.arm(stratum, turn)
             arm = ArmAssignment(EXPERIMENT_NAME, phase, turn)
-        yield TaskStarted(
+        yield events.TaskStarted(
             *(number + 1, at, "pull", stratum.validator, uid, f"task-{number}"),
             task_type="text" if stratum.task_type == "text" else "image",
             assignment=PhaseAssignment(phase, CONFIG_HASHES[phase], arm),
             code_version="0.1.0",
         )
         if rng.random() < 0.02:
-            yield GenerationFailed(number + 1, at + 3, "InvalidResult: fewer than 7000 gaussians")
-            yield SubmissionAnswered(number + 1, at + 4, Outcome.SKIPPED)
+            yield events.GenerationFailed(number + 1, at + 3, "InvalidResult: fewer than 7000 gaussians")
+            yield events.SubmissionAnswered(number + 1, at + 4, Outcome.SKIPPED)
             continue
         gaussians = int(rng.lognormal(12.7, 0.35))
         quality = PHASES[phase] + VALIDATORS[uid] + 1.2 * (np.log(gaussians) - 12.7) + rng.normal(0, 0.5)
         stages = {"structure": rng.normal(1.5, 0.1), "latents": rng.gamma(4.0, 0.5), "gaussians": 0.2}
-        yield ResultGenerated(
+        yield events.ResultGenerated(
             *(number + 1, at + sum(stages.values()), number, (number, number + 1), stages),
             statistics=_statistics(rng, gaussians),
             local_score=float(0.6 + 0.05 * quality + rng.normal(0, 0.04)),
@@ -75,7 +65,7 @@ def synthesise_events(tasks: int, seed: int = 0) -> Iterator[Event]:
         else:
             outcome = Outcome.ACCEPTED if rng.logistic() < quality else Outcome.REJECTED
         score = float(np.clip(0.6 + rng.gamma(2.0, 0.04), 0.6, 0.95)) if outcome is Outcome.ACCEPTED else 0.0
-        yield SubmissionAnswered(number + 1, at + 12, outcome, score=score, cooldown_until=at + 300)
+        yield events.SubmissionAnswered(number + 1, at + 12, outcome, score=score, cooldown_until=at + 300)
 
 
 def _statistics(rng: np.random.Generator, gaussians: int) -> dict[str, float]:

@@ -176,11 +176,9 @@ class ValidatorRules:
     def _close(self, miner: MinerState, penalty: bool) -> None:
         timing, now = self.timing, self._now()
         cooldown = timing.task_cooldown + (timing.cooldown_penalty if penalty else 0)
+        ends = now + cooldown
         # A task that another submission has closed already no longer has a time of assignment.
-        ends = (
-            now + cooldown
-            if miner.task is None
-            else max(now + cooldown - timing.throttle_period, miner.assigned_at + cooldown)
-        )
+        if miner.task is not None:
+            ends = max(ends - timing.throttle_period, miner.assigned_at + cooldown)
         miner.cooldown_until = int(ends)
         miner.task = None

@@ -67,8 +67,7 @@ async def run_all_attacks(axon: AxonAddress, seed: str, connections: int, megaby
 
 def resident_memory(pid: int) -> tuple[int, int]:
     """Return the resident bytes of a process, now and at most."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(fields["VmRSS"].split()[0]) * 1024, int(fields["VmHWM"].split()[0]) * 1024
 
 

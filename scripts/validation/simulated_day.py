@@ -36,24 +36,17 @@ from miner.pull.store import CooldownStore
 from miner.runtime.clock import Clock
 from miner.runtime.supervisor import Supervisor
 from miner.subnet.metagraph import Snapshot
-from scripts.validation import simulated_network
-from scripts.validation.simulated_network import (
-    SimulatedDendrite,
-    SimulatedNetwork,
-    SimulatedRunner,
-    SimulatedValidator,
-)
-from scripts.validation.virtual_time import VirtualTimeLoop
+from scripts.validation import simulated_network as simulated
 
 # The least share of the results of an omniscient miner.
 MIN_SHARE = 0.98
 Restarts = Sequence[tuple[float, float]]
 
 
-async def simulate(network: SimulatedNetwork, seconds: float, restarts: Restarts, folder: Path) -> None:
+async def simulate(network: simulated.SimulatedNetwork, seconds: float, restarts: Restarts, folder: Path) -> None:
     """Mine for a number of seconds; `restarts` are (begin, end) of the times in which the miner is down."""
     loop = asyncio.get_running_loop()
-    clock = Clock(loop.time, lambda: simulated_network.UNIX_START + loop.time(), asyncio.sleep)
+    clock = Clock(loop.time, lambda: simulated.UNIX_START + loop.time(), asyncio.sleep)
     snapshot = Snapshot(17, 1, tuple(validator.neuron for validator in network.validators.values()))
     stakes = {neuron.hotkey: neuron.stake for neuron in snapshot.neurons}
     validators = [asyncio.create_task(validator.run()) for validator in network.validators.values()]
@@ -62,12 +55,12 @@ async def simulate(network: SimulatedNetwork, seconds: float, restarts: Restarts
         supervisor = Supervisor(clock)
         context = SessionContext(
             network.keypair,
-            SimulatedRunner(network.rng),  # type: ignore[arg-type]
+            simulated.SimulatedRunner(network.rng),  # type: ignore[arg-type]
             lambda hotkey: PolicyDecision(True, "", stakes[hotkey]),
             PullingSettings(),
             clock,
         )
-        puller = Puller(context, supervisor, store, lambda: SimulatedDendrite(network))
+        puller = Puller(context, supervisor, store, lambda: simulated.SimulatedDendrite(network))
         puller.update(snapshot)
         await asyncio.sleep(begin - loop.time())
         # Killed, not stopped: the miner loses the tasks in hand, and gets them again.
@@ -79,21 +72,18 @@ async def simulate(network: SimulatedNetwork, seconds: float, restarts: Restarts
     await asyncio.gather(*validators, return_exceptions=True)
 
 
-def count_possible(network: SimulatedNetwork, seconds: float, restarts: Restarts) -> int:
+def count_possible(network: simulated.SimulatedNetwork, seconds: float, restarts: Restarts) -> int:
     """Return the accepted results of an omniscient miner: no delays, no margins, and a generator for each validator.
 
     It is subject only to what no miner can avoid: outages, its own restarts, and the same verdicts in the same order.
     """
     timing, accepted = ValidatorTiming(), 0
     for validator in network.validators.values():
-        verdicts = itertools.cycle(validator.verdicts)
+        verdicts, outages = itertools.cycle(validator.verdicts), (*restarts, *validator.scenario.outages)
         now = 0.0
         while True:
-            has_moved = True
-            while has_moved:
-                restarted = next((end for begin, end in restarts if begin <= now < end), now)
-                later = validator.scenario.next_up(restarted)
-                has_moved, now = later > now, later
+            while (later := next((end for begin, end in outages if begin <= now < end), now)) > now:
+                now = later
             if now >= seconds:
                 break
             verdict = next(verdicts)
@@ -106,16 +96,16 @@ def run(hours: float, validators: int, seed: int) -> dict[str, Any]:
     """Run one simulation; return its figures."""
     rng = random.Random(seed)  # noqa: S311
     seconds = hours * 3600
-    scenarios = [simulated_network.draw_scenario(rng, seconds) for _ in range(validators)]
+    scenarios = [simulated.draw_scenario(rng, seconds) for _ in range(validators)]
     begins = sorted(rng.uniform(0.1, 0.9) * seconds for _ in range(max(round(hours / 8), 1)))
     restarts = [(begin, begin + rng.uniform(15, 90)) for begin in begins]
-    models = [SimulatedValidator(uid, scenario) for uid, scenario in enumerate(scenarios)]
-    network = SimulatedNetwork({model.hotkey: model for model in models}, rng)
-    with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+    models = [simulated.SimulatedValidator(uid, scenario) for uid, scenario in enumerate(scenarios)]
+    network = simulated.SimulatedNetwork({model.hotkey: model for model in models}, rng)
+    with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=simulated.VirtualTimeLoop) as runner:
         runner.run(simulate(network, seconds, restarts, Path(folder)))
     verdicts = Counter(verdict for model in models for verdict in model.verdicts)
     # A task that is held at the end is neither ended nor lost.
-    lost = [v.assigned - v.ended - v.forgotten - v.held_tasks() for v in models]
+    lost = [v.assigned - v.ended - v.forgotten - simulated.held_tasks(v.rules.miners) for v in models]
     accepted, possible = verdicts[SubmissionVerdict.ACCEPTED], count_possible(network, seconds, restarts)
     return {
         "hours": hours,

@@ -1,14 +1,17 @@
-"""Validators, the network to them and a generator, all simulated in the time of the running event loop."""
+"""Validators, the network to them, a generator, and an event loop in virtual time, in which hours pass in seconds."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import random
+import selectors
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import bittensor as bt
 
@@ -19,6 +22,9 @@ from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ProtocolTask, PullTask, SubmitResults, TextTask
 from miner.tasks.task import Task
 from pipeline import PipelineError
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 
 UNIX_START = 1_700_000_000.0
 GENERATION_SECONDS = 8.0
@@ -41,10 +47,6 @@ class ValidatorScenario:
     def is_up(self, now: float) -> bool:
         """Return whether the validator answers."""
         return not any(begin <= now < end for begin, end in self.outages)
-
-    def next_up(self, now: float) -> float:
-        """Return the first moment from `now` on at which the validator answers."""
-        return next((end for begin, end in self.outages if begin <= now < end), now)
 
 
 def draw_scenario(rng: random.Random, seconds: float) -> ValidatorScenario:
@@ -105,12 +107,8 @@ class SimulatedValidator:
                 await asyncio.sleep(SAVE_INTERVAL)
                 saved = self.rules.save_state()
             await asyncio.sleep(max(end - loop_time(), 0.0))
-            self.forgotten |= self.held_tasks() - _held_tasks(saved)
+            self.forgotten |= held_tasks(self.rules.miners) - held_tasks(saved)
             self.rules.restore_state(saved)
-
-    def held_tasks(self) -> set[str]:
-        """Return the ids of tasks that are assigned and not ended."""
-        return _held_tasks(self.rules.miners)
 
     def pull(self, miner_hotkey: str, synapse: PullTask) -> None:
         """Answer a pull, and count a violation as known to the miner or not."""
@@ -143,7 +141,8 @@ def loop_time() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _held_tasks(miners: dict[str, MinerState]) -> set[str]:
+def held_tasks(miners: dict[str, MinerState]) -> set[str]:
+    """Return the ids of tasks that are assigned and not ended."""
     return {miner.task.id for miner in miners.values() if miner.task is not None}
 
 
@@ -234,3 +233,46 @@ class SimulatedRunner:
             _, turn = self._waiting.pop(most_urgent(urgencies, loop_time(), GENERATION_SECONDS))
             self._is_free = False
             turn.set()
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer whenever nothing is left to do.
+
+    Work for threads is done at once and takes no time, since the clock would jump while a thread works.
+    """
+
+    def __init__(self) -> None:
+        """Start at 0 seconds."""
+        self._seconds = 0.0
+        super().__init__(_JumpingSelector(self._jump))
+
+    def time(self) -> float:
+        """Return the virtual time in seconds."""
+        return self._seconds
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Arguments], Result], *args: *Arguments
+    ) -> asyncio.Future[Result]:
+        """Call a function now; return a future that is done."""
+        future: asyncio.Future[Result] = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:  # belongs to whoever awaits the future
+            future.set_exception(error)
+        return future
+
+    def _jump(self, seconds: float | None) -> None:
+        assert seconds is not None, "everything waits for something that never comes"
+        self._seconds += seconds
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    def __init__(self, jump: Callable[[float | None], None]) -> None:
+        super().__init__()
+        self._jump = jump
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready and timeout != 0:
+            self._jump(timeout)
+        return ready
