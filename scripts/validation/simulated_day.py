@@ -60,7 +60,7 @@ async def simulate(network: simulated.SimulatedNetwork, seconds: float, restarts
             PullingSettings(),
             clock,
         )
-        puller = Puller(context, supervisor, store, lambda: simulated.SimulatedDendrite(network))
+        puller = Puller(context, supervisor, store, lambda: network)
         puller.update(snapshot)
         await asyncio.sleep(begin - loop.time())
         # Killed, not stopped: the miner loses the tasks in hand, and gets them again.
@@ -100,7 +100,7 @@ def run(hours: float, validators: int, seed: int) -> dict[str, Any]:
     begins = sorted(rng.uniform(0.1, 0.9) * seconds for _ in range(max(round(hours / 8), 1)))
     restarts = [(begin, begin + rng.uniform(15, 90)) for begin in begins]
     models = [simulated.SimulatedValidator(uid, scenario) for uid, scenario in enumerate(scenarios)]
-    network = simulated.SimulatedNetwork({model.hotkey: model for model in models}, rng)
+    network = simulated.SimulatedNetwork(models, rng)
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=simulated.VirtualTimeLoop) as runner:
         runner.run(simulate(network, seconds, restarts, Path(folder)))
     verdicts = Counter(verdict for model in models for verdict in model.verdicts)

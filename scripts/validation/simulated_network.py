@@ -7,9 +7,9 @@ import itertools
 import random
 import selectors
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -146,28 +146,23 @@ def held_tasks(miners: dict[str, MinerState]) -> set[str]:
     return {miner.task.id for miner in miners.values() if miner.task is not None}
 
 
-@dataclass
 class SimulatedNetwork:
-    """Validators by hotkey, the miner's key, and the number of its sessions that crashed."""
+    """Validators by hotkey, and a client of them all, with delays, lost answers and requests that outages cut off.
 
-    validators: dict[str, SimulatedValidator]
-    rng: random.Random
-    keypair: bt.Keypair = field(default_factory=lambda: bt.Keypair.create_from_uri("//miner"))
-    session_crashes: int = 0
+    session_crashes: the number of the miner's sessions that crashed.
+    """
 
-
-class SimulatedDendrite:
-    """A client of one validator, with delays, lost answers and requests that outages cut off."""
-
-    def __init__(self, network: SimulatedNetwork) -> None:
-        """Send over a network."""
-        self._network = network
+    def __init__(self, validators: Sequence[SimulatedValidator], rng: random.Random) -> None:
+        """Begin with a new miner."""
+        self.validators = {validator.hotkey: validator for validator in validators}
+        self.keypair = bt.Keypair.create_from_uri("//miner")
+        self.rng = rng
+        self.session_crashes = 0
 
     async def exchange(self, neuron: Neuron, synapse: AnySynapse, timeout: float) -> Reply[AnySynapse]:  # noqa: ASYNC109
         """Send a synapse and wait for the answer, as a Dendrite does."""
-        network, rng = self._network, self._network.rng
-        validator = network.validators[neuron.hotkey]
-        scenario, miner_hotkey = validator.scenario, network.keypair.ss58_address
+        rng, validator = self.rng, self.validators[neuron.hotkey]
+        scenario, miner_hotkey = validator.scenario, self.keypair.ss58_address
         if rng.random() < SESSION_CRASH_SHARE:
             raise RuntimeError("simulated")
         await asyncio.sleep(rng.uniform(0.02, 0.3))
