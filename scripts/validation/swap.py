@@ -41,8 +41,8 @@ CONCURRENT_TASKS = 2
 TASKS = 4
 PHASE = """
 text: {{checkpoint: {checkpoint}}}
-sparse_structure_sampler_params: {{steps: 12, cfg_strength: 7.5, cfg_interval: [0.5, 1.0], rescale_t: 3.0}}
-slat_sampler_params: {{steps: 12, cfg_strength: 3.0, cfg_interval: [0.5, 1.0], rescale_t: 3.0}}
+sparse_structure_sampler_params: {{steps: {steps}, cfg_strength: 7.5, cfg_interval: [0.5, 1.0], rescale_t: 3.0}}
+slat_sampler_params: {{steps: {steps}, cfg_strength: 3.0, cfg_interval: [0.5, 1.0], rescale_t: 3.0}}
 background: {{model: u2netp}}
 """
 
@@ -62,12 +62,12 @@ class PhaseSwap:
     progress: asyncio.Event = field(default_factory=asyncio.Event)
 
     @staticmethod
-    async def open(folder: Path, checkpoints: dict[str, Path], device: str) -> PhaseSwap:
+    async def open(folder: Path, checkpoints: dict[str, Path], steps: int, device: str) -> PhaseSwap:
         """Write the phases below the folder, one for each checkpoint, and load the old one."""
         config, state, scheduler = folder / "miner.yaml", StateFile(folder / "state"), Scheduler()
         (folder / "phases").mkdir()
         for name, checkpoint in checkpoints.items():
-            (folder / "phases" / f"{name}.yaml").write_text(PHASE.format(checkpoint=checkpoint))
+            (folder / "phases" / f"{name}.yaml").write_text(PHASE.format(checkpoint=checkpoint, steps=steps))
         settings = MinerSettings(phase="old", device=device)
         owner = ModelOwner(
             check_allowed=lambda _: None,
@@ -154,6 +154,7 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="text-xlarge", help="size of the two, or a directory for both")
+    parser.add_argument("--steps", type=int, default=12)
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as name:
@@ -168,7 +169,7 @@ def main() -> int:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         with asyncio.Runner() as runner:
-            swap = runner.run(PhaseSwap.open(folder, checkpoints, device))
+            swap = runner.run(PhaseSwap.open(folder, checkpoints, arguments.steps, device))
             result = runner.run(swap.run())
     print(json.dumps({"device": device_name(torch.device(device)), "torch": torch.__version__} | result))
     return 1 if swap.errors else 0
