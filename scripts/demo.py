@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -174,11 +173,11 @@ async def run_tasks(tasks: Sequence[DemoTask], folder: Path, started: float) -> 
     validator_wallet, miner_wallet = make_wallet(folder, "validator"), make_wallet(folder, "miner")
     miner_hotkey = miner_wallet.hotkey.ss58_address
     validator = LocalValidator(validator_wallet, free_port(), lambda hotkey: hotkey == miner_hotkey, TIMING)
-    neuron = partial(Neuron, coldkey=validator.hotkey, ip=LOOPBACK)
-    validator_neuron = neuron(
-        uid=0, hotkey=validator.hotkey, stake=VALIDATOR_STAKE, validator_permit=True, port=validator.port
+    stake, port = VALIDATOR_STAKE, validator.port
+    validator_neuron = Neuron(
+        uid=0, hotkey=validator.hotkey, coldkey="c", stake=stake, validator_permit=True, ip=LOOPBACK, port=port
     )
-    miner_neuron = neuron(uid=1, hotkey=miner_hotkey, port=free_port())
+    miner_neuron = Neuron(uid=1, hotkey=miner_hotkey, coldkey="c", ip=LOOPBACK, port=free_port())
     write_chain_file(folder / "chain.json", [validator_neuron, miner_neuron], NETUID)
     for task in tasks:
         if task.reference is not None:

@@ -5,18 +5,11 @@
 
 from miner.analytics.aggregate import GROUPINGS, By, TaskTable
 from miner.analytics.assignment import Experiment
-from miner.analytics.dashboard_view import PERIODS, Json, dashboard_view
+from miner.analytics.dashboard_view import PERIODS, Json, build_dashboard_view
 from miner.analytics.experiments import ExperimentSummary, summarise_experiment
 from miner.analytics.intervals import Z_95
 from miner.analytics.rating import AcceptanceRate
-from miner.analytics.sequential_test import (
-    ALPHA,
-    ContingencyTables,
-    ExperimentResult,
-    Observation,
-    evaluate,
-    log_e_values,
-)
+from miner.analytics.sequential_test import ALPHA, ContingencyTables, ExperimentResult, Observation
 
 __all__ = [
     "ALPHA",
@@ -32,8 +25,6 @@ __all__ = [
     "Json",
     "Observation",
     "TaskTable",
-    "dashboard_view",
-    "evaluate",
-    "log_e_values",
+    "build_dashboard_view",
     "summarise_experiment",
 ]

@@ -17,7 +17,7 @@ PERIODS = {6: 900, 24: HOUR, 168: 6 * HOUR, 720: 24 * HOUR}
 Json = dict[str, Any]
 
 
-def dashboard_view(tasks: Sequence[TaskRow], now: float, hours: int) -> Json:
+def build_dashboard_view(tasks: Sequence[TaskRow], now: float, hours: int) -> Json:
     """Sum up tasks in the order of their assignment; `hours` is one of PERIODS.
 
     Phases are told apart by name and settings, the one that ran last first; validators by hotkey, the one with the most

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from miner.analytics import Experiment
-from miner.ledger import Outcome, events, open_for_writing
+from miner.ledger import ArmAssignment, Event, Outcome, PhaseAssignment, Stratum, events, open_for_writing
 
 START = 1_762_000_000.0
 TASKS_PER_HOUR = 84
@@ -21,27 +21,27 @@ EXPERIMENT_NAME = "2025-11 phase3 baseline"
 EXPERIMENT = Experiment(17, {"phase3": 50, "baseline": 50})
 
 
-def synthesise_events(tasks: int, seed: int = 0) -> Iterator[events.Event]:
+def synthesise_events(tasks: int, seed: int = 0) -> Iterator[Event]:
     """Yield the events of a number of tasks: a third in each of two phases, then an experiment with both."""
     rng = np.random.default_rng(seed)
     seconds = tasks / TASKS_PER_HOUR * 3600
     yield events.PhaseChanged(START, "baseline", "start", CONFIG_HASHES["baseline"], "note: upstream's values\n")
     yield events.PhaseChanged(START + seconds / 3, "phase3", "apply", CONFIG_HASHES["phase3"], "note: the default\n")
     yield events.ExperimentStarted(EXPERIMENT_NAME, START + seconds * 2 / 3, EXPERIMENT.seed, EXPERIMENT.weights)
-    turns: dict[events.Stratum, int] = {}
+    turns: dict[Stratum, int] = {}
     for number in range(tasks):
         at = START + seconds * number / tasks
         uid = int(rng.choice(list(VALIDATORS)))
-        stratum = events.Stratum(f"5Validator{uid:038d}", "text" if rng.random() < 0.2 else "image")
+        stratum = Stratum(f"5Validator{uid:038d}", "text" if rng.random() < 0.2 else "image")
         arm, phase = None, "baseline" if number < tasks / 3 else "phase3"
         if number > tasks * 2 / 3:
             turn = turns[stratum] = turns.get(stratum, -1) + 1
             phase = EXPERIMENT.arm(stratum, turn)
-            arm = events.ArmAssignment(EXPERIMENT_NAME, phase, turn)
+            arm = ArmAssignment(EXPERIMENT_NAME, phase, turn)
         yield events.TaskStarted(
             *(number + 1, at, "pull", stratum.validator, uid, f"task-{number}"),
             task_type="text" if stratum.task_type == "text" else "image",
-            assignment=events.PhaseAssignment(phase, CONFIG_HASHES[phase], arm),
+            assignment=PhaseAssignment(phase, CONFIG_HASHES[phase], arm),
             code_version="0.1.0",
         )
         if rng.random() < 0.02:

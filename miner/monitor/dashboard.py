@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from miner.analytics import PERIODS, Json, dashboard_view
+from miner.analytics import PERIODS, Json, build_dashboard_view
 from miner.errors import OperatorError
 from miner.ledger import LedgerReader, TaskRow
 from miner.monitor.gallery import Gallery, StoredResult, read_splats
@@ -159,9 +159,9 @@ class Dashboard:
     def _read_figures(self, hours: int) -> Json:
         now = time.time()
         try:
-            return dashboard_view(self._read_tasks(now - 3600 * hours), now, hours) | {"problem": ""}
+            return build_dashboard_view(self._read_tasks(now - 3600 * hours), now, hours) | {"problem": ""}
         except OperatorError as problem:
-            return dashboard_view([], now, hours) | {"problem": str(problem)}
+            return build_dashboard_view([], now, hours) | {"problem": str(problem)}
 
     def _read_results(self) -> list[Json]:
         stored = self._gallery.read_latest(MAX_RESULTS) if self._gallery else []

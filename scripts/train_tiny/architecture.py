@@ -16,60 +16,27 @@ IMAGE_SIZE, PATCH_SIZE, TOKEN_WIDTH = 112, 8, 128
 PATCH_DIVISIONS = 2
 PATCH_CHANNELS = 7 * PATCH_DIVISIONS**2
 _FLOW = {
-    "in_channels": LATENT_CHANNELS,
-    "out_channels": LATENT_CHANNELS,
-    "cond_channels": TOKEN_WIDTH,
-    "patch_size": 2,
-    "mlp_ratio": 4,
-    "pe_mode": "ape",
-    "qk_rms_norm": True,
-    "use_fp16": True,
-}
+    "in_channels": LATENT_CHANNELS, "out_channels": LATENT_CHANNELS, "cond_channels": TOKEN_WIDTH,
+    "patch_size": 2, "mlp_ratio": 4, "pe_mode": "ape", "qk_rms_norm": True, "use_fp16": True,
+}  # fmt: skip
 # Stem of the file -> class name and arguments.
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ss_flow_tiny": (
-        "SparseStructureFlowModel",
-        {**_FLOW, "resolution": 16, "model_channels": 144, "num_blocks": 6, "num_heads": 6},
-    ),
-    "ss_dec_tiny": (
-        "SparseStructureDecoder",
-        {
-            "out_channels": 1,
-            "latent_channels": LATENT_CHANNELS,
-            "num_res_blocks": 1,
-            "num_res_blocks_middle": 1,
-            "channels": [64, 32, 16],
-            "use_fp16": True,
-        },
-    ),
-    "slat_flow_tiny": (
-        "ElasticSLatFlowModel",
-        {
-            **_FLOW,
-            "resolution": 64,
-            "model_channels": 112,
-            "num_blocks": 4,
-            "num_heads": 7,
-            "num_io_res_blocks": 2,
-            "io_block_channels": [32],
-        },
-    ),
-    "slat_dec_gs_tiny": (
-        "ElasticSLatGaussianDecoder",
-        {
-            "resolution": 64,
-            "model_channels": 96,
-            "latent_channels": LATENT_CHANNELS,
-            "num_blocks": 2,
-            "num_heads": 3,
-            "mlp_ratio": 4,
-            "attn_mode": "swin",
-            "window_size": 8,
-            "use_fp16": True,
-            "representation_config": GAUSSIANS,
-        },
-    ),
-}
+    "ss_flow_tiny": ("SparseStructureFlowModel", {
+        **_FLOW, "resolution": 16, "model_channels": 144, "num_blocks": 6, "num_heads": 6,
+    }),
+    "ss_dec_tiny": ("SparseStructureDecoder", {
+        "out_channels": 1, "latent_channels": LATENT_CHANNELS, "num_res_blocks": 1, "num_res_blocks_middle": 1,
+        "channels": [64, 32, 16], "use_fp16": True,
+    }),
+    "slat_flow_tiny": ("ElasticSLatFlowModel", {
+        **_FLOW, "resolution": 64, "model_channels": 112, "num_blocks": 4, "num_heads": 7,
+        "num_io_res_blocks": 2, "io_block_channels": [32],
+    }),
+    "slat_dec_gs_tiny": ("ElasticSLatGaussianDecoder", {
+        "resolution": 64, "model_channels": 96, "latent_channels": LATENT_CHANNELS, "num_blocks": 2, "num_heads": 3,
+        "mlp_ratio": 4, "attn_mode": "swin", "window_size": 8, "use_fp16": True, "representation_config": GAUSSIANS,
+    }),
+}  # fmt: skip
 
 
 def build_image_encoder() -> Any:

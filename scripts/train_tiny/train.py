@@ -13,6 +13,8 @@ import argparse
 import math
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,11 +25,9 @@ from pipeline.trellis.checkpoint import build_network
 from pipeline.weights.checkpoint_writer import save_network, save_pipeline
 from scripts.train_tiny.architecture import NETWORKS
 from scripts.train_tiny.data.dataset import make_dataset
-from scripts.train_tiny.data.tokenizer import write_tokenizer
+from scripts.train_tiny.training import latents, structure
 from scripts.train_tiny.training.context import TrainingContext
-from scripts.train_tiny.training.latents import STATISTICS
-from scripts.train_tiny.training.prompt_encoders import FINAL_TEXT_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
-from scripts.train_tiny.training.stages import STAGES
+from scripts.train_tiny.training.prompt_encoders import FINAL_TEXT_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, write_tokenizer
 
 ROLES = {
     "sparse_structure_flow_model": "ss_flow_tiny",
@@ -36,6 +36,30 @@ ROLES = {
     "slat_decoder_gs": "slat_dec_gs_tiny",
 }
 SAMPLER_PARAMS = SamplerParams(steps=12, cfg_strength=0.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, the stems of the files it writes, and the seconds it takes on one H100."""
+
+    train: Callable[[TrainingContext, float], None]
+    files: tuple[str, ...]
+    seconds: float
+
+    def is_done(self, folder: Path) -> bool:
+        """Return whether all files of the stage exist."""
+        return all((folder / f"{file}.safetensors").is_file() for file in self.files)
+
+
+STAGES = {
+    "structure_vae": Stage(structure.train_structure_vae, ("ss_dec_tiny", "structure_encoder"), 80),
+    "structure_flow": Stage(
+        structure.train_structure_flow, ("ss_flow_tiny", f"{IMAGE_ENCODER}/model", f"{TEXT_ENCODER}/model"), 470
+    ),
+    "gaussian_decoder": Stage(latents.train_gaussian_decoder, ("slat_dec_gs_tiny",), 80),
+    "latent_flow": Stage(latents.train_latent_flow, ("slat_flow_tiny", latents.STATISTICS), 380),
+    "text_encoder": Stage(latents.train_text_encoder, (f"{FINAL_TEXT_ENCODER}/model",), 240),
+}
 
 
 def write_checkpoints(work: Path, directory: Path) -> None:
@@ -56,7 +80,7 @@ def write_checkpoints(work: Path, directory: Path) -> None:
     ):
         encoder.from_pretrained(source, local_files_only=True).half().save_pretrained(target)
     write_tokenizer(text / TEXT_ENCODER)
-    statistics = {key: value.tolist() for key, value in load_file(work / f"{STATISTICS}.safetensors").items()}
+    statistics = {key: value.tolist() for key, value in load_file(work / f"{latents.STATISTICS}.safetensors").items()}
     models = {role: f"ckpts/{stem}" for role, stem in ROLES.items()}
     save_pipeline(image, "image", models=models, encoder=IMAGE_ENCODER, settings=SAMPLER_PARAMS, statistics=statistics)
     models = {role: f"../{image.name}/{path}" for role, path in models.items()}
@@ -74,7 +98,6 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--objects", type=int, default=48_000, help="number of objects to make and train on")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--eager", action="store_true", help="without CUDA graphs, which is slower")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -86,8 +109,7 @@ def main() -> int:
         start = time.monotonic()
         dataset = make_dataset(arguments.objects, torch.device(arguments.device))
         print(f"{len(dataset.captions)} objects in {time.monotonic() - start:.0f} s", flush=True)
-        generator = torch.Generator().manual_seed(1)
-        context = TrainingContext(work, dataset, work / "log.jsonl", generator, not arguments.eager)
+        context = TrainingContext(work, dataset, torch.Generator().manual_seed(1))
         for name in missing:
             remaining = arguments.within - (time.monotonic() - start)
             seconds = arguments.pace * STAGES[name].seconds

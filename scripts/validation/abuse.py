@@ -36,15 +36,19 @@ MAX_GROWTH = 300 * MEGABYTE
 FLOOD_COUNT = 20
 
 
-def is_flood(attack: Attack) -> bool:
-    """Return whether the attack consists in the number of its requests."""
-    return attack.count >= FLOOD_COUNT
+def split_attacks(
+    axon: AxonAddress, seed: str, connections: int, megabytes: int
+) -> tuple[dict[str, Attack], dict[str, Attack]]:
+    """Return the floods, which consist in the number of their requests, and all other attacks."""
+    every = attacks.make_attacks(axon, Peers.from_seed(seed), connections, megabytes)
+    floods = {name: attack for name, attack in every.items() if attack.count >= FLOOD_COUNT}
+    return floods, {name: attack for name, attack in every.items() if name not in floods}
 
 
 def run_floods(axon: AxonAddress, seed: str, connections: int, megabytes: int) -> dict[str, AttackOutcome]:
     """Run the floods, in a process of their own, which they keep busy."""
-    made = attacks.make_attacks(axon, Peers.from_seed(seed), connections, megabytes)
-    return asyncio.run(attacks.run_attacks({name: attack for name, attack in made.items() if is_flood(attack)}))
+    floods, _ = split_attacks(axon, seed, connections, megabytes)
+    return asyncio.run(attacks.run_attacks(floods))
 
 
 async def run_all_attacks(axon: AxonAddress, seed: str, connections: int, megabytes: int) -> dict[str, AttackOutcome]:
@@ -54,8 +58,7 @@ async def run_all_attacks(axon: AxonAddress, seed: str, connections: int, megaby
         loop = asyncio.get_running_loop()
         floods = loop.run_in_executor(pool, run_floods, axon, seed, connections, megabytes)
         while not floods.done():
-            made = attacks.make_attacks(axon, Peers.from_seed(seed), connections, megabytes)
-            single = {name: attack for name, attack in made.items() if not is_flood(attack)}
+            _, single = split_attacks(axon, seed, connections, megabytes)
             for name, outcome in (await attacks.run_attacks(single)).items():
                 outcomes[name] = outcomes[name] + outcome if name in outcomes else outcome
             await asyncio.wait([floods], timeout=PAUSE)
@@ -64,8 +67,7 @@ async def run_all_attacks(axon: AxonAddress, seed: str, connections: int, megaby
 
 def resident_memory(pid: int) -> tuple[int, int]:
     """Return the resident bytes of a process, now and at most."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(fields["VmRSS"].split()[0]) * 1024, int(fields["VmHWM"].split()[0]) * 1024
 
 

@@ -1,6 +1,6 @@
 """Measure the GPU memory of checkpoints at full size, each alone and both together, with their encoders.
 
-    python -m scripts.validation.memory [--voxels 16000]
+    python -m scripts.validation.memory
 
 The weights are random; a spherical shell of voxels replaces the structure. Figures are GiB as torch counts its own
 allocations. The last line is JSON. Needs neither bittensor nor rembg. Recorded results: memory.md beside this file.
@@ -25,8 +25,10 @@ from scripts.benchmarks.timing import GIB
 from scripts.benchmarks.workload import GenerationWorkload, phase_params
 from scripts.loaded_checkpoint import LoadedCheckpoint
 
+VOXELS = 16_000
 
-def measure(directories: Sequence[Path], voxels: int) -> dict[str, float]:
+
+def measure(directories: Sequence[Path]) -> dict[str, float]:
     """Return the memory of the loaded checkpoints, and the peak while each makes one object."""
     gc.collect()
     torch.cuda.empty_cache()
@@ -35,7 +37,7 @@ def measure(directories: Sequence[Path], voxels: int) -> dict[str, float]:
     compute, params = choose_compute("cuda"), phase_params("phase3")
     shared_networks: LoadedNetworks = {}
     workloads = [
-        GenerationWorkload.prepare(LoadedCheckpoint.load(directory, compute, shared_networks), params, voxels)
+        GenerationWorkload.prepare(LoadedCheckpoint.load(directory, compute, shared_networks), params, VOXELS)
         for directory in directories
     ]
     loaded = torch.cuda.memory_allocated() - before
@@ -53,8 +55,7 @@ def measure(directories: Sequence[Path], voxels: int) -> dict[str, float]:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--voxels", type=int, default=16000)
-    arguments = parser.parse_args()
+    parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         directories = {name: Path(folder) / name for name in random_init.CHECKPOINTS}
         for name, directory in directories.items():
@@ -65,8 +66,8 @@ def main() -> int:
                 first, second = (directory / "ckpts" / f"{role}{suffix}" for directory in directories.values())
                 second.unlink()
                 second.hardlink_to(first)
-        report = {name: measure([directory], arguments.voxels) for name, directory in directories.items()}
-        report["both"] = measure(list(directories.values()), arguments.voxels)
+        report = {name: measure([directory]) for name, directory in directories.items()}
+        report["both"] = measure(list(directories.values()))
     print(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__} | report))
     return 0
 

@@ -1,6 +1,6 @@
 """Measure how far half precision and the fused kernels are from float32, at full size on a GPU.
 
-    python -m scripts.validation.precision [--checkpoint image-large] [--voxels 12000]
+    python -m scripts.validation.precision [--checkpoint image-large]
 
 Compares single velocities and whole samplings of phase 3, and two samplings with the same seed. Deviations are the
 largest difference over the largest value of the float32 result, and the norm of the difference over its norm. The last
@@ -29,8 +29,7 @@ from scripts.loaded_checkpoint import LoadedCheckpoint
 
 TIMES = (1.0, 0.75, 0.25)
 RUNS = ("first", "second")
-
-
+VOXELS = 12_000
 # Name in the record -> precision, kernels, fp8, and the number of guided steps that reuse a velocity.
 VARIANTS: dict[str, tuple[Precision, Kernels, bool, int]] = {
     "float16 plain": ("float16", "plain", False, 0),
@@ -43,11 +42,11 @@ VARIANTS: dict[str, tuple[Precision, Kernels, bool, int]] = {
 }
 
 
-def compute_results(directory: Path, compute: ComputeConfig, voxels: int, reuse: int = 0) -> dict[str, Tensor]:
+def compute_results(directory: Path, compute: ComputeConfig, reuse: int = 0) -> dict[str, Tensor]:
     """Return velocities at a few times and the samples of whole runs, in float32 on the CPU."""
     torch.manual_seed(0)
     checkpoint = LoadedCheckpoint.load(directory, compute)
-    workload = GenerationWorkload.prepare(checkpoint, phase_params("phase3", reuse), voxels)
+    workload = GenerationWorkload.prepare(checkpoint, phase_params("phase3", reuse), VOXELS)
     engine, grid, conditions = workload.engine, workload.grid, workload.conditions
     x = torch.randn(1, *engine.structure_shape, generator=torch.Generator().manual_seed(1)).to(compute.device)
     y = torch.randn(len(grid), engine.latent_channels, generator=torch.Generator().manual_seed(2)).to(compute.device)
@@ -57,9 +56,9 @@ def compute_results(directory: Path, compute: ComputeConfig, voxels: int, reuse:
         ("latent", engine.flows.prepare_latents(TIMES, conditions, grid), y),
     ):
         for step, t in enumerate(TIMES):
-            with_tokens, negative = velocities(noise, step, (0, NEGATIVE))
-            results[f"{stage} velocity at {t}, tokens"] = with_tokens.cpu()
-            results[f"{stage} velocity at {t}, negative"] = negative.cpu()
+            both = velocities(noise, step, (0, NEGATIVE))
+            for context, velocity in zip(("tokens", "negative"), both, strict=True):
+                results[f"{stage} velocity at {t}, {context}"] = velocity.cpu()
     for run in RUNS[: 1 if compute.dtype == torch.float32 else 2]:
         torch.manual_seed(3)
         results[f"structure sample, {run} run"] = workload.sample_structure().cpu()
@@ -69,17 +68,17 @@ def compute_results(directory: Path, compute: ComputeConfig, voxels: int, reuse:
 
 def deviation(result: Tensor, reference: Tensor) -> dict[str, float]:
     """Return the largest and the root-mean-square difference, relative to the reference's."""
-    reference = reference.double()
-    difference = result.double() - reference
-    maximum, rms = difference.abs().max() / reference.abs().max(), difference.norm() / reference.norm()
-    return {"max": float(maximum), "rms": float(rms)}
+    difference = result.double() - reference.double()
+    return {
+        "max": float(difference.abs().max() / reference.double().abs().max()),
+        "rms": float(difference.norm() / reference.double().norm()),
+    }
 
 
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", choices=random_init.CHECKPOINTS, default="image-large", help="of which size")
-    parser.add_argument("--voxels", type=int, default=12000)
     arguments = parser.parse_args()
     name = arguments.checkpoint
     print(f"phase 3: {phase_params('phase3')}")
@@ -87,12 +86,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         directory = Path(folder)
         random_init.write_checkpoint(name, directory, "cuda")
-        reference = compute_results(directory, choose_compute("cuda", "float32"), arguments.voxels)
+        reference = compute_results(directory, choose_compute("cuda", "float32"))
         for variant, (precision, kernels, fp8, reuse) in VARIANTS.items():
             gc.collect()
             torch.cuda.empty_cache()
             compute = choose_compute("cuda", precision, kernels, fp8=fp8)
-            results = compute_results(directory, compute, arguments.voxels, reuse)
+            results = compute_results(directory, compute, reuse)
             deviations = {key: deviation(results[key], expected) for key, expected in reference.items()}
             for stage in ("structure", "latent"):
                 first, second = (results[f"{stage} sample, {run} run"] for run in RUNS)

@@ -21,20 +21,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from miner.analytics import (
-    ALPHA,
-    Z_95,
-    ContingencyTables,
-    Experiment,
-    ExperimentResult,
-    Observation,
-    evaluate,
-    log_e_values,
-)
+from miner.analytics import ALPHA, Z_95, ContingencyTables, Experiment, ExperimentResult, Observation, sequential_test
 from miner.ledger import Stratum
 
 # Tasks of each arm before the naive test is first evaluated; with fewer it is no better than a guess.
 NAIVE_FIRST_EVALUATION = 20
+# Of the subnet.
+VALIDATORS, TEXT_SHARE, NO_VERDICT_SHARE = 7, 0.2, 0.1
 
 
 def draw_tables(rng: np.random.Generator, blocks: int, first: float, second: float) -> ContingencyTables:
@@ -48,7 +41,7 @@ def tasks_until_decided(tables: ContingencyTables) -> tuple[float, float]:
     """Return the tasks until the first arm, and until the second, is found to be better; infinite if it never is."""
     decided = []
     for direction in (tables, tables[:, [2, 3, 0, 1]]):
-        hits = np.flatnonzero(log_e_values(direction) >= math.log(2 / ALPHA))
+        hits = np.flatnonzero(sequential_test.log_e_values(direction) >= math.log(2 / ALPHA))
         decided.append(2.0 * (int(hits[0]) + 1) if len(hits) else math.inf)
     return decided[0], decided[1]
 
@@ -74,30 +67,27 @@ class SubnetModel:
     seconds: Mapping[str, float]
     effect: Mapping[str, float]
     weights: Mapping[str, int]
-    validators: int = 7
-    text_share: float = 0.2
-    no_verdict: float = 0.1
 
     def run(self, rng: np.random.Generator, tasks: int) -> ExperimentResult:
         """Run an experiment of a number of tasks; return its result."""
         experiment = Experiment(int(rng.integers(2**31)), self.weights)
-        difficulty = rng.normal(0.0, 1.0, self.validators)
+        difficulty = rng.normal(0.0, 1.0, VALIDATORS)
         drift = np.cumsum(rng.normal(0.0, 0.03, tasks))
-        free_at = rng.uniform(0, 300, self.validators)
+        free_at = rng.uniform(0, 300, VALIDATORS)
         turns: dict[Stratum, int] = {}
         observations = []
         for number in range(tasks):
             validator = int(free_at.argmin())
-            stratum = Stratum(f"5V{validator}", "text" if rng.random() < self.text_share else "image")
+            stratum = Stratum(f"5V{validator}", "text" if rng.random() < TEXT_SHARE else "image")
             turn = turns[stratum] = turns.get(stratum, -1) + 1
             arm = experiment.arm(stratum, turn)
             logit = difficulty[validator] + drift[number] + self.effect[arm]
             accepted = bool(rng.random() < 1 / (1 + math.exp(-logit)))
             ended = free_at[validator] + rng.exponential(self.seconds[arm])
             free_at[validator] = ended + (300 if accepted else 900)
-            verdict = None if rng.random() < self.no_verdict else accepted
+            verdict = None if rng.random() < NO_VERDICT_SHARE else accepted
             observations.append(Observation(stratum, turn, arm, verdict, ended))
-        return evaluate(experiment, observations)
+        return sequential_test.evaluate(experiment, observations)
 
 
 def measure_false_alarms(rng: np.random.Generator, rate: float, runs: int, tasks: int) -> dict[str, float]:
@@ -139,13 +129,13 @@ def measure_decisions(rng: np.random.Generator, model: SubnetModel, runs: int, t
     }
 
 
-SECONDS, NO_EFFECT, HALVES = {"fast": 5.0, "slow": 20.0}, {"fast": 0.0, "slow": 0.0}, {"fast": 50, "slow": 50}
+USUAL, ALIKE, EVEN = {"fast": 5.0, "slow": 20.0}, {"fast": 0.0, "slow": 0.0}, {"fast": 50, "slow": 50}
 MODELS = {
-    "alike": SubnetModel(SECONDS, NO_EFFECT, HALVES),
-    "alike, very slow arm": SubnetModel({"fast": 5.0, "slow": 600.0}, NO_EFFECT, HALVES),
-    "alike, 70 to 30": SubnetModel(SECONDS, NO_EFFECT, {"fast": 70, "slow": 30}),
-    "alike, three arms": SubnetModel(SECONDS | {"c": 9.0}, NO_EFFECT | {"c": 0.0}, {"fast": 1, "slow": 1, "c": 1}),
-    "odds doubled": SubnetModel(SECONDS, {"fast": 0.0, "slow": 0.69}, HALVES),
+    "alike": SubnetModel(USUAL, ALIKE, EVEN),
+    "alike, very slow arm": SubnetModel(USUAL | {"slow": 600.0}, ALIKE, EVEN),
+    "alike, 70 to 30": SubnetModel(USUAL, ALIKE, {"fast": 70, "slow": 30}),
+    "alike, three arms": SubnetModel(USUAL | {"c": 9.0}, ALIKE | {"c": 0.0}, {"fast": 1, "slow": 1, "c": 1}),
+    "odds doubled": SubnetModel(USUAL, ALIKE | {"slow": 0.69}, EVEN),
 }
 
 

@@ -34,15 +34,13 @@ from miner.pull import CooldownStore, Puller, SessionContext
 from miner.runtime import Clock, Supervisor
 from miner.subnet.metagraph import Snapshot
 from scripts.validation import simulated_network as simulated
-from scripts.validation.simulated_network import SimulatedNetwork
-from scripts.validation.virtual_time import VirtualTimeLoop
 
 # The least share of the results of an omniscient miner.
 MIN_SHARE = 0.98
 Restarts = Sequence[tuple[float, float]]
 
 
-async def simulate(network: SimulatedNetwork, seconds: float, restarts: Restarts, folder: Path) -> None:
+async def simulate(network: simulated.SimulatedNetwork, seconds: float, restarts: Restarts, folder: Path) -> None:
     """Mine for a number of seconds; `restarts` are (begin, end) of the times in which the miner is down."""
     loop = asyncio.get_running_loop()
     clock = Clock(loop.time, lambda: simulated.UNIX_START + loop.time(), asyncio.sleep)
@@ -59,7 +57,7 @@ async def simulate(network: SimulatedNetwork, seconds: float, restarts: Restarts
             PullingSettings(),
             clock,
         )
-        puller = Puller(context, supervisor, store, lambda: simulated.SimulatedDendrite(network))
+        puller = Puller(context, supervisor, store, lambda: network)
         puller.update(snapshot)
         await asyncio.sleep(begin - loop.time())
         # Killed, not stopped: the miner loses the tasks in hand, and gets them again.
@@ -71,21 +69,18 @@ async def simulate(network: SimulatedNetwork, seconds: float, restarts: Restarts
     await asyncio.gather(*validators, return_exceptions=True)
 
 
-def count_possible(network: SimulatedNetwork, seconds: float, restarts: Restarts) -> int:
+def count_possible(network: simulated.SimulatedNetwork, seconds: float, restarts: Restarts) -> int:
     """Return the accepted results of an omniscient miner: no delays, no margins, and a generator for each validator.
 
     It is subject only to what no miner can avoid: outages, its own restarts, and the same verdicts in the same order.
     """
     timing, accepted = ValidatorTiming(), 0
     for validator in network.validators.values():
-        verdicts = itertools.cycle(validator.verdicts)
+        verdicts, outages = itertools.cycle(validator.verdicts), (*restarts, *validator.scenario.outages)
         now = 0.0
         while True:
-            has_moved = True
-            while has_moved:
-                restarted = next((end for begin, end in restarts if begin <= now < end), now)
-                later = validator.scenario.next_up(restarted)
-                has_moved, now = later > now, later
+            while (later := next((end for begin, end in outages if begin <= now < end), now)) > now:
+                now = later
             if now >= seconds:
                 break
             verdict = next(verdicts)
@@ -101,13 +96,13 @@ def run(hours: float, validators: int, seed: int) -> dict[str, Any]:
     scenarios = [simulated.draw_scenario(rng, seconds) for _ in range(validators)]
     begins = sorted(rng.uniform(0.1, 0.9) * seconds for _ in range(max(round(hours / 8), 1)))
     restarts = [(begin, begin + rng.uniform(15, 90)) for begin in begins]
-    network = SimulatedNetwork.make(scenarios, rng)
-    with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+    models = [simulated.SimulatedValidator(uid, scenario) for uid, scenario in enumerate(scenarios)]
+    network = simulated.SimulatedNetwork(models, rng)
+    with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=simulated.VirtualTimeLoop) as runner:
         runner.run(simulate(network, seconds, restarts, Path(folder)))
-    results = network.validators.values()
-    verdicts = Counter(verdict for validator in results for verdict in validator.verdicts)
+    verdicts = Counter(verdict for model in models for verdict in model.verdicts)
     # A task that is held at the end is neither ended nor lost.
-    lost = [v.assigned - v.ended - v.forgotten - v.held_tasks() for v in results]
+    lost = [v.assigned - v.ended - v.forgotten - simulated.held_tasks(v.rules.miners) for v in models]
     accepted, possible = verdicts[SubmissionVerdict.ACCEPTED], count_possible(network, seconds, restarts)
     return {
         "hours": hours,
@@ -116,14 +111,14 @@ def run(hours: float, validators: int, seed: int) -> dict[str, Any]:
         "our_restarts": len(restarts),
         "our_loops_died": network.session_crashes,
         "outages": sum(len(scenario.outages) for scenario in scenarios),
-        "assigned": sum(len(v.assigned) for v in results),
+        "assigned": sum(len(v.assigned) for v in models),
         "lost": sum(len(tasks) for tasks in lost),
-        "forgotten_by_validators": sum(len(v.forgotten) for v in results),
-        "violations_of_known_cooldowns": sum(v.known_violations for v in results),
-        "violations_to_learn": sum(v.unknown_violations for v in results),
-        "late": sum(v.late for v in results),
+        "forgotten_by_validators": sum(len(v.forgotten) for v in models),
+        "violations_of_known_cooldowns": sum(v.known_violations for v in models),
+        "violations_to_learn": sum(v.unknown_violations for v in models),
+        "late": sum(v.late for v in models),
         "verdicts": {verdict.value: verdicts[verdict] for verdict in SubmissionVerdict if verdict in verdicts},
-        "ignored_submissions": sum(v.ignored for v in results),
+        "ignored_submissions": sum(v.ignored for v in models),
         "accepted_per_hour": round(accepted / hours, 2),
         "possible_per_hour": round(possible / hours, 2),
         "share_of_possible": round(accepted / possible, 4),

@@ -1,15 +1,17 @@
-"""Validators, the network to them and a generator, all simulated in the time of the running event loop."""
+"""Validators, the network to them, a generator, and an event loop in virtual time, in which hours pass in seconds."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import random
+import selectors
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import bittensor as bt
 
@@ -20,6 +22,9 @@ from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ProtocolTask, PullTask, SubmitResults, TextTask
 from miner.tasks import Task
 from pipeline import PipelineError
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 
 UNIX_START = 1_700_000_000.0
 GENERATION_SECONDS = 8.0
@@ -39,17 +44,9 @@ class ValidatorScenario:
     outages: tuple[tuple[float, float], ...]
     scores: tuple[float | None, ...]
 
-    def unix_time(self) -> float:
-        """Return the time on the validator's clock."""
-        return UNIX_START + loop_time() + self.clock_error
-
     def is_up(self, now: float) -> bool:
         """Return whether the validator answers."""
         return not any(begin <= now < end for begin, end in self.outages)
-
-    def next_up(self, now: float) -> float:
-        """Return the first moment from `now` on at which the validator answers."""
-        return next((end for begin, end in self.outages if begin <= now < end), now)
 
 
 def draw_scenario(rng: random.Random, seconds: float) -> ValidatorScenario:
@@ -64,7 +61,6 @@ def draw_scenario(rng: random.Random, seconds: float) -> ValidatorScenario:
     return ValidatorScenario(rng.uniform(-60, 60), outages, tuple(scores))
 
 
-@dataclass
 class SimulatedValidator:
     """A validator: its rules, its scenario, and what it counted.
 
@@ -73,41 +69,35 @@ class SimulatedValidator:
     late: results validated more than the throttle period after the assignment. ignored: submissions without effect.
     """
 
-    uid: int
-    hotkey: str
-    scenario: ValidatorScenario
-    rules: ValidatorRules
-    assigned: set[str]
-    verdicts: list[SubmissionVerdict] = field(default_factory=list)
-    ended: set[str] = field(default_factory=set)
-    forgotten: set[str] = field(default_factory=set)
-    known_violations: int = 0
-    unknown_violations: int = 0
-    late: int = 0
-    ignored: int = 0
-    # The last cooldown that reached the miner, in the validator's unix seconds.
-    known_cooldown: int = 0
-    validated: int = 0
+    def __init__(self, uid: int, scenario: ValidatorScenario) -> None:
+        """Begin without miners; tasks are numbered."""
+        self.uid, self.scenario = uid, scenario
+        self.hotkey = bt.Keypair.create_from_uri(f"//validator{uid}").ss58_address
+        timing = ValidatorTiming()
+        self.rules = ValidatorRules(self.hotkey, self._next_task, lambda _: True, lambda: self.unix_time, timing)
+        self.assigned: set[str] = set()
+        self.ended: set[str] = set()
+        self.forgotten: set[str] = set()
+        self.verdicts: list[SubmissionVerdict] = []
+        self.known_violations = self.unknown_violations = self.late = self.ignored = 0
+        # The last cooldown that reached the miner, in the validator's unix seconds.
+        self.known_cooldown = 0
+        self._scores = itertools.cycle(scenario.scores)
 
-    @staticmethod
-    def make(uid: int, scenario: ValidatorScenario) -> SimulatedValidator:
-        """Make a validator whose tasks are numbered."""
-        hotkey = bt.Keypair.create_from_uri(f"//validator{uid}").ss58_address
-        assigned: set[str] = set()
-        numbers = itertools.count()
-
-        def next_task() -> ProtocolTask:
-            task = TextTask(id=f"{uid}-{next(numbers)}", prompt="a chair")
-            assigned.add(task.id)
-            return task
-
-        rules = ValidatorRules(hotkey, next_task, lambda _: True, scenario.unix_time, ValidatorTiming())
-        return SimulatedValidator(uid, hotkey, scenario, rules, assigned)
+    def _next_task(self) -> ProtocolTask:
+        task = TextTask(id=f"{self.uid}-{len(self.assigned)}", prompt="a chair")
+        self.assigned.add(task.id)
+        return task
 
     @property
     def neuron(self) -> Neuron:
         """The validator's entry in the metagraph."""
         return Neuron(uid=self.uid, hotkey=self.hotkey, coldkey="c", stake=1000.0 + self.uid, ip="10.0.0.1", port=8091)
+
+    @property
+    def unix_time(self) -> float:
+        """The time on the validator's clock."""
+        return UNIX_START + loop_time() + self.scenario.clock_error
 
     async def run(self) -> None:
         """Save the state every ten minutes, and restart with what was saved after each outage."""
@@ -117,19 +107,15 @@ class SimulatedValidator:
                 await asyncio.sleep(SAVE_INTERVAL)
                 saved = self.rules.save_state()
             await asyncio.sleep(max(end - loop_time(), 0.0))
-            self.forgotten |= self.held_tasks() - _held_tasks(saved)
+            self.forgotten |= held_tasks(self.rules.miners) - held_tasks(saved)
             self.rules.restore_state(saved)
-
-    def held_tasks(self) -> set[str]:
-        """Return the ids of tasks that are assigned and not ended."""
-        return _held_tasks(self.rules.miners)
 
     def pull(self, miner_hotkey: str, synapse: PullTask) -> None:
         """Answer a pull, and count a violation as known to the miner or not."""
         before = self.rules.miners.get(miner_hotkey, MinerState()).violations
         self.rules.pull(miner_hotkey, synapse)
         if synapse.cooldown_violations > before:
-            is_known = self.known_cooldown > self.scenario.unix_time()
+            is_known = self.known_cooldown > self.unix_time
             self.known_violations += is_known
             self.unknown_violations += not is_known
 
@@ -138,8 +124,7 @@ class SimulatedValidator:
 
         async def validate(_task: ProtocolTask, _results: str) -> float | None:
             await asyncio.sleep(rng.uniform(1, 3))
-            self.validated += 1
-            return self.scenario.scores[(self.validated - 1) % len(self.scenario.scores)]
+            return next(self._scores)
 
         assigned_at, task_id = self.rules.miners[miner_hotkey].assigned_at, synapse.task_id
         verdict = await self.rules.submit(miner_hotkey, synapse, validate)
@@ -148,7 +133,7 @@ class SimulatedValidator:
         else:
             self.verdicts.append(verdict)
             self.ended.add(task_id)
-            self.late += self.scenario.unix_time() - assigned_at > self.rules.timing.throttle_period
+            self.late += self.unix_time - assigned_at > self.rules.timing.throttle_period
 
 
 def loop_time() -> float:
@@ -156,39 +141,28 @@ def loop_time() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _held_tasks(miners: dict[str, MinerState]) -> set[str]:
+def held_tasks(miners: dict[str, MinerState]) -> set[str]:
+    """Return the ids of tasks that are assigned and not ended."""
     return {miner.task.id for miner in miners.values() if miner.task is not None}
 
 
-@dataclass
 class SimulatedNetwork:
-    """Validators by hotkey, the miner's key, and the number of its sessions that crashed."""
+    """Validators by hotkey, and a client of them all, with delays, lost answers and requests that outages cut off.
 
-    validators: dict[str, SimulatedValidator]
-    keypair: bt.Keypair
-    rng: random.Random
-    session_crashes: int = 0
+    session_crashes: the number of the miner's sessions that crashed.
+    """
 
-    @staticmethod
-    def make(scenarios: Sequence[ValidatorScenario], rng: random.Random) -> SimulatedNetwork:
-        """Make a network with a validator for each scenario."""
-        validators = [SimulatedValidator.make(uid, scenario) for uid, scenario in enumerate(scenarios)]
-        keypair = bt.Keypair.create_from_uri("//miner")
-        return SimulatedNetwork({validator.hotkey: validator for validator in validators}, keypair, rng)
-
-
-class SimulatedDendrite:
-    """A client of one validator, with delays, lost answers and requests that outages cut off."""
-
-    def __init__(self, network: SimulatedNetwork) -> None:
-        """Send over a network."""
-        self._network = network
+    def __init__(self, validators: Sequence[SimulatedValidator], rng: random.Random) -> None:
+        """Begin with a new miner."""
+        self.validators = {validator.hotkey: validator for validator in validators}
+        self.keypair = bt.Keypair.create_from_uri("//miner")
+        self.rng = rng
+        self.session_crashes = 0
 
     async def exchange(self, neuron: Neuron, synapse: AnySynapse, timeout: float) -> Reply[AnySynapse]:  # noqa: ASYNC109
         """Send a synapse and wait for the answer, as a Dendrite does."""
-        network, rng = self._network, self._network.rng
-        validator = network.validators[neuron.hotkey]
-        scenario, miner_hotkey = validator.scenario, network.keypair.ss58_address
+        rng, validator = self.rng, self.validators[neuron.hotkey]
+        scenario, miner_hotkey = validator.scenario, self.keypair.ss58_address
         if rng.random() < SESSION_CRASH_SHARE:
             raise RuntimeError("simulated")
         await asyncio.sleep(rng.uniform(0.02, 0.3))
@@ -212,7 +186,7 @@ class SimulatedDendrite:
         if isinstance(synapse, PullTask | SubmitResults) and synapse.cooldown_until:
             validator.known_cooldown = synapse.cooldown_until
         synapse.dendrite = bt.TerminalInfo(status_code=200)
-        return Reply(synapse, delivered=True, date=float(int(scenario.unix_time())))
+        return Reply(synapse, delivered=True, date=float(int(validator.unix_time)))
 
     async def aclose_session(self) -> None:
         """Close nothing."""
@@ -254,3 +228,46 @@ class SimulatedRunner:
             _, turn = self._waiting.pop(most_urgent(urgencies, loop_time(), GENERATION_SECONDS))
             self._is_free = False
             turn.set()
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer whenever nothing is left to do.
+
+    Work for threads is done at once and takes no time, since the clock would jump while a thread works.
+    """
+
+    def __init__(self) -> None:
+        """Start at 0 seconds."""
+        self._seconds = 0.0
+        super().__init__(_JumpingSelector(self._jump))
+
+    def time(self) -> float:
+        """Return the virtual time in seconds."""
+        return self._seconds
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Arguments], Result], *args: *Arguments
+    ) -> asyncio.Future[Result]:
+        """Call a function now; return a future that is done."""
+        future: asyncio.Future[Result] = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:  # belongs to whoever awaits the future
+            future.set_exception(error)
+        return future
+
+    def _jump(self, seconds: float | None) -> None:
+        assert seconds is not None, "everything waits for something that never comes"
+        self._seconds += seconds
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    def __init__(self, jump: Callable[[float | None], None]) -> None:
+        super().__init__()
+        self._jump = jump
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready and timeout != 0:
+            self._jump(timeout)
+        return ready

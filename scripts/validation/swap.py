@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -81,7 +80,7 @@ class PhaseSwap:
         stopping = asyncio.Event()
         workers = [asyncio.create_task(self._generate_until(stopping)) for _ in range(CONCURRENT_TASKS)]
         await self._wait_for("old")
-        with_one = in_gib(torch.cuda.memory_allocated)
+        with_one = torch.cuda.memory_allocated()
 
         def apply(state: PhaseState | None) -> PhaseState:
             assert state is not None
@@ -91,7 +90,7 @@ class PhaseSwap:
         started = time.monotonic()
         await asyncio.to_thread(self.state.change, apply)
         await self._wait_for("new")
-        with_both = in_gib(torch.cuda.max_memory_allocated)
+        with_both = torch.cuda.max_memory_allocated()
         stopping.set()
         await asyncio.gather(*workers)
         # Has the memory of the old phase freed, which is done before the job after it.
@@ -104,9 +103,9 @@ class PhaseSwap:
             "made": self.generated,
             "errors": self.errors,
             "seconds_to_the_first_task_of_the_new_phase": round(swap_seconds, 2),
-            "gib_with_one": with_one,
-            "gib_at_most": with_both,
-            "gib_after_the_swap": in_gib(torch.cuda.memory_allocated),
+            "gib_with_one": in_gib(with_one),
+            "gib_at_most": in_gib(with_both),
+            "gib_after_the_swap": in_gib(torch.cuda.memory_allocated()),
             "as_health_has_it": [asdict(gpu) for gpu in read_gpu_memory()],
         }
 
@@ -143,9 +142,9 @@ def _generate(backend: Backend, request: Request, on_step: OnStep) -> None:
         backend.generate(request, on_step)
 
 
-def in_gib(count_bytes: Callable[[], int]) -> float:
-    """Return what one of torch's counters of GPU memory says, in GiB."""
-    return round(count_bytes() / GIB, 2) if torch.cuda.is_available() else 0.0
+def in_gib(size: int) -> float:
+    """Return a number of bytes in GiB."""
+    return round(size / GIB, 2)
 
 
 def main() -> int:

@@ -48,10 +48,7 @@ class Dataset:
         return grid, torch.cat([self.voxel_latents[row].float() for row in rows.tolist()])
 
     def spaced_rows(self, count: int) -> Tensor:
-        """Return `count` evenly spaced rows, or all if there are fewer.
-
-        Objects are sorted by category, so all categories occur.
-        """
+        """Return `count` evenly spaced rows of all categories, by which objects are sorted; all if there are fewer."""
         return torch.arange(0, len(self.captions), max(1, len(self.captions) // count), device=self.images.device)
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,32 +30,25 @@ def camera(azimuth: float, size: int) -> Camera:
     return orbit([azimuth], PROMPT_ELEVATION, RADIUS, FIELD_OF_VIEW, size)[0]
 
 
-@dataclass(frozen=True, eq=False)
-class CropWindow:
-    """The part of the image plane to draw for each of B objects: centre [B, 2] and half side [B].
-
-    The full image has the centre (0, 0) and the half side 1.
-    """
-
-    centre: Tensor
-    half_side: Tensor
-
-
 def render(objects: ObjectBatch, size: int, azimuth: float = PROMPT_AZIMUTH) -> Tensor:
     """Render RGBA [B, 4, size, size] in 0..1, colours not premultiplied; alpha is 0 or 1."""
     return _trace(objects, size, azimuth)[:, :4]
 
 
 def _trace(
-    objects: ObjectBatch, size: int, azimuth: float = PROMPT_AZIMUTH, window: CropWindow | None = None
+    objects: ObjectBatch, size: int, azimuth: float = PROMPT_AZIMUTH, window: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """Return [B, 7, size, size]: RGBA and the visible point in the objects' frame, all 0 in the background."""
+    """Return [B, 7, size, size]: RGBA and the visible point in the objects' frame, all 0 in the background.
+
+    window: centre [B, 2] and half side [B] of what to draw of the image plane, whose own are (0, 0) and 1.
+    """
     count, device = objects.count, objects.device
     pose = torch.linalg.inv(camera(azimuth, size).world_to_camera.double()).float().to(device)
     axis = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
     plane = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).view(1, -1, 2).expand(count, -1, -1)
     if window is not None:
-        plane = window.centre[:, None] + window.half_side[:, None, None] * plane
+        centre, half_side = window
+        plane = centre[:, None] + half_side[:, None, None] * plane
     half_width = torch.tan(torch.deg2rad(torch.tensor(FIELD_OF_VIEW / 2, device=device)))
     rays = F.normalize(F.pad(plane * half_width, (0, 1), value=1.0), dim=-1) @ pose[:3, :3].T
     origin = pose[:3, 3]
@@ -95,5 +86,5 @@ def render_framed(objects: ObjectBatch, size: int) -> Tensor:
         high = torch.where(covered, pixels, -1).amax(dim=1)
         sides.append(torch.stack([low, high + 1], dim=1).float() / _PROBE_SIZE * 2 - 1)
     box = torch.stack(sides, dim=1)
-    window = CropWindow(box.mean(dim=2), _MARGIN / 2 * (box[:, :, 1] - box[:, :, 0]).amax(dim=1))
+    window = (box.mean(dim=2), _MARGIN / 2 * (box[:, :, 1] - box[:, :, 0]).amax(dim=1))
     return F.avg_pool2d(_trace(objects, 2 * size, window=window), 2)

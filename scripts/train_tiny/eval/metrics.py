@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline import Splats
 from pipeline.rendering.cameras import Camera
-from pipeline.scoring.similarity import compare_views, render_rgba
+from pipeline.scoring.similarity import compare_views
 from scripts.train_tiny.data.distance_fields import ObjectBatch
 from scripts.train_tiny.data.rendering import BACK_AZIMUTH, PROMPT_AZIMUTH, camera, render
 
@@ -47,11 +46,6 @@ def view_cameras() -> tuple[Camera, Camera]:
     return camera(PROMPT_AZIMUTH, VIEW_SIZE), camera(BACK_AZIMUTH, VIEW_SIZE)
 
 
-def render_splats(splats: Splats) -> Tensor:
-    """Render splats as RGBA [2, 4, S, S] from the prompt's camera and from behind."""
-    return render_rgba(splats, view_cameras())
-
-
 def render_object(single: ObjectBatch) -> Tensor:
     """Render a batch of one object as RGBA [2, 4, S, S] from the prompt's camera and from behind."""
     return torch.cat([render(single, VIEW_SIZE, azimuth) for azimuth in (PROMPT_AZIMUTH, BACK_AZIMUTH)])
@@ -64,18 +58,18 @@ def compute_metrics(occupancy: Tensor, true_occupancy: Tensor, views: Tensor, tr
     return Metrics(tolerant_iou(occupancy, true_occupancy), front, similarity.colour_error, behind)
 
 
-def summarise(metrics: Sequence[Metrics], baseline: Sequence[Metrics] | None = None) -> dict[str, tuple[float, float]]:
-    """Return the mean of each metric and half the width of its 95 % interval (normal approximation).
+def summarise(metrics: Sequence[Metrics], baseline: Sequence[Metrics] | None = None) -> dict[str, list[float]]:
+    """Return the mean of each metric and half the width of its 95 % interval (normal approximation), to four digits.
 
     With a baseline for the same objects, these are of the differences from it, object by object.
     """
-    table = _table(metrics) if baseline is None else _table(metrics) - _table(baseline)
+    table = torch.tensor([astuple(row) for row in metrics], dtype=torch.float64)
+    if baseline is not None:
+        table -= torch.tensor([astuple(row) for row in baseline], dtype=torch.float64)
     half = 1.96 * table.std(dim=0) / math.sqrt(len(metrics)) if len(metrics) > 1 else torch.zeros(table.shape[1])
-    return {name: (float(table[:, i].mean()), float(half[i])) for i, name in enumerate(asdict(metrics[0]))}
-
-
-def _table(metrics: Sequence[Metrics]) -> Tensor:
-    return torch.tensor([list(asdict(row).values()) for row in metrics], dtype=torch.float64)
+    pairs = torch.stack([table.mean(dim=0), half], dim=1).tolist()
+    names = [field.name for field in fields(Metrics)]
+    return {name: [round(value, 4) for value in pair] for name, pair in zip(names, pairs, strict=True)}
 
 
 def retrieval_accuracy(views: Tensor, true_views: Tensor) -> float:

@@ -1,8 +1,6 @@
-"""The checkpoint under test: many prompts at a time, to voxels and splats."""
+"""The checkpoint under test: a prompt, to voxels and splats."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -30,43 +28,22 @@ class ModelUnderTest:
         self.takes_text = self._loaded.takes_text
 
     @torch.inference_mode()
-    def encode(self, prompts: Sequence[Prompt]) -> Tensor:
-        """Return the tokens [B, T, C] that both samplers are conditioned on."""
-        return torch.cat([self._loaded.encode(p if isinstance(p, str) else frame_object(p)) for p in prompts])
+    def encode(self, prompt: Prompt) -> Conditions:
+        """Return the conditions of both samplers."""
+        tokens = self._loaded.encode(prompt if isinstance(prompt, str) else frame_object(prompt))
+        return Conditions((tokens,), self._loaded.negative)
 
     @torch.inference_mode()
-    def structures(self, tokens: Tensor, seeds: Sequence[int], params: SamplerParams) -> Tensor:
-        """Sample a structure for the tokens of each prompt; return the logits [B, 1, 64, 64, 64]."""
-        noise = torch.stack([torch.randn(self.engine.structure_shape, generator=_seeded(seed)) for seed in seeds])
-        return self.engine.decode_structure(self.engine.sample_structure(self._conditions(tokens), params, noise))
+    def structure(self, conditions: Conditions, seed: int, params: SamplerParams) -> Tensor:
+        """Sample a structure; return the logits [1, 1, 64, 64, 64]."""
+        noise = torch.randn(1, *self.engine.structure_shape, generator=torch.Generator().manual_seed(seed))
+        return self.engine.decode_structure(self.engine.sample_structure(conditions, params, noise))
 
     @torch.inference_mode()
-    def splats(
-        self, tokens: Tensor, seeds: Sequence[int], logits: Tensor, params: SamplerParams
-    ) -> list[Splats | None]:
-        """Sample upright splats on the structures; None where no voxel is occupied."""
-        filled = [index for index in range(len(tokens)) if bool((logits[index] > 0).any())]
-        results: list[Splats | None] = [None] * len(tokens)
-        if not filled:
-            return results
-        grid = VoxelGrid(occupied_voxels(logits[filled]))
-        sizes = grid.batch.bincount().tolist()
-        channels = self.engine.latent_channels
-        noise = torch.cat(
-            [
-                torch.randn(size, channels, generator=_seeded(seeds[index] + 1))
-                for size, index in zip(sizes, filled, strict=True)
-            ]
-        )
-        latents = self.engine.sample_latents(self._conditions(tokens[filled]), params, grid, noise)
-        for rows, positions, index in zip(latents.split(sizes), grid.positions.split(sizes), filled, strict=True):
-            results[index] = upright(self.engine.decode_latents(rows, VoxelGrid.of([positions])))
-        return results
-
-    def _conditions(self, tokens: Tensor) -> Conditions:
-        negative = self._loaded.negative
-        return Conditions((tokens,), None if negative is None else negative.expand(len(tokens), -1, -1))
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator("cpu").manual_seed(seed)
+    def splats(self, conditions: Conditions, seed: int, logits: Tensor, params: SamplerParams) -> Splats | None:
+        """Sample upright splats on a structure; None if no voxel is occupied."""
+        if not bool((logits > 0).any()):
+            return None
+        grid = VoxelGrid(occupied_voxels(logits))
+        noise = torch.randn(len(grid), self.engine.latent_channels, generator=torch.Generator().manual_seed(seed + 1))
+        return upright(self.engine.decode_latents(self.engine.sample_latents(conditions, params, grid, noise), grid))

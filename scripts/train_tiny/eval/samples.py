@@ -10,12 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import SamplerParams
+from pipeline.scoring.similarity import render_rgba
 from scripts.train_tiny.data.dataset import FIRST_HELD_OUT_SEED
 from scripts.train_tiny.data.distance_fields import ObjectBatch
 from scripts.train_tiny.data.objects import make_object
 from scripts.train_tiny.data.rendering import render
 from scripts.train_tiny.data.voxels import voxelize
-from scripts.train_tiny.eval.metrics import Metrics, compute_metrics, render_object, render_splats, retrieval_accuracy
+from scripts.train_tiny.eval.metrics import Metrics, compute_metrics, render_object, retrieval_accuracy, view_cameras
 from scripts.train_tiny.eval.model import ModelUnderTest, Prompt
 
 PROMPT_SIZE = 512
@@ -65,22 +66,17 @@ class EvalResult:
 
 
 def evaluate(
-    model: ModelUnderTest,
-    samples: Sequence[EvalSample],
-    structure: SamplerParams,
-    latents: SamplerParams,
-    batch_size: int,
+    model: ModelUnderTest, samples: Sequence[EvalSample], structure: SamplerParams, latents: SamplerParams
 ) -> EvalResult:
-    """Generate all samples, `batch_size` at a time, and compare the results with the objects."""
+    """Generate all samples, and compare the results with the objects."""
     metrics, front_views = [], []
-    for start in range(0, len(samples), batch_size):
-        batch = samples[start : start + batch_size]
-        tokens, seeds = model.encode([sample.prompt for sample in batch]), [sample.seed for sample in batch]
-        logits = model.structures(tokens, seeds, structure)
-        for sample, logit, splats in zip(batch, logits, model.splats(tokens, seeds, logits, latents), strict=True):
-            views = torch.zeros_like(sample.views) if splats is None else render_splats(splats)
-            metrics.append(compute_metrics(logit[0] > 0, sample.occupancy, views, sample.views))
-            front_views.append(views[0])
+    for sample in samples:
+        conditions = model.encode(sample.prompt)
+        logits = model.structure(conditions, sample.seed, structure)
+        splats = model.splats(conditions, sample.seed, logits, latents)
+        views = torch.zeros_like(sample.views) if splats is None else render_rgba(splats, view_cameras())
+        metrics.append(compute_metrics(logits[0, 0] > 0, sample.occupancy, views, sample.views))
+        front_views.append(views[0])
     shares = []
     for start in range(0, len(samples) - RETRIEVAL_SIZE + 1, RETRIEVAL_SIZE):
         chunk = slice(start, start + RETRIEVAL_SIZE)

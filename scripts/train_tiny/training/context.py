@@ -1,7 +1,10 @@
-"""What the stages of the training share: files, the training set, and networks with initial or trained weights."""
+"""What the stages of the training share: files, the training set, networks, and the optimisation loop."""
 
 from __future__ import annotations
 
+import json
+import math
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,18 +18,21 @@ from torch import Tensor, nn
 from pipeline.trellis.checkpoint import NETWORK_CLASSES
 from scripts.train_tiny.architecture import NETWORKS
 from scripts.train_tiny.data.dataset import Dataset
-from scripts.train_tiny.training.loop import LossFunction, optimise
+from scripts.train_tiny.training.optimizer import AveragedNetwork, LossFunction, Optimizer
+
+_WARM_UP_SHARE = 0.03
+_LOG_INTERVAL = 10.0
+# Number of steps that the host starts before it waits for the GPU; the loop ends by the host's clock.
+_STEPS_AHEAD = 16
 
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """The folder of the files, the training set, the log, and whether steps are replayed as CUDA graphs."""
+    """The folder of the files and the log, the training set, and the random numbers that order its batches."""
 
     folder: Path
     dataset: Dataset
-    log: Path
     generator: torch.Generator
-    use_graphs: bool
 
     @property
     def device(self) -> torch.device:
@@ -59,12 +65,42 @@ class TrainingContext:
         seconds: float,
         *,
         learning_rate: float = 1e-3,
-        has_fixed_shapes: bool = False,
+        use_graphs: bool = False,
     ) -> list[Any]:
-        """Run `loop.optimise` on random batches; return the networks with averaged weights."""
+        """Minimise the losses for the given seconds; return the networks with averaged weights.
+
+        The loss functions take turns from step to step. With `use_graphs` they must not wait for the value of any
+        tensor, and all shapes must stay the same. The learning rate rises to its maximum and then falls to zero along
+        a cosine over the time that is left. Every few seconds a line with the losses is added to the log.
+        """
+        averages = [AveragedNetwork(network) for network in networks]
         batches = self.dataset.batches(batch_size, self.generator)
-        use_graphs = self.use_graphs and has_fixed_shapes
-        return optimise(stage, networks, batches, loss_functions, seconds, learning_rate, self.log, use_graphs)
+        batch = next(batches)
+        optimizer = Optimizer(networks, loss_functions, batch, use_graphs=use_graphs)
+        start, logged, step = time.monotonic(), 0.0, 0
+        while (elapsed := time.monotonic() - start) < seconds:
+            progress = elapsed / seconds
+            factor = min(1.0, progress / _WARM_UP_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
+            optimizer.learning_rate.fill_(learning_rate * max(factor, 1e-3))
+            losses = optimizer.step(loss_functions[step % len(loss_functions)], batch)
+            for average in averages:
+                average.update()
+            batch = next(batches)
+            step += 1
+            if batch.is_cuda and step % _STEPS_AHEAD == 0:
+                torch.cuda.synchronize()
+            if elapsed - logged >= _LOG_INTERVAL or step == 1:
+                logged = elapsed
+                values = {name: round(float(loss), 5) for name, loss in losses.items()}
+                self.write_log({"stage": stage, "step": step, "seconds": round(elapsed, 1)} | values)
+        return [average.network for average in averages]
+
+    def write_log(self, content: dict[str, object]) -> None:
+        """Print a line of JSON and add it to the log."""
+        line = json.dumps(content)
+        print(line, flush=True)
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(line + "\n")
 
     def save(self, name: str, tensors: dict[str, Tensor]) -> None:
         """Write a file of a stage."""
@@ -90,8 +126,7 @@ def initialise(network: nn.Module) -> None:
             nn.init.normal_(module.weight, std=fan_in**-0.5)
             nn.init.zeros_(module.bias)
     for name, module in network.named_modules():
-        if name.endswith(("adaLN_modulation.1", "emb_layers.1")) or (
-            name == "out_layer" and isinstance(module, nn.Linear)
-        ):
+        is_output = name == "out_layer" and isinstance(module, nn.Linear)
+        if is_output or name.endswith(("adaLN_modulation.1", "emb_layers.1")):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""The latent stages: the decoder of latents to gaussians, and the flow of latents on the voxels of a structure."""
+"""The later stages: the decoder of latents to gaussians, the flow of latents on voxels, and the text encoder's own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pipeline.trellis import SLatGaussianDecoder, VoxelGrid
 from pipeline.trellis.gaussians import to_gaussians
 from scripts.train_tiny.data.voxels import RESOLUTION
 from scripts.train_tiny.training.context import TrainingContext
-from scripts.train_tiny.training.flow_matching import latent_loss
-from scripts.train_tiny.training.prompt_encoders import PromptEncoders
+from scripts.train_tiny.training.flow_matching import latent_loss, structure_loss
+from scripts.train_tiny.training.prompt_encoders import FINAL_TEXT_ENCODER, PromptEncoders
+from scripts.train_tiny.training.structure import encode_structures
 
 # Gaussians are discs that cover the surface in a voxel: standard deviations in voxels.
 _DISC_WIDTH, _DISC_THICKNESS, _OPACITY = 0.2, 0.1, 0.95
@@ -23,14 +24,10 @@ _DISC_WIDTH, _DISC_THICKNESS, _OPACITY = 0.2, 0.1, 0.95
 _INSET, _COVERAGE = 0.2, 0.9
 # Of length 1, and along no edge of the objects.
 _REFERENCE_DIRECTION = (0.48, 0.60, 0.64)
-_DECODER_BATCH, _FLOW_BATCH = 4, 32
+_DECODER_BATCH, _FLOW_BATCH, _TEXT_BATCH = 4, 32, 64
+# Objects of a batch of the text encoder whose latents are sampled, too.
+_LATENT_BATCH = 16
 STATISTICS = "latent_statistics"
-
-
-def load_latent_statistics(context: TrainingContext) -> tuple[Tensor, Tensor]:
-    """Load mean and standard deviation [8] of the latents, which the stage of the latent flow saved."""
-    tensors = load_file(context.folder / f"{STATISTICS}.safetensors", device=str(context.device))
-    return tensors["mean"], tensors["std"]
 
 
 def train_gaussian_decoder(context: TrainingContext, seconds: float) -> None:
@@ -108,8 +105,33 @@ def train_latent_flow(context: TrainingContext, seconds: float) -> None:
         with context.autocast():
             return {"velocity of sentences": velocity_loss(rows, encoders.text_conditions(rows))}
 
-    (trained,) = context.optimise(
-        "latent_flow", [flow], [image_losses, image_losses, image_losses, text_losses], _FLOW_BATCH, seconds
-    )
+    turns = [image_losses, image_losses, image_losses, text_losses]
+    (trained,) = context.optimise("latent_flow", [flow], turns, _FLOW_BATCH, seconds)
     context.save("slat_flow_tiny", trained.state_dict())
     context.save(STATISTICS, {"mean": mean, "std": std})
+
+
+def train_text_encoder(context: TrainingContext, seconds: float) -> None:
+    """Train tokens from which both flows, which are frozen, generate the object that the caption describes.
+
+    The structure flow, which the encoder is first trained with, makes no use of colours, so that they fade from its
+    tokens.
+    """
+    encoders = PromptEncoders(context.dataset, context.folder, trained=True)
+    encoders.text.train().requires_grad_(True)
+    structure_flow, latent_flow = context.load("ss_flow_tiny"), context.load("slat_flow_tiny")
+    samples = encode_structures(context)
+    statistics = load_file(context.folder / f"{STATISTICS}.safetensors", device=str(context.device))
+
+    def losses(rows: Tensor) -> dict[str, Tensor]:
+        grid, latents = context.dataset.latents(rows[:_LATENT_BATCH])
+        latents = (latents - statistics["mean"]) / statistics["std"]
+        with context.autocast():
+            conditions = encoders.text_conditions(rows)
+            return {
+                "velocity of structures": structure_loss(structure_flow, samples[rows], conditions),
+                "velocity of latents": latent_loss(latent_flow, grid, latents, conditions[:_LATENT_BATCH]),
+            }
+
+    (trained,) = context.optimise("text_encoder", [encoders.text], [losses], _TEXT_BATCH, seconds)
+    trained.save_pretrained(context.folder / FINAL_TEXT_ENCODER)

@@ -1,22 +1,57 @@
-"""The encoders of prompts, and the conditions that they make of the training set's images and captions."""
+"""The tokenizer and the encoders of prompts, and the conditions that they make of the training set's prompts.
+
+The tokenizer is a byte-pair encoding that has a token for each word of the captions and spells all others.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.conditioning.image_encoder import normalised_pixels, normalised_tokens
+from pipeline.conditioning.text_encoder import TOKENS
+from pipeline.weights.checkpoint_writer import save_tokenizer
 from scripts.train_tiny.architecture import build_image_encoder, build_text_encoder
 from scripts.train_tiny.data.dataset import Dataset
-from scripts.train_tiny.data.tokenizer import tokenize, write_tokenizer
+from scripts.train_tiny.data.objects import make_object
 
 IMAGE_ENCODER, TEXT_ENCODER = "image_encoder", "text_encoder"
 # The text encoder that is shipped, after its own stage of training.
 FINAL_TEXT_ENCODER = "final_text_encoder"
 # Share of conditions that are replaced by the negative one, for classifier-free guidance.
 _DROP_RATE = 0.12
+# Enough objects for every word of every category to occur.
+_CORPUS_SIZE = 4000
+# More tokens than are needed for a token of every word.
+_MAX_VOCABULARY = 10_000
+
+
+def write_tokenizer(directory: Path) -> int:
+    """Write vocab.json and merges.txt in the form of CLIP's tokenizer; return the size of the vocabulary."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from tokenizers.trainers import BpeTrainer
+
+    tokenizer = Tokenizer(BPE(end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    trainer = BpeTrainer(vocab_size=_MAX_VOCABULARY, end_of_word_suffix="</w>", show_progress=False)
+    tokenizer.train_from_iterator((make_object(seed).caption for seed in range(_CORPUS_SIZE)), trainer)
+    merges: list[list[str]] = json.loads(tokenizer.to_str())["model"]["merges"]
+    return save_tokenizer(directory, [(first, second) for first, second in merges])
+
+
+def tokenize(texts: Sequence[str], directory: Path) -> Tensor:
+    """Return the token ids [N, 77] int64 of texts, as the pipeline's text encoder makes them."""
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(directory, local_files_only=True)
+    encoded = tokenizer(list(texts), max_length=TOKENS, padding="max_length", truncation=True)
+    return torch.tensor(encoded["input_ids"])
 
 
 class PromptEncoders:

@@ -18,7 +18,6 @@ from scripts.train_tiny.data.dataset import FIRST_HELD_OUT_SEED, Dataset, make_d
 from scripts.train_tiny.eval.metrics import tolerant_iou
 from scripts.train_tiny.training.context import TrainingContext
 from scripts.train_tiny.training.flow_matching import structure_loss
-from scripts.train_tiny.training.loop import write_log
 from scripts.train_tiny.training.prompt_encoders import PromptEncoders
 
 _KL_WEIGHT = 1e-3
@@ -51,7 +50,7 @@ def train_structure_vae(context: TrainingContext, seconds: float) -> None:
         }
 
     trained_encoder, trained_decoder = context.optimise(
-        "structure_vae", networks, [losses], _VAE_BATCH, seconds, has_fixed_shapes=True
+        "structure_vae", networks, [losses], _VAE_BATCH, seconds, use_graphs=True
     )
     scale = _latent_scale(context.dataset, trained_encoder)
     tensors = dict(trained_decoder.state_dict())
@@ -64,7 +63,7 @@ def train_structure_vae(context: TrainingContext, seconds: float) -> None:
         decoded = trained_decoder(trained_encoder(occupancy)[0])[:, 0] > 0
     exact = (decoded & occupancy).sum() / (decoded | occupancy).sum()
     tolerant = _mean_tolerant_iou(decoded, occupancy)
-    write_log(context.log, {"stage": "structure_vae", "tolerant_iou": tolerant, "iou": float(exact)})
+    context.write_log({"stage": "structure_vae", "tolerant_iou": tolerant, "iou": float(exact)})
 
 
 def _mean_tolerant_iou(decoded: Tensor, occupancy: Tensor) -> float:
@@ -114,18 +113,13 @@ def train_structure_flow(context: TrainingContext, seconds: float) -> None:
             loss = structure_loss(flow, samples[rows], encoders.text_conditions(rows))
         return {"velocity of sentences": loss}
 
-    trained = context.optimise(
-        "structure_flow",
-        [flow, encoders.image, encoders.text, patch_head],
-        [image_losses, image_losses, image_losses, text_losses],
-        _FLOW_BATCH,
-        seconds,
-        has_fixed_shapes=True,
-    )
-    context.save("ss_flow_tiny", trained[0].state_dict())
-    encoders.image, encoders.text = trained[1:3]
+    networks = [flow, encoders.image, encoders.text, patch_head]
+    turns = [image_losses, image_losses, image_losses, text_losses]
+    trained = context.optimise("structure_flow", networks, turns, _FLOW_BATCH, seconds, use_graphs=True)
+    trained_flow, encoders.image, encoders.text, _ = trained
+    context.save("ss_flow_tiny", trained_flow.state_dict())
     encoders.save(context.folder)
-    _log_validation(context, trained[0], encoders)
+    _log_validation(context, trained_flow, encoders)
 
 
 @torch.no_grad()
@@ -134,7 +128,6 @@ def _log_validation(context: TrainingContext, flow: Any, encoders: PromptEncoder
     held_out = make_dataset(_VALIDATION_SIZE, context.device, _FIRST_VALIDATION_SEED)
     decoder = context.load("ss_dec_tiny")
     tokens = encoders.image_tokens(held_out.images)
-
     contexts = {0: tokens, NEGATIVE: torch.zeros_like(tokens)}
     times = schedule(12, 3.0)
 
@@ -144,8 +137,8 @@ def _log_validation(context: TrainingContext, flow: Any, encoders: PromptEncoder
 
     for strength in (0.0, 2.5):
         params = SamplerParams(12, strength, (0.5, 1.0), 3.0)
-        x = torch.randn(len(tokens), *(flow.in_channels, *[flow.resolution] * 3), device=context.device)
+        x = torch.randn(len(tokens), flow.in_channels, *[flow.resolution] * 3, device=context.device)
         for step in euler_steps(velocities, x, Conditions((tokens,), contexts[NEGATIVE]), params):
             x = step.x_next
         tolerant = _mean_tolerant_iou(decoder(x)[:, 0] > 0, held_out.occupancy)
-        write_log(context.log, {"stage": "structure_flow", "strength": strength, "tolerant_iou": tolerant})
+        context.write_log({"stage": "structure_flow", "strength": strength, "tolerant_iou": tolerant})

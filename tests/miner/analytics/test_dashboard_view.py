@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from miner.analytics.dashboard_view import PERIODS, dashboard_view
+from miner.analytics.dashboard_view import PERIODS, build_dashboard_view
 from miner.analytics.intervals import wilson_interval
 from miner.analytics.rating import AcceptanceRate
 from miner.ledger.outcomes import Outcome
@@ -40,7 +40,7 @@ ROWS = [
 
 
 def test_rates_are_of_judged_tasks_with_wilsons_interval() -> None:
-    view = dashboard_view(ROWS, NOW, 24)
+    view = build_dashboard_view(ROWS, NOW, 24)
     newer, older = view["phases"]
     assert (newer["name"], older["name"]) == ("phase3", "baseline")
     assert (newer["tasks"], newer["accepted"], newer["rejected"], newer["rate"]) == (6, 3, 1, 0.75)
@@ -54,7 +54,7 @@ def test_rates_are_of_judged_tasks_with_wilsons_interval() -> None:
 
 
 def test_bins_hold_each_judged_task_once() -> None:
-    newer = dashboard_view(ROWS, NOW, 24)["phases"][0]
+    newer = build_dashboard_view(ROWS, NOW, 24)["phases"][0]
     assert [(one["start"] - NOW, one["accepted"], one["rejected"]) for one in newer["bins"]] == [
         (-10 * 3600, 2, 1),
         (-2 * 3600, 1, 0),
@@ -62,21 +62,21 @@ def test_bins_hold_each_judged_task_once() -> None:
 
 
 def test_stage_times_are_quantiles() -> None:
-    newer = dashboard_view(ROWS, NOW, 24)["phases"][0]
+    newer = build_dashboard_view(ROWS, NOW, 24)["phases"][0]
     assert newer["seconds"]["p50"] == pytest.approx(3.5)
     assert newer["stages"]["structure"]["p50"] == pytest.approx(1.4)
     assert sum(stage["p50"] for stage in newer["stages"].values()) == pytest.approx(3.5, abs=1e-3)
 
 
 def test_validators_with_most_tasks_come_first() -> None:
-    first, second = dashboard_view(ROWS, NOW, 24)["validators"]
+    first, second = build_dashboard_view(ROWS, NOW, 24)["validators"]
     assert (first["hotkey"], first["tasks"], first["skipped"], first["open"]) == (VALIDATORS[0], 7, 1, 1)
     assert (second["hotkey"], second["uid"], second["rate"]) == (VALIDATORS[1], 27, 1.0)
 
 
 def test_the_same_name_with_other_settings_is_another_phase() -> None:
     changed = [row._replace(config_hash="other") if row.assigned_at > NOW - 5 * 3600 else row for row in ROWS]
-    assert [phase["hash"] for phase in dashboard_view(changed, NOW, 24)["phases"]] == [
+    assert [phase["hash"] for phase in build_dashboard_view(changed, NOW, 24)["phases"]] == [
         "other",
         "phase3-hash",
         "baseline-hash",
@@ -85,7 +85,7 @@ def test_the_same_name_with_other_settings_is_another_phase() -> None:
 
 @pytest.mark.parametrize("hours", PERIODS)
 def test_a_ledger_without_tasks(hours: int) -> None:
-    view = dashboard_view([], NOW, hours)
+    view = build_dashboard_view([], NOW, hours)
     assert (view["phases"], view["validators"], view["total"]["rate"], view["total"]["high"]) == ([], [], None, 1.0)
     assert view["since"] == NOW - 3600 * hours
     assert 20 <= 3600 * hours / view["bin_seconds"] <= 48

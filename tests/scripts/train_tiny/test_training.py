@@ -30,15 +30,15 @@ from pipeline import (
 )
 from pipeline.errors import EmptyStructure
 from scripts.train_tiny import train
-from scripts.train_tiny.data.dataset import make_dataset, patch_targets
+from scripts.train_tiny.data.dataset import Dataset, make_dataset, patch_targets
 from scripts.train_tiny.data.objects import make_object
-from scripts.train_tiny.data.tokenizer import tokenize, write_tokenizer
 from scripts.train_tiny.data.voxels import voxel_centres
-from scripts.train_tiny.training import loop, structure
+from scripts.train_tiny.train import STAGES
+from scripts.train_tiny.training import context, structure
+from scripts.train_tiny.training.context import TrainingContext
 from scripts.train_tiny.training.latents import disc_quaternions
-from scripts.train_tiny.training.loop import AveragedNetwork, Optimizer, optimise
-from scripts.train_tiny.training.prompt_encoders import PromptEncoders
-from scripts.train_tiny.training.stages import STAGES
+from scripts.train_tiny.training.optimizer import AveragedNetwork, Optimizer
+from scripts.train_tiny.training.prompt_encoders import PromptEncoders, tokenize, write_tokenizer
 
 CPU = torch.device("cpu")
 LIMIT = 16_000_000
@@ -48,15 +48,16 @@ def test_losses_fall_and_the_average_follows(tmp_path: Path, monkeypatch: pytest
     torch.manual_seed(0)
     # A clock by which 1,500 steps take a second.
     readings = count()
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(readings) / 1500))
+    monkeypatch.setattr(context, "time", SimpleNamespace(monotonic=lambda: next(readings) / 1500))
     network = nn.Linear(3, 1)
     points = torch.randn(64, 3)
-    rows = iter(lambda: torch.arange(64), None)
+    dataset = Dataset([""] * 64, torch.zeros(64, 1), torch.zeros(64, 1), torch.zeros(64, 1), [])
+    training = TrainingContext(tmp_path, dataset, torch.Generator().manual_seed(0))
 
     def losses(chosen: Tensor) -> dict[str, Tensor]:
         return {"error": (network(points[chosen])[:, 0] - points[chosen].sum(dim=1)).square().mean()}
 
-    (found,) = optimise("line", [network], rows, [losses], seconds=1.0, learning_rate=0.05, log=tmp_path / "log.jsonl")
+    (found,) = training.optimise("line", [network], [losses], 64, seconds=1.0, learning_rate=0.05)
     torch.testing.assert_close(found.weight, torch.ones(1, 3), atol=0.05, rtol=0)
     first = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
     assert (first["stage"], first["step"]) == ("line", 1)
@@ -80,7 +81,7 @@ def test_replayed_steps_are_the_eager_ones() -> None:
 
         turns = [of_first, of_second]
         networks = [body, first, second]
-        optimizer = Optimizer(networks, turns, 0.01, batches[0], use_graphs=use_graphs)
+        optimizer = Optimizer(networks, turns, batches[0], use_graphs=use_graphs)
         for step, batch in enumerate(batches):
             optimizer.learning_rate.fill_(0.01 / (1 + step))
             losses = optimizer.step(turns[step % 2], batch)

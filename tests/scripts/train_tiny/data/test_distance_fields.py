@@ -5,10 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scripts.train_tiny.data.categories import CATEGORIES, PALETTE
 from scripts.train_tiny.data.distance_fields import ObjectBatch
-from scripts.train_tiny.data.objects import EXTENT, make_object
-from scripts.train_tiny.data.primitives import BOX, CAPSULE, CONE, ELLIPSOID, TORUS, Primitive, bounding_box, fit
+from scripts.train_tiny.data.objects import CATEGORIES, EXTENT, make_object
+from scripts.train_tiny.data.primitives import (
+    BOX,
+    CAPSULE,
+    CONE,
+    ELLIPSOID,
+    PALETTE,
+    TORUS,
+    Primitive,
+    bounding_box,
+    fit,
+)
 
 CPU = torch.device("cpu")
 RED = (1.0, 0.0, 0.0)

@@ -1,27 +1,19 @@
-"""The optimisation loop of all stages: it ends on time and returns averaged weights."""
+"""The optimiser of all stages, on a GPU by way of CUDA graphs, and averages of the weights."""
 
 from __future__ import annotations
 
 import copy
-import json
-import math
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 # Decay of the exponential moving average of the weights, which samples better than the last weights.
 _EMA_DECAY = 0.999
-_WARM_UP_SHARE = 0.03
-_LOG_INTERVAL = 10.0
 _MAX_GRADIENT_NORM = 1.0
 # Steps of each loss function before graphs are captured.
 _EAGER_STEPS = 3
-# Number of steps that the host starts before it waits for the GPU; the loop ends by the host's clock.
-_STEPS_AHEAD = 16
 
 # Returns the named losses of a batch, given its rows; their sum is minimised.
 LossFunction = Callable[[Tensor], dict[str, Tensor]]
@@ -52,24 +44,21 @@ class Optimizer:
     """
 
     def __init__(
-        self,
-        networks: Sequence[nn.Module],
-        loss_functions: Sequence[LossFunction],
-        learning_rate: float,
-        batch: Tensor,
-        *,
-        use_graphs: bool,
+        self, networks: Sequence[nn.Module], loss_functions: Sequence[LossFunction], batch: Tensor, *, use_graphs: bool
     ) -> None:
-        """Optimise the networks' parameters; `batch` is any batch, whose shape and device the graphs have."""
+        """Optimise the networks' parameters; `batch` is any batch, whose shape and device the graphs have.
+
+        The learning rate is 0 until it is filled in.
+        """
         self._parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
         self._loss_functions = loss_functions
         self._use_graphs = use_graphs and batch.is_cuda
-        self.learning_rate = torch.tensor(learning_rate, device=batch.device)
+        self.learning_rate = torch.tensor(0.0, device=batch.device)
         self._adam = torch.optim.AdamW(
             self._parameters,
-            lr=self.learning_rate,
+            self.learning_rate,
+            (0.9, 0.98),
             weight_decay=0.01,
-            betas=(0.9, 0.98),
             fused=True,
             capturable=self._use_graphs,
         )
@@ -117,49 +106,3 @@ class Optimizer:
         nn.utils.clip_grad_norm_(self._parameters, _MAX_GRADIENT_NORM)
         self._adam.step()
         return {name: loss.detach() for name, loss in losses.items()}
-
-
-def optimise(
-    stage: str,
-    networks: Sequence[nn.Module],
-    batches: Iterator[Tensor],
-    loss_functions: Sequence[LossFunction],
-    seconds: float,
-    learning_rate: float,
-    log: Path,
-    use_graphs: bool = False,
-) -> list[nn.Module]:
-    """Minimise the losses for the given seconds; return the networks with averaged weights.
-
-    The loss functions take turns from step to step. With `use_graphs` they must not wait for the value of any tensor,
-    and all shapes must stay the same. The learning rate rises to its maximum and then falls to zero along a cosine over
-    the time that is left. Every few seconds a line of JSON with the losses is added to `log`.
-    """
-    averages = [AveragedNetwork(network) for network in networks]
-    batch = next(batches)
-    optimizer = Optimizer(networks, loss_functions, learning_rate, batch, use_graphs=use_graphs)
-    start, logged, step = time.monotonic(), 0.0, 0
-    while (elapsed := time.monotonic() - start) < seconds:
-        progress = elapsed / seconds
-        factor = min(1.0, progress / _WARM_UP_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
-        optimizer.learning_rate.fill_(learning_rate * max(factor, 1e-3))
-        losses = optimizer.step(loss_functions[step % len(loss_functions)], batch)
-        for average in averages:
-            average.update()
-        batch = next(batches)
-        step += 1
-        if batch.is_cuda and step % _STEPS_AHEAD == 0:
-            torch.cuda.synchronize()
-        if elapsed - logged >= _LOG_INTERVAL or step == 1:
-            logged = elapsed
-            values = {name: round(float(loss), 5) for name, loss in losses.items()}
-            write_log(log, {"stage": stage, "step": step, "seconds": round(elapsed, 1)} | values)
-    return [average.network for average in averages]
-
-
-def write_log(log: Path, content: dict[str, object]) -> None:
-    """Print a line of JSON and add it to the log."""
-    line = json.dumps(content)
-    print(line, flush=True)
-    with log.open("a") as file:
-        file.write(line + "\n")
