@@ -20,7 +20,11 @@ from miner.ledger.events import Event, PhaseAssignment, ResultGenerated, Submiss
 from miner.ledger.outcomes import Outcome
 from miner.ledger.writer import LedgerWriter
 from miner.localnet.validator import LOOPBACK, free_port
-from miner.monitor import Dashboard, Gallery, GalleryResult, Metrics, Monitor, Status, ValidatorView
+from miner.monitor import Monitor, Status
+from miner.monitor.dashboard import Dashboard
+from miner.monitor.gallery import Gallery, GalleryResult
+from miner.monitor.metrics import Metrics
+from miner.monitor.status import ValidatorView
 from pipeline import STAGES, ply, spz
 from tests.support.factories import make_splats
 

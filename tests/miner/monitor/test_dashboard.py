@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from miner.ledger.writer import LedgerWriter
-from miner.monitor import Dashboard
-from miner.monitor.dashboard import FILES, STATIC, content_security_policy
+from miner.monitor.dashboard import FILES, STATIC, Dashboard, content_security_policy
 from pipeline import ply
 from tests.support.factories import make_splats
 from tests.support.monitor import HOSTILE, HOTKEYS, Site, one_task, some_result, write_ledger

@@ -12,8 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from miner.monitor import Gallery, GalleryResult
-from miner.monitor.gallery import MAX_UNSAVED, read_splats
+from miner.monitor.gallery import MAX_UNSAVED, Gallery, GalleryResult, read_splats
 from miner.monitor.thumbnail_worker import SIZE, VIEWS
 from miner.tasks.task import Result, Task
 from pipeline import TextPrompt, decode_image_prompt

@@ -8,8 +8,9 @@ from prometheus_client.samples import Sample
 
 from miner.ledger.events import Event, GenerationFailed, ResultGenerated, SubmissionAnswered, TaskStarted
 from miner.ledger.outcomes import Outcome
-from miner.monitor import Metrics, ValidatorView
 from miner.monitor import metrics as module
+from miner.monitor.metrics import Metrics
+from miner.monitor.status import ValidatorView
 from miner.runtime.gpu_memory import GpuMemory
 from tests.support.monitor import HOTKEYS, OK, FixedStatus, Site, one_task
 
