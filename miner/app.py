@@ -1,7 +1,5 @@
 """The running miner: builds every part complete and in order, works, and stops them in reverse."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import signal
@@ -70,7 +68,7 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitStack) -> Miner:
+async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitStack) -> "Miner":
     """Build the miner's parts, each with what it needs; `stack` stops them in reverse."""
     options, files, config = settings.options, settings.files, settings.miner
     check_chain_file(options)

@@ -1,7 +1,5 @@
 """How the process ends when it cannot go on, and the exit codes of the whole project."""
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 

@@ -1,7 +1,5 @@
 """The choice of device, precision and kernels for the networks, with its reason."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal

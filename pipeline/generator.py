@@ -1,7 +1,5 @@
 """Generation with this package's own networks: a prompt in, splats out."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -83,7 +81,7 @@ class Generator(Backend):
         text: CheckpointSource | None = None,
         background_model: str,
         background_provider: Provider = "cpu",
-    ) -> Generator:
+    ) -> "Generator":
         """Load everything that generation from images, from sentences or from both needs.
 
         Raises CheckpointError or BackgroundModelError, both naming what is missing and the command that gets it.

@@ -1,7 +1,5 @@
 """Settings of the samplers, and the contexts that samples are conditioned on."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

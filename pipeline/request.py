@@ -1,7 +1,5 @@
 """Generation seen from outside: a request, an encoded prompt, the generated asset, and the interface of backends."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
@@ -63,7 +61,7 @@ class Asset:
         """Time of all stages together."""
         return sum(self.seconds.values())
 
-    def with_added_seconds(self, seconds: Mapping[str, float]) -> Asset:
+    def with_added_seconds(self, seconds: Mapping[str, float]) -> "Asset":
         """Return the asset with the seconds of other work added, stage by stage."""
         return replace(self, seconds={stage: own + seconds.get(stage, 0.0) for stage, own in self.seconds.items()})
 

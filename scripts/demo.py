@@ -6,8 +6,6 @@ The validator knows two of the objects, and compares their results with the obje
 of the others it checks validity alone. Exits with 0 only if it accepts all results.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import base64
@@ -110,7 +108,7 @@ class MinerProcess:
         self._reader = asyncio.create_task(self._read_log())
 
     @staticmethod
-    async def start(folder: Path, port: int, started: float) -> MinerProcess:
+    async def start(folder: Path, port: int, started: float) -> "MinerProcess":
         """Start the miner with the demo phase, and chain.json and the wallet "miner" of a folder."""
         chain = f"file:{folder / 'chain.json'}"
         process = await asyncio.create_subprocess_exec(

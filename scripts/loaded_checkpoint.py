@@ -1,7 +1,5 @@
 """A checkpoint with its encoder, without a background model: what benchmarks and evaluations generate with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +29,7 @@ class LoadedCheckpoint:
     @staticmethod
     def load(
         directory: Path, compute: ComputeConfig, shared_networks: LoadedNetworks | None = None
-    ) -> LoadedCheckpoint:
+    ) -> "LoadedCheckpoint":
         """Load a checkpoint; networks in `shared_networks` are used again, and those loaded are added to it.
 
         Raises CheckpointError.

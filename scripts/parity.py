@@ -7,8 +7,6 @@ difference over the golden data's largest magnitude) and bound. The last line is
 "skipped"}. Exits with 1 if a comparison failed, and with 2 if DIR cannot be read.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

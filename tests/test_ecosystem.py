@@ -1,7 +1,5 @@
 """The pm2 file agrees with the program that it starts."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

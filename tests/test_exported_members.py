@@ -1,7 +1,5 @@
 """Packages export what other packages use, no more, and other packages import it from there."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Sums of the ledger's tasks by phase, validator, type or hour, for the report and the dashboard."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The assignment of an experiment's tasks to its arms."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Mapping

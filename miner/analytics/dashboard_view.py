@@ -1,7 +1,5 @@
 """The sums of the ledger's tasks as the dashboard's JSON: rates over time, by phase and by validator."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any

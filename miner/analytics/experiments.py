@@ -1,7 +1,5 @@
 """The experiments of the ledger, judged by their tasks."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Confidence intervals, comparisons, effect sizes and sample sizes of counts and samples."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from statistics import NormalDist

@@ -1,7 +1,5 @@
 """Acceptance rates and their rating: a rate is called good or bad only once its interval allows it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

@@ -13,8 +13,6 @@ L. Wasserman (2022), CLeaR. Mixtures over delta: H. Robbins (1970), Ann. Math. S
 of a table with its margins fixed is R. A. Fisher's.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

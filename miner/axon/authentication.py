@@ -5,8 +5,6 @@ its body. A sender that is not allowed can cause one signature check and nothing
 only.
 """
 
-from __future__ import annotations
-
 import heapq
 import re
 import time
@@ -54,7 +52,7 @@ class Caller:
     body_hash: str
 
     @staticmethod
-    def from_headers(headers: Iterable[tuple[bytes, bytes]]) -> Caller:
+    def from_headers(headers: Iterable[tuple[bytes, bytes]]) -> "Caller":
         """Read the caller. Raises RequestRefused (401) unless each header is there, once and well formed."""
         values: dict[str, str] = {}
         for raw_name, raw_value in headers:

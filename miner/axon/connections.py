@@ -1,7 +1,5 @@
 """The axon's connections: limited in number and in the time for their headers until their sender is authenticated."""
 
-from __future__ import annotations
-
 import asyncio
 import resource
 import time
@@ -38,13 +36,13 @@ class UnauthenticatedConnections:
     burst_limit: int
     clock: Callable[[], float] = time.monotonic
     # By connection, the time at which it was made; a dict keeps that order.
-    _made_at: dict[Connection, float] = field(default_factory=dict)
+    _made_at: "dict[Connection, float]" = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of connections."""
         return len(self._made_at)
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: "Connection") -> None:
         """Add a new connection, and abort the oldest ones while there are too many."""
         now = self.clock()
         self._made_at[connection] = now
@@ -55,7 +53,7 @@ class UnauthenticatedConnections:
             self.remove(oldest)
             oldest.transport.abort()
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: "Connection") -> None:
         """Remove a connection that was closed or whose sender has been admitted."""
         self._made_at.pop(connection, None)
 

@@ -5,8 +5,6 @@ old nonces and serves a second route. Behind this middleware it gets one clean r
 body that were checked, and nothing else.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -1,7 +1,5 @@
 """The axon's server: allowed validators push Generate requests and get the result in the answer."""
 
-# The SDK compares annotations, so they must be real: no `from __future__ import annotations` here.
-
 import asyncio
 import logging
 import socket

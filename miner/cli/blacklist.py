@@ -1,7 +1,5 @@
 """sn17-miner blacklist: the validators that the miner works for."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,7 +43,7 @@ file_option = click.option(
 )
 
 
-def _policy_file(file: Path | None, config: Path | None, state: Path | None) -> PolicyFile:
+def _policy_file(file: Path | None, config: Path | None, state: Path | None) -> "PolicyFile":
     from miner.config.policy_file import PolicyFile
 
     return PolicyFile(file or load_files(config, state).blacklist)
@@ -204,7 +202,7 @@ def suggest(ledger: Path | None, below: float, file: Path | None, config: Path |
     )
 
 
-def suggest_denials(rates: Iterable[tuple[str, AcceptanceRate]], below: float) -> list[tuple[str, str]]:
+def suggest_denials(rates: "Iterable[tuple[str, AcceptanceRate]]", below: float) -> list[tuple[str, str]]:
     """Return the hotkeys whose acceptance rate is, at 95 % confidence, less than `below`, each with the argument."""
     suggestions = []
     for hotkey, rate in rates:

@@ -1,7 +1,5 @@
 """sn17-miner completion: how a shell completes commands, options and names of phases."""
 
-from __future__ import annotations
-
 import click
 
 LINES = {

@@ -1,7 +1,5 @@
 """sn17-miner generate: one object from a picture, several pictures of it, or a sentence, without a network."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -87,7 +85,7 @@ def generate(
     click.echo(f"{output}: {len(best.packed.splats)} gaussians, {len(best.packed.data)} bytes")
 
 
-def _read_prompt(words: tuple[str, ...], combine: Combine) -> Prompt:
+def _read_prompt(words: tuple[str, ...], combine: Combine) -> "Prompt":
     """Read pictures if the words name files, else take them as a sentence. Raise PromptError."""
     from pipeline import ImagePrompt, ImagesPrompt, PromptError, decode_image_prompt, parse_text_prompt
 
@@ -104,7 +102,7 @@ def _read_prompt(words: tuple[str, ...], combine: Combine) -> Prompt:
     return images[0] if len(images) == 1 else ImagesPrompt(images, combine)
 
 
-def _for_prompt(phase: Phase, prompt: Prompt, checkpoint: str | None) -> Phase:
+def _for_prompt(phase: "Phase", prompt: "Prompt", checkpoint: str | None) -> "Phase":
     """Return the phase with only the checkpoints that the prompt needs, so that no others are loaded.
 
     Raises OperatorError if there is none.
@@ -126,7 +124,7 @@ def _for_prompt(phase: Phase, prompt: Prompt, checkpoint: str | None) -> Phase:
     return phase.model_copy(update={"text": section("text", phase.text), "image": None})
 
 
-def _run(models: LoadedModels, request: Request, phase: Phase, output: Path) -> BestResult:
+def _run(models: "LoadedModels", request: "Request", phase: "Phase", output: Path) -> "BestResult":
     """Make the phase's candidates, with a progress bar."""
     from tqdm import tqdm
 
@@ -144,7 +142,7 @@ def _run(models: LoadedModels, request: Request, phase: Phase, output: Path) -> 
         return best_of_n(models, request, phase, container).run(advance)
 
 
-def _draw_sheet(prompt: Prompt, best: BestResult, sheet: Path) -> None:
+def _draw_sheet(prompt: "Prompt", best: "BestResult", sheet: Path) -> None:
     from pipeline import ImagesPrompt, TextPrompt, draw_contact_sheet
 
     shown: Image.Image | str
@@ -155,7 +153,7 @@ def _draw_sheet(prompt: Prompt, best: BestResult, sheet: Path) -> None:
     draw_contact_sheet(shown, best.packed.splats, f"seed {best.asset.seed}").save(sheet)
 
 
-def _report(best: BestResult, phase: Phase) -> None:
+def _report(best: "BestResult", phase: "Phase") -> None:
     """Print how the best candidate was found, and what it is."""
     from dataclasses import asdict
 

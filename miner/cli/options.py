@@ -1,7 +1,5 @@
 """Options that several commands share, and the completion of their values."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,14 +74,14 @@ def parse_time(text: str) -> datetime:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
 
 
-def load_files(config: Path | None, state: Path | None) -> OperatorFiles:
+def load_files(config: Path | None, state: Path | None) -> "OperatorFiles":
     """Read the settings file. Raise OperatorError."""
     from miner.config import OperatorFiles
 
     return OperatorFiles.load(config, state)
 
 
-def load_phase(name: str, config: Path) -> NamedPhase:
+def load_phase(name: str, config: Path) -> "NamedPhase":
     """Read a phase for the settings file `config`. Raise OperatorError."""
     from miner.config import phase_files
 

@@ -1,7 +1,5 @@
 """sn17-miner phase: the settings that the miner generates with, changed while it runs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -137,7 +135,7 @@ def split(
     click.echo(f"Experiment {experiment}, seed {seed}; `sn17-miner report` shows its result so far")
 
 
-def _parse_arms(texts: Sequence[str], config: Path) -> dict[str, Arm]:
+def _parse_arms(texts: Sequence[str], config: Path) -> "dict[str, Arm]":
     from miner.phases import Arm
 
     arms: dict[str, Arm] = {}
@@ -160,7 +158,7 @@ def rollback(config: Path | None, state: Path | None) -> None:
     files = load_files(config, state)
     phase_files = PhaseFiles(files.config, StateFile(files.state_dir))
 
-    def roll_back(written: PhaseState | None) -> PhaseState:
+    def roll_back(written: "PhaseState | None") -> "PhaseState":
         if written is None:
             raise OperatorError("there is no phase to go back to: no miner has run and nothing was applied")
         return written.roll_back(phase_files.choose, "rollback", "rolled back")
@@ -177,13 +175,13 @@ def rollback(config: Path | None, state: Path | None) -> None:
     click.echo(f"{left} phases to go back to are left" if left != 1 else "One phase to go back to is left")
 
 
-def _choose(state_file: StateFile, choice: PhaseChoice, reason: str) -> PhaseState | None:
+def _choose(state_file: "StateFile", choice: "PhaseChoice", reason: str) -> "PhaseState | None":
     """Write a choice to the state file, and return the state before."""
     import time
 
     from miner.phases import PhaseState
 
-    def apply_choice(written: PhaseState | None) -> PhaseState:
+    def apply_choice(written: "PhaseState | None") -> "PhaseState":
         if written is None:
             return PhaseState(at=time.time(), action="apply", reason=reason, current=choice)
         return written.apply(choice, "apply", reason)
@@ -191,7 +189,7 @@ def _choose(state_file: StateFile, choice: PhaseChoice, reason: str) -> PhaseSta
     return state_file.change(apply_choice)[0]
 
 
-def _announce(choice: PhaseChoice, before: PhaseState | None) -> None:
+def _announce(choice: "PhaseChoice", before: "PhaseState | None") -> None:
     instead = f" instead of {before.current.label}" if before else ""
     click.echo(f"To run: {choice.label}{instead}")
     models = before.current.phases[0].settings.models_key if before else None

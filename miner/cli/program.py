@@ -1,7 +1,5 @@
 """The program of all commands, and how errors of any of them end it."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,5 @@
 """sn17-miner report: acceptance rates from the ledger, with how certain they are."""
 
-from __future__ import annotations
-
 import re
 import time
 from pathlib import Path
@@ -51,7 +49,7 @@ class Since(click.ParamType[float]):
 @operator_files
 def report(
     since: float,
-    by: By,
+    by: "By",
     ledger: Path | None,
     output_format: Literal["text", "json", "csv", "html"],
     output: Path | None,

@@ -1,7 +1,5 @@
 """sn17-miner run: the miner itself."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Coroutine

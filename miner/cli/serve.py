@@ -1,7 +1,5 @@
 """sn17-miner serve: POST /generate and GET /health without chain and wallet."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +28,7 @@ def serve(host: str, port: int, phase_name: str | None, debug: bool, config: Pat
     run_to_the_end(lambda: _serve(load_files(config, state), phase_name, host, port), debug)
 
 
-async def _serve(files: OperatorFiles, phase_name: str | None, host: str, port: int) -> ExitCode:
+async def _serve(files: "OperatorFiles", phase_name: str | None, host: str, port: int) -> ExitCode:
     """Load the models, then serve until a signal asks to stop. Raise OperatorError."""
     import asyncio
     import logging

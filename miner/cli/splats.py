@@ -1,7 +1,5 @@
 """sn17-miner splats: describe, convert and draw files of gaussian splats."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +24,7 @@ def require_suffix(_context: click.Context, _parameter: click.Parameter, path: P
     return path
 
 
-def read_splats(path: Path, data: bytes) -> Splats:
+def read_splats(path: Path, data: bytes) -> "Splats":
     """Decode the content of a file. Raises OperatorError."""
     from pipeline import FormatError, ply, spz
 
@@ -72,7 +70,7 @@ def _header(file: Path, data: bytes) -> list[tuple[str, str]]:
     ]
 
 
-def _statistics(content: Splats) -> list[tuple[str, str]]:
+def _statistics(content: "Splats") -> list[tuple[str, str]]:
     from pipeline import SH_COEFFICIENTS, compute_statistics
 
     numbers = compute_statistics(content)

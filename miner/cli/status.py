@@ -1,7 +1,5 @@
 """sn17-miner status: the running miner on one screen."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """sn17-miner weights: download what phases need, and check that it is there."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +32,7 @@ class Target:
     key: str = ""
 
 
-def targets_of(phase: Phase) -> Iterator[Target]:
+def targets_of(phase: "Phase") -> Iterator[Target]:
     """Yield the weights that a phase needs."""
     for name, checkpoint in (("image", phase.image), ("text", phase.text)):
         if checkpoint:

@@ -1,7 +1,5 @@
 """Read YAML files into frozen, checked values; errors name the file, the key and what is allowed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args

@@ -1,7 +1,5 @@
 """The settings of a phase: everything that shapes a result, typed."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated, Literal
 
@@ -147,7 +145,7 @@ class Phase(_Section):
     gate: GateSettings | None = None
 
     @model_validator(mode="after")
-    def _can_be_loaded(self) -> Phase:
+    def _can_be_loaded(self) -> "Phase":
         if self.image is None and self.text is None:
             raise ValueError("needs image: {checkpoint: ...}, text: {checkpoint: ...}, or both")
         if self.backend == "trellis" and any(section.overrides for section in (self.image, self.text) if section):

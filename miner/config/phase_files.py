@@ -1,7 +1,5 @@
 """Phases as files: config/phases/NAME.yaml, each complete or extending another."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The validator policy's rules, config/blacklist.yaml, as typed values."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, get_args
@@ -95,10 +93,10 @@ class PolicyRules(Section):
         entries: tuple[PolicyEntry, ...] = getattr(self, list_name)
         return entries
 
-    def map_lists(self, change: Callable[[tuple[PolicyEntry, ...]], tuple[PolicyEntry, ...]]) -> PolicyRules:
+    def map_lists(self, change: Callable[[tuple[PolicyEntry, ...]], tuple[PolicyEntry, ...]]) -> "PolicyRules":
         """Return the rules with `change` applied to each list."""
         return self.model_copy(update={name: change(self.entries(name)) for name in LIST_NAMES})
 
-    def in_force(self, now: datetime) -> PolicyRules:
+    def in_force(self, now: datetime) -> "PolicyRules":
         """Return the rules without the entries that have expired."""
         return self.map_lists(lambda entries: tuple(entry for entry in entries if not entry.has_expired(now)))

@@ -1,7 +1,5 @@
 """Edits of the validator policy's file that leave its comments and its layout as they are."""
 
-from __future__ import annotations
-
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """All that a miner is started with: the command line, the settings file, the phase and the validator policy."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +52,7 @@ class RunSettings:
     rules: PolicyRules
 
     @staticmethod
-    def load(options: RunOptions) -> RunSettings:
+    def load(options: RunOptions) -> "RunSettings":
         """Read and check everything that the command line points to. Raises OperatorError."""
         state_dir = options.state_dir
         if state_dir is None and options.chain_file is not None:

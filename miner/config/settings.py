@@ -1,7 +1,5 @@
 """config/miner.yaml as typed values, and the files that it and the command line point to."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +117,7 @@ class OperatorFiles:
     state_dir: Path
 
     @staticmethod
-    def load(config: Path | None = None, state_dir: Path | None = None) -> OperatorFiles:
+    def load(config: Path | None = None, state_dir: Path | None = None) -> "OperatorFiles":
         """Read the settings file, by default the shipped one; `state_dir` replaces its own. Raises OperatorError."""
         path = config or shipped_config() / "miner.yaml"
         content = read_mapping(path, MinerSettings)

@@ -1,7 +1,5 @@
 """Which exceptions leave the device unusable for the rest of the process."""
 
-from __future__ import annotations
-
 import re
 
 import torch

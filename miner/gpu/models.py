@@ -1,7 +1,5 @@
 """The models of a phase: loaded into memory, warmed up, and freed again."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging

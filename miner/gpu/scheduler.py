@@ -1,7 +1,5 @@
 """The one owner of the device: runs one job at a time on a thread of its own, the most urgent first."""
 
-from __future__ import annotations
-
 import math
 import threading
 import time

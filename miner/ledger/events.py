@@ -1,7 +1,5 @@
 """The events that the ledger records, one frozen value each; moments are unix seconds."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

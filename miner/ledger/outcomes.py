@@ -1,7 +1,5 @@
 """How a submission can end: the one vocabulary of the ledger, the reports, the log's totals and the metrics."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

@@ -1,7 +1,5 @@
 """Reads the ledger into typed, frozen rows, on a connection that cannot write."""
 
-from __future__ import annotations
-
 import json
 import logging
 import sqlite3

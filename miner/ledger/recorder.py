@@ -1,7 +1,5 @@
 """Records the life of each task in the ledger, from its assignment to its last answer."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -42,7 +40,7 @@ class TaskRecorder:
         self._observe = observe
         self._open_tasks = {(row.validator, row.task_id): row for row in open_tasks}
 
-    def open(self, transport: Transport, validator: str, task_id: str, task_type: TaskType) -> TaskRecord:
+    def open(self, transport: Transport, validator: str, task_id: str, task_type: TaskType) -> "TaskRecord":
         """Return the record of a task that has just been assigned; one from before a restart is continued."""
         row = self._open_tasks.pop((validator, task_id), None) if transport == "pull" else None
         if row is None:
@@ -98,7 +96,7 @@ class TaskRecord:
             )
         )
 
-    def generated(self, best: BestResult, statistics: Statistics, submission_bytes: int | None) -> None:
+    def generated(self, best: "BestResult", statistics: "Statistics", submission_bytes: int | None) -> None:
         """Record a result and its size as submitted; None if it is withheld."""
         self.recorder.record(
             events.ResultGenerated(

@@ -1,7 +1,5 @@
 """The ledger's tables, and how an older file is brought up to date."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path

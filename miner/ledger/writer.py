@@ -1,7 +1,5 @@
 """Writes the ledger on a thread of its own, so that recording never blocks and never stops mining."""
 
-from __future__ import annotations
-
 import logging
 import sqlite3
 import threading

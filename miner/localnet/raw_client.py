@@ -1,7 +1,5 @@
 """A client of axons that signs its requests itself, so that any byte of them can be wrong."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 import uuid

@@ -1,7 +1,5 @@
 """A ledger full of plausible tasks, for measuring and testing reports."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path

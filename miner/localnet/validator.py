@@ -1,7 +1,5 @@
 """A local subnet: a chain file, and a validator on the loopback interface that checks what miners send it."""
 
-# The SDK compares annotations, so they must be real: no `from __future__ import annotations` here.
-
 import asyncio
 import base64
 import json

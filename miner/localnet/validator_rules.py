@@ -3,8 +3,6 @@
 They determine the answers in each state as of validator version 45.
 """
 
-from __future__ import annotations
-
 import base64
 import copy
 from collections import deque

@@ -1,7 +1,5 @@
 """GET / and everything that the page loads: its files, the status, figures of the ledger and the latest results."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import hashlib

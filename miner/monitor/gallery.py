@@ -1,7 +1,5 @@
 """The latest results on disk, with thumbnails that a process of its own draws at idle priority."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
@@ -47,7 +45,7 @@ class GalleryResult:
     data_format: ResultFormat
 
     @staticmethod
-    def of(task: Task, result: Result) -> GalleryResult:
+    def of(task: Task, result: Result) -> "GalleryResult":
         """Return what the gallery keeps of a task's result."""
         match task.prompt:
             case TextPrompt(text):

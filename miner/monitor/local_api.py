@@ -1,7 +1,5 @@
 """POST /generate: an image or a sentence in, a PLY file out, for this machine only and after all validators' tasks."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """GET /metrics for Prometheus: counters and histograms of the ledger's events, and gauges of the present status."""
 
-from __future__ import annotations
-
 import time
 from collections import OrderedDict
 from collections.abc import Iterable

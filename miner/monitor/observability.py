@@ -1,7 +1,5 @@
 """Everything that lets the operator observe the miner: the HTTP server, the metrics, the gallery and retention."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,7 +39,7 @@ class Observability:
     @asynccontextmanager
     async def open(
         cls, files: OperatorFiles, ledger: LedgerWriter, source: StatusSource
-    ) -> AsyncIterator[Observability]:
+    ) -> "AsyncIterator[Observability]":
         """Serve HTTP, if the monitor is enabled, while the context lasts. Raises OperatorError if it cannot."""
         observability, settings = cls(files, ledger, source), files.settings.monitor
         if not settings.enabled:

@@ -1,7 +1,5 @@
 """The retention of results, pictures, logs and the ledger's tasks within limits of age and size."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

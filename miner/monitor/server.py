@@ -1,7 +1,5 @@
 """The monitor's HTTP server: GET /health, the routes of its other parts, and protection from pages of other sites."""
 
-from __future__ import annotations
-
 import ipaddress
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any

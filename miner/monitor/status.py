@@ -1,7 +1,5 @@
 """The status of the miner as the monitor shows it, and where the monitor gets it from."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterable, Mapping

@@ -4,8 +4,6 @@ An order is {"results": folder, "key": number, "pictures": folder}: KEY.spz or K
 KEY.webp in the second, VIEWS views side by side, and KEY.prompt as KEY.prompt.webp. The answer is "ok" or the error.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """The worker process that draws thumbnails of results, as the gallery uses it."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

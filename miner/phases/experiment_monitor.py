@@ -1,7 +1,5 @@
 """Judges the running experiment again and again, and promotes or rolls back if it was asked to."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

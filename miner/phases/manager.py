@@ -1,7 +1,5 @@
 """Keeps what runs in step with the state file and the phase files; a swap takes effect with the next task."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
@@ -107,7 +105,7 @@ class PhaseManager:
     @staticmethod
     async def open(
         files: PhaseFiles, configured: NamedPhase, owner: ModelOwner, ledger: LedgerWriter | None = None
-    ) -> PhaseManager:
+    ) -> "PhaseManager":
         """Load what is to run: the phase that is configured, or what was applied since. Raise OperatorError."""
         watcher = FileWatcher(files.paths)
         # Before the files are read, so that later changes are noticed.

@@ -1,7 +1,5 @@
 """Gives each task its phase and its models."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass

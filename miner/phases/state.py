@@ -1,7 +1,5 @@
 """Which phase runs and which ran before: a small file that `sn17-miner phase` and the miner share."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +59,7 @@ class PhaseChoice(Section):
         return content
 
     @staticmethod
-    def single(phase: NamedPhase, *, follows: bool = True) -> PhaseChoice:
+    def single(phase: NamedPhase, *, follows: bool = True) -> "PhaseChoice":
         """Return the choice of one phase."""
         return PhaseChoice(arms={phase.name: Arm(settings=phase.settings)}, follows=follows)
 
@@ -108,7 +106,7 @@ class PhaseChoice(Section):
             raise ValueError("two of the arms have the same settings, so there is nothing to compare")
         return Experiment(self.seed, self.weights)
 
-    def same_as(self, other: PhaseChoice) -> bool:
+    def same_as(self, other: "PhaseChoice") -> bool:
         """Return whether both generate tasks alike: the same experiment, or one phase with the same settings."""
         if self.is_split or other.is_split:
             return self.is_split and other.is_split and self.experiment == other.experiment
@@ -129,21 +127,23 @@ class PhaseState(Section):
     current: PhaseChoice
     before: tuple[PhaseChoice, ...] = ()
 
-    def apply(self, choice: PhaseChoice, action: Action, reason: str = "") -> PhaseState:
+    def apply(self, choice: PhaseChoice, action: Action, reason: str = "") -> "PhaseState":
         """Return the state with another choice; a phase that ran until now can be rolled back to, a split cannot."""
         before = list(self.before) if self.current.is_split else [*self.before, self.current]
         while before and before[-1].same_as(choice):
             before.pop()
         return self._changed(choice, tuple(before[-MAX_HISTORY:]), action, reason)
 
-    def roll_back(self, choose: Callable[[NamedPhase], PhaseChoice], action: Action, reason: str) -> PhaseState:
+    def roll_back(self, choose: Callable[[NamedPhase], PhaseChoice], action: Action, reason: str) -> "PhaseState":
         """Return the state with the phase from before, as `choose` chooses it; raise OperatorError if there is none."""
         if not self.before:
             raise OperatorError("there is no phase to go back to")
         (phase,) = self.before[-1].phases
         return self._changed(choose(phase), self.before[:-1], action, reason)
 
-    def _changed(self, choice: PhaseChoice, before: tuple[PhaseChoice, ...], action: Action, reason: str) -> PhaseState:
+    def _changed(
+        self, choice: PhaseChoice, before: tuple[PhaseChoice, ...], action: Action, reason: str
+    ) -> "PhaseState":
         changes = {"at": time.time(), "action": action, "reason": reason, "current": choice, "before": before}
         return self.model_copy(update=changes)
 

@@ -1,7 +1,5 @@
 """The rules of blacklist.yaml in force: read again when the file changes, with uids resolved to hotkeys."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """The decision whether to work for a hotkey, as a pure function of a snapshot of the subnet and the rules."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

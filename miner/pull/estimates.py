@@ -1,7 +1,5 @@
 """Estimates of a validator's clock, and of the time from a generation to its answer, from which deadlines follow."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 
@@ -29,13 +27,13 @@ class ClockOffset:
     offsets: tuple[float, ...] = ()
     ceiling: float = math.inf
 
-    def with_date(self, date: float | None, received: float) -> ClockOffset:
+    def with_date(self, date: float | None, received: float) -> "ClockOffset":
         """Return the estimate after an answer with that Date, or none, arrived at `received` of our steady clock."""
         if date is None:
             return self
         return replace(self, offsets=(*self.offsets, date - received)[-SAMPLES:])
 
-    def with_ceiling(self, moment: float, received: float) -> ClockOffset:
+    def with_ceiling(self, moment: float, received: float) -> "ClockOffset":
         """Return the estimate after the validator's clock had not reached `moment` at `received`."""
         return replace(self, ceiling=min(self.ceiling, moment - received))
 
@@ -60,7 +58,7 @@ class OverheadEstimator:
     deviation: float = 0.0
     is_measured: bool = False
 
-    def with_sample(self, seconds: float) -> OverheadEstimator:
+    def with_sample(self, seconds: float) -> "OverheadEstimator":
         """Return the estimate after one more measurement."""
         if not self.is_measured:
             return OverheadEstimator(seconds, seconds / 2, is_measured=True)

@@ -1,7 +1,5 @@
 """Chooses whom to pull from: one supervised session a validator, and what outlives sessions and restarts."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable

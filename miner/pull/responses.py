@@ -1,7 +1,5 @@
 """Interprets a validator's responses: pure functions from a returned synapse to a value without anything of the SDK."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import bittensor as bt

@@ -1,7 +1,5 @@
 """The I/O of pulling from one validator: performs the state machine's actions and reports what came of them."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

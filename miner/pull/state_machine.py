@@ -9,8 +9,6 @@ as known at the response. `pull_after` is moved back by a response only, so neit
 crashed, nor a time outside the policy shortens a cooldown.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, replace
 from enum import Enum

@@ -1,7 +1,5 @@
 """Keeps cooldowns and tasks in hand over a restart."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The clock that code reads instead of the time module, so that tests can replace it, and the back-off of retries."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,5 @@
 """Files that several processes share: written whole or not at all, locked, and watched for changes."""
 
-from __future__ import annotations
-
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator

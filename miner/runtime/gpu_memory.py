@@ -1,7 +1,5 @@
 """How much memory of the GPUs is in use."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

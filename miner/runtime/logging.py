@@ -4,8 +4,6 @@ Operators cut numbers out of it with grep and awk: after `Score=`, before ` gaus
 `TRELLIS generation took 10.4 seconds`. These shapes must not change, and text from outside must not imitate them.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import sys
@@ -125,7 +123,7 @@ class ResultLine:
         )
 
     @staticmethod
-    def parse(line: str) -> ResultLine | None:
+    def parse(line: str) -> "ResultLine | None":
         """Read a result line out of a whole line of the log; return None for other lines."""
         match = re.search(
             r"Task (\S+): TRELLIS generation took [\d.]+ seconds\. "

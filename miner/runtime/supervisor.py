@@ -1,7 +1,5 @@
 """Background tasks that are restarted with a back-off when they fail, and end the miner when that does not help."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import Counter

@@ -1,7 +1,5 @@
 """Blocking calls off the event loop, on threads that do not keep the process from ending."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The version of the code that runs: that of the package and, in a checkout, the commit."""
 
-from __future__ import annotations
-
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The client that calls the axons of other neurons."""
 
-from __future__ import annotations
-
 import uuid
 from dataclasses import dataclass
 from datetime import UTC

@@ -1,7 +1,5 @@
 """Base64, in which pictures and results travel; nothing beyond the transports sees it."""
 
-from __future__ import annotations
-
 import base64
 from typing import Literal
 

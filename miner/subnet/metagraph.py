@@ -4,8 +4,6 @@ A snapshot file is {"netuid": 17, "block": 1000, "neurons": [{"hotkey", "coldkey
 "port", "incentive"}]}; a neuron's uid is its index, and all but its hotkey and coldkey may be left out.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The only user of the chain: refreshes the snapshot of the subnet, watches our registration and announces our axon."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 Names, fields and defaults are those of the wire format; the HTTP route of a synapse is the name of its class.
 """
 
-from __future__ import annotations
-
 import base64
 from typing import ClassVar, Literal
 

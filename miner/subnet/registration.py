@@ -1,7 +1,5 @@
 """What a miner must find out before it can work: its wallet, its registration and its address on the internet."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 

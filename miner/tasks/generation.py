@@ -1,7 +1,5 @@
 """From a phase, its models and a prompt to packed candidates: the one way of the miner, the commands and benchmarks."""
 
-from __future__ import annotations
-
 import math
 import secrets
 

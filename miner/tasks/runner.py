@@ -1,7 +1,5 @@
 """Runs tasks: plans, generates, checks and records each, and counts how they end."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

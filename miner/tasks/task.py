@@ -1,7 +1,5 @@
 """A task, its result, and the reasons why it may have none."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

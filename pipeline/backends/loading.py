@@ -1,7 +1,5 @@
 """Loading of the backend that a phase names, with a text-to-image model in front of it if there is one."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pipeline.backends.text_to_image import TextToImage, TextToImageBackend

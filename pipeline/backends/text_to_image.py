@@ -3,8 +3,6 @@
 diffusers is an optional dependency (the extra text-to-image) that is imported only when a model is loaded.
 """
 
-from __future__ import annotations
-
 import importlib
 import time
 from dataclasses import replace
@@ -36,7 +34,7 @@ class TextToImage:
         self._pipe = pipe
 
     @staticmethod
-    def load(reference: str, compute: ComputeConfig) -> TextToImage:
+    def load(reference: str, compute: ComputeConfig) -> "TextToImage":
         """Load a model from a directory or, as "org/name[@revision]", from the local cache; safetensors only.
 
         Raises TextToImageError if diffusers is missing, CheckpointError if the model is missing or does not fit.

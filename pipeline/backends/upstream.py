@@ -3,8 +3,6 @@
 Preprocessing, splats and limits are this package's own; conditioning, sampling and decoding are upstream's.
 """
 
-from __future__ import annotations
-
 import importlib
 import time
 from collections.abc import Callable, Iterator
@@ -75,7 +73,7 @@ class UpstreamGenerator(Backend):
         text: str | None = None,
         background_model: str,
         background_provider: Provider = "cpu",
-    ) -> UpstreamGenerator:
+    ) -> "UpstreamGenerator":
         """Load upstream's pipelines for checkpoints in directories or in the local Hugging Face cache.
 
         Upstream reads whole checkpoints, with all decoders, and its image encoder through torch.hub.

@@ -1,7 +1,5 @@
 """Background removal with rembg, by a model that is chosen by name and verified by its checksum."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Literal, cast
 

@@ -1,7 +1,5 @@
 """Encoding of images to tokens with DINOv2 with registers, through transformers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

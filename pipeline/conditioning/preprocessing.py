@@ -3,8 +3,6 @@
 Steps and rounding: microsoft/TRELLIS, `TrellisImageTo3DPipeline.preprocess_image`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

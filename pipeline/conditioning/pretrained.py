@@ -1,7 +1,5 @@
 """Strict loading of transformers directories: tensors that do not fit are an error instead of random weights."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Prompts, with the limits that protect against what untrusted senders submit."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import struct

@@ -1,7 +1,5 @@
 """Encoding of sentences to tokens with the text model of CLIP, through transformers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -5,8 +5,6 @@ heads of 64, on an H200), but cuDNN plans 50 ms for each new length, and FlashAt
 for 2 x 3,364 tokens.
 """
 
-from __future__ import annotations
-
 import math
 
 import triton

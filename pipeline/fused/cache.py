@@ -1,7 +1,5 @@
 """Tensors that all steps of a sampler share: every step's modulation, every context's keys and values."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

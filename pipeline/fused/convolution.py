@@ -3,8 +3,6 @@
 No neighbourhood is copied, and rows that stand for several voxels (up-sampled features) are multiplied only once.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

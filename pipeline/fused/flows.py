@@ -1,7 +1,5 @@
 """The fused implementation of pipeline.sampling.velocity.Flows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from pipeline.fused.graphs import GraphPool

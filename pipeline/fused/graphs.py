@@ -4,8 +4,6 @@ Graphs are captured without a pause: `torch.cuda.graph` would synchronise and re
 time than a structure's graphs save.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The fused latent flow over the voxels of one structure."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Linear layers in half precision, or in 8-bit floats with a scale for each row and for each output."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -22,13 +20,13 @@ class Activations:
     scales: Tensor | None = None
 
     @staticmethod
-    def empty_like(x: Tensor, *, fp8: bool) -> Activations:
+    def empty_like(x: Tensor, *, fp8: bool) -> "Activations":
         """Return uninitialised activations of x's shape."""
         if not fp8:
             return Activations(torch.empty_like(x))
         return Activations(torch.empty_like(x, dtype=torch.float8_e4m3fn), x.new_empty(len(x), 1, dtype=torch.float32))
 
-    def rows(self, start: int, stop: int | None = None) -> Activations:
+    def rows(self, start: int, stop: int | None = None) -> "Activations":
         """Return a view of the rows from start up to stop."""
         scales = None if self.scales is None else self.scales[start:stop]
         return Activations(self.values[start:stop], scales)

@@ -3,8 +3,6 @@
 They compute in float32 and round once, when they store.
 """
 
-from __future__ import annotations
-
 import math
 
 import triton

@@ -1,7 +1,5 @@
 """The sparse residual blocks of the latent flow, and the maps that they find neighbours with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,14 +36,14 @@ class NeighbourMaps:
     from_coarse: Tensor | None = None
 
     @staticmethod
-    def of(levels: Sequence[VoxelGrid]) -> list[NeighbourMaps]:
+    def of(levels: Sequence[VoxelGrid]) -> "list[NeighbourMaps]":
         """Return the maps of a grid and its coarser levels, finest first."""
         sizes = [padded_rows(len(level), coarsest=level is levels[-1]) for level in levels]
         finer = [NeighbourMaps._of_fine(level, *pair) for level, pair in zip(levels, pairwise(sizes), strict=False)]
         return [*finer, NeighbourMaps(len(levels[-1]), _neighbours(levels[-1], sizes[-1]).int())]
 
     @staticmethod
-    def _of_fine(grid: VoxelGrid, size: int, coarse_size: int) -> NeighbourMaps:
+    def _of_fine(grid: VoxelGrid, size: int, coarse_size: int) -> "NeighbourMaps":
         rows, parent = len(grid), grid.pooling.parent
         neighbours = _neighbours(grid, size)
         from_coarse = torch.where(neighbours < 0, -1, parent[neighbours.clamp(min=0)])

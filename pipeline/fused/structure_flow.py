@@ -1,7 +1,5 @@
 """The fused structure flow, which is replayed from CUDA graphs, since its shapes never change."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """The modulated blocks of a flow model, for one sample under one or several contexts at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast

@@ -1,7 +1,5 @@
 """Pinhole cameras on an orbit, and the sixteen that a validator renders with."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A picture that shows a prompt beside views of the generated splats."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace

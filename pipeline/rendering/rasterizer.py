@@ -6,8 +6,6 @@ exactly where its alpha is at least 1/255. All these pixels are inside gsplat's 
 picture does not depend on how pixels are grouped into tiles.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

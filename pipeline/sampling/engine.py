@@ -1,7 +1,5 @@
 """Sampling and decoding with the networks of one checkpoint: conditions and noise in, splats out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 

@@ -3,8 +3,6 @@
 Formulas: microsoft/TRELLIS, FlowEulerSampler, FlowEulerCfgSampler and FlowEulerGuidanceIntervalSampler.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

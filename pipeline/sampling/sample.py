@@ -1,7 +1,5 @@
 """Sampling of one object from a prompt's conditions and the noise of one seed: structure, latents, gaussians."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

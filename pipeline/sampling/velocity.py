@@ -3,8 +3,6 @@
 Faster implementations are tested against the plain one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """Best of N: generate one request with several seeds while there is time, and keep the object that scores best."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

@@ -5,8 +5,6 @@ The rest of the score, alignment with the prompt and lpips and ssim between view
 three-gen-subnet at 5fc61f1), whose quirks are part of the contract: they are reproduced here, each with a comment.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,7 +45,7 @@ class QualityScorer:
         self._device = device
 
     @staticmethod
-    def load(reference: str, device: torch.device) -> QualityScorer:
+    def load(reference: str, device: torch.device) -> "QualityScorer":
         """Load the scorer that a phase names, see pipeline.weights.locate.locate_scorer.
 
         Raises CheckpointError, which names the command that downloads missing files.

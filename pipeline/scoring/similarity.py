@@ -1,7 +1,5 @@
 """How much splats look like known views of the object that they should be."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The file that a result is delivered in."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Splats <-> PLY, the format of 3D gaussian splatting; values are stored as Splats holds them."""
 
-from __future__ import annotations
-
 import re
 import tempfile
 import warnings

@@ -1,7 +1,5 @@
 """A cloud of 3D gaussians as plain arrays."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, fields, replace
 
@@ -60,11 +58,11 @@ class Splats:
         """The degree of the spherical harmonics, 0..3."""
         return 0 if self.f_rest is None else SH_COEFFICIENTS.index(self.f_rest.shape[2])
 
-    def to(self, device: torch.device | str) -> Splats:
+    def to(self, device: torch.device | str) -> "Splats":
         """Return the same splats on another device."""
         return Splats(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
-    def drop_non_finite(self) -> tuple[Splats, int]:
+    def drop_non_finite(self) -> "tuple[Splats, int]":
         """Drop gaussians that hold a NaN or an infinity anywhere; also return how many were dropped."""
         keep = torch.ones(len(self), dtype=torch.bool, device=self.device)
         for tensor in self.tensors().values():

@@ -4,8 +4,6 @@ The bytes are those of the reference library, see `spz_quantisation`. The frame 
 1.5.7 in the reference build and in zstandard 0.24 and later.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

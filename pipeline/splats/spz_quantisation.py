@@ -5,8 +5,6 @@ step is a float64 multiplication (exact for two float32 values) and a float64 ad
 other step is one float32 operation per kernel, so that the CPU and CUDA give the same bytes.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import struct

@@ -1,7 +1,5 @@
 """Statistics of a cloud of gaussians."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

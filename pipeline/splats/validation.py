@@ -1,7 +1,5 @@
 """The checks that validators of subnet 17 make before they score a cloud."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

@@ -1,7 +1,5 @@
 """Transformer blocks over rows [N, channels] that belong to the sequences of a `Segments`."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from pipeline.trellis.attention import CrossAttention, SelfAttention

@@ -1,7 +1,5 @@
 """Loading of checkpoints in upstream's layout: pipeline.json and pairs of ckpts/NAME.json and NAME.safetensors."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The gaussian decoder, which turns structured latents into the raw channels of 32 gaussians per voxel."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 Formulas: microsoft/TRELLIS, `Gaussian` representation and its `save_ply`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,7 +34,7 @@ class GaussianConfig:
     lr: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
-    def from_json(config: Mapping[str, Any]) -> GaussianConfig:
+    def from_json(config: Mapping[str, Any]) -> "GaussianConfig":
         """Parse the configuration; raise ValueError if a key is missing or the activation is not softplus."""
         names = ("num_gaussians", "voxel_size", "perturb_offset", "scaling_bias", "opacity_bias")
         try:

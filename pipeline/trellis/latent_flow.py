@@ -1,7 +1,5 @@
 """The structured-latent (SLAT) flow, which computes the velocity of the features on occupied voxels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """Layers that the TRELLIS networks share; attribute names are the parameter names of the public checkpoints."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ Rows are taken with `index_select`, whose gradient a GPU adds up in parallel; th
 that are taken often.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +29,7 @@ class Segments:
     unpad_index: Tensor | None
 
     @staticmethod
-    def of(segment_ids: Tensor) -> Segments:
+    def of(segment_ids: Tensor) -> "Segments":
         """Build segments from the sequence of each row [N]; the rows of a sequence need not be adjacent."""
         lengths = torch.bincount(segment_ids)
         count, longest = len(lengths), int(lengths.max())
@@ -50,7 +48,7 @@ class Segments:
         return Segments(segment_ids, count, pad_index, None if equal else mask[:, None, None], unpad_index)
 
     @staticmethod
-    def dense(count: int, length: int, device: torch.device) -> Segments:
+    def dense(count: int, length: int, device: torch.device) -> "Segments":
         """Build `count` segments of `length` rows each, laid end to end."""
         segment_ids = torch.arange(count, device=device).repeat_interleave(length)
         return Segments(segment_ids, count, None, None, None)

@@ -1,7 +1,5 @@
 """The convolution and the residual block over occupied voxels."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """The sparse-structure decoder, which turns a latent grid into occupancy logits of voxels four times as fine."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

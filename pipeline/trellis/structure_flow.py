@@ -1,7 +1,5 @@
 """The sparse-structure flow, which computes the velocity of a dense latent grid."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

@@ -1,7 +1,5 @@
 """Occupied voxels of a batch, with the neighbours, coarser levels and windows that follow from their coordinates."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -19,7 +17,7 @@ _AXIS_BITS = 10
 class Pooling(NamedTuple):
     """The next coarser level: its voxels, and for each fine row its coarse row."""
 
-    coarse: VoxelGrid
+    coarse: "VoxelGrid"
     parent: Tensor
 
 
@@ -50,7 +48,7 @@ class VoxelGrid:
         self._windows: dict[tuple[int, int], Segments] = {}
 
     @staticmethod
-    def of(positions: Sequence[Tensor]) -> VoxelGrid:
+    def of(positions: Sequence[Tensor]) -> "VoxelGrid":
         """Build the grid of a batch from the voxel indices [N_b, 3] of each of its items."""
         rows = [F.pad(position, (1, 0), value=item) for item, position in enumerate(positions)]
         return VoxelGrid(torch.cat(rows))

@@ -1,7 +1,5 @@
 """Background-removal models: their names and checksums, where rembg keeps their files, and their download."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess

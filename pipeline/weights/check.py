@@ -1,7 +1,5 @@
 """Check, without a network, whether weights are on this machine, complete and readable."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

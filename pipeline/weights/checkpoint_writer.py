@@ -1,7 +1,5 @@
 """Write checkpoints that the loaders of the pipeline read: networks, tokenizers and pipeline.json."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Download the weights that a reference names, with everything that they need."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field

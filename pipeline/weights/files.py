@@ -1,7 +1,5 @@
 """The files that checkpoints, encoders and text-to-image models consist of, and reading them without loading them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The hub's own client makes the requests, reads the token and defines the layout 
 downloads from the beginning and does not compare checksums, so both are done here.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import shutil

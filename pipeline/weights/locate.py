@@ -3,8 +3,6 @@
 Nothing here uses the network: weights are downloaded beforehand.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +37,7 @@ class HubReference:
     revision: str | None
 
     @staticmethod
-    def parse(text: str) -> HubReference | None:
+    def parse(text: str) -> "HubReference | None":
         """Parse a reference; return None if the text can only be a path on this machine."""
         name, _, revision = text.partition("@")
         parts = name.split("/", 2)

@@ -1,7 +1,5 @@
 """Checkpoints of the public ones' sizes with random weights, for measuring time and memory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

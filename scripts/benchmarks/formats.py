@@ -5,8 +5,6 @@
 Prints the median of each operation beside that of plyfile's own writer; the last line is the same as JSON.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import platform

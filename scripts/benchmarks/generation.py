@@ -9,8 +9,6 @@ the structure, since random weights make none. The figures are medians after a w
 the last line is JSON. Needs neither bittensor nor rembg.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

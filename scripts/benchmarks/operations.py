@@ -4,8 +4,6 @@ They count what has to be computed, each thing once: keys and values of the cont
 cross-attention to a context of zeros, convolutions only for neighbours that exist.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 

@@ -7,8 +7,6 @@ median time of a score after two warm-ups, the part of it that the 16 views take
 that is scored, and the peak of the GPU's memory. The last line is JSON.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """Timing on the CPU and on CUDA devices, shared by all benchmarks."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from statistics import median

@@ -1,7 +1,5 @@
 """Generation without background removal: what the benchmark of generation, memory and precision all run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,7 +50,7 @@ class GenerationWorkload:
     @staticmethod
     def prepare(
         checkpoint: LoadedCheckpoint, params: tuple[SamplerParams, SamplerParams], voxels: int
-    ) -> GenerationWorkload:
+    ) -> "GenerationWorkload":
         """Encode a random image, or a text if the checkpoint takes texts, and draw the noise of the structure."""
         prompt: Any = "a red chair"
         if not checkpoint.takes_text:

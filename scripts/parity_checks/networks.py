@@ -1,7 +1,5 @@
 """Checks of each network's output for the golden input; they return the names of the arrays they account for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

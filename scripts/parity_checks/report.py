@@ -1,7 +1,5 @@
 """A golden directory, and the report of comparing with it."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Checks of the samplers' results, intermediate states, calls and schedules."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path

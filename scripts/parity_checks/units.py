@@ -1,7 +1,5 @@
 """Checks of single functions, preprocessed images and PLY files."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The sizes of the shipped networks and encoders, and the structure encoder that only the training needs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch.nn.functional as F

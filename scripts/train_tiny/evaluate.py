@@ -11,8 +11,6 @@ steps, other strengths are also compared with it object by object, which detects
 do. The plot has a panel for each metric, and a line over the strengths for each number of steps.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

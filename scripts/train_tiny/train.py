@@ -7,8 +7,6 @@ is downloaded. DIR/log.jsonl holds the losses. A stage that was interrupted leav
 beginning; files of earlier stages can be copied from elsewhere, also from the shipped checkpoints.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

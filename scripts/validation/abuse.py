@@ -7,8 +7,6 @@ results, and the miner's memory. Exits with 0 only if every honest task was answ
 got an expected answer, and memory stayed within bounds. Recorded results: abuse.md beside this file.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

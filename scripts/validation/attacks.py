@@ -1,7 +1,5 @@
 """Requests that hostile peers may send to an axon, with the answers they should get, and an honest validator."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 import uuid
@@ -33,7 +31,7 @@ class Peers:
     unregistered: bt.Keypair
 
     @staticmethod
-    def from_seed(seed: str) -> Peers:
+    def from_seed(seed: str) -> "Peers":
         """Derive the keys, which are the same for the same seed in any process."""
         return Peers(*(bt.Keypair.create_from_uri(f"//{seed}//{number}") for number in range(4)))
 
@@ -54,7 +52,7 @@ class AttackOutcome:
     answers: Counter[str]
     is_expected: bool
 
-    def __add__(self, other: AttackOutcome) -> AttackOutcome:
+    def __add__(self, other: "AttackOutcome") -> "AttackOutcome":
         """Return the outcome of both."""
         return AttackOutcome(self.answers + other.answers, self.is_expected and other.is_expected)
 

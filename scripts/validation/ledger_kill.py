@@ -7,8 +7,6 @@ at most one may be missing; in the others it records in bursts, and the file mus
 last line is JSON. Recorded results: ledger_kill.md beside this file.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

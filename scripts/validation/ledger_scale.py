@@ -7,8 +7,6 @@ of a thousand more one by one, as the miner does; then runs `sn17-miner report` 
 format. The last line is JSON. Recorded results: ledger_scale.md beside this file.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import resource

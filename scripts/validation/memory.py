@@ -6,8 +6,6 @@ The weights are random; a spherical shell of voxels replaces the structure. Figu
 allocations. The last line is JSON. Needs neither bittensor nor rembg. Recorded results: memory.md beside this file.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import json

@@ -7,8 +7,6 @@ largest difference over the largest value of the float32 result, and the norm of
 line is JSON. Needs neither bittensor nor rembg. Recorded results: precision.md beside this file.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import json

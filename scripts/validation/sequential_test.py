@@ -9,8 +9,6 @@ without a verdict, and arms of which one takes four times as long. The last line
 sequential_test.md beside this file.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

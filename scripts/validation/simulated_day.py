@@ -13,8 +13,6 @@ was lost, and accepted results are within 2 % of what an omniscient miner gets f
 results: simulated_day.md beside this file.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import itertools

@@ -1,7 +1,5 @@
 """Validators, the network to them, a generator, and an event loop in virtual time, in which hours pass in seconds."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import random

@@ -9,8 +9,6 @@ after the last task of the old one, also as /health reports it. Needs neither bi
 task was lost. Recorded results: swap.md beside this file.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json
@@ -59,7 +57,7 @@ class PhaseSwap:
     progress: asyncio.Event = field(default_factory=asyncio.Event)
 
     @staticmethod
-    async def open(folder: Path, checkpoints: dict[str, Path], steps: int, device: str) -> PhaseSwap:
+    async def open(folder: Path, checkpoints: dict[str, Path], steps: int, device: str) -> "PhaseSwap":
         """Write the phases below the folder, one for each checkpoint, and load the old one."""
         config, state, scheduler = folder / "miner.yaml", StateFile(folder / "state"), Scheduler()
         (folder / "phases").mkdir()

@@ -1,7 +1,5 @@
 """The miner as an operator meets it: the process, its exit codes and its messages."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

@@ -1,7 +1,5 @@
 """How a miner ends: a whole one in this process, with a generator of the test's."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

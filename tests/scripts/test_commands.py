@@ -1,7 +1,5 @@
 """What holds for all developers' commands."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import subprocess

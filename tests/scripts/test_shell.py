@@ -1,7 +1,5 @@
 """The shell scripts on machines that lack something."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Running the program's command line in this process."""
 
-from __future__ import annotations
-
 from click.testing import CliRunner, Result
 
 from miner.cli import program

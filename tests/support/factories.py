@@ -1,7 +1,5 @@
 """Pieces of a miner for tests: splats, assets, a backend, a phase selector, a clock that the test moves."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import io

@@ -1,7 +1,5 @@
 """The parts of a miner that work on tasks, without a process and a network around them."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import threading

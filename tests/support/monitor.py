@@ -1,7 +1,5 @@
 """A monitor to ask over HTTP and a browser to look at it, with ledgers and galleries to show."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json
@@ -168,7 +166,7 @@ class Browser:
         self._session = session
 
     @staticmethod
-    async def start(command: str, folder: Path) -> Browser:
+    async def start(command: str, folder: Path) -> "Browser":
         flags = [
             "--headless=new",
             "--no-sandbox",
@@ -202,7 +200,7 @@ class Browser:
     address: str
     drain: asyncio.Task[bytes]
 
-    async def open(self, url: str, dark: bool = False, size: tuple[int, int] = (1280, 900)) -> Tab:
+    async def open(self, url: str, dark: bool = False, size: tuple[int, int] = (1280, 900)) -> "Tab":
         """A tab that shows this page."""
         async with self._session.put(f"{self.address}/json/new?about:blank") as reply:
             target = json.loads(await reply.text())

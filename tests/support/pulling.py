@@ -1,7 +1,5 @@
 """A miner's pulling side and a validator on loopback, for the tests of pulling."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A small scorer with random weights, in files laid out as the published ones."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Rows of the ledger with plausible values."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A small checkpoint for sentences whose flows differ from the embedded ones where upstream's differ from its own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

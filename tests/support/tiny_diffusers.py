@@ -1,7 +1,5 @@
 """A text-to-image model of the smallest size, random weights, in files laid out as diffusers publishes them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

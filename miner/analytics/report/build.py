@@ -1,7 +1,5 @@
 """The contents of the report, whatever its format, and how they are read from the ledger."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The report as JSON and as CSV, for other programs."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

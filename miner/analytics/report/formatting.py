@@ -1,7 +1,5 @@
 """Numbers, times and table cells of the report, as its text and its page show them."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 from miner.analytics.aggregate import Contrast

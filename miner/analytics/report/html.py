@@ -1,7 +1,5 @@
 """The report as one HTML page: plots as inline SVG, no script, nothing fetched, light and dark."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from html import escape
 

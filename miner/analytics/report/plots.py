@@ -1,7 +1,5 @@
 """The report's plots as inline SVG, coloured by the style sheet of the page."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape

@@ -1,7 +1,5 @@
 """The report as text for a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from miner.analytics.experiments import ExperimentSummary

@@ -1,7 +1,5 @@
 """The training set, made once and kept on the device: images, captions, occupied voxels and their latents."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor

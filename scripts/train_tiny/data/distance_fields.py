@@ -1,7 +1,5 @@
 """Signed distance fields of objects composed of primitives, for many objects and points at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -38,7 +36,7 @@ class PrimitiveBatch:
     rotations: Tensor
 
     @staticmethod
-    def pack(objects: Sequence[Sequence[Primitive]], device: torch.device) -> PrimitiveBatch:
+    def pack(objects: Sequence[Sequence[Primitive]], device: torch.device) -> "PrimitiveBatch":
         """Pack lists of primitives of one kind, padded with primitives that are far from everywhere."""
         # Never a single one, for which the compiler would make another kernel.
         width = max(2, *(len(primitives) for primitives in objects))
@@ -66,7 +64,7 @@ class ObjectBatch:
     primitives: dict[int, PrimitiveBatch]
 
     @staticmethod
-    def pack(objects: Sequence[Sequence[Primitive]], device: torch.device) -> ObjectBatch:
+    def pack(objects: Sequence[Sequence[Primitive]], device: torch.device) -> "ObjectBatch":
         """Pack the primitives of each object."""
         kinds = sorted({p.kind for primitives in objects for p in primitives})
         by_kind = {

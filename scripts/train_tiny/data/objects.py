@@ -1,7 +1,5 @@
 """A seeded generator of toy objects with captions: furniture, vehicles and toys in random proportions and colours."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The frame is the one in which validators look at splats: x to the right, y up, z
 cube [-0.5, 0.5]^3.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Sequence

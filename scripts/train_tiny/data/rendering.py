@@ -1,7 +1,5 @@
 """Images of objects by sphere tracing: the prompts, and the views that results are compared with."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Objects in the form that TRELLIS generates: occupied voxels of a 64^3 grid, and a latent in each."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence

@@ -1,7 +1,5 @@
 """Metrics of how near a generated object is to the one on its prompt."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields

@@ -1,7 +1,5 @@
 """The checkpoint under test: a prompt, to voxels and splats."""
 
-from __future__ import annotations
-
 import torch
 from PIL import Image
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Held-out objects as evaluation samples, and the evaluation of a model on them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What the stages of the training share: files, the training set, networks, and the optimisation loop."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

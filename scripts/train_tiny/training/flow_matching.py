@@ -1,7 +1,5 @@
 """The flow-matching losses of both flows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

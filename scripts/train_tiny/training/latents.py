@@ -1,7 +1,5 @@
 """The later stages: the decoder of latents to gaussians, the flow of latents on voxels, and the text encoder's own."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file

@@ -1,7 +1,5 @@
 """The optimiser of all stages, on a GPU by way of CUDA graphs, and averages of the weights."""
 
-from __future__ import annotations
-
 import copy
 from collections import Counter
 from collections.abc import Callable, Sequence

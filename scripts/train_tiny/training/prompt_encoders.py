@@ -3,8 +3,6 @@
 The tokenizer is a byte-pair encoding that has a token for each word of the captions and spells all others.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The structure stages: a VAE of occupancies, and the flow of its latents together with the prompt encoders."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from statistics import mean
 from typing import Any

@@ -1,7 +1,5 @@
 """Models are loaded while others generate; the warm-up, which needs the device to itself, waits its turn."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import AsyncIterator

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Iterator
@@ -42,7 +40,7 @@ class LogWatcher(logging.Handler):
         assert self._seen.wait(20), f"nothing was logged about {self._words!r}"
         return self.lines[0]
 
-    def __enter__(self) -> LogWatcher:
+    def __enter__(self) -> "LogWatcher":
         logging.getLogger("miner.ledger.writer").addHandler(self)
         return self
 

@@ -1,7 +1,5 @@
 """Ledgers of earlier and later versions, and reading, which makes and changes nothing."""
 
-from __future__ import annotations
-
 import sqlite3
 import time
 from contextlib import closing

@@ -1,7 +1,5 @@
 """Records of tasks, by the events that the ledger and the metrics get."""
 
-from __future__ import annotations
-
 import pytest
 
 from miner.ledger.events import (

@@ -1,7 +1,5 @@
 """What the ledger records of tasks, phases and experiments, and what is read from it."""
 
-from __future__ import annotations
-
 import sqlite3
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What the ledger does when a record or the file is bad, locked, moved or without room, and how it ends."""
 
-from __future__ import annotations
-
 import sqlite3
 import subprocess
 import sys

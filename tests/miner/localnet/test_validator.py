@@ -1,7 +1,5 @@
 """What the local validator thinks of results."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 

@@ -1,7 +1,5 @@
 """The pages in a real browser."""
 
-from __future__ import annotations
-
 import io
 import json
 import time

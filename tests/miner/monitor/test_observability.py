@@ -1,7 +1,5 @@
 """A whole miner in this process, observed over HTTP, and the log that it leaves."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

@@ -1,7 +1,5 @@
 """The split that runs is judged by the ledger, and what follows from it."""
 
-from __future__ import annotations
-
 import logging
 import time
 from pathlib import Path

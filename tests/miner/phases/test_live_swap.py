@@ -1,7 +1,5 @@
 """The operator changes the phase of a whole miner that pulls and generates, with the program and with signals."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

@@ -1,7 +1,5 @@
 """Swapping phases under a miner that works: what tasks are made with, what is loaded, and what is written down."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging

@@ -1,7 +1,5 @@
 """Experiments that split the tasks between phases, and the swap of real models under load."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import shutil

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from miner.pull.estimates import INITIAL_OVERHEAD, OverheadEstimator, generation_deadline

@@ -1,7 +1,5 @@
 """Pulling from a validator on loopback: real axon, real client, real signatures, clocks that the test moves."""
 
-from __future__ import annotations
-
 import base64
 import json
 from concurrent.futures import Future

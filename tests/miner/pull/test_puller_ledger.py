@@ -1,7 +1,5 @@
 """What pulled tasks leave in the ledger, and what the gate keeps from the validator."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import sqlite3

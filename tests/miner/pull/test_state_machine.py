@@ -1,7 +1,5 @@
 """The state machine alone: every event in the states in which it can come."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

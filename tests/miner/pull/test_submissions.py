@@ -1,7 +1,5 @@
 """Submitting to a validator on loopback: what is sent again, and when; time-outs, and restarts of the miner."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -1,7 +1,5 @@
 """Validators that restart, move or fall out of favour while they are pulled from, and loops that die or retire."""
 
-from __future__ import annotations
-
 import logging
 
 import pytest

@@ -1,7 +1,5 @@
 """Prompts and results as they travel: sentences as they are, files in base64."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Sentences through a picture: the adapter against a stand-in for diffusers, and diffusers itself if it is here."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from collections.abc import Iterator

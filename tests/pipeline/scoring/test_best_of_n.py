@@ -1,7 +1,5 @@
 """Best of N: which candidate is taken, what ends the search, and that one candidate is what the generator makes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace

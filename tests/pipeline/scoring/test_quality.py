@@ -1,7 +1,5 @@
 """The quality term against the same steps written down once more, and what is refused."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The stages of training, as small as they go: that they learn, and that what they leave can be loaded."""
 
-from __future__ import annotations
-
 import io
 import json
 import sys

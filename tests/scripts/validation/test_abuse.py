@@ -1,7 +1,5 @@
 """The small version of scripts.validation.abuse: the same attacks on a served axon, fewer and shorter."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Small versions of the measurements in scripts.validation.sequential_test."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Some hours of the simulated day."""
 
-from __future__ import annotations
-
 import pytest
 
 from miner.pull import state_machine

@@ -1,7 +1,5 @@
 """The solids' distances against closed forms, and the objects that are composed of them."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

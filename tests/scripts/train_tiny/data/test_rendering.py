@@ -1,7 +1,5 @@
 """Pictures, voxels and what is in them: that they show the same object, upright."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
