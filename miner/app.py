@@ -13,7 +13,7 @@ from typing import TypeVar
 import bittensor as bt
 
 from miner.axon import AxonServer, check_port_free, make_axon
-from miner.config import RunSettings
+from miner.config.run_settings import RunSettings
 from miner.errors import ExitCode, MinerError
 from miner.gpu import Scheduler, free_memory, load_and_warm_up
 from miner.ledger import LedgerWriter, TaskRecorder, read_open_tasks
@@ -21,7 +21,8 @@ from miner.monitor import Observability, StartingMiner, Status, StatusBoard, vie
 from miner.phases import ExperimentMonitor, ModelOwner, PhaseFiles, PhaseManager, StateFile
 from miner.policy import Blacklist
 from miner.pull import CooldownStore, Puller, SessionContext
-from miner.runtime import SYSTEM_CLOCK, Supervisor, code_version, installed_version, log_to_files, read_gpu_memory
+from miner.runtime import SYSTEM_CLOCK, Supervisor, code_version, installed_version, log_to_files
+from miner.runtime.gpu_memory import read_gpu_memory
 from miner.subnet.metagraph import open_chain
 from miner.subnet.metagraph_sync import MetagraphSync
 from miner.subnet.registration import check_chain_file, find_external_ip, find_registration, load_wallet

@@ -11,7 +11,8 @@ import bittensor as bt
 from miner.axon.authentication import Authenticator
 from miner.axon.connections import limit_connections
 from miner.axon.middleware import AuthMiddleware, admitted_hotkey
-from miner.config import RunOptions, ServingSettings
+from miner.config import ServingSettings
+from miner.config.run_settings import RunOptions
 from miner.errors import MinerError, OperatorError
 from miner.ledger import Outcome, TaskRecord, TaskRecorder
 from miner.policy import PolicyDecision

@@ -11,7 +11,7 @@ from miner.cli.options import FILE, load_files, load_phase, operator_files
 if TYPE_CHECKING:
     from PIL import Image
 
-    from miner.config import Phase
+    from miner.config.phase import Phase
     from miner.gpu import LoadedModels
     from pipeline import BestResult, Prompt, Request
 
@@ -107,7 +107,7 @@ def _for_prompt(phase: "Phase", prompt: "Prompt", checkpoint: str | None) -> "Ph
 
     Raises OperatorError if there is none.
     """
-    from miner.config import CheckpointSettings
+    from miner.config.phase import CheckpointSettings
     from miner.errors import OperatorError
     from pipeline import TextPrompt
 

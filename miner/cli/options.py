@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from miner.config import NamedPhase, OperatorFiles
+    from miner.config import OperatorFiles
+    from miner.config.phase_files import NamedPhase
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

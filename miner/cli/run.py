@@ -52,7 +52,7 @@ def run(debug: bool, config: Path | None, state: Path | None, **options: Any) ->
     3 deregistered.
     """
     from miner.app import mine
-    from miner.config import RunOptions, RunSettings
+    from miner.config.run_settings import RunOptions, RunSettings
 
     run_to_the_end(lambda: mine(RunSettings.load(RunOptions(config=config, state_dir=state, **options))), debug)
 

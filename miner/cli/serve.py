@@ -39,7 +39,8 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, host: str, port
     from miner.gpu import Scheduler, load_and_warm_up
     from miner.monitor import LocalApi, Monitor, Status
     from miner.phases import PhaseChoice, PhaseSelector
-    from miner.runtime import installed_version, read_gpu_memory
+    from miner.runtime import installed_version
+    from miner.runtime.gpu_memory import read_gpu_memory
     from miner.tasks import TaskRunner
 
     log = logging.getLogger("miner.cli.serve")

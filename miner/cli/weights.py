@@ -11,7 +11,7 @@ from miner.cli.options import FOLDER, complete_phase, load_files, load_phase, op
 from miner.errors import MinerError, OperatorError
 
 if TYPE_CHECKING:
-    from miner.config import Phase
+    from miner.config.phase import Phase
 
 PHASE: dict[str, Any] = {"metavar": "NAME", "shell_complete": complete_phase}
 OF_SETTINGS = "phase of the settings file, unless a REFERENCE is given"

@@ -1,10 +1,10 @@
-"""The operator's files as frozen, checked values: settings, phases, the validator policy."""
+"""The operator's files as frozen, checked values: settings, phases, the validator policy.
+
+Not exported is what loads more: phases and the settings of a run load pipeline, edits of the policy's file ruamel.yaml.
+"""
 
 from miner.config.loader import Section, load_yaml, phase_folders, phase_names, shipped_config
-from miner.config.phase import CheckpointSettings, Phase
-from miner.config.phase_files import NamedPhase, load_phase
 from miner.config.policy import LIST_NAMES, ListName, PolicyEntry, PolicyRules
-from miner.config.run_settings import RunOptions, RunSettings
 from miner.config.settings import (
     GenerateSettings,
     HousekeepingSettings,
@@ -18,24 +18,18 @@ from miner.config.settings import (
 
 __all__ = [
     "LIST_NAMES",
-    "CheckpointSettings",
     "GenerateSettings",
     "HousekeepingSettings",
     "ListName",
     "MinerSettings",
-    "NamedPhase",
     "OperatorFiles",
-    "Phase",
     "PolicyEntry",
     "PolicyRules",
     "PullingSettings",
     "RetentionSettings",
-    "RunOptions",
-    "RunSettings",
     "Section",
     "ServingSettings",
     "SpzSettings",
-    "load_phase",
     "load_yaml",
     "phase_folders",
     "phase_names",

@@ -11,7 +11,9 @@ from functools import partial
 
 import torch
 
-from miner.config import MinerSettings, NamedPhase, Phase
+from miner.config import MinerSettings
+from miner.config.phase import Phase
+from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
 from miner.gpu.scheduler import Scheduler
 from miner.runtime import run_in_daemon

@@ -8,7 +8,8 @@ from typing import Any, Literal, Protocol
 
 from miner.ledger import LedgerStatus, LedgerWriter
 from miner.pull import ValidatorRecord
-from miner.runtime import Clock, GpuMemory, installed_version, read_gpu_memory
+from miner.runtime import Clock, installed_version
+from miner.runtime.gpu_memory import GpuMemory, read_gpu_memory
 
 SERVICE = "sn17-miner"
 

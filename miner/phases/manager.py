@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from miner.config import NamedPhase, load_phase, phase_folders
+from miner.config import phase_folders
+from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import OperatorError
 from miner.gpu import LoadedModels, RetiredModels
 from miner.ledger import (

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from miner.config import NamedPhase
+from miner.config.phase_files import NamedPhase
 from miner.gpu import LoadedModels
 from miner.ledger import ArmAssignment, PhaseAssignment, Stratum
 from miner.phases.state import PhaseChoice

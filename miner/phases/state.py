@@ -10,7 +10,9 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from miner.analytics import Experiment
-from miner.config import NamedPhase, Phase, Section
+from miner.config import Section
+from miner.config.phase import Phase
+from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
 from miner.runtime import locked, write_atomically
 

@@ -2,7 +2,6 @@
 
 from miner.runtime.clock import SYSTEM_CLOCK, Clock, backoff
 from miner.runtime.files import FileWatcher, locked, write_atomically
-from miner.runtime.gpu_memory import GpuMemory, read_gpu_memory
 from miner.runtime.logging import ResultLine, configure, log_to_files, sanitise_name, sanitise_text
 from miner.runtime.supervisor import Supervisor
 from miner.runtime.threads import Returned, run_in_daemon
@@ -12,7 +11,6 @@ __all__ = [
     "SYSTEM_CLOCK",
     "Clock",
     "FileWatcher",
-    "GpuMemory",
     "ResultLine",
     "Returned",
     "Supervisor",
@@ -22,7 +20,6 @@ __all__ = [
     "installed_version",
     "locked",
     "log_to_files",
-    "read_gpu_memory",
     "run_in_daemon",
     "sanitise_name",
     "sanitise_text",

@@ -6,7 +6,7 @@ import logging
 import bittensor as bt
 from bittensor.utils import networking
 
-from miner.config import RunOptions
+from miner.config.run_settings import RunOptions
 from miner.errors import OperatorError
 from miner.runtime import run_in_daemon
 from miner.subnet.metagraph import Neuron, Snapshot

@@ -3,7 +3,7 @@
 import math
 import secrets
 
-from miner.config import Phase
+from miner.config.phase import Phase
 from miner.gpu import LoadedModels
 from miner.tasks.task import InvalidResult
 from pipeline import BestOfN, BestResult, Container, PackedSplats, Prompt, Request, Splats, TextToImageParams

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from miner.config import NamedPhase
+from miner.config.phase_files import NamedPhase
 from miner.ledger import TaskRecord
 from pipeline import Asset, Candidate, PipelineError, Prompt, ResultFormat, TextPrompt
 

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from miner.config import load_phase, shipped_config
+from miner.config import shipped_config
+from miner.config.phase_files import load_phase
 from pipeline import SamplerParams, ply
 from pipeline.params import Conditions
 from pipeline.sampling.engine import Engine

@@ -23,10 +23,11 @@ from pathlib import Path
 
 import torch
 
-from miner.config import MinerSettings, load_phase
+from miner.config import MinerSettings
+from miner.config.phase_files import load_phase
 from miner.gpu import Scheduler, free_memory, load_and_warm_up
 from miner.phases import ModelOwner, PhaseChoice, PhaseFiles, PhaseManager, PhaseState, StateFile
-from miner.runtime import read_gpu_memory
+from miner.runtime.gpu_memory import read_gpu_memory
 from pipeline import Backend, EmptyStructure, OnStep, Request, VoxelLimit, parse_text_prompt
 from pipeline.weights import random_init
 from scripts.benchmarks.timing import GIB, device_name
