@@ -20,7 +20,7 @@ from miner.runtime import sanitise_name
 from miner.subnet.encoding import decode_prompt, encode_result
 from miner.subnet.protocol import Generate
 from miner.tasks import Result, Task, TaskRunner
-from pipeline import Cancelled, PipelineError, PromptError
+from pipeline import Cancelled, PipelineError
 
 log = logging.getLogger(__name__)
 
@@ -151,9 +151,11 @@ class AxonServer:
     async def _generate(self, synapse: Generate, hotkey: str, task_id: str, record: TaskRecord) -> Result:
         try:
             prompt = await asyncio.to_thread(decode_prompt, synapse.task_type, synapse.prompt)
-        except PromptError as error:
+        except Exception as error:
             self._runner.decline(task_id, record, error)
-            raise
+            if isinstance(error, PipelineError):
+                raise
+            raise PipelineError("the prompt could not be decoded") from error
         priority = self._decide(hotkey).priority
         task = Task(task_id, prompt, priority, synapse.seed, synapse.data_format, record=record)
         return await self._runner.run(task)

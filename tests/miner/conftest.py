@@ -7,7 +7,6 @@ import pytest
 from miner.config.loader import shipped_config
 from miner.config.phase import ExportSettings, Phase
 from miner.config.phase_files import load_phase
-from miner.config.settings import SpzSettings
 from miner.localnet.validator import make_wallet
 from miner.subnet.metagraph import Neuron, Snapshot
 from tests.support.factories import make_picture, png_base64
@@ -43,11 +42,6 @@ def phase() -> Phase:
     """The demo's, for pictures alone, whose results leave as they were generated."""
     demo = load_phase("demo", shipped_config() / "miner.yaml").settings
     return demo.model_copy(update={"text": None, "export": ExportSettings()})
-
-
-@pytest.fixture(scope="session")
-def container() -> SpzSettings:
-    return SpzSettings()
 
 
 @pytest.fixture

@@ -10,13 +10,10 @@ import torch
 from PIL import Image
 
 from miner.cli.run import run as run_command
-from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase
 from miner.config.run_settings import RunOptions, RunSettings
 from miner.gpu.models import LoadedModels
 from miner.localnet.raw_client import AxonAddress, RawRequest
-from miner.phases.selector import PhaseSelector
-from miner.phases.state import PhaseChoice
 from miner.runtime.clock import Clock
 from pipeline import (
     STAGES,
@@ -26,7 +23,6 @@ from pipeline import (
     OnStep,
     Prompt,
     Request,
-    Scorer,
     Splats,
     decode_image_prompt,
 )
@@ -121,14 +117,6 @@ class FakeBackend:
 
     def generate(self, request: Request, on_step: OnStep = lambda *_: None) -> Asset:
         return self.sample(self.encode(request.prompt), request, on_step)
-
-
-def selector_with(
-    phase: Phase, generate: Callable[[Request, OnStep], Asset] = instant_generate, scorer: Scorer | None = None
-) -> PhaseSelector:
-    """One phase, with a backend and a scorer of the test's."""
-    models = LoadedModels(FakeBackend(generate), phase.models_key, scorer)
-    return PhaseSelector(PhaseChoice.single(NamedPhase("demo", phase)), models)
 
 
 def loaded_at_once(backend: object) -> Callable[..., Awaitable[LoadedModels]]:

@@ -9,16 +9,14 @@ from miner.axon.server import AxonServer
 from miner.config.loader import shipped_config
 from miner.config.phase_files import load_phase
 from miner.config.policy import PolicyRules
-from miner.config.settings import ServingSettings, SpzSettings
-from miner.gpu.scheduler import Scheduler
-from miner.ledger.recorder import TaskRecorder
+from miner.config.settings import ServingSettings
 from miner.localnet.raw_client import AxonAddress
 from miner.localnet.validator import LOOPBACK, free_port, make_wallet
 from miner.policy.policy import decide
 from miner.subnet.metagraph import Neuron, Snapshot
-from miner.tasks.runner import TaskRunner
 from scripts.validation.attacks import Peers, make_attacks, push_tasks, run_attacks
-from tests.support.factories import make_picture, png_base64, selector_with
+from tests.support.factories import make_picture, png_base64
+from tests.support.miner_parts import MinerParts
 
 SETTINGS = ServingSettings(max_body_bytes=200_000, max_connections=60, header_timeout=1, body_timeout=1)
 CONNECTIONS = 60
@@ -33,12 +31,11 @@ async def test_an_honest_validator_is_served_under_attack(tmp_path: Path) -> Non
         for uid, keypair in enumerate((peers.honest, peers.hostile, peers.slow))
     ]
     snapshot, rules = Snapshot(17, 1, tuple(allowed)), PolicyRules()
-    scheduler = Scheduler()
-    runner = TaskRunner(scheduler, selector_with(phase), SpzSettings())
+    miner = MinerParts(tmp_path, phase)
     wallet = make_wallet(tmp_path, "miner")
     address = AxonAddress(free_port(), wallet.hotkey.ss58_address)
     axon = bt.Axon(wallet=wallet, port=address.port, ip=LOOPBACK, external_ip=LOOPBACK)
-    server = AxonServer(axon, runner, lambda hotkey: decide(snapshot, rules, hotkey), SETTINGS, TaskRecorder())
+    server = AxonServer(axon, miner.runner, lambda hotkey: decide(snapshot, rules, hotkey), SETTINGS, miner.recorder)
     await server.start()
     stopping = asyncio.Event()
     try:
@@ -48,7 +45,7 @@ async def test_an_honest_validator_is_served_under_attack(tmp_path: Path) -> Non
         verdicts = {verdict for verdict, _ in await honest}
     finally:
         await server.stop()
-        scheduler.stop(20.0)
+        miner.close()
     assert verdicts == {"valid"}
     assert {name: dict(o.answers) for name, o in outcomes.items() if not o.is_expected} == {}
-    assert runner.counters["generated"] == runner.counters["pushed"] - 1
+    assert miner.runner.counters["generated"] == miner.runner.counters["pushed"] - 1
