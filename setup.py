@@ -42,6 +42,7 @@ setup(
         "rembg>=2.0.86",
         "ruamel.yaml>=0.18",
         "safetensors>=0.6",
+        "tokenizers",
         "torch>=2.11,<3",
         "tqdm",
         "transformers>=5,<6",
