@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import bittensor as bt
@@ -41,14 +41,14 @@ LEDGER_TIMEOUT = 2.0
 GENERATION_LIMIT = 900.0
 
 
-class _Stopped(Exception):  # noqa: N818 - a request, not a fault
+class Stopped(Exception):  # noqa: N818 - a request, not a fault
     """A signal asked the miner to stop while it was starting."""
 
 
 async def mine(settings: RunSettings) -> ExitCode:
     """Mine until a signal or a reason to end. Raise MinerError with the exit code that it stands for."""
     stop = _stop_on_signals()
-    with suppress(_Stopped):
+    with suppress(Stopped):
         async with AsyncExitStack() as stack:
             miner = await _build(settings, stop, stack)
             await miner.work(stop)
@@ -78,11 +78,14 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     stack.enter_context(log_to_files(files.state_dir / "logs"))
     ledger = LedgerWriter(files.ledger)
     stack.push_async_callback(asyncio.to_thread, ledger.close, LEDGER_TIMEOUT)
-    board = StatusBoard(StartingMiner(settings.configured.name, ledger))
+    starting = StartingMiner(settings.configured.name, ledger, stop)
+    board = StatusBoard(starting)
+    stack.callback(_log_totals, board)
     observability = await stack.enter_async_context(Observability.open(files, ledger, board))
-    sync = await _unless_stopped(
+    sync = await unless_stopped(
         stop, MetagraphSync.open(lambda: open_chain(options.chain, options.netuid), hotkey, config.chain.sync_interval)
     )
+    board.source = replace(starting, metagraph_age=lambda: sync.age)
     find_registration(sync.snapshot, hotkey, options)
     blacklist = Blacklist(files.blacklist, settings.rules, lambda: sync.snapshot)
     if config.serving.enabled:
@@ -95,7 +98,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
         schedule_free=lambda: scheduler.submit(lambda _: free_memory(), 0.0),
     )
     phase_files = PhaseFiles(files.config, StateFile(files.state_dir))
-    manager = await _unless_stopped(stop, PhaseManager.open(phase_files, settings.configured, owner, ledger))
+    manager = await unless_stopped(stop, PhaseManager.open(phase_files, settings.configured, owner, ledger))
     runner = TaskRunner(scheduler, manager.selector, config.spz, observability.on_result)
     recorder = TaskRecorder(
         ledger,
@@ -127,6 +130,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
         puller=puller,
         server=server,
         announced_axon=server.axon if server is not None and external_ip is not None else None,
+        started_at=starting.started_at,
     )
 
 
@@ -148,8 +152,8 @@ class Miner:
     puller: Puller
     server: AxonServer | None
     announced_axon: bt.Axon | None
+    started_at: float
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    started_at: float = field(default_factory=time.monotonic)
 
     async def work(self, stop: asyncio.Event) -> None:
         """Take tasks until `stop` is set, then finish those in hand. Raise MinerError if mining cannot go on."""
@@ -162,15 +166,13 @@ class Miner:
             self.observability.local_api.runner = self.runner
             self.board.source = self
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
-            failure = await _first(stop, self.supervisor.wait_for_failure())
+            failure = await first_or_stop(stop, self.supervisor.wait_for_failure())
         finally:
             self.stopping.set()
             self.observability.local_api.runner = None
             self.runner.drain()
             await asyncio.gather(self.puller.stop(DRAIN_TIMEOUT), self._stop_server())
             await self.supervisor.stop()
-            totals = ", ".join(f"{name} {count}" for name, count in sorted(self.counters.items()))
-            log.info("Stopped. Totals: %s", totals or "nothing done")
         if failure is not None:
             raise failure
 
@@ -242,12 +244,17 @@ async def watch_generator(scheduler: Scheduler) -> None:
     raise MinerError(f"the generator cannot go on in this process: {type(error).__name__}: {error}")
 
 
+def _log_totals(board: StatusBoard) -> None:
+    totals = ", ".join(f"{name} {count}" for name, count in sorted(board.status().counters.items()))
+    log.info("Stopped. Totals: %s", totals or "nothing done")
+
+
 async def _stop_scheduler(scheduler: Scheduler) -> None:
     if not await asyncio.to_thread(scheduler.stop, STOP_TIMEOUT):
         log.warning("The current generation did not stop within %.0f s and is abandoned", STOP_TIMEOUT)
 
 
-async def _first(stop: asyncio.Event, awaitable: Awaitable[Awaited]) -> Awaited | None:
+async def first_or_stop(stop: asyncio.Event, awaitable: Awaitable[Awaited]) -> Awaited | None:
     """Return what is awaited, or None as soon as `stop` is set."""
     work = asyncio.ensure_future(awaitable)
     stopped = asyncio.ensure_future(stop.wait())
@@ -259,9 +266,9 @@ async def _first(stop: asyncio.Event, awaitable: Awaitable[Awaited]) -> Awaited 
     return None
 
 
-async def _unless_stopped(stop: asyncio.Event, awaitable: Awaitable[Awaited]) -> Awaited:
-    """Return what is awaited. Raise _Stopped as soon as `stop` is set."""
-    result = await _first(stop, awaitable)
+async def unless_stopped(stop: asyncio.Event, awaitable: Awaitable[Awaited]) -> Awaited:
+    """Return what is awaited, which must not be None. Raise Stopped as soon as `stop` is set."""
+    result = await first_or_stop(stop, awaitable)
     if result is None:
-        raise _Stopped
+        raise Stopped
     return result

@@ -6,5 +6,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 install cpu demo
 fetch_background_model u2netp
-cd "$ROOT"
-exec "$PYTHON" -m scripts.demo "$@"
+PYTHONPATH="$ROOT" exec "$PYTHON" -m scripts.demo "$@"

@@ -106,7 +106,8 @@ class AxonServer:
 
     @property
     def _is_listening(self) -> bool:
-        return any(listener.is_serving() for listener in self.axon.fast_server.servers)
+        # The server has no listeners before it has started, and none if it could not.
+        return any(listener.is_serving() for listener in getattr(self.axon.fast_server, "servers", ()))
 
     @staticmethod
     async def _wait_until(condition: Callable[[], bool], timeout: float) -> None:  # noqa: ASYNC109

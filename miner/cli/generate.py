@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from miner.config.phase import Phase
     from miner.gpu import LoadedModels
-    from pipeline import BestResult, Prompt, Request
+    from pipeline import BestResult, Container, Prompt, Request
 
 Combine = Literal["stochastic", "multidiffusion"]
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-FORMATS = {".ply": "ply", ".spz": "spz"}
+OUTPUT_SUFFIXES = (".ply", ".spz")
 
 
 @click.command()
@@ -33,7 +33,7 @@ FORMATS = {".ply": "ply", ".spz": "spz"}
     help="Another checkpoint: a directory or a Hugging Face id.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), show_default="random", help="The seed of all noise.")
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option("--device", show_default="device of the settings file", help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--combine", type=click.Choice(get_args(Combine)), default="stochastic", help="How several pictures are combined."
 )
@@ -45,7 +45,7 @@ def generate(
     phase_name: str | None,
     checkpoint: str | None,
     seed: int | None,
-    device: str,
+    device: str | None,
     combine: Combine,
     sheet: Path | None,
     config: Path | None,
@@ -54,35 +54,42 @@ def generate(
     """Generate one object, without a network.
 
     PROMPT is a picture, several pictures of the same object, or a sentence. The file is the best of the phase's
-    candidates, exactly as the phase would have it submitted. Exit code 2 if the prompt, the phase or the weights are at
-    fault.
+    candidates: an .spz exactly as it would be submitted, a .ply without what SPZ rounds off. Candidates are scored as
+    validators receive them. Exit code 2 if the prompt, the phase or the weights are at fault.
     """
     from miner.errors import OperatorError
     from miner.gpu import choose_phase_compute, load_models
     from miner.tasks import make_request
-    from pipeline import PipelineError
+    from pipeline import Container, PipelineError
 
     files = load_files(config, state)
-    if output is None:
-        output = files.state_dir / "generated" / f"{time.strftime('%Y%m%d-%H%M%S')}.ply"
-    if output.suffix.lower() not in FORMATS:
+    if output is not None and output.suffix.lower() not in OUTPUT_SUFFIXES:
         raise OperatorError(f"--output must end in .ply or .spz, not {output.suffix!r}")
+    if sheet is not None and sheet.suffix.lower() not in PICTURE_SUFFIXES:
+        raise OperatorError(f"--sheet must end in .png or another suffix of pictures, not {sheet.suffix!r}")
     try:
         decoded = _read_prompt(prompt, combine)
         named = load_phase(phase_name or files.settings.phase, files.config)
         phase = _for_prompt(named.settings, decoded, checkpoint)
-        settings = files.settings.model_copy(update={"device": device})
+        settings = files.settings.model_copy(update={"device": device or files.settings.device})
+        request = make_request(decoded, seed, phase)
+        if output is None:
+            output = files.state_dir / "generated" / f"{time.strftime('%Y%m%d-%H%M%S')}-{request.seed}.ply"
         # Before the work, so that none is lost to a folder that cannot be made.
-        output.parent.mkdir(parents=True, exist_ok=True)
+        for path in (output, sheet or output):
+            path.parent.mkdir(parents=True, exist_ok=True)
         models = load_models(phase, choose_phase_compute(phase, settings))
-        best = _run(models, make_request(decoded, seed, phase), phase, output)
-        output.write_bytes(best.packed.data)
+        best = _run(models, request, phase, Container("spz", settings.spz.level, settings.spz.workers))
+        data = best.packed.data
+        if output.suffix.lower() == ".ply":
+            data = Container("ply").pack(phase.export.apply(best.asset.splats)).data
+        output.write_bytes(data)
         if sheet is not None:
             _draw_sheet(decoded, best, sheet)
     except PipelineError as error:
         raise OperatorError(str(error)) from None
     _report(best, phase)
-    click.echo(f"{output}: {len(best.packed.splats)} gaussians, {len(best.packed.data)} bytes")
+    click.echo(f"{output}: {len(best.packed.splats)} gaussians, {len(data)} bytes")
 
 
 def _read_prompt(words: tuple[str, ...], combine: Combine) -> "Prompt":
@@ -112,7 +119,7 @@ def _for_prompt(phase: "Phase", prompt: "Prompt", checkpoint: str | None) -> "Ph
     from pipeline import TextPrompt
 
     def section(name: str, own: CheckpointSettings | None) -> CheckpointSettings:
-        chosen = CheckpointSettings(checkpoint=checkpoint) if checkpoint is not None else own
+        chosen = CheckpointSettings(checkpoint=checkpoint) if checkpoint else own
         if chosen is None:
             raise OperatorError(f"the phase has no {name}.checkpoint: name one with --checkpoint")
         return chosen
@@ -124,14 +131,12 @@ def _for_prompt(phase: "Phase", prompt: "Prompt", checkpoint: str | None) -> "Ph
     return phase.model_copy(update={"text": section("text", phase.text), "image": None})
 
 
-def _run(models: "LoadedModels", request: "Request", phase: "Phase", output: Path) -> "BestResult":
+def _run(models: "LoadedModels", request: "Request", phase: "Phase", container: "Container") -> "BestResult":
     """Make the phase's candidates, with a progress bar."""
     from tqdm import tqdm
 
     from miner.tasks import best_of_n
-    from pipeline import Container
 
-    container = Container("spz" if output.suffix.lower() == ".spz" else "ply")
     steps = request.sparse_structure_sampler_params.steps + request.slat_sampler_params.steps
     with tqdm(total=phase.candidates.count * steps, unit="step", leave=False) as bar:
 

@@ -29,6 +29,8 @@ class Program(click.Group):
         except MinerError as error:
             click.echo(f"ERROR: {error}", err=True)
             ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            raise  # the reader of the output has gone, which click ends quietly
         except OSError as error:
             path = f"{error.filename}: " if error.filename else ""
             click.echo(f"ERROR: {path}{error.strerror or error}", err=True)

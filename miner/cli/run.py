@@ -60,6 +60,10 @@ def run(debug: bool, config: Path | None, state: Path | None, **options: Any) ->
 def run_to_the_end(work: Callable[[], Coroutine[Any, Any, ExitCode]], debug: bool) -> NoReturn:
     """Run what works until it is told to stop, with its log on stdout, and exit with its code or its MinerError's."""
     import asyncio
+    import logging
+
+    # Importing bittensor silences all loggers that exist, so it comes before the log is set up.
+    import bittensor  # noqa: F401
 
     from miner.runtime import configure
 
@@ -69,6 +73,9 @@ def run_to_the_end(work: Callable[[], Coroutine[Any, Any, ExitCode]], debug: boo
     except MinerError as error:
         click.echo(f"ERROR: {error}", err=True)
         code = error.exit_code
+    except Exception:
+        logging.getLogger(__name__).exception("Ended by an unexpected error")
+        code = ExitCode.FAILURE
     sys.stdout.flush()
     # A load or a generation that was abandoned may still hold its thread; nothing is left to be done for it.
     os._exit(code)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", help="The address to listen on; requests from other machines are refused.")
+@click.option("--host", default="127.0.0.1", help="The address to listen on; POST /generate is for this machine only.")
 @click.option("--port", type=click.IntRange(1, 65535), default=10006, help="The port to listen on.")
 @click.option("--phase", "phase_name", show_default="phase of the settings file", help="The phase to generate with.")
 @click.option("--logging.debug", "debug", is_flag=True, help="Write more lines into the log.")
@@ -29,13 +29,14 @@ def serve(host: str, port: int, phase_name: str | None, debug: bool, config: Pat
 
 
 async def _serve(files: "OperatorFiles", phase_name: str | None, host: str, port: int) -> ExitCode:
-    """Load the models, then serve until a signal asks to stop. Raise OperatorError."""
+    """Load the models, then serve until a signal asks to stop. Raise MinerError if nothing more can be generated."""
     import asyncio
     import logging
     import signal
     import time
     from contextlib import AsyncExitStack
 
+    from miner.app import first_or_stop, watch_generator
     from miner.gpu import Scheduler, load_and_warm_up
     from miner.monitor import LocalApi, Monitor, Status
     from miner.phases import PhaseChoice, PhaseSelector
@@ -51,7 +52,9 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, host: str, port
     scheduler = Scheduler()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, scheduler.stop, 5.0)
-        models = await load_and_warm_up(phase, files.settings, scheduler)
+        models = await first_or_stop(stop, load_and_warm_up(phase, files.settings, scheduler))
+        if models is None:
+            return ExitCode.CLEAN
         selector = PhaseSelector(PhaseChoice.single(phase), models)
         runner = TaskRunner(scheduler, selector, files.settings.spz)
 
@@ -74,9 +77,9 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, host: str, port
                 )
 
         api = LocalApi(files.settings.monitor.generate, runner)
-        monitor = Monitor(Source(), host, port, api.routes())
+        monitor = Monitor(Source(), host, port, api.routes(), other_port="--port")
         await monitor.start()
         stack.push_async_callback(monitor.stop)
         log.info("Serving %s at http://%s:%d/generate", phase.label, host, port)
-        await stop.wait()
+        await first_or_stop(stop, watch_generator(scheduler))
     return ExitCode.CLEAN

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from miner.cli.options import FOLDER, complete_phase, load_files, load_phase, operator_files
+from miner.cli.options import FOLDER, complete_phase, group_operator_files, load_files, load_phase, operator_files
 from miner.errors import MinerError, OperatorError
 
 if TYPE_CHECKING:
@@ -44,13 +44,14 @@ def targets_of(phase: "Phase") -> Iterator[Target]:
     yield Target("background", phase.background.model, key="background.model")
 
 
-def collect_targets(references: tuple[str, ...], phase: str | None, config: Path) -> list[Target]:
-    """Return the weights that a phase of the settings file needs, and the references. Raises OperatorError."""
-    of_phase = targets_of(load_phase(phase, config).settings) if phase else ()
+def collect_targets(references: tuple[str, ...], phase: "Phase | None") -> list[Target]:
+    """Return the weights that a phase needs, and the references."""
+    of_phase = targets_of(phase) if phase else ()
     return [*of_phase, *(Target(text.partition("@")[0].replace("/", "--"), text) for text in references)]
 
 
 @click.group()
+@group_operator_files
 def weights() -> None:
     """Download and check the weights that phases need.
 
@@ -85,7 +86,8 @@ def download(
     """
     if not references and not phase:
         raise click.UsageError("name a --phase, or what to download")
-    targets = collect_targets(references, phase, load_files(config, state).config)
+    needed = load_phase(phase, load_files(config, state).config).settings if phase else None
+    targets = collect_targets(references, needed)
 
     from pipeline import BACKGROUND_MODELS, DownloadError, PipelineError, download_weights, is_embedded
 
@@ -122,12 +124,12 @@ def check(references: tuple[str, ...], phase: str | None, config: Path | None, s
 
     Prints one line for each network, encoder and model. Exit code 2 if anything is missing or damaged.
     """
-    files = load_files(config, state)
-    if not references and not phase:
-        phase = files.settings.phase
-    targets = collect_targets(references, phase, files.config)
+    if not references or phase:
+        files = load_files(config, state)
+        phase = phase or files.settings.phase
+    targets = collect_targets(references, load_phase(phase, files.config).settings if phase else None)
 
-    from pipeline import check_weights
+    from pipeline import BACKGROUND_MODELS, check_weights
 
     faulty: list[Target] = []
     for target in targets:
@@ -137,7 +139,14 @@ def check(references: tuple[str, ...], phase: str | None, config: Path | None, s
             if part.problem and target not in faulty:
                 faulty.append(target)
     if faulty:
-        arguments = [target.reference for target in faulty if not target.key]
+        named = [target.reference for target in faulty if not target.key]
+        arguments = [name for name in named if name in BACKGROUND_MODELS or _is_on_hub(name)]
         if any(target.key for target in faulty):
-            arguments.insert(0, f"--phase {phase}")
-        raise OperatorError(f"weights are missing or damaged: run `sn17-miner weights download {' '.join(arguments)}`")
+            arguments.insert(0, f"--phase {phase}" + (f" --config {config}" if config else ""))
+        cure = f": run `sn17-miner weights download {' '.join(arguments)}`" if arguments else ""
+        raise OperatorError(f"weights are missing or damaged{cure}")
+
+
+def _is_on_hub(reference: str) -> bool:
+    """Return whether a reference looks like org/name rather than a path."""
+    return "/" in reference and not reference.startswith(("/", ".", "~"))

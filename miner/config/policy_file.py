@@ -1,4 +1,7 @@
-"""Edits of the validator policy's file that leave its comments and its layout as they are."""
+"""Edits of the validator policy's file that keep its comments, line ends and order.
+
+ruamel.yaml writes the file anew, so that spaces inside brackets and the indentation of its lists become uniform.
+"""
 
 import io
 from collections import Counter

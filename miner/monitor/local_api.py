@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import BodyPartReader, web
@@ -10,7 +11,7 @@ from aiohttp.http import HttpProcessingError
 from miner.config import GenerateSettings
 from miner.monitor.server import error_response, is_loopback
 from miner.tasks import Task, TaskRunner
-from pipeline import Cancelled, PipelineError, PromptError, decode_image_prompt, parse_text_prompt
+from pipeline import Cancelled, PipelineError, Prompt, PromptError, decode_image_prompt, parse_text_prompt
 
 FIELDS = ("prompt_image_file", "prompt", "seed")
 # After every task of a validator, since those have a deadline or a stake.
@@ -38,10 +39,6 @@ class LocalApi:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _requests: int = 0
 
-    @property
-    def _is_ready(self) -> bool:
-        return self.runner is not None
-
     def routes(self) -> list[web.RouteDef]:
         """Return the route, for the server."""
         return [web.post("/generate", self.generate)]
@@ -50,13 +47,14 @@ class LocalApi:
         """Return the PLY file, or JSON with the error and status 400, 403, 413, 415, 500 or 503."""
         if request.remote is None or not is_loopback(request.remote):
             return error_response(403, "generation is for clients on the miner's own machine")
-        if not self._is_ready:
+        runner = self.runner
+        if runner is None:
             return error_response(503, "the miner is not ready", **RETRY_LATER)
         if self._requests >= self.settings.queue_size:
             return error_response(503, f"{self._requests} requests are waiting already", **RETRY_LATER)
         self._requests += 1
         try:
-            task = await self._read_task(request)
+            task = await self._read_task(request, runner)
             async with self._lock:
                 if self.runner is None:
                     return error_response(503, "the miner is stopping")
@@ -71,7 +69,7 @@ class LocalApi:
         headers = {"X-Seed": str(result.asset.seed), "X-Gaussians": str(len(result.asset.splats))}
         return web.Response(body=result.data, content_type="application/octet-stream", headers=headers)
 
-    async def _read_task(self, request: web.Request) -> Task:
+    async def _read_task(self, request: web.Request, runner: TaskRunner) -> Task:
         if request.content_type != "multipart/form-data":
             raise InvalidForm(f"send multipart/form-data with {', '.join(FIELDS)}", 415)
         form = await self._read_form(request)
@@ -79,14 +77,16 @@ class LocalApi:
             raise InvalidForm("send either prompt or prompt_image_file")
         seed = _parse_seed(form["seed"]) if "seed" in form else None
         task_id = f"local-{time.time_ns():x}"
-        if "prompt" not in form:
-            image = await asyncio.to_thread(decode_image_prompt, form["prompt_image_file"])
-            return Task(task_id, image, PRIORITY, seed, "ply")
         try:
-            sentence = form["prompt"].decode()
+            prompt = await asyncio.to_thread(_decode_prompt, form)
         except UnicodeDecodeError:
             raise InvalidForm("prompt is not UTF-8") from None
-        return Task(task_id, parse_text_prompt(sentence), PRIORITY, seed, "ply")
+        except Exception as error:
+            runner.decline(task_id, None, error)
+            if isinstance(error, PipelineError):
+                raise
+            raise PipelineError("the prompt could not be decoded") from error
+        return Task(task_id, prompt, PRIORITY, seed, "ply")
 
     async def _read_form(self, request: web.Request) -> dict[str, bytes]:
         """Return the fields by name; each may occur once, and all together must keep within the limit."""
@@ -109,6 +109,12 @@ class LocalApi:
         except (ValueError, AssertionError, HttpProcessingError, web.RequestPayloadError) as problem:
             raise InvalidForm(f"the form cannot be read: {' '.join(str(problem).split())[:200]}") from None
         return form
+
+
+def _decode_prompt(form: Mapping[str, bytes]) -> Prompt:
+    if "prompt" in form:
+        return parse_text_prompt(form["prompt"].decode())
+    return decode_image_prompt(form["prompt_image_file"])
 
 
 def _parse_seed(text: bytes) -> int:

@@ -56,11 +56,19 @@ def _add_headers(response: web.StreamResponse) -> None:
 class Monitor:
     """An HTTP server on the running event loop that shows a status."""
 
-    def __init__(self, source: StatusSource, host: str, port: int, routes: Iterable[web.AbstractRouteDef] = ()) -> None:
-        """Serve GET /health and `routes`; nothing is bound before `start`."""
+    def __init__(
+        self,
+        source: StatusSource,
+        host: str,
+        port: int,
+        routes: Iterable[web.AbstractRouteDef] = (),
+        other_port: str = "--monitor.port, or none with --monitor.port 0",
+    ) -> None:
+        """Serve GET /health and `routes`; nothing is bound before `start`. `other_port` are the options to advise."""
         self._source = source
         self._host = host
         self._port = port
+        self._other_port = other_port
         application = web.Application(middlewares=[self._protect])
         application.router.add_get("/health", self.health)
         application.router.add_routes(routes)
@@ -82,7 +90,7 @@ class Monitor:
             await self._runner.cleanup()
             raise OperatorError(
                 f"the monitor cannot listen on {self._host}:{self._port} ({problem.strerror}): stop the process that "
-                "uses the port, choose another with --monitor.port, or none with --monitor.port 0"
+                f"uses the port, or choose another with {self._other_port}"
             ) from None
 
     async def stop(self) -> None:

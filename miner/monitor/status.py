@@ -1,8 +1,9 @@
 """The status of the miner as the monitor shows it, and where the monitor gets it from."""
 
+import asyncio
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -106,18 +107,24 @@ class StatusSource(Protocol):
 
 @dataclass(frozen=True)
 class StartingMiner:
-    """The status of a miner that is starting, since `started_at` of time.monotonic(): nothing but the ledger runs."""
+    """The status of a miner that is starting, since `started_at` of time.monotonic(), until it is told to stop.
+
+    `metagraph_age` returns the seconds since the metagraph was read, None as long as it was not.
+    """
 
     phase: str
     ledger: LedgerWriter
+    stop: asyncio.Event
     started_at: float = field(default_factory=time.monotonic)
+    metagraph_age: Callable[[], float | None] = lambda: None
 
     def status(self) -> Status:
         """Return the present status."""
         return Status(
-            status="starting",
+            status="stopping" if self.stop.is_set() else "starting",
             pipeline_loaded=False,
             phase=self.phase,
+            metagraph_age=self.metagraph_age(),
             uptime=time.monotonic() - self.started_at,
             gpus=read_gpu_memory(),
             ledger=self.ledger.status,

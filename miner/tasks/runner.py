@@ -60,9 +60,10 @@ class TaskRunner:
         self.on_result(task, result)
         return result
 
-    def decline(self, task_id: str, record: TaskRecord, error: Exception) -> None:
+    def decline(self, task_id: str, record: TaskRecord | None, error: Exception) -> None:
         """Record, log and count a task whose prompt could not be decoded."""
-        self._start(record)
+        if record is not None:
+            self._start(record)
         self._fail(task_id, record, error)
 
     def _start(self, record: TaskRecord | None) -> TaskPlan:
@@ -125,6 +126,7 @@ class TaskRunner:
         objection = gate_objection(best, plan.phase.settings) if task.record is not None else ""
         if task.record is not None:
             size = None if objection else encoded_size(data)
+            # The statistics of all releases are those before SPZ rounds anything off.
             exported = plan.phase.settings.export.apply(best.asset.splats)
             task.record.generated(best, compute_statistics(exported), size)
         if objection:

@@ -98,7 +98,7 @@ class BestOfN:
     _conditioning: Conditioning[Any] | None = field(default=None, init=False)
     _candidates: list[Candidate] = field(default_factory=list, init=False)
     _leader: _Leader | None = field(default=None, init=False)
-    _errors: list[PipelineError] = field(default_factory=list, init=False)
+    _first_error: PipelineError | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Check that several candidates can be told apart."""
@@ -137,7 +137,8 @@ class BestOfN:
         except Cancelled:
             raise
         except PipelineError as error:
-            self._errors.append(error)
+            # No more than one, since its traceback keeps the tensors of the failed candidate.
+            self._first_error = self._first_error or error
             problem = f"{type(error).__name__}: {error}"
         else:
             quality = result.quality
@@ -165,7 +166,7 @@ class BestOfN:
         """
         leader = self._leader
         if leader is None:
-            raise self._errors[0] if self._errors else RuntimeError("no candidate was made: call make_one first")
+            raise self._first_error or RuntimeError("no candidate was made: call make_one first")
         packed, problem = leader.packed, leader.problem
         if packed is None:
             packed = self.pack(leader.asset.splats)
@@ -177,7 +178,7 @@ class BestOfN:
         """Whether no seed can help, because the prompt itself is at fault."""
         # The picture that is drawn for a sentence depends on the seed.
         kinds = UnsupportedPrompt if isinstance(self.request.prompt, TextPrompt) else PromptError
-        return self._leader is None and bool(self._errors) and isinstance(self._errors[0], kinds)
+        return self._leader is None and isinstance(self._first_error, kinds)
 
     def _sample(self, seed: int, on_step: OnStep) -> Asset:
         """Generate an object; the first one's seconds include those of encoding the prompt."""

@@ -25,6 +25,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.tasks: list[Task] = []
+        self.declined: list[str] = []
         self.error: Exception | None = None
         self.going = asyncio.Event()
         self.going.set()
@@ -51,6 +52,9 @@ class Bench:
         asset = SimpleNamespace(splats=make_splats(), seed=7)
         result: Any = SimpleNamespace(asset=asset, data=PLY)
         return result
+
+    def decline(self, task_id: str, record: None, error: Exception) -> None:
+        self.declined.append(str(error))
 
     async def post(self, data: Any, **headers: str) -> tuple[int, bytes, aiohttp.ClientResponse]:
         url = f"http://{LOOPBACK}:{self.port}/generate"
@@ -114,6 +118,13 @@ async def test_bad_forms_are_told_what_is_wrong(bench: Bench, data: Any, status:
     assert (got, reply.content_type) == (status, "application/json")
     assert words in (await reply.json())["error"]
     assert not bench.tasks
+
+
+async def test_a_prompt_that_cannot_be_decoded_is_logged_and_counted_like_a_validators(bench: Bench) -> None:
+    got, body, _ = await bench.post(form(prompt_image_file=b"y"))
+    assert got == 400
+    assert len(bench.declined) == 1
+    assert bench.declined[0] in body.decode()
 
 
 async def test_a_form_that_is_cut_off(bench: Bench) -> None:

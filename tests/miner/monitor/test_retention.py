@@ -101,10 +101,11 @@ def test_what_is_not_ours_stays(tmp_path: Path, name: str) -> None:
 
 
 def test_partial_files_of_a_crash_go_with_their_result(tmp_path: Path) -> None:
-    for name in ("1.spz", ".1.json.0123abcd.part", ".1.prompt.webp.89abcdef.part"):
+    earlier_releases = ("1.part", "1.prompt.part")
+    for name in ("1.spz", ".1.json.0123abcd.part", ".1.prompt.webp.89abcdef.part", *earlier_releases):
         write(tmp_path, name, days=9)
     (gone,) = delete_expired(tmp_path, RESULTS, RetentionSettings(max_days=5, max_bytes=WIDE), NOW)
-    assert len(gone.names) == 3
+    assert len(gone.names) == 5
     assert names(tmp_path) == set()
 
 

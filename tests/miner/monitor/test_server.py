@@ -132,14 +132,17 @@ def test_names_of_this_machine(name: str, is_ours: bool) -> None:
     assert is_loopback(name) is is_ours
 
 
-def test_the_board_shows_a_miner_that_starts_and_then_another_source(tmp_path: Path) -> None:
-    ledger = LedgerWriter(tmp_path / "ledger.sqlite")
-    board = StatusBoard(StartingMiner("phase3", ledger))
+async def test_the_board_shows_a_miner_that_starts_and_then_another_source(tmp_path: Path) -> None:
+    ledger, stop = LedgerWriter(tmp_path / "ledger.sqlite"), asyncio.Event()
+    board = StatusBoard(StartingMiner("phase3", ledger, stop, metagraph_age=lambda: 1.5))
     starting = board.status()
     assert (starting.status, starting.phase, starting.pipeline_loaded) == ("starting", "phase3", False)
     assert starting.ledger == ledger.status
     assert not starting.able_to_work
+    assert starting.metagraph_age == 1.5
     assert starting.as_json()["uptime"] <= board.status().uptime
+    stop.set()
+    assert board.status().status == "stopping"
     board.source = FixedStatus()
     assert board.status() is OK
     assert ledger.close(10)
