@@ -31,7 +31,7 @@ setup(
         "bittensor>=10.5,<11",
         "click>=8.2",
         "fastapi",
-        "filelock",
+        "filelock>=3.16",
         "huggingface_hub",
         "numpy>=2.0.1,<3",
         "pillow>=12.1",

@@ -34,7 +34,7 @@ from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.contact_sheet import draw_contact_sheet, draw_views
 from pipeline.rendering.rasterizer import render
-from pipeline.request import STAGES, Asset, Backend, Conditioning, OnStep, Request, ignore_steps
+from pipeline.request import STAGES, Asset, Backend, Conditioning, OnStep, Request
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
 from pipeline.scoring.quality import QualityScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
@@ -103,7 +103,6 @@ __all__ = [
     "download_weights",
     "draw_contact_sheet",
     "draw_views",
-    "ignore_steps",
     "invalid_reason",
     "is_embedded",
     "load_backend",

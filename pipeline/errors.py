@@ -30,7 +30,7 @@ class NonFiniteOutput(PipelineError):  # noqa: N818
 
 
 class OutOfMemory(PipelineError):  # noqa: N818
-    """GPU memory that does not suffice, not even for half the voxels; the message names the work that needed it."""
+    """GPU memory that does not suffice, for an object not even with half the voxels; the message names the work."""
 
 
 class FormatError(PipelineError):

@@ -93,6 +93,8 @@ def _warm_up(models: LoadedModels, _on_step: OnStep) -> float:
     models.backend.warm_up()
     if isinstance(models.scorer, QualityScorer):
         models.scorer.warm_up()
+    # The first runs take more than later ones.
+    free_memory()
     return time.monotonic() - started
 
 
