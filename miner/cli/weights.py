@@ -143,8 +143,8 @@ def check(references: tuple[str, ...], phase: str | None, config: Path | None, s
         arguments = [name for name in named if name in BACKGROUND_MODELS or _is_on_hub(name)]
         if any(target.key for target in faulty):
             arguments.insert(0, f"--phase {phase}" + (f" --config {config}" if config else ""))
-        cure = f": run `sn17-miner weights download {' '.join(arguments)}`" if arguments else ""
-        raise OperatorError(f"weights are missing or damaged{cure}")
+        command = f"run `sn17-miner weights download {' '.join(arguments)}`"
+        raise OperatorError(f"weights are missing or damaged: {command if arguments else 'replace those named above'}")
 
 
 def _is_on_hub(reference: str) -> bool:
