@@ -20,7 +20,7 @@ SETTINGS = GenerateSettings(enabled=True, queue_size=2, max_body_bytes=4096)
 PLY = ply.to_bytes(make_splats())
 
 
-class Bench:
+class ServedApi:
     """POST /generate over a runner that holds tasks until it is let go."""
 
     def __init__(self) -> None:
@@ -63,11 +63,11 @@ class Bench:
 
 
 @pytest_asyncio.fixture
-async def bench() -> AsyncIterator[Bench]:
-    bench = Bench()
-    await bench.monitor.start()
-    yield bench
-    await bench.monitor.stop()
+async def api_server() -> AsyncIterator[ServedApi]:
+    api_server = ServedApi()
+    await api_server.monitor.start()
+    yield api_server
+    await api_server.monitor.stop()
 
 
 def form(**fields: Any) -> aiohttp.FormData:
@@ -77,23 +77,23 @@ def form(**fields: Any) -> aiohttp.FormData:
     return data
 
 
-async def test_a_picture_becomes_a_ply(bench: Bench) -> None:
-    status, body, reply = await bench.post(form(prompt_image_file=png(make_picture()), seed="42"))
+async def test_a_picture_becomes_a_ply(api_server: ServedApi) -> None:
+    status, body, reply = await api_server.post(form(prompt_image_file=png(make_picture()), seed="42"))
     assert (status, reply.content_type, reply.headers["X-Seed"]) == (200, "application/octet-stream", "7")
     assert len(ply.from_bytes(body)) == len(make_splats())
-    (task,) = bench.tasks
+    (task,) = api_server.tasks
     assert isinstance(task.prompt, ImagePrompt)
     assert (task.type, task.prompt.image.size, task.seed, task.format) == ("image", (64, 64), 42, "ply")
 
 
-async def test_a_sentence_becomes_a_ply_after_all_tasks_of_validators(bench: Bench) -> None:
-    status, _, _ = await bench.post(form(prompt="a réd chair", seed="0"))
-    (task,) = bench.tasks
+async def test_a_sentence_becomes_a_ply_after_all_tasks_of_validators(api_server: ServedApi) -> None:
+    status, _, _ = await api_server.post(form(prompt="a réd chair", seed="0"))
+    (task,) = api_server.tasks
     assert (status, task.type, task.prompt, task.seed) == (200, "text", TextPrompt("a réd chair"), 0)
     assert task.priority == PRIORITY
     assert task.deadline == float("inf")
-    await bench.post(form(prompt="x"))
-    assert bench.tasks[1].seed is None
+    await api_server.post(form(prompt="x"))
+    assert api_server.tasks[1].seed is None
 
 
 @pytest.mark.parametrize(
@@ -113,64 +113,64 @@ async def test_a_sentence_becomes_a_ply_after_all_tasks_of_validators(bench: Ben
         (form(prompt="x" * 3000, seed="1" * 1097), 413, "more than 4096 bytes"),
     ],
 )
-async def test_bad_forms_are_told_what_is_wrong(bench: Bench, data: Any, status: int, words: str) -> None:
-    got, _, reply = await bench.post(data)
+async def test_bad_forms_are_told_what_is_wrong(api_server: ServedApi, data: Any, status: int, words: str) -> None:
+    got, _, reply = await api_server.post(data)
     assert (got, reply.content_type) == (status, "application/json")
     assert words in (await reply.json())["error"]
-    assert not bench.tasks
+    assert not api_server.tasks
 
 
-async def test_a_prompt_that_cannot_be_decoded_is_logged_and_counted_like_a_validators(bench: Bench) -> None:
-    got, body, _ = await bench.post(form(prompt_image_file=b"y"))
+async def test_a_prompt_that_cannot_be_decoded_is_logged_and_counted_like_a_validators(api_server: ServedApi) -> None:
+    got, body, _ = await api_server.post(form(prompt_image_file=b"y"))
     assert got == 400
-    assert len(bench.declined) == 1
-    assert bench.declined[0] in body.decode()
+    assert len(api_server.declined) == 1
+    assert api_server.declined[0] in body.decode()
 
 
-async def test_a_form_that_is_cut_off(bench: Bench) -> None:
+async def test_a_form_that_is_cut_off(api_server: ServedApi) -> None:
     head = {"Content-Type": "multipart/form-data; boundary=b"}
     for body in (b"", b"--b\r\nnonsense", b"--b\r\nContent-Disposition: form-data; name=prompt\r\n\r\nx"):
-        assert (await bench.post(body, **head))[0] == 400
-    assert (await bench.post(b"x", **{"Content-Type": "multipart/form-data"}))[0] == 400
+        assert (await api_server.post(body, **head))[0] == 400
+    assert (await api_server.post(b"x", **{"Content-Type": "multipart/form-data"}))[0] == 400
 
 
 @pytest.mark.parametrize(
     ("error", "status"),
     [(PromptError("the image is empty"), 400), (NonFiniteOutput("NaN"), 500), (Cancelled("stopping"), 503)],
 )
-async def test_generation_that_fails_says_why(bench: Bench, error: Exception, status: int) -> None:
-    bench.error = error
-    got, _, reply = await bench.post(form(prompt="x"))
+async def test_generation_that_fails_says_why(api_server: ServedApi, error: Exception, status: int) -> None:
+    api_server.error = error
+    got, _, reply = await api_server.post(form(prompt="x"))
     assert (got, (await reply.json())["error"]) == (status, str(error))
 
 
-async def test_one_at_a_time_and_few_may_wait(bench: Bench) -> None:
-    bench.going.clear()
-    waiting = [asyncio.create_task(bench.post(form(prompt=str(index)))) for index in range(SETTINGS.queue_size)]
-    await asyncio.wait_for(bench.arrived.wait(), 10)
-    await until(lambda: bench.api._requests == SETTINGS.queue_size)
-    status, _, reply = await bench.post(form(prompt="one too many"))
+async def test_one_at_a_time_and_few_may_wait(api_server: ServedApi) -> None:
+    api_server.going.clear()
+    waiting = [asyncio.create_task(api_server.post(form(prompt=str(index)))) for index in range(SETTINGS.queue_size)]
+    await asyncio.wait_for(api_server.arrived.wait(), 10)
+    await until(lambda: api_server.api._requests == SETTINGS.queue_size)
+    status, _, reply = await api_server.post(form(prompt="one too many"))
     assert (status, reply.headers["Retry-After"]) == (503, "10")
-    bench.going.set()
+    api_server.going.set()
     assert [(await request)[0] for request in waiting] == [200, 200]
-    assert (len(bench.tasks), bench.most_working) == (2, 1)
+    assert (len(api_server.tasks), api_server.most_working) == (2, 1)
 
 
-async def test_a_miner_that_is_not_ready(bench: Bench) -> None:
-    bench.api.runner = None
-    status, body, _ = await bench.post(form(prompt="x"))
+async def test_a_miner_that_is_not_ready(api_server: ServedApi) -> None:
+    api_server.api.runner = None
+    status, body, _ = await api_server.post(form(prompt="x"))
     assert status == 503
     assert b"not ready" in body
 
 
-async def test_who_hangs_up_has_the_generation_dropped(bench: Bench) -> None:
-    bench.going.clear()
-    request = asyncio.create_task(bench.post(form(prompt="x")))
-    await asyncio.wait_for(bench.arrived.wait(), 10)
+async def test_who_hangs_up_has_the_generation_dropped(api_server: ServedApi) -> None:
+    api_server.going.clear()
+    request = asyncio.create_task(api_server.post(form(prompt="x")))
+    await asyncio.wait_for(api_server.arrived.wait(), 10)
     request.cancel()
-    await until(lambda: bench.dropped == 1)
-    bench.going.set()
-    assert (await bench.post(form(prompt="next")))[0] == 200
+    await until(lambda: api_server.dropped == 1)
+    api_server.going.set()
+    assert (await api_server.post(form(prompt="next")))[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -182,20 +182,20 @@ async def test_who_hangs_up_has_the_generation_dropped(bench: Bench) -> None:
         {"Host": "evil.example"},
     ],
 )
-async def test_pages_of_other_sites_cannot_use_the_gpu(bench: Bench, headers: dict[str, str]) -> None:
-    assert (await bench.post(form(prompt="x"), **headers))[0] == 403
-    assert not bench.tasks
+async def test_pages_of_other_sites_cannot_use_the_gpu(api_server: ServedApi, headers: dict[str, str]) -> None:
+    assert (await api_server.post(form(prompt="x"), **headers))[0] == 403
+    assert not api_server.tasks
 
 
-async def test_our_own_page_could(bench: Bench) -> None:
-    ours = {"Origin": f"http://{LOOPBACK}:{bench.port}", "Sec-Fetch-Site": "same-origin"}
-    assert (await bench.post(form(prompt="x"), **ours))[0] == 200
+async def test_our_own_page_could(api_server: ServedApi) -> None:
+    ours = {"Origin": f"http://{LOOPBACK}:{api_server.port}", "Sec-Fetch-Site": "same-origin"}
+    assert (await api_server.post(form(prompt="x"), **ours))[0] == 200
 
 
-async def test_other_machines_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_other_machines_are_refused(api_server: ServedApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aiohttp.web.BaseRequest.remote", "203.0.113.7")
-    assert (await bench.post(form(prompt="x")))[0] == 403
-    assert not bench.tasks
+    assert (await api_server.post(form(prompt="x")))[0] == 403
+    assert not api_server.tasks
 
 
 def test_it_is_off_unless_switched_on() -> None:

@@ -51,7 +51,7 @@ def our_log() -> Iterator[None]:
         logger.setLevel(level)
 
 
-class Bench:
+class LocalSubnet:
     """A validator with two pictures and a sentence that forges numbers, and the settings of a miner that pulls them."""
 
     def __init__(self, wallets: dict[str, bt.Wallet], folder: Path) -> None:
@@ -98,14 +98,14 @@ class Bench:
 
 
 @pytest_asyncio.fixture
-async def bench(
+async def subnet(
     wallets: dict[str, bt.Wallet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, our_log: None
-) -> AsyncIterator[Bench]:
-    bench = Bench(wallets, tmp_path)
+) -> AsyncIterator[LocalSubnet]:
+    subnet = LocalSubnet(wallets, tmp_path)
     monkeypatch.setattr(app, "load_and_warm_up", loaded_at_once(FakeBackend()))
-    await bench.validator.start()
-    yield bench
-    await bench.validator.stop()
+    await subnet.validator.start()
+    yield subnet
+    await subnet.validator.stop()
 
 
 def cut(command: str, path: Path) -> list[str]:
@@ -116,18 +116,18 @@ def cut(command: str, path: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.process
-async def test_a_miner_that_is_observed(bench: Bench) -> None:
-    running = asyncio.create_task(mine(bench.settings))
+async def test_a_miner_that_is_observed(subnet: LocalSubnet) -> None:
+    running = asyncio.create_task(mine(subnet.settings))
     async with asyncio.timeout(60):
-        while not await bench.has_accepted(2):
+        while not await subnet.has_accepted(2):
             assert not running.done(), await running
             await asyncio.sleep(0.05)
 
-    health = await bench.get("/health")
+    health = await subnet.get("/health")
     assert (health["status"], health["pipeline_loaded"], health["service"]) == ("ok", True, "sn17-miner")
-    status = await bench.get("/status.json")
-    assert [view["hotkey"] for view in status["validators"]] == [bench.validator.hotkey]
-    metrics = await bench.get("/metrics")
+    status = await subnet.get("/status.json")
+    assert [view["hotkey"] for view in status["validators"]] == [subnet.validator.hotkey]
+    metrics = await subnet.get("/metrics")
     assert 'outcome="accepted",phase="pictures",transport="pull",type="image"} 2.0' in metrics
     assert 'sn17_miner_generations_failed_total{phase="pictures",transport="pull",type="text"} 1.0' in metrics
     assert 'sn17_miner_stage_seconds_count{phase="pictures",stage="structure"} 2.0' in metrics
@@ -136,28 +136,28 @@ async def test_a_miner_that_is_observed(bench: Bench) -> None:
     form = aiohttp.FormData()
     form.add_field("prompt_image_file", png(make_picture()), filename="chair.png")
     form.add_field("seed", "5")
-    url = f"http://{LOOPBACK}:{bench.port}/generate"
+    url = f"http://{LOOPBACK}:{subnet.port}/generate"
     async with aiohttp.ClientSession() as session, session.post(url, data=form) as reply:
         assert reply.status == 200
         assert len(ply.from_bytes(await reply.read())) == 7000
-    keys = bench.folder / "results"
+    keys = subnet.folder / "results"
     await until(lambda: len(list(keys.glob("*.json"))) == 3)
-    results = (await bench.get("/results.json"))["results"]
+    results = (await subnet.get("/results.json"))["results"]
     assert [(one["outcome"], one["data_format"]) for one in results] == [
         (None, "ply"),
         ("accepted", "spz"),
         ("accepted", "spz"),
     ]
     assert results[0]["seed"] == "5"
-    figures = await bench.get("/figures.json")
+    figures = await subnet.get("/figures.json")
     assert (figures["total"]["accepted"], figures["total"]["tasks"], figures["problem"]) == (2, 3, "")
 
     os.kill(os.getpid(), signal.SIGTERM)
     assert await asyncio.wait_for(running, 60) is ExitCode.CLEAN
     with pytest.raises(ConnectionError):
-        await asyncio.open_connection(LOOPBACK, bench.port)
+        await asyncio.open_connection(LOOPBACK, subnet.port)
 
-    log = bench.folder / "logs" / "miner.log"
+    log = subnet.folder / "logs" / "miner.log"
     scores = cut("""grep "Score=" | awk -F'Score=' '{print $2}' | awk -F',' '{print $1}'""", log)
     assert [float(score) for score in scores] == pytest.approx([one["score"] for one in results[1:]], abs=0.005)
     counts = cut("""grep "Final stats:" | awk -F'gaussians' '{print $1}' | awk '{print $NF}'""", log)

@@ -52,7 +52,7 @@ def pack(splats: Splats) -> PackedSplats:
 
 
 @dataclass
-class Bench:
+class ScriptedModels:
     """A backend and a scorer with a clock of their own; `outcomes` by index: a quality, or what is raised."""
 
     outcomes: Mapping[int, float | Exception]
@@ -96,17 +96,17 @@ class Bench:
 
 
 def test_the_best_is_taken_and_every_number_is_told() -> None:
-    bench = Bench({0: 0.4, 1: 0.9, 2: 0.6}, seconds=(1.0, 2.0, 3.0))
-    best = bench.best(3)
+    models = ScriptedModels({0: 0.4, 1: 0.9, 2: 0.6}, seconds=(1.0, 2.0, 3.0))
+    best = models.best(3)
     assert (best.asset.seed, best.quality, best.problem) == (SEEDS[1], 0.9, "")
-    assert [c.seed for c in best.candidates] == bench.asked == list(SEEDS[:3])
+    assert [c.seed for c in best.candidates] == models.asked == list(SEEDS[:3])
     assert [c.quality for c in best.candidates] == [0.4, 0.9, 0.6]
     assert [c.seconds for c in best.candidates] == [1.5, 2.5, 3.5]
     assert not any(c.problem for c in best.candidates)
 
 
 def test_of_equals_the_first_is_taken() -> None:
-    assert Bench({0: 0.5, 1: 0.5}).best(2).asset.seed == 11
+    assert ScriptedModels({0: 0.5, 1: 0.5}).best(2).asset.seed == 11
 
 
 def test_seeds_follow_from_the_requests_alone_and_differ() -> None:
@@ -134,32 +134,32 @@ def test_seeds_follow_from_the_requests_alone_and_differ() -> None:
     ],
 )
 def test_no_candidate_is_begun_that_would_not_be_done_in_time(limits: dict[str, float], made: int) -> None:
-    bench = Bench(dict.fromkeys(range(5), 0.5))
-    assert len(bench.best(5, **limits).candidates) == made
+    models = ScriptedModels(dict.fromkeys(range(5), 0.5))
+    assert len(models.best(5, **limits).candidates) == made
 
 
 def test_the_expected_time_is_the_mean_of_those_before() -> None:
     # 1.5 and 9.5 s: another 5.5 s would end at 16.5.
     for seconds, made in ((16.5, 3), (16.4, 2)):
-        bench = Bench(dict.fromkeys(range(3), 0.5), seconds=(1.0, 9.0, 1.0))
-        assert len(bench.best(3, seconds=seconds).candidates) == made
+        models = ScriptedModels(dict.fromkeys(range(3), 0.5), seconds=(1.0, 9.0, 1.0))
+        assert len(models.best(3, seconds=seconds).candidates) == made
 
 
 def test_the_seconds_count_from_the_first_candidates_beginning_and_a_wait_between_counts() -> None:
-    bench = Bench(dict.fromkeys(range(5), 0.5))
-    search = bench.search(5, seconds=6.0)
-    bench.now += 50
+    models = ScriptedModels(dict.fromkeys(range(5), 0.5))
+    search = models.search(5, seconds=6.0)
+    models.now += 50
     search.make_one()
     assert search.wants_another
-    bench.now += 4.0
+    models.now += 4.0
     # Another task had the device: there is no time left, and nothing is made.
     search.make_one()
-    assert len(search.best().candidates) == len(bench.asked) == 1
+    assert len(search.best().candidates) == len(models.asked) == 1
 
 
 def test_an_object_that_cannot_be_made_or_is_invalid_never_wins() -> None:
-    bench = Bench({0: EmptyStructure("nothing"), 1: 0.99, 2: 0.1}, counts={1: 6999})
-    best = bench.best(3)
+    models = ScriptedModels({0: EmptyStructure("nothing"), 1: 0.99, 2: 0.1}, counts={1: 6999})
+    best = models.best(3)
     assert (best.asset.seed, best.quality) == (SEEDS[2], 0.1)
     problems = [c.problem for c in best.candidates]
     assert problems[0] == "EmptyStructure: nothing"
@@ -168,7 +168,7 @@ def test_an_object_that_cannot_be_made_or_is_invalid_never_wins() -> None:
 
 
 def test_an_invalid_object_is_better_than_none_and_is_not_scored() -> None:
-    best = Bench({0: EmptyStructure("nothing"), 1: 0.9}, counts={1: 6999}).best(2)
+    best = ScriptedModels({0: EmptyStructure("nothing"), 1: 0.9}, counts={1: 6999}).best(2)
     assert (best.asset.seed, best.quality) == (SEEDS[1], None)
     assert best.problem == best.candidates[1].problem
     assert "6999 gaussians" in best.problem
@@ -181,14 +181,14 @@ def pack_if_near(splats: Splats) -> PackedSplats:
 
 
 def test_an_object_that_cannot_be_packed_never_wins() -> None:
-    best = Bench({0: 0.9, 1: 0.1}).best(2, pack=pack_if_near)
+    best = ScriptedModels({0: 0.9, 1: 0.1}).best(2, pack=pack_if_near)
     assert (best.asset.seed, best.candidates[0].problem) == (SEEDS[1], "FormatError: too far out")
     with pytest.raises(FormatError, match="too far out"):
-        Bench({0: 0.9}).best(1, pack=pack_if_near)
+        ScriptedModels({0: 0.9}).best(1, pack=pack_if_near)
 
 
 def test_the_scorer_sees_what_the_validator_receives() -> None:
-    bench = Bench({0: 0.2, 1: 0.3, 2: 0.8})
+    models = ScriptedModels({0: 0.2, 1: 0.3, 2: 0.8})
     packings: list[float] = []
 
     def swap(splats: Splats) -> PackedSplats:
@@ -196,7 +196,7 @@ def test_the_scorer_sees_what_the_validator_receives() -> None:
         packings.append(float(splats.f_dc[0, 0]))
         return PackedSplats(b"%d" % packings[-1], replace(splats, f_dc=2 - 2 * splats.f_dc))
 
-    best = bench.best(2, pack=swap)
+    best = models.best(2, pack=swap)
     assert [c.quality for c in best.candidates] == [0.8, 0.2]
     # The asset is as it was generated, and its file was made once.
     assert float(best.asset.splats.f_dc[0, 0]) == 0
@@ -206,14 +206,14 @@ def test_the_scorer_sees_what_the_validator_receives() -> None:
 
 @pytest.mark.parametrize(("count", "problem"), [(7000, ""), (6999, "6999 gaussians")])
 def test_without_a_scorer_the_candidate_is_packed_and_checked_at_the_end(count: int, problem: str) -> None:
-    bench = Bench({0: 0.5}, counts={0: count})
+    models = ScriptedModels({0: 0.5}, counts={0: count})
     packings: list[Splats] = []
 
     def note(splats: Splats) -> PackedSplats:
         packings.append(splats)
         return pack(splats)
 
-    search = BestOfN(bench, REQUEST, note)
+    search = BestOfN(models, REQUEST, note)
     search.make_one()
     assert search.has_valid
     assert not packings
@@ -226,43 +226,43 @@ def test_without_a_scorer_the_candidate_is_packed_and_checked_at_the_end(count: 
 
 
 def test_a_file_that_cannot_be_written_is_an_error_without_a_scorer_too() -> None:
-    search = BestOfN(Bench({0: 0.5}), REQUEST, pack_if_near)
+    search = BestOfN(ScriptedModels({0: 0.5}), REQUEST, pack_if_near)
     search.make_one()
     with pytest.raises(FormatError, match="too far out"):
         search.best()
 
 
 def test_the_prompt_is_encoded_once_and_the_first_object_carries_its_seconds() -> None:
-    bench = Bench({0: 0.4, 1: 0.9})
-    first = bench.best(1).asset
+    models = ScriptedModels({0: 0.4, 1: 0.9})
+    first = models.best(1).asset
     assert tuple(first.seconds) == STAGES
     assert (first.seconds["background"], first.seconds["conditioning"], first.seconds["latents"]) == (0.25, 0.5, 0.1)
-    bench = Bench({0: 0.4, 1: 0.9})
-    second = bench.best(2).asset
-    assert (bench.encoded, second.seed) == (1, SEEDS[1])
+    models = ScriptedModels({0: 0.4, 1: 0.9})
+    second = models.best(2).asset
+    assert (models.encoded, second.seed) == (1, SEEDS[1])
     assert (second.seconds["background"], second.seconds["conditioning"]) == (0.0, 0.0)
 
 
 def test_nothing_made_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="no candidate was made"):
-        Bench({}).search(1).best()
+        ScriptedModels({}).search(1).best()
 
 
 def test_an_object_that_could_not_be_scored_is_sent_if_there_is_no_other() -> None:
     def fail(_: Splats) -> float:
         raise OutOfMemory("no room")
 
-    bench = Bench({0: 0.9, 1: 0.1})
-    best = BestOfN(bench, REQUEST, pack, fail, count=2, now=lambda: bench.now).run()
+    models = ScriptedModels({0: 0.9, 1: 0.1})
+    best = BestOfN(models, REQUEST, pack, fail, count=2, now=lambda: models.now).run()
     assert (best.asset.seed, best.quality, best.problem) == (11, None, "")
     assert best.candidates[0].problem == "not scored, OutOfMemory: no room"
 
 
 def test_if_none_can_be_made_the_first_error_is_told() -> None:
-    bench = Bench({0: EmptyStructure("first"), 1: OutOfMemory("second")})
+    models = ScriptedModels({0: EmptyStructure("first"), 1: OutOfMemory("second")})
     with pytest.raises(EmptyStructure, match="first"):
-        bench.best(2)
-    assert len(bench.asked) == 2
+        models.best(2)
+    assert len(models.asked) == 2
 
 
 @pytest.mark.parametrize(
@@ -278,16 +278,16 @@ def test_if_none_can_be_made_the_first_error_is_told() -> None:
 def test_a_prompt_that_is_at_fault_is_not_tried_again(
     prompt: Prompt, error: PipelineError, candidates: int, encoding: bool
 ) -> None:
-    bench = Bench(dict.fromkeys(range(3), error), refusal=error if encoding else None)
+    models = ScriptedModels(dict.fromkeys(range(3), error), refusal=error if encoding else None)
     with pytest.raises(type(error)):
-        bench.best(3, replace(REQUEST, prompt=prompt))
-    assert (bench.encoded if encoding else len(bench.asked)) == candidates
+        models.best(3, replace(REQUEST, prompt=prompt))
+    assert (models.encoded if encoding else len(models.asked)) == candidates
 
 
 @pytest.mark.parametrize("error", [Cancelled("stopping"), RuntimeError("CUDA error")])
 def test_whoever_stops_it_or_breaks_the_device_is_heard_at_once(error: Exception) -> None:
-    bench = Bench({0: 0.5, 1: error, 2: 0.9})
-    search = bench.search(3)
+    models = ScriptedModels({0: 0.5, 1: error, 2: 0.9})
+    search = models.search(3)
     search.make_one()
     with pytest.raises(type(error)):
         search.make_one()
@@ -297,14 +297,14 @@ def test_whoever_stops_it_or_breaks_the_device_is_heard_at_once(error: Exception
 
 def test_steps_are_told() -> None:
     steps: list[str] = []
-    bench = Bench({0: 0.1, 1: 0.2})
-    bench.search(2).run(lambda stage, done, of: steps.append(stage))
+    models = ScriptedModels({0: 0.1, 1: 0.2})
+    models.search(2).run(lambda stage, done, of: steps.append(stage))
     assert steps == ["structure", "structure"]
 
 
 def test_several_need_a_scorer() -> None:
     with pytest.raises(ValueError, match="2 candidates need a scorer"):
-        BestOfN(Bench({}), REQUEST, pack, count=2)
+        BestOfN(ScriptedModels({}), REQUEST, pack, count=2)
 
 
 def request_of_an_egg() -> Request:
