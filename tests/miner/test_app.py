@@ -269,4 +269,5 @@ async def test_stop_while_loading(subnet: Subnet, tmp_path: Path) -> None:
     code, status = await health(subnet)
     assert (code, status["status"], status["last_success"]) == (503, "starting", None)
     process.send_signal(signal.SIGINT)
+    await read_until(process.stdout, "Stopped. Totals: nothing done", lines)
     assert await asyncio.wait_for(process.wait(), 30) == ExitCode.CLEAN

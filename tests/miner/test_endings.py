@@ -1,6 +1,7 @@
 """How a miner ends: a whole one in this process, with a generator of the test's."""
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -150,6 +151,7 @@ async def test_a_task_that_does_not_end_in_time_is_named_and_left_with_its_valid
             on_step("structure", 1, 2)
 
     subnet.generate = run_on
+    caplog.set_level(logging.INFO, "miner")
     monkeypatch.setattr(app, "DRAIN_TIMEOUT", 0.1)
     running = asyncio.create_task(mine(subnet.settings))
     assert await asyncio.to_thread(subnet.begun.wait, TIMEOUT)
@@ -157,6 +159,7 @@ async def test_a_task_that_does_not_end_in_time_is_named_and_left_with_its_valid
     assert await asyncio.wait_for(running, TIMEOUT) is ExitCode.CLEAN
     assert subnet.verdicts == []
     assert "Task a: holding a task when we stopped; validator 0" in caplog.text
+    assert caplog.messages[-1] == "Stopped. Totals: pulled 1"
 
 
 async def test_deregistered_with_a_task_in_hand(subnet: LocalSubnet) -> None:

@@ -60,6 +60,24 @@ async def miner(
         await asyncio.open_connection(LOOPBACK, miner.neuron.port)
 
 
+# The SDK's server ends its thread with SystemExit.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_server_that_cannot_start_says_so_and_can_be_stopped(
+    wallets: dict[str, bt.Wallet],
+    snapshot: Snapshot,
+    phase: Phase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "START_TIMEOUT", 0.3)
+    miner = ServingMiner(tmp_path, phase, wallets["miner"], snapshot)
+    with socket.create_server((LOOPBACK, miner.neuron.port)):
+        with pytest.raises(MinerError, match="did not start"):
+            await miner.server.start()
+        await miner.server.stop()
+    miner.close()
+
+
 async def ask(miner: ServingMiner, wallet: bt.Wallet, request: Generate) -> Generate:
     dendrite = Dendrite(wallet.hotkey)
     try:
