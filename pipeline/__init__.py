@@ -45,7 +45,7 @@ from pipeline.weights.background_models import BACKGROUND_MODELS
 from pipeline.weights.check import check_weights
 from pipeline.weights.download import download_weights
 from pipeline.weights.locate import SCORER as DEFAULT_SCORER
-from pipeline.weights.locate import is_embedded
+from pipeline.weights.locate import HubReference, is_embedded
 
 __all__ = [
     "BACKGROUND_MODELS",
@@ -72,6 +72,7 @@ __all__ = [
     "EmptyStructure",
     "FormatError",
     "Generator",
+    "HubReference",
     "ImagePrompt",
     "ImagesPrompt",
     "NonFiniteOutput",

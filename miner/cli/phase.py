@@ -164,7 +164,6 @@ def rollback(config: Path | None, state: Path | None) -> None:
         return written.roll_back(phase_files.choose, "rollback", "rolled back")
 
     before, after = phase_files.state.change(roll_back)
-    assert after is not None
     _announce(after.current, before)
     if not after.current.follows:
         click.echo(

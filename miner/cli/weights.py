@@ -129,7 +129,7 @@ def check(references: tuple[str, ...], phase: str | None, config: Path | None, s
         phase = phase or files.settings.phase
     targets = collect_targets(references, load_phase(phase, files.config).settings if phase else None)
 
-    from pipeline import BACKGROUND_MODELS, check_weights
+    from pipeline import check_weights
 
     faulty: list[Target] = []
     for target in targets:
@@ -140,13 +140,16 @@ def check(references: tuple[str, ...], phase: str | None, config: Path | None, s
                 faulty.append(target)
     if faulty:
         named = [target.reference for target in faulty if not target.key]
-        arguments = [name for name in named if name in BACKGROUND_MODELS or _is_on_hub(name)]
+        arguments = [name for name in named if _can_be_downloaded(name)]
         if any(target.key for target in faulty):
             arguments.insert(0, f"--phase {phase}" + (f" --config {config}" if config else ""))
         command = f"run `sn17-miner weights download {' '.join(arguments)}`"
-        raise OperatorError(f"weights are missing or damaged: {command if arguments else 'replace those named above'}")
+        raise OperatorError(f"weights are missing or damaged: {command if arguments else 'correct the names above'}")
 
 
-def _is_on_hub(reference: str) -> bool:
-    """Return whether a reference looks like org/name rather than a path."""
-    return "/" in reference and not reference.startswith(("/", ".", "~"))
+def _can_be_downloaded(reference: str) -> bool:
+    """Return whether `weights download` knows what a reference is; directories are completed."""
+    from pipeline import BACKGROUND_MODELS, HubReference
+
+    is_directory = Path(reference).expanduser().is_dir()
+    return reference in BACKGROUND_MODELS or is_directory or HubReference.parse(reference) is not None

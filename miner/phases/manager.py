@@ -63,9 +63,7 @@ class PhaseFiles:
                 state = self.follow(state)
             return state.model_copy(update={"configured": name})
 
-        _, state = self.state.change(change)
-        assert state is not None
-        return state
+        return self.state.change(change)[1]
 
     def follow(self, state: PhaseState) -> PhaseState:
         """Return the state with the present content of its phase's file. Raise OperatorError."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -150,6 +150,9 @@ class PhaseState(Section):
         return self.model_copy(update=changes)
 
 
+Changed = TypeVar("Changed", bound=PhaseState | None)
+
+
 @dataclass(frozen=True)
 class StateFile:
     """The file in the state folder; replaced as a whole, by one process at a time."""
@@ -171,9 +174,7 @@ class StateFile:
             problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else " ".join(str(error).split())
             raise StateError(f"{self.path} cannot be read ({problem}): delete it and apply a phase again") from None
 
-    def change(
-        self, change: Callable[[PhaseState | None], PhaseState | None]
-    ) -> tuple[PhaseState | None, PhaseState | None]:
+    def change(self, change: Callable[[PhaseState | None], Changed]) -> tuple[PhaseState | None, Changed]:
         """Write what `change` makes of the state, unless that is None; return the old and the new. Raise StateError."""
         try:
             with locked(self.path):

@@ -86,9 +86,16 @@ def test_missing_and_damaged_files_are_named(
     (line,) = (line for line in result.stdout.splitlines() if ": ok, " not in line)
     assert line.startswith(f"{reference}, {part}: not usable: ")
     assert problem in line
-    # Nothing can be downloaded under the name of a directory.
-    cure = "replace those named above" if to else f"run `sn17-miner weights download {reference}`"
-    assert result.stderr == f"ERROR: weights are missing or damaged: {cure}\n"
+    assert result.stderr.endswith(f"run `sn17-miner weights download {reference}`\n")
+
+
+@pytest.mark.parametrize("name", ["/nowhere/weights", "u2nett"])
+def test_a_name_that_nothing_can_be_downloaded_under_gets_no_such_advice(
+    check: Callable[..., Result], name: str
+) -> None:
+    result = check(name)
+    assert result.exit_code == 2
+    assert result.stderr == "ERROR: weights are missing or damaged: correct the names above\n"
 
 
 def test_networks_encoders_and_overrides(hub: FakeHub, download: Callable[..., Result], tmp_path: Path) -> None:
