@@ -15,43 +15,24 @@ import pytest_asyncio
 from miner import app
 from miner.app import mine
 from miner.errors import ExitCode, MinerError
-from miner.localnet.validator import LOOPBACK, LocalValidator, free_port, write_chain_file
-from miner.subnet.metagraph import Neuron
+from miner.localnet.validator import write_chain_file
 from miner.subnet.protocol import ImageTask
 from pipeline import Asset, OnStep, Request
-from tests.support.factories import FakeBackend, loaded_at_once, make_asset, run_settings
+from tests.support.factories import FakeBackend, loaded_at_once, make_asset
+from tests.support.local_subnet import LocalSubnet
 
 TIMEOUT = 30.0
+SETTINGS = "phase: demo\nchain: {sync_interval: 0.2}\nserving: {enabled: false}\nmonitor: {enabled: false}\n"
 
 
-class LocalSubnet:
-    """A validator with two tasks, and the settings of a miner that pulls them."""
+class PullingSubnet(LocalSubnet):
+    """A subnet whose validator has two tasks for the miner; the test replaces `generate`."""
 
     def __init__(self, wallets: dict[str, bt.Wallet], folder: Path, image: str) -> None:
+        super().__init__(wallets, folder, SETTINGS)
         self.generate: Callable[[Request, OnStep], Asset] = lambda request, _: make_asset(request)
         self.begun = threading.Event()
-        self.validator = LocalValidator(wallets["validator"], free_port(), lambda _: True)
         self.validator.add_tasks(ImageTask(id=name, prompt=image) for name in ("a", "b"))
-        miner = wallets["miner"]
-        validator = Neuron(
-            uid=0,
-            hotkey=self.validator.hotkey,
-            coldkey="c",
-            stake=5000,
-            validator_permit=True,
-            ip=LOOPBACK,
-            port=self.validator.port,
-        )
-        self.chain_file = folder / "chain.json"
-        self.neurons = [validator, Neuron(uid=1, hotkey=miner.hotkey.ss58_address, coldkey="c")]
-        write_chain_file(self.chain_file, self.neurons)
-        config = folder / "miner.yaml"
-        config.write_text(
-            "phase: demo\nchain: {sync_interval: 0.2}\nserving: {enabled: false}\nmonitor: {enabled: false}\n"
-        )
-        arguments = f"--config {config} --wallet.path {miner.path} --wallet.name {miner.name}"
-        network = f"--subtensor.network file:{self.chain_file}"
-        self.settings = run_settings(*f"{arguments} {network}".split())
 
     def work(self, request: Request, on_step: OnStep) -> Asset:
         self.begun.set()
@@ -65,8 +46,8 @@ class LocalSubnet:
 @pytest_asyncio.fixture
 async def subnet(
     wallets: dict[str, bt.Wallet], tmp_path: Path, image_base64: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[LocalSubnet]:
-    subnet = LocalSubnet(wallets, tmp_path, image_base64)
+) -> AsyncIterator[PullingSubnet]:
+    subnet = PullingSubnet(wallets, tmp_path, image_base64)
     monkeypatch.setattr(app, "load_and_warm_up", loaded_at_once(FakeBackend(subnet.work)))
     await subnet.validator.start()
     yield subnet
@@ -74,7 +55,7 @@ async def subnet(
 
 
 async def test_a_broken_device_ends_the_process_after_the_task_was_answered(
-    subnet: LocalSubnet, caplog: pytest.LogCaptureFixture
+    subnet: PullingSubnet, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Exit 1, which a process manager answers with a restart; the task that broke it does not come back."""
 
@@ -89,7 +70,7 @@ async def test_a_broken_device_ends_the_process_after_the_task_was_answered(
     assert "Task a: no result" in caplog.text
 
 
-async def test_a_dead_generator_thread_ends_the_process(subnet: LocalSubnet) -> None:
+async def test_a_dead_generator_thread_ends_the_process(subnet: PullingSubnet) -> None:
     def die(request: Request, on_step: OnStep) -> Asset:
         raise SystemExit
 
@@ -98,7 +79,7 @@ async def test_a_dead_generator_thread_ends_the_process(subnet: LocalSubnet) -> 
         await asyncio.wait_for(mine(subnet.settings), TIMEOUT)
 
 
-async def test_a_generation_that_hangs_ends_the_process(subnet: LocalSubnet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_generation_that_hangs_ends_the_process(subnet: PullingSubnet, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def hang(request: Request, on_step: OnStep) -> Asset:
@@ -114,7 +95,7 @@ async def test_a_generation_that_hangs_ends_the_process(subnet: LocalSubnet, mon
 
 
 async def test_a_background_task_that_keeps_dying_ends_the_process(
-    subnet: LocalSubnet, monkeypatch: pytest.MonkeyPatch
+    subnet: PullingSubnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def die(_: object) -> None:
         raise ValueError("a bug")
@@ -126,7 +107,7 @@ async def test_a_background_task_that_keeps_dying_ends_the_process(
     assert caught.value.exit_code is ExitCode.FAILURE
 
 
-async def test_a_signal_lets_the_task_in_hand_be_finished_and_takes_no_other(subnet: LocalSubnet) -> None:
+async def test_a_signal_lets_the_task_in_hand_be_finished_and_takes_no_other(subnet: PullingSubnet) -> None:
     release = threading.Event()
 
     def wait(request: Request, on_step: OnStep) -> Asset:
@@ -144,7 +125,7 @@ async def test_a_signal_lets_the_task_in_hand_be_finished_and_takes_no_other(sub
 
 
 async def test_a_task_that_does_not_end_in_time_is_named_and_left_with_its_validator(
-    subnet: LocalSubnet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    subnet: PullingSubnet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def run_on(request: Request, on_step: OnStep) -> Asset:
         while True:
@@ -162,7 +143,7 @@ async def test_a_task_that_does_not_end_in_time_is_named_and_left_with_its_valid
     assert caplog.messages[-1] == "Stopped. Totals: pulled 1"
 
 
-async def test_deregistered_with_a_task_in_hand(subnet: LocalSubnet) -> None:
+async def test_deregistered_with_a_task_in_hand(subnet: PullingSubnet) -> None:
     def leave(request: Request, on_step: OnStep) -> Asset:
         write_chain_file(subnet.chain_file, subnet.neurons[:1])
         return make_asset(request)

@@ -17,11 +17,10 @@ import pytest_asyncio
 from miner import app
 from miner.app import mine
 from miner.errors import ExitCode
-from miner.localnet.validator import LOOPBACK, LocalValidator, free_port, write_chain_file
+from miner.localnet.validator import LOOPBACK, free_port
 from miner.localnet.validator_rules import ValidatorTiming
 from miner.runtime.logging import configure
 from miner.runtime.supervisor import Supervisor
-from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import ply
 from tests.support.factories import (
@@ -31,8 +30,8 @@ from tests.support.factories import (
     make_picture,
     png,
     png_base64,
-    run_settings,
 )
+from tests.support.local_subnet import LocalSubnet
 from tests.support.monitor import until
 
 TIMING = ValidatorTiming(throttle_period=0, task_cooldown=1, cooldown_penalty=0, validation_lock=0)
@@ -51,36 +50,19 @@ def our_log() -> Iterator[None]:
         logger.setLevel(level)
 
 
-class LocalSubnet:
-    """A validator with two pictures and a sentence that forges numbers, and the settings of a miner that pulls them."""
+class ObservedSubnet(LocalSubnet):
+    """A subnet whose validator has two pictures and a sentence that forges numbers, and whose miner has a monitor."""
 
     def __init__(self, wallets: dict[str, bt.Wallet], folder: Path) -> None:
-        image = png_base64(make_picture())
-        self.folder = folder
-        self.validator = LocalValidator(wallets["validator"], free_port(), lambda _: True, TIMING)
-        self.validator.add_tasks(
-            [
-                ImageTask(id="a", prompt=image),
-                TextTask(id="c", prompt=FORGED),
-                ImageTask(id="b", prompt=image),
-            ]
-        )
         self.port = free_port()
-        miner = wallets["miner"]
-        hotkey, port = self.validator.hotkey, self.validator.port
-        validator = Neuron(uid=0, hotkey=hotkey, coldkey="c", stake=5000, validator_permit=True, ip=LOOPBACK, port=port)
-        neurons = [validator, Neuron(uid=1, hotkey=miner.hotkey.ss58_address, coldkey="c")]
-        write_chain_file(folder / "chain.json", neurons)
-        config = folder / "miner.yaml"
-        (folder / "phases").mkdir()
-        (folder / "phases" / "pictures.yaml").write_text("extends: demo\ntext: null\n")
-        config.write_text(
+        settings = (
             "phase: pictures\nserving: {enabled: false}\n"
             f"monitor: {{port: {self.port}, generate: {{enabled: true, max_body_bytes: 65536}}}}\n"
         )
-        arguments = f"--config {config} --wallet.path {miner.path} --wallet.name {miner.name}"
-        network = f"--subtensor.network file:{folder / 'chain.json'}"
-        self.settings = run_settings(*f"{arguments} {network}".split())
+        super().__init__(wallets, folder, settings, TIMING, {"pictures": "extends: demo\ntext: null\n"})
+        image = png_base64(make_picture())
+        pictures = [ImageTask(id=name, prompt=image) for name in ("a", "b")]
+        self.validator.add_tasks([pictures[0], TextTask(id="c", prompt=FORGED), pictures[1]])
 
     async def get(self, path: str) -> Any:
         """The JSON that is found there."""
@@ -100,8 +82,8 @@ class LocalSubnet:
 @pytest_asyncio.fixture
 async def subnet(
     wallets: dict[str, bt.Wallet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, our_log: None
-) -> AsyncIterator[LocalSubnet]:
-    subnet = LocalSubnet(wallets, tmp_path)
+) -> AsyncIterator[ObservedSubnet]:
+    subnet = ObservedSubnet(wallets, tmp_path)
     monkeypatch.setattr(app, "load_and_warm_up", loaded_at_once(FakeBackend()))
     await subnet.validator.start()
     yield subnet
@@ -116,7 +98,7 @@ def cut(command: str, path: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.process
-async def test_a_miner_that_is_observed(subnet: LocalSubnet) -> None:
+async def test_a_miner_that_is_observed(subnet: ObservedSubnet) -> None:
     running = asyncio.create_task(mine(subnet.settings))
     async with asyncio.timeout(60):
         while not await subnet.has_accepted(2):

@@ -17,55 +17,35 @@ from miner.app import mine
 from miner.config.phase_files import load_phase
 from miner.errors import ExitCode
 from miner.ledger.reader import LedgerReader
-from miner.localnet.validator import LOOPBACK, LocalValidator, free_port, write_chain_file
+from miner.localnet.validator import LOOPBACK, free_port
 from miner.localnet.validator_rules import ValidatorTiming
 from miner.phases import experiment_monitor
 from miner.pull import state_machine
-from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ImageTask
 from pipeline import Asset, OnStep, Request
 from tests.support.cli import run
-from tests.support.factories import FakeBackend, loaded_at_once, make_asset, run_settings
+from tests.support.factories import FakeBackend, loaded_at_once, make_asset
+from tests.support.local_subnet import LocalSubnet
 from tests.support.waiting import TIMEOUT, until
 
 TIMING = ValidatorTiming(throttle_period=0, task_cooldown=0, cooldown_penalty=0, validation_lock=0)
 
 
-class LiveMiner:
+class LiveMiner(LocalSubnet):
     """A whole miner, and a validator with tasks for it; `steps` are those that each object was generated with."""
 
     def __init__(self, wallets: dict[str, bt.Wallet], folder: Path, image: str) -> None:
+        self._monitor_port = free_port()
+        monitor = f"monitor: {{port: {self._monitor_port}, gallery: false}}"
+        super().__init__(wallets, folder, f"phase: demo\nserving: {{enabled: false}}\n{monitor}\n", TIMING)
         self.steps: list[int] = []
         self.backend = FakeBackend(self._generate)
         self._begun, self._proceed = threading.Semaphore(0), threading.Semaphore(0)
-        self._folder = folder
-        self._config = folder / "miner.yaml"
-        self._monitor_port = free_port()
-        self.validator = LocalValidator(wallets["validator"], free_port(), lambda _: True, TIMING)
         self.validator.add_tasks(ImageTask(id=name, prompt=image) for name in "abcdef")
-        validator = Neuron(
-            uid=0,
-            hotkey=self.validator.hotkey,
-            coldkey="c",
-            stake=5000,
-            validator_permit=True,
-            ip=LOOPBACK,
-            port=self.validator.port,
-        )
-        wallet = wallets["miner"]
-        own = Neuron(uid=1, hotkey=wallet.hotkey.ss58_address, coldkey="c")
-        write_chain_file(folder / "chain.json", [validator, own])
-        self._config.write_text("phase: demo\nserving: {enabled: false}\nmonitor: {gallery: false}\n")
-        (folder / "phases").mkdir()
         self.write("quick", 7)
-        self.settings = run_settings(
-            *("--config", str(self._config), "--wallet.path", wallet.path, "--wallet.name", wallet.name),
-            *("--subtensor.network", f"file:{folder / 'chain.json'}", "--monitor.port", str(self._monitor_port)),
-        )
 
     def write(self, name: str, steps: int) -> None:
-        content = f"extends: demo\nsparse_structure_sampler_params: {{steps: {steps}}}\n"
-        (self._folder / "phases" / f"{name}.yaml").write_text(content)
+        self.write_phase(name, f"extends: demo\nsparse_structure_sampler_params: {{steps: {steps}}}\n")
 
     def _generate(self, request: Request, on_step: OnStep) -> Asset:
         self.steps.append(request.sparse_structure_sampler_params.steps)
@@ -83,7 +63,7 @@ class LiveMiner:
 
     async def phase(self, *arguments: str) -> str:
         """Run `sn17-miner phase ARGUMENTS` and return its output."""
-        options = ("--config", self._config, "--state", self._folder)
+        options = ("--config", self.config, "--state", self.folder)
         result = await asyncio.to_thread(run, "phase", *options, *arguments)
         assert result.exit_code == 0, result.output
         return result.output
@@ -106,7 +86,7 @@ class LiveMiner:
         return await self.status_with(lambda status: status["config_hashes"] == phases)
 
     def config_hash(self, name: str) -> str:
-        return load_phase(name, self._config).config_hash
+        return load_phase(name, self.config).config_hash
 
     @property
     def ledger(self) -> Path:
