@@ -50,11 +50,12 @@ class SpzSettings(Section):
 
 
 class GenerateSettings(Section):
-    """The monitor's POST /generate."""
+    """The monitor's POST /generate; `up` is the axis that points up in its files unless a request names one."""
 
     enabled: bool = False
     queue_size: int = Field(default=4, gt=0)
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    up: Literal["y", "-y"] = "-y"
 
 
 class MonitorSettings(Section):
