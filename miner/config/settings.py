@@ -34,6 +34,7 @@ class PullingSettings(Section):
     enabled: bool = True
     pull_timeout: float = Field(default=12.0, gt=0, allow_inf_nan=False)
     submit_timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    max_answer_bytes: int = Field(default=20_000_000, ge=1024)
 
 
 class ChainSettings(Section):
