@@ -209,9 +209,9 @@ async function readStatus() {
 
 async function readFigures() {
   known.figures = await get(`/figures.json?hours=${hours}`);
-  if (known.status) drawUnanswered();
   drawFigures();
   if (known.status) {
+    drawUnanswered();
     drawTiles();
     drawValidators();
   }
