@@ -12,6 +12,7 @@ from pipeline.conditioning.prompt import (
     TextPrompt,
     decode_image_prompt,
     parse_text_prompt,
+    with_faint,
 )
 from pipeline.errors import (
     BackgroundModelError,
@@ -115,4 +116,5 @@ __all__ = [
     "render",
     "spz",
     "upright",
+    "with_faint",
 ]
