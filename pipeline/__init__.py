@@ -39,8 +39,20 @@ from pipeline.request import STAGES, Asset, Backend, Conditioning, OnStep, Reque
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
 from pipeline.scoring.quality import QualityScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
-from pipeline.splats import Splats, Statistics, compute_statistics, invalid_reason, normalise, ply, spz, upright
-from pipeline.splats.container import Container, PackedSplats, ResultFormat
+from pipeline.splats import (
+    Splats,
+    Statistics,
+    compute_statistics,
+    count_non_finite,
+    count_zero_rotations,
+    drop_invalid,
+    invalid_reason,
+    normalise,
+    ply,
+    spz,
+    upright,
+)
+from pipeline.splats.container import Container, PackedSplats, ResultFormat, recognise_format
 from pipeline.splats.splats import SH_COEFFICIENTS
 from pipeline.weights.background_models import BACKGROUND_MODELS
 from pipeline.weights.check import check_weights
@@ -101,10 +113,13 @@ __all__ = [
     "check_weights",
     "choose_compute",
     "compute_statistics",
+    "count_non_finite",
+    "count_zero_rotations",
     "decode_image_prompt",
     "download_weights",
     "draw_contact_sheet",
     "draw_views",
+    "drop_invalid",
     "invalid_reason",
     "is_embedded",
     "load_backend",
@@ -113,6 +128,7 @@ __all__ = [
     "orbit",
     "parse_text_prompt",
     "ply",
+    "recognise_format",
     "render",
     "spz",
     "upright",

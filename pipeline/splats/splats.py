@@ -102,7 +102,10 @@ def normalise(splats: Splats, extent: float) -> Splats:
     if not (math.isfinite(extent) and extent > 0):
         raise ValueError(f"extent: expected a positive number, got {extent}")
     if not len(splats) or not bool(splats.means.isfinite().all()):
-        raise ValueError("means: expected at least one, all finite; call drop_non_finite() first")
+        raise ValueError(
+            "means: expected at least one, all finite; `sn17-miner splats convert IN OUT "
+            "--drop-invalid` leaves the other gaussians out"
+        )
     low, high = splats.means.amin(0), splats.means.amax(0)
     longest = float((high - low).amax())
     if longest == 0.0:

@@ -194,9 +194,9 @@ def test_normalise_refuses_what_it_cannot_scale() -> None:
     for extent in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="extent: expected a positive number"):
             normalise(cloud(3), extent)
-    with pytest.raises(ValueError, match="drop_non_finite"):
+    with pytest.raises(ValueError, match="sn17-miner splats convert IN OUT --drop-invalid"):
         normalise(cloud(0), 1.0)
-    with pytest.raises(ValueError, match="drop_non_finite"):
+    with pytest.raises(ValueError, match="sn17-miner splats convert IN OUT --drop-invalid"):
         normalise(replace(cloud(2), means=torch.full((2, 3), math.nan)), 1.0)
     with pytest.raises(ValueError, match="more than one distinct position"):
         normalise(replace(cloud(2), means=torch.ones(2, 3)), 1.0)
