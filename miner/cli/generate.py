@@ -1,7 +1,6 @@
 """sn17-miner generate: one object from a picture, several pictures of it, or a sentence, without a network."""
 
 import time
-from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -108,10 +107,18 @@ def _read_prompt(words: tuple[str, ...], combine: Combine) -> "Prompt":
             raise PromptError(f"{path} cannot be read: {error.strerror}") from None
 
     paths = [Path(word) for word in words]
-    if not any(path.suffix.lower() in PICTURE_SUFFIXES or isfile(path) for path in paths):
+    if not any(path.suffix.lower() in PICTURE_SUFFIXES or _is_file(path) for path in paths):
         return parse_text_prompt(" ".join(words))
     images = tuple(read_picture(path) for path in paths)
     return images[0] if len(images) == 1 else ImagesPrompt(images, combine)
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether there is such a file; a sentence may be too long for a name."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _for_prompt(phase: "Phase", prompt: "Prompt", checkpoint: str | None) -> "Phase":

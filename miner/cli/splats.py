@@ -52,7 +52,8 @@ def read_splats(path: Path) -> SplatFile:
     except FormatError as error:
         raise OperatorError(f"{path}: {error}") from None
     if form != named:
-        click.echo(f"{path}: warning: this is {'a PLY' if form == 'ply' else 'an SPZ'}, whatever its name says", err=True)
+        kind = "a PLY" if form == "ply" else "an SPZ"
+        click.echo(f"{path}: warning: this is {kind}, whatever its name says", err=True)
     if header.warning:
         click.echo(f"{path}: warning: {header.warning}", err=True)
     return SplatFile(path, len(data), header, content)

@@ -6,7 +6,17 @@ import secrets
 from miner.config.phase import Phase
 from miner.gpu import LoadedModels
 from miner.tasks.task import InvalidResult
-from pipeline import BestOfN, BestResult, Container, PackedSplats, Prompt, Request, Splats, TextToImageParams, with_faint
+from pipeline import (
+    BestOfN,
+    BestResult,
+    Container,
+    PackedSplats,
+    Prompt,
+    Request,
+    Splats,
+    TextToImageParams,
+    with_faint,
+)
 
 
 def make_request(prompt: Prompt, seed: int | None, phase: Phase) -> Request:

@@ -12,7 +12,7 @@ from pipeline.errors import PromptError
 _WHITES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 # A picture whose brightest value is below this share of a white was not made for it.
 _DARKEST = 0.25
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339
 _UNSIGNED, _WHITE_IS_ZERO = 1, 0
 
 
@@ -25,18 +25,19 @@ def deep_grey_to_eight_bit(image: Image.Image) -> Image.Image:
     """Scale greyscale of mode I;16, I or F to 8 bits; RGB, or RGBA if one value stands for transparency.
 
     White is the smallest white in common use that holds the brightest value, unless the picture would then be nearly
-    black: then the brightest value itself is. With negative values, the darkest is black and the brightest white. Raises PromptError for NaN and infinity.
+    black: then the brightest value itself is. With negative values, the darkest is black and the brightest white.
+    Raises PromptError for NaN and infinity.
     """
     values = np.asarray(image)
-    if image.mode == "I" and _tag(image, _SAMPLE_FORMAT, _UNSIGNED) == _UNSIGNED and _tag(image, _BITS_PER_SAMPLE) == 32:
-        # Pillow reads them into signed integers.
+    if image.mode == "I" and tiff_tag(image, _SAMPLE_FORMAT, _UNSIGNED) == _UNSIGNED:
+        # Pillow reads 32 bits into signed integers.
         values = values.view(np.uint32)
     if values.dtype.kind == "f" and (bad := int(np.count_nonzero(~np.isfinite(values)))):
         raise PromptError(
             f"the image has {bad} pixels that are NaN or infinite: save it as PNG with 8 or 16 bits a channel"
         )
     grey = _scale(values)
-    if _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:
+    if tiff_tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:
         grey = 255 - grey
     result = Image.fromarray(grey)
     key = image.info.get("transparency")
@@ -63,7 +64,7 @@ def _scale(values: NDArray[Any]) -> NDArray[np.uint8]:
     return np.rint(scaled, out=scaled).astype(np.uint8)
 
 
-def _tag(image: Image.Image, tag: int, default: int | None = None) -> int | None:
+def tiff_tag(image: Image.Image, tag: int, default: int | None = None) -> int | None:
     """Return a number of a TIFF's directory, that of the first channel if there are several."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return None

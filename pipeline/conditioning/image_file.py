@@ -8,7 +8,7 @@ from contextlib import suppress
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from pipeline.conditioning.deep_grey import deep_grey_to_eight_bit, is_deep_grey
+from pipeline.conditioning.deep_grey import deep_grey_to_eight_bit, is_deep_grey, tiff_tag
 from pipeline.errors import PromptError
 from pipeline.signatures import identify
 
@@ -26,6 +26,9 @@ _DECODING_ERRORS = (
     ImageCms.PyCMSError,
 )  # fmt: skip
 _ORIENTATION = 0x0112
+_BITS_PER_SAMPLE = 258
+# Colours of 16 bits whose upper 8 are all below this were meant for 12 bits or fewer.
+_DARKEST = 16
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -134,12 +137,20 @@ def _to_rgb(image: Image.Image, file: bytes) -> Image.Image:
         return deep_grey_to_eight_bit(image)
     if image.mode == "LAB":
         transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
-        converted = ImageCms.applyTransform(image, transform)
-        assert converted is not None, "None is for transforms in place"
-        return converted
+        result = ImageCms.applyTransform(image, transform)
+        assert result is not None, "None is for transforms in place"
+        return result
+    bit_depth = file[24] if image.format == "PNG" else tiff_tag(image, _BITS_PER_SAMPLE) or 8
     if image.format == "PNG" and "transparency" in image.info:
-        image.info["transparency"] = _scale_transparency(image, bit_depth=file[24])
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+        image.info["transparency"] = _scale_transparency(image, bit_depth)
+    converted = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if bit_depth == 16 and (brightest := max(high for _, high in converted.convert("RGB").getextrema())) < _DARKEST:
+        # Pillow keeps the upper 8 bits of each channel.
+        raise PromptError(
+            f"the image uses no more than {256 * brightest + 255} of the 65535 levels of its 16-bit channels, which is "
+            "black: scale them to the full range, or save it as PNG with 8 bits a channel"
+        )
+    return converted
 
 
 def _scale_transparency(image: Image.Image, bit_depth: int) -> object:

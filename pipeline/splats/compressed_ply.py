@@ -44,8 +44,6 @@ def read_compressed(data: bytes, header: Header) -> Splats:
                 "rows of 9, 24 or 45, as bytes"
             )
     tables = read_rows(data, header, "vertex", "chunk", *(["sh"] if coefficients else []))
-    vertex, chunks = tables["vertex"], tables["chunk"]
-
     # Ranges may be infinite or NaN, and the logits of 0 and 1 are infinite.
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         return _decode(tables["vertex"], tables["chunk"], tables.get("sh"), coefficients)

@@ -6,6 +6,7 @@ harmonics. Coordinates are left as they are in the file; by default its writers 
 
 import struct
 import zlib
+from dataclasses import replace
 
 import zstandard
 
@@ -21,6 +22,7 @@ _VERSIONS, _STREAM_VERSION = (1, 2, 3), 4
 # zlib's code for gzip, and the most that deflate can expand a byte to.
 _GZIP_BITS = 31
 _GZIP_RATIO = 1032
+_NO_LIMIT = 1 << 63
 # After the header's 16 bytes: where the table of the streams begins, and reserved bytes; then two sizes a stream.
 _STREAM_HEADER = struct.Struct("<16xI12x")
 _SIZES = struct.Struct("<QQ")
@@ -39,11 +41,12 @@ def read_header(data: bytes) -> Header:
         return parse_header(data[: HEADER.size], "none", versions, available=size, frame_bytes=size)
     if size < _STREAM_HEADER.size:
         raise FormatError(f"SPZ too short: {size} bytes, its header alone has {_STREAM_HEADER.size}")
-    # Each stream is measured before it is decompressed.
-    limit = 1 << 40
-    header = parse_header(data[: HEADER.size], "zstd streams", (_STREAM_VERSION,), available=limit, frame_bytes=size)
+    # Each stream is measured below.
+    header = parse_header(
+        data[: HEADER.size], "zstd streams", (_STREAM_VERSION,), available=_NO_LIMIT, frame_bytes=size
+    )
     _locate_streams(data, header)
-    return header
+    return replace(header, max_raw_bytes=header.raw_bytes)
 
 
 def read_planes(data: bytes, header: Header) -> bytearray:
