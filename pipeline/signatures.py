@@ -9,6 +9,8 @@ class FileKind:
 
     name: str
     cure: str
+    is_read: bool = False
+    """Whether such files are read, so that this one is damaged or of a rare layout."""
 
 
 _TO_PICTURE = "save it as PNG or JPEG"
@@ -19,14 +21,14 @@ _LFS_POINTER = FileKind("a Git LFS pointer", "run `git lfs pull`, which fetches 
 _WEB_PAGE = FileKind("a web page", _FETCH_AGAIN)
 _BY_START = {
     b"version https://git-lfs.github.com/spec/": _LFS_POINTER,
-    b"\x89PNG\r\n\x1a\n": FileKind("a PNG picture", "save it again as PNG"),
-    b"\xff\xd8\xff": FileKind("a JPEG picture", "save it again as PNG"),
-    b"GIF8": FileKind("a GIF picture", "save it again as PNG"),
-    b"BM": FileKind("a BMP picture", "save it again as PNG"),
-    b"II*\0": FileKind("a TIFF picture", "save it again as PNG with 8 bits a channel"),
-    b"MM\0*": FileKind("a TIFF picture", "save it again as PNG with 8 bits a channel"),
-    b"II+\0": FileKind("a BigTIFF picture", "save it again as PNG with 8 bits a channel"),
-    b"MM\0+": FileKind("a BigTIFF picture", "save it again as PNG with 8 bits a channel"),
+    b"\x89PNG\r\n\x1a\n": FileKind("a PNG picture", "save it again as PNG", is_read=True),
+    b"\xff\xd8\xff": FileKind("a JPEG picture", "save it again as PNG", is_read=True),
+    b"GIF8": FileKind("a GIF picture", "save it again as PNG", is_read=True),
+    b"BM": FileKind("a BMP picture", "save it again as PNG", is_read=True),
+    b"II*\0": FileKind("a TIFF picture", "save it again as PNG with 8 bits a channel", is_read=True),
+    b"MM\0*": FileKind("a TIFF picture", "save it again as PNG with 8 bits a channel", is_read=True),
+    b"II+\0": FileKind("a BigTIFF picture", "save it again as PNG with 8 bits a channel", is_read=True),
+    b"MM\0+": FileKind("a BigTIFF picture", "save it again as PNG with 8 bits a channel", is_read=True),
     b"8BPS": FileKind("a Photoshop document", _TO_PICTURE),
     b"%PDF": FileKind("a PDF", _TO_PICTURE),
     b"%!PS": FileKind("a PostScript file", _TO_PICTURE),
@@ -62,7 +64,7 @@ def identify(data: bytes) -> FileKind | None:
     """Return what the data begins as, or None if that is not known. Nothing beyond the first bytes is looked at."""
     start = bytes(data[:64])
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return FileKind("a WebP picture", "save it again as PNG")
+        return FileKind("a WebP picture", "save it again as PNG", is_read=True)
     if start[4:8] == b"ftyp":
         return _BRANDS.get(start[8:12], FileKind("a video", "save one of its pictures as PNG or JPEG"))
     # What people write may begin with a byte-order mark, with blanks, and in capitals.

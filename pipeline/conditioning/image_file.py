@@ -66,8 +66,7 @@ def _explain_unidentified(file: bytes) -> str:
     kind = identify(file)
     if kind is None:
         return message
-    name = kind.name.split()[1]
-    if name.upper() in IMAGE_FORMATS:
+    if kind.is_read:
         return f"{message}: it begins as {kind.name}, but is damaged or of a rare layout; {kind.cure}"
     return f"{message} but {kind.name}: {kind.cure}"
 
@@ -144,7 +143,7 @@ def _to_rgb(image: Image.Image, file: bytes) -> Image.Image:
     if image.format == "PNG" and "transparency" in image.info:
         image.info["transparency"] = _scale_transparency(image, bit_depth)
     converted = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    if bit_depth == 16 and (brightest := max(high for _, high in converted.convert("RGB").getextrema())) < _DARKEST:
+    if bit_depth == 16 and (brightest := int(np.asarray(converted)[..., :3].max())) < _DARKEST:
         # Pillow keeps the upper 8 bits of each channel.
         raise PromptError(
             f"the image uses no more than {256 * brightest + 255} of the 65535 levels of its 16-bit channels, which is "

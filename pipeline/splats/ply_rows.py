@@ -59,8 +59,8 @@ def _read_lists(
     for is_list, run in runs:
         if is_list:
             for _, (_, length, item) in run:
-                reader = struct.Struct(order + _STRUCT_CODES[TYPES[length]])
-                steps.append((reader, np.dtype(TYPES[item]).itemsize))
+                length_format = struct.Struct(order + _STRUCT_CODES[TYPES[length]])
+                steps.append((length_format, np.dtype(TYPES[item]).itemsize))
         else:
             steps.append((None, sum(np.dtype(TYPES[kind[0]]).itemsize for _, kind in run)))
     size = len(data)
