@@ -62,7 +62,7 @@ def loss_reason(splats: Splats) -> str | None:
     if any(math.isinf(end) for end in by_name["quaternions"]):
         reasons.append(f"quaternions hold an infinity, which is no rotation: {_DROP_INVALID}")
     if zeros := count_zero_rotations(splats):
-        reasons.append(f"{zeros} quaternions are zero, which is no rotation: {_DROP_INVALID}")
+        reasons.append(f"{zeros} of {len(splats)} quaternions are zero, which is no rotation: {_DROP_INVALID}")
     low, high = by_name["means"]
     # Half a step below 2048 rounds up to it, and 2048 wraps to -2048.
     if low < -2048.0 or high >= 2048.0 - 2.0**-13:

@@ -3,6 +3,7 @@
 import gzip
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -49,7 +50,11 @@ def list_element(name: str, rows: Sequence[Sequence[int]], order: str = "<") -> 
 def ply_file(*elements: tuple[str, bytes], order: str = "<", comment: str = "", newline: str = "\n") -> bytes:
     """A binary PLY of elements."""
     endian = "little" if order == "<" else "big"
-    lines = [f"ply\nformat binary_{endian}_endian 1.0", *([comment] if comment else []), *(head for head, _ in elements)]
+    lines = [
+        f"ply\nformat binary_{endian}_endian 1.0",
+        *([comment] if comment else []),
+        *(head for head, _ in elements),
+    ]
     header = "\n".join([*lines, "end_header\n"]).replace("\n", newline)
     return header.encode("utf-8") + b"".join(body for _, body in elements)
 
@@ -122,9 +127,11 @@ def niantic_planes(splats: Splats, version: int) -> list[bytes]:
     Harmonics are [N, 3, D], of any degree.
     """
     count = len(splats)
-    raw = quantise(Splats(**{name: x for name, x in splats.tensors().items() if name != "f_rest"})).numpy().tobytes()[16:]
+    raw = (
+        quantise(Splats(**{name: x for name, x in splats.tensors().items() if name != "f_rest"})).numpy().tobytes()[16:]
+    )
     ends = np.cumsum([0, 9 * count, count, 3 * count, 3 * count, 3 * count])
-    planes = [raw[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    planes = [raw[start:end] for start, end in pairwise(ends)]
     if version == 1:
         planes[0] = splats.means.numpy().astype("<f2").tobytes()
     if version >= 3:
@@ -145,7 +152,9 @@ def harmonics_plane(f_rest: np.ndarray) -> bytes:
     return (np.rint(f_rest * 128) + 128).clip(0, 255).astype(np.uint8).transpose(0, 2, 1).tobytes()
 
 
-def niantic_spz(splats: Splats, version: int, f_rest: np.ndarray | None = None, *, plain: bool = False, flags: int = 0) -> bytes:
+def niantic_spz(
+    splats: Splats, version: int, f_rest: np.ndarray | None = None, *, plain: bool = False, flags: int = 0
+) -> bytes:
     """A file of nianticlabs/spz: gzip (or `plain`) up to version 3, a zstd frame a plane in version 4."""
     planes = niantic_planes(splats, version)
     degree = 0

@@ -28,7 +28,9 @@ def test_files_that_people_have_are_read_right_or_refused_by_name(case: SplatCas
     assert bool(case.warning) == bool(warning(case))
 
 
-@pytest.mark.parametrize("case", [case for case in SPLATS if isinstance(case.expected, str)], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in SPLATS if isinstance(case.expected, str)], ids=lambda case: case.name
+)
 def test_no_memory_is_taken_for_what_is_refused(case: SplatCase) -> None:
     data = case.make()
     tracemalloc.start()

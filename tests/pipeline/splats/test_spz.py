@@ -257,7 +257,9 @@ def test_a_rotation_of_any_length_is_written(length: float) -> None:
     assert spz.to_bytes(splats) == spz.to_bytes(splats, lossy=True) == spz.to_bytes(unit)
 
 
-@pytest.mark.parametrize(("value", "reason"), [(0.0, "1 quaternions are zero"), (math.inf, "quaternions hold an inf")])
+@pytest.mark.parametrize(
+    ("value", "reason"), [(0.0, "1 of 7 quaternions are zero"), (math.inf, "quaternions hold an inf")]
+)
 def test_what_is_no_rotation_is_refused(value: float, reason: str) -> None:
     splats = golden("n7")
     splats = replace(splats, quaternions=splats.quaternions.index_fill(0, torch.tensor(3), value))
