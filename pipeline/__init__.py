@@ -46,13 +46,13 @@ from pipeline.splats import (
     count_non_finite,
     count_zero_rotations,
     drop_invalid,
+    flip_up_axis,
     invalid_reason,
     normalise,
     ply,
     spz,
-    upright,
 )
-from pipeline.splats.container import Container, PackedSplats, ResultFormat, recognise_format
+from pipeline.splats.container import UP_AXES, Container, PackedSplats, ResultFormat, UpAxis, recognise_format
 from pipeline.splats.splats import SH_COEFFICIENTS
 from pipeline.weights.background_models import BACKGROUND_MODELS
 from pipeline.weights.check import check_weights
@@ -67,6 +67,7 @@ __all__ = [
     "MAX_TEXT_LENGTH",
     "SH_COEFFICIENTS",
     "STAGES",
+    "UP_AXES",
     "Asset",
     "Backend",
     "BackgroundModelError",
@@ -109,6 +110,7 @@ __all__ = [
     "TextToImageParams",
     "TooManyVoxels",
     "UnsupportedPrompt",
+    "UpAxis",
     "VoxelLimit",
     "check_weights",
     "choose_compute",
@@ -120,6 +122,7 @@ __all__ = [
     "draw_contact_sheet",
     "draw_views",
     "drop_invalid",
+    "flip_up_axis",
     "invalid_reason",
     "is_embedded",
     "load_backend",
@@ -131,6 +134,5 @@ __all__ = [
     "recognise_format",
     "render",
     "spz",
-    "upright",
     "with_faint",
 ]

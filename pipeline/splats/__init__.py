@@ -2,7 +2,7 @@
 
 from pipeline.splats import ply, spz
 from pipeline.splats.defects import count_non_finite, count_zero_rotations, drop_invalid
-from pipeline.splats.splats import SH_COEFFICIENTS, Splats, normalise, upright
+from pipeline.splats.splats import SH_COEFFICIENTS, Splats, flip_up_axis, normalise
 from pipeline.splats.statistics import Statistics, compute_statistics
 from pipeline.splats.validation import invalid_reason
 
@@ -14,9 +14,9 @@ __all__ = [
     "count_non_finite",
     "count_zero_rotations",
     "drop_invalid",
+    "flip_up_axis",
     "invalid_reason",
     "normalise",
     "ply",
     "spz",
-    "upright",
 ]
