@@ -172,7 +172,7 @@ def convert(source: Path, target: Path, drop_invalid: bool, extent: float | None
     "--up",
     type=click.Choice(get_args(UpAxis)),
     default="-y",
-    help="The axis of the object's upper side: -y as generate writes it, y as validators get it or nianticlabs/spz does.",
+    help="The axis of the object's upper side: -y as generate writes it, y as validators and nianticlabs/spz do.",
 )
 def render(file: Path, output: Path, views: int, size: int, up: UpAxis) -> None:
     """Draw FILE upright from all sides on white, its front first.

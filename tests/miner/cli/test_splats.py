@@ -168,6 +168,13 @@ def test_a_picture_needs_a_known_ending(pole: Path, tmp_path: Path) -> None:
     assert "views.xyz: expected a name that ends in .png" in result.stderr
 
 
+@pytest.mark.parametrize("up", ["y", "-y"])
+def test_splats_with_harmonics_are_drawn(tmp_path: Path, up: str) -> None:
+    out = tmp_path / "views.png"
+    assert run("splats", "render", GOLDEN / "sh3.ply", "-o", out, "--size", 16, "--up", up).exit_code == 0
+    assert out.exists()
+
+
 def test_a_drawing_does_not_replace_what_is_drawn(pole: Path, tmp_path: Path) -> None:
     content = pole.read_bytes()
     (tmp_path / "views.png").symlink_to(pole)

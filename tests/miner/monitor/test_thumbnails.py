@@ -85,12 +85,12 @@ def test_a_prompt_picture_that_lies_on_its_side_is_drawn_upright(tmp_path: Path,
     exif[0x0112] = 6
     image = Image.new("RGB", (90, 30), "blue")
     image.paste("red", (0, 0, 45, 30))
-    results = tmp_path / "results"
-    results.mkdir()
-    image.save(results / "1.prompt", image_format, exif=exif)
-    (results / "1.spz").write_bytes(some_result(1).data)
-    draw_result(results, 1, tmp_path / "pictures")
-    with Image.open(tmp_path / "pictures" / "1.prompt.webp") as opened:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, exif=exif)
+    gallery = Gallery(tmp_path)
+    assert gallery._save(some_result(1, picture=buffer.getvalue()))
+    draw_result(gallery.results, 1, gallery.pictures)
+    with Image.open(gallery.pictures / "1.prompt.webp") as opened:
         assert opened.size == (30, 90)
         above, below = (opened.convert("RGB").getpixel((15, y)) for y in (10, 80))
     assert above[0] > 200 > 50 > above[2]

@@ -1,3 +1,6 @@
+import random
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,6 +29,24 @@ def composed(image: Image.Image) -> np.ndarray:
     """The pixels as integers; without the colours of what is transparent, which mean nothing."""
     pixels = np.asarray(image).astype(int)
     return np.where(pixels[..., 3:] == 0, 0, pixels) if image.mode == "RGBA" else pixels
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in PICTURES if not isinstance(case.expected, str)][::3], ids=lambda case: case.name
+)
+def test_damage_anywhere_gives_an_image_or_a_prompt_error(case: PictureCase) -> None:
+    chance, whole = random.Random(0), case.make()
+    for _ in range(15):
+        damaged = bytearray(whole)
+        for _ in range(chance.choice([1, 2, 5])):
+            damaged[chance.randrange(len(damaged))] = chance.choice([0, 255, chance.randrange(256)])
+        with warnings.catch_warnings():
+            # Pillow warns of damage that it can live with.
+            warnings.simplefilter("ignore")
+            try:
+                assert decode_image_prompt(bytes(damaged)).image.mode in ("RGB", "RGBA")
+            except PromptError as error:
+                assert str(error)
 
 
 def test_the_corpus_is_large() -> None:

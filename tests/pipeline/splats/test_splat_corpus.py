@@ -1,3 +1,4 @@
+import random
 import tracemalloc
 
 import pytest
@@ -40,6 +41,22 @@ def test_no_memory_is_taken_for_what_is_refused(case: SplatCase) -> None:
         assert tracemalloc.get_traced_memory()[1] < 2 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in SPLATS if not isinstance(case.expected, str)], ids=lambda case: case.name
+)
+def test_damage_anywhere_gives_splats_or_a_format_error(case: SplatCase) -> None:
+    chance, whole = random.Random(0), case.make()
+    for _ in range(25):
+        damaged = bytearray(whole)
+        for _ in range(chance.choice([1, 2, 5])):
+            damaged[chance.randrange(len(damaged))] = chance.choice([0, 255, chance.randrange(256)])
+        damaged = damaged[: chance.choice([len(damaged), chance.randrange(len(damaged))])]
+        try:
+            assert len(read(SplatCase(case.name, lambda d=damaged: bytes(d), ""))) >= 1
+        except FormatError as error:
+            assert str(error)
 
 
 def test_the_corpus_is_large() -> None:
