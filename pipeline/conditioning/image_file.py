@@ -104,15 +104,14 @@ def _check_size(opened: Image.Image, max_side: int) -> None:
 
 def _visibility(image: Image.Image) -> int:
     """Return 2 if a frame shows something opaque, 1 if something faint, 0 if it is empty or of one colour."""
-    pixels = np.asarray(image)
+    ranges = [image.getchannel(channel).getextrema() for channel in image.getbands()]
     if image.mode == "RGBA":
-        alpha = pixels[..., 3]
-        if not alpha.any():
+        faintest, strongest = ranges.pop()
+        if strongest == 0:
             return 0
-        if alpha.min() <= OPAQUE_ALPHA:
-            return 2 if alpha.max() > OPAQUE_ALPHA else 1
-    colours = pixels[..., :3].reshape(-1, 3)
-    return 2 if bool((np.ptp(colours, axis=0) > _FLAT).any()) else 0
+        if faintest <= OPAQUE_ALPHA:
+            return 2 if strongest > OPAQUE_ALPHA else 1
+    return 2 if any(high - low > _FLAT for low, high in ranges) else 0
 
 
 def _decode(opened: Image.Image, file: bytes) -> Image.Image:
