@@ -4,6 +4,7 @@ import io
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -104,7 +105,8 @@ def _check_size(opened: Image.Image, max_side: int) -> None:
 
 def _visibility(image: Image.Image) -> int:
     """Return 2 if a frame shows something opaque, 1 if something faint, 0 if it is empty or of one colour."""
-    ranges = [image.getchannel(channel).getextrema() for channel in image.getbands()]
+    # Of several channels, Pillow returns a pair for each.
+    ranges = cast(list[tuple[int, int]], list(image.getextrema()))
     if image.mode == "RGBA":
         faintest, strongest = ranges.pop()
         if strongest == 0:
