@@ -109,14 +109,15 @@ def read_submission(
     if is_skip:
         return SubmissionResponse(Outcome.SKIPPED, until, f"skipped, cooldown {wait:.0f} s")
     if feedback.validation_failed:
-        reason = f"the validator could not validate, cooldown {wait:.0f} s"
+        reason = f"not validated, the validator could not, cooldown {wait:.0f} s"
         return SubmissionResponse(Outcome.NOT_VALIDATED, until, reason)
     if not has_score and is_repeat:
         # An earlier submission that was accepted while this one was being validated looks the same as a rejection.
         reason = f"rejected, unless an earlier submission counted, cooldown {wait:.0f} s"
         return SubmissionResponse(Outcome.CLOSED_WITHOUT_SCORE, until, reason)
     if not has_score:
-        return SubmissionResponse(Outcome.REJECTED, until, f"rejected, cooldown {wait:.0f} s")
+        # With the score that operators' pipelines count as rejected; the true one is never told.
+        return SubmissionResponse(Outcome.REJECTED, until, f"rejected, Score=0.00, cooldown {wait:.0f} s")
     reason = (
         f"accepted, Score={feedback.task_fidelity_score:.2f}, average {feedback.average_fidelity_score:.2f}, "
         f"{feedback.generations_within_the_window} in the window, duel rating {feedback.current_duel_rating:.0f}, "
