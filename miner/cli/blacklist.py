@@ -116,12 +116,12 @@ def add(
 
 
 def _check_address(key: str) -> None:
-    import bittensor as bt
+    from miner.config import check_address
 
     try:
-        bt.Keypair(ss58_address=key)
+        check_address(key)
     except ValueError as error:
-        raise OperatorError(f"{key} is no SS58 address: {error}; a uid needs --uid") from None
+        raise OperatorError(f"{error}; a uid needs --uid") from None
 
 
 def _holder_of_uid(uid: str, network: str, netuid: int) -> tuple[str, str]:

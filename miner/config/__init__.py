@@ -3,7 +3,15 @@
 Not exported is what loads more: phases and the settings of a run load pipeline, edits of the policy's file ruamel.yaml.
 """
 
-from miner.config.loader import Section, load_yaml, phase_folders, phase_names, shipped_config
+from miner.config.loader import (
+    Section,
+    load_yaml,
+    parse_json_or_yaml,
+    parse_yaml,
+    phase_folders,
+    phase_names,
+    shipped_config,
+)
 from miner.config.policy import LIST_NAMES, ListName, PolicyEntry, PolicyRules
 from miner.config.settings import (
     GenerateSettings,
@@ -15,6 +23,7 @@ from miner.config.settings import (
     ServingSettings,
     SpzSettings,
 )
+from miner.config.ss58 import check_address
 
 __all__ = [
     "LIST_NAMES",
@@ -30,7 +39,10 @@ __all__ = [
     "Section",
     "ServingSettings",
     "SpzSettings",
+    "check_address",
     "load_yaml",
+    "parse_json_or_yaml",
+    "parse_yaml",
     "phase_folders",
     "phase_names",
     "shipped_config",

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from miner.analytics import Experiment
-from miner.config import Section
+from miner.config import Section, parse_yaml
 from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
@@ -167,7 +167,7 @@ class StateFile:
     def read(self) -> PhaseState | None:
         """Return the state, None if there is no file yet. Raise StateError if it cannot be read."""
         try:
-            return PhaseState.model_validate(yaml.safe_load(self.path.read_text(encoding="utf-8")))
+            return PhaseState.model_validate(parse_yaml(self.path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

@@ -1,10 +1,10 @@
 """Snapshots of the metagraph, the list of a subnet's neurons, from the chain or from a file.
 
-A snapshot file is {"netuid": 17, "block": 1000, "neurons": [{"hotkey", "coldkey", "stake", "validator_permit", "ip",
-"port", "incentive"}]}; a neuron's uid is its index, and all but its hotkey and coldkey may be left out.
+A snapshot file, in JSON or YAML, is {"netuid": 17, "block": 1000, "neurons": [{"hotkey", "coldkey", "stake",
+"validator_permit", "ip", "port", "incentive"}]}; a neuron's uid is its index, and all but its hotkey and coldkey may be
+left out.
 """
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import bittensor as bt
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from miner.config import check_address, parse_json_or_yaml
 from miner.errors import ChainError, OperatorError
 
 log = logging.getLogger(__name__)
@@ -77,11 +79,12 @@ class FileChain:
     def snapshot(self) -> Snapshot:
         """Read the file. Raises OperatorError naming the file and what is wrong with it."""
         try:
-            content: Any = json.loads(self.path.read_text(encoding="utf-8"))
+            content: Any = parse_json_or_yaml(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise OperatorError(f"the chain file {self.path} does not exist (--subtensor.network file:PATH)") from None
-        except (OSError, ValueError) as error:
-            raise OperatorError(f"the chain file {self.path} cannot be read as JSON: {error}") from None
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            problem = " ".join(str(error).split())
+            raise OperatorError(f"the chain file {self.path} cannot be read as JSON or YAML: {problem}") from None
         try:
             neurons = tuple(Neuron(uid=uid, **entry) for uid, entry in enumerate(content["neurons"]))
             netuid, block = int(content.get("netuid", self.netuid)), int(content.get("block", 0))
@@ -94,6 +97,13 @@ class FileChain:
                 f'the chain file {self.path} must be {{"netuid": .., "block": .., "neurons": '
                 '[{"hotkey", "coldkey", ..}]}'
             ) from None
+        for neuron in neurons:
+            for name, address in (("hotkey", neuron.hotkey), ("coldkey", neuron.coldkey)):
+                try:
+                    check_address(address)
+                except ValueError as error:
+                    where = f"neurons.{neuron.uid}.{name}: {error}"
+                    raise OperatorError(f"the chain file {self.path} has an invalid neuron: {where}") from None
         if netuid != self.netuid:
             raise OperatorError(f"the chain file {self.path} is for netuid {netuid}, not {self.netuid}")
         return Snapshot(netuid, block, neurons)

@@ -21,6 +21,7 @@ from miner.localnet.validator_rules import ValidatorTiming
 from miner.runtime.logging import ResultLine
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import Generate, ImageTask, TextTask
+from tests.support.addresses import address
 from tests.support.paths import ROOT
 
 MINER = ROOT / "neurons" / "miner.py"
@@ -42,17 +43,21 @@ class Subnet:
         self.wallet = wallets["miner"]
         self.chain_file = folder / "chain.json"
         self.validator_port, self.miner_port, self.monitor_port = free_port(), free_port(), free_port()
+        coldkey = address("c")
         validator = Neuron(
             uid=0,
             hotkey=wallets["validator"].hotkey.ss58_address,
-            coldkey="c",
+            coldkey=coldkey,
             stake=5000,
             validator_permit=True,
             ip=LOOPBACK,
             port=self.validator_port,
         )
         hotkey = self.wallet.hotkey.ss58_address
-        self.neurons = [validator, Neuron(uid=1, hotkey=hotkey, coldkey="c", ip=LOOPBACK, port=self.miner_port)]
+        self.neurons = [
+            validator,
+            Neuron(uid=1, hotkey=hotkey, coldkey=address("c"), ip=LOOPBACK, port=self.miner_port),
+        ]
         write_chain_file(self.chain_file, self.neurons)
 
     def arguments(self, **changes: str) -> list[str]:
