@@ -229,6 +229,7 @@ class Miner:
             validators=view_validators(self.puller.records.values(), SYSTEM_CLOCK),
             config_hashes={phase.name: phase.config_hash for phase in choice.phases},
             experiment=experiment.as_json() if experiment else None,
+            problems=self.manager.problems,
             version=installed_version(),
         )
 

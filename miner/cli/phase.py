@@ -37,7 +37,7 @@ def phase() -> None:
 @phase.command("list")
 @operator_files
 def list_phases(config: Path | None, state: Path | None) -> None:
-    """List all phases, those to run marked with *."""
+    """List all phases, those to run marked with *, each with the hash of its settings."""
     from miner.config import phase_names
     from miner.phases import StateFile
 
@@ -45,22 +45,37 @@ def list_phases(config: Path | None, state: Path | None) -> None:
     written = StateFile(files.state_dir).read()
     current = written.current if written else None
     running = {named.name: named for named in current.phases} if current else {}
-    for name in phase_names(files.config):
-        mark = "*" if name in running else " "
+    for name in sorted({*phase_names(files.config), *running}):
+        mark, file_line = " ", ""
         try:
             named = load_phase(name, files.config)
         except OperatorError as error:
-            click.echo(f"{mark} {name:<12} broken         {error}")
-            continue
-        click.echo(f"{mark} {name:<12} {named.config_hash}   {named.settings.note}")
-        if name in running and running[name].config_hash != named.config_hash:
-            click.echo(f"  {'':<12} {running[name].config_hash}   is what runs, from before the file was changed")
+            named, file_line = None, f"broken         {error}"
+        if current and name in running:
+            mark, ran = "*", running[name]
+            if named is None:
+                file_line = f"its file is {file_line}"
+            elif named.config_hash != ran.config_hash:
+                file_line = f"its file has   {named.config_hash}, {_when_used(name, current)}"
+            named = ran
+        if named is not None:
+            click.echo(f"{mark} {name:<12} {named.config_hash}   {named.settings.note}".rstrip())
+            mark, name = " ", ""
+        if file_line:
+            click.echo(f"{mark} {name:<12} {file_line}")
     if current:
-        click.echo(f"To run: {current.label}")
+        click.echo(f"To run: {current.label}" + ("" if written and written.ready else ", which no miner runs yet"))
     else:
         click.echo("Nothing was applied yet: the miner begins with the phase of its settings file")
     if written and written.before:
         click.echo(f"Before: {', '.join(earlier.phases[0].label for earlier in reversed(written.before))}")
+
+
+def _when_used(name: str, current: "PhaseChoice") -> str:
+    """Return when a change of a phase's file takes effect."""
+    if current.is_split:
+        return "which has no effect while the split runs"
+    return "which a running miner takes over" if current.follows else f"which `sn17-miner phase apply {name}` uses"
 
 
 @phase.command()

@@ -170,6 +170,7 @@ def _ago(moment: float | None, now: float) -> str:
 def _problems(content: Json) -> Iterable[str]:
     if not content["pipeline_loaded"]:
         yield "the models are not loaded yet"
+    yield from content["problems"]
     for name, count in content["restarts"].items():
         yield f"{name} was restarted {count} times; the log says why"
     ledger = content["ledger"]

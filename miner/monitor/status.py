@@ -60,7 +60,7 @@ class Status:
 
     `metagraph_age` and `last_success` are None before the first. `config_hashes` are those of the phases that tasks are
     generated with, by name. `experiment` is a miner.analytics.experiments.ExperimentSummary as JSON, None if no
-    experiment runs.
+    experiment runs. `problems` are what the operator should know of the phase files, in words.
     """
 
     status: Literal["starting", "ok", "stopping"]
@@ -77,6 +77,7 @@ class Status:
     validators: tuple[ValidatorView, ...] = ()
     config_hashes: Mapping[str, str] = field(default_factory=dict)
     experiment: Mapping[str, Any] | None = None
+    problems: tuple[str, ...] = ()
     service: str = SERVICE
     version: str = ""
 

@@ -188,7 +188,8 @@ async function readStatus() {
     drawExperiment();
     drawTiles();
     drawValidators();
-    notice(known.figures?.problem || known.status.ledger?.problem || "");
+    const problems = [known.figures?.problem, known.status.ledger?.problem, ...known.status.problems];
+    notice(problems.filter(Boolean).join("; "));
   } catch (error) {
     place("state").textContent = "unreachable";
     place("state").className = "pill bad";
