@@ -21,7 +21,7 @@ from miner.monitor import Observability, StartingMiner, Status, StatusBoard, vie
 from miner.phases import ExperimentMonitor, ModelOwner, PhaseFiles, PhaseManager, StateFile
 from miner.policy import Blacklist
 from miner.pull import CooldownStore, Puller, SessionContext
-from miner.runtime import SYSTEM_CLOCK, Supervisor, code_version, installed_version, log_to_files
+from miner.runtime import SYSTEM_CLOCK, Supervisor, claim_folder, code_version, installed_version, log_to_files
 from miner.runtime.gpu_memory import read_gpu_memory
 from miner.subnet.metagraph import open_chain
 from miner.subnet.metagraph_sync import MetagraphSync
@@ -75,6 +75,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     check_chain_file(options)
     wallet = load_wallet(options)
     hotkey: str = wallet.hotkey.ss58_address
+    stack.enter_context(claim_folder(files.state_dir))
     stack.enter_context(log_to_files(files.state_dir / "logs"))
     ledger = LedgerWriter(files.ledger)
     stack.push_async_callback(asyncio.to_thread, ledger.close, LEDGER_TIMEOUT)

@@ -95,7 +95,15 @@ async def check_figures(tab: Tab) -> None:
 async def check_that_words_stay_words(tab: Tab) -> None:
     """A prompt, a task's id, names of phases and GPUs: shown as they came, and never run."""
     assert "; the file of phase a has changed" in await tab.evaluate("document.getElementById('notice').textContent")
-    for place in ("#notice", "#identity", "#experiment", "#tiles", "#phases", "#validators", ".result:last-child .words"):
+    for place in (
+        "#notice",
+        "#identity",
+        "#experiment",
+        "#tiles",
+        "#phases",
+        "#validators",
+        ".result:last-child .words",
+    ):
         assert HOSTILE in await tab.evaluate(f"document.querySelector({place!r}).textContent"), place
     assert await tab.evaluate("document.title") != "1"
     assert await tab.evaluate("document.querySelectorAll('main script, img[onerror]').length") == 0
