@@ -176,7 +176,7 @@ def _problems(content: Json) -> Iterable[str]:
     ledger = content["ledger"]
     if ledger is not None:
         if ledger["problem"]:
-            yield f"the ledger cannot be written: {ledger['problem']}"
+            yield f"ledger: {ledger['problem']}"
         if ledger["dropped"]:
             yield f"{ledger['dropped']} records of the ledger were lost"
     for view in content["validators"]:

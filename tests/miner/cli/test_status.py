@@ -128,7 +128,7 @@ def test_problems_are_listed(monitor: FakeMonitor) -> None:
         "  the models are not loaded yet",
         "  the file of phase a has changed",
         "  the loop of validator 5F3sa2TJ was restarted 3 times; the log says why",
-        "  the ledger cannot be written: disk full",
+        "  ledger: disk full",
         "  4 records of the ledger were lost",
         "  validator 5F3sa2TJ (uid 27): 6 failures in a row",
     ]
