@@ -111,7 +111,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     supervisor = Supervisor()
     context = SessionContext(wallet.hotkey, runner, blacklist.decide, config.pulling, SYSTEM_CLOCK, recorder)
     puller = Puller(context, supervisor, CooldownStore(settings.cooldowns(hotkey)))
-    external_ip = await find_external_ip(options) if config.serving.enabled else None
+    external_ip = await first_or_stop(stop, find_external_ip(options)) if config.serving.enabled else None
     server = None
     if config.serving.enabled:
         axon = make_axon(wallet, options, external_ip)

@@ -163,4 +163,4 @@ async def test_deregistered_with_a_task_in_hand(subnet: PullingSubnet) -> None:
     subnet.generate = leave
     with pytest.raises(MinerError, match="no longer registered") as caught:
         await asyncio.wait_for(mine(subnet.settings), TIMEOUT)
-    assert caught.value.exit_code is ExitCode.DEREGISTERED
+    assert caught.value.exit_code is ExitCode.NOT_REGISTERED
