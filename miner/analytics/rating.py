@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from miner.analytics.intervals import tasks_to_exclude, wilson_interval
+from miner.words import plural
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Rating:
             return f"at least {self.band.name}"
         if self.is_below:
             return f"below {LOWEST_FLOOR:.2f}"
-        return "not enough data" + (f", {self.more_tasks} more tasks" if self.more_tasks is not None else "")
+        return "not enough data" + (f", {plural(self.more_tasks, 'more task')}" if self.more_tasks is not None else "")
 
 
 @dataclass(frozen=True)

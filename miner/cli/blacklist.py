@@ -9,6 +9,7 @@ import click
 
 from miner.cli.options import FILE, group_operator_files, ledger_option, load_files, operator_files, parse_time
 from miner.errors import OperatorError
+from miner.words import plural
 
 if TYPE_CHECKING:
     from miner.analytics import AcceptanceRate
@@ -197,8 +198,8 @@ def suggest(ledger: Path | None, below: float, file: Path | None, config: Path |
         click.echo(f"sn17-miner blacklist add {hotkey} --days {SUGGESTED_DAYS} --reason '{argument}'")
     few = sum(rate.judged < MIN_OUTCOMES for rate in rates.values())
     click.echo(
-        f"{len(suggestions)} of {len(rates)} validators surely accept less than {below:.0%}; "
-        f"{few} have fewer than {MIN_OUTCOMES} outcomes, too few to tell"
+        f"{len(suggestions)} of {plural(len(rates), 'validator')} with a rate surely below {below:.0%}; {few} with "
+        f"fewer than {MIN_OUTCOMES} outcomes, too few to tell"
     )
 
 

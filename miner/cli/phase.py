@@ -16,6 +16,7 @@ from miner.cli.options import (
     operator_files,
 )
 from miner.errors import MinerError, OperatorError
+from miner.words import plural
 
 if TYPE_CHECKING:
     from miner.phases import Arm, PhaseChoice, PhaseState, StateFile
@@ -204,7 +205,7 @@ def rollback(no_wait: bool, config: Path | None, state: Path | None) -> None:
             "of the file."
         )
     left = len(after.before)
-    click.echo(f"{left} phases to go back to are left" if left != 1 else "One phase to go back to is left")
+    click.echo(f"Left to go back to: {plural(left, 'phase')}")
     _report_answer(phase_files.state, after.current, no_wait)
 
 

@@ -8,6 +8,7 @@ import click
 
 from miner.cli.options import FILE
 from miner.errors import OperatorError
+from miner.words import plural
 
 if TYPE_CHECKING:
     from pipeline import Splats
@@ -50,7 +51,7 @@ def info(file: Path) -> None:
     from pipeline import invalid_reason
 
     reason = invalid_reason(content)
-    rows = [("file", f"{file}, {len(data)} bytes"), *_header(file, data), *_statistics(content)]
+    rows = [("file", f"{file}, {plural(len(data), 'byte')}"), *_header(file, data), *_statistics(content)]
     rows.append(("validator", "accepted" if reason is None else f"refused: {reason}"))
     for name, value in rows:
         click.echo(f"{name:<12} {value}")
@@ -66,7 +67,7 @@ def _header(file: Path, data: bytes) -> list[tuple[str, str]]:
     flags = ", antialiased" if header.antialiased else ""
     return [
         ("format", f"SPZ version {header.version}, {header.fractional_bits} fractional bits{flags}"),
-        ("raw size", f"{header.raw_bytes} bytes, compressed to {header.frame_bytes}"),
+        ("raw size", f"{plural(header.raw_bytes, 'byte')}, compressed to {header.frame_bytes}"),
     ]
 
 
@@ -111,7 +112,7 @@ def convert(source: Path, target: Path) -> None:
     except FormatError as error:
         raise OperatorError(f"{source}: {error}") from None
     target.write_bytes(data)
-    click.echo(f"{target}: {len(content)} gaussians, {len(data)} bytes")
+    click.echo(f"{target}: {plural(len(content), 'gaussian')}, {plural(len(data), 'byte')}")
 
 
 @splats.command()
@@ -138,4 +139,4 @@ def render(file: Path, output: Path, views: int, size: int) -> None:
         picture.save(output)
     except ValueError:
         raise OperatorError(f"{output}: expected a name that ends in .png") from None
-    click.echo(f"{output}: {views} views of {len(content)} gaussians")
+    click.echo(f"{output}: {plural(views, 'view')} of {plural(len(content), 'gaussian')}")

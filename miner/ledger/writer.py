@@ -11,7 +11,8 @@ from pathlib import Path
 from miner.ledger.events import Event, ExperimentEnded, ExperimentStarted, PhaseChanged
 from miner.ledger.file import LOST_WAL, LedgerFile, Loss
 from miner.ledger.schema import NewerLedgerError
-from miner.runtime import backoff, plural
+from miner.runtime import backoff
+from miner.words import plural
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class LedgerWriter:
             self._dropped += lost
             self._events.clear()
         if lost:
-            log.warning("The ledger %s was closed before %d events were written", self.path, lost)
+            log.warning("The ledger %s was closed before it had %s", self.path, plural(lost, "more event"))
         return not lost
 
     @property
@@ -176,7 +177,7 @@ class LedgerWriter:
             dropped = self._dropped
             self._changed.notify_all()
         if recovered:
-            log.warning("The ledger %s is written again; %d events were lost so far", self.path, dropped)
+            log.warning("The ledger %s is written again; lost so far: %s", self.path, plural(dropped, "event"))
 
     def _report(self, error: Exception) -> None:
         problem = f"{type(error).__name__}: {error}"

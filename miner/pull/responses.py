@@ -7,6 +7,7 @@ import bittensor as bt
 from miner.ledger import Outcome
 from miner.runtime import sanitise_text
 from miner.subnet.protocol import ProtocolTask, PullTask, SubmitResults
+from miner.words import plural
 
 # A validator that does not find us in its metagraph advises an hour, but looks again every ten minutes.
 UNREGISTERED_DELAY = 600.0
@@ -33,7 +34,7 @@ class OnCooldown:
     @property
     def reason(self) -> str:
         """The response in words, for the log."""
-        return f"on cooldown, {self.violations} violations"
+        return f"on cooldown, {plural(self.violations, 'violation')}"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from miner.subnet.encoding import decode_prompt, encode_result
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import PullTask, sign_submission
 from miner.tasks import Task, TaskRunner
+from miner.words import plural
 from pipeline import Cancelled, PipelineError
 
 log = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ class ValidatorSession:
         self._record_outcome(response.outcome, response.score, response.cooldown_until)
         is_expected = response.outcome in (Outcome.ACCEPTED, Outcome.SKIPPED)
         level = logging.INFO if is_expected else logging.WARNING
-        submitted = f"{len(results)} bytes submitted" if results else "empty result submitted"
+        submitted = f"{plural(len(results), 'byte')} submitted" if results else "empty result submitted"
         task_id = sanitise_name(held.task.id)
         log.log(level, "Task %s: %s to %s: %s", task_id, submitted, record.name, response.reason)
         return machine.SubmissionCompleted(response, sent, reply.delivered, date)

@@ -7,7 +7,6 @@ from miner.runtime.pid_file import claim_folder, find_owner
 from miner.runtime.supervisor import Supervisor
 from miner.runtime.threads import Returned, run_in_daemon
 from miner.runtime.version import code_version, installed_version
-from miner.runtime.words import plural
 
 __all__ = [
     "SYSTEM_CLOCK",
@@ -24,7 +23,6 @@ __all__ = [
     "installed_version",
     "locked",
     "log_to_files",
-    "plural",
     "run_in_daemon",
     "sanitise_name",
     "sanitise_text",

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from miner.config import check_address, parse_json_or_yaml
 from miner.errors import ChainError, OperatorError
+from miner.words import plural
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ def read_metagraph(metagraph: Any, netuid: int) -> Snapshot:
     }
     for name, column in columns.items():
         if count == 0 or len(column) != count:
-            raise ChainError(f"incomplete metagraph, {len(column)} {name} for {count} neurons")
+            raise ChainError(f"incomplete metagraph, {len(column)} {name} for {plural(count, 'neuron')}")
     neurons = tuple(
         Neuron(
             uid=uid,

@@ -6,6 +6,7 @@ from miner.analytics.experiments import ExperimentSummary
 from miner.analytics.report import formatting
 from miner.analytics.report.build import Report
 from miner.analytics.report.formatting import moment, percent
+from miner.words import plural
 
 
 def as_text(report: Report) -> str:
@@ -14,7 +15,7 @@ def as_text(report: Report) -> str:
     if not total.tasks:
         return formatting.explain_emptiness(report) + "\n"
     since = f" since {moment(report.since)}" if report.since else ""
-    lines = [f"{report.ledger}: {total.tasks} tasks{since}, as of {moment(report.until)} UTC", ""]
+    lines = [f"{report.ledger}: {plural(total.tasks, 'task')}{since}, as of {moment(report.until)} UTC", ""]
     head = ["by " + report.by, "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 % interval", "score"]
     head += ["quality", "p50 s", "p95 s", "gaussians", "verdict"]
     lines += _table([head, *map(formatting.summary_cells, (*report.groups, report.total))])
@@ -69,7 +70,7 @@ def _experiment(summary: ExperimentSummary) -> Iterable[str]:
     yield f"Experiment {row.name} since {moment(row.started_at)} UTC{ended}"
     for arm, accepted, counted in summary.arms:
         share = f" ({percent(accepted / counted)})" if counted else ""
-        yield f"  {arm}: {accepted} accepted of {counted} tasks that count{share}"
+        yield f"  {arm}: {accepted} accepted of {plural(counted, 'counted task')}{share}"
     for comparison in result.comparisons:
         low, high = comparison.odds_ratio
         evidence = f"{formatting.evidence(comparison.highest_e_value)} of {result.threshold:.0f}"

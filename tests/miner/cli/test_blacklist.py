@@ -203,7 +203,7 @@ def test_suggest_from_a_ledger(run: Run, file: Path, tmp_path: Path) -> None:
     argument = "accepted 0 of 60: 0.0% to 6.0% at 95 % confidence"
     assert f"# {argument}\nsn17-miner blacklist add {A} --days 7 --reason '{argument}'\n" in out
     assert B not in out
-    assert "1 of 3 validators surely accept less than 10%; 1 have fewer than 50 outcomes" in out
+    assert "1 of 3 validators with a rate surely below 10%; 1 with fewer than 50 outcomes" in out
     before = file.read_bytes()
     assert A in run("suggest", "--ledger", path, "--below", "0.9")[1]
     assert file.read_bytes() == before

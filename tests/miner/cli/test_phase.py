@@ -49,7 +49,7 @@ def test_apply_and_go_back(run: Run, state: StateFile) -> None:
     assert current(state) == "phase3"
     code, out = run("rollback")
     assert (code, current(state)) == (0, "baseline")
-    assert "0 phases to go back to are left" in out
+    assert "Left to go back to: 0 phases" in out
     code, out = run("rollback")
     assert (code, current(state)) == (2, "baseline")
     assert out == "ERROR: there is no phase to go back to\n"

@@ -71,7 +71,7 @@ def test_text_of_a_ledger_with_everything(ledger: Path) -> None:
     assert code == 0
     assert all(re.search(rf"^{column} ", out, re.MULTILINE) for column in COMPARED)
     assert "Experiment 2025-11 phase3 baseline since" in out
-    assert re.search(r"phase3: \d+ accepted of \d+ tasks that count", out)
+    assert re.search(r"phase3: \d+ accepted of \d+ counted tasks", out)
     assert "phase3 better than baseline: evidence" in out
 
 

@@ -129,7 +129,7 @@ def test_problems_are_listed(monitor: FakeMonitor) -> None:
         "  the file of phase a has changed",
         "  the loop of validator 5F3sa2TJ was restarted 3 times; the log says why",
         "  ledger: disk full",
-        "  4 records of the ledger were lost",
+        "  4 records of the ledger lost",
         "  validator 5F3sa2TJ (uid 27): 6 failures in a row",
     ]
     assert "last success not yet" in out
