@@ -14,6 +14,7 @@ from miner.config.loader import (
 )
 from miner.config.policy import LIST_NAMES, ListName, PolicyEntry, PolicyRules
 from miner.config.settings import (
+    BANDS,
     GenerateSettings,
     HousekeepingSettings,
     MinerSettings,
@@ -26,6 +27,7 @@ from miner.config.settings import (
 from miner.config.ss58 import check_address
 
 __all__ = [
+    "BANDS",
     "LIST_NAMES",
     "GenerateSettings",
     "HousekeepingSettings",

@@ -3,9 +3,9 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from miner.config.loader import Section, check, read_mapping, shipped_config
 
@@ -91,6 +91,10 @@ class LedgerSettings(Section):
     path: Path | None = None
 
 
+# The lowest acceptance rate of each band that verdicts name.
+BANDS = {"excellent": 0.70, "good": 0.60, "minimum": 0.55, "modest": 0.45}
+
+
 class MinerSettings(Section):
     """The content of config/miner.yaml."""
 
@@ -106,6 +110,14 @@ class MinerSettings(Section):
     ledger: LedgerSettings = LedgerSettings()
     monitor: MonitorSettings = MonitorSettings()
     housekeeping: HousekeepingSettings = HousekeepingSettings()
+    bands: dict[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0, lt=1)]] = BANDS
+
+    @field_validator("bands")
+    @classmethod
+    def _differ(cls, bands: dict[str, float]) -> dict[str, float]:
+        if not bands or len(set(bands.values())) < len(bands):
+            raise ValueError("must name at least one band, and each with a floor of its own")
+        return bands
 
 
 @dataclass(frozen=True)

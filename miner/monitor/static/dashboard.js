@@ -78,6 +78,7 @@ function table(head, rows) {
 function drawFigures() {
   const { figures } = known;
   const span = SPANS[figures.hours];
+  place("bands").textContent = figures.bands_explanation;
   if (figures.phases.length === 0) {
     place("phases").replaceChildren(empty(`No task in the last ${span}.`));
     place("over-time").replaceChildren();

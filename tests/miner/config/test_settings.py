@@ -82,6 +82,8 @@ def test_settings_file_without_phases_falls_back_to_those_shipped(tmp_path: Path
         ),
         ("miner.yaml", "queue_size: 16", "queue: 16", r"unknown key serving.queue; allowed here: enabled, queue_size"),
         ("miner.yaml", "queue_size: 16", "queue_size: many", "serving.queue_size: .*integer"),
+        ("miner.yaml", "excellent: 0.70", "excellent: 70", "bands.excellent: .*less than 1"),
+        ("miner.yaml", "excellent: 0.70", "excellent: 0.60", "bands: .*each with a floor of its own"),
         ("miner.yaml", "precision: auto", "precision: float8", "precision: .*'float16'"),
         ("miner.yaml", "phase: phase3", "phase: [", "cannot be read as YAML"),
         ("phases/phase3.yaml", "steps: 50", "steps: 0", "sparse_structure_sampler_params.steps: .*greater than"),

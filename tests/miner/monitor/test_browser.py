@@ -86,6 +86,7 @@ async def check_figures(tab: Tab) -> None:
     assert "60 %" in rows[1]
     assert "23–88 %" in rows[1]
     assert await tab.evaluate("document.querySelectorAll('#stages rect').length") == 10
+    assert "needs 20 judged results" in await tab.evaluate("document.getElementById('bands').textContent")
     badges = await tab.evaluate("[...document.querySelectorAll('.badge')].map((one) => one.textContent)")
     assert "3 of 5, phase3 1 of 1" in await tab.evaluate("document.getElementById('experiment').textContent")
     assert sorted(badges) == ["0.71", "rejected"]
