@@ -57,7 +57,7 @@ def parse_yaml(text: str) -> Any:
         _refuse_duplicates(node)
         return loader.construct_document(node)
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def parse_json_or_yaml(text: str) -> Any:
@@ -132,7 +132,8 @@ def check(content: dict[str, Any], section: type[AnySection], origin: Callable[[
             if error["type"] == "extra_forbidden":
                 problem = f"unknown key {key}; allowed here: {_allowed_keys(section, location)}"
             else:
-                problem = f"{key}: {error['msg']}" if key else error["msg"]
+                message = error["msg"].removeprefix("Value error, ")
+                problem = f"{key}: {message}" if key else message
             problems.setdefault(origin(location), []).append(problem)
         raise OperatorError("; ".join(f"{path}: {'; '.join(lines)}" for path, lines in problems.items())) from None
 

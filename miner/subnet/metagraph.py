@@ -5,6 +5,7 @@ A snapshot file, in JSON or YAML, is {"netuid": 17, "block": 1000, "neurons": [{
 left out.
 """
 
+import ipaddress
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,8 +44,11 @@ class Neuron(BaseModel):
 
     @property
     def is_serving(self) -> bool:
-        """Whether this neuron has announced an axon."""
-        return self.ip != "0.0.0.0" and self.port != 0  # noqa: S104
+        """Whether this neuron has announced an axon, at an address that can be one."""
+        try:
+            return not ipaddress.ip_address(self.ip).is_unspecified and 0 < self.port < 65536
+        except ValueError:
+            return False
 
 
 @dataclass(frozen=True)

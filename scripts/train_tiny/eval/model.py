@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline import SamplerParams, Splats, choose_compute, upright
+from pipeline import SamplerParams, Splats, choose_compute, flip_up_axis
 from pipeline.conditioning.preprocessing import frame_object
 from pipeline.params import Conditions
 from pipeline.trellis import VoxelGrid
@@ -44,4 +44,5 @@ class ModelUnderTest:
             return None
         grid = VoxelGrid(occupied_voxels(logits))
         noise = torch.randn(len(grid), self.engine.latent_channels, generator=torch.Generator().manual_seed(seed + 1))
-        return upright(self.engine.decode_latents(self.engine.sample_latents(conditions, params, grid, noise), grid))
+        latents = self.engine.sample_latents(conditions, params, grid, noise)
+        return flip_up_axis(self.engine.decode_latents(latents, grid))
