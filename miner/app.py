@@ -23,7 +23,7 @@ from miner.policy import Blacklist
 from miner.pull import CooldownStore, Puller, SessionContext
 from miner.runtime import SYSTEM_CLOCK, Supervisor, claim_folder, code_version, installed_version, log_to_files
 from miner.runtime.gpu_memory import read_gpu_memory
-from miner.subnet.metagraph import open_chain
+from miner.subnet.metagraph import SavingChain, open_chain
 from miner.subnet.metagraph_sync import MetagraphSync
 from miner.subnet.registration import check_chain_file, find_external_ip, find_registration, load_wallet
 from miner.tasks import TaskRunner
@@ -84,7 +84,12 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     stack.callback(_log_totals, board)
     observability = await stack.enter_async_context(Observability.open(files, ledger, board))
     sync = await unless_stopped(
-        stop, MetagraphSync.open(lambda: open_chain(options.chain, options.netuid), hotkey, config.chain.sync_interval)
+        stop,
+        MetagraphSync.open(
+            lambda: SavingChain(open_chain(options.chain, options.netuid), files.metagraph),
+            hotkey,
+            config.chain.sync_interval,
+        ),
     )
     board.source = replace(starting, metagraph_age=lambda: sync.age)
     find_registration(sync.snapshot, hotkey, options)

@@ -144,6 +144,11 @@ class OperatorFiles:
         return (self.settings.ledger.path or self.state_dir / LEDGER_NAME).expanduser()
 
     @property
+    def metagraph(self) -> Path:
+        """The file in which the miner keeps the metagraph as last seen."""
+        return self.state_dir / "seen-metagraph.json"
+
+    @property
     def blacklist(self) -> Path:
         """The file of the validator policy: beside the settings file, else the shipped one."""
         beside = self.config.parent / "blacklist.yaml"

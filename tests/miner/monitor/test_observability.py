@@ -20,6 +20,7 @@ from miner.localnet.validator import LOOPBACK, free_port
 from miner.localnet.validator_rules import ValidatorTiming
 from miner.runtime.logging import configure
 from miner.runtime.supervisor import Supervisor
+from miner.subnet.metagraph import read_snapshot
 from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import ply
 from tests.support.factories import (
@@ -133,6 +134,7 @@ async def test_a_miner_that_is_observed(subnet: ObservedSubnet) -> None:
     with pytest.raises(ConnectionError):
         await asyncio.open_connection(LOOPBACK, subnet.port)
 
+    assert [neuron.uid for neuron in read_snapshot(subnet.folder / "seen-metagraph.json", 17).neurons] == [0, 1]
     log = (subnet.folder / "logs" / "miner.log").read_text()
     assert list(map(float, cut(SCORES, log))) == pytest.approx([one["score"] for one in results[1:]], abs=0.005)
     assert cut(COUNTS, log) == ["7K"] * 3

@@ -159,7 +159,7 @@ async def test_a_file_that_is_gone_changes_nothing(miner: ManagedMiner) -> None:
     assert await miner.made_with(1) == ("embedded", 3)
 
 
-@pytest.mark.parametrize("content", ["{", "", "current: nonsense"])
+@pytest.mark.parametrize("content", ["{", "", "current: nonsense", "at: 1.0\nat: 2.0"])
 async def test_a_damaged_state_changes_nothing(
     miner: ManagedMiner, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from miner.errors import ChainError, OperatorError
 from miner.localnet.validator import write_chain_file
-from miner.subnet.metagraph import FileChain, Neuron, Snapshot, SubtensorChain, open_chain
+from miner.subnet.metagraph import FileChain, Neuron, SavingChain, Snapshot, SubtensorChain, open_chain, read_snapshot
 from tests.support.addresses import address
 
 A, B, C = map(address, "abc")
@@ -36,6 +36,19 @@ def test_file_is_read_again_at_each_call(tmp_path: Path) -> None:
     assert chain.snapshot().neurons[0].is_serving
     write_chain_file(path, [], block=1001)
     assert chain.snapshot().block == 1001
+
+
+def test_what_was_seen_is_kept_if_possible(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_chain_file(tmp_path / "chain.json", [Neuron(uid=0, hotkey=A, coldkey=C, stake=2.5)], block=9)
+    kept = tmp_path / "kept.json"
+    chain = SavingChain(FileChain(tmp_path / "chain.json", 17), kept)
+    snapshot = chain.snapshot()
+    assert read_snapshot(kept, 17) == snapshot
+    kept.unlink()
+    kept.mkdir()
+    (kept / "in the way").touch()
+    assert chain.snapshot() == snapshot
+    assert f"The metagraph is not kept in {kept}" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -106,7 +119,7 @@ def metagraph(**changes: Any) -> SimpleNamespace:
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedSubtensor]:
     """Subtensors in the order in which connections are made."""
     made: list[ScriptedSubtensor] = []
-    monkeypatch.setattr("miner.subnet.metagraph.bt.Subtensor", lambda network: made.pop(0))
+    monkeypatch.setattr("bittensor.Subtensor", lambda network: made.pop(0))
     return made
 
 
@@ -157,7 +170,7 @@ def test_a_chain_that_cannot_be_reached_is_worth_another_try(monkeypatch: pytest
     def refuse(network: str) -> None:
         raise ConnectionRefusedError("nobody there")
 
-    monkeypatch.setattr("miner.subnet.metagraph.bt.Subtensor", refuse)
+    monkeypatch.setattr("bittensor.Subtensor", refuse)
     chain = SubtensorChain("finney", 17)
     for _ in range(3):
         with pytest.raises(ChainError, match="ConnectionRefusedError: nobody there") as caught:
