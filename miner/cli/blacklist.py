@@ -193,7 +193,7 @@ def list_entries(file: Path | None, config: Path | None, state: Path | None) -> 
                     click.echo(f"{'':<14}   now {words}")
     permit = "must hold a validator permit and" if rules.require_validator_permit else "need no permit but"
     click.echo(f"{'others':<14} {permit} have at least {rules.min_stake:g} stake")
-    if known.snapshot is not None:
+    if known.snapshot is not None and any(map(rules.entries, LIST_NAMES)):
         click.echo(f"{'':<14} now as of block {known.snapshot.block}, which the miner on {files.state_dir} saw last")
 
 

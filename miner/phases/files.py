@@ -98,7 +98,7 @@ class PhaseFiles:
                 problems[f"{error}; {running.label} goes on"] = logging.ERROR
                 continue
             if on_disk != phase.config_hash:
-                edit = f"the file of phase {phase.name} now has {on_disk}, which has no effect"
+                edit = f"The file of phase {phase.name} now has {on_disk}, which has no effect"
                 goes_on = f"{running.label} goes on with {phase.config_hash}; split or apply anew to use the file"
                 if not running.is_split:
                     cure = f"`sn17-miner phase apply {phase.name}` uses the file"

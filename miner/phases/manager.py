@@ -176,7 +176,7 @@ class PhaseManager:
         """Log those of the present problems that are new."""
         for problem, level in problems.items():
             if problem not in self.problems:
-                log.log(level, "%s", problem[0].upper() + problem[1:])
+                log.log(level, "%s", problem)
         self.problems = tuple(problems)
 
     async def _report_ignored_edits(self) -> None:

@@ -256,7 +256,7 @@ async def test_the_settings_of_a_rollback_keep_to_themselves_and_say_so(
     await miner.manager.poll(at_once=True)
     (problem,) = miner.manager.problems
     assert problem == (
-        f"the file of phase a now has {miner.phase('a').config_hash}, which has no effect: {before} was rolled back "
+        f"The file of phase a now has {miner.phase('a').config_hash}, which has no effect: {before} was rolled back "
         "to; `sn17-miner phase apply a` uses the file"
     )
     miner.write("a", latest)

@@ -117,7 +117,7 @@ async def test_arms_stay_as_they_were_when_the_split_began_and_the_log_says_so(
     assert {(await miner.made_with(seed))[1] for seed in range(4)} == {3, 5}
     edited, broken = miner.manager.problems
     assert edited == (
-        f"the file of phase a now has {miner.phase('a').config_hash}, which has no effect: split a=1 b=1 goes on with "
+        f"The file of phase a now has {miner.phase('a').config_hash}, which has no effect: split a=1 b=1 goes on with "
         f"{ran}; split or apply anew to use the file"
     )
     assert "phases/b.yaml: sparse_structure_sampler_params.steps" in broken
