@@ -87,6 +87,7 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, up: UpAxis | No
                     counters=runner.counters,
                     gpus=read_gpu_memory(),
                     config_hashes={phase.name: phase.config_hash},
+                    unanswered={phase.name: phase.settings.unanswered},
                     version=installed_version(),
                 )
 
