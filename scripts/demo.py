@@ -171,11 +171,16 @@ async def run_tasks(tasks: Sequence[DemoTask], folder: Path, started: float) -> 
     validator_wallet, miner_wallet = make_wallet(folder, "validator"), make_wallet(folder, "miner")
     miner_hotkey = miner_wallet.hotkey.ss58_address
     validator = LocalValidator(validator_wallet, free_port(), lambda hotkey: hotkey == miner_hotkey, TIMING)
-    stake, port = VALIDATOR_STAKE, validator.port
     validator_neuron = Neuron(
-        uid=0, hotkey=validator.hotkey, coldkey="c", stake=stake, validator_permit=True, ip=LOOPBACK, port=port
+        uid=0,
+        hotkey=validator.hotkey,
+        coldkey=validator.hotkey,
+        stake=VALIDATOR_STAKE,
+        validator_permit=True,
+        ip=LOOPBACK,
+        port=validator.port,
     )
-    miner_neuron = Neuron(uid=1, hotkey=miner_hotkey, coldkey="c", ip=LOOPBACK, port=free_port())
+    miner_neuron = Neuron(uid=1, hotkey=miner_hotkey, coldkey=miner_hotkey, ip=LOOPBACK, port=free_port())
     write_chain_file(folder / "chain.json", [validator_neuron, miner_neuron], NETUID)
     for task in tasks:
         if task.reference is not None:

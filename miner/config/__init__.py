@@ -3,9 +3,18 @@
 Not exported is what loads more: phases and the settings of a run load pipeline, edits of the policy's file ruamel.yaml.
 """
 
-from miner.config.loader import Section, load_yaml, phase_folders, phase_names, shipped_config
+from miner.config.loader import (
+    Section,
+    load_yaml,
+    parse_json_or_yaml,
+    parse_yaml,
+    phase_folders,
+    phase_names,
+    shipped_config,
+)
 from miner.config.policy import LIST_NAMES, ListName, PolicyEntry, PolicyRules
 from miner.config.settings import (
+    BANDS,
     GenerateSettings,
     HousekeepingSettings,
     MinerSettings,
@@ -15,8 +24,10 @@ from miner.config.settings import (
     ServingSettings,
     SpzSettings,
 )
+from miner.config.ss58 import check_address
 
 __all__ = [
+    "BANDS",
     "LIST_NAMES",
     "GenerateSettings",
     "HousekeepingSettings",
@@ -30,7 +41,10 @@ __all__ = [
     "Section",
     "ServingSettings",
     "SpzSettings",
+    "check_address",
     "load_yaml",
+    "parse_json_or_yaml",
+    "parse_yaml",
     "phase_folders",
     "phase_names",
     "shipped_config",

@@ -15,7 +15,15 @@ from miner.ledger.events import (
     TaskStarted,
 )
 from miner.ledger.outcomes import CLOSING, Outcome
-from miner.ledger.reader import ExperimentRow, LedgerReader, PhaseRow, TaskRow, query_ledger, read_open_tasks
+from miner.ledger.reader import (
+    ExperimentRow,
+    LedgerReader,
+    PhaseRow,
+    TaskRow,
+    ValidatorRow,
+    query_ledger,
+    read_open_tasks,
+)
 from miner.ledger.recorder import TaskRecord, TaskRecorder
 from miner.ledger.schema import SPLAT_COLUMNS, open_for_writing
 from miner.ledger.writer import LedgerStatus, LedgerWriter
@@ -44,6 +52,7 @@ __all__ = [
     "TaskRow",
     "TaskStarted",
     "TasksDeleted",
+    "ValidatorRow",
     "open_for_writing",
     "query_ledger",
     "read_open_tasks",

@@ -26,6 +26,7 @@ def as_json(report: Report) -> str:
         "phases": [phase._asdict() for phase in report.phases],
         "experiments": [_experiment(experiment) for experiment in report.experiments],
         "ledger": str(report.ledger),
+        "bands": {band.name: band.floor for band in report.scale.bands},
     }
     return json.dumps(_without_infinities(content), indent=1) + "\n"
 
