@@ -103,6 +103,7 @@ class MinerProcess:
         self.progress = asyncio.Event()
         self.delivered = 0
         self.results: list[ResultLine] = []
+        self.lines: list[str] = []
         self._process = process
         self._started = started
         self._reader = asyncio.create_task(self._read_log())
@@ -124,6 +125,7 @@ class MinerProcess:
         assert self._process.stdout is not None
         async for raw in self._process.stdout:
             line = raw.decode(errors="replace").rstrip()
+            self.lines.append(line)
             print(f"[{time.monotonic() - self._started:5.1f} s] miner: {line}", flush=True)
             if "| Ready:" in line:
                 self.ready.set()
@@ -150,6 +152,11 @@ class MinerProcess:
         for task in pending:
             task.cancel()
         return waiting in done
+
+    async def kill(self) -> None:
+        """End the process as a power cut would."""
+        self._process.kill()
+        await self.wait()
 
     async def stop(self) -> int:
         """Ask the process to stop; return its exit code."""
