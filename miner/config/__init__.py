@@ -1,6 +1,6 @@
 """The operator's files as frozen, checked values: settings, phases, the validator policy.
 
-Not exported is what loads more: phases and the settings of a run load pipeline, edits of the policy's file ruamel.yaml.
+Not exported is what loads pipeline, phases and the settings of a run, and edits of the policy's file, which are the CLI's alone.
 """
 
 from miner.config.loader import Section, load_yaml, phase_folders, phase_names, shipped_config
