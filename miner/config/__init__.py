@@ -1,6 +1,6 @@
 """The operator's files as frozen, checked values: settings, phases, the validator policy.
 
-Not exported is what loads pipeline, phases and the settings of a run, and edits of the policy's file, which are the CLI's alone.
+Not exported are phases and the settings of a run, which load pipeline, and edits of the policy's file, for one command.
 """
 
 from miner.config.loader import Section, load_yaml, phase_folders, phase_names, shipped_config

@@ -170,7 +170,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if not self.check_event(yaml.AliasEvent):
             return super().compose_node(parent, index)
-        event = self.get_event()
+        event = self.get_event()  # type: ignore[no-untyped-call]
         return yaml.ScalarNode("alias", event.anchor, event.start_mark, event.end_mark)
 
 
@@ -188,4 +188,4 @@ def _next_line(text: str, index: int) -> int:
 
 def _dump(item: Item, **style: Any) -> str:
     """Return a list of one item as YAML, on as few lines as its style allows."""
-    return yaml.safe_dump([item], sort_keys=False, allow_unicode=True, width=2**31, **style)
+    return str(yaml.safe_dump([item], sort_keys=False, allow_unicode=True, width=2**31, **style))

@@ -79,8 +79,7 @@ class ResidualBlock:
 
     def modulations(self, time_embeddings: Tensor) -> Tensor:
         """Compute scale and shift [T, 2 * out_channels] of embedded times [T, C]."""
-        scale_shift: Tensor = self._block.emb_layers(time_embeddings)
-        return scale_shift
+        return self._block.emb_layers(time_embeddings)
 
     def __call__(self, x: Tensor, maps: NeighbourMaps, modulation: Modulation) -> Tensor:
         """Apply the block to x [B, rows, in_channels]: [B, rows of `maps`, out_channels].

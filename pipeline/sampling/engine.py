@@ -61,8 +61,7 @@ class Engine:
 
     def decode_structure(self, sample: Tensor) -> Tensor:
         """Turn a latent grid [B, *structure_shape] into occupancy logits [B, 1, R, R, R]."""
-        logits: Tensor = self.checkpoint.structure_decoder(sample)
-        return logits
+        return self.checkpoint.structure_decoder(sample)
 
     def sample_latents(
         self,

@@ -47,8 +47,7 @@ class PlainFlows:
         """Return the velocities of x [N, channels] float32 on the N voxels of a grid."""
 
         def flow(x: Tensor, time: Tensor, context: Tensor) -> Tensor:
-            velocity: Tensor = self._latent_flow(x, grid, time, context)
-            return velocity
+            return self._latent_flow(x, grid, time, context)
 
         return _velocities(flow, times, conditions, grid.samples.count)
 

@@ -67,5 +67,4 @@ class SLatGaussianDecoder(nn.Module):
             shift = self.window_size // 2 * (index % 2)
             h = block(h, grid.windows(self.window_size, shift))
         h = F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=FINAL_NORM_EPS)
-        raw: Tensor = self.out_layer(h)
-        return raw
+        return self.out_layer(h)

@@ -108,5 +108,4 @@ class SLatFlowModel(nn.Module):
                 h = torch.cat([h, skips.pop()], dim=1)
             h = block(h, grids[-1], time)
         h = F.layer_norm(h, h.shape[-1:], eps=FINAL_NORM_EPS)
-        velocity: Tensor = self.out_layer(h.to(x.dtype))
-        return velocity
+        return self.out_layer(h.to(x.dtype))

@@ -50,8 +50,7 @@ class ResBlock3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to x [B, C, X, Y, Z]; returns the same shape."""
         h = self.conv1(F.silu(self.norm1(x)))
-        y: Tensor = x + self.conv2(F.silu(self.norm2(h)))
-        return y
+        return x + self.conv2(F.silu(self.norm2(h)))
 
 
 class UpsampleBlock3d(nn.Module):
@@ -115,5 +114,4 @@ class SparseStructureDecoder(nn.Module):
         h = self.middle_block(self.input_layer(z).to(self.dtype))
         for block in self.blocks:
             h = block(h)
-        logits: Tensor = self.out_layer(h.to(z.dtype))
-        return logits
+        return self.out_layer(h.to(z.dtype))

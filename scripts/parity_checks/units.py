@@ -51,8 +51,7 @@ def _convolve(arrays: Arrays, grid: VoxelGrid) -> Tensor:
     out_channels, *_, in_channels = arrays["conv_w"].shape
     layer = SparseConv3d(in_channels, out_channels)
     layer.conv.load_state_dict({"weight": arrays["conv_w"], "bias": arrays["conv_b"]})
-    result: Tensor = layer(arrays["sp_feats"], grid)
-    return result
+    return layer(arrays["sp_feats"], grid)
 
 
 def _compute_unit(name: str, arrays: Arrays) -> Unit | None:
