@@ -14,15 +14,9 @@ class ModulatedBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        context_channels: int,
-        heads: int,
-        mlp_ratio: float,
-        *,
-        qk_rms_norm: bool,
-        qk_rms_norm_cross: bool,
-    ) -> None:
+        self, channels: int, context_channels: int, heads: int, mlp_ratio: float, *,
+        qk_rms_norm: bool, qk_rms_norm_cross: bool,
+    ) -> None:  # fmt: skip
         """Create the layers, named as in the public checkpoints."""
         super().__init__()
         self.norm2 = nn.LayerNorm(channels, eps=BLOCK_NORM_EPS)

@@ -18,8 +18,7 @@ def occupied_voxels(logits: Tensor) -> Tensor:
 
 def likeliest_voxels(coords: Tensor, logits: Tensor, count: int) -> Tensor:
     """Return the `count` voxels of highest logit among coords [N, 4], in their order: [min(N, count), 4]."""
-    values = logits[:, 0][tuple(coords.long().T)]
-    kept = values.topk(min(count, len(coords))).indices
+    kept = logits[:, 0][tuple(coords.long().T)].topk(min(count, len(coords))).indices
     return coords[kept.sort().values]
 
 
@@ -32,8 +31,7 @@ class ChannelLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [B, C, X, Y, Z]; returns the same shape and dtype."""
-        channels_last = x.movedim(1, -1).float()
-        return super().forward(channels_last).to(x.dtype).movedim(-1, 1)
+        return super().forward(x.movedim(1, -1).float()).to(x.dtype).movedim(-1, 1)
 
 
 class ResBlock3d(nn.Module):
@@ -70,15 +68,9 @@ class SparseStructureDecoder(nn.Module):
     """A convolutional decoder."""
 
     def __init__(
-        self,
-        out_channels: int,
-        latent_channels: int,
-        num_res_blocks: int,
-        channels: Sequence[int],
-        num_res_blocks_middle: int = 2,
-        norm_type: str = "layer",
-        use_fp16: bool = False,
-    ) -> None:
+        self, out_channels: int, latent_channels: int, num_res_blocks: int, channels: Sequence[int],
+        num_res_blocks_middle: int = 2, norm_type: str = "layer", use_fp16: bool = False,
+    ) -> None:  # fmt: skip
         """Create the layers from the arguments in the checkpoints' JSON files.
 
         Raises ValueError on settings that the public checkpoints do not use.
@@ -104,10 +96,9 @@ class SparseStructureDecoder(nn.Module):
         bfloat16 is replaced by float32: the norm scales up voxels of small magnitude, and the rounding of bfloat16
         there decides whether voxels are occupied (18 % of the largest logit on a small network).
         """
-        dtype = torch.float32 if dtype == torch.bfloat16 else dtype
-        self.dtype = dtype
-        cast_matmul_weights(self.middle_block, dtype)
-        cast_matmul_weights(self.blocks, dtype)
+        self.dtype = torch.float32 if dtype == torch.bfloat16 else dtype
+        cast_matmul_weights(self.middle_block, self.dtype)
+        cast_matmul_weights(self.blocks, self.dtype)
 
     def forward(self, z: Tensor) -> Tensor:
         """Decode z [B, latent_channels, R, R, R] float32 to logits [B, out_channels, 4R, 4R, 4R] float32."""
