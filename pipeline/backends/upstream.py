@@ -18,19 +18,11 @@ from pipeline.compute import ComputeConfig
 from pipeline.conditioning.background import BackgroundRemover, Provider
 from pipeline.conditioning.preprocessing import cut_out, frame_object
 from pipeline.conditioning.prompt import ImagesPrompt, Prompt, TextPrompt
-from pipeline.errors import (
-    CheckpointError,
-    EmptyStructure,
-    NonFiniteOutput,
-    OutOfMemory,
-    PipelineError,
-    TooManyVoxels,
-    UnsupportedPrompt,
-)
-from pipeline.generator import generate_first
-from pipeline.params import SamplerParams, VoxelLimit
+from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory, PipelineError, UnsupportedPrompt
+from pipeline.generator import CheckpointSource, generate_first
+from pipeline.params import SamplerParams
 from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
-from pipeline.sampling.sample import Measurements
+from pipeline.sampling.sample import Measurements, check_voxel_count
 from pipeline.splats.splats import Splats
 from pipeline.trellis.gaussians import activated_to_splats
 from pipeline.weights.locate import locate
@@ -69,8 +61,8 @@ class UpstreamGenerator(Backend):
     def load(
         compute: ComputeConfig,
         *,
-        image: str | None = None,
-        text: str | None = None,
+        image: CheckpointSource | None = None,
+        text: CheckpointSource | None = None,
         background_model: str,
         background_provider: Provider = "cpu",
     ) -> "UpstreamGenerator":
@@ -79,12 +71,14 @@ class UpstreamGenerator(Backend):
         Upstream reads whole checkpoints, with all decoders, and its image encoder through torch.hub.
         Raises BackendError if the package is missing, CheckpointError or BackgroundModelError.
         """
+        if any(source is not None and source.overrides for source in (image, text)):
+            raise CheckpointError("backend: trellis loads whole checkpoints; leave overrides out")
         image_pipeline = text_pipeline = remover = None
         if image is not None:
-            image_pipeline = _pipeline("TrellisImageTo3DPipeline", image, compute.device)
+            image_pipeline = _pipeline("TrellisImageTo3DPipeline", image.checkpoint, compute.device)
             remover = BackgroundRemover(background_model, background_provider)
         if text is not None:
-            text_pipeline = _pipeline("TrellisTextTo3DPipeline", text, compute.device)
+            text_pipeline = _pipeline("TrellisTextTo3DPipeline", text.checkpoint, compute.device)
         return UpstreamGenerator(compute, image_pipeline, text_pipeline, remover)
 
     @property
@@ -125,7 +119,9 @@ class UpstreamGenerator(Backend):
             def sample_limited(*args: Any, **options: Any) -> Tensor:
                 coords = sample(*args, **options)
                 measurements.voxels = len(coords)
-                _check_count(len(coords), request.voxel_limit)
+                limit = request.voxel_limit
+                note = ", and upstream cannot drop any" if limit is not None and limit.excess == "drop" else ""
+                check_voxel_count(len(coords), limit, note)
                 return coords
 
             return sample_limited
@@ -231,14 +227,6 @@ def _published_params(params: SamplerParams) -> dict[str, Any]:
     if params.reuse:
         raise BackendError("upstream cannot reuse velocities: leave acceleration out of phases with `backend: trellis`")
     return params.published()
-
-
-def _check_count(count: int, limit: VoxelLimit | None) -> None:
-    if count == 0:
-        raise EmptyStructure("the structure sampler left every voxel empty; try another seed")
-    if limit is not None and count > limit.count:
-        note = ", and upstream cannot drop any" if limit.excess == "drop" else ""
-        raise TooManyVoxels(f"the structure has {count} voxels, more than {limit.count}{note}")
 
 
 def _splats(gaussian: Any) -> Splats:

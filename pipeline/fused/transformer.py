@@ -58,9 +58,8 @@ class TransformerBlocks:
 
         Only the first `valid_rows` rows of h are attended to. h is contiguous and overwritten.
         """
-        length = len(h)
+        x, length = h, len(h)
         token_rows = batch.token_contexts * length
-        x = h
         y: Tensor | None = None
         gate: Tensor | None = None
         normed = Activations.empty_like(x, fp8=self._fp8)
@@ -72,26 +71,15 @@ class TransformerBlocks:
                 # Contexts enter only now: up to here, one item stands for the whole batch.
                 x, y = x.repeat(batch.size, 1), y.repeat(batch.size, 1)
                 normed = Activations.empty_like(x, fp8=self._fp8)
+            mlp = scale_mlp, shift_mlp
             if token_rows:
-                norm = block.plain.norm2
-                add_norm(
-                    x[:token_rows],
-                    y=y[:token_rows],
-                    gate=gate_attention,
-                    affine=(norm.weight, norm.bias),
-                    out=normed.rows(0, token_rows),
-                )
-                crossed = block.cross_attention(normed.rows(0, token_rows), batch.keys_values[index], attend)
-                add_norm(x[:token_rows], y=crossed, modulation=(scale_mlp, shift_mlp), out=normed.rows(0, token_rows))
+                affine, out = (block.plain.norm2.weight, block.plain.norm2.bias), normed.rows(0, token_rows)
+                add_norm(x[:token_rows], y=y[:token_rows], gate=gate_attention, affine=affine, out=out)
+                crossed = block.cross_attention(out, batch.keys_values[index], attend)
+                add_norm(x[:token_rows], y=crossed, modulation=mlp, out=out)
             if batch.zero_contexts:
-                add_norm(
-                    x[token_rows:],
-                    y=y[token_rows:],
-                    gate=gate_attention,
-                    constant=block.zero_context_output,
-                    modulation=(scale_mlp, shift_mlp),
-                    out=normed.rows(token_rows),
-                )
+                rest, out, constant = y[token_rows:], normed.rows(token_rows), block.zero_context_output
+                add_norm(x[token_rows:], y=rest, gate=gate_attention, constant=constant, modulation=mlp, out=out)
             y, gate = block.mlp_out(block.mlp_in.apply_with_gelu(normed)), gate_mlp
         assert y is not None and gate is not None, "a flow has at least one block"
         return torch.addcmul(x, y.to(x.dtype), gate)

@@ -64,13 +64,9 @@ class Engine:
         return self.checkpoint.structure_decoder(sample)
 
     def sample_latents(
-        self,
-        conditions: Conditions,
-        params: SamplerParams,
-        grid: VoxelGrid,
-        noise: Tensor,
+        self, conditions: Conditions, params: SamplerParams, grid: VoxelGrid, noise: Tensor,
         on_step: OnSamplerStep = lambda _done: None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Turn noise [N, latent_channels] on the N voxels of a grid into denormalised latents of the same shape."""
         velocities = self.flows.prepare_latents(schedule(params.steps, params.rescale_t), conditions, grid)
         sample = self._sample(velocities, conditions, params, noise, on_step)
@@ -98,22 +94,16 @@ class Engine:
         for cells, voxels in sorted(self.flows.warm_up_sizes, reverse=True):
             grid = grid_of_size(cells, voxels, self.device)
             noise = torch.zeros(len(grid), self.latent_channels)
-            latents = self.sample_latents(conditions, WARM_UP_PARAMS, grid, noise)
             with suppress(NonFiniteOutput):
-                self.decode_latents(latents, grid)
+                self.decode_latents(self.sample_latents(conditions, WARM_UP_PARAMS, grid, noise), grid)
         if self.device.type == "cuda":
             # Torch would keep the memory cached for every size.
             torch.cuda.empty_cache()
 
     def _sample(
-        self,
-        velocities: Velocities,
-        conditions: Conditions,
-        params: SamplerParams,
-        noise: Tensor,
-        on_step: OnSamplerStep,
+        self, velocities: Velocities, conditions: Conditions, params: SamplerParams, x: Tensor, on_step: OnSamplerStep
     ) -> Tensor:
-        x = noise.to(self.device)
+        x = x.to(self.device)
         for step in euler_steps(velocities, x, conditions, params):
             x = step.x_next
             on_step(step.index + 1)

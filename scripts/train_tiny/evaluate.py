@@ -24,8 +24,7 @@ from typing import Any
 import torch
 
 from scripts.train_tiny.eval.metrics import summarise
-from scripts.train_tiny.eval.model import ModelUnderTest
-from scripts.train_tiny.eval.samples import RETRIEVAL_SIZE, EvalResult, evaluate, make_samples
+from scripts.train_tiny.eval.samples import RETRIEVAL_SIZE, EvalResult, evaluate, load_model, make_samples
 
 PANELS = {
     "voxel_iou": "voxels, IoU with one voxel of tolerance",
@@ -87,7 +86,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    model = ModelUnderTest(arguments.checkpoint, arguments.device)
+    model = load_model(arguments.checkpoint, arguments.device)
     checkpoint = model.engine.checkpoint
     recommended = checkpoint.sparse_structure_sampler_params, checkpoint.slat_sampler_params
     samples = make_samples(arguments.seed, arguments.objects, model.engine.device, text=model.takes_text)
