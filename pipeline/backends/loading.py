@@ -13,15 +13,9 @@ BackendName = Literal["native", "trellis"]
 
 
 def load_backend(
-    name: BackendName,
-    compute: ComputeConfig,
-    *,
-    image: CheckpointSource | None,
-    text: CheckpointSource | None,
-    background_model: str,
-    background_provider: Provider = "cpu",
-    text_to_image: str | None = None,
-) -> Backend:
+    name: BackendName, compute: ComputeConfig, *, image: CheckpointSource | None, text: CheckpointSource | None,
+    background_model: str, background_provider: Provider = "cpu", text_to_image: str | None = None,
+) -> Backend:  # fmt: skip
     """Load everything that generation from images, from sentences or from both needs; see Generator.load.
 
     text_to_image: the model that draws sentences, for use without `text`; see TextToImage.load.

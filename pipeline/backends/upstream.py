@@ -31,41 +31,31 @@ _INSTALL = (
     "clone https://github.com/microsoft/TRELLIS, run its setup.sh and put the clone on PYTHONPATH (the PyPI packages "
     "of that name are other software), or leave `backend: trellis` out"
 )
+# The pipeline for a prompt, and its method that generates, with the prompt already bound.
+_EncodedPrompt = tuple[Any, Callable[..., dict[str, Any]]]
 
 
 class BackendError(PipelineError):
     """An error of the `trellis` package: it is missing, it is another package of that name, or it failed."""
 
 
-@dataclass(frozen=True)
-class _EncodedPrompt:
-    """The pipeline for a prompt, and its method that generates, with the prompt already bound."""
-
-    pipeline: Any
-    run: Callable[..., dict[str, Any]]
-
-
+@dataclass(frozen=True, eq=False)
 class UpstreamGenerator(Backend):
-    """A backend of upstream's pipelines, for images, for sentences or for both; one call at a time."""
+    """A backend of upstream's pipelines on one device, for images, for sentences or for both; one call at a time.
 
-    def __init__(
-        self, compute: ComputeConfig, image: Any | None, text: Any | None, remove_background: BackgroundRemover | None
-    ) -> None:
-        """Take upstream's pipelines on their device; the one for images needs `remove_background`, too."""
-        self.image = image
-        self.text = text
-        self._remove_background = remove_background
-        self._device = compute.device
+    The pipeline for images needs `remove_background`, too.
+    """
+
+    device: torch.device
+    image: Any | None
+    text: Any | None
+    remove_background: BackgroundRemover | None
 
     @staticmethod
     def load(
-        compute: ComputeConfig,
-        *,
-        image: CheckpointSource | None = None,
-        text: CheckpointSource | None = None,
-        background_model: str,
-        background_provider: Provider = "cpu",
-    ) -> "UpstreamGenerator":
+        compute: ComputeConfig, *, image: CheckpointSource | None = None, text: CheckpointSource | None = None,
+        background_model: str, background_provider: Provider = "cpu",
+    ) -> "UpstreamGenerator":  # fmt: skip
         """Load upstream's pipelines for checkpoints in directories or in the local Hugging Face cache.
 
         Upstream reads whole checkpoints, with all decoders, and its image encoder through torch.hub.
@@ -79,7 +69,7 @@ class UpstreamGenerator(Backend):
             remover = BackgroundRemover(background_model, background_provider)
         if text is not None:
             text_pipeline = _pipeline("TrellisTextTo3DPipeline", text.checkpoint, compute.device)
-        return UpstreamGenerator(compute, image_pipeline, text_pipeline, remover)
+        return UpstreamGenerator(compute.device, image_pipeline, text_pipeline, remover)
 
     @property
     def supports_image(self) -> bool:
@@ -107,9 +97,9 @@ class UpstreamGenerator(Backend):
 
         Raises EmptyStructure, TooManyVoxels, NonFiniteOutput, OutOfMemory, BackendError, or what on_step raises.
         """
-        pipeline, run = conditioning.encoded.pipeline, conditioning.encoded.run
+        pipeline, run = conditioning.encoded
         structure, latents = request.sparse_structure_sampler_params, request.slat_sampler_params
-        measurements, stages = Measurements(self._device), ExitStack()
+        measurements, stages = Measurements(self.device), ExitStack()
 
         def enter(stage: str) -> None:
             stages.close()
@@ -153,16 +143,16 @@ class UpstreamGenerator(Backend):
         if isinstance(prompt, TextPrompt):
             if self.text is None:
                 raise UnsupportedPrompt("no text checkpoint is loaded; the phase needs text: {checkpoint: ...}")
-            return _EncodedPrompt(self.text, partial(self.text.run, prompt.text))
-        if self.image is None or self._remove_background is None:
+            return self.text, partial(self.text.run, prompt.text)
+        if self.image is None or self.remove_background is None:
             raise UnsupportedPrompt("no image checkpoint is loaded; the phase needs image: {checkpoint: ...}")
         images = prompt.images if isinstance(prompt, ImagesPrompt) else (prompt,)
-        pictures = [frame_object(cut_out(image.image, self._remove_background)) for image in images]
+        pictures = [frame_object(cut_out(image.image, self.remove_background)) for image in images]
         if isinstance(prompt, ImagesPrompt):
             run = partial(self.image.run_multi_image, pictures, preprocess_image=False, mode=prompt.combine)
         else:
             run = partial(self.image.run, pictures[0], preprocess_image=False)
-        return _EncodedPrompt(self.image, run)
+        return self.image, run
 
 
 def _pipeline(class_name: str, reference: str, device: torch.device) -> Any:

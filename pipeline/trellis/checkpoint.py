@@ -12,10 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
 from pipeline.params import SamplerParams
-from pipeline.trellis.gaussian_decoder import SLatGaussianDecoder
-from pipeline.trellis.latent_flow import SLatFlowModel
-from pipeline.trellis.structure_decoder import SparseStructureDecoder
-from pipeline.trellis.structure_flow import SparseStructureFlowModel
+from pipeline.trellis import SLatFlowModel, SLatGaussianDecoder, SparseStructureDecoder, SparseStructureFlowModel
 from pipeline.weights.files import EncoderKind, read_json, read_references
 from pipeline.weights.locate import locate_encoder, locate_network, refuse_pickle
 
@@ -129,13 +126,9 @@ def _cond_channels(flow: nn.Module) -> int:
 
 
 def load_checkpoint(
-    directory: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    overrides: Mapping[str, str] = MappingProxyType({}),
-    loaded: LoadedNetworks | None = None,
-) -> Checkpoint:
+    directory: Path, device: torch.device, dtype: torch.dtype, *,
+    overrides: Mapping[str, str] = MappingProxyType({}), loaded: LoadedNetworks | None = None,
+) -> Checkpoint:  # fmt: skip
     """Load the networks of `directory`/pipeline.json.
 
     overrides: networks that replace those of the checkpoint, by their key in "models"; see `locate_network`.

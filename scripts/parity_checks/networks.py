@@ -81,19 +81,12 @@ def check_gaussian_decoder(file: str, arrays: Arrays, golden: Golden, report: Re
         raw = decoder(arrays["feats"], grid)
     gaussians = to_gaussians(raw, grid, decoder.resolution, decoder.offset_perturbation, decoder.config)
     results = {
-        **outputs,
-        "net_out": raw,
-        "xyz_raw": gaussians.xyz,
-        "features_dc_raw": gaussians.features_dc[:, None],
-        "scaling_raw": gaussians.scaling,
-        "rotation_raw": gaussians.rotation,
-        "opacity_raw": gaussians.opacity[:, None],
-        "get_xyz": gaussians.positions,
-        "get_scaling": gaussians.scales,
-        "get_rotation": gaussians.quaternions,
+        **outputs, "net_out": raw, "offset_perturbation": offset_perturbation(decoder.config),
+        "xyz_raw": gaussians.xyz, "features_dc_raw": gaussians.features_dc[:, None], "scaling_raw": gaussians.scaling,
+        "rotation_raw": gaussians.rotation, "opacity_raw": gaussians.opacity[:, None],
+        "get_xyz": gaussians.positions, "get_scaling": gaussians.scales, "get_rotation": gaussians.quaternions,
         "get_opacity": gaussians.opacities[:, None],
-        "offset_perturbation": offset_perturbation(decoder.config),
-    }
+    }  # fmt: skip
     if "sel" in arrays:
         results["net_out_sel"] = raw[:, arrays["sel"]]
     for name in sorted(results.keys() & arrays.keys()):

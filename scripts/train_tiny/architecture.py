@@ -17,7 +17,7 @@ _FLOW = {
     "in_channels": LATENT_CHANNELS, "out_channels": LATENT_CHANNELS, "cond_channels": TOKEN_WIDTH,
     "patch_size": 2, "mlp_ratio": 4, "pe_mode": "ape", "qk_rms_norm": True, "use_fp16": True,
 }  # fmt: skip
-# Stem of the file -> class name and arguments.
+# Stem of the file -> class name and arguments, in the order of pipeline.weights.files.NETWORK_ROLES.
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "ss_flow_tiny": ("SparseStructureFlowModel", {
         **_FLOW, "resolution": 16, "model_channels": 144, "num_blocks": 6, "num_heads": 6,

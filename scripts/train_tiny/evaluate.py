@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from scripts.benchmarks.timing import device_name
 from scripts.train_tiny.eval.metrics import summarise
 from scripts.train_tiny.eval.samples import RETRIEVAL_SIZE, EvalResult, evaluate, load_model, make_samples
 
@@ -107,14 +108,8 @@ def main() -> int:
         show(figures)
         if strength == 0:
             unguided[steps] = result
-    content = {
-        "checkpoint": arguments.checkpoint,
-        "objects": arguments.objects,
-        "seed": arguments.seed,
-        "device": torch.cuda.get_device_name() if model.engine.device.type == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "results": results,
-    }
+    content = {name: getattr(arguments, name) for name in ("checkpoint", "objects", "seed")}
+    content |= {"device": device_name(model.engine.device), "torch": torch.__version__, "results": results}
     if arguments.json:
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
     if arguments.plot:

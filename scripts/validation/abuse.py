@@ -106,12 +106,9 @@ async def run(folder: Path, connections: int, megabytes: int) -> bool:
         "honest": dict(verdicts),
         "honest_seconds_before": round(before[0][1], 2),
         "honest_seconds_longest": round(max(seconds for _, seconds in during), 2),
-        "memory_before_mb": peak_before // MEGABYTE,
-        "memory_peak_mb": peak // MEGABYTE,
-        "memory_after_mb": after // MEGABYTE,
-        "seconds": round(time.monotonic() - started, 1),
-        "exit_code": exit_code,
-    }
+        "memory_before_mb": peak_before // MEGABYTE, "memory_peak_mb": peak // MEGABYTE,
+        "memory_after_mb": after // MEGABYTE, "seconds": round(time.monotonic() - started, 1), "exit_code": exit_code,
+    }  # fmt: skip
     print(json.dumps(summary))
     is_expected = all(outcome.is_expected for outcome in outcomes.values())
     return is_expected and set(verdicts) == {"valid"} and peak - peak_before < MAX_GROWTH

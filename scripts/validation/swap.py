@@ -97,15 +97,12 @@ class PhaseSwap:
         manager.cancel()
         swap_seconds = self.first_generated.get("new", float("nan")) - started
         return {
-            "asked": self.submitted,
-            "made": self.generated,
-            "errors": self.errors,
+            "asked": self.submitted, "made": self.generated, "errors": self.errors,
             "seconds_to_the_first_task_of_the_new_phase": round(swap_seconds, 2),
-            "gib_with_one": round(with_one / GIB, 2),
-            "gib_at_most": round(with_both / GIB, 2),
+            "gib_with_one": round(with_one / GIB, 2), "gib_at_most": round(with_both / GIB, 2),
             "gib_after_the_swap": round(torch.cuda.memory_allocated() / GIB, 2),
             "as_health_has_it": [asdict(gpu) for gpu in read_gpu_memory()],
-        }
+        }  # fmt: skip
 
     async def _generate_until(self, stopping: asyncio.Event) -> None:
         """Generate tasks one after the other."""
