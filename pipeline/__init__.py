@@ -38,8 +38,8 @@ from pipeline.request import STAGES, Asset, Backend, Conditioning, OnStep, Reque
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
 from pipeline.scoring.quality import QualityScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
-from pipeline.splats import Splats, Statistics, compute_statistics, invalid_reason, normalise, ply, spz, upright
-from pipeline.splats.container import Container, PackedSplats, ResultFormat
+from pipeline.splats import Splats, Statistics, compute_statistics, flip_up_axis, invalid_reason, normalise, ply, spz
+from pipeline.splats.container import UP_AXES, Container, PackedSplats, ResultFormat, UpAxis
 from pipeline.splats.splats import SH_COEFFICIENTS
 from pipeline.weights.background_models import BACKGROUND_MODELS
 from pipeline.weights.check import check_weights
@@ -54,6 +54,7 @@ __all__ = [
     "MAX_TEXT_LENGTH",
     "SH_COEFFICIENTS",
     "STAGES",
+    "UP_AXES",
     "Asset",
     "Backend",
     "BackgroundModelError",
@@ -96,6 +97,7 @@ __all__ = [
     "TextToImageParams",
     "TooManyVoxels",
     "UnsupportedPrompt",
+    "UpAxis",
     "VoxelLimit",
     "check_weights",
     "choose_compute",
@@ -104,6 +106,7 @@ __all__ = [
     "download_weights",
     "draw_contact_sheet",
     "draw_views",
+    "flip_up_axis",
     "invalid_reason",
     "is_embedded",
     "load_backend",
@@ -114,5 +117,4 @@ __all__ = [
     "ply",
     "render",
     "spz",
-    "upright",
 ]

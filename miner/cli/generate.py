@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
-from miner.cli.options import FILE, load_files, load_phase, operator_files
+from miner.cli.options import FILE, UpAxis, load_files, load_phase, operator_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,6 +37,12 @@ OUTPUT_SUFFIXES = (".ply", ".spz")
 @click.option(
     "--combine", type=click.Choice(get_args(Combine)), default="stochastic", help="How several pictures are combined."
 )
+@click.option(
+    "--up",
+    type=click.Choice(get_args(UpAxis)),
+    default="-y",
+    help="The axis of the object's upper side: -y as in upstream's files, for most viewers; y as submitted.",
+)
 @click.option("--sheet", type=FILE, show_default="none", help="Draw the prompt beside four views into this picture.")
 @operator_files
 def generate(
@@ -47,6 +53,7 @@ def generate(
     seed: int | None,
     device: str | None,
     combine: Combine,
+    up: UpAxis,
     sheet: Path | None,
     config: Path | None,
     state: Path | None,
@@ -54,8 +61,8 @@ def generate(
     """Generate one object, without a network.
 
     PROMPT is a picture, several pictures of the same object, or a sentence. The file is the best of the phase's
-    candidates: an .spz exactly as it would be submitted, a .ply without what SPZ rounds off. Candidates are scored as
-    validators receive them. Exit code 2 if the prompt, the phase or the weights are at fault.
+    candidates: an .spz with --up y exactly as it would be submitted, a .ply without what SPZ rounds off. Candidates are
+    scored as validators receive them. Exit code 2 if the prompt, the phase or the weights are at fault.
     """
     from miner.errors import OperatorError
     from miner.gpu import choose_phase_compute, load_models
@@ -79,10 +86,10 @@ def generate(
         for path in (output, sheet or output):
             path.parent.mkdir(parents=True, exist_ok=True)
         models = load_models(phase, choose_phase_compute(phase, settings))
-        best = _run(models, request, phase, Container("spz", settings.spz.level, settings.spz.workers))
+        best = _run(models, request, phase, Container("spz", up, settings.spz.level, settings.spz.workers))
         data = best.packed.data
         if output.suffix.lower() == ".ply":
-            data = Container("ply").pack(phase.export.apply(best.asset.splats)).data
+            data = Container("ply", up).pack(phase.export.apply(best.asset.splats)).data
         output.write_bytes(data)
         if sheet is not None:
             _draw_sheet(decoded, best, sheet)

@@ -1,11 +1,11 @@
 """sn17-miner serve: POST /generate and GET /health without chain and wallet."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
-from miner.cli.options import load_files, load_phase, operator_files
+from miner.cli.options import UpAxis, load_files, load_phase, operator_files
 from miner.cli.run import run_to_the_end
 from miner.errors import ExitCode
 
@@ -17,18 +17,34 @@ if TYPE_CHECKING:
 @click.option("--host", default="127.0.0.1", help="The address to listen on; POST /generate is for this machine only.")
 @click.option("--port", type=click.IntRange(1, 65535), default=10006, help="The port to listen on.")
 @click.option("--phase", "phase_name", show_default="phase of the settings file", help="The phase to generate with.")
+@click.option(
+    "--up",
+    type=click.Choice(get_args(UpAxis)),
+    show_default="monitor.generate.up of the settings file, -y as shipped",
+    help="The axis of the object's upper side, for requests that name none.",
+)
 @click.option("--logging.debug", "debug", is_flag=True, help="Write more lines into the log.")
 @operator_files
-def serve(host: str, port: int, phase_name: str | None, debug: bool, config: Path | None, state: Path | None) -> None:
+def serve(
+    host: str,
+    port: int,
+    phase_name: str | None,
+    up: UpAxis | None,
+    debug: bool,
+    config: Path | None,
+    state: Path | None,
+) -> None:
     """Answer POST /generate and GET /health, without chain and wallet.
 
-    The form of POST /generate has prompt_image_file or prompt, and optionally seed; the answer is a PLY file:
+    The form of POST /generate has prompt_image_file or prompt, and optionally seed and up; the answer is a PLY file:
     curl -F prompt="a yellow duck" http://127.0.0.1:10006/generate -o duck.ply
     """
-    run_to_the_end(lambda: _serve(load_files(config, state), phase_name, host, port), debug)
+    run_to_the_end(lambda: _serve(load_files(config, state), phase_name, up, host, port), debug)
 
 
-async def _serve(files: "OperatorFiles", phase_name: str | None, host: str, port: int) -> ExitCode:
+async def _serve(
+    files: "OperatorFiles", phase_name: str | None, up: UpAxis | None, host: str, port: int
+) -> ExitCode:
     """Load the models, then serve until a signal asks to stop. Raise MinerError if nothing more can be generated."""
     import asyncio
     import logging
@@ -76,7 +92,8 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, host: str, port
                     version=installed_version(),
                 )
 
-        api = LocalApi(files.settings.monitor.generate, runner)
+        settings = files.settings.monitor.generate
+        api = LocalApi(settings.model_copy(update={"up": up or settings.up}), runner)
         monitor = Monitor(Source(), host, port, api.routes(), other_port="--port")
         await monitor.start()
         stack.push_async_callback(monitor.stop)

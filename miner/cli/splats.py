@@ -2,11 +2,11 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
-from miner.cli.options import FILE
+from miner.cli.options import FILE, UpAxis
 from miner.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -119,8 +119,14 @@ def convert(source: Path, target: Path) -> None:
 @click.option("-o", "--output", type=FILE, required=True, metavar="PICTURE.png", help="The picture to write.")
 @click.option("--views", type=click.IntRange(1, 64), default=4, help="Number of views, evenly around the object.")
 @click.option("--size", type=click.IntRange(16, 2048), default=512, help="Side of a view in pixels.")
-def render(file: Path, output: Path, views: int, size: int) -> None:
-    """Draw FILE from all sides on white, with +y up as validators see it.
+@click.option(
+    "--up",
+    type=click.Choice(get_args(UpAxis)),
+    default="-y",
+    help="The axis of the object's upper side: -y as generate writes it, y as validators get it.",
+)
+def render(file: Path, output: Path, views: int, size: int, up: UpAxis) -> None:
+    """Draw FILE upright from all sides on white, its front first.
 
     The camera is 15 degrees above the object, which fills the views. Up to four views form a row, more a grid.
     """
@@ -128,8 +134,10 @@ def render(file: Path, output: Path, views: int, size: int) -> None:
 
     from PIL import Image
 
-    from pipeline import draw_views
+    from pipeline import draw_views, flip_up_axis
 
+    if up == "-y":
+        content = flip_up_axis(content)
     columns = min(views, VIEWS_IN_A_ROW) if views <= VIEWS_IN_A_ROW else math.ceil(math.sqrt(views))
     picture = Image.new("RGB", (columns * size, math.ceil(views / columns) * size), "white")
     for index, view in enumerate(draw_views(content, [360 * number / views for number in range(views)], size)):

@@ -66,7 +66,8 @@ def check(content: dict[str, Any], section: type[AnySection], origin: Callable[[
             if error["type"] == "extra_forbidden":
                 problem = f"unknown key {key}; allowed here: {_allowed_keys(section, location)}"
             else:
-                problem = f"{key}: {error['msg']}" if key else error["msg"]
+                message = error["msg"].removeprefix("Value error, ")
+                problem = f"{key}: {message}" if key else message
             problems.setdefault(origin(location), []).append(problem)
         raise OperatorError("; ".join(f"{path}: {'; '.join(lines)}" for path, lines in problems.items())) from None
 

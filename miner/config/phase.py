@@ -1,7 +1,7 @@
 """The settings of a phase: everything that shapes a result, typed."""
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -74,17 +74,20 @@ class VoxelSettings(_Section):
 class ExportSettings(_Section):
     """Changes to the splats before they are written; none by default.
 
-    upright: turn the object by half a turn, since upstream's files have its upper side at -y and validators look with
-    +y up. extent: centre the object and scale its longest side to this length.
+    extent: centre the object and scale its longest side to this length.
     """
 
-    upright: bool = False
     extent: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _always_upright(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "upright" in content:
+            raise ValueError("leave upright out: what is submitted always stands upright")
+        return content
+
     def apply(self, splats: pipeline.Splats) -> pipeline.Splats:
-        """Return the splats to write. Raise ValueError if they cannot be turned or scaled."""
-        if self.upright:
-            splats = pipeline.upright(splats)
+        """Return the splats to write. Raise ValueError if they cannot be scaled."""
         return splats if self.extent is None else pipeline.normalise(splats, self.extent)
 
 

@@ -34,6 +34,7 @@ class PullingSettings(Section):
     enabled: bool = True
     pull_timeout: float = Field(default=12.0, gt=0, allow_inf_nan=False)
     submit_timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    max_answer_bytes: int = Field(default=20_000_000, ge=1024)
 
 
 class ChainSettings(Section):
@@ -50,11 +51,12 @@ class SpzSettings(Section):
 
 
 class GenerateSettings(Section):
-    """The monitor's POST /generate."""
+    """The monitor's POST /generate; `up` is the axis that points up in its files unless a request names one."""
 
     enabled: bool = False
     queue_size: int = Field(default=4, gt=0)
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    up: Literal["y", "-y"] = "-y"
 
 
 class MonitorSettings(Section):

@@ -13,10 +13,10 @@ from aiohttp import web
 from miner.analytics import PERIODS, Json, build_dashboard_view
 from miner.errors import OperatorError
 from miner.ledger import LedgerReader, TaskRow
-from miner.monitor.gallery import Gallery, StoredResult, read_splats
+from miner.monitor.gallery import Gallery, StoredResult, read_upright
 from miner.monitor.server import error_response
 from miner.monitor.status import StatusSource
-from pipeline import FormatError, ply
+from pipeline import UP_AXES, FormatError, flip_up_axis, ply
 
 STATIC = Path(__file__).parent / "static"
 # The number of results that the page shows.
@@ -113,9 +113,11 @@ class Dashboard:
         return web.json_response(await self._cached("results", lambda: {"results": self._read_results()}))
 
     async def splats(self, request: web.Request) -> web.Response:
-        """Return a result as PLY, whatever format it was sent in."""
-        key = int(request.match_info["key"])
-        data = await asyncio.to_thread(self._read_splats, key)
+        """Return a result as PLY, whatever format it was sent in; the axis ?up= points up, y by default."""
+        key, up = int(request.match_info["key"]), request.query.get("up", "y")
+        if up not in UP_AXES:
+            return error_response(400, f"up must be one of {', '.join(UP_AXES)}")
+        data = await asyncio.to_thread(self._read_splats, key, up == "y")
         if data is None:
             return error_response(404, "this result is not kept any more")
         name = f'attachment; filename="{key}.ply"'
@@ -161,10 +163,13 @@ class Dashboard:
             rows = {}
         return [_result_json(result, rows.get(result.key)) for result in stored]
 
-    def _read_splats(self, key: int) -> bytes | None:
+    def _read_splats(self, key: int, is_upright: bool) -> bytes | None:
+        if self._gallery is None:
+            return None
         try:
-            return ply.to_bytes(read_splats(self._gallery.results, key), normals=False) if self._gallery else None
-        except (OSError, FormatError):
+            splats = read_upright(self._gallery.results, key)
+            return ply.to_bytes(splats if is_upright else flip_up_axis(splats), normals=False)
+        except (OSError, ValueError, KeyError, FormatError):
             return None
 
 

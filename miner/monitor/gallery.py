@@ -5,7 +5,6 @@ import json
 import logging
 import time
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from typing import Any, Literal
 from miner.monitor.thumbnails import ThumbnailError, ThumbnailWorker
 from miner.runtime import write_atomically
 from miner.tasks import Result, Task
-from pipeline import ImagePrompt, ResultFormat, Splats, TextPrompt, ply, spz
+from pipeline import ImagePrompt, ResultFormat, Splats, TextPrompt, UpAxis, flip_up_axis, ply, spz
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +21,15 @@ MAX_UNSAVED = 8
 MAX_UNDRAWN = 4
 
 
-def read_splats(results: Path, key: int) -> Splats:
-    """Return the splats of a result in a folder. Raises OSError if there is none, FormatError if it is damaged."""
-    with suppress(FileNotFoundError):
-        return spz.from_bytes((results / f"{key}.spz").read_bytes())
-    return ply.from_bytes((results / f"{key}.ply").read_bytes())
+def read_upright(results: Path, key: int) -> Splats:
+    """Return the splats of a result in a folder, with +y up whatever its file has.
+
+    Raises OSError if there is none, FormatError or ValueError if it is damaged.
+    """
+    facts = json.loads((results / f"{key}.json").read_text(encoding="utf-8"))
+    read = ply.from_bytes if facts["data_format"] == "ply" else spz.from_bytes
+    splats = read((results / f"{key}.{facts['data_format']}").read_bytes())
+    return flip_up_axis(splats) if facts.get("up") == "-y" else splats
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,7 @@ class GalleryResult:
     seconds: float
     data: bytes
     data_format: ResultFormat
+    up: UpAxis
 
     @staticmethod
     def of(task: Task, result: Result) -> "GalleryResult":
@@ -58,7 +62,7 @@ class GalleryResult:
             key=time.time_ns() if task.record is None else task.record.key,
             task_id=task.id, task_type=task.type, prompt=prompt, phase=result.phase.name, seed=result.asset.seed,
             gaussians=len(result.asset.splats), seconds=result.asset.total_seconds,
-            data=result.data, data_format=task.format,
+            data=result.data, data_format=task.format, up=task.up,
         )  # fmt: skip
 
 

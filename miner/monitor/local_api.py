@@ -11,9 +11,18 @@ from aiohttp.http import HttpProcessingError
 from miner.config import GenerateSettings
 from miner.monitor.server import error_response, is_loopback
 from miner.tasks import Task, TaskRunner
-from pipeline import Cancelled, PipelineError, Prompt, PromptError, decode_image_prompt, parse_text_prompt
+from pipeline import (
+    UP_AXES,
+    Cancelled,
+    PipelineError,
+    Prompt,
+    PromptError,
+    UpAxis,
+    decode_image_prompt,
+    parse_text_prompt,
+)
 
-FIELDS = ("prompt_image_file", "prompt", "seed")
+FIELDS = ("prompt_image_file", "prompt", "seed", "up")
 # After every task of a validator, since those have a deadline or a stake.
 PRIORITY = 0.0
 SEEDS = 2**63
@@ -76,6 +85,7 @@ class LocalApi:
         if ("prompt" in form) == ("prompt_image_file" in form):
             raise InvalidForm("send either prompt or prompt_image_file")
         seed = _parse_seed(form["seed"]) if "seed" in form else None
+        up = _parse_up(form["up"]) if "up" in form else self.settings.up
         task_id = f"local-{time.time_ns():x}"
         try:
             prompt = await asyncio.to_thread(_decode_prompt, form)
@@ -86,7 +96,7 @@ class LocalApi:
             if isinstance(error, PipelineError):
                 raise
             raise PipelineError("the prompt could not be decoded") from error
-        return Task(task_id, prompt, PRIORITY, seed, "ply")
+        return Task(task_id, prompt, PRIORITY, seed, "ply", up)
 
     async def _read_form(self, request: web.Request) -> dict[str, bytes]:
         """Return the fields by name; each may occur once, and all together must keep within the limit."""
@@ -121,3 +131,10 @@ def _parse_seed(text: bytes) -> int:
     if text.isdigit() and len(text) < 20 and (seed := int(text)) < SEEDS:
         return seed
     raise InvalidForm(f"seed must be a whole number from 0 to {SEEDS - 1}")
+
+
+def _parse_up(text: bytes) -> UpAxis:
+    for axis in UP_AXES:
+        if text == axis.encode():
+            return axis
+    raise InvalidForm(f"up must be one of {', '.join(UP_AXES)}")

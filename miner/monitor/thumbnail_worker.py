@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from miner.monitor.gallery import read_splats
+from miner.monitor.gallery import read_upright
 from miner.runtime import write_atomically
 from pipeline import FormatError, PromptError, Splats, decode_image_prompt, normalise, orbit, render
 
@@ -45,7 +45,7 @@ def draw_result(results: Path, key: int, pictures: Path) -> None:
         prompt = decode_image_prompt((results / f"{key}.prompt").read_bytes()).image
         prompt.thumbnail((2 * SIZE, 2 * SIZE))
         _save(prompt, pictures / f"{key}.prompt.webp")
-    _save(draw_turntable(read_splats(results, key)), pictures / f"{key}.webp")
+    _save(draw_turntable(read_upright(results, key)), pictures / f"{key}.webp")
 
 
 def _save(picture: Image.Image, path: Path) -> None:

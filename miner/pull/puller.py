@@ -36,7 +36,7 @@ class Puller:
         self._context = context
         self._supervisor = supervisor
         self._store = store
-        self._connect = connect or (lambda: Dendrite(context.keypair))
+        self._connect = connect or (lambda: Dendrite(context.keypair, context.settings.max_answer_bytes))
         self._stored = store.load() if store else {}
         self._last_saved: dict[str, _Persistent] = {}
         self._sessions: dict[str, ValidatorSession] = {}
@@ -80,7 +80,7 @@ class Puller:
                 del self._sessions[hotkey]
 
         self._sessions[hotkey] = session
-        self._supervisor.start(_session_name(hotkey), run, group="pulling")
+        self._supervisor.start(_session_name(hotkey), run, vital=False)
 
     def _retire(self, hotkey: str) -> None:
         """End a session: at once if it holds no task, otherwise after the task."""

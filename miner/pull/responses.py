@@ -13,6 +13,9 @@ UNREGISTERED_DELAY = 600.0
 # Larger numbers of a validator are mistakes or malice, and too large for arithmetic.
 MAX_UNIX_TIME = 2**40
 MAX_THROTTLE_PERIOD = 3600
+MAX_FIGURE = 1e9
+# Ids are uuids, or what a gateway makes up; a longer one would be kept in files and on the page.
+MAX_ID_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,15 @@ def read_pull(answer: PullTask) -> PullResponse:
     if code != 200:
         return PullFailed(f"HTTP {code}: {message}")
     if answer.task is not None:
+        if problem := _find_problem(answer.task):
+            return PullFailed(problem)
         return TaskAssigned(answer.task, float(min(max(answer.throttle_period, 0), MAX_THROTTLE_PERIOD)))
     if answer.cooldown_until <= 0:
         return NoTask()
     # A validator counts a pull during a cooldown before it answers: zero violations mean that there is no cooldown.
     if answer.cooldown_violations == 0:
         return NotRegistered()
-    return OnCooldown(min(answer.cooldown_until, MAX_UNIX_TIME), answer.cooldown_violations)
+    return OnCooldown(min(answer.cooldown_until, MAX_UNIX_TIME), int(_figure(answer.cooldown_violations)))
 
 
 def read_submission(
@@ -103,7 +108,8 @@ def read_submission(
     if code != 200 or answer.feedback is None:
         return SubmissionResponse(Outcome.UNKNOWN, 0, f"HTTP {code}: {message}")
     feedback, wait = answer.feedback, max(until - validator_time, 0.0)
-    has_score = feedback.task_fidelity_score > 0
+    score = _figure(feedback.task_fidelity_score)
+    has_score = score > 0
     if wait == 0 and not has_score:
         return SubmissionResponse(Outcome.STILL_OPEN, 0, "the validator left the task open")
     if is_skip:
@@ -118,11 +124,29 @@ def read_submission(
     if not has_score:
         return SubmissionResponse(Outcome.REJECTED, until, f"rejected, cooldown {wait:.0f} s")
     reason = (
-        f"accepted, Score={feedback.task_fidelity_score:.2f}, average {feedback.average_fidelity_score:.2f}, "
-        f"{feedback.generations_within_the_window} in the window, duel rating {feedback.current_duel_rating:.0f}, "
-        f"reward {feedback.current_miner_reward:.0f}, cooldown {wait:.0f} s"
+        f"accepted, Score={score:.2f}, average {_figure(feedback.average_fidelity_score):.2f}, "
+        f"{_figure(feedback.generations_within_the_window):.0f} in the window, duel rating "
+        f"{_figure(feedback.current_duel_rating):.0f}, reward {_figure(feedback.current_miner_reward):.0f}, "
+        f"cooldown {wait:.0f} s"
     )
-    return SubmissionResponse(Outcome.ACCEPTED, until, reason, feedback.task_fidelity_score)
+    return SubmissionResponse(Outcome.ACCEPTED, until, reason, score)
+
+
+def _find_problem(task: ProtocolTask) -> str:
+    """Return why a task cannot be worked on, "" if it can: its id and its prompt go into files and signatures."""
+    if len(task.id) > MAX_ID_LENGTH:
+        return f"the task's id has {len(task.id)} characters, more than {MAX_ID_LENGTH}"
+    try:
+        task.id.encode()
+        task.prompt.encode()
+    except UnicodeEncodeError:
+        return "the task is not valid Unicode"
+    return ""
+
+
+def _figure(number: float) -> float:
+    """Return a validator's number within bounds in which it can be shown and added up; 0 if it is none."""
+    return 0.0 if number != number else float(min(max(number, -MAX_FIGURE), MAX_FIGURE))
 
 
 def _status(answer: bt.Synapse) -> tuple[int, str]:

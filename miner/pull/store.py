@@ -45,5 +45,5 @@ class CooldownStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path, _File.dump_json(cooldowns))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: text that is not valid Unicode
             log.warning("The cooldowns cannot be written to %s: %s", self.path, error)

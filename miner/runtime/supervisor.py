@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 
 from miner.errors import MinerError
 from miner.runtime.clock import SYSTEM_CLOCK, Clock, backoff
@@ -19,13 +18,6 @@ STABLE_AFTER = 600.0
 MAX_FAILURES = 8
 
 
-@dataclass
-class _Record:
-    group: str
-    is_vital: bool
-    failures: int = 0
-
-
 class Supervisor:
     """Named background tasks, each of which runs until its coroutine returns or it is stopped."""
 
@@ -33,23 +25,19 @@ class Supervisor:
         """Supervise nothing yet; call this on the event loop that is to run the tasks."""
         self.restarts: Counter[str] = Counter()
         self._clock = clock
-        self._records: dict[str, _Record] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._failure: asyncio.Future[MinerError] = asyncio.get_running_loop().create_future()
 
-    def start(
-        self, name: str, run: Callable[[], Awaitable[None]], group: str | None = None, *, vital: bool = True
-    ) -> None:
+    def start(self, name: str, run: Callable[[], Awaitable[None]], *, vital: bool = True) -> None:
         """Run `run` as a task, and run it again whenever it raises.
 
-        A MinerError is not retried but ends the miner. So does a group of vital tasks, by default each task alone, when
-        all of them have failed MAX_FAILURES times in a row.
+        A MinerError is not retried but ends the miner. So does a vital task that fails MAX_FAILURES times in a row;
+        other tasks are run again for ever.
         """
-        record = _Record(group or name, vital)
-        self._records[name] = record
-        self._tasks[name] = asyncio.create_task(self._keep_running(name, record, run), name=name)
+        self._tasks[name] = asyncio.create_task(self._keep_running(name, run, vital), name=name)
 
-    async def _keep_running(self, name: str, record: _Record, run: Callable[[], Awaitable[None]]) -> None:
+    async def _keep_running(self, name: str, run: Callable[[], Awaitable[None]], is_vital: bool) -> None:
+        failures = 0
         while True:
             started = self._clock.now()
             try:
@@ -62,22 +50,17 @@ class Supervisor:
                 if current is not None and current.cancelling():
                     raise
                 is_stable = self._clock.now() - started >= STABLE_AFTER
-                record.failures = 1 if is_stable else record.failures + 1
+                failures = 1 if is_stable else failures + 1
                 self.restarts[name] += 1
-                delay = backoff(record.failures, FIRST_RESTART_DELAY, LAST_RESTART_DELAY)
-                log.exception("%s failed (%d in a row) and is restarted in %.0f s", name, record.failures, delay)
-                if record.is_vital:
-                    self._check(record.group)
+                delay = backoff(failures, FIRST_RESTART_DELAY, LAST_RESTART_DELAY)
+                log.exception("%s failed (%d in a row) and is restarted in %.0f s", name, failures, delay)
+                if is_vital and failures >= MAX_FAILURES:
+                    self._fail(MinerError(f"{name} failed {failures} times in a row, so the miner cannot go on"))
                 await self._clock.sleep(delay)
             else:
-                if self._records.get(name) is record:
-                    del self._records[name], self._tasks[name]
+                if self._tasks.get(name) is asyncio.current_task():
+                    del self._tasks[name]
                 return
-
-    def _check(self, group: str) -> None:
-        failures = [record.failures for record in self._records.values() if record.group == group]
-        if min(failures, default=0) >= MAX_FAILURES:
-            self._fail(MinerError(f"{group} failed {MAX_FAILURES} times in a row, so the miner cannot go on"))
 
     def _fail(self, error: MinerError) -> None:
         if not self._failure.done():
@@ -95,7 +78,6 @@ class Supervisor:
 
     def cancel(self, name: str) -> asyncio.Task[None] | None:
         """Cancel a task and return it, since it may take a while to end; return None if there is no such task."""
-        self._records.pop(name, None)
         task = self._tasks.pop(name, None)
         if task is not None:
             task.cancel()

@@ -4,6 +4,7 @@ A snapshot file is {"netuid": 17, "block": 1000, "neurons": [{"hotkey", "coldkey
 "port", "incentive"}]}; a neuron's uid is its index, and all but its hotkey and coldkey may be left out.
 """
 
+import ipaddress
 import json
 import logging
 from collections.abc import Callable
@@ -40,8 +41,11 @@ class Neuron(BaseModel):
 
     @property
     def is_serving(self) -> bool:
-        """Whether this neuron has announced an axon."""
-        return self.ip != "0.0.0.0" and self.port != 0  # noqa: S104
+        """Whether this neuron has announced an axon, at an address that can be one."""
+        try:
+            return not ipaddress.ip_address(self.ip).is_unspecified and 0 < self.port < 65536
+        except ValueError:
+            return False
 
 
 @dataclass(frozen=True)

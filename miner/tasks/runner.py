@@ -15,7 +15,7 @@ from miner.runtime import ResultLine, sanitise_name, sanitise_text
 from miner.subnet.encoding import encoded_size
 from miner.tasks.generation import best_of_n, gate_objection, make_request
 from miner.tasks.task import InvalidResult, Result, Task, Withheld
-from pipeline import BestOfN, Cancelled, Container, PipelineError, UnsupportedPrompt, compute_statistics
+from pipeline import BestOfN, Cancelled, Container, PipelineError, UnsupportedPrompt, compute_statistics, flip_up_axis
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class TaskRunner:
         # Checked here, so that such tasks do not wait for the generator.
         if not (phase.takes_text if task.type == "text" else phase.image):
             raise UnsupportedPrompt(f"the phase has no checkpoint for {task.type} tasks")
-        container = Container(task.format, self.spz.level, self.spz.workers)
+        container = Container(task.format, task.up, self.spz.level, self.spz.workers)
         request = make_request(task.prompt, task.seed, phase)
         search = best_of_n(plan.models, request, phase, container, task.deadline)
         await self._make_candidates(task, search)
@@ -127,7 +127,7 @@ class TaskRunner:
         if task.record is not None:
             size = None if objection else encoded_size(data)
             # The statistics of all releases are those before SPZ rounds anything off.
-            exported = plan.phase.settings.export.apply(best.asset.splats)
+            exported = flip_up_axis(plan.phase.settings.export.apply(best.asset.splats))
             task.record.generated(best, compute_statistics(exported), size)
         if objection:
             raise Withheld(objection)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from miner.config.phase_files import NamedPhase
 from miner.ledger import TaskRecord
-from pipeline import Asset, Candidate, PipelineError, Prompt, ResultFormat, TextPrompt
+from pipeline import Asset, Candidate, PipelineError, Prompt, ResultFormat, TextPrompt, UpAxis
 
 
 class InvalidResult(PipelineError):  # noqa: N818 - the names that operators see in the log
@@ -19,7 +19,7 @@ class Withheld(PipelineError):  # noqa: N818
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A request for one object: the prompt, the seed (None for any), and the format of the result.
+    """A request for one object: the prompt, the seed (None for any), and the format and the up axis of the result.
 
     `deadline` is the moment of time.monotonic() at which its generation should be done; one that is done later is
     delivered all the same. `record` is its place in the ledger; None for what no validator asked for.
@@ -30,6 +30,7 @@ class Task:
     priority: float
     seed: int | None = None
     format: ResultFormat = "spz"
+    up: UpAxis = "y"
     deadline: float = math.inf
     record: TaskRecord | None = None
 

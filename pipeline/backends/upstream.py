@@ -136,7 +136,7 @@ class UpstreamGenerator(Backend):
                 raise OutOfMemory(f"the GPU's memory did not suffice for upstream: {error}") from None
             except Exception as error:  # upstream raises whatever its dependencies raise
                 raise BackendError(f"the trellis package failed: {type(error).__name__}: {error}") from error
-            splats = _splats(result["gaussian"][0])
+            splats = gaussian_to_splats(result["gaussian"][0])
         return Asset(splats, request.seed, measurements.voxels, measurements.seconds)
 
     def _encode(self, prompt: Prompt) -> _EncodedPrompt:
@@ -219,7 +219,7 @@ def _published_params(params: SamplerParams) -> dict[str, Any]:
     return params.published()
 
 
-def _splats(gaussian: Any) -> Splats:
+def gaussian_to_splats(gaussian: Any) -> Splats:
     """Convert upstream's `Gaussian` to splats in the frame of its PLY files."""
     shape = gaussian.get_xyz.float(), gaussian.get_rotation.float(), gaussian.get_scaling.float()
     activated = (*shape, gaussian.get_opacity.float().flatten(), gaussian._features_dc.float().flatten(1))

@@ -88,8 +88,8 @@ class QualityScorer:
         self.score_views(torch.full(size, 255, dtype=torch.uint8, device=self.device))
 
 
-def normalise_as_validator(splats: Splats) -> Splats:
-    """Normalise splats as the validator does before it renders them.
+def normalise_as_validator(splats: Splats, extent: float = EXTENT) -> Splats:
+    """Normalise splats as the validator does before it renders them; `extent` is that of the longest side.
 
     Raises NonFiniteOutput if there are none, or if they have no finite extent.
     """
@@ -97,7 +97,7 @@ def normalise_as_validator(splats: Splats) -> Splats:
     side = float((means.amax(0) - means.amin(0)).amax()) if len(means) else 0.0
     if not 0 < side < math.inf:
         raise NonFiniteOutput(f"splats with an extent of {side} cannot be normalised")
-    scale = EXTENT / side
+    scale = extent / side
     # Quirk of the validator: one mean over x, y and z together, so that an object moves along the diagonal.
     moved = (means - means.mean()) * scale
     # Quirk of the validator: enlarged splats become more transparent, shrunk ones more opaque.

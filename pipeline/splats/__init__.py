@@ -1,7 +1,7 @@
 """Gaussian splats as plain arrays: statistics, the validator's checks, and the file formats PLY and SPZ."""
 
 from pipeline.splats import ply, spz
-from pipeline.splats.splats import SH_COEFFICIENTS, Splats, normalise, upright
+from pipeline.splats.splats import SH_COEFFICIENTS, Splats, flip_up_axis, normalise
 from pipeline.splats.statistics import Statistics, compute_statistics
 from pipeline.splats.validation import invalid_reason
 
@@ -10,9 +10,9 @@ __all__ = [
     "Splats",
     "Statistics",
     "compute_statistics",
+    "flip_up_axis",
     "invalid_reason",
     "normalise",
     "ply",
     "spz",
-    "upright",
 ]

@@ -1,17 +1,20 @@
 """The file that a result is delivered in."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.splats import ply, spz
-from pipeline.splats.splats import Splats
+from pipeline.splats.splats import Splats, flip_up_axis
 
 ResultFormat = Literal["spz", "ply"]
+UpAxis = Literal["y", "-y"]
+"""The axis along which an object's upper side lies in a file; its front is at +z for "y", at -z for "-y"."""
+UP_AXES: tuple[UpAxis, ...] = get_args(UpAxis)
 
 
 @dataclass(frozen=True, eq=False)
 class PackedSplats:
-    """The bytes of a file, and the splats that a reader of them gets."""
+    """The bytes of a file, and the splats that a reader of them gets, turned upright."""
 
     data: bytes
     splats: Splats
@@ -19,19 +22,28 @@ class PackedSplats:
 
 @dataclass(frozen=True)
 class Container:
-    """A file format and its settings; `level` and `workers` are those of `spz.to_bytes` and mean nothing to PLY."""
+    """A file format with its settings, and which way up the object is in it.
+
+    up: "y" for validators, which draw with +y up and look from +z first; "-y" as upstream's files, which most viewers
+    show upright. level, workers: those of `spz.to_bytes`; they mean nothing to PLY.
+    """
 
     format: ResultFormat = "spz"
+    up: UpAxis = "y"
     level: int = 1
     workers: int = 0
 
     def pack(self, splats: Splats) -> PackedSplats:
-        """Encode the splats, and decode the file once to verify it.
+        """Encode splats as a backend generates them, with -y up, and decode the file once to verify it.
 
         Raises FormatError if the format cannot hold the splats, or if they come back changed by more than it allows.
         """
+        if self.up == "y":
+            splats = flip_up_axis(splats)
         if self.format == "ply":
             data = ply.to_bytes(splats)
-            return PackedSplats(data, ply.verify_round_trip(splats, data))
-        data = spz.to_bytes(splats, level=self.level, workers=self.workers)
-        return PackedSplats(data, spz.verify_round_trip(splats, data))
+            decoded = ply.verify_round_trip(splats, data)
+        else:
+            data = spz.to_bytes(splats, level=self.level, workers=self.workers)
+            decoded = spz.verify_round_trip(splats, data)
+        return PackedSplats(data, decoded if self.up == "y" else flip_up_axis(decoded))

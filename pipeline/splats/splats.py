@@ -14,7 +14,7 @@ SH_COEFFICIENTS = (0, 3, 8, 15)
 class Splats:
     """N gaussians, float32, all on one device; values are those a PLY file holds (before activation).
 
-    means:          [N, 3] positions; right-handed, +y up, the object inside the unit cube around the origin.
+    means:          [N, 3] positions; right-handed, y is vertical (see UpAxis), inside the unit cube around the origin.
     quaternions:    [N, 4] rotations, w first; not necessarily of unit length.
     log_scales:     [N, 3] natural logarithm of the standard deviation along each axis.
     opacity_logits: [N] logit of the opacity; infinite for fully transparent or opaque.
@@ -112,11 +112,11 @@ def normalise(splats: Splats, extent: float) -> Splats:
     return replace(splats, means=means, log_scales=splats.log_scales + math.log(factor))
 
 
-def upright(splats: Splats) -> Splats:
-    """Turn upside-down splats upright: half a turn about x, (x, y, z) -> (x, -y, -z).
+def flip_up_axis(splats: Splats) -> Splats:
+    """Turn splats with the upper side at -y and the front at -z, as upstream's, to +y and +z, or back.
 
-    Upstream's PLY files have the object's upper side at -y, while validators render with +y up. Raises ValueError for
-    splats with higher harmonics, which would have to be rotated as well.
+    That is half a turn about x, (x, y, z) -> (x, -y, -z). Raises ValueError for splats with higher harmonics, which
+    would have to be rotated as well.
     """
     if splats.sh_degree:
         raise ValueError(f"f_rest: splats of degree {splats.sh_degree} cannot be turned, only of degree 0")

@@ -92,6 +92,7 @@ def some_result(
         seconds=3.5,
         data=spz.to_bytes(splats) if data_format == "spz" else ply.to_bytes(splats),
         data_format="spz" if data_format == "spz" else "ply",
+        up="y",
     )
     return replace(result, **changes)
 

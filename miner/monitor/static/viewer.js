@@ -106,7 +106,8 @@ async function showFacts() {
 
 async function show() {
   if (!/^[0-9]{1,19}$/.test(key)) throw new Error("the address names no result");
-  place("file").href = `/results/${key}.ply`;
+  // As most viewers of such files expect it: the upper side at -y.
+  place("file").href = `/results/${key}.ply?up=-y`;
   showFacts().catch(() => {});
   const mesh = new SplatMesh({ fileBytes: await download(), fileType: "ply" });
   await mesh.initialized;

@@ -17,7 +17,7 @@ _SURFACE_DISTANCE = 0.72
 def voxel_centres(indices: Tensor) -> Tensor:
     """Return the centres [..., 3] of voxels in the objects' frame: (x, y, z) -> (x, z, -y).
 
-    That is the frame of the files that upstream exports, (x, -z, y), after the half turn of `export: {upright: true}`.
+    That is the frame of what is submitted to validators: upstream's files, (x, -z, y), with +y up instead of -y.
     """
     x, y, z = ((indices.float() + 0.5) / RESOLUTION - 0.5).unbind(-1)
     return torch.stack([x, z, -y], dim=-1)

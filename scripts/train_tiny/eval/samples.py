@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline import SamplerParams, Splats, choose_compute, upright
+from pipeline import SamplerParams, Splats, choose_compute, flip_up_axis
 from pipeline.conditioning.preprocessing import frame_object
 from pipeline.params import Conditions
 from pipeline.scoring.similarity import render_rgba
@@ -84,7 +84,7 @@ def sample_splats(
         return None
     grid, engine = VoxelGrid(occupied_voxels(logits)), model.engine
     noise = torch.randn(len(grid), engine.latent_channels, generator=torch.Generator().manual_seed(seed + 1))
-    return upright(engine.decode_latents(engine.sample_latents(conditions, params, grid, noise), grid))
+    return flip_up_axis(engine.decode_latents(engine.sample_latents(conditions, params, grid, noise), grid))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from click.testing import Result
 from PIL import Image
 
-from pipeline import QualityScorer, ply, spz, upright
+from pipeline import QualityScorer, flip_up_axis, ply, spz
 from pipeline.rendering.cameras import validator_cameras
 from pipeline.scoring.best_of_n import candidate_seed
 from tests.support.cli import run
@@ -116,11 +116,11 @@ def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
     monkeypatch.setattr("pipeline.scoring.quality.validator_cameras", lambda: validator_cameras()[:2])
     (phases / "quick.yaml").write_text(
         "extends: demo\nsparse_structure_sampler_params: {steps: 4}\nslat_sampler_params: {steps: 2}\n"
-        "max_voxels: {count: 250, excess: drop}\nexport: {upright: false}\n"
+        "max_voxels: {count: 250, excess: drop}\n"
     )
     (phases / "two.yaml").write_text(
         f"extends: quick\nscorer: {{weights: {write_scorer(tmp_path)}}}\ncandidates: {{count: 2, seconds: 600}}\n"
-        "gate: {quality: 1}\nexport: {upright: true}\n"
+        "gate: {quality: 1}\n"
     )
     out, config = tmp_path / "out.ply", ("--config", tmp_path / "miner.yaml")
     result = generate(picture, "--phase", "two", "--seed", 3, "-o", out, *config)
@@ -130,12 +130,12 @@ def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
     assert [(number, seed) for number, seed, _ in found] == [("1", "3"), ("2", str(candidate_seed(3, 1)))]
     best = max(found, key=lambda row: float(row[2]))
     assert f"seed {best[1]}, " in told.partition("would withhold it")[2]
-    # Scored and written as it would be sent, the right way up.
-    splats = ply.from_bytes(out.read_bytes())
+    # Scored as it would be sent, the right way up.
+    splats = flip_up_axis(ply.from_bytes(out.read_bytes()))
     quality = QualityScorer.load(str(tmp_path), torch.device("cpu"))(splats)
     assert float(best[2]) == pytest.approx(quality, abs=0.01)
     assert generate(picture, "--phase", "quick", "--seed", best[1], "-o", out, *config).exit_code == 0
-    torch.testing.assert_close(upright(ply.from_bytes(out.read_bytes())).means, splats.means)
+    torch.testing.assert_close(flip_up_axis(ply.from_bytes(out.read_bytes())).means, splats.means)
 
 
 def test_a_sentence_goes_through_a_picture_where_the_phase_says_so(

@@ -100,7 +100,7 @@ def pole(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("views", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (4, 4, 1), (5, 3, 2), (9, 3, 3)])
 def test_views_are_drawn_upright_on_white(pole: Path, tmp_path: Path, views: int, columns: int, rows: int) -> None:
     out = tmp_path / "views.png"
-    result = run("splats", "render", pole, "-o", out, "--views", views, "--size", 48)
+    result = run("splats", "render", pole, "-o", out, "--views", views, "--size", 48, "--up", "y")
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == f"{out}: {views} views of 400 gaussians\n"
     with Image.open(out) as picture:

@@ -100,7 +100,11 @@ def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
         ("extends: top\n", r"top.yaml: extends: phases extend one another in a circle: top -> top"),
         ("extends: [base]\n", r"top.yaml: extends: must be the name of one phase"),
         ("extends: base\nstep: 3\n", r"top.yaml: unknown key step; allowed here: note, hypothesis, image"),
-        ("extends: base\nexport: {size: 2}\n", r"top.yaml: unknown key export.size; allowed here: upright, extent"),
+        ("extends: base\nexport: {size: 2}\n", r"top.yaml: unknown key export.size; allowed here: extent"),
+        (
+            "extends: base\nexport: {upright: true}\n",
+            r"top.yaml: export: leave upright out: what is submitted always stands upright",
+        ),
         ("extends: base\nslat_sampler_params: {steps: '30'}\n", r"top.yaml: slat_sampler_params.steps: .*integer"),
         ("extends: base\nslat_sampler_params: {steps: true}\n", r"top.yaml: slat_sampler_params.steps: .*integer"),
         ("extends: base\nslat_sampler_params: {steps: 1001}\n", r"top.yaml: slat_sampler_params.steps: .*1000"),

@@ -4,10 +4,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from miner.ledger.writer import LedgerWriter
 from miner.monitor.dashboard import FILES, STATIC, Dashboard, content_security_policy
-from pipeline import ply
+from pipeline import flip_up_axis, ply
 from tests.support.factories import make_splats
 from tests.support.monitor import HOSTILE, HOTKEYS, Site, one_task, some_result, write_ledger
 
@@ -77,7 +78,10 @@ async def test_a_result_as_ply_whatever_it_was_sent_as(site: Site, data_format: 
     reply = await site.get("/results/5.ply")
     assert reply.content_type == "application/octet-stream"
     assert 'filename="5.ply"' in reply.headers["Content-Disposition"]
-    assert len(ply.from_bytes(await site.data("/results/5.ply"))) == len(make_splats())
+    upright = ply.from_bytes(await site.data("/results/5.ply"))
+    assert len(upright) == len(make_splats())
+    assert torch.equal(ply.from_bytes(await site.data("/results/5.ply?up=-y")).means, flip_up_axis(upright).means)
+    assert (await site.get("/results/5.ply?up=z")).status == 400
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from miner.monitor.gallery import MAX_UNSAVED, Gallery, GalleryResult, read_splats
+from miner.monitor.gallery import MAX_UNSAVED, Gallery, GalleryResult, read_upright
 from miner.monitor.thumbnail_worker import SIZE, VIEWS
 from miner.tasks.task import Result, Task
-from pipeline import TextPrompt, decode_image_prompt
+from pipeline import TextPrompt, decode_image_prompt, flip_up_axis, ply
 from tests.support.factories import make_asset, make_picture, make_splats, png
 from tests.support.monitor import HOSTILE, some_result, until
 
@@ -54,7 +54,7 @@ async def test_results_are_saved_and_drawn(tmp_path: Path, caplog: pytest.LogCap
     assert "prompt" not in newest.facts
     assert newest.facts["seed"] == 2**62 + 1
     for key in (2, 3):
-        kept = read_splats(gallery.results, key)
+        kept = read_upright(gallery.results, key)
         assert kept is not None
         assert torch.allclose(kept.means, make_splats().means, atol=1e-3)
     with Image.open(gallery.pictures / "3.webp") as strip:
@@ -94,7 +94,14 @@ def test_files_that_a_crash_cut_off_are_passed_over(tmp_path: Path) -> None:
     (gallery.results / "notes.json").write_text("{}")
     assert [kept.key for kept in gallery.read_latest(5)] == [3]
     with pytest.raises(FileNotFoundError):
-        read_splats(gallery.results, 404)
+        read_upright(gallery.results, 404)
+
+
+def test_results_with_either_axis_up_are_read_upright(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path)
+    file = ply.to_bytes(flip_up_axis(make_splats()))
+    assert gallery._save(some_result(1, data=file, data_format="ply", up="-y"))
+    assert torch.equal(read_upright(gallery.results, 1).means, make_splats().means)
 
 
 def test_a_task_and_its_result_become_a_gallery_result() -> None:

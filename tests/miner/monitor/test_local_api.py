@@ -84,6 +84,12 @@ async def test_a_picture_becomes_a_ply(api_server: ServedApi) -> None:
     (task,) = api_server.tasks
     assert isinstance(task.prompt, ImagePrompt)
     assert (task.type, task.prompt.image.size, task.seed, task.format) == ("image", (64, 64), 42, "ply")
+    assert task.up == "-y"
+
+
+async def test_a_request_may_name_the_axis_that_points_up(api_server: ServedApi) -> None:
+    assert (await api_server.post(form(prompt="x", up="y")))[0] == 200
+    assert api_server.tasks[0].up == "y"
 
 
 async def test_a_sentence_becomes_a_ply_after_all_tasks_of_validators(api_server: ServedApi) -> None:
@@ -105,6 +111,7 @@ async def test_a_sentence_becomes_a_ply_after_all_tasks_of_validators(api_server
         (form(prompt="x", prompt_image_file=b"y"), 400, "either prompt or prompt_image_file"),
         (form(prompt="x", seed="-1"), 400, "seed must be a whole number from 0"),
         (form(prompt="x", seed="1.5"), 400, "seed must be"),
+        (form(prompt="x", up="z"), 400, "up must be one of y, -y"),
         (form(prompt="x", seed=str(2**63)), 400, "seed must be"),
         (form(prompt=b"\xff\xfe"), 400, "not UTF-8"),
         (form(prompt="  "), 400, "empty"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from miner.monitor.gallery import Gallery
 from miner.monitor.thumbnail_worker import EXTENT, SIZE, VIEWS, draw_result, draw_turntable
 from miner.monitor.thumbnails import ThumbnailError, ThumbnailWorker
 from pipeline import normalise
@@ -68,11 +69,9 @@ def test_a_prompt_picture_is_drawn_anew_never_passed_on(tmp_path: Path) -> None:
     """What strangers hide behind the pixels of their files does not reach the operator's browser."""
     buffer = io.BytesIO()
     Image.new("RGB", (900, 30), (10, 200, 30)).save(buffer, "PNG")
-    results = tmp_path / "results"
-    results.mkdir()
-    (results / "1.prompt").write_bytes(buffer.getvalue() + b"<script>")
-    (results / "1.spz").write_bytes(some_result(1).data)
-    draw_result(results, 1, tmp_path / "pictures")
+    gallery = Gallery(tmp_path)
+    assert gallery._save(some_result(1, picture=buffer.getvalue() + b"<script>"))
+    draw_result(gallery.results, 1, gallery.pictures)
     picture = (tmp_path / "pictures" / "1.prompt.webp").read_bytes()
     assert b"<script>" not in picture
     with Image.open(io.BytesIO(picture)) as opened:

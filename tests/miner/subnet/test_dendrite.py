@@ -1,4 +1,5 @@
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -32,7 +33,6 @@ async def pull(wallet: bt.Wallet, handler: Handler, timeout: float = 20.0) -> Re
     dendrite = Dendrite(wallet.hotkey)
     async with axon(handler) as neuron:
         reply = await dendrite.exchange(neuron, PullTask(), timeout)
-        assert dendrite.synapse_history == []
         await dendrite.aclose_session()
     return reply
 
@@ -124,3 +124,60 @@ async def test_one_exchange_does_not_colour_the_next(wallets: dict[str, bt.Walle
         (False, False),
         (True, True),
     ]
+
+
+async def test_each_request_has_a_connection_of_its_own(wallets: dict[str, bt.Wallet]) -> None:
+    """Validators close connections that were idle for five seconds, just when a submission may come."""
+    ports = []
+
+    async def answer(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        ports.append(request.transport.get_extra_info("peername")[1])
+        return web.json_response({})
+
+    dendrite = Dendrite(wallets["miner"].hotkey)
+    async with axon(answer) as neuron:
+        replies = [await dendrite.exchange(neuron, PullTask(), 5.0) for _ in range(3)]
+        await dendrite.aclose_session()
+    assert [reply.delivered for reply in replies] == [True] * 3
+    assert len(set(ports)) == 3
+
+
+async def test_an_axon_at_an_ipv6_address_is_reached(wallets: dict[str, bt.Wallet]) -> None:
+    try:
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    application = web.Application()
+    application.router.add_post("/PullTask", answering())
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+    dendrite = Dendrite(wallets["miner"].hotkey)
+    neuron = Neuron(uid=0, hotkey="5Validator", coldkey="c", ip="::1", port=listener.getsockname()[1])
+    reply = await dendrite.exchange(neuron, PullTask(), 5.0)
+    await dendrite.aclose_session()
+    await runner.cleanup()
+    assert (reply.synapse.cooldown_until, reply.delivered) == (7, True)
+
+
+@pytest.mark.parametrize("ip", ["", "no address", "::1::", "1.2.3", "[::1]", "http://evil/", "127.0.0.1@evil", "\n"])
+async def test_an_address_that_is_none_is_not_serving_and_nothing_is_delivered_there(
+    wallets: dict[str, bt.Wallet], ip: str
+) -> None:
+    neuron = Neuron(uid=0, hotkey="5Validator", coldkey="c", ip=ip, port=1)
+    assert not neuron.is_serving
+    dendrite = Dendrite(wallets["miner"].hotkey)
+    reply = await dendrite.exchange(neuron, PullTask(), 5.0)
+    await dendrite.aclose_session()
+    assert not reply.delivered
+    assert not reply.connected
+
+
+@pytest.mark.parametrize(
+    ("ip", "port", "serves"),
+    [("10.0.0.1", 8091, True), ("::1", 8091, True), ("0.0.0.0", 8091, False), ("::", 8091, False),
+     ("10.0.0.1", 0, False), ("10.0.0.1", -1, False), ("10.0.0.1", 65536, False)],
+)  # fmt: skip
+def test_who_serves_an_axon(ip: str, port: int, serves: bool) -> None:
+    assert Neuron(uid=0, hotkey="5V", coldkey="c", ip=ip, port=port).is_serving is serves

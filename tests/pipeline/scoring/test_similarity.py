@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from pipeline import ReferenceViews, Splats, measure_similarity, upright
+from pipeline import ReferenceViews, Splats, flip_up_axis, measure_similarity
 from pipeline.rendering.cameras import orbit
 from pipeline.scoring.similarity import colour_error, render_rgba, silhouette_iou
 
@@ -39,7 +39,7 @@ def test_the_object_itself(reference: ReferenceViews) -> None:
 
 
 def test_upside_down_and_wrong_colours_score_less(reference: ReferenceViews) -> None:
-    turned = measure_similarity(upright(ball_on_a_stick()), reference)
+    turned = measure_similarity(flip_up_axis(ball_on_a_stick()), reference)
     assert turned.score < 0.3
     recoloured = measure_similarity(ball_on_a_stick((-0.5, 0.0, 0.5)), reference)
     assert recoloured.silhouettes == (1.0, 1.0)

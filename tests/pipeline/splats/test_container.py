@@ -9,7 +9,7 @@ import torch
 from pipeline.errors import FormatError
 from pipeline.splats import ply, spz
 from pipeline.splats.container import Container, ResultFormat
-from pipeline.splats.splats import Splats
+from pipeline.splats.splats import Splats, flip_up_axis
 from tests.pipeline.splats.test_splats import cloud
 
 
@@ -20,19 +20,20 @@ def splats() -> Splats:
 
 def test_the_default_is_spz_as_the_subnet_writes_it(splats: Splats) -> None:
     packed = Container().pack(splats)
-    assert packed.data == spz.to_bytes(splats, level=1, workers=0)
+    assert packed.data == spz.to_bytes(flip_up_axis(splats), level=1, workers=0)
     assert torch.equal(packed.splats.means, spz.from_bytes(packed.data).means)
     assert not torch.equal(packed.splats.means, splats.means)
 
 
 def test_level_and_workers_are_those_of_spz(splats: Splats) -> None:
-    assert Container("spz", level=22, workers=1).pack(splats).data == spz.to_bytes(splats, level=22, workers=1)
+    packed = Container("spz", "-y", level=22, workers=1).pack(splats)
+    assert packed.data == spz.to_bytes(splats, level=22, workers=1)
 
 
 def test_ply_holds_the_same_values(splats: Splats) -> None:
-    packed = Container("ply").pack(splats)
+    packed = Container("ply", "-y").pack(splats)
     assert packed.data == ply.to_bytes(splats)
-    assert torch.equal(packed.splats.means, splats.means)
+    assert torch.equal(packed.splats.means, flip_up_axis(splats).means)
 
 
 @pytest.mark.parametrize("form", ["spz", "ply"])

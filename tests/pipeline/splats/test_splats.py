@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.splats.splats import Splats, normalise, upright
+from pipeline.splats.splats import Splats, flip_up_axis, normalise
 from pipeline.splats.statistics import compute_statistics
 from pipeline.splats.validation import invalid_reason
 
@@ -213,13 +213,13 @@ def axes(quaternions: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
-def test_upright_turns_places_and_gaussians_by_half_a_turn_about_x() -> None:
+def test_the_other_up_axis_turns_places_and_gaussians_by_half_a_turn_about_x() -> None:
     splats = cloud(50)
-    turned = upright(splats)
+    turned = flip_up_axis(splats)
     half_turn = torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64))
     assert torch.equal(turned.means.double(), splats.means.double() @ half_turn)
     assert torch.allclose(axes(turned.quaternions), half_turn @ axes(splats.quaternions), atol=1e-6)
     assert torch.equal(turned.log_scales, splats.log_scales)
-    assert torch.allclose(upright(turned).means, splats.means)
+    assert torch.allclose(flip_up_axis(turned).means, splats.means)
     with pytest.raises(ValueError, match="splats of degree 1 cannot be turned"):
-        upright(cloud(5, 3))
+        flip_up_axis(cloud(5, 3))

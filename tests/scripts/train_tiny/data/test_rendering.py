@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline import Splats, upright
+from pipeline import Splats, flip_up_axis
 from pipeline.rendering.rasterizer import SH_C0
 from pipeline.scoring.similarity import compare_views, render_rgba
 from scripts.train_tiny.data.distance_fields import ObjectBatch
@@ -38,7 +38,7 @@ def as_exported(objects: ObjectBatch) -> Splats:
 
 def test_voxels_and_pictures_show_the_same_object_upright() -> None:
     objects = ObjectBatch.pack([GNOME], CPU)
-    found = compare_views(render_rgba(upright(as_exported(objects)), view_cameras()), render_object(objects))
+    found = compare_views(render_rgba(flip_up_axis(as_exported(objects)), view_cameras()), render_object(objects))
     assert min(found.silhouettes) > 0.85
     assert found.colour_error < 0.06
     on_its_head = compare_views(render_rgba(as_exported(objects), view_cameras()), render_object(objects))
