@@ -5,20 +5,20 @@ its body. A sender that is not allowed can cause one signature check and nothing
 only.
 """
 
-import heapq
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import bittensor as bt
 
+from miner.axon.replays import ReplayWindow
 from miner.config import ServingSettings
 from miner.policy import PolicyDecision
+from miner.runtime import SYSTEM_CLOCK, Clock
 
-NANOSECONDS = 1_000_000_000
 # By field of Caller, the header that the SDK's client sends and the pattern of its value.
 CALLER_HEADERS = {
     "hotkey": ("bt_header_dendrite_hotkey", r"[1-9A-HJ-NP-Za-km-z]{40,60}"),
@@ -82,40 +82,6 @@ class Caller:
             return False
 
 
-class ReplayWindow:
-    """The nonces that were used lately, so that no request is answered twice."""
-
-    def __init__(self, window: float, now: float) -> None:
-        """Allow nonces within `window` seconds of our clock, from `now` on; times are unix seconds."""
-        self._window = int(window * NANOSECONDS)
-        # Earlier nonces may have been used with the process before us.
-        self._started = int(now * NANOSECONDS)
-        self._used: set[int] = set()
-        self._oldest_first: list[int] = []
-
-    def __len__(self) -> int:
-        """Return the number of nonces that are remembered."""
-        return len(self._used)
-
-    def find_problem(self, nonce: int, now: float) -> str | None:
-        """Return why a nonce is not acceptable, or None if it is."""
-        ahead = nonce - int(now * NANOSECONDS)
-        if abs(ahead) > self._window:
-            offset = f"{abs(ahead) / NANOSECONDS:.1f} s {'ahead of' if ahead > 0 else 'behind'} our clock"
-            return f"the nonce is {offset}, at most {self._window / NANOSECONDS:g} s are allowed"
-        if nonce < self._started:
-            return "the nonce is from before this miner started"
-        return "the nonce was used before" if nonce in self._used else None
-
-    def remember(self, nonce: int, now: float) -> None:
-        """Mark a nonce as used, by whichever hotkey."""
-        self._used.add(nonce)
-        heapq.heappush(self._oldest_first, nonce)
-        # Nonces that are outside the window need not be remembered.
-        while self._oldest_first[0] < int(now * NANOSECONDS) - self._window:
-            self._used.discard(heapq.heappop(self._oldest_first))
-
-
 @dataclass(eq=False)
 class RateLimit:
     """A token bucket for each hotkey, which holds a minute's worth of requests and refills steadily."""
@@ -124,7 +90,7 @@ class RateLimit:
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def take(self, hotkey: str, now: float) -> float:
-        """Take a token and return 0; if there is none, return the seconds until there will be one."""
+        """Take a token and return 0; if there is none, return the seconds until there will be one; `now` is steady."""
         tokens, since = self._buckets.get(hotkey, (self.per_minute, now))
         tokens = min(tokens + max(now - since, 0.0) * self.per_minute / 60, self.per_minute)
         wait = max(1 - tokens, 0.0) * 60 / self.per_minute
@@ -140,21 +106,21 @@ class Authenticator:
         receiver: str,
         decide: Callable[[str], PolicyDecision],
         settings: ServingSettings,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
+        nonces: Path | None = None,
     ) -> None:
-        """Admit requests to the hotkey `receiver`, ours; `decide` is the policy and `clock` returns unix seconds."""
+        """Admit requests to the hotkey `receiver`, ours; `decide` is the policy, `nonces` the file of used ones."""
         self._receiver = receiver
         self._decide = decide
         self._settings = settings
         self._clock = clock
-        self._replays = ReplayWindow(settings.replay_window, clock())
+        self._replays = ReplayWindow(settings.replay_window, clock, nonces)
         self._rate = RateLimit(settings.requests_per_minute)
         self._in_progress: Counter[str] = Counter()
 
     def admit(self, caller: Caller) -> None:
         """Raise RequestRefused unless the caller is genuine (401), allowed (403) and within its rate (429)."""
-        now = self._clock()
-        problem = self._replays.find_problem(caller.nonce, now)
+        problem = self._replays.find_problem(caller.nonce)
         if problem is None and not caller.has_valid_signature(self._receiver):
             problem = "the signature does not match"
         if problem is not None:
@@ -163,11 +129,11 @@ class Authenticator:
         if not decision.allowed:
             # The reason is only for our log: reasons on the blacklist are the operator's notes.
             raise RequestRefused(403, "this miner does not work for this hotkey", decision.reason)
-        wait = self._rate.take(caller.hotkey, now)
+        wait = self._rate.take(caller.hotkey, self._clock.now())
         if wait:
             per_minute = self._settings.requests_per_minute
             raise RequestRefused(429, f"more than {per_minute:g} requests a minute", retry_after=int(wait) + 1)
-        self._replays.remember(caller.nonce, now)
+        self._replays.remember(caller.nonce)
 
     @contextmanager
     def reserve(self, hotkey: str) -> Iterator[None]:

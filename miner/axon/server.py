@@ -5,6 +5,7 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import bittensor as bt
 
@@ -65,14 +66,18 @@ class AxonServer:
         decide: Callable[[str], PolicyDecision],
         settings: ServingSettings,
         recorder: TaskRecorder,
+        nonces: Path | None = None,
     ) -> None:
-        """Serve on the address of `axon`, which must not have started; `decide` is the policy."""
+        """Serve on the address of `axon`, which must not have started.
+
+        `decide` is the policy, `nonces` the file that keeps used nonces over a restart.
+        """
         self.axon = axon
         self._runner = runner
         self._decide = decide
         self._recorder = recorder
         axon.attach(forward_fn=self.forward, verify_fn=self.verify)
-        authenticator = Authenticator(axon.wallet.hotkey.ss58_address, decide, settings)
+        authenticator = Authenticator(axon.wallet.hotkey.ss58_address, decide, settings, nonces=nonces)
         self._middleware = AuthMiddleware(axon.app, authenticator, settings)
         axon.fast_config.app = self._middleware
         # The SDK's server would listen on all addresses.

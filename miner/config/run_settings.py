@@ -82,6 +82,10 @@ class RunSettings:
         """Return the file that remembers the cooldowns of this hotkey."""
         return self.files.state_dir / f"cooldowns-{self.options.netuid}-{hotkey}.json"
 
+    def used_nonces(self, hotkey: str) -> Path:
+        """Return the file that remembers the nonces of requests to this hotkey."""
+        return self.files.state_dir / f"nonces-{self.options.netuid}-{hotkey}.json"
+
     def check_allowed(self, phase: NamedPhase) -> None:
         """Raise OperatorError if the phase generates with a toy checkpoint and this is a live network."""
         is_toy = any(map(is_embedded, phase.settings.checkpoints))

@@ -127,7 +127,7 @@ class SubmissionAnswered:
     `score` may be the number of the feedback as it came: it is stored only with an accepted result, since 0.0 stands
     for any failure. `cooldown_until` is the validator's unix time. A submission whose outcome does not close the task
     may be followed by another; the first closing outcome of a task is final. Pushed tasks get no feedback: their
-    outcome is `unknown`.
+    outcome is `unknown`. `submissions` is 0 for an outcome that no answer told but that followed from later ones.
     """
 
     key: int
@@ -135,13 +135,14 @@ class SubmissionAnswered:
     outcome: Outcome
     score: float | None = None
     cooldown_until: float | None = None
+    submissions: int = 1
 
     def statement(self) -> Statement:
         """Return the SQL that records the event."""
         has_score = self.outcome is Outcome.ACCEPTED and self.score is not None and 0 < self.score < math.inf
         return (
             "UPDATE tasks SET answered_at = :at, outcome = :outcome, score = :score, "  # noqa: S608
-            "cooldown_until = :cooldown_until, submissions = submissions + 1 "
+            "cooldown_until = :cooldown_until, submissions = submissions + :submissions "
             f"WHERE key = :key AND (outcome IS NULL OR outcome NOT IN {tuple(map(str, CLOSING))})",
             {
                 "key": self.key,
@@ -149,6 +150,7 @@ class SubmissionAnswered:
                 "outcome": str(self.outcome),
                 "score": self.score if has_score else None,
                 "cooldown_until": self.cooldown_until or None,
+                "submissions": self.submissions,
             },
         )
 

@@ -120,6 +120,10 @@ class TaskRecord:
         """Record the answer to a submission; see `SubmissionAnswered`."""
         self.recorder.record(events.SubmissionAnswered(self.key, time.time(), outcome, score, cooldown_until))
 
+    def ended(self, outcome: Outcome, cooldown_until: float | None) -> None:
+        """Record an outcome that no answer told but that followed from a later one."""
+        self.recorder.record(events.SubmissionAnswered(self.key, time.time(), outcome, None, cooldown_until, 0))
+
 
 def _assignment_of(row: TaskRow) -> events.PhaseAssignment:
     arm = None

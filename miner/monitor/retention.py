@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
+import math
 import os
 import re
 import sqlite3
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from pathlib import Path
 
 from miner.config import HousekeepingSettings, RetentionSettings
 from miner.ledger import TasksDeleted
+from miner.monitor.clock_doubt import DAY, ClockDoubt
+from miner.runtime import SYSTEM_CLOCK, Clock
 
 log = logging.getLogger(__name__)
 
-DAY = 86_400.0
 # A ledger that is too large is reduced to this share of its limit, so that not every round has to reduce it again.
 LEDGER_SHARE = 0.9
 # The names of files that may be deleted, with the partial files that a crash may leave; no other file is touched.
@@ -37,7 +38,10 @@ class StoredItem:
 
 
 def select_expired(items: Collection[StoredItem], now: float, limits: RetentionSettings) -> list[StoredItem]:
-    """Select the items that are too old, and the oldest others until the rest fits; the oldest come first."""
+    """Select the items that are too old, and the oldest others until the rest fits; the oldest come first.
+
+    `now` is in unix seconds; -inf makes nothing too old.
+    """
     oldest = now - limits.max_days * DAY
     remaining_bytes = sum(item.size for item in items)
     expired = []
@@ -68,15 +72,22 @@ def delete_expired(folder: Path, pattern: re.Pattern[str], limits: RetentionSett
     """Delete the expired items of a folder, if it exists, following no link below it; return them. Raises OSError."""
     try:
         # Held open, so that files are listed and deleted in the same folder even if its path is replaced.
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        with _opened(folder) as descriptor:
+            expired = select_expired(list_items(descriptor, pattern), now, limits)
+            for name in (name for item in expired for name in item.names):
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=descriptor)
+            return expired
     except FileNotFoundError:
         return []
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    """Open a folder while the context lasts. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        expired = select_expired(list_items(descriptor, pattern), now, limits)
-        for name in (name for item in expired for name in item.names):
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=descriptor)
-        return expired
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -88,6 +99,15 @@ def measure_ledger(path: Path) -> int:
         with suppress(FileNotFoundError):
             total += path.with_name(path.name + suffix).stat().st_size
     return total
+
+
+def find_newest_task(path: Path) -> float | None:
+    """Return the unix time of the task that was assigned last, None if there is none. Raises sqlite3.Error."""
+    if not path.exists():
+        return None
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        (moment,) = database.execute("SELECT max(assigned_at) FROM tasks").fetchone()
+    return None if moment is None else float(moment)
 
 
 def find_ledger_cutoff(path: Path, limits: RetentionSettings, now: float) -> float | None:
@@ -112,7 +132,12 @@ class Retention:
     """Deletes what has expired, again and again."""
 
     def __init__(
-        self, settings: HousekeepingSettings, state_dir: Path, ledger: Path, record: Callable[[TasksDeleted], None]
+        self,
+        settings: HousekeepingSettings,
+        state_dir: Path,
+        ledger: Path,
+        record: Callable[[TasksDeleted], None],
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Look after results/, pictures/ and logs/ of `state_dir`, and the ledger, to which `record` writes."""
         self._settings = settings
@@ -123,6 +148,8 @@ class Retention:
         )
         self._ledger = ledger
         self._record = record
+        self._clock = clock
+        self._doubt = ClockDoubt(clock)
         self._problems: dict[Path, str] = {}
 
     async def run(self) -> None:
@@ -133,7 +160,9 @@ class Retention:
 
     def run_once(self) -> None:
         """Delete what has expired; what cannot be read or deleted is logged once and retried in the next round."""
-        now = time.time()
+        now = self._clock.wall()
+        if not self._doubt.is_credible(self._find_newest_record()):
+            now = -math.inf
         for folder, pattern, limits in self._folders:
             with self._log_problem(folder):
                 expired = delete_expired(folder, pattern, limits, now)
@@ -143,8 +172,19 @@ class Retention:
         with self._log_problem(self._ledger):
             cutoff = find_ledger_cutoff(self._ledger, self._settings.ledger, now)
             if cutoff is not None:
-                log.info("Deleting tasks that are older than %.1f days from the ledger", (now - cutoff) / DAY)
+                age = (self._clock.wall() - cutoff) / DAY
+                log.info("Deleting tasks that are older than %.1f days from the ledger", age)
                 self._record(TasksDeleted(cutoff))
+
+    def _find_newest_record(self) -> float | None:
+        """Return the unix time of the newest result, picture, finished log or task; None if there is none."""
+        moments = []
+        for folder, pattern, _ in self._folders:
+            with suppress(OSError), _opened(folder) as descriptor:
+                moments += [item.modified for item in list_items(descriptor, pattern)]
+        with suppress(sqlite3.Error, OSError):
+            moments.append(find_newest_task(self._ledger))
+        return max((moment for moment in moments if moment is not None), default=None)
 
     @contextmanager
     def _log_problem(self, path: Path) -> Iterator[None]:

@@ -1,20 +1,16 @@
 """Chooses whom to pull from: one supervised session a validator, and what outlives sessions and restarts."""
 
 import logging
-import math
 from collections.abc import Callable
 
 from miner.pull.session import SessionContext, ValidatorRecord, ValidatorSession
-from miner.pull.state_machine import MAX_WAIT, ValidatorState
-from miner.pull.store import Cooldown, CooldownStore
+from miner.pull.state_machine import ValidatorState
+from miner.pull.store import CooldownStore
 from miner.runtime import Supervisor, sanitise_name
 from miner.subnet.dendrite import Dendrite, Transport
 from miner.subnet.metagraph import Snapshot
 
 log = logging.getLogger(__name__)
-
-# End of cooldown, id of the task in hand, moment of its assignment; moments of our steady clock.
-_Persistent = tuple[float, str | None, float | None]
 
 
 def _session_name(hotkey: str) -> str:
@@ -37,8 +33,7 @@ class Puller:
         self._supervisor = supervisor
         self._store = store
         self._connect = connect or (lambda: Dendrite(context.keypair, context.settings.max_answer_bytes))
-        self._stored = store.load() if store else {}
-        self._last_saved: dict[str, _Persistent] = {}
+        self._stored = store.load(context.clock) if store else {}
         self._sessions: dict[str, ValidatorSession] = {}
 
     @property
@@ -57,7 +52,9 @@ class Puller:
         for hotkey in self._sessions.keys() - eligible.keys():
             self._retire(hotkey)
         for hotkey, neuron in eligible.items():
-            record = self.records.setdefault(hotkey, ValidatorRecord(neuron, self._restored_state(hotkey)))
+            if hotkey not in self.records:
+                self.records[hotkey] = ValidatorRecord(neuron, self._restored_state(hotkey))
+            record = self.records[hotkey]
             if (record.neuron.ip, record.neuron.port) != (neuron.ip, neuron.port):
                 log.info("Now pulling from %s at %s:%d", record.name, neuron.ip, neuron.port)
             record.neuron = neuron
@@ -110,44 +107,28 @@ class Puller:
         self._sessions.clear()
 
     def _restored_state(self, hotkey: str) -> ValidatorState:
-        """Return the state of a validator of which only what was stored before a restart is known."""
+        """Return the state of a validator of which only what was stored is known, before a restart or an absence."""
         stored = self._stored.get(hotkey)
         if stored is None:
             return ValidatorState()
-        now, wall = self._context.clock.now(), self._context.clock.wall()
-        end = now + min(stored.pull_after - wall, MAX_WAIT)
-        if end > now:
-            log.info("Validator %s: on cooldown for %.0f s more since before our restart", hotkey[:8], end - now)
-        held = None
-        if stored.task_id is not None and stored.assigned_at is not None:
-            held = (stored.task_id, now + min(stored.assigned_at - wall, 0.0))
-        return ValidatorState(pull_after=end, cooldown_end=end, held_before_restart=held)
+        now = self._context.clock.now()
+        state = ValidatorState.restored(stored, now)
+        if state.pull_after > now:
+            log.info("Validator %s: known cooldown, next pull in %.0f s", hotkey[:8], state.pull_after - now)
+        return state
 
     def _save(self) -> None:
         """Store cooldowns and tasks in hand, if they changed."""
         if self._store is None:
             return
-        current = {hotkey: _persistent(record.state) for hotkey, record in self.records.items()}
-        if current == self._last_saved:
-            return
-        self._last_saved = current
-        wall = self._context.clock.wall()
-        unix_offset = wall - self._context.clock.now()
+        now = self._context.clock.now()
         # Validators that are not pulled from now may be again before their cooldown ends.
-        absent = {h: stored for h, stored in self._stored.items() if h not in self.records and stored.pull_after > wall}
-        self._stored = absent | {
-            hotkey: Cooldown(
-                pull_after=0.0 if end == -math.inf else end + unix_offset,
-                task_id=task_id,
-                assigned_at=None if assigned_at is None else assigned_at + unix_offset,
-            )
-            for hotkey, (end, task_id, assigned_at) in current.items()
+        absent = {
+            hotkey: stored
+            for hotkey, stored in self._stored.items()
+            if hotkey not in self.records and stored.cooldown_end > now
         }
-        self._store.save(self._stored)
-
-
-def _persistent(state: ValidatorState) -> _Persistent:
-    held = state.held
-    if held is not None:
-        return state.cooldown_end, held.task.id, held.assigned_at
-    return (state.cooldown_end, *(state.held_before_restart or (None, None)))
+        current = absent | {hotkey: record.state.to_store() for hotkey, record in self.records.items()}
+        if current != self._stored:
+            self._stored = current
+            self._store.save(current, self._context.clock)

@@ -13,7 +13,7 @@ from miner.ledger import Outcome, TaskRecord, TaskRecorder
 from miner.policy import PolicyDecision
 from miner.pull import state_machine as machine
 from miner.pull.estimates import OverheadEstimator, generation_deadline
-from miner.pull.responses import OnCooldown, PullResponse, TaskAssigned, read_pull, read_submission
+from miner.pull.responses import MAX_UNIX_TIME, OnCooldown, PullResponse, TaskAssigned, read_pull, read_submission
 from miner.pull.state_machine import HeldTask, Stage, ValidatorState, transition
 from miner.runtime import Clock, sanitise_name
 from miner.subnet.dendrite import Transport
@@ -129,16 +129,20 @@ class ValidatorSession:
         self._last_denial = denial
         return not decision.allowed
 
-    def _credible(self, date: float | None) -> float | None:
-        """Return the validator's time if it is credible; warn once of a notable difference."""
+    def _credible(self, date: float | None, cooldown_until: int) -> float | None:
+        """Return the validator's time if it is credible; warn once of a notable difference.
+
+        A clock that differs by days from ours is right, and ours wrong, if the cooldown that came with it fits it.
+        """
         if date is None:
             return None
+        fits = 0 < min(cooldown_until, MAX_UNIX_TIME) - date <= machine.MAX_WAIT
         skew = date - self.context.clock.wall()
         if abs(skew) > NOTABLE_SKEW and not self._has_reported_skew:
             self._has_reported_skew = True
             name = self.record.name
             log.warning("The clock of %s differs from ours by %.0f s; is ours synchronised (timedatectl)?", name, skew)
-        return date if abs(skew) < MAX_CREDIBLE_SKEW else None
+        return date if fits or abs(skew) < MAX_CREDIBLE_SKEW else None
 
     async def _pull(self, transport: Transport) -> machine.PullCompleted:
         record, context = self.record, self.context
@@ -146,32 +150,38 @@ class ValidatorSession:
         reply = await transport.exchange(record.neuron, PullTask(), context.settings.pull_timeout)
         response = read_pull(reply.synapse)
         self._record_response(response)
-        return machine.PullCompleted(response, sent, reply.delivered, self._credible(reply.date))
+        date = self._credible(reply.date, reply.synapse.cooldown_until)
+        return machine.PullCompleted(response, sent, reply.delivered, date)
 
     def _record_response(self, response: PullResponse) -> None:
         """Log and record what a response tells of tasks, also the end of one that can only be inferred."""
         record = self.record
-        held, is_unsettled = record.state.held, record.state.failed_submissions > 0
-        held_id = "" if held is None else sanitise_name(held.task.id)
-        if isinstance(response, OnCooldown) and is_unsettled:
-            log.info("Task %s: its submission to %s has counted, accepted or not", held_id, record.name)
-            self._record_outcome(Outcome.CLOSED_WITHOUT_SCORE, None, response.until)
+        held, earlier = record.state.held, record.state.earlier
+        if outcome := record.state.infer_end(response):
+            self._record_inferred_end(outcome, response.until if isinstance(response, OnCooldown) else None)
         if not isinstance(response, TaskAssigned):
             return
         task_id = sanitise_name(response.task.id)
-        if held is not None and held.task.id == response.task.id:
-            next_step = "its result is sent again" if held.result is not None else "it is generated again"
+        if response.task.id in (held and held.id, earlier and earlier.id):
+            next_step = "its result is sent again" if held and held.result is not None else "it is generated again"
             log.info("Task %s: handed back by %s, %s", task_id, record.name, next_step)
             return
-        if is_unsettled:
-            log.warning("Task %s: %s no longer holds it, nobody takes its result", held_id, record.name)
-            self._record_outcome(Outcome.NOT_HELD, None, None)
         self.context.runner.counters["pulled"] += 1
         log.info("Task %s: pulled from %s, %s", task_id, record.name, response.task.type)
 
-    def _record_outcome(self, outcome: Outcome, score: float | None, cooldown_until: float | None) -> None:
-        if self.record.task_record is not None:
-            self.record.task_record.answered(outcome, score, cooldown_until)
+    def _record_inferred_end(self, outcome: Outcome, cooldown_until: float | None) -> None:
+        """Log and record the end of the last task, or of the one that was in hand before a restart."""
+        record, earlier = self.record, self.record.state.earlier
+        if record.task_record is None and earlier is not None:
+            record.task_record = self.context.recorder.open("pull", record.neuron.hotkey, earlier.id, earlier.type)
+        if record.task_record is None:
+            return
+        task_id = sanitise_name(record.task_record.task_id)
+        if outcome is Outcome.CLOSED_WITHOUT_SCORE:
+            log.info("Task %s: its submission to %s has counted, accepted or not", task_id, record.name)
+        else:
+            log.warning("Task %s: %s no longer holds it, nobody takes its result", task_id, record.name)
+        record.task_record.ended(outcome, cooldown_until)
 
     async def _generate(self, held: HeldTask) -> bytes:
         """Return the result's file, or SKIP, which costs no penalty."""
@@ -208,7 +218,7 @@ class ValidatorSession:
         sent = context.clock.now()
         reply = await transport.exchange(record.neuron, submission, context.settings.submit_timeout)
         received = context.clock.now()
-        date = self._credible(reply.date)
+        date = self._credible(reply.date, reply.synapse.cooldown_until)
         response = read_submission(
             reply.synapse,
             is_skip=not results,
@@ -217,11 +227,13 @@ class ValidatorSession:
         )
         if results and response.outcome.closes:
             record.overhead = record.overhead.with_sample(self._packing_seconds + received - started)
-        context.runner.counters[response.outcome] += 1
-        self._record_outcome(response.outcome, response.score, response.cooldown_until)
+        if reply.connected:
+            context.runner.counters[response.outcome] += 1
+            if record.task_record is not None:
+                record.task_record.answered(response.outcome, response.score, response.cooldown_until)
         is_expected = response.outcome in (Outcome.ACCEPTED, Outcome.SKIPPED)
         level = logging.INFO if is_expected else logging.WARNING
-        submitted = f"{len(results)} bytes submitted" if results else "empty result submitted"
-        task_id = sanitise_name(held.task.id)
-        log.log(level, "Task %s: %s to %s: %s", task_id, submitted, record.name, response.reason)
+        what = f"{len(results)} bytes" if results else "empty result"
+        done = f"{what} submitted" if reply.connected else f"{what} could not be submitted"
+        log.log(level, "Task %s: %s to %s: %s", sanitise_name(held.id), done, record.name, response.reason)
         return machine.SubmissionCompleted(response, sent, reply.delivered, date)

@@ -16,6 +16,7 @@ from enum import Enum
 from miner.ledger import Outcome
 from miner.pull import responses
 from miner.pull.estimates import ClockOffset
+from miner.pull.store import Cooldown, EarlierTask
 from miner.runtime import backoff
 from miner.subnet.protocol import ProtocolTask
 
@@ -30,10 +31,15 @@ LOCK_DELAY, MAX_LOCK_DELAY = 31.0, 300.0
 # Pulling soon after a submission whose fate is unknown tells its fate, since a task that is still held costs seconds;
 # and a validator that comes back is noticed within the last of these delays.
 FIRST_FAILURE_DELAY, LAST_FAILURE_DELAY = 2.0, 60.0
+# A moment before all others that is still a number in JSON.
+LONG_AGO = -1e12
 # The policy is asked again after this.
 DENIED_DELAY = 30.0
-# No response makes us wait longer, so that one absurd number does not lose a validator for good.
-MAX_WAIT = 86_400.0
+# The longest wait that the network imposes, on hotkeys that are not registered. No response makes us wait longer, so
+# that one absurd number, or a clock that is wrong, does not lose a validator.
+MAX_WAIT = 3600.0
+# From the assignment of a task, of a validator of which no cooldown is known.
+USUAL_COOLDOWN = 300.0
 
 
 class Stage(Enum):
@@ -61,25 +67,75 @@ class HeldTask:
     result: bytes | None = None
     submitted_at: float | None = None
 
+    @property
+    def id(self) -> str:
+        """The validator's id of the task."""
+        return self.task.id
+
 
 @dataclass(frozen=True)
 class ValidatorState:
     """Everything that is remembered of one validator.
 
-    No pull is sent before `pull_after`; `cooldown_end` is the part of it that the validator imposed. `asked_at` is when
-    the first pull left that may have got us a task but brought no response. `failed_pulls` and `failed_submissions`
-    count failures in a row. `held_before_restart` is the id and moment of assignment of a task held before our restart.
+    No pull is sent before `pull_after`; `cooldown_end` is the part of it that the validator imposed, and
+    `cooldown_seconds` how long the last cooldown was, counted from the assignment of its task. `asked_at` is when the
+    first pull left that may have got us a task but brought no response. `submitting_since` is when the submission left
+    that is under way. `failed_pulls` and `failed_submissions` count failures in a row. `earlier` is a task that was in
+    hand before our restart, until the validator shows what became of it.
     """
 
     stage: Stage = Stage.IDLE
     pull_after: float = -math.inf
     cooldown_end: float = -math.inf
+    cooldown_seconds: float | None = None
     held: HeldTask | None = None
     asked_at: float | None = None
+    submitting_since: float | None = None
     failed_pulls: int = 0
     failed_submissions: int = 0
     clock: ClockOffset = field(default_factory=ClockOffset)
-    held_before_restart: tuple[str, float] | None = None
+    earlier: EarlierTask | None = None
+
+    @staticmethod
+    def restored(cooldown: Cooldown, now: float) -> "ValidatorState":
+        """Return the state of a validator of which only what was stored before a restart is known.
+
+        After a submission without an answer, the first pull waits until it can be no violation if it was accepted.
+        """
+        end, task = min(cooldown.cooldown_end, now + MAX_WAIT), cooldown.task
+        pull_after = end
+        if task is not None and task.submitted_at is not None:
+            expected = task.assigned_at + (cooldown.cooldown_seconds or USUAL_COOLDOWN) + UNKNOWN_CLOCK_MARGIN
+            pull_after = min(max(end, task.submitted_at + LOCK_DELAY, expected), now + MAX_WAIT)
+        return ValidatorState(
+            pull_after=pull_after, cooldown_end=end, cooldown_seconds=cooldown.cooldown_seconds, earlier=task
+        )
+
+    def to_store(self) -> Cooldown:
+        """Return what is to outlive a restart."""
+        task = self.earlier
+        if self.held is not None and (self.is_busy or self.failed_submissions):
+            task = EarlierTask(
+                id=self.held.id,
+                type=self.held.task.type,
+                assigned_at=self.held.assigned_at,
+                submitted_at=self.submitting_since or self.held.submitted_at,
+            )
+        end = max(self.cooldown_end, LONG_AGO)
+        return Cooldown(cooldown_end=end, cooldown_seconds=self.cooldown_seconds, task=task)
+
+    def infer_end(self, response: responses.PullResponse) -> Outcome | None:
+        """Return how a task must have ended whose end no response told; None if there is none, or it goes on.
+
+        A validator that holds a task for us hands it back at each pull. One that does not has closed it if a result may
+        have arrived, and has forgotten it otherwise.
+        """
+        task = self.held if self.failed_submissions else self.earlier
+        if task is None or isinstance(response, responses.NotRegistered | responses.PullFailed):
+            return None
+        if isinstance(response, responses.TaskAssigned) and response.task.id == task.id:
+            return None
+        return Outcome.NOT_HELD if task.submitted_at is None else Outcome.CLOSED_WITHOUT_SCORE
 
     @property
     def is_busy(self) -> bool:
@@ -190,7 +246,7 @@ def failure_delay(failures: int) -> float:
 
 def _wait(state: ValidatorState, until: float) -> Transition:
     moment = max(until, state.pull_after)
-    return replace(state, stage=Stage.WAITING, pull_after=moment), WaitUntil(moment)
+    return replace(state, stage=Stage.WAITING, pull_after=moment, submitting_since=None), WaitUntil(moment)
 
 
 def _on_timer(state: ValidatorState, now: float) -> Transition:
@@ -205,14 +261,15 @@ def _deliver(state: ValidatorState, held: HeldTask, now: float) -> Transition:
     """Send the result now, or once an earlier submission of it can no longer lock the validator."""
     if held.submitted_at is not None and now < held.submitted_at + LOCK_DELAY:
         return replace(state, stage=Stage.HOLDING, held=held), WaitUntil(held.submitted_at + LOCK_DELAY)
-    return replace(state, stage=Stage.SUBMITTING, held=held), SendSubmission(held)
+    return replace(state, stage=Stage.SUBMITTING, held=held, submitting_since=now), SendSubmission(held)
 
 
 def _on_interruption(state: ValidatorState, now: float) -> Transition:
     if state.stage is Stage.PULLING:
         state = replace(state, asked_at=now if state.asked_at is None else state.asked_at)
     if state.stage is Stage.SUBMITTING and state.held is not None:
-        state = replace(state, held=replace(state.held, submitted_at=now))
+        held = replace(state.held, submitted_at=now)
+        state = replace(state, held=held, failed_submissions=state.failed_submissions + 1)
     return _wait(state, now)
 
 
@@ -224,13 +281,14 @@ def _cool_down(state: ValidatorState, until: int, now: float, wall: float) -> Tr
 
 
 def _on_pull(state: ValidatorState, event: PullCompleted, now: float, wall: float) -> Transition:
+    if state.infer_end(event.response) is not None:
+        state = replace(state, failed_submissions=0, earlier=None)
     state = replace(state, clock=state.clock.with_date(event.date, now))
     match event.response:
         case responses.TaskAssigned():
             return _on_task(state, event.response, event.sent, now)
         case responses.OnCooldown(until=until):
-            # No task is held: a submission whose fate was unknown has counted.
-            settled = replace(state, asked_at=None, failed_submissions=0)
+            settled = replace(state, asked_at=None)
             if until > state.clock.validator_time(now, wall):
                 return _cool_down(replace(settled, failed_pulls=0), until, now, wall)
             # We were too early by a clock that is wrong, ours or the one that the validator tells.
@@ -254,11 +312,11 @@ def _on_task(state: ValidatorState, response: responses.TaskAssigned, sent: floa
         if held.result is None or held.task.prompt != response.task.prompt:
             held = replace(held, task=response.task, result=None)
     else:
-        earlier_id, earlier_at = state.held_before_restart or ("", 0.0)
-        asked = sent if state.asked_at is None else state.asked_at
-        assigned_at = earlier_at if earlier_id == response.task.id else asked
-        held = HeldTask(response.task, assigned_at, response.throttle_period)
-    state = replace(state, asked_at=None, failed_pulls=0, held_before_restart=None)
+        asked, submitted_at = sent if state.asked_at is None else state.asked_at, None
+        if state.earlier is not None and state.earlier.id == response.task.id:
+            asked, submitted_at = state.earlier.assigned_at, state.earlier.submitted_at
+        held = HeldTask(response.task, asked, response.throttle_period, submitted_at=submitted_at)
+    state = replace(state, asked_at=None, failed_pulls=0, earlier=None)
     if held.result is None:
         return replace(state, stage=Stage.HOLDING, held=held), StartGeneration(held)
     return _deliver(state, held, now)
@@ -267,10 +325,13 @@ def _on_task(state: ValidatorState, response: responses.TaskAssigned, sent: floa
 def _on_submission(state: ValidatorState, event: SubmissionCompleted, now: float, wall: float) -> Transition:
     if state.held is not None and event.delivered:
         state = replace(state, held=replace(state.held, submitted_at=event.sent))
-    state = replace(state, clock=state.clock.with_date(event.date, now))
+    state = replace(state, clock=state.clock.with_date(event.date, now), submitting_since=None)
     outcome = event.response.outcome
     if outcome.closes:
-        return _cool_down(replace(state, failed_submissions=0), event.response.cooldown_until, now, wall)
+        closed, action = _cool_down(replace(state, failed_submissions=0), event.response.cooldown_until, now, wall)
+        if closed.held is not None:
+            closed = replace(closed, cooldown_seconds=closed.cooldown_end - closed.held.assigned_at)
+        return closed, action
     failures = state.failed_submissions + 1
     delay = failure_delay(failures)
     if outcome is Outcome.STILL_OPEN:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from miner.runtime.foreign_logs import FOREIGN_LOGGERS, Throttle, adopt, is_foreign, summarise
+
 log = logging.getLogger(__name__)
 
 PACKAGES = ("miner", "pipeline")
@@ -25,16 +27,29 @@ MAX_FILES = 100
 OPERATOR_SHAPES = re.compile(r"(Score|Final stats|generation) ?(=|:|took)", re.IGNORECASE)
 
 
-def _formatter() -> logging.Formatter:
-    formatter = logging.Formatter(LOG_FORMAT, datefmt="%Y-%m-%d %H:%M:%S")
-    formatter.converter = time.gmtime
-    return formatter
+class LineFormatter(logging.Formatter):
+    """Formats each record as one line in UTC; tracebacks follow those of our own packages only."""
+
+    converter = staticmethod(time.gmtime)
+
+    def __init__(self) -> None:
+        """Use the format of all our logs."""
+        super().__init__(LOG_FORMAT, datefmt="%Y-%m-%d %H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        if is_foreign(record):
+            line = summarise(record, sanitise_text)
+            record = logging.LogRecord(record.name, record.levelno, record.pathname, record.lineno, line, None, None)
+        return super().format(record)
 
 
 def configure(debug: bool) -> None:
     """Log to stdout, at level DEBUG or INFO. Call it after the import of bittensor, which silences existing loggers."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_formatter())
+    handler.setFormatter(LineFormatter())
+    handler.addFilter(Throttle())
+    adopt(handler)
     for package in PACKAGES:
         logger = logging.getLogger(package)
         logger.handlers = [handler]
@@ -53,7 +68,8 @@ class LogFile(RotatingFileHandler):
         """Begin a new file after `file_bytes` bytes. Raises OSError if the folder cannot be made."""
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(folder / FILE_NAME, maxBytes=file_bytes, backupCount=MAX_FILES, encoding="utf-8", delay=True)
-        self.setFormatter(_formatter())
+        self.setFormatter(LineFormatter())
+        self.addFilter(Throttle())
         self._has_reported = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
@@ -77,7 +93,7 @@ def log_to_files(folder: Path, file_bytes: int = FILE_BYTES) -> Iterator[None]:
         log.warning("No log files are written to %s: %s", folder, error.strerror)
         yield
         return
-    loggers = [logging.getLogger(package) for package in PACKAGES]
+    loggers = [logging.getLogger(name) for name in (*PACKAGES, *FOREIGN_LOGGERS)]
     for logger in loggers:
         logger.addHandler(handler)
     try:

@@ -155,7 +155,8 @@ def _parse_answer(synapse: AnySynapse, body: bytes) -> AnySynapse:
     # Everything that bt.Synapse itself has is ours: who sent what to whom, and how it went.
     names = type(synapse).model_fields.keys() - bt.Synapse.model_fields.keys()
     own = {name: getattr(synapse, name) for name in names}
-    return type(synapse).model_validate(own | {name: content[name] for name in names if name in content})
+    answer: AnySynapse = type(synapse).model_validate(own | {name: content[name] for name in names if name in content})
+    return answer
 
 
 def _reply(

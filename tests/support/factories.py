@@ -5,6 +5,7 @@ import base64
 import io
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -75,6 +76,22 @@ class ManualClock:
         seconds = await self.next_sleep()
         self.wake()
         return seconds
+
+
+@dataclass
+class TwoClocks:
+    """A steady clock and a wall clock that the test sets."""
+
+    steady: float = 5000.0
+    unix: float = 1.7e9
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(lambda: self.steady, lambda: self.unix)
+
+    def pass_time(self, seconds: float) -> None:
+        self.steady += seconds
+        self.unix += seconds
 
 
 def make_splats(count: int = 7000, seed: int = 0) -> Splats:

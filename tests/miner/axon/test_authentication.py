@@ -4,14 +4,12 @@ from dataclasses import replace
 
 import bittensor as bt
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from miner.axon.authentication import Authenticator, Caller, RateLimit, ReplayWindow, RequestRefused
+from miner.axon.authentication import Authenticator, Caller, RateLimit, RequestRefused
 from miner.config.settings import ServingSettings
 from miner.localnet.raw_client import AxonAddress, RawRequest
 from miner.policy.policy import PolicyDecision
-from tests.support.factories import raw_headers
+from tests.support.factories import TwoClocks, raw_headers
 
 NOW = 1_700_000_000.0
 MINER = bt.Keypair.create_from_uri("//miner")
@@ -28,24 +26,16 @@ def caller(keypair: bt.Keypair = ALICE, nonce: int | None = None) -> Caller:
     return Caller.from_headers(raw_headers(call, AxonAddress(1, MINER.ss58_address)))
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clocks() -> TwoClocks:
+    return TwoClocks(unix=NOW)
 
 
-def authenticator(clock: Clock, **settings: float) -> Authenticator:
+def authenticator(clocks: TwoClocks, **settings: float) -> Authenticator:
     def decide(hotkey: str) -> PolicyDecision:
         return PolicyDecision(hotkey != BOB.ss58_address, "the operator's own words")
 
-    return Authenticator(MINER.ss58_address, decide, ServingSettings.model_validate(settings), clock)
+    return Authenticator(MINER.ss58_address, decide, ServingSettings.model_validate(settings), clocks.clock)
 
 
 def status(auth: Authenticator, who: Caller) -> int:
@@ -98,41 +88,6 @@ def test_only_the_hotkeys_own_signature_to_us_over_just_this_is_genuine() -> Non
         assert not replace(good, **change).has_valid_signature(MINER.ss58_address), change  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "problem"),
-    [
-        (0.001, None),
-        (29.9, None),
-        (30.1, "ahead of our clock"),
-        (1000, "ahead of our clock"),
-        (-0.5, "before this miner"),
-    ],
-)
-def test_the_window_just_after_the_start(seconds: float, problem: str | None) -> None:
-    found = ReplayWindow(30, NOW).find_problem(ns(seconds), NOW)
-    assert found is None if problem is None else problem in str(found)
-
-
-def test_the_window_later() -> None:
-    window = ReplayWindow(30, NOW)
-    assert window.find_problem(ns(80), NOW + 100) is None
-    assert "40.0 s behind our clock, at most 30 s" in str(window.find_problem(ns(60), NOW + 100))
-
-
-@given(st.lists(st.tuples(st.floats(0, 20), st.floats(-30, 30)), max_size=60))
-def test_no_nonce_is_taken_twice_and_old_ones_are_forgotten(steps: list[tuple[float, float]]) -> None:
-    window, now, taken = ReplayWindow(30, NOW), NOW, set[int]()
-    for wait, offset in steps:
-        now += wait
-        nonce = int((now + offset) * 1e9)
-        if window.find_problem(nonce, now) is None:
-            assert nonce not in taken
-            taken.add(nonce)
-            window.remember(nonce, now)
-            assert len(window) <= sum(used >= int((now - 31) * 1e9) for used in taken)
-        assert all(window.find_problem(used, now) for used in taken)
-
-
 def test_a_rate_is_a_minutes_worth_at_once_and_then_what_time_brings() -> None:
     rate = RateLimit(6)
     assert [rate.take("a", NOW) for _ in range(6)] == [0] * 6
@@ -144,30 +99,42 @@ def test_a_rate_is_a_minutes_worth_at_once_and_then_what_time_brings() -> None:
     assert [rate.take("a", NOW + 1000) > 0 for _ in range(7)] == [False] * 6 + [True]
 
 
-def test_admission_asks_for_clock_signature_policy_replay_and_rate(clock: Clock) -> None:
-    auth = authenticator(clock, requests_per_minute=2)
+def test_admission_asks_for_clock_signature_policy_replay_and_rate(clocks: TwoClocks) -> None:
+    auth = authenticator(clocks, requests_per_minute=2)
     assert status(auth, replace(caller(), signature="0x" + "0" * 128)) == 401
-    assert status(auth, caller(nonce=ns(-1))) == 401
+    assert status(auth, caller(nonce=ns(-31))) == 401
     assert status(auth, caller(BOB)) == 403
     assert status(auth, caller()) == 200
     assert status(auth, caller()) == 401
     assert status(auth, caller(BOB)) == 401, "the nonce is used, whoever signs"
     assert status(auth, caller(nonce=ns(1))) == 200
     assert status(auth, caller(nonce=ns(2))) == 429
-    clock.now += 30
+    clocks.pass_time(30)
     assert status(auth, caller(nonce=ns(3))) == 200
 
 
-def test_others_cannot_use_up_a_validators_rate(clock: Clock) -> None:
-    auth = authenticator(clock, requests_per_minute=1)
+def test_a_clock_that_is_put_right_refuses_nobody(clocks: TwoClocks) -> None:
+    auth = authenticator(clocks, requests_per_minute=2)
+    clocks.unix += 8 * 3600
+    assert status(auth, caller()) == 401
+    assert status(auth, caller(nonce=ns(8 * 3600))) == 200
+    assert status(auth, caller(nonce=ns(8 * 3600 + 1))) == 200
+    clocks.unix -= 8 * 3600
+    clocks.pass_time(60)
+    assert status(auth, caller(nonce=ns(59))) == 200
+    assert status(auth, caller(nonce=ns(59))) == 401
+
+
+def test_others_cannot_use_up_a_validators_rate(clocks: TwoClocks) -> None:
+    auth = authenticator(clocks, requests_per_minute=1)
     for number in range(20):
         assert status(auth, replace(caller(nonce=ns(number)), signature="0x" + "1" * 128)) == 401
     assert status(auth, caller()) == 200
     assert status(auth, caller()) == 401
 
 
-def test_what_is_told_and_what_is_kept(clock: Clock) -> None:
-    auth = authenticator(clock, requests_per_minute=1)
+def test_what_is_told_and_what_is_kept(clocks: TwoClocks) -> None:
+    auth = authenticator(clocks, requests_per_minute=1)
     with pytest.raises(RequestRefused) as denied:
         auth.admit(caller(BOB))
     assert "words" not in str(denied.value)
@@ -178,8 +145,8 @@ def test_what_is_told_and_what_is_kept(clock: Clock) -> None:
     assert hurried.value.retry_after == 61
 
 
-def test_the_queue_is_bounded_in_all_and_for_each(clock: Clock) -> None:
-    auth = authenticator(clock, queue_size=2, per_validator=2)
+def test_the_queue_is_bounded_in_all_and_for_each(clocks: TwoClocks) -> None:
+    auth = authenticator(clocks, queue_size=2, per_validator=2)
     with ExitStack() as held:
         for hotkey in ("a", "a"):
             held.enter_context(auth.reserve(hotkey))
@@ -194,8 +161,8 @@ def test_the_queue_is_bounded_in_all_and_for_each(clock: Clock) -> None:
             pass
 
 
-def test_a_place_in_the_queue_is_given_back_when_a_request_fails(clock: Clock) -> None:
-    auth = authenticator(clock, queue_size=1, per_validator=1)
+def test_a_place_in_the_queue_is_given_back_when_a_request_fails(clocks: TwoClocks) -> None:
+    auth = authenticator(clocks, queue_size=1, per_validator=1)
     for _ in range(5):
         with pytest.raises(ZeroDivisionError), auth.reserve("a"):
             raise ZeroDivisionError

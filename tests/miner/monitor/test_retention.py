@@ -1,5 +1,6 @@
 import logging
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from miner.monitor.retention import (
     measure_ledger,
     select_expired,
 )
+from tests.support.factories import TwoClocks
 
 NOW = 1_700_000_000.0
 WIDE = 10**15
@@ -180,7 +182,7 @@ def test_a_round_tidies_all_and_tells_of_what_fails_once(tmp_path: Path, caplog:
         (tmp_path / folder).mkdir()
         write(tmp_path / folder, name, days=old)
     path = tmp_path / "ledger.sqlite"
-    fill(path, [NOW - old * DAY]).close(60)
+    fill(path, [NOW - old * DAY, time.time()]).close(60)
     told: list[TasksDeleted] = []
     retention = Retention(HousekeepingSettings(), tmp_path, path, told.append)
     with caplog.at_level(logging.INFO, "miner"):
@@ -196,6 +198,71 @@ def test_a_round_tidies_all_and_tells_of_what_fails_once(tmp_path: Path, caplog:
         retention.run_once()
         retention.run_once()
     assert caplog.text.count("cannot be deleted") == 2
+
+
+class OldFiles:
+    """A state folder with a file of each kind and two tasks, all a day old, and clocks that the test sets."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clocks = TwoClocks(unix=NOW)
+        self.files = [folder / "results" / "1.spz", folder / "pictures" / "1.webp", folder / "logs" / "miner.log.1"]
+        for file in self.files:
+            file.parent.mkdir()
+            write(file.parent, file.name, days=0.9)
+        ledger = folder / "ledger.sqlite"
+        fill(ledger, [NOW - 0.9 * DAY, NOW - 0.8 * DAY]).close(60)
+        self.told: list[TasksDeleted] = []
+        self.retention = Retention(HousekeepingSettings(), folder, ledger, self.told.append, self.clocks.clock)
+
+    def lives(self) -> bool:
+        """Have a round of housekeeping; whether everything is still there."""
+        self.retention.run_once()
+        return all(file.exists() for file in self.files) and not self.told
+
+
+def test_nothing_goes_by_its_age_while_the_clock_has_stepped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old = OldFiles(tmp_path)
+    assert old.lives()
+    old.clocks.unix += 1000 * DAY
+    for _ in range(3):
+        assert old.lives()
+        old.clocks.pass_time(300)
+    old.clocks.unix -= 1000 * DAY
+    assert old.lives()
+    assert caplog.text.count("has stepped by") == 2
+    # A clock that stays where it has stepped to is right.
+    old.clocks.unix += 1000 * DAY
+    assert old.lives()
+    old.clocks.pass_time(DAY + 1)
+    assert not old.lives()
+    assert not any(file.exists() for file in old.files)
+    assert len(old.told) == 1
+
+
+def test_nothing_goes_by_its_age_if_the_clock_is_ahead_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = OldFiles(tmp_path)
+    old.clocks.unix += 20 * DAY
+    for _ in range(3):
+        assert old.lives()
+        old.clocks.pass_time(300)
+    assert caplog.text.count("days ahead of the newest record") == 1
+
+
+def test_sizes_are_kept_to_whatever_the_clock_shows(tmp_path: Path) -> None:
+    old = OldFiles(tmp_path)
+    tight = RetentionSettings(max_days=1000, max_bytes=1)
+    old.retention = Retention(
+        HousekeepingSettings(results=tight, pictures=tight, logs=tight),
+        tmp_path,
+        tmp_path / "ledger.sqlite",
+        old.told.append,
+        old.clocks.clock,
+    )
+    old.clocks.unix += 20 * DAY
+    assert not old.lives()
+    assert not any(file.exists() for file in old.files)
 
 
 def test_the_defaults_fit_20_gb() -> None:

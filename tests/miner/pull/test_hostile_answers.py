@@ -109,7 +109,8 @@ def wrap(path: tuple[str, ...], value: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"null", b"[]", b'"x"', b"{", b"\xff\xfe", b'{"dendrite": null}', b'{"axon": 5, "name": {}}', b"[" * 10**6]
+    "body",
+    [b"", b"null", b"[]", b'"x"', b"{", b"\xff\xfe", b'{"dendrite": null}', b'{"axon": 5, "name": {}}', b"[" * 10**6],
 )
 async def test_no_body_does_harm(wallets: dict[str, bt.Wallet], body: bytes) -> None:
     async def answer(_request: web.Request) -> web.Response:

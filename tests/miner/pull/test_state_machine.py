@@ -32,6 +32,7 @@ from miner.pull.state_machine import (
     failure_delay,
     transition,
 )
+from miner.pull.store import EarlierTask
 from miner.subnet.protocol import TextTask
 
 # Our steady clock and our unix time; the validator's clock is ours.
@@ -167,7 +168,7 @@ def test_the_assignment_is_the_earliest_it_can_be() -> None:
 
 
 def test_a_task_from_before_our_restart_keeps_its_assignment() -> None:
-    state = replace(PULLING, held_before_restart=("t", NOW - 400))
+    state = replace(PULLING, earlier=EarlierTask(id="t", assigned_at=NOW - 400))
     same, _ = step(state, GIVEN)
     other, _ = step(state, GIVEN_OTHER)
     assert same.held is not None

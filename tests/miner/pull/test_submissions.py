@@ -1,15 +1,15 @@
 """Submitting to a validator on loopback: what is sent again, and when; time-outs, and restarts of the miner."""
 
 import asyncio
-import json
 import logging
 import threading
+from dataclasses import replace
 
 import pytest
 
 from miner.localnet.validator import free_port
 from miner.localnet.validator_rules import MinerState
-from miner.pull.state_machine import LOCK_DELAY
+from miner.pull.state_machine import LOCK_DELAY, USUAL_COOLDOWN
 from miner.subnet.dendrite import Dendrite
 from miner.subnet.metagraph import Snapshot
 from miner.subnet.protocol import PullTask, SubmitResults, TextTask, sign_submission
@@ -203,7 +203,9 @@ async def test_a_task_handed_back_after_our_restart_is_done(miner: PullingMiner)
     miner.give("a")
     miner.update()
     await held.begins()
-    assigned = json.loads(miner.cooldowns.path.read_text())[miner.validator.hotkey]["assigned_at"]
+    before = miner.cooldowns.load(miner.time.clock)[miner.validator.hotkey].task
+    assert before is not None
+    assert (before.id, before.type, before.submitted_at) == ("a", "image", None)
     await miner.puller.stop()
     held.release()
     miner.time.passed += 60
@@ -211,9 +213,56 @@ async def test_a_task_handed_back_after_our_restart_is_done(miner: PullingMiner)
     miner.start_again().update(Snapshot(17, 1, (miner.neuron,)))
     await miner.time.next_sleep()
     assert miner.verdicts == [("a", "valid")]
-    saved = json.loads(miner.cooldowns.path.read_text())[miner.validator.hotkey]
-    assert saved["assigned_at"] == pytest.approx(assigned, abs=1)
+    (record,) = miner.puller.records.values()
+    assert record.state.held is not None
+    assert record.state.held.assigned_at == pytest.approx(before.assigned_at, abs=1)
     assert miner.violations == 0
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+async def test_a_submission_that_was_being_validated_when_we_were_killed_costs_no_violation(
+    miner: PullingMiner, accepted: bool
+) -> None:
+    """The first pull waits until the cooldown of a result that was accepted is over; only then it tells its fate."""
+    answer = threading.Event()
+    miner.validator.checking = lambda: answer.wait(TIMEOUT)
+    miner.give("a", "b")
+    miner.update()
+    await until(lambda: bool(miner.puller.records) and miner.puller.records[miner.validator.hotkey].state.is_busy)
+    await until(lambda: miner.state.locked_until > 0)
+    await miner.supervisor.stop()
+    if accepted:
+        answer.set()
+        await until(lambda: bool(miner.verdicts))
+    else:
+        # The validator restarts as well, and what it had begun to validate is lost.
+        miner.rules.restore_state({})
+        answer.set()
+    assert miner.rows()[0].outcome is None
+    miner.start_again()
+    miner.update()
+    assert await miner.time.next_sleep() == pytest.approx(USUAL_COOLDOWN + 2, abs=3)
+    miner.validator.checking = lambda: None
+    miner.time.wake()
+    await miner.time.next_sleep()
+    assert miner.violations == 0
+    first, second = miner.rows()
+    assert (first.task_id, first.outcome, first.submissions) == ("a", "closed_without_a_score", 0)
+    assert (second.task_id, second.outcome, second.submissions) == ("b", "accepted", 1)
+
+
+async def test_a_kill_during_a_submission_waits_for_the_cooldown_that_the_validator_is_known_for(
+    miner: PullingMiner,
+) -> None:
+    miner.rules.timing = replace(miner.rules.timing, task_cooldown=100)
+    miner.give("a", "b")
+    miner.update()
+    await miner.time.pass_sleep()
+    await miner.time.next_sleep()
+    await miner.supervisor.stop()
+    stored = miner.cooldowns.load(miner.time.clock)[miner.validator.hotkey]
+    assert stored.cooldown_seconds == pytest.approx(100, abs=3)
+    assert stored.task is None
 
 
 async def test_a_stop_waits_for_the_task_in_hand(miner: PullingMiner) -> None:
@@ -237,4 +286,6 @@ async def test_a_submission_that_reached_nobody_is_sent_again_without_generating
     assert await miner.time.pass_sleep() < 5
     assert 297 <= await miner.time.next_sleep() <= 301
     assert miner.verdicts == [("a", "valid")]
-    assert miner.runner.counters == {"pulled": 1, "generated": 1, "unknown": 1, "accepted": 1}
+    # What reached nobody is no submission, neither in the counters nor in the ledger.
+    assert miner.runner.counters == {"pulled": 1, "generated": 1, "accepted": 1}
+    assert [(row.outcome, row.submissions) for row in miner.rows()] == [("accepted", 1)]

@@ -47,6 +47,27 @@ def test_lines_are_utc_and_survive_bittensors_import(flag: str, lines: int) -> N
     assert abs((datetime.now(UTC) - stamp).total_seconds()) < 3600
 
 
+@pytest.mark.process
+def test_what_the_sdk_logs_is_one_quoted_line_an_event_in_our_format_and_in_our_file(tmp_path: Path) -> None:
+    code = (
+        "import bittensor, sys\nfrom pathlib import Path\n"
+        "from miner.runtime.logging import configure, log_to_files\n"
+        "configure(False)\n"
+        f"with log_to_files(Path({str(tmp_path)!r})):\n"
+        "    for n in range(3):\n"
+        "        try: raise ValueError('\\x1b[31mScore=1.00\\nforged')\n"
+        "        except ValueError as error: bittensor.logging.exception(f'a\\x1b[32mb\\nc {n}')\n"
+        "    bittensor.logging.error('once\\n  more')\n"
+        "    bittensor.logging.info('unimportant')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = [line.partition(" | ")[2] for line in done.stdout.splitlines()]
+    assert lines[1:] == ["ERROR | bittensor: once more"]
+    assert re.fullmatch(r"ERROR \| bittensor: .*ab.* \(ValueError: Score_=1.00 forged at <string>:\d+\)", lines[0])
+    assert (tmp_path / FILE_NAME).read_text() == done.stdout
+    assert done.stderr == ""
+
+
 def test_a_strangers_names_cannot_forge_lines() -> None:
     assert sanitise_name("a1b2-c3.d:e_f") == "a1b2-c3.d:e_f"
     assert re.fullmatch(r"x[\w.?-]+", sanitise_name("x\n2025-11-04 | INFO | Score=1.00, \x1b[31m"))
