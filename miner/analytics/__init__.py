@@ -12,19 +12,7 @@ from miner.analytics.rating import AcceptanceRate
 from miner.analytics.sequential_test import ALPHA, ContingencyTables, ExperimentResult, Observation
 
 __all__ = [
-    "ALPHA",
-    "GROUPINGS",
-    "PERIODS",
-    "Z_95",
-    "AcceptanceRate",
-    "By",
-    "ContingencyTables",
-    "Experiment",
-    "ExperimentResult",
-    "ExperimentSummary",
-    "Json",
-    "Observation",
-    "TaskTable",
-    "build_dashboard_view",
+    "ALPHA", "GROUPINGS", "PERIODS", "Z_95", "AcceptanceRate", "By", "ContingencyTables", "Experiment",
+    "ExperimentResult", "ExperimentSummary", "Json", "Observation", "TaskTable", "build_dashboard_view",
     "summarise_experiment",
-]
+]  # fmt: skip

@@ -17,21 +17,7 @@ from miner.config.settings import (
 )
 
 __all__ = [
-    "LIST_NAMES",
-    "GenerateSettings",
-    "HousekeepingSettings",
-    "ListName",
-    "MinerSettings",
-    "OperatorFiles",
-    "PolicyEntry",
-    "PolicyRules",
-    "PullingSettings",
-    "RetentionSettings",
-    "Section",
-    "ServingSettings",
-    "SpzSettings",
-    "load_yaml",
-    "phase_folders",
-    "phase_names",
-    "shipped_config",
-]
+    "LIST_NAMES", "GenerateSettings", "HousekeepingSettings", "ListName", "MinerSettings", "OperatorFiles",
+    "PolicyEntry", "PolicyRules", "PullingSettings", "RetentionSettings", "Section", "ServingSettings", "SpzSettings",
+    "load_yaml", "phase_folders", "phase_names", "shipped_config",
+]  # fmt: skip

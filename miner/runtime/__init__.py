@@ -8,20 +8,7 @@ from miner.runtime.threads import Returned, run_in_daemon
 from miner.runtime.version import code_version, installed_version
 
 __all__ = [
-    "SYSTEM_CLOCK",
-    "Clock",
-    "FileWatcher",
-    "ResultLine",
-    "Returned",
-    "Supervisor",
-    "backoff",
-    "code_version",
-    "configure",
-    "installed_version",
-    "locked",
-    "log_to_files",
-    "run_in_daemon",
-    "sanitise_name",
-    "sanitise_text",
+    "SYSTEM_CLOCK", "Clock", "FileWatcher", "ResultLine", "Returned", "Supervisor", "backoff", "code_version",
+    "configure", "installed_version", "locked", "log_to_files", "run_in_daemon", "sanitise_name", "sanitise_text",
     "write_atomically",
-]
+]  # fmt: skip
