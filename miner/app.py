@@ -230,6 +230,7 @@ class Miner:
             ledger=self.ledger.status,
             validators=view_validators(self.puller.records.values(), SYSTEM_CLOCK),
             config_hashes={phase.name: phase.config_hash for phase in choice.phases},
+            unanswered={phase.name: phase.settings.unanswered for phase in choice.phases},
             experiment=experiment.as_json() if experiment else None,
             version=installed_version(),
         )

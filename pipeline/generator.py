@@ -113,15 +113,16 @@ class Generator(Backend):
         """Whether there is a text checkpoint."""
         return self.text is not None
 
-    def warm_up(self) -> None:
+    def warm_up_steps(self) -> Iterator[None]:
         """Generate one object of each kind, then sample structures of every size that the flows treat differently.
 
         After that the first request is as fast as any other, whatever its settings and the size of its structure.
+        Yields after each object and each size.
         """
-        generate_first(self, image=self.supports_image, text=self.supports_text)
+        yield from generate_first(self, image=self.supports_image, text=self.supports_text)
         for encoded in self._warm_up_prompts():
             try:
-                encoded.engine.warm_up(encoded.conditions)
+                yield from encoded.engine.warm_up_steps(encoded.conditions)
             except torch.OutOfMemoryError:
                 log.warning("The GPU's memory does not suffice for large structures; consider max_voxels in the phase")
 
@@ -188,8 +189,11 @@ class Generator(Backend):
             yield EncodedPrompt(self.text.engine, Conditions((null,), null))
 
 
-def generate_first(backend: Backend, *, image: bool, text: bool) -> None:
-    """Generate one object in few steps from each kind of prompt; the limit bounds the memory that it takes."""
+def generate_first(backend: Backend, *, image: bool, text: bool) -> Iterator[None]:
+    """Generate one object in few steps from each kind of prompt, and yield after it.
+
+    The limit bounds the memory that it takes.
+    """
     prompts: list[Prompt] = []
     if image:
         picture = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), "white")
@@ -201,6 +205,7 @@ def generate_first(backend: Backend, *, image: bool, text: bool) -> None:
         # An untrained checkpoint may leave the structure empty; the networks have run all the same.
         with suppress(EmptyStructure, EmptyForeground):
             backend.generate(Request(prompt, 0, WARM_UP_PARAMS, WARM_UP_PARAMS, _WARM_UP_LIMIT))
+        yield
 
 
 def _load_engine(source: CheckpointSource, compute: ComputeConfig, loaded: LoadedNetworks) -> Engine:

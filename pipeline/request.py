@@ -1,6 +1,6 @@
 """Generation seen from outside: a request, an encoded prompt, the generated asset, and the interface of backends."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -81,8 +81,16 @@ class Backend(Protocol):
     def supports_text(self) -> bool:
         """Whether it generates from sentences."""
 
+    def warm_up_steps(self) -> Iterator[None]:
+        """Generate one object of each kind, so that the first request is as fast as any other.
+
+        Yields after each part of the work, so that the owner of the device may do other work in between.
+        """
+
     def warm_up(self) -> None:
-        """Generate one object of each kind, so that the first request is as fast as any other."""
+        """Take all steps of the warm-up."""
+        for _ in self.warm_up_steps():
+            pass
 
     def encode(self, prompt: Prompt) -> Conditioning[Any]:
         """Encode a prompt, for any number of samples. Raises PromptError."""

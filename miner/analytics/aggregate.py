@@ -40,12 +40,14 @@ class Contrast:
 class Summary:
     """The sum of a group of tasks.
 
-    `rate` counts judged tasks. `score` is the mean of the accepted ones' and says nothing about the rejected, whose
-    score is not reported. `quality` is the local score of all results that were scored here, submitted or not.
+    `unanswered` are tasks whose phase had no checkpoint for their type. `rate` counts judged tasks. `score` is the mean
+    of the accepted ones' and says nothing about the rejected, whose score is not reported. `quality` is the local score
+    of all results that were scored here, submitted or not.
     """
 
     tasks: int
     skipped: int
+    unanswered: int
     rate: AcceptanceRate
     score: float | None
     quality: Quantiles | None
@@ -150,6 +152,7 @@ class TaskTable:
         return Summary(
             tasks=len(indices),
             skipped=int(self._skipped[indices].sum()),
+            unanswered=sum(is_unanswered(self._tasks[index]) for index in indices.tolist()),
             rate=self.rate(indices),
             score=float(score.mean()) if len(score) else None,
             quality=self._quantiles("local_score", indices),
@@ -189,6 +192,11 @@ class TaskTable:
 
     def _quantiles(self, column: str, indices: Indices) -> Quantiles | None:
         return quantiles(_finite(self._columns[column][indices]))
+
+
+def is_unanswered(task: TaskRow) -> bool:
+    """Return whether a task's phase had no checkpoint for its type."""
+    return task.error is not None and task.error.startswith("UnsupportedPrompt")
 
 
 def _finite(values: Floats) -> Floats:

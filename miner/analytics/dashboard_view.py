@@ -53,6 +53,7 @@ def _phase(table: TaskTable, group: Group, width: int) -> Json:
         "name": group.latest.phase,
         "hash": group.latest.config_hash,
         "tasks": summary.tasks,
+        "unanswered": summary.unanswered,
         **_rate(summary.rate),
         "verdict": str(summary.rate.rating),
         "score": summary.score,

@@ -89,6 +89,7 @@ async def _serve(
                     counters=runner.counters,
                     gpus=read_gpu_memory(),
                     config_hashes={phase.name: phase.config_hash},
+                    unanswered={phase.name: phase.settings.unanswered},
                     version=installed_version(),
                 )
 

@@ -50,7 +50,7 @@ class BackgroundSettings(_Section):
     """The model that removes backgrounds, and what it runs on."""
 
     model: str
-    provider: Literal["cpu", "cuda"] = "cpu"
+    provider: Literal["auto", "cpu", "cuda"] = "cpu"
 
     @field_validator("model")
     @classmethod
@@ -174,6 +174,11 @@ class Phase(_Section):
     def takes_text(self) -> bool:
         """Whether sentences can be generated from."""
         return self.text is not None or self.text_to_image is not None
+
+    @property
+    def unanswered(self) -> tuple[Literal["text", "image"], ...]:
+        """The types of tasks that get the empty result for want of a checkpoint."""
+        return (*(() if self.takes_text else ("text",)), *(() if self.image else ("image",)))
 
     @property
     def checkpoints(self) -> tuple[str, ...]:

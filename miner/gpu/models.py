@@ -5,9 +5,8 @@ import gc
 import logging
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 
@@ -21,9 +20,10 @@ from pipeline import Backend, ComputeConfig, OnStep, PipelineError, QualityScore
 
 log = logging.getLogger(__name__)
 
-# A warm-up first waits, so many seconds, for a moment without tasks; then it goes before all of them.
-WARM_UP_DELAY = 60.0
+# Each step of a warm-up first waits, so many seconds, for a moment without tasks; then it goes before all of them.
+WARM_UP_DELAY = 15.0
 WARM_UP_PRIORITY = 1e12
+_DONE = object()
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +58,8 @@ def choose_phase_compute(phase: Phase, settings: MinerSettings) -> ComputeConfig
 async def load_and_warm_up(phase: NamedPhase, settings: MinerSettings, scheduler: Scheduler) -> LoadedModels:
     """Load the models of a phase and warm them up. Raise OperatorError if weights, devices or memory are missing.
 
-    Models are loaded while others generate. The warm-up, which must have the device to itself since it records graphs,
-    waits for its turn in the scheduler.
+    Models are loaded while others generate. The steps of the warm-up wait for their turns in the scheduler, since they
+    record graphs and so must have the device to themselves; a task waits for one of them at most.
     """
 
     def load() -> LoadedModels:
@@ -69,9 +69,7 @@ async def load_and_warm_up(phase: NamedPhase, settings: MinerSettings, scheduler
 
     try:
         models = await run_in_daemon(load, "loading")
-        deadline = time.monotonic() + WARM_UP_DELAY
-        warm_up = scheduler.submit(partial(_warm_up, models), WARM_UP_PRIORITY, deadline)
-        seconds = await asyncio.wrap_future(warm_up)
+        seconds = await _warm_up(models, scheduler)
     except PipelineError as error:
         raise OperatorError(f"phase {phase.name} cannot be loaded: {error}") from None
     except torch.OutOfMemoryError as error:
@@ -87,15 +85,30 @@ async def load_and_warm_up(phase: NamedPhase, settings: MinerSettings, scheduler
     )
 
 
-def _warm_up(models: LoadedModels, _on_step: OnStep) -> float:
-    """Warm up the models; return the seconds it took."""
-    started = time.monotonic()
-    models.backend.warm_up()
+async def _warm_up(models: LoadedModels, scheduler: Scheduler) -> float:
+    """Warm up the models step by step; return the seconds it took without those in which others used the device."""
+    steps = _warm_up_steps(models)
+
+    def take_step(_on_step: OnStep) -> tuple[bool, float]:
+        started = time.monotonic()
+        is_done = next(steps, _DONE) is _DONE
+        return is_done, time.monotonic() - started
+
+    total, is_done = 0.0, False
+    while not is_done:
+        step = scheduler.submit(take_step, WARM_UP_PRIORITY, time.monotonic() + WARM_UP_DELAY)
+        is_done, seconds = await asyncio.wrap_future(step)
+        total += seconds
+    return total
+
+
+def _warm_up_steps(models: LoadedModels) -> Iterator[None]:
+    yield from models.backend.warm_up_steps()
     if isinstance(models.scorer, QualityScorer):
         models.scorer.warm_up()
+        yield
     # The first runs take more than later ones.
     free_memory()
-    return time.monotonic() - started
 
 
 def free_memory() -> None:

@@ -178,7 +178,7 @@ class Retention:
 
     def _find_newest_record(self) -> float | None:
         """Return the unix time of the newest result, picture, finished log or task; None if there is none."""
-        moments = []
+        moments: list[float | None] = []
         for folder, pattern, _ in self._folders:
             with suppress(OSError), _opened(folder) as descriptor:
                 moments += [item.modified for item in list_items(descriptor, pattern)]

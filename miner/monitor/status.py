@@ -59,8 +59,8 @@ class Status:
     """The state of the miner at one moment; times are unix seconds, ages and durations are seconds.
 
     `metagraph_age` and `last_success` are None before the first. `config_hashes` are those of the phases that tasks are
-    generated with, by name. `experiment` is a miner.analytics.experiments.ExperimentSummary as JSON, None if no
-    experiment runs.
+    generated with, by name; `unanswered` are the types of tasks that each of them has no checkpoint for. `experiment`
+    is a miner.analytics.experiments.ExperimentSummary as JSON, None if no experiment runs.
     """
 
     status: Literal["starting", "ok", "stopping"]
@@ -76,6 +76,7 @@ class Status:
     ledger: LedgerStatus | None = None
     validators: tuple[ValidatorView, ...] = ()
     config_hashes: Mapping[str, str] = field(default_factory=dict)
+    unanswered: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     experiment: Mapping[str, Any] | None = None
     service: str = SERVICE
     version: str = ""

@@ -1,5 +1,6 @@
 """Gives each task its phase and its models."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,10 @@ from miner.gpu import LoadedModels
 from miner.ledger import ArmAssignment, PhaseAssignment, Stratum
 from miner.phases.state import PhaseChoice
 
+log = logging.getLogger(__name__)
+
+# Of the subnet's synthetic tasks.
+SHARES = {"text": "four of five", "image": "one of five"}
 # The next turn of an experiment by validator and task type.
 Turns = Mapping[tuple[str, str], int]
 EMPTY_TURNS: Turns = {}
@@ -41,6 +46,12 @@ class PhaseSelector:
         self._turns = Counter({Stratum(*stratum): turn for stratum, turn in turns.items()})
         self.choice, self.models = choice, models
         self._phases = {phase.name: phase for phase in choice.phases}
+        for phase in choice.phases:
+            for task_type in phase.settings.unanswered:
+                log.warning(
+                    "Phase %s has no checkpoint for %s tasks, %s: they get the empty result",
+                    *(phase.name, task_type, SHARES[task_type]),
+                )
 
     def plan(self, stratum: Stratum | None = None, previous: PhaseAssignment | None = None) -> TaskPlan:
         """Return the plan of the next task.

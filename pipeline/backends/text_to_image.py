@@ -5,6 +5,7 @@ diffusers is an optional dependency (the extra text-to-image) that is imported o
 
 import importlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,10 +118,10 @@ class TextToImageBackend(Backend):
         """True: sentences are drawn."""
         return True
 
-    def warm_up(self) -> None:
-        """Warm up the image backend, then generate one object from a sentence."""
-        self.backend.warm_up()
-        generate_first(self, image=False, text=True)
+    def warm_up_steps(self) -> Iterator[None]:
+        """Warm up the image backend, then generate one object from a sentence; yield after each part."""
+        yield from self.backend.warm_up_steps()
+        yield from generate_first(self, image=False, text=True)
 
     def encode(self, prompt: Prompt) -> Conditioning[Any]:
         """Encode images with the image backend; leave a sentence as it is. Raises PromptError."""

@@ -81,9 +81,9 @@ class UpstreamGenerator(Backend):
         """Whether there is a text checkpoint."""
         return self.text is not None
 
-    def warm_up(self) -> None:
-        """Generate one object of each kind, so that the first request is as fast as any other."""
-        generate_first(self, image=self.supports_image, text=self.supports_text)
+    def warm_up_steps(self) -> Iterator[None]:
+        """Generate one object of each kind, so that the first request is as fast as any other; yield after each."""
+        return generate_first(self, image=self.supports_image, text=self.supports_text)
 
     def encode(self, prompt: Prompt) -> Conditioning[_EncodedPrompt]:
         """Cut out and frame the object of images; upstream encodes when it samples. Raises PromptError."""

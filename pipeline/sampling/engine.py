@@ -1,6 +1,6 @@
 """Sampling and decoding with the networks of one checkpoint: conditions and noise in, splats out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import torch
@@ -85,17 +85,20 @@ class Engine:
         return to_splats(to_gaussians(raw, grid, decoder.resolution, decoder.offset_perturbation, decoder.config))
 
     @torch.inference_mode()
-    def warm_up(self, conditions: Conditions) -> None:
+    def warm_up_steps(self, conditions: Conditions) -> Iterator[None]:
         """Sample latents in a few steps on structures of every size that the flows treat differently.
 
-        Libraries choose and load their kernels by size; without this, the first structure of a new size takes longer.
+        Yields after each size. Libraries choose and load their kernels by size; without this, the first structure of a
+        new size takes longer.
         """
         # The largest comes first, so that the others reuse its memory.
         for cells, voxels in sorted(self.flows.warm_up_sizes, reverse=True):
             grid = grid_of_size(cells, voxels, self.device)
             noise = torch.zeros(len(grid), self.latent_channels)
+            latents = self.sample_latents(conditions, WARM_UP_PARAMS, grid, noise)
             with suppress(NonFiniteOutput):
-                self.decode_latents(self.sample_latents(conditions, WARM_UP_PARAMS, grid, noise), grid)
+                self.decode_latents(latents, grid)
+            yield
         if self.device.type == "cuda":
             # Torch would keep the memory cached for every size.
             torch.cuda.empty_cache()

@@ -7,7 +7,16 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 from pipeline.conditioning.prompt import TextPrompt
-from pipeline.errors import Cancelled, PipelineError, PromptError, UnsupportedPrompt
+from pipeline.errors import (
+    Cancelled,
+    EmptyStructure,
+    FormatError,
+    NonFiniteOutput,
+    PipelineError,
+    PromptError,
+    TooManyVoxels,
+    UnsupportedPrompt,
+)
 from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
 from pipeline.splats.container import PackedSplats
 from pipeline.splats.splats import Splats
@@ -16,6 +25,10 @@ from pipeline.splats.validation import invalid_reason
 # Odd, so that no two candidates share a seed until all seeds are used (Knuth's multiplicative hash).
 _STRIDE = 2_654_435_761
 _SEEDS = 2**31
+# The most candidates of a request of which none is valid yet, if there is time.
+MAX_ATTEMPTS = 10
+# Errors that another seed may not meet.
+_SEED_DEPENDENT = (EmptyStructure, FormatError, NonFiniteOutput, TooManyVoxels)
 
 Pack = Callable[[Splats], PackedSplats]
 """Encodes and decodes splats as they will be delivered; may raise PipelineError. See Container.pack."""
@@ -54,7 +67,7 @@ class BestResult:
 
 @dataclass(frozen=True, eq=False)
 class _Leader:
-    """The best object so far; without a scorer it is neither packed nor checked."""
+    """The best object so far; without a scorer it is not packed."""
 
     asset: Asset
     packed: PackedSplats | None = None
@@ -79,9 +92,10 @@ class BestOfN:
     """Generates one candidate at a time, so that the owner of the device may do other work in between.
 
     The first candidate has the request's own seed and is always made. Another one is started while there are fewer
-    than `count`, and only if, taking as long as the average candidate so far, it would end within `seconds` of the
-    start of the first one and before the deadline, a time of the clock `now`. With a scorer, every candidate is packed,
-    checked and scored when it is made. Without one, the only candidate is packed and checked in `best`.
+    than `count`, or fewer than MAX_ATTEMPTS of which none is valid, and only if, taking as long as the average
+    candidate so far, it would end within `seconds` of the start of the first one and before the deadline, a time of the
+    clock `now`. With a scorer, every candidate is packed, checked and scored when it is made. Without one, it is only
+    checked, and packed in `best`.
 
     Raises ValueError if several candidates are requested without a scorer. Not thread-safe; one call at a time.
     """
@@ -99,6 +113,8 @@ class BestOfN:
     _candidates: list[Candidate] = field(default_factory=list, init=False)
     _leader: _Leader | None = field(default=None, init=False)
     _first_error: PipelineError | None = field(default=None, init=False)
+    # Whether the last candidate was bad luck, and not what any other seed would end in.
+    _may_be_mended: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         """Check that several candidates can be told apart."""
@@ -112,7 +128,8 @@ class BestOfN:
         if made == 0:
             return True
         expected = sum(candidate.seconds for candidate in self._candidates) / made
-        return made < self.count and not self._is_hopeless and self.now() + expected <= self.deadline
+        wanted = MAX_ATTEMPTS if not self.has_valid and self._may_be_mended else self.count
+        return made < max(wanted, self.count) and not self._is_hopeless and self.now() + expected <= self.deadline
 
     @property
     def has_valid(self) -> bool:
@@ -139,9 +156,11 @@ class BestOfN:
         except PipelineError as error:
             # No more than one, since its traceback keeps the tensors of the failed candidate.
             self._first_error = self._first_error or error
+            self._may_be_mended = isinstance(error, _SEED_DEPENDENT)
             problem = f"{type(error).__name__}: {error}"
         else:
             quality = result.quality
+            self._may_be_mended = bool(result.problem)
             if self._leader is None or result.rank > self._leader.rank:
                 self._leader = result
         candidate = Candidate(seed, self.now() - started, quality, problem)
@@ -192,7 +211,8 @@ class BestOfN:
     def _evaluate(self, asset: Asset) -> tuple[_Leader, str]:
         """Pack, check and score an object; also return what is wrong with it. Raises PipelineError if packing fails."""
         if self.scorer is None:
-            return _Leader(asset), ""
+            problem = invalid_reason(asset.splats) or ""
+            return _Leader(asset, problem=problem), problem
         packed = self.pack(asset.splats)
         if problem := invalid_reason(packed.splats) or "":
             return _Leader(asset, packed, problem=problem), problem

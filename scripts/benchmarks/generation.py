@@ -103,7 +103,8 @@ def measure(arguments: argparse.Namespace, directory: Path, write_seconds: float
     workload = GenerationWorkload.prepare(checkpoint, phase_params(arguments.phase, arguments.reuse), arguments.voxels)
     loaded_memory = torch.cuda.memory_allocated()
     workload.make_candidate(workload.grid)
-    workload.engine.warm_up(workload.conditions)
+    for _ in workload.engine.warm_up_steps(workload.conditions):
+        pass
     torch.cuda.synchronize()
     ready_seconds = process_age() - write_seconds
     ceiling = measure_ceiling(compute.dtype)

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import io
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -122,8 +122,8 @@ class FakeBackend:
         self._generate = generate
         self.encoded: list[Prompt] = []
 
-    def warm_up(self) -> None:
-        pass
+    def warm_up_steps(self) -> Iterator[None]:
+        yield
 
     def encode(self, prompt: Prompt) -> Conditioning[None]:
         self.encoded.append(prompt)

@@ -19,9 +19,19 @@ async function get(path) {
   return reply.json();
 }
 
-function notice(words) {
-  place("notice").hidden = !words;
-  place("notice").textContent = words;
+function notice(words, id = "notice") {
+  place(id).hidden = !words;
+  place(id).textContent = words;
+}
+
+// Which tasks get the empty result because no checkpoint of the phase takes their type, and how many that were.
+function drawUnanswered() {
+  const sentences = Object.entries(known.status.unanswered).filter(([, types]) => types.length).map(([phase, types]) => {
+    const past = (known.figures?.phases ?? []).find((one) => one.name === phase);
+    const share = past?.tasks ? `: ${percent(past.unanswered / past.tasks)} of its tasks in the last ${SPANS[known.figures.hours]}` : "";
+    return `Phase ${phase} has no checkpoint for ${types.join(" and ")} tasks, which get the empty result${share}.`;
+  });
+  notice(sentences.join(" "), "unanswered");
 }
 
 function drawHeader() {
@@ -186,6 +196,7 @@ async function readStatus() {
     known.asked = performance.now();
     drawHeader();
     drawExperiment();
+    drawUnanswered();
     drawTiles();
     drawValidators();
     notice(known.figures?.problem || known.status.ledger?.problem || "");
@@ -200,6 +211,7 @@ async function readFigures() {
   known.figures = await get(`/figures.json?hours=${hours}`);
   drawFigures();
   if (known.status) {
+    drawUnanswered();
     drawTiles();
     drawValidators();
   }

@@ -96,7 +96,7 @@ def test_several_pictures_are_one_prompt(picture: Path, tmp_path: Path) -> None:
 
 
 def test_a_phase_without_text_checkpoint_says_so(tmp_path: Path) -> None:
-    result = generate("a red chair", "--phase", "phase3", "--state", tmp_path)
+    result = generate("a red chair", "--phase", "few-step", "--state", tmp_path)
     assert result.exit_code == 2
     assert "the phase has no text.checkpoint: name one with --checkpoint" in result.stderr
 

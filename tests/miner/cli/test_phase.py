@@ -40,7 +40,7 @@ def test_apply_and_go_back(run: Run, state: StateFile) -> None:
     assert run("apply", "baseline")[0] == 0
     code, out = run("apply", "phase3")
     assert code == 0
-    assert "To run: phase phase3 (8588c0f18436) instead of phase baseline (cc09ecea5cb5)" in out
+    assert "To run: phase phase3 (cda3fa4a4448) instead of phase baseline (8fdda0cf2a7c)" in out
     assert "with its next task" in out
     assert "the one to run already" in run("apply", "phase3")[1]
     assert current(state) == "phase3"
@@ -92,12 +92,12 @@ def test_the_list_marks_what_is_to_run(run: Run) -> None:
     run("apply", "test3")
     lines = run("list")[1].splitlines()
     assert [line[:8] for line in lines if line.startswith("*")] == ["* test3 "]
-    assert lines[-1] == "Before: baseline (cc09ecea5cb5)"
+    assert lines[-1] == "Before: baseline (8fdda0cf2a7c)"
 
 
 def test_all_settings_are_shown(run: Run) -> None:
     out = run("show", "phase3")[1]
-    assert out.startswith("# phase3 (8588c0f18436)\n")
+    assert out.startswith("# phase3 (cda3fa4a4448)\n")
     assert "checkpoint: microsoft/TRELLIS-image-large" in out
     assert "extends" not in out
 
@@ -166,17 +166,17 @@ def test_a_ledger_that_is_missing_or_empty_is_no_mistake(run: Run, tmp_path: Pat
 def test_the_history_says_what_ran_when(run: Run, tmp_path: Path) -> None:
     ledger = LedgerWriter(tmp_path / "other.sqlite")
     day = 1_762_250_400.0  # 2025-11-04 10:00 UTC
-    ledger.record(PhaseChanged(day, "baseline", "start", "cc09ecea5cb5", ""))
+    ledger.record(PhaseChanged(day, "baseline", "start", "8fdda0cf2a7c", ""))
     ledger.record(ExperimentStarted("e1", day + 60, 7, {"phase3": 50, "baseline": 50}))
-    ledger.record(PhaseChanged(day + 120, "phase3", "automatic", "8588c0f18436", ""))
+    ledger.record(PhaseChanged(day + 120, "phase3", "automatic", "cda3fa4a4448", ""))
     ledger.record(ExperimentEnded("e1", day + 120, "phase3 has won"))
     assert ledger.close(10)
     code, out = run("history", "--ledger", tmp_path / "other.sqlite")
     assert code == 0
     assert out.splitlines() == [
-        "2025-11-04 10:00:00 UTC  start     baseline     cc09ecea5cb5",
+        "2025-11-04 10:00:00 UTC  start     baseline     8fdda0cf2a7c",
         "2025-11-04 10:01:00 UTC  split     phase3=50 baseline=50, experiment e1",
-        "2025-11-04 10:02:00 UTC  automatic phase3       8588c0f18436",
+        "2025-11-04 10:02:00 UTC  automatic phase3       cda3fa4a4448",
         "2025-11-04 10:02:00 UTC  ended     experiment e1: phase3 has won",
     ]
 
@@ -218,7 +218,7 @@ def test_a_ledger_that_is_named_must_exist(run: Run, tmp_path: Path) -> None:
 
 def test_the_ledger_of_the_settings_file_is_read(run: Run, tmp_path: Path) -> None:
     ledger = LedgerWriter(tmp_path / "other.sqlite")
-    ledger.record(PhaseChanged(1.0, "baseline", "start", "cc09ecea5cb5", ""))
+    ledger.record(PhaseChanged(1.0, "baseline", "start", "8fdda0cf2a7c", ""))
     assert ledger.close(10)
     (tmp_path / "miner.yaml").write_text(f"phase: phase3\nledger: {{path: {tmp_path}/other.sqlite}}\n")
     assert "start     baseline" in run("history", "--config", tmp_path / "miner.yaml")[1]

@@ -34,7 +34,7 @@ OK = Status(
         ValidatorView(27, HOTKEY, "waiting", NOW + 120, NOW + 90, 0, None),
         ValidatorView(49, HOTKEY[::-1], "idle", None, None, 0, None),
     ),
-    config_hashes={"phase3": "8588c0f18436"},
+    config_hashes={"phase3": "cda3fa4a4448"},
     version="0.1.0",
 )
 
@@ -93,7 +93,7 @@ def test_one_screen_of_a_miner_that_works(monitor: FakeMonitor, tmp_path: Path) 
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [
         f"sn17-miner 0.1.0 at http://127.0.0.1:{monitor.port}: working",
-        "  phase       phase3 (8588c0f18436)",
+        "  phase       phase3 (cda3fa4a4448)",
         "  uptime      3 h 12 min; last success 40 s ago",
         "  queue       2 tasks waiting",
         "  counters    12 pulled, 11 generated, 9 accepted",

@@ -199,9 +199,26 @@ def test_the_hash_is_of_what_shapes_a_result(config: Path) -> None:
     assert len({base, *others}) == 12
 
 
-def test_the_hash_of_a_phase_does_not_change_with_the_software() -> None:
+def test_the_hash_of_a_phase_does_not_change_with_the_software(config: Path) -> None:
     """An operator's ledger compares phases over years."""
-    assert load_phase("baseline", shipped_config() / "miner.yaml").config_hash == "cc09ecea5cb5"
+    sampler = "{steps: 30, cfg_strength: 7.5, cfg_interval: [0.5, 1.0], rescale_t: 3.0}"
+    write(
+        config,
+        "x",
+        f"image: {{checkpoint: microsoft/TRELLIS-image-large}}\nsparse_structure_sampler_params: {sampler}\n"
+        f"slat_sampler_params: {sampler.replace('30', '20').replace('7.5', '3.0')}\n"
+        "background: {model: u2net, provider: cpu}\n",
+    )
+    assert load_phase("x", config).config_hash == "cc09ecea5cb5"
+
+
+@pytest.mark.parametrize(
+    ("name", "unanswered"), [("phase3", ()), ("baseline", ()), ("test3", ()), ("demo", ()), ("few-step", ("text",))]
+)
+def test_the_shipped_phases_answer_what_is_asked(name: str, unanswered: tuple[str, ...]) -> None:
+    phase = load_phase(name, shipped_config() / "miner.yaml").settings
+    assert phase.unanswered == unanswered
+    assert phase.background.provider == ("cpu" if name == "demo" else "auto")
 
 
 def test_what_has_to_be_loaded_for_a_phase(config: Path) -> None:

@@ -86,7 +86,7 @@ def test_settings_file_without_phases_falls_back_to_those_shipped(tmp_path: Path
         ("miner.yaml", "phase: phase3", "phase: [", "cannot be read as YAML"),
         ("phases/phase3.yaml", "steps: 50", "steps: 0", "sparse_structure_sampler_params.steps: .*greater than"),
         ("phases/baseline.yaml", "[0.5, 1.0]", "[1.0, 0.5]", "cfg_interval: .*low <= high"),
-        ("phases/baseline.yaml", "provider: cpu", "provider: tpu", "background.provider: .*'cuda'"),
+        ("phases/baseline.yaml", "provider: auto", "provider: tpu", "background.provider: .*'cuda'"),
         ("phases/baseline.yaml", "background:", "max_voxels: {count: 0}\nbackground:", "max_voxels.count: .*greater"),
         ("phases/baseline.yaml", "background:", "max_voxels: {count: 9, excess: x}\nbackground:", "excess: .*'drop'"),
         ("phases/baseline.yaml", "rescale_t: 3.0", "rescale_t: .nan", "rescale_t"),

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from tests.support.factories import make_splats
 from tests.support.scorers import write_scorer
 from tests.support.waiting import TIMEOUT
 
-WARM = SimpleNamespace(warm_up=lambda: None)
+WARM = SimpleNamespace(warm_up_steps=lambda: iter(()))
 SETTINGS = MinerSettings(phase="demo", device="cpu")
 
 
@@ -43,7 +44,16 @@ async def test_the_warm_up_never_runs_beside_a_generation(
     """Graphs of the device are recorded in it, and a generation waits for the device meanwhile."""
     order: list[str] = []
     loaded, release, begun = threading.Event(), threading.Event(), threading.Event()
-    backend = SimpleNamespace(warm_up=lambda: order.append("warm"))
+
+    def warm_up_steps() -> Iterator[None]:
+        for number in (1, 2, 3):
+            order.append(f"warm {number}")
+            if number == 2:
+                urgent.append(scheduler.submit(lambda _: order.append("urgent"), 5.0, deadline=0.0))
+            yield
+
+    urgent: list[Future[None]] = []
+    backend = SimpleNamespace(warm_up_steps=warm_up_steps)
 
     def load_backend(*_: object, **__: object) -> object:
         order.append("loaded")
@@ -67,8 +77,8 @@ async def test_the_warm_up_never_runs_beside_a_generation(
     assert found.key == named.settings.models_key
     await asyncio.wrap_future(task)
     await asyncio.wrap_future(later)
-    # A task that is late comes first: the warm-up has a minute.
-    assert order == ["loaded", "generated", "generated", "warm"]
+    # A task that is late comes first, also between the steps.
+    assert order == ["loaded", "generated", "generated", "warm 1", "warm 2", "urgent", "warm 3"]
 
 
 @pytest.mark.parametrize("where", ["load_backend", "warm_up"])
@@ -99,7 +109,7 @@ async def test_what_is_missing_is_the_operators_to_mend(
     def fail(*_: object, **__: object) -> object:
         raise error
 
-    backend = SimpleNamespace(warm_up=fail if where == "warm_up" else lambda: None)
+    backend = SimpleNamespace(warm_up_steps=fail if where == "warm_up" else lambda: iter(()))
     monkeypatch.setattr(models, "load_backend", fail if where == "load_backend" else lambda *_, **__: backend)
     with pytest.raises(OperatorError, match=message):
         await models.load_and_warm_up(named, SETTINGS, scheduler)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import time
 from dataclasses import replace
 
@@ -44,7 +45,7 @@ async def test_the_dashboard(site: Site, browser: Browser) -> None:
     )
     arms = [{"phase": HOSTILE, "accepted": 3, "counted": 5}, {"phase": "phase3", "accepted": 1, "counted": 1}]
     experiment = {"experiment": "e1", "arms": arms, "winner": None, "losers": [HOSTILE]}
-    site.status = replace(site.status, experiment=experiment)
+    site.status = replace(site.status, experiment=experiment, unanswered={"phase3": ("text",), HOSTILE: ()})
     assert site.gallery._save(some_result(keys[0], prompt=HOSTILE, phase=HOSTILE, task_id=HOSTILE))
     assert site.gallery._save(some_result(keys[1], picture=png(make_picture())))
     draw_result(site.gallery.results, keys[1], site.gallery.pictures)
@@ -87,6 +88,10 @@ async def check_figures(tab: Tab) -> None:
     assert "23–88 %" in rows[1]
     assert await tab.evaluate("document.querySelectorAll('#stages rect').length") == 10
     badges = await tab.evaluate("[...document.querySelectorAll('.badge')].map((one) => one.textContent)")
+    await tab.until("document.getElementById('unanswered').textContent.includes('%')")
+    unanswered = await tab.evaluate("document.getElementById('unanswered').textContent")
+    words = "Phase phase3 has no checkpoint for text tasks, which get the empty result: "
+    assert re.fullmatch(words + r"\d+ % of its tasks in the last 24 h\.", unanswered)
     assert "3 of 5, phase3 1 of 1" in await tab.evaluate("document.getElementById('experiment').textContent")
     assert sorted(badges) == ["0.71", "rejected"]
     assert await tab.evaluate(TURN) == "translateX(-50%)"

@@ -43,6 +43,7 @@ async def test_a_miner_that_works(site: Site) -> None:
         ],
         "ledger": {"written": 5, "waiting": 0, "dropped": 0, "failures": 0, "problem": ""},
         "config_hashes": {},
+        "unanswered": {},
         "experiment": None,
         "service": "sn17-miner",
         "version": "1.2.3",

@@ -61,6 +61,12 @@ def test_the_provider_in_use_is_known(remover: BackgroundRemover) -> None:
     assert (remover.model, remover.provider) == (MODEL, "CPUExecutionProvider")
 
 
+def test_auto_is_the_cpu_where_there_is_no_gpu(installed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "pipeline"):
+        assert BackgroundRemover(MODEL, "auto").provider == "CPUExecutionProvider"
+    assert "Backgrounds are removed by u2netp on CPUExecutionProvider" in caplog.text
+
+
 def test_cuda_without_its_runtime_is_refused(installed: Path) -> None:
     import onnxruntime
 

@@ -28,9 +28,10 @@ from pipeline import (
     UnsupportedPrompt,
 )
 from pipeline.request import Conditioning, ignore_steps
-from pipeline.scoring.best_of_n import BestOfN, BestResult, Pack, candidate_seed
+from pipeline.scoring.best_of_n import MAX_ATTEMPTS, BestOfN, BestResult, Pack, candidate_seed
 from pipeline.splats.container import Container, PackedSplats
 from pipeline.splats.splats import flip_up_axis
+from tests.support.factories import FakeBackend, make_asset
 
 PARAMS = SamplerParams(steps=1, cfg_strength=0.0)
 REQUEST = Request(ImagePrompt(Image.new("RGB", (4, 4)), b"picture"), 11, PARAMS, PARAMS)
@@ -169,7 +170,7 @@ def test_an_object_that_cannot_be_made_or_is_invalid_never_wins() -> None:
 
 
 def test_an_invalid_object_is_better_than_none_and_is_not_scored() -> None:
-    best = ScriptedModels({0: EmptyStructure("nothing"), 1: 0.9}, counts={1: 6999}).best(2)
+    best = ScriptedModels({0: EmptyStructure("nothing"), 1: 0.9}, counts={1: 6999}).best(2, seconds=2)
     assert (best.asset.seed, best.quality) == (SEEDS[1], None)
     assert best.problem == best.candidates[1].problem
     assert "6999 gaussians" in best.problem
@@ -185,7 +186,7 @@ def test_an_object_that_cannot_be_packed_never_wins() -> None:
     best = ScriptedModels({0: 0.9, 1: 0.1}).best(2, pack=pack_if_near)
     assert (best.asset.seed, best.candidates[0].problem) == (SEEDS[1], "FormatError: too far out")
     with pytest.raises(FormatError, match="too far out"):
-        ScriptedModels({0: 0.9}).best(1, pack=pack_if_near)
+        ScriptedModels({0: 0.9}).best(1, pack=pack_if_near, seconds=1)
 
 
 def test_the_scorer_sees_what_the_validator_receives() -> None:
@@ -206,7 +207,7 @@ def test_the_scorer_sees_what_the_validator_receives() -> None:
 
 
 @pytest.mark.parametrize(("count", "problem"), [(7000, ""), (6999, "6999 gaussians")])
-def test_without_a_scorer_the_candidate_is_packed_and_checked_at_the_end(count: int, problem: str) -> None:
+def test_without_a_scorer_the_candidate_is_checked_and_packed_at_the_end(count: int, problem: str) -> None:
     models = ScriptedModels({0: 0.5}, counts={0: count})
     packings: list[Splats] = []
 
@@ -216,7 +217,7 @@ def test_without_a_scorer_the_candidate_is_packed_and_checked_at_the_end(count: 
 
     search = BestOfN(models, REQUEST, note)
     search.make_one()
-    assert search.has_valid
+    assert search.has_valid is not bool(problem)
     assert not packings
     best = search.best()
     assert len(packings) == 1
@@ -337,3 +338,52 @@ def test_candidates_are_what_their_seeds_give_alone(generator: Generator) -> Non
     best = BestOfN(generator, request, Container().pack, lambda splats: float(splats.means.std()), count=3).run()
     alone = generator.generate(replace(request, seed=best.asset.seed))
     assert same(best.asset.splats, alone.splats)
+
+
+class Making:
+    """A backend, and a clock by which each object takes a second; `outcome` tells what a seed ends in."""
+
+    def __init__(self, outcome: Callable[[int], int | PipelineError]) -> None:
+        self.outcome = outcome
+        self.seeds: list[int] = []
+
+    def search(self, *, scored: bool, seconds: float = math.inf) -> BestOfN:
+        scorer = (lambda _: 0.5) if scored else None
+        request = Request(TextPrompt("x"), 5, PARAMS, PARAMS)
+        backend = FakeBackend(self.generate)
+        return BestOfN(
+            backend, request, Container().pack, scorer, count=1, seconds=seconds, now=lambda: float(len(self.seeds))
+        )
+
+    def generate(self, request: Request, _on_step: object) -> Asset:
+        self.seeds.append(request.seed)
+        outcome = self.outcome(request.seed)
+        if isinstance(outcome, PipelineError):
+            raise outcome
+        return make_asset(request, outcome)
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_an_invalid_object_is_made_again_with_the_next_seed_while_there_is_time(scored: bool) -> None:
+    made = Making(lambda seed: EmptyStructure("none") if seed == 5 else 6999 if len(made.seeds) < 4 else 7000)
+    best = made.search(scored=scored).run()
+    assert made.seeds == [candidate_seed(5, index) for index in range(4)]
+    assert (best.problem, best.asset.seed) == ("", made.seeds[-1])
+    assert [bool(candidate.problem) for candidate in best.candidates] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_attempts_end_with_their_number_and_with_the_time(scored: bool) -> None:
+    made = Making(lambda _seed: 6999)
+    assert "at least 7000" in made.search(scored=scored).run().problem
+    assert len(made.seeds) == MAX_ATTEMPTS
+    made = Making(lambda _seed: 6999)
+    made.search(scored=scored, seconds=3.5).run()
+    assert len(made.seeds) == 3
+
+
+def test_what_any_seed_would_meet_is_not_tried_again() -> None:
+    made = Making(lambda _seed: OutOfMemory("no"))
+    with pytest.raises(OutOfMemory):
+        made.search(scored=False).run()
+    assert made.seeds == [5]
