@@ -114,9 +114,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     server = None
     if config.serving.enabled:
         axon = make_axon(wallet, options, external_ip)
-        server = AxonServer(
-            axon, runner, blacklist.decide, config.serving, recorder, settings.used_nonces(hotkey)
-        )
+        server = AxonServer(axon, runner, blacklist.decide, config.serving, recorder, settings.used_nonces(hotkey))
     return Miner(
         settings=settings,
         board=board,

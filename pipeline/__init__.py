@@ -12,6 +12,7 @@ from pipeline.conditioning.prompt import (
     TextPrompt,
     decode_image_prompt,
     parse_text_prompt,
+    with_faint,
 )
 from pipeline.errors import (
     BackgroundModelError,
@@ -38,8 +39,20 @@ from pipeline.request import STAGES, Asset, Backend, Conditioning, OnStep, Reque
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
 from pipeline.scoring.quality import QualityScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
-from pipeline.splats import Splats, Statistics, compute_statistics, flip_up_axis, invalid_reason, normalise, ply, spz
-from pipeline.splats.container import UP_AXES, Container, PackedSplats, ResultFormat, UpAxis
+from pipeline.splats import (
+    Splats,
+    Statistics,
+    compute_statistics,
+    count_non_finite,
+    count_zero_rotations,
+    drop_invalid,
+    flip_up_axis,
+    invalid_reason,
+    normalise,
+    ply,
+    spz,
+)
+from pipeline.splats.container import UP_AXES, Container, PackedSplats, ResultFormat, UpAxis, recognise_format
 from pipeline.splats.splats import SH_COEFFICIENTS
 from pipeline.weights.background_models import BACKGROUND_MODELS
 from pipeline.weights.check import check_weights
@@ -55,7 +68,8 @@ __all__ = [
     "OnStep", "OutOfMemory", "PackedSplats", "PipelineError", "Prompt", "PromptError", "QualityScorer",
     "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Scorer", "Similarity", "Splats", "Statistics",
     "TextPrompt", "TextToImageError", "TextToImageParams", "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "VoxelLimit",
-    "check_weights", "choose_compute", "compute_statistics", "decode_image_prompt", "download_weights",
-    "draw_contact_sheet", "draw_views", "flip_up_axis", "invalid_reason", "is_embedded", "load_backend",
-    "measure_similarity", "normalise", "orbit", "parse_text_prompt", "ply", "render", "spz",
+    "check_weights", "choose_compute", "compute_statistics", "count_non_finite", "count_zero_rotations",
+    "decode_image_prompt", "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis",
+    "invalid_reason", "is_embedded", "load_backend", "measure_similarity", "normalise", "orbit", "parse_text_prompt",
+    "ply", "recognise_format", "render", "spz", "with_faint",
 ]  # fmt: skip

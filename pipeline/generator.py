@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from pipeline.compute import ComputeConfig
 from pipeline.conditioning.background import BackgroundRemover, Provider
 from pipeline.conditioning.image_encoder import ImageEncoder
-from pipeline.conditioning.preprocessing import PICTURE_SIZE, cut_out, frame_object
+from pipeline.conditioning.preprocessing import PICTURE_SIZE, prepare_picture
 from pipeline.conditioning.prompt import ImagePrompt, ImagesPrompt, Prompt, TextPrompt
 from pipeline.conditioning.text_encoder import TextEncoder
 from pipeline.errors import CheckpointError, EmptyForeground, EmptyStructure, OutOfMemory, UnsupportedPrompt
@@ -174,7 +174,7 @@ class Generator(Backend):
             raise UnsupportedPrompt("no image checkpoint is loaded; the phase needs image: {checkpoint: ...}")
         views = prompt if isinstance(prompt, ImagesPrompt) else ImagesPrompt((prompt,))
         with measurements.stage("background"):
-            pictures = [frame_object(cut_out(view.image, self.image.remove_background)) for view in views.images]
+            pictures = [prepare_picture(view, self.image.remove_background) for view in views.images]
         with measurements.stage("conditioning"):
             contexts = tuple(self.image.encoder(picture) for picture in pictures)
         # The negative condition of images is a context of zeros.

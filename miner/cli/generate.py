@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
-from miner.cli.options import FILE, UpAxis, load_files, load_phase, operator_files
+from miner.cli.options import FILE, UpAxis, load_files, load_phase, operator_files, refuse_same_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -74,6 +74,10 @@ def generate(
         raise OperatorError(f"--output must end in .ply or .spz, not {output.suffix!r}")
     if sheet is not None and sheet.suffix.lower() not in PICTURE_SUFFIXES:
         raise OperatorError(f"--sheet must end in .png or another suffix of pictures, not {sheet.suffix!r}")
+    for path in (output, sheet):
+        for word in prompt:
+            if path is not None:
+                refuse_same_file(Path(word), path, "PROMPT and the file to write")
     try:
         decoded = _read_prompt(prompt, combine)
         named = load_phase(phase_name or files.settings.phase, files.config)
@@ -110,10 +114,18 @@ def _read_prompt(words: tuple[str, ...], combine: Combine) -> "Prompt":
             raise PromptError(f"{path} cannot be read: {error.strerror}") from None
 
     paths = [Path(word) for word in words]
-    if not any(path.suffix.lower() in PICTURE_SUFFIXES or path.is_file() for path in paths):
+    if not any(path.suffix.lower() in PICTURE_SUFFIXES or _is_file(path) for path in paths):
         return parse_text_prompt(" ".join(words))
     images = tuple(read_picture(path) for path in paths)
     return images[0] if len(images) == 1 else ImagesPrompt(images, combine)
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether there is such a file; a sentence may be too long for a name."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _for_prompt(phase: "Phase", prompt: "Prompt", checkpoint: str | None) -> "Phase":

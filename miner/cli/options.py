@@ -1,6 +1,7 @@
 """Options that several commands share, and the completion of their values."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -17,6 +18,13 @@ UpAxis = Literal["y", "-y"]
 FILE = click.Path(path_type=Path, dir_okay=False)
 EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def refuse_same_file(source: Path, target: Path, names: str) -> None:
+    """Raise UsageError if the file to write is the one to read, also by way of a link; `names` are those of the two."""
+    with suppress(OSError, ValueError):
+        if source.resolve() == target.resolve() or source.samefile(target):
+            raise click.UsageError(f"{names} are the same file, {source}")
 
 
 def _inherit(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:

@@ -42,9 +42,7 @@ def serve(
     run_to_the_end(lambda: _serve(load_files(config, state), phase_name, up, host, port), debug)
 
 
-async def _serve(
-    files: "OperatorFiles", phase_name: str | None, up: UpAxis | None, host: str, port: int
-) -> ExitCode:
+async def _serve(files: "OperatorFiles", phase_name: str | None, up: UpAxis | None, host: str, port: int) -> ExitCode:
     """Load the models, then serve until a signal asks to stop. Raise MinerError if nothing more can be generated."""
     import asyncio
     import logging

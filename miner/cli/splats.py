@@ -1,16 +1,17 @@
 """sn17-miner splats: describe, convert and draw files of gaussian splats."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import click
 
-from miner.cli.options import FILE, UpAxis
+from miner.cli.options import FILE, UpAxis, refuse_same_file
 from miner.errors import OperatorError
 
 if TYPE_CHECKING:
-    from pipeline import Splats
+    from pipeline import Splats, ply, spz
 
 SUFFIXES = (".ply", ".spz")
 # A row of views becomes a grid when it would be longer than this.
@@ -24,15 +25,38 @@ def require_suffix(_context: click.Context, _parameter: click.Parameter, path: P
     return path
 
 
-def read_splats(path: Path, data: bytes) -> "Splats":
-    """Decode the content of a file. Raises OperatorError."""
-    from pipeline import FormatError, ply, spz
+@dataclass(frozen=True, eq=False)
+class SplatFile:
+    """A file of splats: its path, its size in bytes, its header, and the splats."""
 
-    read = ply.from_bytes if path.suffix.lower() == ".ply" else spz.from_bytes
+    path: Path
+    size: int
+    header: "ply.Header | spz.Header"
+    splats: "Splats"
+
+
+def read_splats(path: Path) -> SplatFile:
+    """Read a file as what it begins as, or else as its name says; print a warning of what cannot be read.
+
+    Raises OperatorError.
+    """
+    from pipeline import FormatError, ply, recognise_format, spz
+
+    data = path.read_bytes()
+    named = path.suffix.lower().removeprefix(".")
+    form = recognise_format(data) or named
+    reader = ply if form == "ply" else spz
     try:
-        return read(data)
+        content = reader.from_bytes(data)
+        header = reader.read_header(data)
     except FormatError as error:
         raise OperatorError(f"{path}: {error}") from None
+    if form != named:
+        kind = "a PLY" if form == "ply" else "an SPZ"
+        click.echo(f"{path}: warning: this is {kind}, whatever its name says", err=True)
+    if header.warning:
+        click.echo(f"{path}: warning: {header.warning}", err=True)
+    return SplatFile(path, len(data), header, content)
 
 
 @click.group()
@@ -44,29 +68,42 @@ def splats() -> None:
 @click.argument("file", type=FILE, callback=require_suffix)
 def info(file: Path) -> None:
     """Print the header and the statistics of FILE, and whether validators would score it."""
-    data = file.read_bytes()
-    content = read_splats(file, data)
+    content = read_splats(file)
 
     from pipeline import invalid_reason
 
-    reason = invalid_reason(content)
-    rows = [("file", f"{file}, {len(data)} bytes"), *_header(file, data), *_statistics(content)]
+    reason = invalid_reason(content.splats)
+    rows = [("file", f"{file}, {content.size} bytes"), *_header(content.header), *_statistics(content.splats)]
+    rows += _defects(content.splats)
     rows.append(("validator", "accepted" if reason is None else f"refused: {reason}"))
     for name, value in rows:
         click.echo(f"{name:<12} {value}")
 
 
-def _header(file: Path, data: bytes) -> list[tuple[str, str]]:
-    from pipeline import ply, spz
+def _header(header: "ply.Header | spz.Header") -> list[tuple[str, str]]:
+    from pipeline import ply
 
-    if file.suffix.lower() == ".ply":
-        text = ply.read_header(data)
-        return [("format", f"PLY, {text.format.replace('_', ' ')}"), ("properties", " ".join(text.vertex.properties))]
-    header = spz.read_header(data)
+    if isinstance(header, ply.Header):
+        form = header.format.replace("_", " ") + (", compressed as by SuperSplat" if header.is_compressed else "")
+        return [("format", f"PLY, {form}"), ("properties", " ".join(header.vertex.properties))]
     flags = ", antialiased" if header.antialiased else ""
+    container = "" if header.compression == "zstd" else f", {header.compression} as by nianticlabs/spz"
     return [
-        ("format", f"SPZ version {header.version}, {header.fractional_bits} fractional bits{flags}"),
+        ("format", f"SPZ version {header.version}, {header.fractional_bits} fractional bits{flags}{container}"),
         ("raw size", f"{header.raw_bytes} bytes, compressed to {header.frame_bytes}"),
+    ]
+
+
+def _defects(content: "Splats") -> list[tuple[str, str]]:
+    from pipeline import count_non_finite, count_zero_rotations
+
+    counts = [
+        f"{name} {nan} NaN, {infinite} infinite" + (" (opacity 0 or 1)" if name == "opacity_logits" else "")
+        for name, (nan, infinite) in count_non_finite(content).items()
+    ]
+    return [
+        ("non-finite", "; ".join(counts) or "none"),
+        ("rotations", f"{count_zero_rotations(content)} of length zero"),
     ]
 
 
@@ -89,26 +126,38 @@ def _statistics(content: "Splats") -> list[tuple[str, str]]:
 @splats.command()
 @click.argument("source", metavar="IN", type=FILE, callback=require_suffix)
 @click.argument("target", metavar="OUT", type=FILE, callback=require_suffix)
-def convert(source: Path, target: Path) -> None:
+@click.option("--drop-invalid", is_flag=True, help="Leave out gaussians with a NaN, an infinity or no rotation.")
+@click.option(
+    "--extent",
+    type=click.FloatRange(0, min_open=True),
+    show_default="as it is",
+    help="Centre the object and scale its longest side to this.",
+)
+def convert(source: Path, target: Path, drop_invalid: bool, extent: float | None) -> None:
     """Convert IN to OUT, between .ply and .spz.
 
-    An .spz has the bytes of the subnet's reference library at level 1 with one worker, a .ply those that its
-    decompressor writes without normals.
+    IN may also be an SPZ of nianticlabs/spz or a compressed PLY of SuperSplat. An .spz has the bytes of the subnet's
+    reference library at level 1 with one worker, a .ply those that its decompressor writes without normals.
     """
-    if source.resolve() == target.resolve() or (target.exists() and source.exists() and source.samefile(target)):
-        raise click.UsageError(f"IN and OUT are the same file, {source}")
-    content = read_splats(source, source.read_bytes())
+    refuse_same_file(source, target, "IN and OUT")
+    content = read_splats(source).splats
 
+    import pipeline
     from pipeline import FormatError, ply, spz
 
     try:
+        if drop_invalid:
+            content, dropped = pipeline.drop_invalid(content)
+            click.echo(f"{source}: {dropped} gaussians left out", err=True)
+        if extent is not None:
+            content = pipeline.normalise(content, extent)
         if target.suffix.lower() == ".ply":
             data = ply.to_bytes(content, normals=False)
         else:
             data = spz.to_bytes(content, level=1, workers=1, lossy=True)
             if reason := spz.loss_reason(content):
                 click.echo(f"{source}: warning: values are lost: {reason}", err=True)
-    except FormatError as error:
+    except (FormatError, ValueError) as error:
         raise OperatorError(f"{source}: {error}") from None
     target.write_bytes(data)
     click.echo(f"{target}: {len(content)} gaussians, {len(data)} bytes")
@@ -123,14 +172,15 @@ def convert(source: Path, target: Path) -> None:
     "--up",
     type=click.Choice(get_args(UpAxis)),
     default="-y",
-    help="The axis of the object's upper side: -y as generate writes it, y as validators get it.",
+    help="The axis of the object's upper side: -y as generate writes it, y as validators and nianticlabs/spz do.",
 )
 def render(file: Path, output: Path, views: int, size: int, up: UpAxis) -> None:
     """Draw FILE upright from all sides on white, its front first.
 
     The camera is 15 degrees above the object, which fills the views. Up to four views form a row, more a grid.
     """
-    content = read_splats(file, file.read_bytes())
+    refuse_same_file(file, output, "FILE and --output")
+    content = read_splats(file).splats
 
     from PIL import Image
 

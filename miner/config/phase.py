@@ -47,10 +47,15 @@ class CheckpointSettings(_Section):
 
 
 class BackgroundSettings(_Section):
-    """The model that removes backgrounds, and what it runs on."""
+    """The model that removes backgrounds, what it runs on, and what becomes of cut-outs too faint to be framed."""
 
     model: str
+<<<<<<< HEAD
     provider: Literal["auto", "cpu", "cuda"] = "cpu"
+=======
+    provider: Literal["cpu", "cuda"] = "cpu"
+    faint: Literal["refuse", "scale"] = "refuse"
+>>>>>>> files
 
     @field_validator("model")
     @classmethod
@@ -188,6 +193,7 @@ class Phase(_Section):
     @property
     def models_key(self) -> str:
         """A text that is equal for phases that run with the same models in memory."""
-        whole = ("image", "text", "background", "backend", "scorer")
-        content = self.model_dump(mode="json", include={**dict.fromkeys(whole, True), "text_to_image": {"model"}})
+        whole = dict.fromkeys(("image", "text", "backend", "scorer"), True)
+        parts = {"background": {"model", "provider"}, "text_to_image": {"model"}}
+        content = self.model_dump(mode="json", include={**whole, **parts})
         return json.dumps(content | {"fp8": self.acceleration.fp8}, sort_keys=True)

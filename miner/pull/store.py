@@ -114,9 +114,7 @@ class CooldownStore:
 
     def save(self, cooldowns: Mapping[str, Cooldown], clock: Clock) -> None:
         """Replace the file, some hundred bytes, without waiting for the disk; log a failure."""
-        file = _File.model_construct(
-            boot=_boot_id(), steady=clock.now(), wall=clock.wall(), validators=dict(cooldowns)
-        )
+        file = _File.model_construct(boot=_boot_id(), steady=clock.now(), wall=clock.wall(), validators=dict(cooldowns))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path, file.model_dump_json())

@@ -6,7 +6,17 @@ import secrets
 from miner.config.phase import Phase
 from miner.gpu import LoadedModels
 from miner.tasks.task import InvalidResult
-from pipeline import BestOfN, BestResult, Container, PackedSplats, Prompt, Request, Splats, TextToImageParams
+from pipeline import (
+    BestOfN,
+    BestResult,
+    Container,
+    PackedSplats,
+    Prompt,
+    Request,
+    Splats,
+    TextToImageParams,
+    with_faint,
+)
 
 
 def make_request(prompt: Prompt, seed: int | None, phase: Phase) -> Request:
@@ -14,7 +24,7 @@ def make_request(prompt: Prompt, seed: int | None, phase: Phase) -> Request:
     structure, latents = phase.samplers
     drawing = phase.text_to_image
     return Request(
-        prompt=prompt,
+        prompt=with_faint(prompt, phase.background.faint),
         seed=secrets.randbelow(2**31) if seed is None else seed,
         sparse_structure_sampler_params=structure,
         slat_sampler_params=latents,

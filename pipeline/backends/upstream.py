@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.compute import ComputeConfig
 from pipeline.conditioning.background import BackgroundRemover, Provider
-from pipeline.conditioning.preprocessing import cut_out, frame_object
+from pipeline.conditioning.preprocessing import has_alpha, prepare_picture
 from pipeline.conditioning.prompt import ImagesPrompt, Prompt, TextPrompt
 from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory, PipelineError, UnsupportedPrompt
 from pipeline.generator import CheckpointSource, generate_first
@@ -147,7 +147,8 @@ class UpstreamGenerator(Backend):
         if self.image is None or self.remove_background is None:
             raise UnsupportedPrompt("no image checkpoint is loaded; the phase needs image: {checkpoint: ...}")
         images = prompt.images if isinstance(prompt, ImagesPrompt) else (prompt,)
-        pictures = [frame_object(cut_out(image.image, self.remove_background)) for image in images]
+        # Upstream takes any alpha below 255 for a cut-out.
+        pictures = [prepare_picture(image, self.remove_background, has_alpha) for image in images]
         if isinstance(prompt, ImagesPrompt):
             run = partial(self.image.run_multi_image, pictures, preprocess_image=False, mode=prompt.combine)
         else:

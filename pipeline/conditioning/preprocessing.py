@@ -8,27 +8,55 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from pipeline.conditioning.image_file import OPAQUE_ALPHA
+from pipeline.conditioning.prompt import ImagePrompt
 from pipeline.errors import EmptyForeground
 
 PICTURE_SIZE = 518
 # Longest side of an image given to background removal.
 _MAX_MATTING_SIDE = 1024
-# A pixel belongs to the object above this alpha (0.8 * 255).
-_FOREGROUND_ALPHA = 204
 _MARGIN = 1.2
+# An alpha channel marks the background if this share of the pixels is below this alpha. Less is a rounded corner, a
+# border, or what a program wrote into a channel that nobody drew.
+_CUT_OUT_SHARE = 0.05
+_CUT_OUT_ALPHA = 128
+# The share of the visible pixels that is opaque after a faint object has been scaled up.
+_OPAQUE_SHARE = 0.05
+
+
+def is_cut_out(image: Image.Image) -> bool:
+    """Return whether the image has an alpha channel that cuts an object out of its background."""
+    if image.mode != "RGBA":
+        return False
+    alpha = np.asarray(image.getchannel("A"))
+    return int(np.count_nonzero(alpha < _CUT_OUT_ALPHA)) >= _CUT_OUT_SHARE * alpha.size
 
 
 def has_alpha(image: Image.Image) -> bool:
-    """Return whether the image has an alpha channel that is not opaque everywhere, which marks its background."""
+    """Return whether the image has an alpha channel that is not opaque everywhere: upstream's rule for a cut-out."""
     return image.mode == "RGBA" and int(np.asarray(image.getchannel("A")).min()) < 255
 
 
-def cut_out(image: Image.Image, remove_background: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Return the image as RGBA with a transparent background; one with real alpha is returned as it is.
+def prepare_picture(
+    prompt: ImagePrompt,
+    remove_background: Callable[[Image.Image], Image.Image],
+    is_background_gone: Callable[[Image.Image], bool] = is_cut_out,
+) -> Image.Image:
+    """Cut out and frame the object of a prompt as `cut_out` and `frame_object` do. Raises EmptyForeground."""
+    cutout = cut_out(prompt.image, remove_background, is_background_gone)
+    return frame_object(scale_faint_alpha(cutout) if prompt.faint == "scale" else cutout)
+
+
+def cut_out(
+    image: Image.Image,
+    remove_background: Callable[[Image.Image], Image.Image],
+    is_background_gone: Callable[[Image.Image], bool] = is_cut_out,
+) -> Image.Image:
+    """Return the image as RGBA with a transparent background, as it is if its background is gone already.
 
     remove_background takes an RGB image and returns an RGBA image of the same size. Large images are shrunk first.
     """
-    if has_alpha(image):
+    if is_background_gone(image):
         return image
     image = image.convert("RGB")
     shrink = min(1.0, _MAX_MATTING_SIDE / max(image.size))
@@ -38,15 +66,31 @@ def cut_out(image: Image.Image, remove_background: Callable[[Image.Image], Image
     return remove_background(image)
 
 
+def scale_faint_alpha(cutout: Image.Image) -> Image.Image:
+    """Scale the alpha of an RGBA image up if hardly a pixel is opaque enough to be framed; else return it as it is.
+
+    The strongest twentieth of the visible pixels becomes opaque, so that a few stray pixels do not hide a faint object.
+    """
+    alpha = np.asarray(cutout.getchannel("A"))
+    visible = alpha[alpha > 0]
+    if not len(visible) or np.count_nonzero(visible > OPAQUE_ALPHA) >= _OPAQUE_SHARE * len(visible):
+        return cutout
+    strongest = float(np.quantile(visible, 1 - _OPAQUE_SHARE))
+    scaled = np.rint(np.minimum(alpha * (255 / strongest), 255)).astype(np.uint8)
+    result = cutout.copy()
+    result.putalpha(Image.fromarray(scaled))
+    return result
+
+
 def frame_object(cutout: Image.Image) -> Image.Image:
     """Turn an RGBA image into an RGB image of 518 x 518 pixels with the object centred on black.
 
-    Raises EmptyForeground if no object is visible.
+    Raises EmptyForeground if no object is visible, with how opaque it is and how opaque it has to be.
     """
     alpha = np.asarray(cutout.getchannel("A"))
-    rows, columns = np.nonzero(alpha > _FOREGROUND_ALPHA)
+    rows, columns = np.nonzero(alpha > OPAQUE_ALPHA)
     if len(rows) == 0:
-        raise EmptyForeground("the image shows no object: nothing in it is opaque")
+        raise EmptyForeground(f"the image shows no object: nothing in it is opaque{_explain_faint(int(alpha.max()))}")
     left, right, top, bottom = (int(v) for v in (columns.min(), columns.max(), rows.min(), rows.max()))
     half = int(max(right - left, bottom - top) * _MARGIN) // 2
     if half == 0:
@@ -57,3 +101,13 @@ def frame_object(cutout: Image.Image) -> Image.Image:
     resized = square.resize((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
     rgba = np.asarray(resized).astype(np.float32) / 255
     return Image.fromarray((rgba[:, :, :3] * rgba[:, :, 3:4] * 255).astype(np.uint8))
+
+
+def _explain_faint(alpha: int) -> str:
+    if alpha == 0:
+        return ", all of it is transparent"
+    return (
+        f" enough: its most opaque pixel has an alpha of {alpha} ({100 * alpha / 255:.0f} %), and more than "
+        f"{OPAQUE_ALPHA} ({100 * OPAQUE_ALPHA / 255:.0f} %) is needed; make it more opaque, or set "
+        "background.faint: scale in the phase"
+    )

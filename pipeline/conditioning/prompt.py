@@ -1,26 +1,24 @@
 """Prompts, with the limits that protect against what untrusted senders submit."""
 
 import hashlib
-import io
-import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from pipeline.conditioning.image_file import read_image
 from pipeline.errors import PromptError
 
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
 MAX_IMAGE_SIDE = 4096
 # The validation service refuses longer sentences, so work on one earns nothing.
 MAX_TEXT_LENGTH = 1024
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-
 
 # How several images of one object are combined into one condition; the names are upstream's.
 Combine = Literal["stochastic", "multidiffusion"]
+# What becomes of an image whose alpha channel cuts out an object, but an object that is too faint to be framed.
+FaintObject = Literal["refuse", "scale"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,14 @@ class TextPrompt:
 
 @dataclass(frozen=True, eq=False)
 class ImagePrompt:
-    """A decoded image of mode RGB or RGBA, and the bytes of its file; a drawn image has its raw pixels as file."""
+    """A decoded image of mode RGB or RGBA, and the bytes of its file; a drawn image has its raw pixels as file.
+
+    faint: whether a faint object is refused, or its alpha scaled up until it is opaque.
+    """
 
     image: Image.Image
     file: bytes
+    faint: FaintObject = "refuse"
 
     @cached_property
     def digest(self) -> str:
@@ -85,31 +87,19 @@ def parse_text_prompt(text: str) -> TextPrompt:
 
 
 def decode_image_prompt(file: bytes) -> ImagePrompt:
-    """Decode the bytes of an image file; transparency of any kind becomes an alpha channel.
+    """Decode the bytes of an image file, upright; transparency of any kind becomes an alpha channel.
 
     The size is checked before any pixel is decoded. Raises PromptError if it is too large or unreadable.
     """
     if len(file) > MAX_IMAGE_BYTES:
         raise PromptError(f"the image has {len(file)} bytes, more than {MAX_IMAGE_BYTES}")
-    try:
-        with Image.open(io.BytesIO(file), formats=IMAGE_FORMATS) as opened:
-            if max(opened.size) > MAX_IMAGE_SIDE:
-                raise PromptError(
-                    f"the image is {opened.width}x{opened.height} pixels, more than {MAX_IMAGE_SIDE} a side"
-                )
-            image = _to_eight_bit(opened).convert("RGBA" if opened.has_transparency_data else "RGB")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PromptError(f"the image is far more than {MAX_IMAGE_SIDE} pixels a side") from None
-    except UnidentifiedImageError:
-        raise PromptError(f"the data is not an image of a known format ({', '.join(IMAGE_FORMATS)})") from None
-    except (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, EOFError, struct.error) as error:
-        # Pillow's decoders report damaged files with any of these.
-        raise PromptError(f"the image cannot be decoded: {error}") from None
-    return ImagePrompt(image, file)
+    return ImagePrompt(read_image(file, MAX_IMAGE_SIDE), file)
 
 
-def _to_eight_bit(image: Image.Image) -> Image.Image:
-    # Pillow converts 16-bit grey by clipping, which makes nearly all of it white.
-    if not image.mode.startswith("I;16"):
-        return image
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+def with_faint(prompt: Prompt, faint: FaintObject) -> Prompt:
+    """Return the prompt with all its images treated as `faint` says; a sentence is returned as it is."""
+    if isinstance(prompt, ImagePrompt):
+        return replace(prompt, faint=faint)
+    if isinstance(prompt, ImagesPrompt):
+        return replace(prompt, images=tuple(replace(image, faint=faint) for image in prompt.images))
+    return prompt

@@ -9,6 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.rasterizer import render
+from pipeline.splats.defects import drop_invalid
+from pipeline.splats.rotations import rescale_extreme
 from pipeline.splats.splats import Splats
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -62,8 +64,11 @@ def draw_contact_sheet(prompt: Image.Image | str, splats: Splats, caption: str =
 def draw_views(splats: Splats, azimuths: Sequence[float], size: int) -> list[Image.Image]:
     """Draw the splats from a circle around them, 15 degrees above, on white: one square RGB picture per azimuth.
 
-    Azimuths are in degrees, +y is up. The splats are moved and scaled so that the object fills the pictures.
+    Azimuths are in degrees, +y is up. The splats are moved and scaled so that the object fills the pictures. Those that
+    cannot be drawn, such as those that hold a NaN, are left out.
     """
+    splats, _ = drop_invalid(splats)
+    splats = replace(splats, quaternions=rescale_extreme(splats.quaternions))
     with torch.no_grad():
         pictures = render(_fit_to_view(splats), orbit(azimuths, size=size))
         pixels = (pictures * 255).round().to(torch.uint8).cpu().numpy()

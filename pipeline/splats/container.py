@@ -11,6 +11,15 @@ UpAxis = Literal["y", "-y"]
 """The axis along which an object's upper side lies in a file; its front is at +z for "y", at -z for "-y"."""
 UP_AXES: tuple[UpAxis, ...] = get_args(UpAxis)
 
+_SPZ_STARTS = (b"\x28\xb5\x2f\xfd", b"\x1f\x8b", b"NGSP")
+
+
+def recognise_format(data: bytes) -> ResultFormat | None:
+    """Return the format that a file begins as, whatever its name is; None if it is neither."""
+    if data.startswith((b"ply\n", b"ply\r")):
+        return "ply"
+    return "spz" if data.startswith(_SPZ_STARTS) else None
+
 
 @dataclass(frozen=True, eq=False)
 class PackedSplats:

@@ -102,7 +102,10 @@ def normalise(splats: Splats, extent: float) -> Splats:
     if not (math.isfinite(extent) and extent > 0):
         raise ValueError(f"extent: expected a positive number, got {extent}")
     if not len(splats) or not bool(splats.means.isfinite().all()):
-        raise ValueError("means: expected at least one, all finite; call drop_non_finite() first")
+        raise ValueError(
+            "means: expected at least one, all finite; `sn17-miner splats convert IN OUT "
+            "--drop-invalid` leaves the other gaussians out"
+        )
     low, high = splats.means.amin(0), splats.means.amax(0)
     longest = float((high - low).amax())
     if longest == 0.0:
@@ -112,15 +115,20 @@ def normalise(splats: Splats, extent: float) -> Splats:
     return replace(splats, means=means, log_scales=splats.log_scales + math.log(factor))
 
 
+# What half a turn about x makes of y, z, x; xy, yz, 2zz - xx - yy, xz, xx - yy; and the seven of degree 3: each is odd
+# or even in y and z together.
+_SIGNS_OF_HALF_TURN = (-1.0, -1.0, 1.0, -1.0, 1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, -1.0, 1.0, -1.0, 1.0)
+
+
 def flip_up_axis(splats: Splats) -> Splats:
     """Turn splats with the upper side at -y and the front at -z, as upstream's, to +y and +z, or back.
 
-    That is half a turn about x, (x, y, z) -> (x, -y, -z). Raises ValueError for splats with higher harmonics, which
-    would have to be rotated as well.
+    That is half a turn about x, (x, y, z) -> (x, -y, -z), which changes the signs of some harmonics.
     """
-    if splats.sh_degree:
-        raise ValueError(f"f_rest: splats of degree {splats.sh_degree} cannot be turned, only of degree 0")
     w, x, y, z = splats.quaternions.unbind(1)
     means = splats.means * splats.means.new_tensor([1.0, -1.0, -1.0])
+    f_rest = splats.f_rest
+    if f_rest is not None:
+        f_rest = f_rest * f_rest.new_tensor(_SIGNS_OF_HALF_TURN[: f_rest.shape[2]])
     # (0, 1, 0, 0) times the quaternion.
-    return replace(splats, means=means, quaternions=torch.stack([-x, w, -z, y], dim=1), f_rest=None)
+    return replace(splats, means=means, quaternions=torch.stack([-x, w, -z, y], dim=1), f_rest=f_rest)

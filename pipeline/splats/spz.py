@@ -5,7 +5,7 @@ The bytes are those of the reference library, see `spz_quantisation`. The frame 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -13,21 +13,23 @@ import zstandard
 from torch import Tensor
 
 from pipeline.errors import FormatError
-from pipeline.splats.splats import SH_COEFFICIENTS, Splats
-from pipeline.splats.spz_quantisation import HEADER, MAGIC, dequantise, quantise, raw_size
+from pipeline.signatures import identify
+from pipeline.splats import niantic_spz
+from pipeline.splats.defects import count_zero_rotations
+from pipeline.splats.rotations import rescale_extreme
+from pipeline.splats.splats import Splats
+from pipeline.splats.spz_header import MAX_GAUSSIANS, MAX_TRAILING_BYTES, Header, parse_header
+from pipeline.splats.spz_quantisation import HEADER, dequantise, quantise
+from pipeline.splats.zstd_frame import MAX_WINDOW, decompress_frame, walk_frame
 
-MAX_GAUSSIANS = 10_000_000
-"""Limit of the reference reader; the reference writer takes up to 10,485,760."""
-MAX_FRACTIONAL_BITS = 24
-MAX_TRAILING_BYTES = 32 << 20
-"""Raw bytes after the last plane that are ignored; more of them are an error."""
+__all__ = ["Header", "from_bytes", "loss_reason", "read_header", "to_bytes", "verify_round_trip"]
 
-_BLOCK_BYTES = 128 << 10
-_MAX_BLOCKS = 1 << 20
-_MAX_WINDOW = 1 << 30
+_VERSIONS = (1, 2)
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_MAGIC = 0x184D2A50
 # A frame that does not declare its size is given this many times the input's, as in the reference.
 _UNDECLARED_RATIO = 6
+_DROP_INVALID = "`sn17-miner splats convert IN OUT --drop-invalid` leaves such gaussians out"
 
 
 def to_bytes(splats: Splats, *, level: int = 1, workers: int = 0, lossy: bool = False) -> bytes:
@@ -35,6 +37,7 @@ def to_bytes(splats: Splats, *, level: int = 1, workers: int = 0, lossy: bool = 
 
     level: zstd level, clamped to 1..22. workers: zstd threads; 0 compresses in this one, any other number
     gives the same bytes as 1, which differ from those of 0 above 512 KiB of raw data.
+    Rotations of any length are written, but for those of length zero.
     Raises FormatError for splats that would not be read back: none, more than 10,000,000, or those with a
     `loss_reason`; with `lossy` the latter are written as the reference writes them.
     """
@@ -42,7 +45,7 @@ def to_bytes(splats: Splats, *, level: int = 1, workers: int = 0, lossy: bool = 
         raise FormatError(f"{len(splats)} gaussians cannot be written as SPZ: readers take 1 to {MAX_GAUSSIANS}")
     if not lossy and (reason := loss_reason(splats)):
         raise FormatError(reason)
-    raw = quantise(splats).cpu().numpy()
+    raw = quantise(replace(splats, quaternions=rescale_extreme(splats.quaternions))).cpu().numpy()
     threads = min(max(workers, 0), 256)
     return zstandard.ZstdCompressor(level=min(max(level, 1), 22), threads=threads).compress(raw.data)
 
@@ -52,51 +55,42 @@ def loss_reason(splats: Splats) -> str | None:
     fields = {name: tensor for name, tensor in splats.tensors().items() if tensor.numel()}
     # One transfer for all of them; a NaN anywhere makes both ends NaN.
     ranges = torch.stack([torch.stack(torch.aminmax(field)) for field in fields.values()]).tolist()
-    for name, (low, _) in zip(fields, ranges, strict=True):
-        if math.isnan(low):
-            return f"{name} hold a NaN, which SPZ cannot: call drop_non_finite() first"
-    low, high = ranges[0]
+    by_name = dict(zip(fields, ranges, strict=True))
+    reasons = []
+    if poisoned := [name for name, (low, _) in by_name.items() if math.isnan(low)]:
+        reasons.append(f"{', '.join(poisoned)} hold a NaN, which SPZ cannot: {_DROP_INVALID}")
+    if any(math.isinf(end) for end in by_name["quaternions"]):
+        reasons.append(f"quaternions hold an infinity, which is no rotation: {_DROP_INVALID}")
+    if zeros := count_zero_rotations(splats):
+        reasons.append(f"{zeros} of {len(splats)} quaternions are zero, which is no rotation: {_DROP_INVALID}")
+    low, high = by_name["means"]
     # Half a step below 2048 rounds up to it, and 2048 wraps to -2048.
     if low < -2048.0 or high >= 2048.0 - 2.0**-13:
-        return f"means from {low:g} to {high:g}: SPZ wraps outside -2048 to 2047.9998, call normalise() first"
-    return None
+        reasons.append(
+            f"means from {low:g} to {high:g}: SPZ wraps outside -2048 to 2047.9998; scale the object with "
+            "`sn17-miner splats convert IN OUT --extent 1`, or with export.extent in the phase"
+        )
+    return "; ".join(reasons) or None
 
 
 def from_bytes(data: bytes) -> Splats:
-    """Read a container of version 1 or 2 as the reference does; on the CPU.
+    """Read a container of the subnet, version 1 or 2, as the reference does, or one of nianticlabs/spz; on the CPU.
 
-    Bytes after the last plane, flags and the reserved byte are ignored. Raises FormatError with the reason for
-    everything that the reference refuses, and for more than 24 fractional bits.
+    Bytes after the last plane, flags and the reserved byte are ignored. Of harmonics above degree 3, those up to degree
+    3 are taken, and `Header.warning` says so. Raises FormatError with the reason for everything that the reference
+    refuses, and for more than 24 fractional bits.
     """
     header = read_header(data)
-    try:
-        raw = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompress(
-            memoryview(data)[: header.frame_bytes], max_output_size=header.max_raw_bytes
-        )
-    except zstandard.ZstdError as error:
-        raise FormatError(f"SPZ with a damaged zstd frame: {error}") from error
-    if len(raw) < header.raw_bytes:
-        raise FormatError(f"SPZ too short: {len(raw)} raw bytes, its header asks for {header.raw_bytes}")
-    # A bytearray because torch takes no read-only buffer without a warning.
-    planes = torch.frombuffer(bytearray(raw), dtype=torch.uint8)[HEADER.size :]
-    return dequantise(planes, header.count, header.sh_degree, header.version, header.fractional_bits)
-
-
-@dataclass(frozen=True)
-class Header:
-    """The header of a container, and the sizes of its frame."""
-
-    version: int
-    count: int
-    sh_degree: int
-    fractional_bits: int
-    antialiased: bool
-    raw_bytes: int
-    """Size of header and planes."""
-    max_raw_bytes: int
-    """Largest size that the frame may decompress to."""
-    frame_bytes: int
-    """Compressed size of the data frame."""
+    if header.compression != "zstd":
+        planes = niantic_spz.read_planes(data, header)
+    else:
+        raw = decompress_frame(memoryview(data)[: header.frame_bytes], header.max_raw_bytes)
+        if len(raw) < header.raw_bytes:
+            raise FormatError(f"SPZ too short: {len(raw)} raw bytes, its header asks for {header.raw_bytes}")
+        # A bytearray because torch takes no read-only buffer without a warning.
+        planes = bytearray(memoryview(raw)[HEADER.size :])
+    tensor = torch.frombuffer(planes, dtype=torch.uint8)
+    return dequantise(tensor, header.count, header.sh_degree, header.version, header.fractional_bits)
 
 
 def read_header(data: bytes) -> Header:
@@ -105,60 +99,28 @@ def read_header(data: bytes) -> Header:
     Raises FormatError if they contradict each other, the data or the limits, so that no memory is allocated for
     gaussians that cannot be there.
     """
-    frame_bytes, capacity = _walk_frame(data, 0)
+    if data.startswith((niantic_spz.GZIP_MAGIC, niantic_spz.PLAIN_MAGIC)):
+        return niantic_spz.read_header(data)
+    if not data.startswith(_ZSTD_MAGIC) and (kind := identify(data)):
+        raise FormatError(f"not an SPZ but {kind.name}: {kind.cure}")
+    frame_bytes, capacity = walk_frame(data, 0)
     _refuse_trailing_data(data, frame_bytes)
     declared = zstandard.get_frame_parameters(data).content_size
     if declared != zstandard.CONTENTSIZE_UNKNOWN and declared > capacity:
         raise FormatError(f"SPZ frame declares {declared} bytes, its blocks hold at most {capacity}")
     try:
-        with zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(data) as reader:
+        with zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(data) as reader:
             start = reader.read(HEADER.size)
     except zstandard.ZstdError as error:
         raise FormatError(f"SPZ with a damaged zstd frame: {error}") from error
-    if len(start) < HEADER.size:
-        raise FormatError(f"SPZ too short: {len(start)} raw bytes, its header alone has {HEADER.size}")
-    magic, version, count, degree, fractional_bits, flags, _ = HEADER.unpack(start)
-    if magic != MAGIC:
-        raise FormatError(f"not an SPZ: magic {magic:#010x} instead of {MAGIC:#010x}")
-    if version not in (1, 2):
-        raise FormatError(f"SPZ of version {version}: expected 1 or 2")
-    if not 1 <= count <= MAX_GAUSSIANS:
-        raise FormatError(f"SPZ of {count} gaussians: expected 1 to {MAX_GAUSSIANS}")
-    if degree >= len(SH_COEFFICIENTS):
-        raise FormatError(f"SPZ of spherical-harmonic degree {degree}: expected 0 to 3")
-    if fractional_bits > MAX_FRACTIONAL_BITS:
-        raise FormatError(f"SPZ with {fractional_bits} fractional bits: expected up to {MAX_FRACTIONAL_BITS}")
-
-    required = raw_size(count, degree, version)
-    available = declared
-    if declared == zstandard.CONTENTSIZE_UNKNOWN:
-        available = min(capacity, _UNDECLARED_RATIO * len(data), required + MAX_TRAILING_BYTES)
-    if required > available:
-        raise FormatError(f"SPZ too short: at most {available} raw bytes, its header asks for {required}")
-    if available > required + MAX_TRAILING_BYTES:
-        raise FormatError(f"SPZ frame declares {available} bytes, its header asks for {required} only")
-    return Header(version, count, degree, fractional_bits, bool(flags & 1), required, available, frame_bytes)
-
-
-def _walk_frame(data: bytes, start: int) -> tuple[int, int]:
-    """Return where the zstd frame at `start` ends, and how many bytes its blocks can hold at most (RFC 8878)."""
-    try:
-        frame = data[start : start + 18]
-        checksum = 4 * zstandard.get_frame_parameters(frame).has_checksum
-        at = start + zstandard.frame_header_size(frame)
-    except zstandard.ZstdError as error:
-        raise FormatError(f"not an SPZ: {error}") from error
-    capacity = 0
-    for _ in range(_MAX_BLOCKS):
-        block = int.from_bytes(data[at : at + 3], "little")
-        last, kind, size = block & 1, block >> 1 & 3, block >> 3
-        at += 3 + (1 if kind == 1 else size)
-        capacity += size if kind < 2 else _BLOCK_BYTES
-        if at + checksum * last > len(data):
-            raise FormatError("SPZ with a zstd frame that is cut short")
-        if last:
-            return at + checksum, capacity
-    raise FormatError(f"SPZ with a zstd frame of more than {_MAX_BLOCKS} blocks")
+    if declared != zstandard.CONTENTSIZE_UNKNOWN:
+        header = parse_header(start, "zstd", _VERSIONS, available=declared, frame_bytes=frame_bytes)
+        if declared > header.raw_bytes + MAX_TRAILING_BYTES:
+            raise FormatError(f"SPZ frame declares {declared} bytes, its header asks for {header.raw_bytes} only")
+        return header
+    undeclared = min(capacity, _UNDECLARED_RATIO * len(data))
+    header = parse_header(start, "zstd", _VERSIONS, available=undeclared, frame_bytes=frame_bytes)
+    return replace(header, max_raw_bytes=min(undeclared, header.raw_bytes + MAX_TRAILING_BYTES))
 
 
 def _refuse_trailing_data(data: bytes, at: int) -> None:
@@ -169,7 +131,7 @@ def _refuse_trailing_data(data: bytes, at: int) -> None:
             at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
             capacity = 0
         else:
-            at, capacity = _walk_frame(data, at)
+            at, capacity = walk_frame(data, at)
         if capacity or at > len(data):
             raise FormatError("SPZ with data after its zstd frame")
 
@@ -211,7 +173,7 @@ _ROUNDING = 2e-6
 
 def _rotation_error(decoded: Tensor, original: Tensor) -> Tensor:
     """Return the largest difference in x, y, z of the unit quaternions, float32 [N]; q and -q are the same rotation."""
-    unit = F.normalize(original.double(), dim=1).float()
+    unit = F.normalize(rescale_extreme(original).double(), dim=1).float()
     same = (decoded - unit)[:, 1:].abs().amax(dim=1)
     opposite = (decoded + unit)[:, 1:].abs().amax(dim=1)
     return torch.minimum(same, opposite)

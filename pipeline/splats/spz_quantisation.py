@@ -26,10 +26,17 @@ _HALF = 0.5 - 2.0**-25
 _INT32_LIMIT = 2.0**31
 
 
+def plane_widths(sh_degree: int, version: int = 2) -> tuple[int, ...]:
+    """Return the bytes a gaussian of each plane: positions, alphas, colours, scales, rotations, harmonics.
+
+    Versions 3 and 4, and degree 4, are those of nianticlabs/spz.
+    """
+    return (6 if version == 1 else 9, 1, 3, 3, 4 if version >= 3 else 3, 3 * ((sh_degree + 1) ** 2 - 1))
+
+
 def raw_size(count: int, sh_degree: int, version: int = 2) -> int:
     """Return the size in bytes of a raw container: header and attribute planes."""
-    position_bytes = 6 if version == 1 else 9
-    return HEADER.size + count * (position_bytes + 10 + 3 * SH_COEFFICIENTS[sh_degree])
+    return HEADER.size + count * sum(plane_widths(sh_degree, version))
 
 
 def quantise(splats: Splats) -> Tensor:
@@ -120,11 +127,10 @@ def dequantise(raw: Tensor, count: int, sh_degree: int, version: int, fractional
     """Decode the planes of a container; `raw` is uint8 on the CPU and begins after the header.
 
     Opacity logits are infinite for alpha bytes 0 and 255. Quaternions are longer than 1 if their quantised x, y, z
-    already are.
+    already are. Of harmonics above degree 3, those up to degree 3 are decoded.
     """
-    coefficients = SH_COEFFICIENTS[sh_degree]
-    position_bytes = 6 if version == 1 else 9
-    sizes = [count * size for size in (position_bytes, 1, 3, 3, 3, 3 * coefficients)]
+    widths = plane_widths(sh_degree, version)
+    sizes = [count * width for width in widths]
     positions, alphas, colours, scales, rotations, harmonics = raw[: sum(sizes)].split(sizes)
     if version == 1:
         means = positions.clone().view(torch.float16).float().view(count, 3)
@@ -134,12 +140,12 @@ def dequantise(raw: Tensor, count: int, sh_degree: int, version: int, fractional
         # The 24 bits are at the top of the word, so that the shift extends the sign; both steps are exact.
         means = (fixed.view(torch.int32).squeeze(2) >> 8).float() * 2.0**-fractional_bits
     f_rest = None
-    if coefficients:
-        by_channel = harmonics.view(count, coefficients, 3).transpose(1, 2)
+    if sh_degree:
+        by_channel = harmonics.view(count, -1, 3)[:, : SH_COEFFICIENTS[-1]].transpose(1, 2)
         f_rest = ((by_channel.float() - 128.0) / 128.0).contiguous()
     return Splats(
         means=means,
-        quaternions=_quaternions(rotations.view(count, 3)),
+        quaternions=(_largest_left_out if version >= 3 else _w_left_out)(rotations.view(count, -1)),
         log_scales=(scales.float() / 16.0 - 10.0).view(count, 3),
         opacity_logits=torch.from_numpy(alpha_logits())[alphas.int()],
         f_dc=((colours.float() / 255.0 - 0.5) / _COLOUR_SCALE).view(count, 3),
@@ -147,10 +153,30 @@ def dequantise(raw: Tensor, count: int, sh_degree: int, version: int, fractional
     )
 
 
-def _quaternions(xyz_bytes: Tensor) -> Tensor:
+def _w_left_out(xyz_bytes: Tensor) -> Tensor:
+    """Decode rotations of versions 1 and 2, uint8 [N, 3]."""
     x, y, z = xyz_bytes.T.float() * _ROTATION_STEP - 1.0
     w = _sqrt((1.0 - _sum_of_squares(y, x, z)).clamp_(min=0.0))
     return torch.stack([w, x, y, z], dim=1)
+
+
+def _largest_left_out(packed: Tensor) -> Tensor:
+    """Decode rotations from version 3 on, uint8 [N, 4]: `unpackQuaternionSmallestThree` of nianticlabs/spz.
+
+    A word holds the index of the largest of x, y, z, w in its highest two bits, then, from the highest on, the sign and
+    9 bits of the magnitude of each other one.
+    """
+    words = packed.contiguous().view(torch.int32)[:, 0].long() & 0xFFFFFFFF
+    largest = words >> 30
+    fields = torch.stack([words >> shift & 0x3FF for shift in (20, 10, 0)], dim=1)
+    magnitudes = (fields & 0x1FF).float() * (math.sqrt(0.5) / 0x1FF)
+    others = torch.where(fields > 0x1FF, -magnitudes, magnitudes)
+    xyzw = torch.empty(len(words), 4)
+    # The three keep their order, and skip the place of the largest.
+    places = torch.arange(3) + (torch.arange(3) >= largest[:, None])
+    xyzw.scatter_(1, places, others)
+    xyzw.scatter_(1, largest[:, None], (1.0 - others.square().sum(1, keepdim=True)).clamp_(min=0.0).sqrt())
+    return xyzw[:, [3, 0, 1, 2]]
 
 
 # Python floats that are float32 values, so that the arithmetic with tensors is float32 arithmetic.

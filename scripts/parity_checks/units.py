@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import ply
-from pipeline.conditioning.preprocessing import cut_out, frame_object, has_alpha
+from pipeline.conditioning.preprocessing import frame_object, has_alpha
 from pipeline.errors import CheckpointError
 from pipeline.sampling.euler import schedule
 from pipeline.trellis import VoxelGrid
@@ -106,7 +106,7 @@ def check_image(file: str, golden: Golden, report: Report) -> None:
     if "sha256_pixels" in golden.files.get(result, {}):
         digest = hashlib.sha256(expected.tobytes()).hexdigest()
         report.compare_exactly(f"{result}: sha256_pixels", digest, golden.files[result]["sha256_pixels"])
-    report.compare_exactly(f"{file}: picture", frame_object(cut_out(source, lambda image: image)), expected)
+    report.compare_exactly(f"{file}: picture", frame_object(source), expected)
 
 
 def _read_columns(data: bytes) -> tuple[bytes, dict[str, np.ndarray]]:

@@ -51,7 +51,7 @@ def drawing(kind: str) -> Image.Image:
     else:
         pixels = np.random.default_rng(1).integers(0, 256, (128, 160, 4), dtype=np.uint8)
         pixels[:, :, 3] = 255
-        pixels[:5, :, 3] = 0
+        pixels[:7, :, 3] = 0
         image = Image.fromarray(pixels)
     return image
 

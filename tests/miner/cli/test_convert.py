@@ -1,13 +1,18 @@
 import hashlib
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from pipeline import Splats, ply, spz
 from tests.support.cli import run
 from tests.support.paths import DATA, ROOT
+from tests.support.splat_corpus import SPLATS, SplatCase, cloud
 
 GOLDEN = DATA / "spz"
 CASES = json.loads((GOLDEN / "manifest.json").read_text())["cases"]
@@ -34,6 +39,97 @@ def test_it_runs_from_any_directory(tmp_path: Path) -> None:
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert (tmp_path / "OUT.SPZ").read_bytes() == (GOLDEN / "n7.spz").read_bytes()
+
+
+@pytest.mark.parametrize("case", SPLATS[::4], ids=lambda case: case.name)
+def test_what_people_have_is_converted_or_refused_in_one_line(tmp_path: Path, case: SplatCase) -> None:
+    source, target = tmp_path / f"a.{case.suffix}", tmp_path / "b.ply"
+    source.write_bytes(case.make())
+    result = run("splats", "convert", source, target)
+    if isinstance(case.expected, str):
+        assert result.exit_code == 2
+        assert result.stderr.splitlines()[-1].startswith(f"ERROR: {source}: ")
+        assert not target.exists()
+    else:
+        assert result.exit_code == 0
+        assert case.warning in result.stderr
+        assert len(ply.from_bytes(target.read_bytes())) == len(case.expected)
+
+
+@pytest.mark.parametrize(("content", "name"), [(ply.to_bytes, "a.spz"), (spz.to_bytes, "a.ply")])
+def test_a_file_is_read_as_what_it_is_whatever_its_name(tmp_path: Path, content, name: str) -> None:
+    source, target = tmp_path / name, tmp_path / "b.spz"
+    source.write_bytes(content(cloud()))
+    result = run("splats", "convert", source, target)
+    assert result.exit_code == 0
+    assert f"{source}: warning: this is a" in result.stderr
+    assert "whatever its name says" in result.stderr
+    assert target.read_bytes()[:4] == b"\x28\xb5\x2f\xfd"
+
+
+def spoiled(**changes: float) -> Splats:
+    """Splats whose second one has these values throughout its attributes."""
+    splats = cloud()
+    return replace(
+        splats,
+        **{name: getattr(splats, name).index_fill(0, torch.tensor(1), value) for name, value in changes.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("splats", "reason"),
+    [
+        (spoiled(quaternions=0.0), "1 of 6 quaternions are zero, which is no rotation"),
+        (spoiled(f_dc=torch.nan), "f_dc hold a NaN"),
+        (spoiled(quaternions=-torch.inf), "quaternions hold an infinity"),
+        (spoiled(means=torch.nan, quaternions=0.0), "means hold a NaN.*1 of 6 quaternions are zero"),
+    ],
+)
+def test_what_spz_cannot_hold_is_told_with_the_command_that_leaves_it_out(
+    tmp_path: Path, splats: Splats, reason: str
+) -> None:
+    source, target = tmp_path / "a.ply", tmp_path / "b.spz"
+    source.write_bytes(ply.to_bytes(splats))
+    result = run("splats", "convert", source, target)
+    assert result.exit_code == 0
+    (line,) = result.stderr.splitlines()
+    assert re.search(f"warning: values are lost: .*{reason}", line)
+    assert "`sn17-miner splats convert IN OUT --drop-invalid`" in line
+    result = run("splats", "convert", source, target, "--drop-invalid")
+    assert (result.exit_code, result.stderr) == (0, f"{source}: 1 gaussians left out\n")
+    decoded = spz.from_bytes(target.read_bytes())
+    kept = [0, 2, 3, 4, 5]
+    torch.testing.assert_close(decoded.means, splats.means[kept], rtol=0, atol=2**-12)
+
+
+@pytest.mark.parametrize("length", [1e-40, 1e-20, 1e20, 1e30])
+def test_a_rotation_of_any_length_is_written(tmp_path: Path, length: float) -> None:
+    source, target = tmp_path / "a.ply", tmp_path / "b.spz"
+    source.write_bytes(ply.to_bytes(replace(cloud(), quaternions=torch.full((6, 4), length))))
+    result = run("splats", "convert", source, target)
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = spz.from_bytes(target.read_bytes()).quaternions
+    torch.testing.assert_close(found, torch.full((6, 4), 0.5), rtol=0, atol=0.008)
+
+
+def test_an_object_that_is_too_large_is_scaled(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.ply", tmp_path / "b.spz"
+    source.write_bytes(ply.to_bytes(replace(cloud(), means=cloud().means * 1e6)))
+    result = run("splats", "convert", source, target)
+    assert "scale the object with `sn17-miner splats convert IN OUT --extent 1`" in result.stderr
+    result = run("splats", "convert", source, target, "--extent", 1)
+    assert (result.exit_code, result.stderr) == (0, "")
+    means = spz.from_bytes(target.read_bytes()).means
+    assert float((means.amax(0) - means.amin(0)).amax()) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_last_gaussian_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.ply", tmp_path / "b.spz"
+    source.write_bytes(ply.to_bytes(replace(cloud(), quaternions=torch.zeros(6, 4))))
+    result = run("splats", "convert", source, target, "--drop-invalid")
+    assert result.exit_code == 2
+    assert "0 gaussians cannot be written as SPZ" in result.stderr
+    assert not target.exists()
 
 
 @pytest.mark.parametrize("other", ["a.ply", "../{folder}/a.ply", "link.ply"])

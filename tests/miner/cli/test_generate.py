@@ -58,6 +58,22 @@ def test_mistakes_are_named(picture: Path, tmp_path: Path, arguments: tuple[str,
     assert message in result.stderr
 
 
+@pytest.mark.parametrize("option", ["-o", "--sheet"])
+def test_a_prompt_is_not_written_over(picture: Path, tmp_path: Path, option: str) -> None:
+    content = picture.read_bytes()
+    (tmp_path / "link.ply").symlink_to(picture)
+    result = generate(picture, "--phase", "demo", option, picture if option == "--sheet" else tmp_path / "link.ply")
+    assert result.exit_code == 2
+    assert "PROMPT and the file to write are the same file" in result.stderr
+    assert picture.read_bytes() == content
+
+
+def test_a_sentence_may_be_longer_than_a_file_name(tmp_path: Path) -> None:
+    result = generate("a chair, " * 200, "--phase", "demo", "--state", tmp_path / "state")
+    assert result.exit_code == 2
+    assert "the prompt has 1799 characters, more than 1024" in result.stderr
+
+
 def test_without_an_output_the_file_goes_into_the_state_folder(
     picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from pipeline import ply, spz
 from pipeline.splats.splats import Splats
 from tests.support.cli import run
 from tests.support.paths import DATA
+from tests.support.splat_corpus import cloud
+from tests.support.splat_files import compressed_ply, niantic_spz
 
 GOLDEN = DATA / "spz"
 
@@ -62,10 +65,51 @@ def test_harmonics_and_flags_are_shown() -> None:
     assert lines["harmonics"] == "degree 2, 8 coefficients a channel"
 
 
+def test_values_that_are_no_numbers_are_counted(tmp_path: Path) -> None:
+    splats = line_of(7000)
+    splats.means[3, 1] = math.nan
+    splats.f_dc[:5, 2] = math.inf
+    splats.quaternions[7:9] = 0.0
+    path = tmp_path / "spoiled.ply"
+    path.write_bytes(ply.to_bytes(splats))
+    code, lines, _ = info(path)
+    assert code == 0
+    assert lines["non-finite"] == (
+        "means 1 NaN, 0 infinite; opacity_logits 0 NaN, 7000 infinite (opacity 0 or 1); f_dc 0 NaN, 5 infinite"
+    )
+    assert lines["rotations"] == "2 of length zero"
+    assert lines["validator"] == "accepted"
+
+
+def test_a_file_without_defects_says_so() -> None:
+    _, lines, _ = info(GOLDEN / "n7.ply")
+    assert (lines["non-finite"], lines["rotations"]) == ("none", "0 of length zero")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "form"),
+    [
+        ("a.spz", niantic_spz(cloud(), 3), "SPZ version 3, 12 fractional bits, gzip as by nianticlabs/spz"),
+        ("a.spz", niantic_spz(cloud(), 4), "SPZ version 4, 12 fractional bits, zstd streams as by nianticlabs/spz"),
+        ("a.compressed.ply", compressed_ply(cloud()), "PLY, binary little endian, compressed as by SuperSplat"),
+    ],
+)
+def test_formats_of_other_programs_are_told(tmp_path: Path, name: str, data: bytes, form: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    code, lines, errors = info(tmp_path / name)
+    assert (code, errors) == (0, "")
+    assert (lines["format"], lines["gaussians"]) == (form, "6")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.ply", b"ply\n", "a.ply: not a PLY"),
+        (
+            "a.ply",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "not a PLY but a Git LFS pointer: run `git lfs pull`",
+        ),
         ("a.spz", b"", "a.spz: not an SPZ"),
         ("a.spz", None, "a.spz: No such file or directory"),
         ("a.glb", b"glTF", "expected a name that ends in .ply or .spz"),
@@ -122,3 +166,34 @@ def test_a_picture_needs_a_known_ending(pole: Path, tmp_path: Path) -> None:
     result = run("splats", "render", pole, "-o", tmp_path / "views.xyz", "--size", 16)
     assert result.exit_code == 2
     assert "views.xyz: expected a name that ends in .png" in result.stderr
+
+
+@pytest.mark.parametrize("up", ["y", "-y"])
+def test_splats_with_harmonics_are_drawn(tmp_path: Path, up: str) -> None:
+    out = tmp_path / "views.png"
+    assert run("splats", "render", GOLDEN / "sh3.ply", "-o", out, "--size", 16, "--up", up).exit_code == 0
+    assert out.exists()
+
+
+def test_a_drawing_does_not_replace_what_is_drawn(pole: Path, tmp_path: Path) -> None:
+    content = pole.read_bytes()
+    (tmp_path / "views.png").symlink_to(pole)
+    result = run("splats", "render", pole, "-o", tmp_path / "views.png", "--size", 16)
+    assert result.exit_code == 2
+    assert "FILE and --output are the same file" in result.stderr
+    assert pole.read_bytes() == content
+
+
+def test_gaussians_that_cannot_be_drawn_do_not_hide_the_others(pole: Path, tmp_path: Path) -> None:
+    splats = ply.from_bytes(pole.read_bytes())
+    # 1e30 in each is the rotation of 0.5 in each.
+    same = torch.full_like(splats.quaternions, 0.5)
+    pole.write_bytes(ply.to_bytes(replace(splats, quaternions=same)))
+    assert run("splats", "render", pole, "-o", tmp_path / "a.png", "--size", 32).exit_code == 0
+    means = torch.cat([splats.means, torch.full((1, 3), math.nan)])
+    more = {name: torch.cat([x, x[:1]]) for name, x in splats.tensors().items()}
+    pole.write_bytes(ply.to_bytes(Splats(**more | {"means": means, "quaternions": torch.full((401, 4), 1e30)})))
+    assert run("splats", "render", pole, "-o", tmp_path / "b.png", "--size", 32).exit_code == 0
+    with Image.open(tmp_path / "a.png") as expected, Image.open(tmp_path / "b.png") as found:
+        assert np.array_equal(found, expected)
+        assert np.asarray(found).min() < 128

@@ -111,6 +111,7 @@ def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
         ("extends: base\nslat_sampler_params: {cfg_strength: .inf}\n", r"cfg_strength: .*finite"),
         ("extends: base\nslat_sampler_params: 3\n", r"top.yaml: slat_sampler_params: .*dictionary"),
         ("extends: base\nbackground: {model: rmbg}\n", r"background.model: .*must be one of u2net, u2netp"),
+        ("extends: base\nbackground: {faint: scaled}\n", r"background.faint: .*'refuse' or 'scale'"),
         ("extends: base\nimage: {overrides: {decoder: x}}\n", r"image.overrides.decoder: .*slat_flow_model"),
         ("extends: base\nimage: null\n", r"needs image: \{checkpoint: ...\}, text:"),
         ("extends: base\nbackend: trellis\nimage: {overrides: {slat_flow_model: x}}\n", r"leave overrides out"),
@@ -229,6 +230,7 @@ def test_what_has_to_be_loaded_for_a_phase(config: Path) -> None:
     base = loaded(COMPLETE)
     for same in (
         COMPLETE.replace("steps: 9", "steps: 10"),
+        COMPLETE.replace("u2netp", "u2netp, faint: scale"),
         COMPLETE + "note: x\nexport: {extent: 1.5}\nmax_voxels: {count: 9}\nacceleration: {reuse: 2}\n",
     ):
         assert loaded(same) == base

@@ -76,3 +76,22 @@ def test_a_prompt_picture_is_drawn_anew_never_passed_on(tmp_path: Path) -> None:
     assert b"<script>" not in picture
     with Image.open(io.BytesIO(picture)) as opened:
         assert (opened.format, opened.width) == ("WEBP", 2 * SIZE)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+def test_a_prompt_picture_that_lies_on_its_side_is_drawn_upright(tmp_path: Path, image_format: str) -> None:
+    exif = Image.Exif()
+    # A quarter turn: the left side of what is stored is the top.
+    exif[0x0112] = 6
+    image = Image.new("RGB", (90, 30), "blue")
+    image.paste("red", (0, 0, 45, 30))
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, exif=exif)
+    gallery = Gallery(tmp_path)
+    assert gallery._save(some_result(1, picture=buffer.getvalue()))
+    draw_result(gallery.results, 1, gallery.pictures)
+    with Image.open(gallery.pictures / "1.prompt.webp") as opened:
+        assert opened.size == (30, 90)
+        above, below = (opened.convert("RGB").getpixel((15, y)) for y in (10, 80))
+    assert above[0] > 200 > 50 > above[2]
+    assert below[2] > 200 > 50 > below[0]

@@ -188,6 +188,13 @@ def test_a_picture_is_cut_out_and_framed_here(upstream: UpstreamGenerator) -> No
     assert np.array_equal(np.asarray(call["prompt"]), np.asarray(frame_object(picture("red").image)))
 
 
+def test_any_alpha_below_255_is_a_cut_out_as_upstream_has_it(upstream: UpstreamGenerator) -> None:
+    image = Image.new("RGBA", (64, 64), "red")
+    image.putpixel((0, 0), (255, 0, 0, 254))
+    upstream.generate(replace(TEXT, prompt=ImagePrompt(image, b"")))
+    assert np.array_equal(np.asarray(upstream.image.calls[0]["prompt"]), np.asarray(frame_object(image)))
+
+
 def test_several_pictures_are_combined_as_the_prompt_says(upstream: UpstreamGenerator) -> None:
     prompt = ImagesPrompt((picture("red"), picture("blue")), "multidiffusion")
     upstream.generate(replace(TEXT, prompt=prompt))

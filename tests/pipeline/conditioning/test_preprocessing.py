@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.conditioning.preprocessing import PICTURE_SIZE, cut_out, frame_object, has_alpha
+from pipeline.conditioning.preprocessing import (
+    PICTURE_SIZE,
+    cut_out,
+    frame_object,
+    has_alpha,
+    is_cut_out,
+    prepare_picture,
+    scale_faint_alpha,
+)
+from pipeline.conditioning.prompt import ImagePrompt
 from pipeline.errors import EmptyForeground
 from tests.support.paths import DATA
 
@@ -39,6 +48,59 @@ def test_pictures_are_upstream_s(name: str) -> None:
 )
 def test_an_opaque_alpha_channel_is_none(image: Image.Image, expected: bool) -> None:
     assert has_alpha(image) is expected
+
+
+def with_alpha(change) -> Image.Image:
+    """An opaque picture of 100 x 100 pixels whose alpha channel is changed."""
+    alpha = np.full((100, 100), 255, np.uint8)
+    change(alpha)
+    image = Image.new("RGB", (100, 100), (10, 20, 30))
+    image.putalpha(Image.fromarray(alpha))
+    return image
+
+
+def put(rows: slice, columns: slice, value: int = 0):
+    return lambda alpha: alpha.__setitem__((rows, columns), value)
+
+
+def round_the_corners(alpha: np.ndarray) -> None:
+    y, x = np.indices(alpha.shape)
+    beyond = np.maximum(np.abs(np.stack([x, y]) - 49.5) - 29.5, 0)
+    alpha[np.hypot(*beyond) > 20] = 0
+
+
+ALL = slice(None)
+NOT_CUT_OUT = {
+    "one pixel at 254": put(slice(0, 1), slice(0, 1), 254),
+    "one transparent pixel": put(slice(0, 1), slice(0, 1)),
+    "a transparent corner": put(slice(0, 20), slice(0, 20)),
+    "a border": put(slice(0, 2), ALL),
+    "rounded corners": round_the_corners,
+    "254 everywhere": put(ALL, ALL, 254),
+    "half opaque everywhere": put(ALL, ALL, 128),
+    "a little less than a twentieth": put(slice(0, 1), slice(0, 99)),
+}
+CUT_OUT = {
+    "a twentieth": put(slice(0, 5), ALL),
+    "half": put(slice(0, 50), ALL, 127),
+    "everything": put(ALL, ALL),
+}
+
+
+@pytest.mark.parametrize("name", NOT_CUT_OUT)
+def test_an_alpha_channel_that_cuts_nothing_out_leaves_the_background_to_be_removed(name: str) -> None:
+    image, seen = with_alpha(NOT_CUT_OUT[name]), []
+    assert not is_cut_out(image)
+    # For upstream, it is a cut-out all the same.
+    assert cut_out(image, refuse, has_alpha) is image
+    cut_out(image, lambda given: seen.append(given) or given)
+    assert np.array_equal(seen[0], Image.new("RGB", (100, 100), (10, 20, 30)))
+
+
+@pytest.mark.parametrize("name", CUT_OUT)
+def test_an_alpha_channel_that_cuts_something_out_is_taken(name: str) -> None:
+    image = with_alpha(CUT_OUT[name])
+    assert cut_out(image, refuse) is image
 
 
 def test_a_picture_with_alpha_is_not_touched() -> None:
@@ -114,10 +176,38 @@ def test_faint_pixels_do_not_count_as_the_object() -> None:
     assert (framed[:, :, 2] == 50).sum() > 0.6 * (PICTURE_SIZE * 41 / 48) ** 2
 
 
-@pytest.mark.parametrize("alpha", [0, 1, 204])
-def test_a_picture_in_which_nothing_is_opaque_is_refused(alpha: int) -> None:
-    with pytest.raises(EmptyForeground, match="shows no object: nothing in it is opaque"):
+@pytest.mark.parametrize(
+    ("alpha", "message"),
+    [
+        (0, "nothing in it is opaque, all of it is transparent"),
+        (1, r"alpha of 1 \(0 %\), and more than 204 \(80 %\) is needed"),
+        (204, r"nothing in it is opaque enough: its most opaque pixel has an alpha of 204 \(80 %\).*background.faint"),
+    ],
+)
+def test_a_picture_in_which_nothing_is_opaque_is_refused(alpha: int, message: str) -> None:
+    with pytest.raises(EmptyForeground, match=f"shows no object: .*{message}"):
         frame_object(Image.new("RGBA", (64, 64), (255, 0, 0, alpha)))
+
+
+@pytest.mark.parametrize("alpha", [2, 100, 204])
+@pytest.mark.parametrize("strays", [0, 1])
+def test_a_faint_object_is_framed_like_an_opaque_one_if_the_phase_says_so(alpha: int, strays: int) -> None:
+    box, colour = (60, 50, 140, 120), (200, 100, 50)
+    faint = rectangle((200, 200), box, (*colour, alpha))
+    for stray in range(strays):
+        faint.putpixel((60 + stray, 50), (*colour, 255))
+    framed = prepare_picture(ImagePrompt(faint, b"", "scale"), refuse)
+    assert np.array_equal(framed, frame_object(rectangle((200, 200), box, (*colour, 255))))
+    with pytest.raises(EmptyForeground, match=r"is needed" if not strays else "a few pixels large"):
+        prepare_picture(ImagePrompt(faint, b"", "refuse"), refuse)
+
+
+@pytest.mark.parametrize("alpha", [205, 255])
+def test_the_alpha_of_what_can_be_framed_is_not_scaled(alpha: int) -> None:
+    image = rectangle((50, 50), (5, 5, 30, 40), (1, 2, 3, alpha))
+    assert scale_faint_alpha(image) is image
+    nothing = Image.new("RGBA", (5, 5))
+    assert scale_faint_alpha(nothing) is nothing
 
 
 @pytest.mark.parametrize("box", [(5, 5, 6, 6), (5, 5, 7, 7), (5, 5, 7, 6)])

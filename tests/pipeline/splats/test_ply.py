@@ -34,6 +34,7 @@ REFUSED_THOUGH_WRITTEN = {
     "f_rest_6": "6 consecutive f_rest",
     "f_rest_12": "12 consecutive f_rest",
     "f_rest_27": "27 consecutive f_rest",
+    "f_rest_48": "48 consecutive f_rest",
     "f_rest_gap_0_1_2_4": "3 consecutive f_rest",
 }
 REASONS = {

@@ -194,9 +194,9 @@ def test_normalise_refuses_what_it_cannot_scale() -> None:
     for extent in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="extent: expected a positive number"):
             normalise(cloud(3), extent)
-    with pytest.raises(ValueError, match="drop_non_finite"):
+    with pytest.raises(ValueError, match="sn17-miner splats convert IN OUT --drop-invalid"):
         normalise(cloud(0), 1.0)
-    with pytest.raises(ValueError, match="drop_non_finite"):
+    with pytest.raises(ValueError, match="sn17-miner splats convert IN OUT --drop-invalid"):
         normalise(replace(cloud(2), means=torch.full((2, 3), math.nan)), 1.0)
     with pytest.raises(ValueError, match="more than one distinct position"):
         normalise(replace(cloud(2), means=torch.ones(2, 3)), 1.0)
@@ -221,5 +221,29 @@ def test_the_other_up_axis_turns_places_and_gaussians_by_half_a_turn_about_x() -
     assert torch.allclose(axes(turned.quaternions), half_turn @ axes(splats.quaternions), atol=1e-6)
     assert torch.equal(turned.log_scales, splats.log_scales)
     assert torch.allclose(flip_up_axis(turned).means, splats.means)
-    with pytest.raises(ValueError, match="splats of degree 1 cannot be turned"):
-        flip_up_axis(cloud(5, 3))
+
+
+@pytest.mark.parametrize("coefficients", [3, 8, 15])
+def test_the_other_up_axis_turns_harmonics_as_well(coefficients: int) -> None:
+    splats = cloud(5, coefficients)
+    assert splats.f_rest is not None
+    directions = torch.nn.functional.normalize(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    turned = flip_up_axis(splats).f_rest
+    seen = splats.f_rest @ harmonics(directions)[:coefficients]
+    assert torch.allclose(
+        turned @ harmonics(directions * torch.tensor([1.0, -1.0, -1.0]))[:coefficients], seen, atol=1e-5
+    )
+    assert not torch.allclose(turned, splats.f_rest)
+
+
+def harmonics(directions: torch.Tensor) -> torch.Tensor:
+    """The basis of degrees 1 to 3 without its constants, in the order of f_rest: [15, directions]."""
+    x, y, z = directions.unbind(1)
+    xx, yy, zz = x * x, y * y, z * z
+    return torch.stack(
+        [
+            y, z, x, x * y, y * z, 2 * zz - xx - yy, x * z, xx - yy, y * (3 * xx - yy), x * y * z,
+            y * (4 * zz - xx - yy), z * (2 * zz - 3 * xx - 3 * yy), x * (4 * zz - xx - yy), z * (xx - yy),
+            x * (xx - 3 * yy),
+        ]
+    )  # fmt: skip

@@ -248,12 +248,25 @@ def test_a_container_of_other_splats_fails_verification(name: str, change: Any, 
         spz.verify_round_trip(other, spz.to_bytes(splats))
 
 
-@pytest.mark.parametrize("length", [0.0, 1e-30, 1e25])
-def test_a_rotation_that_the_format_loses_fails_verification(length: float) -> None:
+@pytest.mark.parametrize("length", [1e-45, 1e-30, 1e-12, 1e12, 1e25, 3e38])
+def test_a_rotation_of_any_length_is_written(length: float) -> None:
+    splats = replace(golden("n7"), quaternions=torch.full((7, 4), length))
+    decoded = spz.verify_round_trip(splats, spz.to_bytes(splats))
+    torch.testing.assert_close(decoded.quaternions, torch.full((7, 4), 0.5), rtol=0, atol=1 / 127)
+    unit = replace(splats, quaternions=torch.full((7, 4), 1.0))
+    assert spz.to_bytes(splats) == spz.to_bytes(splats, lossy=True) == spz.to_bytes(unit)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(0.0, "1 of 7 quaternions are zero"), (math.inf, "quaternions hold an inf")]
+)
+def test_what_is_no_rotation_is_refused(value: float, reason: str) -> None:
     splats = golden("n7")
-    splats = replace(splats, quaternions=splats.quaternions * length)
+    splats = replace(splats, quaternions=splats.quaternions.index_fill(0, torch.tensor(3), value))
+    with pytest.raises(FormatError, match=f"{reason}.*sn17-miner splats convert IN OUT --drop-invalid"):
+        spz.to_bytes(splats)
     with pytest.raises(FormatError, match="changed the quaternions"):
-        spz.verify_round_trip(splats, spz.to_bytes(splats))
+        spz.verify_round_trip(splats, spz.to_bytes(splats, lossy=True))
 
 
 @pytest.mark.parametrize("name", ["means", "quaternions", "log_scales", "opacity_logits", "f_dc", "f_rest"])
