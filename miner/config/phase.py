@@ -50,12 +50,8 @@ class BackgroundSettings(_Section):
     """The model that removes backgrounds, what it runs on, and what becomes of cut-outs too faint to be framed."""
 
     model: str
-<<<<<<< HEAD
     provider: Literal["auto", "cpu", "cuda"] = "cpu"
-=======
-    provider: Literal["cpu", "cuda"] = "cpu"
     faint: Literal["refuse", "scale"] = "refuse"
->>>>>>> files
 
     @field_validator("model")
     @classmethod
