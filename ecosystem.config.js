@@ -10,12 +10,12 @@ module.exports = {
   apps: [
     {
       name: "miner",
-      script: "neurons/miner.py",
-      cwd: __dirname,
       // Absolute, since pm2 looks for a relative one from the folder that it is started in.
+      script: `${__dirname}/neurons/miner.py`,
+      cwd: __dirname,
       interpreter: `${__dirname}/.venv/bin/python`,
       args: "--netuid 17 --wallet.name miner --wallet.hotkey default",
-      // 2: a mistake that only the operator can correct; 3: deregistered. A restart helps neither. Because of the
+      // 2: a mistake that only the operator can correct; 3: not registered. A restart helps neither. Because of the
       // back-off below, pm2 then shows "waiting restart", though it waits for nothing.
       stop_exit_codes: [2, 3],
       // Other exits are followed by a restart: the first after 0.5 s, later ones after up to 15 s. A run of two minutes

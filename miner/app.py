@@ -21,9 +21,9 @@ from miner.monitor import Observability, StartingMiner, Status, StatusBoard, vie
 from miner.phases import ExperimentMonitor, ModelOwner, PhaseFiles, PhaseManager, StateFile
 from miner.policy import Blacklist
 from miner.pull import CooldownStore, Puller, SessionContext
-from miner.runtime import SYSTEM_CLOCK, Supervisor, code_version, installed_version, log_to_files
+from miner.runtime import SYSTEM_CLOCK, Supervisor, claim_folder, code_version, installed_version, log_to_files
 from miner.runtime.gpu_memory import read_gpu_memory
-from miner.subnet.metagraph import open_chain
+from miner.subnet.metagraph import SavingChain, open_chain
 from miner.subnet.metagraph_sync import MetagraphSync
 from miner.subnet.registration import check_chain_file, find_external_ip, find_registration, load_wallet
 from miner.tasks import TaskRunner
@@ -75,6 +75,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     check_chain_file(options)
     wallet = load_wallet(options)
     hotkey: str = wallet.hotkey.ss58_address
+    stack.enter_context(claim_folder(files.state_dir))
     stack.enter_context(log_to_files(files.state_dir / "logs"))
     ledger = LedgerWriter(files.ledger)
     stack.push_async_callback(asyncio.to_thread, ledger.close, LEDGER_TIMEOUT)
@@ -83,7 +84,12 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     stack.callback(_log_totals, board)
     observability = await stack.enter_async_context(Observability.open(files, ledger, board))
     sync = await unless_stopped(
-        stop, MetagraphSync.open(lambda: open_chain(options.chain, options.netuid), hotkey, config.chain.sync_interval)
+        stop,
+        MetagraphSync.open(
+            lambda: SavingChain(open_chain(options.chain, options.netuid), files.metagraph),
+            hotkey,
+            config.chain.sync_interval,
+        ),
     )
     board.source = replace(starting, metagraph_age=lambda: sync.age)
     find_registration(sync.snapshot, hotkey, options)
@@ -110,7 +116,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     supervisor = Supervisor()
     context = SessionContext(wallet.hotkey, runner, blacklist.decide, config.pulling, SYSTEM_CLOCK, recorder)
     puller = Puller(context, supervisor, CooldownStore(settings.cooldowns(hotkey)))
-    external_ip = await find_external_ip(options) if config.serving.enabled else None
+    external_ip = await first_or_stop(stop, find_external_ip(options)) if config.serving.enabled else None
     server = None
     if config.serving.enabled:
         axon = make_axon(wallet, options, external_ip)
@@ -230,6 +236,7 @@ class Miner:
             config_hashes={phase.name: phase.config_hash for phase in choice.phases},
             unanswered={phase.name: phase.settings.unanswered for phase in choice.phases},
             experiment=experiment.as_json() if experiment else None,
+            problems=self.manager.problems,
             version=installed_version(),
         )
 

@@ -9,7 +9,7 @@ class ExitCode(IntEnum):
     CLEAN = 0
     FAILURE = 1
     OPERATOR_MISTAKE = 2
-    DEREGISTERED = 3
+    NOT_REGISTERED = 3
 
 
 class MinerError(Exception):
@@ -24,10 +24,10 @@ class OperatorError(MinerError):
     exit_code = ExitCode.OPERATOR_MISTAKE
 
 
-class Deregistered(MinerError):  # noqa: N818 - a state, not a fault
-    """Our hotkey has left the subnet."""
+class HotkeyNotRegistered(MinerError):  # noqa: N818 - a state, not a fault
+    """Our hotkey is not registered on the subnet, be it no longer or not yet."""
 
-    exit_code = ExitCode.DEREGISTERED
+    exit_code = ExitCode.NOT_REGISTERED
 
 
 class ChainError(MinerError):

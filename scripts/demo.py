@@ -162,10 +162,11 @@ async def run_tasks(tasks: Sequence[DemoTask], folder: Path, started: float) -> 
     validator_wallet, miner_wallet = make_wallet(folder, "validator"), make_wallet(folder, "miner")
     miner_hotkey = miner_wallet.hotkey.ss58_address
     validator = LocalValidator(validator_wallet, free_port(), lambda hotkey: hotkey == miner_hotkey, TIMING)
+    hotkey, port = validator.hotkey, validator.port
     validator_neuron = Neuron(
-        uid=0, hotkey=validator.hotkey, coldkey="c", stake=5000, validator_permit=True, ip=LOOPBACK, port=validator.port
+        uid=0, hotkey=hotkey, coldkey=hotkey, stake=5000, validator_permit=True, ip=LOOPBACK, port=port
     )
-    miner_neuron = Neuron(uid=1, hotkey=miner_hotkey, coldkey="c", ip=LOOPBACK, port=free_port())
+    miner_neuron = Neuron(uid=1, hotkey=miner_hotkey, coldkey=miner_hotkey, ip=LOOPBACK, port=free_port())
     write_chain_file(folder / "chain.json", [validator_neuron, miner_neuron], NETUID)
     for task in tasks:
         if task.reference is not None:

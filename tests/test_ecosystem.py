@@ -3,6 +3,9 @@
 import json
 import re
 import shlex
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,8 +30,18 @@ def app() -> dict[str, Any]:
     return app
 
 
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node on this machine")
+def test_node_reads_it_from_any_folder(tmp_path: Path) -> None:
+    print_app = f"console.log(JSON.stringify(require({json.dumps(str(ROOT / 'ecosystem.config.js'))}).apps[0]))"
+    done = subprocess.run(["node", "-e", print_app], cwd=tmp_path, capture_output=True, text=True, check=True)
+    read = json.loads(done.stdout)
+    assert (read["script"], read["cwd"]) == (str(ROOT / "neurons" / "miner.py"), str(ROOT))
+    assert read["interpreter"] == f"{ROOT}/.venv/bin/python"
+
+
 def test_exit_codes_that_a_restart_does_not_help_stop_it(app: dict[str, Any]) -> None:
-    assert app["stop_exit_codes"] == [ExitCode.OPERATOR_MISTAKE, ExitCode.DEREGISTERED]
+    assert app["stop_exit_codes"] == [ExitCode.OPERATOR_MISTAKE, ExitCode.NOT_REGISTERED]
     assert ExitCode.FAILURE not in app["stop_exit_codes"]
     assert app["autorestart"] is True
 
@@ -45,9 +58,9 @@ def test_restarts_are_limited_and_back_off(app: dict[str, Any]) -> None:
 
 
 def test_it_starts_the_miner_with_arguments_that_exist(app: dict[str, Any]) -> None:
-    assert (ROOT / app["script"]).is_file()
     assert app["cwd"] == "/checkout"
-    # pm2 resolves a relative interpreter from the folder that it is started in.
+    # pm2 resolves relative paths from the folder that it is started in.
+    assert app["script"] == "/checkout/neurons/miner.py"
     assert app["interpreter"] == "/checkout/.venv/bin/python"
     assert run.make_context("run", shlex.split(app["args"])).params["netuid"] == 17
     documented = set(re.findall(r"--[\w.]+", (ROOT / "ecosystem.config.js").read_text()))

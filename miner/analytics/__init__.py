@@ -8,11 +8,11 @@ from miner.analytics.assignment import Experiment
 from miner.analytics.dashboard_view import PERIODS, Json, build_dashboard_view
 from miner.analytics.experiments import ExperimentSummary, summarise_experiment
 from miner.analytics.intervals import Z_95
-from miner.analytics.rating import AcceptanceRate
+from miner.analytics.rating import DEFAULT_SCALE, AcceptanceRate, Scale
 from miner.analytics.sequential_test import ALPHA, ContingencyTables, ExperimentResult, Observation
 
 __all__ = [
-    "ALPHA", "GROUPINGS", "PERIODS", "Z_95", "AcceptanceRate", "By", "ContingencyTables", "Experiment",
-    "ExperimentResult", "ExperimentSummary", "Json", "Observation", "TaskTable", "build_dashboard_view",
+    "ALPHA", "DEFAULT_SCALE", "GROUPINGS", "PERIODS", "Z_95", "AcceptanceRate", "By", "ContingencyTables", "Experiment",
+    "ExperimentResult", "ExperimentSummary", "Json", "Observation", "Scale", "TaskTable", "build_dashboard_view",
     "summarise_experiment",
 ]  # fmt: skip

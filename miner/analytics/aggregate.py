@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from miner.analytics import intervals
 from miner.analytics.intervals import EffectSize, Floats, Quantiles, quantiles
-from miner.analytics.rating import AcceptanceRate
+from miner.analytics.rating import DEFAULT_SCALE, AcceptanceRate, Scale
 from miner.ledger import SPLAT_COLUMNS, Outcome, TaskRow
 
 Indices = npt.NDArray[np.int64]
@@ -111,9 +111,10 @@ _LABELS: dict[By, Callable[[TaskRow], str]] = {
 class TaskTable:
     """Tasks in the order of their assignment, with their numeric columns as arrays: NaN where a task has no value."""
 
-    def __init__(self, tasks: Sequence[TaskRow]) -> None:
-        """Copy the columns out of the rows."""
+    def __init__(self, tasks: Sequence[TaskRow], scale: Scale = DEFAULT_SCALE) -> None:
+        """Copy the columns out of the rows; rates are rated on `scale`."""
         self._tasks = tasks
+        self._scale = scale
         names = (*COMPARED, "score", "assigned_at")
         # Row by row, as they lie in memory: column by column takes four times as long.
         rows = np.array(list(map(attrgetter(*names), tasks)), np.float64).reshape(-1, len(names))
@@ -144,7 +145,7 @@ class TaskTable:
     def rate(self, indices: Indices) -> AcceptanceRate:
         """Return the acceptance rate of some tasks."""
         accepted, rejected = int(self._accepted[indices].sum()), int(self._rejected[indices].sum())
-        return AcceptanceRate(accepted, accepted + rejected)
+        return AcceptanceRate(accepted, accepted + rejected, self._scale)
 
     def summarise(self, indices: Indices) -> Summary:
         """Sum up some tasks."""

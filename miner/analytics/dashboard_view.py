@@ -6,7 +6,7 @@ from typing import Any
 
 from miner.analytics.aggregate import HOUR, Group, TaskTable
 from miner.analytics.intervals import Quantiles
-from miner.analytics.rating import BANDS, AcceptanceRate
+from miner.analytics.rating import DEFAULT_SCALE, AcceptanceRate, Scale
 from miner.ledger import TaskRow
 
 # The periods that the page offers, in hours, and the width in seconds of the bins that each is cut into.
@@ -15,14 +15,14 @@ PERIODS = {6: 900, 24: HOUR, 168: 6 * HOUR, 720: 24 * HOUR}
 Json = dict[str, Any]
 
 
-def build_dashboard_view(tasks: Sequence[TaskRow], now: float, hours: int) -> Json:
-    """Sum up tasks in the order of their assignment; `hours` is one of PERIODS.
+def build_dashboard_view(tasks: Sequence[TaskRow], now: float, hours: int, scale: Scale = DEFAULT_SCALE) -> Json:
+    """Sum up tasks in the order of their assignment, rated on a scale; `hours` is one of PERIODS.
 
     Phases are told apart by name and settings, the one that ran last first; validators by hotkey, the one with the most
     tasks first. Bins without a judged task are left out.
     """
     width = PERIODS[hours]
-    table = TaskTable(tasks)
+    table = TaskTable(tasks, scale)
     phases = sorted(table.group("phase"), key=lambda group: -group.latest.assigned_at)
     validators = sorted(table.group("validator"), key=lambda group: -len(group.indices))
     total = table.summarise(table.everything)
@@ -31,7 +31,8 @@ def build_dashboard_view(tasks: Sequence[TaskRow], now: float, hours: int) -> Js
         "since": now - HOUR * hours,
         "hours": hours,
         "bin_seconds": width,
-        "bands": [asdict(band) for band in BANDS],
+        "bands": [asdict(band) for band in scale.bands],
+        "bands_explanation": scale.explanation,
         "total": _rate(total.rate) | {"tasks": total.tasks, "seconds": _quantiles(total.seconds)},
         "phases": [_phase(table, group, width) for group in phases],
         "validators": [_validator(table, group) for group in validators],

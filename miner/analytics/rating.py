@@ -1,9 +1,15 @@
 """Acceptance rates and their rating: a rate is called good or bad only once its interval allows it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from miner.analytics.intervals import tasks_to_exclude, wilson_interval
+from miner.config import BANDS
+from miner.words import plural
+
+# Judged results below which nothing is said: four of four have an interval above 0.5 already, and mean little.
+MIN_JUDGED = 20
 
 
 @dataclass(frozen=True)
@@ -14,37 +20,68 @@ class Band:
     floor: float
 
 
-# From the best down; a rate below the last floor has no name.
-BANDS = (Band("excellent", 0.70), Band("good", 0.60), Band("minimum", 0.55), Band("modest", 0.45))
-LOWEST_FLOOR = BANDS[-1].floor
+@dataclass(frozen=True)
+class Scale:
+    """Bands, at least one, from the best down; a rate below the last floor has no name."""
+
+    bands: tuple[Band, ...]
+
+    @staticmethod
+    def of(floors: Mapping[str, float]) -> "Scale":
+        """Return the scale of bands with these names and floors, in any order."""
+        bands = (Band(name, floor) for name, floor in floors.items())
+        return Scale(tuple(sorted(bands, key=lambda band: -band.floor)))
+
+    @property
+    def lowest(self) -> float:
+        """The floor of the last band."""
+        return self.bands[-1].floor
+
+    @property
+    def explanation(self) -> str:
+        """The bands, and what a verdict needs, in words."""
+        named = ", ".join(f"{band.name} from {band.floor:.2f}" for band in self.bands)
+        best = self.bands[0]
+        return (
+            f'Verdicts: {named} (bands in miner.yaml). "At least {best.name}" needs {MIN_JUDGED} judged results and a '
+            f'95 % interval from {best.floor:.2f} or above, "below {self.lowest:.2f}" as many and one that ends below.'
+        )
+
+
+DEFAULT_SCALE = Scale.of(BANDS)
 
 
 @dataclass(frozen=True)
 class Rating:
     """The statement that judged results allow, and how many more results the next statement needs.
 
-    With a `band`, the rate is at least its floor; with `is_below`, it is under the lowest floor; with neither, there is
-    not enough data. `more_tasks`: judged results until the next statement if the rate stays as it is, which is the
+    With a `band`, the rate is at least its floor; with `below`, it is under that, the lowest floor; with neither, there
+    is not enough data. `more_tasks`: judged results until the next statement if the rate stays as it is, which is the
     first statement, or else the band that the rate itself lies in; None if there is no further statement, or no telling
     when.
     """
 
     band: Band | None
-    is_below: bool
+    below: float | None
     more_tasks: int | None
 
     @property
+    def is_below(self) -> bool:
+        """Whether the rate is under the lowest floor."""
+        return self.below is not None
+
+    @property
     def is_known(self) -> bool:
-        """Return whether there is enough data for a statement."""
+        """Whether there is enough data for a statement."""
         return self.band is not None or self.is_below
 
     def __str__(self) -> str:
         """Return the statement in words."""
         if self.band is not None:
             return f"at least {self.band.name}"
-        if self.is_below:
-            return f"below {LOWEST_FLOOR:.2f}"
-        return "not enough data" + (f", {self.more_tasks} more tasks" if self.more_tasks is not None else "")
+        if self.below is not None:
+            return f"below {self.below:.2f}"
+        return "not enough data" + (f", {plural(self.more_tasks, 'more task')}" if self.more_tasks is not None else "")
 
 
 @dataclass(frozen=True)
@@ -53,6 +90,7 @@ class AcceptanceRate:
 
     accepted: int
     judged: int
+    scale: Scale = DEFAULT_SCALE
 
     @property
     def rejected(self) -> int:
@@ -71,22 +109,24 @@ class AcceptanceRate:
 
     @property
     def rating(self) -> Rating:
-        """The best statement that the interval allows."""
+        """The best statement that MIN_JUDGED results and the interval allow."""
         low, high = self.interval
-        if high < LOWEST_FLOOR:
-            return Rating(None, is_below=True, more_tasks=None)
-        band = next((band for band in BANDS if low >= band.floor), None)
-        return Rating(band, is_below=False, more_tasks=self._tasks_to_next(band))
+        if self.judged < MIN_JUDGED:
+            return Rating(None, below=None, more_tasks=self._tasks_to_next(None))
+        if high < self.scale.lowest:
+            return Rating(None, below=self.scale.lowest, more_tasks=None)
+        band = next((band for band in self.scale.bands if low >= band.floor), None)
+        return Rating(band, below=None, more_tasks=self._tasks_to_next(band))
 
     def _tasks_to_next(self, band: Band | None) -> int | None:
-        share = self.share
+        share, lowest = self.share, self.scale.lowest
         if share is None:
-            return None
-        target = LOWEST_FLOOR
+            return MIN_JUDGED
+        target = lowest
         if band is not None:
             # A rate that equals a floor never clears it.
-            target = next((better.floor for better in BANDS if better.floor < share), LOWEST_FLOOR)
+            target = next((better.floor for better in self.scale.bands if better.floor < share), lowest)
             if target <= band.floor:
                 return None
         needed = tasks_to_exclude(share, target)
-        return None if needed is None else max(1, needed - self.judged)
+        return None if needed is None else max(1, needed - self.judged, MIN_JUDGED - self.judged)

@@ -9,10 +9,12 @@ import click
 
 from miner.cli.options import FILE, group_operator_files, ledger_option, load_files, operator_files, parse_time
 from miner.errors import OperatorError
+from miner.words import plural
 
 if TYPE_CHECKING:
     from miner.analytics import AcceptanceRate
-    from miner.config import ListName
+    from miner.cli.known_keys import KnownKeys
+    from miner.config import ListName, OperatorFiles
     from miner.config.policy_file import PolicyFile
 
 # Fewer outcomes say nothing: of 20, a validator that accepts 20 % rejects all about once in a hundred times.
@@ -43,10 +45,10 @@ file_option = click.option(
 )
 
 
-def _policy_file(file: Path | None, config: Path | None, state: Path | None) -> "PolicyFile":
+def _policy_file(file: Path | None, files: "OperatorFiles") -> "PolicyFile":
     from miner.config.policy_file import PolicyFile
 
-    return PolicyFile(file or load_files(config, state).blacklist)
+    return PolicyFile(file or files.blacklist)
 
 
 @click.group()
@@ -61,13 +63,18 @@ def blacklist() -> None:
 @blacklist.command()
 @click.argument("key")
 @click.option("--coldkey", is_flag=True, help="KEY is a coldkey: deny all of its hotkeys.")
-@click.option("--uid", is_flag=True, help="KEY is a uid: list the hotkey that holds it on the chain now.")
+@click.option("--uid", is_flag=True, help="KEY is a uid: list the hotkey that holds it.")
 @click.option("--allow", is_flag=True, help="Always work for KEY, instead of never.")
 @click.option("--reason", required=True, help="Why; shown by `list` and in the miner's log.")
 @click.option("--until", type=Time(), show_default="for good", help="When the entry ends, ISO 8601.")
 @click.option("--days", type=float, show_default="for good", help="After how many days from now the entry ends.")
 @click.option("--netuid", type=int, default=17, help="The subnet on which to look up --uid.")
-@click.option("--subtensor.network", "network", default="finney", help="The chain on which to look up --uid.")
+@click.option(
+    "--subtensor.network",
+    "network",
+    show_default="the ledger and the metagraph that the miner saw last, else finney",
+    help="The chain on which to look up --uid.",
+)
 @file_option
 @operator_files
 def add(
@@ -79,29 +86,35 @@ def add(
     until: datetime | None,
     days: float | None,
     netuid: int,
-    network: str,
+    network: str | None,
     file: Path | None,
     config: Path | None,
     state: Path | None,
 ) -> None:
     """Deny a hotkey or change its entry.
 
-    KEY is a hotkey, a coldkey with --coldkey, or a uid with --uid.
+    KEY is a hotkey, a coldkey with --coldkey, or a uid with --uid. The beginning of a key is enough if the ledger and
+    the metagraph that the miner saw last have only one that begins so.
     """
+    from miner.cli.known_keys import KnownKeys
     from miner.config import PolicyEntry
 
     if coldkey and uid:
         raise click.UsageError("--coldkey and --uid exclude each other.")
     if until is not None and days is not None:
         raise click.UsageError("--until and --days exclude each other.")
-    policy = _policy_file(file, config, state)
+    files = load_files(config, state)
+    policy = _policy_file(file, files)
     policy.read()
     reason = " ".join(reason.split())
+    known = KnownKeys.load(files, netuid)
     if uid:
-        key, source = _holder_of_uid(key, network, netuid)
-        reason = f"{reason} ({source})"
+        number = key
+        key, seen = _find_holder(number, known, network, netuid)
+        click.echo(f"uid {number} is hotkey {key} {seen}")
+        reason = f"{reason} (uid {number} {seen})"
     else:
-        _check_address(key)
+        key = known.complete(key, coldkey)
     if days is not None:
         until = datetime.now(UTC) + timedelta(days=days)
     entry = PolicyEntry(
@@ -115,27 +128,20 @@ def add(
     click.echo(f"{'Changed' if was_listed else 'Added'} in {list_name} of {policy.path}: {entry.name}")
 
 
-def _check_address(key: str) -> None:
-    import bittensor as bt
-
-    try:
-        bt.Keypair(ss58_address=key)
-    except ValueError as error:
-        raise OperatorError(f"{key} is no SS58 address: {error}; a uid needs --uid") from None
-
-
-def _holder_of_uid(uid: str, network: str, netuid: int) -> tuple[str, str]:
-    """Return the hotkey that holds a uid, and the uid and block in words. Raise OperatorError or ChainError."""
-    from miner.subnet.metagraph import open_chain
-
+def _find_holder(uid: str, known: "KnownKeys", network: str | None, netuid: int) -> tuple[str, str]:
+    """Return the hotkey that holds a uid, and when it was seen to, in words. Raise OperatorError or ChainError."""
     if not uid.isdecimal():
         raise OperatorError(f"{uid} is no uid")
-    snapshot = open_chain(network, netuid).snapshot()
-    holder = next((neuron.hotkey for neuron in snapshot.neurons if neuron.uid == int(uid)), None)
-    if holder is None:
-        raise OperatorError(f"nobody holds uid {uid} on subnet {netuid} at block {snapshot.block}")
-    click.echo(f"uid {uid} is hotkey {holder} at block {snapshot.block}")
-    return holder, f"uid {uid} at block {snapshot.block}"
+    found = known.holder(int(uid)) if network is None else None
+    if found is None:
+        from miner.subnet.metagraph import open_chain
+
+        snapshot = open_chain(network or "finney", netuid).snapshot()
+        holder = next((neuron.hotkey for neuron in snapshot.neurons if neuron.uid == int(uid)), None)
+        if holder is None:
+            raise OperatorError(f"nobody holds uid {uid} on subnet {netuid} at block {snapshot.block}")
+        found = holder, f"at block {snapshot.block}"
+    return found
 
 
 @blacklist.command()
@@ -144,9 +150,17 @@ def _holder_of_uid(uid: str, network: str, netuid: int) -> tuple[str, str]:
 @file_option
 @operator_files
 def remove(key: str, allow: bool, file: Path | None, config: Path | None, state: Path | None) -> None:
-    """Remove the entry of a hotkey, coldkey or uid."""
-    policy = _policy_file(file, config, state)
+    """Remove the entry of a hotkey, coldkey or uid; the beginning of a key is enough if one entry begins so."""
+    policy = _policy_file(file, load_files(config, state))
     list_names: tuple[ListName, ...] = ("allow",) if allow else ("deny_hotkeys", "deny_coldkeys")
+    rules = policy.read()
+    entries = [entry for name in list_names for entry in rules.entries(name)]
+    matching = sorted({entry.key for entry in entries if entry.uid is None and entry.key.startswith(key)})
+    if any(entry.key == key for entry in entries):
+        matching = [key]
+    if len(matching) > 1:
+        raise OperatorError(f"several entries begin with {key}: {', '.join(matching)}")
+    key = next(iter(matching), key)
     for list_name in list_names:
         if policy.remove(list_name, key):
             click.echo(f"Removed from {list_name} of {policy.path}: {key}")
@@ -158,16 +172,29 @@ def remove(key: str, allow: bool, file: Path | None, config: Path | None, state:
 @file_option
 @operator_files
 def list_entries(file: Path | None, config: Path | None, state: Path | None) -> None:
-    """Show all entries and the conditions for everybody else."""
+    """Show all entries, whom each affects now, and the conditions for everybody else.
+
+    Whom they affect is as of the metagraph that the miner on the state folder saw last.
+    """
+    from miner.cli.known_keys import KnownKeys
     from miner.config import LIST_NAMES
 
-    rules = _policy_file(file, config, state).read()
+    files = load_files(config, state)
+    rules = _policy_file(file, files).read()
     now = datetime.now(UTC)
+    known, in_force = KnownKeys.load(files, netuid=17), rules.in_force(now)
     for list_name in LIST_NAMES:
         for entry in rules.entries(list_name):
-            click.echo(f"{list_name:<14} {entry.name}{entry}{' [over]' if entry.has_expired(now) else ''}")
+            is_over = entry.has_expired(now)
+            click.echo(f"{list_name:<14} {entry.name}{entry}{' [over]' if is_over else ''}")
+            if known.snapshot is not None:
+                affected = [] if is_over else list(known.affected(in_force, list_name, entry))
+                for words in affected or ["nobody on the subnet"]:
+                    click.echo(f"{'':<14}   now {words}")
     permit = "must hold a validator permit and" if rules.require_validator_permit else "need no permit but"
     click.echo(f"{'others':<14} {permit} have at least {rules.min_stake:g} stake")
+    if known.snapshot is not None and any(map(rules.entries, LIST_NAMES)):
+        click.echo(f"{'':<14} now as of block {known.snapshot.block}, which the miner on {files.state_dir} saw last")
 
 
 @blacklist.command()
@@ -189,7 +216,7 @@ def suggest(ledger: Path | None, below: float, file: Path | None, config: Path |
         needed = ("validator", "outcome", "assigned_at")
         table = TaskTable(reader.tasks(without=[name for name in TaskRow._fields if name not in needed]))
     rates = {group.key: table.rate(group.indices) for group in table.group("validator")}
-    rules = _policy_file(file, config, state).read()
+    rules = _policy_file(file, files).read()
     listed = {entry.hotkey for entry in (*rules.allow, *rules.deny_hotkeys)}
     suggestions = suggest_denials(((key, rate) for key, rate in rates.items() if key not in listed), below)
     for hotkey, argument in suggestions:
@@ -197,8 +224,8 @@ def suggest(ledger: Path | None, below: float, file: Path | None, config: Path |
         click.echo(f"sn17-miner blacklist add {hotkey} --days {SUGGESTED_DAYS} --reason '{argument}'")
     few = sum(rate.judged < MIN_OUTCOMES for rate in rates.values())
     click.echo(
-        f"{len(suggestions)} of {len(rates)} validators surely accept less than {below:.0%}; "
-        f"{few} have fewer than {MIN_OUTCOMES} outcomes, too few to tell"
+        f"{len(suggestions)} of {plural(len(rates), 'validator')} with a rate surely below {below:.0%}; {few} with "
+        f"fewer than {MIN_OUTCOMES} outcomes, too few to tell"
     )
 
 

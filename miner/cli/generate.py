@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import click
 
 from miner.cli.options import FILE, UpAxis, load_files, load_phase, operator_files, refuse_same_file
+from miner.words import plural
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -100,7 +101,7 @@ def generate(
     except PipelineError as error:
         raise OperatorError(str(error)) from None
     _report(best, phase)
-    click.echo(f"{output}: {len(best.packed.splats)} gaussians, {len(data)} bytes")
+    click.echo(f"{output}: {plural(len(best.packed.splats), 'gaussian')}, {plural(len(data), 'byte')}")
 
 
 def _read_prompt(words: tuple[str, ...], combine: Combine) -> "Prompt":
@@ -192,7 +193,7 @@ def _report(best: "BestResult", phase: "Phase") -> None:
             click.echo(f"candidate {number}: seed {candidate.seed}, {candidate.seconds:.2f} s, {quality}{problem}")
     if objection := gate_objection(best, phase):
         click.echo(f"the miner would withhold it: {objection}")
-    click.echo(f"seed {asset.seed}, {asset.voxels} voxels, {len(best.packed.splats)} gaussians")
+    click.echo(f"seed {asset.seed}, {plural(asset.voxels, 'voxel')}, {plural(len(best.packed.splats), 'gaussian')}")
     click.echo("seconds: " + ", ".join(f"{stage} {value:.2f}" for stage, value in asset.seconds.items()))
     for name, value in asdict(compute_statistics(best.packed.splats)).items():
         click.echo(f"{name}: {value}")

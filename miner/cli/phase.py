@@ -15,13 +15,17 @@ from miner.cli.options import (
     load_phase,
     operator_files,
 )
-from miner.errors import OperatorError
+from miner.errors import MinerError, OperatorError
+from miner.words import plural
 
 if TYPE_CHECKING:
     from miner.phases import Arm, PhaseChoice, PhaseState, StateFile
 
-TAKES_OVER = "A running miner takes this over with its next task and says so in its log."
-LOADS_FIRST = "A running miner loads its models first, goes on with the others meanwhile, and logs the result."
+LATER = "the next start takes over what was written"
+# Seconds between two looks at what the miner has answered.
+ANSWER_PAUSE = 0.2
+
+no_wait_option = click.option("--no-wait", is_flag=True, help="Do not wait for the answer of the running miner.")
 
 
 @click.group()
@@ -30,14 +34,17 @@ def phase() -> None:
     """Show, compare and change the phases.
 
     A phase holds the settings that the miner generates with. A running miner takes a change over within seconds,
-    without a restart and without losing a task. If it cannot, its log says why, and it goes on as before.
+    without a restart and without losing a task. If it cannot, it says why and goes on as before.
+
+    What changes the phase waits for the miner's answer. Exit codes: 0 taken over, 1 no miner runs on this state folder,
+    or it ended (the next start takes the change over), 2 refused or a mistake.
     """
 
 
 @phase.command("list")
 @operator_files
 def list_phases(config: Path | None, state: Path | None) -> None:
-    """List all phases, those to run marked with *."""
+    """List all phases, those to run marked with *, each with the hash of its settings."""
     from miner.config import phase_names
     from miner.phases import StateFile
 
@@ -45,22 +52,37 @@ def list_phases(config: Path | None, state: Path | None) -> None:
     written = StateFile(files.state_dir).read()
     current = written.current if written else None
     running = {named.name: named for named in current.phases} if current else {}
-    for name in phase_names(files.config):
-        mark = "*" if name in running else " "
+    for name in sorted({*phase_names(files.config), *running}):
+        mark, file_line = " ", ""
         try:
             named = load_phase(name, files.config)
         except OperatorError as error:
-            click.echo(f"{mark} {name:<12} broken         {error}")
-            continue
-        click.echo(f"{mark} {name:<12} {named.config_hash}   {named.settings.note}")
-        if name in running and running[name].config_hash != named.config_hash:
-            click.echo(f"  {'':<12} {running[name].config_hash}   is what runs, from before the file was changed")
+            named, file_line = None, f"broken         {error}"
+        if current and name in running:
+            mark, ran = "*", running[name]
+            if named is None:
+                file_line = f"its file is {file_line}"
+            elif named.config_hash != ran.config_hash:
+                file_line = f"its file has   {named.config_hash}, {_when_used(name, current)}"
+            named = ran
+        if named is not None:
+            click.echo(f"{mark} {name:<12} {named.config_hash}   {named.settings.note}".rstrip())
+            mark, name = " ", ""
+        if file_line:
+            click.echo(f"{mark} {name:<12} {file_line}")
     if current:
-        click.echo(f"To run: {current.label}")
+        click.echo(f"To run: {current.label}" + ("" if written and written.ready else ", which no miner runs yet"))
     else:
         click.echo("Nothing was applied yet: the miner begins with the phase of its settings file")
     if written and written.before:
         click.echo(f"Before: {', '.join(earlier.phases[0].label for earlier in reversed(written.before))}")
+
+
+def _when_used(name: str, current: "PhaseChoice") -> str:
+    """Return when a change of a phase's file takes effect."""
+    if current.is_split:
+        return "which has no effect while the split runs"
+    return "which a running miner takes over" if current.follows else f"which `sn17-miner phase apply {name}` uses"
 
 
 @phase.command()
@@ -94,8 +116,9 @@ def diff(first: str, second: str, config: Path | None, state: Path | None) -> No
 
 @phase.command()
 @click.argument("name", shell_complete=complete_phase)
+@no_wait_option
 @operator_files
-def apply(name: str, config: Path | None, state: Path | None) -> None:
+def apply(name: str, no_wait: bool, config: Path | None, state: Path | None) -> None:
     """Generate with a phase from the next task on."""
     from miner.phases import PhaseChoice, StateFile
 
@@ -104,8 +127,9 @@ def apply(name: str, config: Path | None, state: Path | None) -> None:
     written = state_file.read()
     if written is not None and written.current.same_as(choice) and written.current.follows:
         click.echo(f"{choice.label[0].upper()}{choice.label[1:]} is the one to run already")
-        return
-    _announce(choice, _choose(state_file, choice, f"{name} was applied"))
+    else:
+        _announce(choice, _choose(state_file, choice, f"{name} was applied"))
+    _report_answer(state_file, choice, no_wait)
 
 
 @phase.command()
@@ -113,9 +137,16 @@ def apply(name: str, config: Path | None, state: Path | None) -> None:
 @click.option("--promote", is_flag=True, help="Make the arm that wins the phase.")
 @click.option("--rollback", is_flag=True, help="Go back to the phase from before once an arm is clearly worse.")
 @click.option("--seed", type=int, show_default="random", help="The seed of the tasks' assignment to the arms.")
+@no_wait_option
 @operator_files
 def split(
-    arms: tuple[str, ...], promote: bool, rollback: bool, seed: int | None, config: Path | None, state: Path | None
+    arms: tuple[str, ...],
+    promote: bool,
+    rollback: bool,
+    seed: int | None,
+    no_wait: bool,
+    config: Path | None,
+    state: Path | None,
 ) -> None:
     """Assign tasks to several phases at random, to compare them, as in `phase split phase3=50 baseline=50`."""
     import secrets
@@ -131,8 +162,10 @@ def split(
         _ = choice.assignment
     except ValueError as error:
         raise OperatorError(f"cannot split: {error}") from None
-    _announce(choice, _choose(StateFile(files.state_dir), choice, f"{choice.label} was applied"))
+    state_file = StateFile(files.state_dir)
+    _announce(choice, _choose(state_file, choice, f"{choice.label} was applied"))
     click.echo(f"Experiment {experiment}, seed {seed}; `sn17-miner report` shows its result so far")
+    _report_answer(state_file, choice, no_wait)
 
 
 def _parse_arms(texts: Sequence[str], config: Path) -> "dict[str, Arm]":
@@ -150,8 +183,9 @@ def _parse_arms(texts: Sequence[str], config: Path) -> "dict[str, Arm]":
 
 
 @phase.command()
+@no_wait_option
 @operator_files
-def rollback(config: Path | None, state: Path | None) -> None:
+def rollback(no_wait: bool, config: Path | None, state: Path | None) -> None:
     """Go back to the phase from before; again, to the one before that."""
     from miner.phases import PhaseFiles, StateFile
 
@@ -171,7 +205,8 @@ def rollback(config: Path | None, state: Path | None) -> None:
             "of the file."
         )
     left = len(after.before)
-    click.echo(f"{left} phases to go back to are left" if left != 1 else "One phase to go back to is left")
+    click.echo(f"Left to go back to: {plural(left, 'phase')}")
+    _report_answer(phase_files.state, after.current, no_wait)
 
 
 def _choose(state_file: "StateFile", choice: "PhaseChoice", reason: str) -> "PhaseState | None":
@@ -191,8 +226,52 @@ def _choose(state_file: "StateFile", choice: "PhaseChoice", reason: str) -> "Pha
 def _announce(choice: "PhaseChoice", before: "PhaseState | None") -> None:
     instead = f" instead of {before.current.label}" if before else ""
     click.echo(f"To run: {choice.label}{instead}")
-    models = before.current.phases[0].settings.models_key if before else None
-    click.echo(LOADS_FIRST if models not in (None, choice.phases[0].settings.models_key) else TAKES_OVER)
+    if before and before.current.phases[0].settings.models_key != choice.phases[0].settings.models_key:
+        click.echo("It needs other models, which a running miner loads while it goes on with those that it has")
+
+
+def _report_answer(state_file: "StateFile", choice: "PhaseChoice", no_wait: bool) -> None:
+    """Say whether a miner runs on the state folder, and wait for what it makes of a choice.
+
+    Raises OperatorError with the miner's reason if it refuses, and MinerError if there is none or if it ends.
+    """
+    import time
+
+    from miner.runtime import find_owner
+
+    folder = state_file.folder
+    owner = find_owner(folder)
+    if owner is None:
+        missing = f"no miner runs on {folder}; {LATER}"
+        if not no_wait:
+            raise MinerError(missing)
+        click.echo(missing[0].upper() + missing[1:])
+        return
+    click.echo(f"The miner on {folder} ({owner}) is to take it over")
+    if no_wait:
+        return
+    while True:
+        # Asked before the file is read, so that the last answer of a miner that ends is not missed.
+        owner = find_owner(folder)
+        if _has_taken_over(state_file.read(), choice):
+            click.echo("It did: from the next task on")
+            return
+        if owner is None:
+            raise MinerError(
+                f"the miner on {folder} ended before it answered; the next start takes over what was written"
+            )
+        time.sleep(ANSWER_PAUSE)
+
+
+def _has_taken_over(state: "PhaseState | None", choice: "PhaseChoice") -> bool:
+    """Return whether the miner has taken a choice over. Raise OperatorError or MinerError if it will not."""
+    if state is None:
+        raise MinerError("the file of the phase choice was deleted before the miner answered")
+    if state.current.same_as(choice):
+        return state.ready
+    if state.refusal is not None and state.refusal.choice == choice.label:
+        raise OperatorError(f"the miner refused {choice.label}: {state.refusal.reason}; {state.current.label} goes on")
+    raise MinerError(f"{state.current.label} was chosen before the miner answered")
 
 
 @phase.command()

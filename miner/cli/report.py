@@ -67,9 +67,11 @@ def report(
     gc.disable()
     click.get_current_context().call_on_close(gc.enable)
 
+    from miner.analytics import Scale
     from miner.analytics.report import as_csv, as_html, as_json, as_text, explain_emptiness, read_report
 
-    content = read_report(ledger or load_files(config, state).ledger, by, since)
+    files = load_files(config, state)
+    content = read_report(ledger or files.ledger, by, since, Scale.of(files.settings.bands))
     if not content.total.summary.tasks and output_format != "text":
         click.echo(explain_emptiness(content), err=True)
     text = {"text": as_text, "json": as_json, "csv": as_csv, "html": as_html}[output_format](content)

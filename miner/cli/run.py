@@ -1,6 +1,7 @@
 """sn17-miner run: the miner itself."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from miner.cli.options import dotted_option, operator_files
+from miner.early_stop import end_on_signals
 from miner.errors import ExitCode, MinerError
 
 
@@ -49,16 +51,24 @@ def run(debug: bool, config: Path | None, state: Path | None, **options: Any) ->
     """Mine until told to stop.
 
     Exit codes: 0 stopped, 1 a failure that is worth a restart, 2 a mistake that only the operator can put right,
-    3 deregistered.
+    3 the hotkey is not registered, or no longer.
     """
-    from miner.app import mine
-    from miner.config.run_settings import RunOptions, RunSettings
 
-    run_to_the_end(lambda: mine(RunSettings.load(RunOptions(config=config, state_dir=state, **options))), debug)
+    def work() -> Coroutine[Any, Any, ExitCode]:
+        from miner.app import mine
+        from miner.config.run_settings import RunOptions, RunSettings
+
+        return mine(RunSettings.load(RunOptions(config=config, state_dir=state, **options)))
+
+    run_to_the_end(work, debug)
 
 
 def run_to_the_end(work: Callable[[], Coroutine[Any, Any, ExitCode]], debug: bool) -> NoReturn:
-    """Run what works until it is told to stop, with its log on stdout, and exit with its code or its MinerError's."""
+    """Run what works until it is told to stop, with its log on stdout, and exit with its code or its MinerError's.
+
+    `work` is called once signals are handled, and imports what takes long; what it returns handles them by itself.
+    """
+    end_on_signals()
     import asyncio
     import logging
 
@@ -76,6 +86,9 @@ def run_to_the_end(work: Callable[[], Coroutine[Any, Any, ExitCode]], debug: boo
     except Exception:
         logging.getLogger(__name__).exception("Ended by an unexpected error")
         code = ExitCode.FAILURE
+    # There is nothing left to be stopped.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     sys.stdout.flush()
     # A load or a generation that was abandoned may still hold its thread; nothing is left to be done for it.
     os._exit(code)

@@ -9,6 +9,7 @@ import click
 
 from miner.cli.options import FILE, UpAxis, refuse_same_file
 from miner.errors import OperatorError
+from miner.words import plural
 
 if TYPE_CHECKING:
     from pipeline import Splats, ply, spz
@@ -73,7 +74,7 @@ def info(file: Path) -> None:
     from pipeline import invalid_reason
 
     reason = invalid_reason(content.splats)
-    rows = [("file", f"{file}, {content.size} bytes"), *_header(content.header), *_statistics(content.splats)]
+    rows = [("file", f"{file}, {plural(content.size, 'byte')}"), *_header(content.header), *_statistics(content.splats)]
     rows += _defects(content.splats)
     rows.append(("validator", "accepted" if reason is None else f"refused: {reason}"))
     for name, value in rows:
@@ -90,7 +91,7 @@ def _header(header: "ply.Header | spz.Header") -> list[tuple[str, str]]:
     container = "" if header.compression == "zstd" else f", {header.compression} as by nianticlabs/spz"
     return [
         ("format", f"SPZ version {header.version}, {header.fractional_bits} fractional bits{flags}{container}"),
-        ("raw size", f"{header.raw_bytes} bytes, compressed to {header.frame_bytes}"),
+        ("raw size", f"{plural(header.raw_bytes, 'byte')}, compressed to {header.frame_bytes}"),
     ]
 
 
@@ -160,7 +161,7 @@ def convert(source: Path, target: Path, drop_invalid: bool, extent: float | None
     except (FormatError, ValueError) as error:
         raise OperatorError(f"{source}: {error}") from None
     target.write_bytes(data)
-    click.echo(f"{target}: {len(content)} gaussians, {len(data)} bytes")
+    click.echo(f"{target}: {plural(len(content), 'gaussian')}, {plural(len(data), 'byte')}")
 
 
 @splats.command()
@@ -196,4 +197,4 @@ def render(file: Path, output: Path, views: int, size: int, up: UpAxis) -> None:
         picture.save(output)
     except ValueError:
         raise OperatorError(f"{output}: expected a name that ends in .png") from None
-    click.echo(f"{output}: {views} views of {len(content)} gaussians")
+    click.echo(f"{output}: {plural(views, 'view')} of {plural(len(content), 'gaussian')}")

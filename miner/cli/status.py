@@ -10,6 +10,7 @@ import click
 
 from miner.cli.options import dotted_option, load_files, operator_files
 from miner.errors import ExitCode, MinerError, OperatorError
+from miner.words import plural
 
 # Seconds that the miner gets to answer; it does so at once even while it generates.
 TIMEOUT = 5.0
@@ -87,7 +88,7 @@ def screen(content: Json, url: str) -> Iterable[str]:
             ("phase", _phase(content)),
             ("experiment", _experiment(content["experiment"])),
             ("uptime", f"{duration(content['uptime'])}; last success {_ago(content['last_success'], now)}"),
-            ("queue", f"{content['queue']} tasks waiting"),
+            ("queue", f"{plural(content['queue'], 'task')} waiting"),
             ("counters", ", ".join(f"{count} {name}" for name, count in content["counters"].items()) or "nothing yet"),
             *((gpu["device"], _gpu(gpu)) for gpu in content["gpus"]),
             ("ledger", _ledger(content["ledger"])),
@@ -141,7 +142,7 @@ def _gpu(gpu: Json) -> str:
 def _ledger(ledger: Json | None) -> str:
     if ledger is None:
         return ""
-    return f"{ledger['written']} records written, {ledger['waiting']} waiting, {ledger['dropped']} lost"
+    return f"{plural(ledger['written'], 'record')} written, {ledger['waiting']} waiting, {ledger['dropped']} lost"
 
 
 def _validators(views: Sequence[Json], now: float) -> Iterable[str]:
@@ -170,14 +171,15 @@ def _ago(moment: float | None, now: float) -> str:
 def _problems(content: Json) -> Iterable[str]:
     if not content["pipeline_loaded"]:
         yield "the models are not loaded yet"
+    yield from content["problems"]
     for name, count in content["restarts"].items():
-        yield f"{name} was restarted {count} times; the log says why"
+        yield f"{name} was restarted {plural(count, 'time')}; the log says why"
     ledger = content["ledger"]
     if ledger is not None:
         if ledger["problem"]:
-            yield f"the ledger cannot be written: {ledger['problem']}"
+            yield f"ledger: {ledger['problem']}"
         if ledger["dropped"]:
-            yield f"{ledger['dropped']} records of the ledger were lost"
+            yield f"{plural(ledger['dropped'], 'record')} of the ledger lost"
     for view in content["validators"]:
         if view["failures"]:
-            yield f"validator {view['hotkey'][:8]} (uid {view['uid']}): {view['failures']} failures in a row"
+            yield f"validator {view['hotkey'][:8]} (uid {view['uid']}): {plural(view['failures'], 'failure')} in a row"

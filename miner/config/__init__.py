@@ -3,9 +3,18 @@
 Not exported are phases and the settings of a run, which load pipeline, and edits of the policy's file, for one command.
 """
 
-from miner.config.loader import Section, load_yaml, phase_folders, phase_names, shipped_config
+from miner.config.loader import (
+    Section,
+    load_yaml,
+    parse_json_or_yaml,
+    parse_yaml,
+    phase_folders,
+    phase_names,
+    shipped_config,
+)
 from miner.config.policy import LIST_NAMES, ListName, PolicyEntry, PolicyRules
 from miner.config.settings import (
+    BANDS,
     GenerateSettings,
     HousekeepingSettings,
     MinerSettings,
@@ -15,9 +24,10 @@ from miner.config.settings import (
     ServingSettings,
     SpzSettings,
 )
+from miner.config.ss58 import check_address
 
 __all__ = [
-    "LIST_NAMES", "GenerateSettings", "HousekeepingSettings", "ListName", "MinerSettings", "OperatorFiles",
+    "BANDS", "LIST_NAMES", "GenerateSettings", "HousekeepingSettings", "ListName", "MinerSettings", "OperatorFiles",
     "PolicyEntry", "PolicyRules", "PullingSettings", "RetentionSettings", "Section", "ServingSettings", "SpzSettings",
-    "load_yaml", "phase_folders", "phase_names", "shipped_config",
+    "check_address", "load_yaml", "parse_json_or_yaml", "parse_yaml", "phase_folders", "phase_names", "shipped_config",
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """Read YAML files into frozen, checked values; errors name the file, the key and what is allowed."""
 
+import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -41,10 +43,74 @@ def load_yaml(path: Path, section: type[AnySection]) -> AnySection:
     return check(read_mapping(path, section), section, lambda _: path)
 
 
+class DuplicateKeyError(yaml.YAMLError):
+    """A mapping of a file has the same key twice, of which YAML and JSON readers silently drop the first."""
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the content of one YAML document. Raise yaml.YAMLError, also for keys that occur twice, or ValueError."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _refuse_duplicates(node)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def parse_json_or_yaml(text: str) -> Any:
+    """Return the content of a JSON document or else of a YAML document; raise as `parse_yaml` does."""
+    repeated: list[str] = []
+
+    def to_mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):
+            repeated.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        return mapping
+
+    try:
+        content = json.loads(text, object_pairs_hook=to_mapping)
+    except ValueError:
+        return parse_yaml(text)
+    if repeated:
+        # As YAML, which JSON is but for its tabs, to find the lines.
+        parse_yaml(text.replace("\t", " "))
+        raise DuplicateKeyError(f"key {repeated[0]!r} occurs twice in one mapping: leave one of the two out")
+    return content
+
+
+def _refuse_duplicates(root: yaml.Node) -> None:
+    """Raise DuplicateKeyError with both lines if a mapping has a key twice."""
+    nodes, seen = [root], set[int]()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen:  # an alias of a node that was looked at
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif isinstance(node, yaml.MappingNode):
+            nodes += (value for _, value in node.value)
+            _refuse_duplicate_keys(node)
+
+
+def _refuse_duplicate_keys(node: yaml.MappingNode) -> None:
+    lines: dict[tuple[str, str], int] = {}
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            line, place = key.start_mark.line + 1, (key.tag, key.value)
+            if place in lines:
+                where = f"in line {lines[place]} and again in line {line}"
+                raise DuplicateKeyError(f"key {key.value!r} stands {where}: leave one of the two out")
+            lines[place] = line
+
+
 def read_mapping(path: Path, section: type[BaseModel]) -> dict[str, Any]:
     """Read the keys and values of a file without checking them. Raise OperatorError if it is not a mapping."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise OperatorError(f"the settings file {path} does not exist") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or no such date

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from miner.config.loader import Section
+from miner.config.ss58 import check_address
 
 ListName = Literal["allow", "deny_hotkeys", "deny_coldkeys"]
 LIST_NAMES: tuple[ListName, ...] = get_args(ListName)
+
+Address = Annotated[str, AfterValidator(check_address)]
 
 
 class PolicyEntry(Section):
@@ -19,8 +22,8 @@ class PolicyEntry(Section):
     it.
     """
 
-    hotkey: str | None = Field(default=None, min_length=1)
-    coldkey: str | None = Field(default=None, min_length=1)
+    hotkey: Address | None = None
+    coldkey: Address | None = None
     uid: int | None = Field(default=None, ge=0)
     reason: str = ""
     until: datetime | None = None

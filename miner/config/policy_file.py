@@ -139,8 +139,7 @@ class _ListInFile:
         if not isinstance(content.get(name), list | None):
             raise UneditableError(f"{name} is not a list")
         assert isinstance(root, yaml.MappingNode)
-        # Of keys that are there twice, the last counts.
-        key, value = next((pair for pair in reversed(root.value) if pair[0].value == name), (None, None))
+        key, value = next((pair for pair in root.value if pair[0].value == name), (None, None))
         colon = text.index(":", key.end_mark.index) + 1 if key is not None else 0
         return _ListInFile(name, content, root, key, value, colon)
 

@@ -3,9 +3,9 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from miner.config.loader import Section, check, read_mapping, shipped_config
 
@@ -93,6 +93,10 @@ class LedgerSettings(Section):
     path: Path | None = None
 
 
+# The lowest acceptance rate of each band that verdicts name.
+BANDS = {"excellent": 0.70, "good": 0.60, "minimum": 0.55, "modest": 0.45}
+
+
 class MinerSettings(Section):
     """The content of config/miner.yaml."""
 
@@ -108,6 +112,14 @@ class MinerSettings(Section):
     ledger: LedgerSettings = LedgerSettings()
     monitor: MonitorSettings = MonitorSettings()
     housekeeping: HousekeepingSettings = HousekeepingSettings()
+    bands: dict[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0, lt=1)]] = BANDS
+
+    @field_validator("bands")
+    @classmethod
+    def _differ(cls, bands: dict[str, float]) -> dict[str, float]:
+        if not bands or len(set(bands.values())) < len(bands):
+            raise ValueError("must name at least one band, and each with a floor of its own")
+        return bands
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,11 @@ class OperatorFiles:
     def ledger(self) -> Path:
         """The ledger's file."""
         return (self.settings.ledger.path or self.state_dir / LEDGER_NAME).expanduser()
+
+    @property
+    def metagraph(self) -> Path:
+        """The file in which the miner keeps the metagraph as last seen."""
+        return self.state_dir / "seen-metagraph.json"
 
     @property
     def blacklist(self) -> Path:

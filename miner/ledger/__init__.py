@@ -15,7 +15,15 @@ from miner.ledger.events import (
     TaskStarted,
 )
 from miner.ledger.outcomes import CLOSING, Outcome
-from miner.ledger.reader import ExperimentRow, LedgerReader, PhaseRow, TaskRow, query_ledger, read_open_tasks
+from miner.ledger.reader import (
+    ExperimentRow,
+    LedgerReader,
+    PhaseRow,
+    TaskRow,
+    ValidatorRow,
+    query_ledger,
+    read_open_tasks,
+)
 from miner.ledger.recorder import TaskRecord, TaskRecorder
 from miner.ledger.schema import SPLAT_COLUMNS, open_for_writing
 from miner.ledger.writer import LedgerStatus, LedgerWriter
@@ -24,5 +32,5 @@ __all__ = [
     "CLOSING", "SPLAT_COLUMNS", "ArmAssignment", "Event", "ExperimentEnded", "ExperimentRow", "ExperimentStarted",
     "GenerationFailed", "LedgerReader", "LedgerStatus", "LedgerWriter", "Outcome", "PhaseAssignment", "PhaseChanged",
     "PhaseRow", "ResultGenerated", "Stratum", "SubmissionAnswered", "TaskRecord", "TaskRecorder", "TaskRow",
-    "TaskStarted", "TasksDeleted", "open_for_writing", "query_ledger", "read_open_tasks",
+    "TaskStarted", "TasksDeleted", "ValidatorRow", "open_for_writing", "query_ledger", "read_open_tasks",
 ]  # fmt: skip

@@ -101,7 +101,15 @@ class ExperimentRow(NamedTuple):
         return dict(json.loads(self.arms))
 
 
-Row = TypeVar("Row", TaskRow, PhaseRow, ExperimentRow)
+class ValidatorRow(NamedTuple):
+    """A validator that has assigned us tasks, as of the latest of them."""
+
+    validator: str
+    uid: int | None
+    assigned_at: float
+
+
+Row = TypeVar("Row", TaskRow, PhaseRow, ExperimentRow, ValidatorRow)
 
 
 class LedgerReader:
@@ -146,6 +154,10 @@ class LedgerReader:
         """Return pulled tasks assigned since then without a final outcome, which validators may hand back."""
         unsettled = (None, Outcome.STILL_OPEN, Outcome.UNKNOWN)
         return [row for row in self.tasks(since) if row.transport == "pull" and row.outcome in unsettled]
+
+    def validators(self) -> list[ValidatorRow]:
+        """Return each validator with the uid and the moment of its latest task."""
+        return self._rows(ValidatorRow, "tasks WHERE key IN (SELECT max(key) FROM tasks GROUP BY validator)")
 
     def phases(self) -> list[PhaseRow]:
         """Return all changes of phase, the earliest first."""

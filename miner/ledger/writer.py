@@ -8,9 +8,11 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from miner.ledger.events import Event, TasksDeleted
-from miner.ledger.schema import NewerLedgerError, open_for_writing
+from miner.ledger.events import Event, ExperimentEnded, ExperimentStarted, PhaseChanged
+from miner.ledger.file import LOST_WAL, LedgerFile, Loss
+from miner.ledger.schema import NewerLedgerError
 from miner.runtime import backoff
+from miner.words import plural
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +20,10 @@ log = logging.getLogger(__name__)
 CAPACITY = 10_000
 # Seconds between two attempts while the file cannot be written.
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
+
+# Seconds after which the file is looked at even if there is nothing to write.
+CHECK_INTERVAL = 5.0
+HISTORY = PhaseChanged | ExperimentStarted | ExperimentEnded
 
 # What the database raises for an event that no file could hold.
 REJECTIONS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, ValueError, OverflowError)
@@ -27,7 +33,8 @@ REJECTIONS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.Interfac
 class LedgerStatus:
     """The writer's progress: events written, waiting and dropped, failed attempts, and the present problem or "".
 
-    An event is dropped when it comes while the queue is full, or when the database rejects it and not the file.
+    `written` are in the ledger. An event is dropped when it comes while the queue is full, when the database rejects it
+    and not the file, and when the file that it was written to is lost. That a file was lost stays a problem.
     """
 
     written: int
@@ -53,8 +60,10 @@ class LedgerWriter:
         self._is_closing = False
         self._last_key = 0
         self._written = self._dropped = self._failures = 0
-        self._problem = ""
-        self._file = _LedgerFile(self.path)
+        self._problem = self._loss = ""
+        # Of the events written, those that are written again into the next file.
+        self._history_events = 0
+        self._file = LedgerFile(self.path)
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 
@@ -90,20 +99,29 @@ class LedgerWriter:
             self._dropped += lost
             self._events.clear()
         if lost:
-            log.warning("The ledger %s was closed before %d events were written", self.path, lost)
+            log.warning("The ledger %s was closed before it had %s", self.path, plural(lost, "more event"))
         return not lost
 
     @property
     def status(self) -> LedgerStatus:
         """The writer's progress so far."""
         with self._changed:
-            return LedgerStatus(self._written, len(self._events), self._dropped, self._failures, self._problem)
+            problem = self._problem or self._loss
+            return LedgerStatus(self._written, len(self._events), self._dropped, self._failures, problem)
 
     def _run(self) -> None:
         failures = 0
-        while (event := self._next()) is not None:
+        while self._wait():
+            event = self._peek()
+            if event is None and not self._file.is_open:
+                continue
             try:
-                self._file.write(event)
+                if loss := self._file.prepare():
+                    self._report_loss(loss)
+                is_stored = event is None or self._file.write(event)
+                if self._file.find_loss() not in ("", LOST_WAL):
+                    # Perhaps before the write, so that it is done again. What went to a -wal is saved.
+                    continue
             except REJECTIONS as error:
                 # The event is at fault: trying again would hold up the others for ever.
                 log.error("The ledger cannot store %s, which is lost: %s", type(event).__name__, error)
@@ -116,28 +134,50 @@ class LedgerWriter:
                     self._changed.wait_for(lambda: self._is_closing, backoff(failures, FIRST_RETRY, LAST_RETRY))
             else:
                 failures = 0
-                self._finish(event, lost=False)
+                if event is not None:
+                    if not is_stored:
+                        log.error("The ledger lacks what %s is about, so it is lost", type(event).__name__)
+                    self._finish(event, lost=not is_stored)
         self._file.close()
 
-    def _next(self) -> Event | None:
+    def _wait(self) -> bool:
+        """Wait for an event, or until the file is to be looked at; return False once the writer is closing."""
         with self._changed:
-            self._changed.wait_for(lambda: self._events or self._is_closing)
-            return None if self._is_closing else self._events[0]
+            self._changed.wait_for(lambda: self._events or self._is_closing, CHECK_INTERVAL)
+            return not self._is_closing
 
-    def _finish(self, event: Event, lost: bool) -> None:
+    def _peek(self) -> Event | None:
+        with self._changed:
+            return self._events[0] if self._events else None
+
+    def _report_loss(self, loss: Loss) -> None:
+        """Count what is not in the ledger any more as dropped, and say so."""
+        with self._changed:
+            lost = 0 if loss.is_complete else self._written - self._history_events
+            self._written -= lost
+            self._dropped += lost
+            records = f"lost: {plural(lost, 'record')} of this run" if lost else "no record of this run is lost"
+            self._loss = (
+                f"the ledger {self.path} {loss.event} while the miner ran; {records}; changes of phase and experiments "
+                "are kept"
+            )
+        log.warning("%s", self._loss[0].upper() + self._loss[1:])
+
+    def _finish(self, event: Event | None, lost: bool) -> None:
         with self._changed:
             # `close` may have given it up in the meantime.
             if self._events and self._events[0] is event:
                 self._events.popleft()
             self._dropped += lost
             self._written += not lost
+            self._history_events += not lost and isinstance(event, HISTORY)
             recovered = bool(self._problem) and not lost
             if recovered:
                 self._problem = ""
             dropped = self._dropped
             self._changed.notify_all()
         if recovered:
-            log.warning("The ledger %s is written again; %d events were lost so far", self.path, dropped)
+            log.warning("The ledger %s is written again; lost so far: %s", self.path, plural(dropped, "event"))
 
     def _report(self, error: Exception) -> None:
         problem = f"{type(error).__name__}: {error}"
@@ -152,39 +192,3 @@ class LedgerWriter:
                 "full disk, or move a damaged file away",
                 *(self.path, self._capacity, problem),
             )
-
-
-class _LedgerFile:
-    """The database connection, opened when first needed and again when the file was moved or replaced."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._connection: sqlite3.Connection | None = None
-        self._inode = 0
-
-    def write(self, event: Event) -> None:
-        """Write an event. Raise OSError, sqlite3.Error or NewerLedgerError."""
-        if self._connection is None or self._is_replaced():
-            self.close()
-            self._connection = open_for_writing(self._path)
-            self._inode = self._path.stat().st_ino
-        self._connection.execute(*event.statement())
-        if isinstance(event, TasksDeleted):
-            # As a script: execute() would stop after the first page.
-            self._connection.executescript("PRAGMA incremental_vacuum")
-
-    def close(self) -> None:
-        """Close the connection, if there is one."""
-        if self._connection is not None:
-            try:
-                self._connection.close()
-            except sqlite3.Error as error:
-                log.debug("Closing the ledger: %s", error)
-            self._connection = None
-
-    def _is_replaced(self) -> bool:
-        """Return whether the path no longer leads to the open file, where nobody would find new events."""
-        try:
-            return self._path.stat().st_ino != self._inode
-        except FileNotFoundError:
-            return True

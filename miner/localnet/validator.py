@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import json
 import logging
 import socket
 import time
@@ -17,9 +16,8 @@ import bittensor as bt
 from fastapi import Request, Response
 
 from miner.localnet.validator_rules import SubmissionVerdict, ValidatorRules, ValidatorTiming
-from miner.runtime import write_atomically
 from miner.subnet.dendrite import Dendrite
-from miner.subnet.metagraph import Neuron
+from miner.subnet.metagraph import Neuron, Snapshot, write_snapshot
 from miner.subnet.protocol import Generate, ProtocolTask, PullTask, SubmitResults
 from pipeline import FormatError, ReferenceViews, Similarity, Splats, invalid_reason, measure_similarity, spz
 
@@ -70,8 +68,7 @@ def make_wallet(folder: Path, name: str) -> bt.Wallet:
 
 def write_chain_file(path: Path, neurons: Iterable[Neuron], netuid: int = 17, block: int = 1000) -> None:
     """Write a snapshot that `--subtensor.network file:PATH` reads."""
-    entries = [neuron.model_dump(exclude={"uid"}) for neuron in neurons]
-    write_atomically(path, json.dumps({"netuid": netuid, "block": block, "neurons": entries}, indent=1))
+    write_snapshot(path, Snapshot(netuid, block, tuple(neurons)))
 
 
 def check_result(task_id: str, transport: str, results: str, reference: ReferenceViews | None = None) -> Delivery:

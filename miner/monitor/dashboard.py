@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from miner.analytics import PERIODS, Json, build_dashboard_view
+from miner.analytics import DEFAULT_SCALE, PERIODS, Json, Scale, build_dashboard_view
 from miner.errors import OperatorError
 from miner.ledger import LedgerReader, TaskRow
 from miner.monitor.gallery import Gallery, StoredResult, read_upright
@@ -55,8 +55,11 @@ VIEWER_SOURCES = ("script-src 'wasm-unsafe-eval'", "worker-src blob:")
 class Dashboard:
     """The routes of the operator's page."""
 
-    def __init__(self, source: StatusSource, ledger: Path, gallery: Gallery | None) -> None:
-        """Show a status, a ledger, whose file need not exist yet, and a gallery, if there is one."""
+    def __init__(
+        self, source: StatusSource, ledger: Path, gallery: Gallery | None, scale: Scale = DEFAULT_SCALE
+    ) -> None:
+        """Show a status, a ledger, whose file need not exist yet, rated on a scale, and a gallery, if there is one."""
+        self._scale = scale
         self._source = source
         self._ledger = ledger
         self._gallery = gallery
@@ -149,9 +152,9 @@ class Dashboard:
     def _read_figures(self, hours: int) -> Json:
         now = time.time()
         try:
-            return build_dashboard_view(self._read_tasks(now - 3600 * hours), now, hours) | {"problem": ""}
+            return build_dashboard_view(self._read_tasks(now - 3600 * hours), now, hours, self._scale) | {"problem": ""}
         except OperatorError as problem:
-            return build_dashboard_view([], now, hours) | {"problem": str(problem)}
+            return build_dashboard_view([], now, hours, self._scale) | {"problem": str(problem)}
 
     def _read_results(self) -> list[Json]:
         stored = self._gallery.read_latest(MAX_RESULTS) if self._gallery else []

@@ -11,6 +11,7 @@ from aiohttp.http import HttpProcessingError
 from miner.config import GenerateSettings
 from miner.monitor.server import error_response, is_loopback
 from miner.tasks import Task, TaskRunner
+from miner.words import plural
 from pipeline import (
     UP_AXES,
     Cancelled,
@@ -60,7 +61,8 @@ class LocalApi:
         if runner is None:
             return error_response(503, "the miner is not ready", **RETRY_LATER)
         if self._requests >= self.settings.queue_size:
-            return error_response(503, f"{self._requests} requests are waiting already", **RETRY_LATER)
+            waiting = plural(self._requests, "request")
+            return error_response(503, f"the queue is full, with {waiting} waiting", **RETRY_LATER)
         self._requests += 1
         try:
             task = await self._read_task(request, runner)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from miner.analytics import Scale
 from miner.config import OperatorFiles
 from miner.ledger import LedgerWriter
 from miner.monitor.dashboard import Dashboard
@@ -30,7 +31,8 @@ class Observability:
         self.metrics = Metrics(source)
         self.local_api = LocalApi(settings.monitor.generate)
         self._gallery = Gallery(files.state_dir) if settings.monitor.enabled and settings.monitor.gallery else None
-        routes = [*self.metrics.routes(), *Dashboard(source, ledger.path, self._gallery).routes()]
+        dashboard = Dashboard(source, ledger.path, self._gallery, Scale.of(settings.bands))
+        routes = [*self.metrics.routes(), *dashboard.routes()]
         if settings.monitor.generate.enabled:
             routes += self.local_api.routes()
         self._monitor = Monitor(source, settings.monitor.host, settings.monitor.port, routes)

@@ -60,7 +60,8 @@ class Status:
 
     `metagraph_age` and `last_success` are None before the first. `config_hashes` are those of the phases that tasks are
     generated with, by name; `unanswered` are the types of tasks that each of them has no checkpoint for. `experiment`
-    is a miner.analytics.experiments.ExperimentSummary as JSON, None if no experiment runs.
+    is a miner.analytics.experiments.ExperimentSummary as JSON, None if no experiment runs. `problems` are what the
+    operator should know of the phase files, in words.
     """
 
     status: Literal["starting", "ok", "stopping"]
@@ -78,6 +79,7 @@ class Status:
     config_hashes: Mapping[str, str] = field(default_factory=dict)
     unanswered: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     experiment: Mapping[str, Any] | None = None
+    problems: tuple[str, ...] = ()
     service: str = SERVICE
     version: str = ""
 

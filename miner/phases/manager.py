@@ -5,10 +5,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from miner.config import phase_folders
-from miner.config.phase_files import NamedPhase, load_phase
+from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
 from miner.gpu import LoadedModels, RetiredModels
 from miner.ledger import (
@@ -20,58 +18,14 @@ from miner.ledger import (
     PhaseChanged,
     query_ledger,
 )
+from miner.phases.files import PhaseFiles, Problems
 from miner.phases.selector import PhaseSelector
-from miner.phases.state import Action, PhaseChoice, PhaseState, StateError, StateFile
+from miner.phases.state import Action, PhaseChoice, PhaseState, StateError
 from miner.runtime import FileWatcher
 
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 0.5
-FILE_CHANGED = "its file was changed"
-
-
-@dataclass(frozen=True)
-class PhaseFiles:
-    """The phase files beside a settings file, and the state file that chooses among them."""
-
-    config: Path
-    state: StateFile
-
-    def choose(self, phase: NamedPhase) -> PhaseChoice:
-        """Return the choice of a phase that was read earlier; it follows its file if that has not changed since."""
-        try:
-            follows = load_phase(phase.name, self.config).config_hash == phase.config_hash
-        except OperatorError:
-            follows = False
-        return PhaseChoice.single(phase, follows=follows)
-
-    def paths(self) -> list[Path]:
-        """Return the files to watch."""
-        return [*(file for folder in phase_folders(self.config) for file in folder.glob("*.yaml")), self.state.path]
-
-    def begin(self, configured: NamedPhase) -> PhaseState:
-        """Return what a miner that is started with a phase runs, and write it down. Raise OperatorError."""
-
-        def change(state: PhaseState | None) -> PhaseState:
-            name, choice = configured.name, PhaseChoice.single(configured)
-            if state is None:
-                return PhaseState(configured=name, at=time.time(), action="start", current=choice)
-            if state.configured not in (None, name):
-                # The settings or the command line were changed after whatever was applied before.
-                state = state.apply(choice, "start", f"the miner was started with {name}")
-            else:
-                state = self.follow(state)
-            return state.model_copy(update={"configured": name})
-
-        return self.state.change(change)[1]
-
-    def follow(self, state: PhaseState) -> PhaseState:
-        """Return the state with the present content of its phase's file. Raise OperatorError."""
-        current = state.current
-        if current.is_split or not current.follows:
-            return state
-        on_disk = PhaseChoice.single(load_phase(current.name, self.config))
-        return state if on_disk.same_as(current) else state.apply(on_disk, "apply", FILE_CHANGED)
 
 
 @dataclass(frozen=True)
@@ -89,7 +43,10 @@ class ModelOwner:
 
 @dataclass(eq=False)
 class PhaseManager:
-    """Decides what runs, loads what it needs, and records it; everything on the event loop. Made by `open`."""
+    """Decides what runs, loads what it needs, and records it; everything on the event loop. Made by `open`.
+
+    `problems` are what the files now hold and the miner does not run, in words.
+    """
 
     files: PhaseFiles
     selector: PhaseSelector
@@ -98,8 +55,9 @@ class PhaseManager:
     _owner: ModelOwner
     _ledger: LedgerWriter | None
     _retired: RetiredModels
+    problems: tuple[str, ...] = ()
     _poked: asyncio.Event = field(default_factory=asyncio.Event)
-    _reported: str = ""
+    _refusal: str = ""
 
     @staticmethod
     async def open(
@@ -110,17 +68,21 @@ class PhaseManager:
         # Before the files are read, so that later changes are noticed.
         watcher.mark_read()
         try:
-            state = await asyncio.to_thread(files.begin, configured)
+            beginning = await asyncio.to_thread(files.begin, configured)
+            state = beginning.state
         except StateError as error:
             log.error("%s; phase %s runs, as configured", error, configured.name)
-            choice = PhaseChoice.single(configured)
-            state = PhaseState(configured=None, at=time.time(), action="start", current=choice)
+            beginning = None
+            state = PhaseState(at=time.time(), action="start", current=PhaseChoice.single(configured))
         _check(state.current, owner)
         models = await owner.load(state.current.phases[0])
+        if beginning is not None:
+            state = await asyncio.to_thread(files.confirm, beginning)
         turns = await asyncio.to_thread(_next_turns, ledger, state.current)
         selector = PhaseSelector(state.current, models, turns)
         manager = PhaseManager(files, selector, watcher, state, owner, ledger, RetiredModels(owner.schedule_free))
         manager._record("start", state.reason, await asyncio.to_thread(_experiments, ledger))
+        await manager._report_ignored_edits()
         return manager
 
     async def run(self) -> None:
@@ -135,7 +97,7 @@ class PhaseManager:
 
     def poke(self) -> None:
         """Read the files now, and report again what is wrong with them."""
-        self._reported = ""
+        self.problems, self._refusal = (), ""
         self._poked.set()
 
     async def poll(self, at_once: bool = False) -> None:
@@ -150,38 +112,52 @@ class PhaseManager:
     async def _follow(self) -> None:
         while True:
             written, wanted = await asyncio.to_thread(self._read)
-            if wanted is None or written is None or wanted.current.same_as(self.selector.choice):
+            if wanted is None or written is None:
+                return
+            if wanted.current.same_as(self.selector.choice):
+                if not written.ready:
+                    # Applied again, or applied while this was being loaded at the start.
+                    await asyncio.to_thread(self._confirm, written, wanted)
                 return
             choice = wanted.current
             try:
                 _check(choice, self._owner)
                 models = await self._models_for(choice)
             except OperatorError as error:
-                self._report(error)
-                await asyncio.to_thread(self._withdraw, choice)
+                self._report_refusal(error)
+                await asyncio.to_thread(self._withdraw, choice, error)
                 return
             # Something else may have been chosen while the models were loaded.
             _, now = await asyncio.to_thread(self._read)
             if now is not None and now.current.same_as(choice):
                 break
-        self._swap(wanted, models)
-        if wanted is not written:
-            await asyncio.to_thread(self._change_state, lambda state: wanted if state == written else None)
+        self._swap(wanted.taken_over(), models)
+        await asyncio.to_thread(self._confirm, written, wanted)
+        await self._report_ignored_edits()
 
     def _read(self) -> tuple[PhaseState | None, PhaseState | None]:
         """Return the state as written, and as it should be given the phase files; None means "keep what runs"."""
+        running = self.selector.choice
         try:
             written = self.files.state.read()
         except OperatorError as error:
-            self._report(error)
+            self._report({f"{error}; {running.label} goes on": logging.ERROR})
             return None, None
-        if written is None:
-            return None, None
-        try:
-            return written, self.files.follow(written)
-        except OperatorError as error:
-            self._report(error)
-            return written, written
+        # The same phase may have been chosen again, to follow its file from now on.
+        chosen = written.current if written is not None and written.current.same_as(running) else running
+        problems = self.files.find_ignored_edits(chosen)
+        wanted = written
+        if written is not None:
+            try:
+                wanted = self.files.follow(written)
+            except OperatorError as error:
+                problems[f"{error}; {running.label} goes on"] = logging.ERROR
+        self._report(problems)
+        return written, wanted
+
+    def _confirm(self, written: PhaseState, wanted: PhaseState) -> None:
+        """Write down that what was wanted runs, unless something else has been written meanwhile."""
+        self._change_state(lambda state: wanted.taken_over() if state == written else None)
 
     async def _models_for(self, choice: PhaseChoice) -> LoadedModels:
         phase = choice.phases[0]
@@ -196,15 +172,25 @@ class PhaseManager:
             log.exception("Loading phase %s failed unexpectedly", phase.name)
             raise OperatorError(f"phase {phase.name} cannot be loaded: {type(error).__name__}: {error}") from None
 
-    def _report(self, error: OperatorError) -> None:
-        if str(error) != self._reported:
-            self._reported = str(error)
+    def _report(self, problems: Problems) -> None:
+        """Log those of the present problems that are new."""
+        for problem, level in problems.items():
+            if problem not in self.problems:
+                log.log(level, "%s", problem)
+        self.problems = tuple(problems)
+
+    async def _report_ignored_edits(self) -> None:
+        self._report(await asyncio.to_thread(self.files.find_ignored_edits, self.selector.choice))
+
+    def _report_refusal(self, error: OperatorError) -> None:
+        if str(error) != self._refusal:
+            self._refusal = str(error)
             log.error("%s; %s goes on", error, self.selector.choice.label)
 
-    def _withdraw(self, refused: PhaseChoice) -> None:
-        """Write what runs into the state file again, so that a restart does not fail on the refused choice."""
-        running = self._state
-        self._change_state(lambda state: running if state is not None and state.current.same_as(refused) else None)
+    def _withdraw(self, refused: PhaseChoice, error: OperatorError) -> None:
+        """Write what runs into the state file again, with the answer, so that a restart does not fail on the choice."""
+        answer = self._state.refusing(refused, str(error))
+        self._change_state(lambda state: answer if state is not None and state.current.same_as(refused) else None)
 
     def _change_state(self, change: Callable[[PhaseState | None], PhaseState | None]) -> None:
         try:
@@ -215,7 +201,7 @@ class PhaseManager:
     def _swap(self, state: PhaseState, models: LoadedModels) -> None:
         old_choice, old_models = self.selector.choice, self.selector.models
         self.selector.swap(state.current, models)
-        self._reported = ""
+        self._refusal = ""
         if models is not old_models:
             self._retired.add(old_models, old_choice.label)
         self._state = state

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from miner.analytics import Experiment
-from miner.config import Section
+from miner.config import Section, parse_yaml
 from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
@@ -115,11 +115,19 @@ class PhaseChoice(Section):
         return self.label == other.label
 
 
+class Refusal(Section):
+    """The choice, by its label, that the miner could not or must not run, and why."""
+
+    choice: str
+    reason: str
+
+
 class PhaseState(Section):
-    """The choice that runs since `at` (unix seconds), why, and the single phases that ran before it, the latest last.
+    """The choice to run since `at` (unix seconds), why, and the single phases that ran before it, the latest last.
 
     `configured` is the phase that the settings file or the command line named when this was written, None if that is
-    unknown: a miner that is started with another one runs that.
+    unknown: a miner that is started with another one runs that. `ready`: a miner has taken the choice over; files of
+    earlier releases do not say, and nearly always were. `refusal` is the miner's answer to a choice that it refused.
     """
 
     configured: str | None = None
@@ -127,11 +135,14 @@ class PhaseState(Section):
     action: Action
     reason: str = ""
     current: PhaseChoice
+    ready: bool = True
     before: tuple[PhaseChoice, ...] = ()
+    refusal: Refusal | None = None
 
     def apply(self, choice: PhaseChoice, action: Action, reason: str = "") -> "PhaseState":
         """Return the state with another choice; a phase that ran until now can be rolled back to, a split cannot."""
-        before = list(self.before) if self.current.is_split else [*self.before, self.current]
+        ran = self.ready and not self.current.is_split
+        before = [*self.before, self.current] if ran else list(self.before)
         while before and before[-1].same_as(choice):
             before.pop()
         return self._changed(choice, tuple(before[-MAX_HISTORY:]), action, reason)
@@ -143,11 +154,26 @@ class PhaseState(Section):
         (phase,) = self.before[-1].phases
         return self._changed(choose(phase), self.before[:-1], action, reason)
 
+    def taken_over(self) -> "PhaseState":
+        """Return the state once a miner works with its choice."""
+        return self.model_copy(update={"ready": True, "refusal": None})
+
+    def refusing(self, choice: PhaseChoice, reason: str) -> "PhaseState":
+        """Return the state with the answer to a choice that was written over it and could not be taken over."""
+        return self.model_copy(update={"refusal": Refusal(choice=choice.label, reason=reason)})
+
     def _changed(
         self, choice: PhaseChoice, before: tuple[PhaseChoice, ...], action: Action, reason: str
     ) -> "PhaseState":
-        changes = {"at": time.time(), "action": action, "reason": reason, "current": choice, "before": before}
-        return self.model_copy(update=changes)
+        return PhaseState(
+            configured=self.configured,
+            at=time.time(),
+            action=action,
+            reason=reason,
+            current=choice,
+            ready=self.ready and self.current.same_as(choice),
+            before=before,
+        )
 
 
 Changed = TypeVar("Changed", bound=PhaseState | None)
@@ -167,7 +193,7 @@ class StateFile:
     def read(self) -> PhaseState | None:
         """Return the state, None if there is no file yet. Raise StateError if it cannot be read."""
         try:
-            return PhaseState.model_validate(yaml.safe_load(self.path.read_text(encoding="utf-8")))
+            return PhaseState.model_validate(parse_yaml(self.path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

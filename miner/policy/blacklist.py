@@ -11,6 +11,7 @@ from miner.errors import OperatorError
 from miner.policy.policy import PolicyDecision, decide
 from miner.runtime import FileWatcher
 from miner.subnet.metagraph import Snapshot
+from miner.words import plural
 
 log = logging.getLogger(__name__)
 
@@ -99,5 +100,5 @@ class Blacklist:
 def describe(rules: PolicyRules) -> str:
     """Return the rules in one line, for the log."""
     permit = "a permit and " if rules.require_validator_permit else ""
-    denied = f"{len(rules.deny_hotkeys)} hotkeys and {len(rules.deny_coldkeys)} coldkeys denied"
+    denied = f"{plural(len(rules.deny_hotkeys), 'hotkey')} and {plural(len(rules.deny_coldkeys), 'coldkey')} denied"
     return f"{len(rules.allow)} allowed, {denied}, others need {permit}{rules.min_stake:g} stake"

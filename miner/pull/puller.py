@@ -9,6 +9,7 @@ from miner.pull.store import CooldownStore
 from miner.runtime import Supervisor, sanitise_name
 from miner.subnet.dendrite import Dendrite, Transport
 from miner.subnet.metagraph import Snapshot
+from miner.words import plural
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Puller:
             self._retire(hotkey)
         names = [_session_name(hotkey) for hotkey in self._sessions]
         if names and timeout > 0:
-            log.info("Finishing %d tasks in hand, within %.0f s", len(names), timeout)
+            log.info("Finishing %s in hand, within %.0f s", plural(len(names), "task"), timeout)
             await self._supervisor.finish(names, timeout)
         for hotkey in self._sessions:
             record = self.records[hotkey]

@@ -7,6 +7,7 @@ import bittensor as bt
 from miner.ledger import Outcome
 from miner.runtime import sanitise_text
 from miner.subnet.protocol import ProtocolTask, PullTask, SubmitResults
+from miner.words import plural
 
 # A validator that does not find us in its metagraph advises an hour, but looks again every ten minutes.
 UNREGISTERED_DELAY = 600.0
@@ -36,7 +37,7 @@ class OnCooldown:
     @property
     def reason(self) -> str:
         """The response in words, for the log."""
-        return f"on cooldown, {self.violations} violations"
+        return f"on cooldown, {plural(self.violations, 'violation')}"
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,15 @@ def read_submission(
     if is_skip:
         return SubmissionResponse(Outcome.SKIPPED, until, f"skipped, cooldown {wait:.0f} s")
     if feedback.validation_failed:
-        reason = f"the validator could not validate, cooldown {wait:.0f} s"
+        reason = f"not validated, the validator could not, cooldown {wait:.0f} s"
         return SubmissionResponse(Outcome.NOT_VALIDATED, until, reason)
     if not has_score and is_repeat:
         # An earlier submission that was accepted while this one was being validated looks the same as a rejection.
         reason = f"rejected, unless an earlier submission counted, cooldown {wait:.0f} s"
         return SubmissionResponse(Outcome.CLOSED_WITHOUT_SCORE, until, reason)
     if not has_score:
-        return SubmissionResponse(Outcome.REJECTED, until, f"rejected, cooldown {wait:.0f} s")
+        # With the score that operators' pipelines count as rejected; the true one is never told.
+        return SubmissionResponse(Outcome.REJECTED, until, f"rejected, Score=0.00, cooldown {wait:.0f} s")
     reason = (
         f"accepted, Score={score:.2f}, average {_figure(feedback.average_fidelity_score):.2f}, "
         f"{_figure(feedback.generations_within_the_window):.0f} in the window, duel rating "

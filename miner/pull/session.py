@@ -21,6 +21,7 @@ from miner.subnet.encoding import decode_prompt, encode_result
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import PullTask, sign_submission
 from miner.tasks import Task, TaskRunner
+from miner.words import plural
 from pipeline import Cancelled, PipelineError
 
 log = logging.getLogger(__name__)
@@ -233,7 +234,7 @@ class ValidatorSession:
                 record.task_record.answered(response.outcome, response.score, response.cooldown_until)
         is_expected = response.outcome in (Outcome.ACCEPTED, Outcome.SKIPPED)
         level = logging.INFO if is_expected else logging.WARNING
-        what = f"{len(results)} bytes" if results else "empty result"
+        what = plural(len(results), "byte") if results else "empty result"
         done = f"{what} submitted" if reply.connected else f"{what} could not be submitted"
         log.log(level, "Task %s: %s to %s: %s", sanitise_name(held.id), done, record.name, response.reason)
         return machine.SubmissionCompleted(response, sent, reply.delivered, date)

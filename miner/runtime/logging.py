@@ -1,7 +1,8 @@
 """The log: one line an event in UTC, on stdout and in files, and the line that says how a result was made.
 
-Operators cut numbers out of it with grep and awk: after `Score=`, before ` gaussians` of `Final stats:`, and in
-`TRELLIS generation took 10.4 seconds`. These shapes must not change, and text from outside must not imitate them.
+Operators cut numbers out of it with grep and awk: after `Score=`, which every judged result has and which is 0.00 for
+rejected ones, before ` gaussians` of `Final stats:`, and in `TRELLIS generation took 10.4 seconds`. These shapes must
+not change, and text from outside must not imitate them.
 """
 
 import logging

@@ -1,7 +1,8 @@
 """Snapshots of the metagraph, the list of a subnet's neurons, from the chain or from a file.
 
-A snapshot file is {"netuid": 17, "block": 1000, "neurons": [{"hotkey", "coldkey", "stake", "validator_permit", "ip",
-"port", "incentive"}]}; a neuron's uid is its index, and all but its hotkey and coldkey may be left out.
+A snapshot file, in JSON or YAML, is {"netuid": 17, "block": 1000, "neurons": [{"hotkey", "coldkey", "stake",
+"validator_permit", "ip", "port", "incentive"}]}; a neuron's uid is its index, and all but its hotkey and coldkey may be
+left out.
 """
 
 import ipaddress
@@ -10,12 +11,18 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import bittensor as bt
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from miner.config import check_address, parse_json_or_yaml
 from miner.errors import ChainError, OperatorError
+from miner.runtime import write_atomically
+from miner.words import plural
+
+if TYPE_CHECKING:
+    import bittensor as bt
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +74,7 @@ class Chain(Protocol):
     def snapshot(self) -> Snapshot:
         """Read the subnet as it is now. Raises ChainError if that fails."""
 
-    def announce(self, axon: bt.Axon) -> None:
+    def announce(self, axon: "bt.Axon") -> None:
         """Publish the address of our axon. Raises ChainError if that fails."""
 
 
@@ -81,29 +88,84 @@ class FileChain:
     def snapshot(self) -> Snapshot:
         """Read the file. Raises OperatorError naming the file and what is wrong with it."""
         try:
-            content: Any = json.loads(self.path.read_text(encoding="utf-8"))
+            snapshot = read_snapshot(self.path, self.netuid)
         except FileNotFoundError:
             raise OperatorError(f"the chain file {self.path} does not exist (--subtensor.network file:PATH)") from None
-        except (OSError, ValueError) as error:
-            raise OperatorError(f"the chain file {self.path} cannot be read as JSON: {error}") from None
-        try:
-            neurons = tuple(Neuron(uid=uid, **entry) for uid, entry in enumerate(content["neurons"]))
-            netuid, block = int(content.get("netuid", self.netuid)), int(content.get("block", 0))
-        except ValidationError as invalid:
-            problem = invalid.errors()[0]
-            where = f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-            raise OperatorError(f"the chain file {self.path} has an invalid neuron: {where}") from None
-        except (KeyError, TypeError, AttributeError, ValueError):
-            raise OperatorError(
-                f'the chain file {self.path} must be {{"netuid": .., "block": .., "neurons": '
-                '[{"hotkey", "coldkey", ..}]}'
-            ) from None
-        if netuid != self.netuid:
-            raise OperatorError(f"the chain file {self.path} is for netuid {netuid}, not {self.netuid}")
-        return Snapshot(netuid, block, neurons)
+        if snapshot.netuid != self.netuid:
+            raise OperatorError(f"the chain file {self.path} is for netuid {snapshot.netuid}, not {self.netuid}")
+        return snapshot
 
-    def announce(self, axon: bt.Axon) -> None:
+    def announce(self, axon: "bt.Axon") -> None:
         """Do nothing: the file holds the addresses of all neurons."""
+
+
+def read_snapshot(path: Path, netuid: int) -> Snapshot:
+    """Read a snapshot file, of the subnet `netuid` unless it names another.
+
+    Raises FileNotFoundError, or OperatorError naming the file and what is wrong with it.
+    """
+    try:
+        content: Any = parse_json_or_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        problem = " ".join(str(error).split())
+        raise OperatorError(f"the chain file {path} cannot be read as JSON or YAML: {problem}") from None
+    try:
+        neurons = tuple(Neuron(uid=uid, **entry) for uid, entry in enumerate(content["neurons"]))
+        for neuron in neurons:
+            _check_addresses(neuron)
+        return Snapshot(int(content.get("netuid", netuid)), int(content.get("block", 0)), neurons)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        where = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        raise OperatorError(f"the chain file {path} has an invalid neuron: {where}") from None
+    except InvalidAddressError as invalid_address:
+        raise OperatorError(f"the chain file {path} has an invalid neuron: {invalid_address}") from None
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise OperatorError(
+            f'the chain file {path} must be {{"netuid": .., "block": .., "neurons": [{{"hotkey", "coldkey", ..}}]}}'
+        ) from None
+
+
+class InvalidAddressError(ValueError):
+    """A neuron of a file has a key that is no address."""
+
+
+def _check_addresses(neuron: Neuron) -> None:
+    for name, address in (("hotkey", neuron.hotkey), ("coldkey", neuron.coldkey)):
+        try:
+            check_address(address)
+        except ValueError as error:
+            raise InvalidAddressError(f"neurons.{neuron.uid}.{name}: {error}") from None
+
+
+def write_snapshot(path: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot file. Raise OSError."""
+    neurons = [neuron.model_dump(exclude={"uid"}) for neuron in snapshot.neurons]
+    content = {"netuid": snapshot.netuid, "block": snapshot.block, "neurons": neurons}
+    write_atomically(path, json.dumps(content, indent=1))
+
+
+@dataclass(frozen=True)
+class SavingChain:
+    """A chain whose latest snapshot is kept in a file, for commands that are not to ask the chain."""
+
+    chain: Chain
+    path: Path
+
+    def snapshot(self) -> Snapshot:
+        """Read the subnet, and keep it if that is possible."""
+        snapshot = self.chain.snapshot()
+        try:
+            write_snapshot(self.path, snapshot)
+        except OSError as error:
+            log.warning("The metagraph is not kept in %s: %s", self.path, error.strerror)
+        return snapshot
+
+    def announce(self, axon: "bt.Axon") -> None:
+        """Publish the address of our axon."""
+        self.chain.announce(axon)
 
 
 @dataclass(eq=False)
@@ -122,7 +184,7 @@ class SubtensorChain:
             lambda subtensor: read_metagraph(subtensor.metagraph(self.netuid), self.netuid),
         )
 
-    def announce(self, axon: bt.Axon) -> None:
+    def announce(self, axon: "bt.Axon") -> None:
         """Publish the address of our axon. Raises ChainError if the extrinsic fails."""
 
         def serve(subtensor: Any) -> None:
@@ -135,6 +197,9 @@ class SubtensorChain:
     def _call(self, failure: str, function: Callable[[Any], Returned]) -> Returned:
         try:
             if self._subtensor is None:
+                # Commands that only read snapshots must not wait for this import.
+                import bittensor as bt
+
                 self._subtensor = bt.Subtensor(network=self.network)
             answer = function(self._subtensor)
         except Exception as error:  # the SDK and its transport raise all kinds
@@ -172,7 +237,7 @@ def read_metagraph(metagraph: Any, netuid: int) -> Snapshot:
     }
     for name, column in columns.items():
         if count == 0 or len(column) != count:
-            raise ChainError(f"incomplete metagraph, {len(column)} {name} for {count} neurons")
+            raise ChainError(f"incomplete metagraph, {len(column)} {name} for {plural(count, 'neuron')}")
     neurons = tuple(
         Neuron(
             uid=uid,

@@ -7,7 +7,7 @@ from typing import Self
 
 import bittensor as bt
 
-from miner.errors import ChainError, Deregistered, MinerError
+from miner.errors import ChainError, HotkeyNotRegistered, MinerError
 from miner.runtime import SYSTEM_CLOCK, Clock, Returned, backoff, run_in_daemon
 from miner.subnet.metagraph import Chain, Snapshot
 
@@ -80,7 +80,7 @@ class MetagraphSync:
         return None if neuron is None else neuron.uid
 
     async def run(self, axon: bt.Axon | None, on_refresh: Callable[[Snapshot], None]) -> None:
-        """Refresh the snapshot, tell `on_refresh`, announce the axon, until cancelled. Raises Deregistered."""
+        """Refresh the snapshot, tell `on_refresh`, announce the axon, until cancelled. Raises HotkeyNotRegistered."""
         await self._announce(axon)
         while True:
             failures = self._failures
@@ -91,7 +91,7 @@ class MetagraphSync:
                 await self._announce(axon)
 
     async def refresh(self) -> bool:
-        """Read the subnet; return whether it succeeded. Raises Deregistered if two snapshots in a row lack us."""
+        """Read the subnet; return whether it succeeded. Raise HotkeyNotRegistered if two snapshots in a row lack us."""
         try:
             snapshot = await self._caller.call(lambda chain: chain.snapshot())
             if snapshot.find(self._hotkey) is None:
@@ -103,7 +103,7 @@ class MetagraphSync:
             log.warning("Metagraph not refreshed, the last one stays in use (%s): %s", last, error)
             return False
         if snapshot.find(self._hotkey) is None:
-            raise Deregistered(f"hotkey {self._hotkey} is no longer registered on subnet {snapshot.netuid}")
+            raise HotkeyNotRegistered(f"hotkey {self._hotkey} is no longer registered on subnet {snapshot.netuid}")
         log.debug("Metagraph refreshed at block %d after %.0f s", snapshot.block, self.age)
         self.snapshot, self._seen_at, self._failures = snapshot, self._clock.now(), 0
         return True

@@ -7,7 +7,7 @@ import bittensor as bt
 from bittensor.utils import networking
 
 from miner.config.run_settings import RunOptions
-from miner.errors import OperatorError
+from miner.errors import HotkeyNotRegistered, OperatorError
 from miner.runtime import run_in_daemon
 from miner.subnet.metagraph import Neuron, Snapshot
 
@@ -37,10 +37,10 @@ def check_chain_file(options: RunOptions) -> None:
 
 
 def find_registration(snapshot: Snapshot, hotkey: str, options: RunOptions) -> Neuron:
-    """Return our neuron. Raises OperatorError if the hotkey is not registered."""
+    """Return our neuron. Raises HotkeyNotRegistered."""
     neuron = snapshot.find(hotkey)
     if neuron is None:
-        raise OperatorError(
+        raise HotkeyNotRegistered(
             f"hotkey {hotkey} is not registered on subnet {options.netuid} of {options.chain}: register it "
             f"with `btcli subnets register --netuid {options.netuid} --wallet.name {options.wallet_name} "
             f"--wallet.hotkey {options.wallet_hotkey}`"

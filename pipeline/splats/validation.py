@@ -20,7 +20,7 @@ def invalid_reason(splats: Splats) -> str | None:
     # with its defaults, so the zeros of the identity must be met within 1e-8, and a cloud is refused when one
     # of its first three points happens to lie at (1, 1, 1).
     if len(splats) < MIN_GAUSSIANS:
-        return f"{len(splats)} gaussians; the validator asks for at least {MIN_GAUSSIANS}"
+        return f"{len(splats)} gaussian{'s' * (len(splats) != 1)}; the validator asks for at least {MIN_GAUSSIANS}"
     ones = torch.ones(3, device=splats.device)
     for index, point in enumerate(splats.means[:3]):
         if bool(torch.isclose(point, ones).all()):

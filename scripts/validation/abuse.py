@@ -76,10 +76,10 @@ async def run(folder: Path, connections: int, megabytes: int) -> bool:
     axon = AxonAddress(free_port(), make_wallet(folder, "miner").hotkey.ss58_address)
     stakes = {peers.honest: 5000.0, peers.hostile: 4000.0, peers.slow: 3000.0}
     neurons = [
-        Neuron(uid=uid, hotkey=keypair.ss58_address, coldkey="c", stake=stake, validator_permit=True)
+        Neuron(uid=uid, hotkey=keypair.ss58_address, coldkey=keypair.ss58_address, stake=stake, validator_permit=True)
         for uid, (keypair, stake) in enumerate(stakes.items())
     ]
-    neurons.append(Neuron(uid=len(neurons), hotkey=axon.hotkey, coldkey="c"))
+    neurons.append(Neuron(uid=len(neurons), hotkey=axon.hotkey, coldkey=axon.hotkey))
     write_chain_file(folder / "chain.json", neurons)
     miner = await MinerProcess.start(folder, axon.port, started)
     prompt = object_task("honest", HELD_OUT_OBJECTS[0]).prompt_text

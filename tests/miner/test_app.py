@@ -21,6 +21,7 @@ from miner.localnet.validator_rules import ValidatorTiming
 from miner.runtime.logging import ResultLine
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import Generate, ImageTask, TextTask
+from tests.support.addresses import address
 from tests.support.paths import ROOT
 
 MINER = ROOT / "neurons" / "miner.py"
@@ -42,17 +43,21 @@ class Subnet:
         self.wallet = wallets["miner"]
         self.chain_file = folder / "chain.json"
         self.validator_port, self.miner_port, self.monitor_port = free_port(), free_port(), free_port()
+        coldkey = address("c")
         validator = Neuron(
             uid=0,
             hotkey=wallets["validator"].hotkey.ss58_address,
-            coldkey="c",
+            coldkey=coldkey,
             stake=5000,
             validator_permit=True,
             ip=LOOPBACK,
             port=self.validator_port,
         )
         hotkey = self.wallet.hotkey.ss58_address
-        self.neurons = [validator, Neuron(uid=1, hotkey=hotkey, coldkey="c", ip=LOOPBACK, port=self.miner_port)]
+        self.neurons = [
+            validator,
+            Neuron(uid=1, hotkey=hotkey, coldkey=address("c"), ip=LOOPBACK, port=self.miner_port),
+        ]
         write_chain_file(self.chain_file, self.neurons)
 
     def arguments(self, **changes: str) -> list[str]:
@@ -98,7 +103,10 @@ def test_missing_wallet_names_file_and_cure(subnet: Subnet, tmp_path: Path) -> N
 def test_not_registered_names_hotkey_and_cure(subnet: Subnet, tmp_path: Path) -> None:
     write_chain_file(subnet.chain_file, subnet.neurons[:1])
     done = run_miner(subnet.arguments(), tmp_path)
-    assert_operators_mistake(done, subnet.wallet.hotkey.ss58_address, "btcli subnets register --netuid 17")
+    assert done.returncode == ExitCode.NOT_REGISTERED, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert subnet.wallet.hotkey.ss58_address in done.stderr
+    assert "btcli subnets register --netuid 17" in done.stderr
 
 
 def test_missing_chain_file(subnet: Subnet, tmp_path: Path) -> None:
@@ -254,7 +262,7 @@ async def test_deregistration_ends_the_miner(subnet: Subnet, tmp_path: Path) -> 
         await read_until(process.stdout, "the last one stays in use", lines)
         write_chain_file(subnet.chain_file, subnet.neurons[:1])
         lines += (await asyncio.wait_for(process.stdout.read(), 30)).decode().splitlines()
-        assert await asyncio.wait_for(process.wait(), 30) == ExitCode.DEREGISTERED
+        assert await asyncio.wait_for(process.wait(), 30) == ExitCode.NOT_REGISTERED
     finally:
         if process.returncode is None:
             process.kill()

@@ -16,6 +16,7 @@ from miner import app
 from miner.app import mine
 from miner.errors import ExitCode, MinerError
 from miner.localnet.validator import write_chain_file
+from miner.runtime import find_owner
 from miner.subnet.protocol import ImageTask
 from pipeline import Asset, OnStep, Request
 from tests.support.factories import FakeBackend, loaded_at_once, make_asset
@@ -143,6 +144,17 @@ async def test_a_task_that_does_not_end_in_time_is_named_and_left_with_its_valid
     assert caplog.messages[-1] == "Stopped. Totals: pulled 1"
 
 
+async def test_a_second_miner_on_the_same_state_folder_ends_and_names_the_first(subnet: PullingSubnet) -> None:
+    running = asyncio.create_task(mine(subnet.settings))
+    assert await asyncio.to_thread(subnet.begun.wait, TIMEOUT)
+    with pytest.raises(MinerError, match=f"process {os.getpid()} works on {subnet.folder} already") as caught:
+        await asyncio.wait_for(mine(subnet.settings), TIMEOUT)
+    assert caught.value.exit_code is ExitCode.OPERATOR_MISTAKE
+    running.cancel()
+    await asyncio.wait([running])
+    assert find_owner(subnet.folder) is None
+
+
 async def test_deregistered_with_a_task_in_hand(subnet: PullingSubnet) -> None:
     def leave(request: Request, on_step: OnStep) -> Asset:
         write_chain_file(subnet.chain_file, subnet.neurons[:1])
@@ -151,4 +163,4 @@ async def test_deregistered_with_a_task_in_hand(subnet: PullingSubnet) -> None:
     subnet.generate = leave
     with pytest.raises(MinerError, match="no longer registered") as caught:
         await asyncio.wait_for(mine(subnet.settings), TIMEOUT)
-    assert caught.value.exit_code is ExitCode.DEREGISTERED
+    assert caught.value.exit_code is ExitCode.NOT_REGISTERED

@@ -28,9 +28,11 @@ class LocalSubnet:
         self.config = folder / "miner.yaml"
         self.chain_file = folder / "chain.json"
         self.validator = LocalValidator(wallets["validator"], free_port(), lambda _: True, timing)
-        hotkey, port = self.validator.hotkey, self.validator.port
-        validator = Neuron(uid=0, hotkey=hotkey, coldkey="c", stake=5000, validator_permit=True, ip=LOOPBACK, port=port)
-        self.neurons = [validator, Neuron(uid=1, hotkey=wallet.hotkey.ss58_address, coldkey="c")]
+        # The coldkeys do not matter, but must be addresses.
+        key, own_key = self.validator.hotkey, wallet.hotkey.ss58_address
+        place = {"ip": LOOPBACK, "port": self.validator.port}
+        validator = Neuron(uid=0, hotkey=key, coldkey=key, stake=5000, validator_permit=True, **place)
+        self.neurons = [validator, Neuron(uid=1, hotkey=own_key, coldkey=own_key)]
         write_chain_file(self.chain_file, self.neurons)
         self.config.write_text(miner_yaml)
         for name, content in phases.items():

@@ -4,10 +4,12 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from miner.analytics import aggregate
 from miner.analytics.aggregate import HOUR, Bin, By, Contrast, GroupDifference, Indices, Summary
 from miner.analytics.experiments import ExperimentSummary, summarise_experiment
+from miner.analytics.rating import DEFAULT_SCALE, Scale
 from miner.ledger import ExperimentRow, LedgerReader, PhaseRow, TaskRow
 
 # Widths, in seconds, of the bins that the time axis may be cut into, and the most bins that it may have.
@@ -15,6 +17,7 @@ BIN_SECONDS = (HOUR, 2 * HOUR, 6 * HOUR, 12 * HOUR, 24 * HOUR, 7 * 24 * HOUR)
 MAX_BINS = 56
 # Columns of the ledger that no report needs.
 UNUSED = ("generated_at", "seed", "seeds", "candidates", "stages", "cooldown_until", "error")
+Assigned = Literal["at random", "partly at random", "not at random"]
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,15 @@ class Report:
     bins: tuple[Bin, ...]
     phases: tuple[PhaseRow, ...]
     experiments: tuple[ExperimentSummary, ...]
+    scale: Scale = DEFAULT_SCALE
+    assigned: Assigned = "not at random"
 
 
-def read_report(ledger: Path, by: By, since: float) -> Report:
+def read_report(ledger: Path, by: By, since: float, scale: Scale = DEFAULT_SCALE) -> Report:
     """Build the report on a ledger, which has no tasks if it does not exist yet. Raises OperatorError if it is none."""
     now = time.time()
     if not ledger.exists():
-        return build_report(ledger, [], by, since, now)
+        return build_report(ledger, [], by, since, now, scale=scale)
     with LedgerReader(ledger) as reader:
         tasks = reader.tasks(since, without=UNUSED)
 
@@ -58,15 +63,16 @@ def read_report(ledger: Path, by: By, since: float) -> Report:
             return [task for task in tasks if task.experiment == row.name]
 
         experiments = [(row, tasks_of(row)) for row in reader.experiments()]
-        return build_report(ledger, tasks, by, since, now, reader.phases(), experiments)
+        return build_report(ledger, tasks, by, since, now, reader.phases(), experiments, scale)
 
 
 def build_report(
     ledger: Path, tasks: Sequence[TaskRow], by: By, since: float, until: float, phases: Sequence[PhaseRow] = (),
-    experiments: Iterable[tuple[ExperimentRow, Sequence[TaskRow]]] = (),
+    experiments: Iterable[tuple[ExperimentRow, Sequence[TaskRow]]] = (), scale: Scale = DEFAULT_SCALE,
 ) -> Report:  # fmt: skip
     """Sum up tasks in the order of their assignment; `experiments` come with all of their tasks."""
-    table = aggregate.TaskTable(tasks)
+    table = aggregate.TaskTable(tasks, scale)
+    experiments = list(experiments)
 
     def describe(key: str, label: str, indices: Indices, *, has_contrasts: bool = True) -> ReportRow:
         return ReportRow(key, label, table.summarise(indices), table.contrasts(indices) if has_contrasts else ())
@@ -84,7 +90,18 @@ def build_report(
         bins=table.bins(table.everything, width),
         phases=tuple(phase for phase in phases if since <= phase.at <= until),
         experiments=tuple(summarise_experiment(known, members, until) for known, members in experiments),
+        scale=scale,
+        assigned=_assigned(tasks, experiments),
     )
+
+
+def _assigned(tasks: Sequence[TaskRow], experiments: Iterable[tuple[ExperimentRow, object]]) -> Assigned:
+    """Return whether one experiment shared out all of the tasks, or some, or may since it runs, or none did."""
+    shared_out_by = {task.experiment for task in tasks}
+    if len(shared_out_by) == 1 and None not in shared_out_by:
+        return "at random"
+    is_running = any(row.ended_at is None for row, _ in experiments)
+    return "partly at random" if is_running or shared_out_by - {None} else "not at random"
 
 
 def _bin_seconds(tasks: Sequence[TaskRow]) -> int:

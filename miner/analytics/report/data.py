@@ -28,6 +28,7 @@ def as_json(report: Report) -> str:
             for e in report.experiments
         ],
         "ledger": str(report.ledger),
+        "bands": {band.name: band.floor for band in report.scale.bands},
     }
     return json.dumps(_without_infinities(content), indent=1) + "\n"
 

@@ -11,6 +11,17 @@ NOT_RANDOMISED = (
 )
 
 
+PARTLY_RANDOMISED = (
+    "The experiment below compares only tasks that were assigned at random; here, the others count, too."
+)
+
+
+def note_on_assignment(report: Report) -> str:
+    """Return what the differences between phases are worth, "" if an experiment assigned all of the tasks."""
+    notes = {"at random": "", "partly at random": PARTLY_RANDOMISED, "not at random": NOT_RANDOMISED}
+    return notes[report.assigned] if report.differences and report.by == "phase" else ""
+
+
 def moment(seconds: float, form: str = "%Y-%m-%d %H:%M") -> str:
     """Format unix seconds in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime(form)

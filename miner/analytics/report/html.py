@@ -92,11 +92,12 @@ def _row(cells: Sequence[str], row_class: str = "", last_class: str = "") -> str
 def _rates(report: Report) -> Iterable[str]:
     yield f"<h2>Rate of each {report.by}, with 95 % intervals</h2>"
     shown = report.groups[-MAX_ROWS:] if report.by == "hour" else report.groups[:MAX_ROWS]
-    yield rate_plot((*shown, report.total))
+    yield rate_plot((*shown, report.total), report.scale)
     if len(shown) < len(report.groups):
         yield f'<p class="muted">{len(shown)} of {len(report.groups)} are drawn; the table has all.</p>'
     head = ["", "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 %", "score", "quality", "p50 s"]
     yield _table([*head, "p95 s", "gaussians", "verdict"], map(_summary_row, (*report.groups, report.total)))
+    yield f'<p class="muted">{escape(report.scale.explanation)}</p>'
     for item in report.differences:
         d = item.difference
         more = f"; not told apart, which would take some {item.tasks_each:,} judged each" if item.tasks_each else ""
@@ -104,8 +105,8 @@ def _rates(report: Report) -> Iterable[str]:
             f"<p>{escape(item.label)} against {escape(item.reference)}: <b>{100 * d.estimate:+.1f} points</b> "
             f"(95 %: {100 * d.low:+.1f} to {100 * d.high:+.1f}){more}</p>"
         )
-    if report.differences and report.by == "phase":
-        yield f'<p class="muted">{escape(formatting.NOT_RANDOMISED)}</p>'
+    if note := formatting.note_on_assignment(report):
+        yield f'<p class="muted">{escape(note)}</p>'
 
 
 def _summary_row(row: ReportRow) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from miner.analytics.aggregate import Bin, Contrast
-from miner.analytics.rating import BANDS
+from miner.analytics.rating import Scale
 from miner.analytics.report.build import Report, ReportRow
 from miner.analytics.report.formatting import moment
 
@@ -55,14 +55,14 @@ def _whisker(x: Axis, y: float, low: float, middle: float, high: float, is_clear
     return f'<g class="{css}">{_line(x(low), y, x(high), y, "whisker")}{_dot(x(middle), y)}</g>'
 
 
-def rate_plot(rows: Sequence[ReportRow]) -> str:
+def rate_plot(rows: Sequence[ReportRow], scale: Scale) -> str:
     """Draw the acceptance rate of each group with its interval, over the bands of the rating."""
     top, row_height = 38, 26
     bottom = top + row_height * len(rows)
     x = Axis((0, 1), (LABELS, WIDTH - 70))
     parts = []
-    ceilings = (1.0, *(band.floor for band in BANDS))
-    for strength, (band, ceiling) in enumerate(zip(reversed(BANDS), reversed(ceilings[:-1]), strict=True), 1):
+    ceilings = (1.0, *(band.floor for band in scale.bands))
+    for strength, (band, ceiling) in enumerate(zip(reversed(scale.bands), reversed(ceilings[:-1]), strict=True), 1):
         parts.append(
             f'<rect class="band" opacity="{0.05 * strength:.2f}" x="{x(band.floor):.1f}" y="{top}" '
             f'width="{x(ceiling) - x(band.floor):.1f}" height="{bottom - top}"/>'

@@ -6,18 +6,23 @@ from miner.analytics.experiments import ExperimentSummary
 from miner.analytics.report import formatting
 from miner.analytics.report.build import Report
 from miner.analytics.report.formatting import moment, percent
+from miner.words import plural
 
 
 def as_text(report: Report) -> str:
     """Write the report as aligned tables."""
     total = report.total.summary
     if not total.tasks:
-        return formatting.explain_emptiness(report) + "\n"
+        lines = [formatting.explain_emptiness(report)]
+        for experiment in report.experiments:
+            lines += ["", *_experiment(experiment)]
+        return "\n".join(lines) + "\n"
     since = f" since {moment(report.since)}" if report.since else ""
-    lines = [f"{report.ledger}: {total.tasks} tasks{since}, as of {moment(report.until)} UTC", ""]
+    lines = [f"{report.ledger}: {plural(total.tasks, 'task')}{since}, as of {moment(report.until)} UTC", ""]
     head = ["by " + report.by, "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 % interval", "score"]
     head += ["quality", "p50 s", "p95 s", "gaussians", "verdict"]
     lines += _table([head, *map(formatting.summary_cells, (*report.groups, report.total))])
+    lines.append(report.scale.explanation)
     lines += _differences(report)
     lines += _contrasts(report)
     for experiment in report.experiments:
@@ -46,8 +51,8 @@ def _differences(report: Report) -> Iterable[str]:
         more = f"; not told apart, which would take some {item.tasks_each} judged each" if item.tasks_each else ""
         points = f"{100 * d.estimate:+.1f} points (95 %: {100 * d.low:+.1f} to {100 * d.high:+.1f})"
         yield f"{item.label} against {item.reference}: {points}{more}"
-    if report.by == "phase":
-        yield formatting.NOT_RANDOMISED
+    if note := formatting.note_on_assignment(report):
+        yield note
 
 
 def _contrasts(report: Report) -> Iterable[str]:
@@ -65,11 +70,11 @@ def _contrasts(report: Report) -> Iterable[str]:
 
 def _experiment(summary: ExperimentSummary) -> Iterable[str]:
     row, result = summary.row, summary.result
-    ended = f", ended {moment(row.ended_at)} UTC: {row.decision}" if row.ended_at is not None else ""
+    ended = f", ended {moment(row.ended_at)} UTC: {row.decision}" if row.ended_at is not None else ", running"
     yield f"Experiment {row.name} since {moment(row.started_at)} UTC{ended}"
     for arm, accepted, counted in summary.arms:
         share = f" ({percent(accepted / counted)})" if counted else ""
-        yield f"  {arm}: {accepted} accepted of {counted} tasks that count{share}"
+        yield f"  {arm}: {accepted} accepted of {plural(counted, 'counted task')}{share}"
     for comparison in result.comparisons:
         low, high = comparison.odds_ratio
         evidence = f"{formatting.evidence(comparison.highest_e_value)} of {result.threshold:.0f}"

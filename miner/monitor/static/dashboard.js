@@ -1,7 +1,7 @@
 // The page: asks for the status every few seconds, for figures and results now and then, and draws what came.
 
 import { intervalPlot, ratesOverTime, series, stageTimes } from "./charts.js";
-import { duration, el, gibibytes, interval, number, percent, thousands, utc } from "./dom.js";
+import { duration, el, gibibytes, interval, number, percent, plural, thousands, utc } from "./dom.js";
 
 const SPANS = { 6: "6 h", 24: "24 h", 168: "7 d", 720: "30 d" };
 const VIEWS = 8;
@@ -67,7 +67,7 @@ function drawTiles() {
     const seconds = total.seconds;
     tiles.push(tile("Generation", seconds ? `${number(seconds.p50, 1)} s` : "–", seconds ? `median · p95 ${number(seconds.p95, 1)} s` : "no result yet"));
   }
-  const refused = status.ledger?.dropped ? `${number(status.ledger.dropped)} ledger records lost` : `${number(figures?.total.tasks ?? 0)} tasks`;
+  const refused = status.ledger?.dropped ? `${plural(status.ledger.dropped, "ledger record")} lost` : plural(figures?.total.tasks ?? 0, "task");
   tiles.push(tile("Queue", number(status.queue), refused));
   tiles.push(tile("Last result", status.last_success === null ? "–" : `${duration(now() - status.last_success)}`, status.last_success === null ? "none since the start" : `ago, ${utc(status.last_success)}`));
   tiles.push(tile("Metagraph", duration(status.metagraph_age), "since it was seen"));
@@ -88,6 +88,7 @@ function table(head, rows) {
 function drawFigures() {
   const { figures } = known;
   const span = SPANS[figures.hours];
+  place("bands").textContent = figures.bands_explanation;
   if (figures.phases.length === 0) {
     place("phases").replaceChildren(empty(`No task in the last ${span}.`));
     place("over-time").replaceChildren();
@@ -199,7 +200,8 @@ async function readStatus() {
     drawUnanswered();
     drawTiles();
     drawValidators();
-    notice(known.figures?.problem || known.status.ledger?.problem || "");
+    const problems = [known.figures?.problem, known.status.ledger?.problem, ...known.status.problems];
+    notice(problems.filter(Boolean).join("; "));
   } catch (error) {
     place("state").textContent = "unreachable";
     place("state").className = "pill bad";

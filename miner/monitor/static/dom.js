@@ -17,6 +17,7 @@ export const percent = (share) => (share === null ? "–" : `${Math.round(100 * 
 export const interval = (low, high) => `${Math.round(100 * low)}–${Math.round(100 * high)} %`;
 export const number = (value, digits = 0) =>
   value === null || value === undefined ? "–" : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 export const gibibytes = (bytes) => number(bytes / 2 ** 30, 1);
 export const thousands = (count) => (count >= 1000 ? `${Math.round(count / 1000)}K` : `${count}`);
 

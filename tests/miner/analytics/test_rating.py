@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miner.analytics.intervals import wilson_interval
-from miner.analytics.rating import BANDS, LOWEST_FLOOR, AcceptanceRate, Rating
+from miner.analytics.rating import DEFAULT_SCALE, MIN_JUDGED, AcceptanceRate, Rating, Scale
 
 
 def rate(accepted: int, judged: int) -> Rating:
@@ -13,18 +13,20 @@ def rate(accepted: int, judged: int) -> Rating:
 @pytest.mark.parametrize(
     ("accepted", "judged", "words"),
     [
-        (0, 0, "not enough data"),
-        (3, 4, "not enough data, 7 more tasks"),
+        (0, 0, "not enough data, 20 more tasks"),
+        (3, 4, "not enough data, 16 more tasks"),
+        (4, 4, "not enough data, 16 more tasks"),
+        (0, 5, "not enough data, 15 more tasks"),
+        (19, 19, "not enough data, 1 more task"),
+        (0, 20, "below 0.45"),
         (9, 21, "not enough data, 2050 more tasks"),
         (212, 500, "not enough data, 907 more tasks"),
         (45, 100, "not enough data"),
         (180, 500, "below 0.45"),
-        (0, 5, "below 0.45"),
         (275, 500, "at least modest"),
         (300, 500, "at least minimum"),
         (650, 1000, "at least good"),
         (1450, 2000, "at least excellent"),
-        (4, 4, "at least modest"),
         (20, 20, "at least excellent"),
     ],
 )
@@ -54,11 +56,12 @@ counts = st.integers(1, 3000).flatmap(lambda total: st.tuples(st.integers(0, tot
 def test_a_rating_is_what_the_interval_allows(pair: tuple[int, int]) -> None:
     low, high = wilson_interval(*pair)
     found = rate(*pair)
-    assert found.is_below == (high < LOWEST_FLOOR)
-    assert (found.band is not None) == (low >= LOWEST_FLOOR)
+    has_enough = pair[1] >= MIN_JUDGED
+    assert found.is_below == (has_enough and high < DEFAULT_SCALE.lowest)
+    assert (found.band is not None) == (has_enough and low >= DEFAULT_SCALE.lowest)
     if found.band is not None:
         assert low >= found.band.floor
-        assert all(low < band.floor for band in BANDS if band.floor > found.band.floor)
+        assert all(low < band.floor for band in DEFAULT_SCALE.bands if band.floor > found.band.floor)
 
 
 @given(counts)
@@ -72,6 +75,18 @@ def test_the_rating_comes_when_it_was_promised(pair: tuple[int, int]) -> None:
     assert rate(factor * accepted, factor * judged).is_known
     if factor > 2:
         assert not rate((factor - 2) * accepted, (factor - 2) * judged).is_known
+
+
+def test_a_scale_of_ones_own() -> None:
+    scale = Scale.of({"poor": 0.2, "superb": 0.9})
+    assert [band.name for band in scale.bands] == ["superb", "poor"]
+    assert str(AcceptanceRate(60, 60, scale).rating) == "at least superb"
+    assert str(AcceptanceRate(30, 60, scale).rating) == "at least poor"
+    assert str(AcceptanceRate(1, 60, scale).rating) == "below 0.20"
+    assert scale.explanation == (
+        'Verdicts: superb from 0.90, poor from 0.20 (bands in miner.yaml). "At least superb" needs 20 judged results '
+        'and a 95 % interval from 0.90 or above, "below 0.20" as many and one that ends below.'
+    )
 
 
 def test_a_rate_has_its_counts_share_and_interval() -> None:

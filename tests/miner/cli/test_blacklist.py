@@ -14,7 +14,8 @@ from miner.ledger.events import PhaseAssignment, SubmissionAnswered, TaskStarted
 from miner.ledger.outcomes import Outcome
 from miner.ledger.writer import LedgerWriter
 from miner.localnet.validator import write_chain_file
-from miner.subnet.metagraph import Neuron
+from miner.subnet.metagraph import Neuron, Snapshot, write_snapshot
+from tests.support.addresses import address
 from tests.support.cli import run as run_command
 
 A, B, C = (bt.Keypair.create_from_uri(f"//{name}").ss58_address for name in "ABC")
@@ -99,6 +100,89 @@ def test_a_uid_becomes_the_hotkey_of_its_holder(run: Run, file: Path, tmp_path: 
     assert (entry.hotkey, entry.uid, entry.reason) == (B, None, "spam (uid 1 at block 77)")
     assert "nobody holds uid 9" in run("add", "9", "--uid", *network)[2]
     assert "no uid" in run("add", A, "--uid", *network)[2]
+
+
+def known(folder: Path, *neurons: Neuron) -> None:
+    """Keep a metagraph in the state folder, as a running miner does."""
+    write_snapshot(folder / "seen-metagraph.json", Snapshot(17, 77, neurons))
+
+
+def test_the_beginning_of_a_known_key_is_enough(run: Run, file: Path, tmp_path: Path) -> None:
+    write_ledger(tmp_path / "ledger.sqlite", {A: (0, 1)})
+    known(tmp_path, Neuron(uid=0, hotkey=B, coldkey=C))
+    assert run("add", A[:8], "--reason", "of the ledger")[0] == 0
+    assert run("add", B[:8], "--reason", "of the metagraph")[0] == 0
+    assert run("add", C[:8], "--coldkey", "--reason", "of the metagraph")[0] == 0
+    written = rules(file)
+    assert [entry.hotkey for entry in written.deny_hotkeys] == [A, B]
+    assert [entry.coldkey for entry in written.deny_coldkeys] == [C]
+    before = file.read_bytes()
+    for beginning, message in (
+        ("5", f"several known keys begin with 5: {', '.join(sorted([A, B]))}"),
+        (C[:8], "no known hotkey"),
+    ):
+        code, _, err = run("add", beginning, "--reason", "r")
+        assert (code, message in err, file.read_bytes()) == (2, True, before)
+    assert "several entries begin with 5" in run("remove", "5")[2]
+    assert run("remove", A[:8])[0] == run("remove", C[:8])[0] == 0
+    assert [entry.key for entry in rules(file).deny_hotkeys] == [B]
+
+
+def test_a_uid_of_the_ledger_needs_no_chain(
+    run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the chain was asked")
+
+    monkeypatch.setattr("bittensor.Subtensor", refuse)
+    write_ledger(tmp_path / "ledger.sqlite", {A: (1, 1)})
+    assert f"uid 3 is hotkey {A} on 1970-01-01" in run("add", "3", "--uid", "--reason", "r")[1]
+    (entry,) = rules(file).deny_hotkeys
+    assert (entry.hotkey, entry.reason) == (A, "r (uid 3 on 1970-01-01)")
+    # The metagraph agrees, knows others, and at last disagrees.
+    neurons = [Neuron(uid=uid, hotkey=hotkey, coldkey=C) for uid, hotkey in enumerate((B, C, address("D"), A))]
+    known(tmp_path, *neurons)
+    assert run("add", "3", "--uid", "--reason", "r")[0] == 0
+    assert f"uid 0 is hotkey {B} at block 77" in run("add", "0", "--uid", "--reason", "r")[1]
+    known(tmp_path, *neurons[:3], Neuron(uid=3, hotkey=address("E"), coldkey=C))
+    code, _, err = run("add", "3", "--uid", "--reason", "r")
+    assert code == 2
+    assert f"uid 3 was {A} when the ledger recorded it on 1970-01-01, and is {address('E')} in the metagraph" in err
+
+
+def test_the_list_says_whom_each_entry_affects(run: Run, file: Path, tmp_path: Path) -> None:
+    known(
+        tmp_path,
+        Neuron(uid=0, hotkey=A, coldkey=C, stake=5000, validator_permit=True),
+        Neuron(uid=1, hotkey=B, coldkey=C),
+    )
+    file.write_text(
+        f"allow: [{B}]\ndeny_hotkeys: [{A}, 0, 7, {{hotkey: {A}, until: 2020-01-01}}]\ndeny_coldkeys: [{C}]\n"
+    )
+    a, b = f"{A} (uid 0, stake 5000, a permit)", f"{B} (uid 1, stake 0, no permit)"
+    assert run("list")[1].splitlines() == [
+        f"allow          hotkey {B}",
+        f"                 now {b}",
+        f"deny_hotkeys   hotkey {A}",
+        f"                 now {a}",
+        "deny_hotkeys   uid 0",
+        f"                 now {a}",
+        "deny_hotkeys   uid 7",
+        "                 now nobody on the subnet",
+        f"deny_hotkeys   hotkey {A}: until 2020-01-01 00:00 UTC [over]",
+        "                 now nobody on the subnet",
+        f"deny_coldkeys  coldkey {C}",
+        f"                 now {a}",
+        f"                 now {b}, but the allow list has it",
+        "others         must hold a validator permit and have at least 1000 stake",
+        f"               now as of block 77, which the miner on {tmp_path} saw last",
+    ]
+
+
+def test_a_damaged_metagraph_is_told_and_does_without(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "seen-metagraph.json").write_text("{")
+    code, _, err = run("add", A, "--reason", "r")
+    assert (code, "seen-metagraph.json cannot be read" in err) == (0, True)
 
 
 def test_uids_written_by_hand_can_be_removed(run: Run, file: Path) -> None:
@@ -203,7 +287,7 @@ def test_suggest_from_a_ledger(run: Run, file: Path, tmp_path: Path) -> None:
     argument = "accepted 0 of 60: 0.0% to 6.0% at 95 % confidence"
     assert f"# {argument}\nsn17-miner blacklist add {A} --days 7 --reason '{argument}'\n" in out
     assert B not in out
-    assert "1 of 3 validators surely accept less than 10%; 1 have fewer than 50 outcomes" in out
+    assert "1 of 3 validators with a rate surely below 10%; 1 with fewer than 50 outcomes" in out
     before = file.read_bytes()
     assert A in run("suggest", "--ledger", path, "--below", "0.9")[1]
     assert file.read_bytes() == before

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from miner.words import plural
 from pipeline import Splats, ply, spz
 from tests.support.cli import run
 from tests.support.paths import DATA, ROOT
@@ -24,7 +25,7 @@ def test_files_are_those_of_the_reference(tmp_path: Path, name: str) -> None:
     result = run("splats", "convert", GOLDEN / f"{name}.ply", packed)
     assert result.exit_code == 0
     assert packed.read_bytes() == (GOLDEN / f"{name}.spz").read_bytes()
-    assert f"{CASES[name]['count']} gaussians, {packed.stat().st_size} bytes" in result.stdout
+    assert f"{plural(CASES[name]['count'], 'gaussian')}, {packed.stat().st_size} bytes" in result.stdout
     # Every edge file holds a NaN; nothing is lost from the others.
     assert ("warning: values are lost" in result.stderr) == name.startswith("edge_")
     assert run("splats", "convert", packed, unpacked).exit_code == 0

@@ -5,6 +5,7 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from miner.cli import program
+from miner.config.phase_files import load_phase
 from miner.ledger.events import ExperimentEnded, ExperimentStarted, PhaseChanged
 from miner.ledger.writer import LedgerWriter
 from miner.phases.state import StateFile
@@ -15,9 +16,11 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """`sn17-miner phase ARGUMENTS` with a state folder of the test's: exit code and output."""
+    """`sn17-miner phase ARGUMENTS` with a state folder of the test's and no miner: exit code and output."""
 
     def run(*arguments: object) -> tuple[int, str]:
+        if arguments[0] in ("apply", "split", "rollback"):
+            arguments = (*arguments, "--no-wait")
         result = run_command("phase", "--state", tmp_path / "state", *arguments)
         assert bool(result.stderr) == bool(result.exit_code)
         return result.exit_code, result.output
@@ -41,12 +44,12 @@ def test_apply_and_go_back(run: Run, state: StateFile) -> None:
     code, out = run("apply", "phase3")
     assert code == 0
     assert "To run: phase phase3 (cda3fa4a4448) instead of phase baseline (8fdda0cf2a7c)" in out
-    assert "with its next task" in out
+    assert f"No miner runs on {state.folder}; the next start takes over" in out
     assert "the one to run already" in run("apply", "phase3")[1]
     assert current(state) == "phase3"
     code, out = run("rollback")
     assert (code, current(state)) == (0, "baseline")
-    assert "0 phases to go back to are left" in out
+    assert "Left to go back to: 0 phases" in out
     code, out = run("rollback")
     assert (code, current(state)) == (2, "baseline")
     assert out == "ERROR: there is no phase to go back to\n"
@@ -61,7 +64,7 @@ def test_going_back_before_anything_ran(run: Run, state: StateFile) -> None:
 
 def test_another_checkpoint_is_announced(run: Run) -> None:
     run("apply", "baseline")
-    assert "loads its models first" in run("apply", "demo")[1]
+    assert "needs other models" in run("apply", "demo")[1]
 
 
 @pytest.mark.parametrize("command", [("apply",), ("show",), ("diff", "phase3")])
@@ -93,6 +96,26 @@ def test_the_list_marks_what_is_to_run(run: Run) -> None:
     lines = run("list")[1].splitlines()
     assert [line[:8] for line in lines if line.startswith("*")] == ["* test3 "]
     assert lines[-1] == "Before: baseline (8fdda0cf2a7c)"
+
+
+def test_the_list_shows_what_a_split_runs_whatever_its_files_say(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "phases").mkdir()
+    config = tmp_path / "miner.yaml"
+    config.write_text("phase: a\n")
+    files = {name: tmp_path / "phases" / f"{name}.yaml" for name in ("a", "b", "c")}
+    for steps, file in enumerate(files.values(), 36):
+        file.write_text(f"extends: phase3\nslat_sampler_params: {{steps: {steps}}}\n")
+    began = {name: load_phase(name, config).config_hash for name in files}
+    run("split", "--config", config, "a=1", "b=1", "c=1")
+    files["a"].write_text("extends: phase3\nslat_sampler_params: {steps: 9}\n")
+    files["b"].write_text("extends: phase3\nsteps: 9\n")
+    files["c"].unlink()
+    lines = run("list", "--config", config)[1].splitlines()
+    assert [line for line in lines if line.startswith("*")] == [f"* {name:<12} {began[name]}" for name in "abc"]
+    edited = load_phase("a", config).config_hash
+    assert f"{'':<15}its file has   {edited}, which has no effect while the split runs" in lines
+    assert any(line.startswith(f"{'':<15}its file is broken") and "b.yaml: unknown key steps" in line for line in lines)
+    assert any("its file is broken         there is no phase 'c'" in line for line in lines)
 
 
 def test_all_settings_are_shown(run: Run) -> None:
@@ -204,7 +227,10 @@ def test_going_back_to_settings_whose_file_has_changed(tmp_path: Path, run: Run,
     assert written is not None
     assert written.current.phases[0].settings.slat_sampler_params.steps == 36
     assert not written.current.follows
-    assert "is what runs, from before the file was changed" in run("list", "--config", config)[1]
+    ran, on_file = written.current.phases[0].config_hash, load_phase("mine", config).config_hash
+    listed = run("list", "--config", config)[1]
+    assert f"* mine         {ran}\n" in listed
+    assert f"its file has   {on_file}, which `sn17-miner phase apply mine` uses" in listed
     run("apply", "--config", config, "mine")
     written = state.read()
     assert written is not None
@@ -231,7 +257,7 @@ def test_options_before_the_command(run: Run, state: StateFile, tmp_path: Path) 
     (tmp_path / "phases" / "mine.yaml").write_text("extends: phase3\n")
     options = ("--config", tmp_path / "miner.yaml", "--state", tmp_path / "state")
     for before, after in ((options, ()), ((), options)):
-        assert run_command(*before, "phase", *after, "apply", "mine").exit_code == 0
+        assert run_command(*before, "phase", *after, "apply", "mine", "--no-wait").exit_code == 0
         assert current(state) == "mine"
         state.path.unlink()
 

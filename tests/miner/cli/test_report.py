@@ -14,7 +14,15 @@ import pytest
 
 from miner.analytics.aggregate import COMPARED
 from miner.cli.report import Since
-from miner.ledger.events import PhaseAssignment, ResultGenerated, SubmissionAnswered, TaskStarted
+from miner.ledger.events import (
+    ArmAssignment,
+    ExperimentEnded,
+    ExperimentStarted,
+    PhaseAssignment,
+    ResultGenerated,
+    SubmissionAnswered,
+    TaskStarted,
+)
 from miner.ledger.outcomes import Outcome
 from miner.ledger.writer import LedgerWriter
 from miner.localnet.synthetic_ledger import fill_ledger
@@ -64,6 +72,66 @@ def test_text(tmp_path: Path) -> None:
     assert rows["all"][1:5] == ["41", "25", "15", "1"]
     assert "b hhhhhhhh against a hhhhhhhh: -75.0 points (95 %: -88.8 to -47.8)" in out
     assert "sn17-miner phase split" in out
+    assert "Verdicts: excellent from 0.70, good from 0.60, minimum from 0.55, modest from 0.45 (bands in" in out
+
+
+def test_bands_of_the_settings_file(tmp_path: Path) -> None:
+    few(tmp_path / "ledger.sqlite", [("a", "accepted")] * 20)
+    config = tmp_path / "miner.yaml"
+    config.write_text(f"phase: phase3\nstate_dir: {tmp_path}\nbands: {{fine: 0.5, superb: 0.8}}\n")
+    for form in ("text", "html"):
+        out = run("--config", config, "--format", form)[1]
+        assert "at least superb" in out
+        assert "Verdicts: superb from 0.80, fine from 0.50 (bands in miner.yaml)" in out
+    assert json.loads(run("--config", config, "--format", "json")[1])["bands"] == {"superb": 0.8, "fine": 0.5}
+
+
+def split(path: Path, tasks: int, ended: bool = False) -> None:
+    """Write an experiment between a and b with so many tasks of each."""
+    ledger = LedgerWriter(path)
+    at = time.time()
+    ledger.record(ExperimentStarted("e1", at, 7, {"a": 1, "b": 1}))
+    for turn in range(2 * tasks):
+        key, arm = ledger.new_key(), "ab"[turn % 2]
+        assignment = PhaseAssignment(arm, "h" * 12, ArmAssignment("e1", arm, turn))
+        ledger.record(TaskStarted(key, at, "pull", "5V", 3, f"split {turn}", "image", assignment, "1"))
+        ledger.record(SubmissionAnswered(key, at + 5, Outcome.ACCEPTED, score=0.7))
+    if ended:
+        ledger.record(ExperimentEnded("e1", at + 9, "for the test"))
+    assert ledger.close(30)
+
+
+@pytest.mark.parametrize("form", ["text", "html"])
+@pytest.mark.parametrize(
+    ("before", "tasks", "ended", "note"),
+    [
+        (0, 5, False, ""),
+        (0, 5, True, ""),
+        (3, 5, False, "compares only tasks that were assigned at random"),
+        (3, 5, True, "compares only tasks that were assigned at random"),
+        # The split has just begun.
+        (3, 0, False, "compares only tasks that were assigned at random"),
+        (3, 0, True, "were not assigned at random"),
+    ],
+)
+def test_tasks_of_a_split_were_shared_out_at_random(
+    tmp_path: Path, form: str, before: int, tasks: int, ended: bool, note: str
+) -> None:
+    path = tmp_path / "ledger.sqlite"
+    few(path, [("a", "accepted"), ("b", "rejected")] * before)
+    split(path, tasks, ended)
+    out = run("--ledger", path, "--format", form)[1]
+    assert "Experiment e1" in out
+    assert (", running" in out) is not ended
+    assert ("at random" in out) == bool(note)
+    assert note in out
+
+
+def test_a_split_without_tasks_is_shown(tmp_path: Path) -> None:
+    split(tmp_path / "ledger.sqlite", 0)
+    out = run("--ledger", tmp_path / "ledger.sqlite")[1]
+    assert "has no tasks" in out
+    assert "Experiment e1 since" in out
 
 
 def test_text_of_a_ledger_with_everything(ledger: Path) -> None:
@@ -71,7 +139,7 @@ def test_text_of_a_ledger_with_everything(ledger: Path) -> None:
     assert code == 0
     assert all(re.search(rf"^{column} ", out, re.MULTILINE) for column in COMPARED)
     assert "Experiment 2025-11 phase3 baseline since" in out
-    assert re.search(r"phase3: \d+ accepted of \d+ tasks that count", out)
+    assert re.search(r"phase3: \d+ accepted of \d+ counted tasks", out)
     assert "phase3 better than baseline: evidence" in out
 
 

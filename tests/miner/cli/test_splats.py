@@ -146,7 +146,7 @@ def test_views_are_drawn_upright_on_white(pole: Path, tmp_path: Path, views: int
     out = tmp_path / "views.png"
     result = run("splats", "render", pole, "-o", out, "--views", views, "--size", 48, "--up", "y")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == f"{out}: {views} views of 400 gaussians\n"
+    assert result.stdout == f"{out}: {views} view{'s' * (views > 1)} of 400 gaussians\n"
     with Image.open(out) as picture:
         assert (picture.format, picture.size) == ("PNG", (columns * 48, rows * 48))
         pixels = np.array(picture.convert("RGB")).astype(int)

@@ -120,14 +120,16 @@ def test_problems_are_listed(monitor: FakeMonitor) -> None:
             last_success=None,
             metagraph_age=None,
             counters={},
+            problems=("the file of phase a has changed",),
         )
     )
     out = run("status", "--monitor.port", monitor.port).stdout
     assert out.split("Problems:\n")[1].splitlines() == [
         "  the models are not loaded yet",
+        "  the file of phase a has changed",
         "  the loop of validator 5F3sa2TJ was restarted 3 times; the log says why",
-        "  the ledger cannot be written: disk full",
-        "  4 records of the ledger were lost",
+        "  ledger: disk full",
+        "  4 records of the ledger lost",
         "  validator 5F3sa2TJ (uid 27): 6 failures in a row",
     ]
     assert "last success not yet" in out

@@ -11,6 +11,7 @@ from miner.config.loader import shipped_config
 from miner.config.policy import PolicyEntry
 from miner.config.policy_file import PolicyFile, UneditableError, add_item, remove_item
 from miner.errors import OperatorError
+from tests.support.addresses import address
 
 ENTRY = {"hotkey": "h", "reason": "why: not # a comment", "until": datetime(2026, 1, 31, 12, tzinfo=UTC)}
 BLOCK = """# top
@@ -165,23 +166,26 @@ def test_any_sequence_of_edits_is_what_it_says(added: list[Any], removed: list[i
     assert remarks <= set(comments(text))
 
 
+H = address("h")
+
+
 @pytest.mark.parametrize("reason", ["no", "1:30", "0x10", "# x", "a: b", "'", "~", "", "été \U0001f600"])
 def test_any_reason_is_read_back(tmp_path: Path, reason: str) -> None:
     file = PolicyFile(tmp_path / "blacklist.yaml")
     file.path.write_text("deny_hotkeys: []\n")
-    entry = PolicyEntry(hotkey="h", reason=reason, until=datetime(2030, 1, 1, tzinfo=UTC))
+    entry = PolicyEntry(hotkey=H, reason=reason, until=datetime(2030, 1, 1, tzinfo=UTC))
     assert not file.add("deny_hotkeys", entry)
     assert file.read().deny_hotkeys == (entry,)
-    assert file.add("deny_hotkeys", PolicyEntry(hotkey="h"))
-    assert file.read().deny_hotkeys == (PolicyEntry(hotkey="h"),)
-    assert file.remove("deny_hotkeys", "h")
-    assert not file.remove("deny_hotkeys", "h")
+    assert file.add("deny_hotkeys", PolicyEntry(hotkey=H))
+    assert file.read().deny_hotkeys == (PolicyEntry(hotkey=H),)
+    assert file.remove("deny_hotkeys", H)
+    assert not file.remove("deny_hotkeys", H)
     assert file.path.read_text() == "deny_hotkeys: []\n"
 
 
 def test_a_file_that_cannot_be_edited_is_named_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "blacklist.yaml"
-    path.write_text("allow: &x [h]\ndeny_hotkeys: *x\n")
+    path.write_text(f"allow: &x [{H}]\ndeny_hotkeys: *x\n")
     with pytest.raises(OperatorError, match=f"{path}: deny_hotkeys is written in a way .* by hand"):
-        PolicyFile(path).add("deny_hotkeys", PolicyEntry(hotkey="i"))
-    assert path.read_text() == "allow: &x [h]\ndeny_hotkeys: *x\n"
+        PolicyFile(path).add("deny_hotkeys", PolicyEntry(hotkey=address("i")))
+    assert path.read_text() == f"allow: &x [{H}]\ndeny_hotkeys: *x\n"

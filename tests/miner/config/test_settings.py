@@ -82,6 +82,8 @@ def test_settings_file_without_phases_falls_back_to_those_shipped(tmp_path: Path
         ),
         ("miner.yaml", "queue_size: 16", "queue: 16", r"unknown key serving.queue; allowed here: enabled, queue_size"),
         ("miner.yaml", "queue_size: 16", "queue_size: many", "serving.queue_size: .*integer"),
+        ("miner.yaml", "excellent: 0.70", "excellent: 70", "bands.excellent: .*less than 1"),
+        ("miner.yaml", "excellent: 0.70", "excellent: 0.60", "bands: .*each with a floor of its own"),
         ("miner.yaml", "precision: auto", "precision: float8", "precision: .*'float16'"),
         ("miner.yaml", "phase: phase3", "phase: [", "cannot be read as YAML"),
         ("phases/phase3.yaml", "steps: 50", "steps: 0", "sparse_structure_sampler_params.steps: .*greater than"),
@@ -98,6 +100,20 @@ def test_settings_file_without_phases_falls_back_to_those_shipped(tmp_path: Path
             "unknown key allow.0.key; allowed here: hotkey, coldkey, uid",
         ),
         ("blacklist.yaml", "allow: []", "allow: [{uid: 1, until: 2026-02-30}]", "cannot be read as YAML: day is out"),
+        (
+            "blacklist.yaml",
+            "deny_coldkeys: []",
+            "deny_coldkeys: [5Typo]",
+            "deny_coldkeys.0.coldkey: .*5Typo is no SS58",
+        ),
+        (
+            "blacklist.yaml",
+            "min_stake: 1000",
+            "min_stake: 1000\ndeny_hotkeys: []",
+            r"key 'deny_hotkeys' stands in line \d+ and again in line \d+: leave one of the two out",
+        ),
+        ("miner.yaml", "queue_size: 16", "queue_size: 16\n  queue_size: 17", "key 'queue_size' stands in line"),
+        ("phases/phase3.yaml", "steps: 50", "steps: 50, steps: 40", "key 'steps' stands in line"),
     ],
 )
 def test_a_mistake_names_file_key_and_what_is_allowed(

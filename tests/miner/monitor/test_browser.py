@@ -46,6 +46,7 @@ async def test_the_dashboard(site: Site, browser: Browser) -> None:
     arms = [{"phase": HOSTILE, "accepted": 3, "counted": 5}, {"phase": "phase3", "accepted": 1, "counted": 1}]
     experiment = {"experiment": "e1", "arms": arms, "winner": None, "losers": [HOSTILE]}
     site.status = replace(site.status, experiment=experiment, unanswered={"phase3": ("text",), HOSTILE: ()})
+    site.status = replace(site.status, problems=(HOSTILE, "the file of phase a has changed"))
     assert site.gallery._save(some_result(keys[0], prompt=HOSTILE, phase=HOSTILE, task_id=HOSTILE))
     assert site.gallery._save(some_result(keys[1], picture=png(make_picture())))
     draw_result(site.gallery.results, keys[1], site.gallery.pictures)
@@ -87,6 +88,7 @@ async def check_figures(tab: Tab) -> None:
     assert "60 %" in rows[1]
     assert "23–88 %" in rows[1]
     assert await tab.evaluate("document.querySelectorAll('#stages rect').length") == 10
+    assert "needs 20 judged results" in await tab.evaluate("document.getElementById('bands').textContent")
     badges = await tab.evaluate("[...document.querySelectorAll('.badge')].map((one) => one.textContent)")
     await tab.until("document.getElementById('unanswered').textContent.includes('%')")
     unanswered = await tab.evaluate("document.getElementById('unanswered').textContent")
@@ -99,7 +101,16 @@ async def check_figures(tab: Tab) -> None:
 
 async def check_that_words_stay_words(tab: Tab) -> None:
     """A prompt, a task's id, names of phases and GPUs: shown as they came, and never run."""
-    for place in ("#identity", "#experiment", "#tiles", "#phases", "#validators", ".result:last-child .words"):
+    assert "; the file of phase a has changed" in await tab.evaluate("document.getElementById('notice').textContent")
+    for place in (
+        "#notice",
+        "#identity",
+        "#experiment",
+        "#tiles",
+        "#phases",
+        "#validators",
+        ".result:last-child .words",
+    ):
         assert HOSTILE in await tab.evaluate(f"document.querySelector({place!r}).textContent"), place
     assert await tab.evaluate("document.title") != "1"
     assert await tab.evaluate("document.querySelectorAll('main script, img[onerror]').length") == 0

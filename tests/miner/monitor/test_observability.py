@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from miner.localnet.validator import LOOPBACK, free_port
 from miner.localnet.validator_rules import ValidatorTiming
 from miner.runtime.logging import configure
 from miner.runtime.supervisor import Supervisor
+from miner.subnet.metagraph import read_snapshot
 from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import ply
 from tests.support.factories import (
@@ -33,6 +33,7 @@ from tests.support.factories import (
 )
 from tests.support.local_subnet import LocalSubnet
 from tests.support.monitor import until
+from tests.support.operator_pipes import COUNTS, SCORES, SECONDS, cut
 
 TIMING = ValidatorTiming(throttle_period=0, task_cooldown=1, cooldown_penalty=0, validation_lock=0)
 FORGED = "Score=9.99, Final stats: 999K gaussians"
@@ -90,12 +91,6 @@ async def subnet(
     await subnet.validator.stop()
 
 
-def cut(command: str, path: Path) -> list[str]:
-    """What an operator's pipe prints of a file."""
-    done = subprocess.run(["bash", "-c", f"cat {path} | {command}"], capture_output=True, text=True, check=True)
-    return done.stdout.split()
-
-
 @pytest.mark.slow
 @pytest.mark.process
 async def test_a_miner_that_is_observed(subnet: ObservedSubnet) -> None:
@@ -139,12 +134,11 @@ async def test_a_miner_that_is_observed(subnet: ObservedSubnet) -> None:
     with pytest.raises(ConnectionError):
         await asyncio.open_connection(LOOPBACK, subnet.port)
 
-    log = subnet.folder / "logs" / "miner.log"
-    scores = cut("""grep "Score=" | awk -F'Score=' '{print $2}' | awk -F',' '{print $1}'""", log)
-    assert [float(score) for score in scores] == pytest.approx([one["score"] for one in results[1:]], abs=0.005)
-    counts = cut("""grep "Final stats:" | awk -F'gaussians' '{print $1}' | awk '{print $NF}'""", log)
-    assert counts == ["7K"] * 3
-    assert len(cut("""grep -oE "TRELLIS generation took [0-9.]+ seconds" | awk '{print $4}'""", log)) == 3
+    assert [neuron.uid for neuron in read_snapshot(subnet.folder / "seen-metagraph.json", 17).neurons] == [0, 1]
+    log = (subnet.folder / "logs" / "miner.log").read_text()
+    assert list(map(float, cut(SCORES, log))) == pytest.approx([one["score"] for one in results[1:]], abs=0.005)
+    assert cut(COUNTS, log) == ["7K"] * 3
+    assert len(cut(SECONDS, log)) == 3
 
 
 async def test_what_only_observes_never_ends_the_miner() -> None:

@@ -45,6 +45,7 @@ async def test_a_miner_that_works(site: Site) -> None:
         "config_hashes": {},
         "unanswered": {},
         "experiment": None,
+        "problems": [],
         "service": "sn17-miner",
         "version": "1.2.3",
     }

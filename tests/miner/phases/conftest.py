@@ -10,7 +10,8 @@ from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import OperatorError
 from miner.gpu.models import LoadedModels
 from miner.ledger.reader import LedgerReader
-from miner.phases.manager import ModelOwner, PhaseFiles, PhaseManager
+from miner.phases.files import PhaseFiles
+from miner.phases.manager import ModelOwner, PhaseManager
 from miner.phases.state import Arm, PhaseChoice, PhaseState, StateFile
 from pipeline import Asset, OnStep, Request
 from tests.support.factories import FakeBackend, make_asset

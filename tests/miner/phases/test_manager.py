@@ -5,11 +5,13 @@ import gc
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import yaml
 
 from miner.errors import OperatorError
+from miner.phases.state import PhaseChoice, PhaseState
 from tests.miner.phases.conftest import ManagedMiner
 from tests.support.waiting import TIMEOUT, until
 
@@ -157,7 +159,7 @@ async def test_a_file_that_is_gone_changes_nothing(miner: ManagedMiner) -> None:
     assert await miner.made_with(1) == ("embedded", 3)
 
 
-@pytest.mark.parametrize("content", ["{", "", "current: nonsense"])
+@pytest.mark.parametrize("content", ["{", "", "current: nonsense", "at: 1.0\nat: 2.0"])
 async def test_a_damaged_state_changes_nothing(
     miner: ManagedMiner, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
@@ -192,6 +194,78 @@ async def test_what_cannot_be_loaded_is_refused_and_does_not_spoil_the_next_star
     assert sum(told in record.getMessage() and "goes on" in record.getMessage() for record in caplog.records) == 1
     assert miner.current == "a"
     assert miner.history() == [("start", "a")]
+
+
+async def test_a_start_that_failed_leaves_nothing_behind(miner: ManagedMiner) -> None:
+    """The weights of what the command line names are missing; the next start names what ran before."""
+
+    def fail() -> None:
+        raise OperatorError("the weights are not on this machine")
+
+    before = miner.state.path.read_text()
+    miner.loading = fail
+    for name in ("other", "b"):
+        with pytest.raises(OperatorError, match="not on this machine"):
+            await miner.start(name)
+        assert miner.state.path.read_text() == before
+    miner.loading = lambda: None
+    await miner.start()
+    with pytest.raises(OperatorError, match="no phase to go back to"):
+        miner.roll_back()
+    assert miner.history() == [("start", "a")] * 2
+
+
+async def test_what_was_applied_and_replaced_before_it_ran_is_not_gone_back_to(miner: ManagedMiner) -> None:
+    miner.apply("other")
+    miner.apply("b")
+    await miner.manager.poll(at_once=True)
+    assert await miner.made_with(1) == ("embedded", 5)
+    miner.roll_back()
+    await miner.manager.poll(at_once=True)
+    assert await miner.made_with(2) == ("embedded", 3)
+    with pytest.raises(OperatorError):
+        miner.roll_back()
+
+
+async def test_what_is_applied_while_a_miner_starts_comes_next_and_can_be_undone(tmp_path: Path) -> None:
+    miner = ManagedMiner(tmp_path)
+    begun, proceed = threading.Event(), threading.Event()
+    miner.loading = hold(begun, proceed)
+    starting = asyncio.create_task(miner.start())
+    assert await asyncio.to_thread(begun.wait, TIMEOUT)
+    b = PhaseChoice.single(miner.phase("b"))
+    miner.state.change(lambda _: PhaseState(at=1.0, action="apply", current=b, ready=False))
+    proceed.set()
+    await asyncio.wait_for(starting, TIMEOUT)
+    assert await miner.made_with(1) == ("embedded", 3)
+    await miner.manager.poll()
+    await miner.manager.poll()
+    assert await miner.made_with(2) == ("embedded", 5)
+    miner.roll_back()
+    assert miner.current == "a"
+    await asyncio.to_thread(miner.close)
+
+
+async def test_the_settings_of_a_rollback_keep_to_themselves_and_say_so(
+    miner: ManagedMiner, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, (after, latest) = miner.phase("a").config_hash, (4, 6)
+    miner.write("a", after)
+    await miner.manager.poll(at_once=True)
+    miner.roll_back()
+    await miner.manager.poll(at_once=True)
+    (problem,) = miner.manager.problems
+    assert problem == (
+        f"The file of phase a now has {miner.phase('a').config_hash}, which has no effect: {before} was rolled back "
+        "to; `sn17-miner phase apply a` uses the file"
+    )
+    miner.write("a", latest)
+    await miner.manager.poll(at_once=True)
+    assert f"The file of phase a now has {miner.phase('a').config_hash}" in caplog.text
+    miner.apply("a")
+    await miner.manager.poll(at_once=True)
+    assert miner.manager.problems == ()
+    assert await miner.made_with(1) == ("embedded", latest)
 
 
 async def test_a_toy_is_refused(miner: ManagedMiner, caplog: pytest.LogCaptureFixture) -> None:

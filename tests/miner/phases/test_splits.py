@@ -103,13 +103,47 @@ async def test_an_experiment_ends_with_the_next_choice(miner: ManagedMiner) -> N
         ]
 
 
-async def test_arms_stay_as_they_were_when_the_split_began(miner: ManagedMiner) -> None:
+async def test_arms_stay_as_they_were_when_the_split_began_and_the_log_says_so(
+    miner: ManagedMiner, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran = miner.phase("a").config_hash
+    miner.choose(miner.split(a=1, b=1))
+    await miner.manager.poll(at_once=True)
+    assert miner.manager.problems == ()
+    miner.write("a", 9)
+    miner.write("b", 0)
+    for _ in range(4):
+        await miner.manager.poll()
+    assert {(await miner.made_with(seed))[1] for seed in range(4)} == {3, 5}
+    edited, broken = miner.manager.problems
+    assert edited == (
+        f"The file of phase a now has {miner.phase('a').config_hash}, which has no effect: split a=1 b=1 goes on with "
+        f"{ran}; split or apply anew to use the file"
+    )
+    assert "phases/b.yaml: sparse_structure_sampler_params.steps" in broken
+    levels = [(record.getMessage(), record.levelname) for record in caplog.records if record.name.endswith("manager")]
+    assert levels == [(edited, "WARNING"), (broken, "ERROR")]
+    assert [record.getMessage() for record in caplog.records if "b.yaml" in record.getMessage()] == [broken]
+    # Once it is right again, only what is left is told; and the next time that it breaks, that.
+    miner.write("b", 5)
+    await miner.manager.poll(at_once=True)
+    assert miner.manager.problems == (edited,)
+    miner.write("b", 0)
+    await miner.manager.poll(at_once=True)
+    assert sum("b.yaml" in record.getMessage() for record in caplog.records) == 2
+    miner.apply("a")
+    await miner.manager.poll(at_once=True)
+    assert miner.manager.problems == ()
+    assert (await miner.made_with(9))[1] == 9
+
+
+async def test_a_split_that_goes_on_after_a_restart_says_what_it_does_not_follow(miner: ManagedMiner) -> None:
     miner.choose(miner.split(a=1, b=1))
     await miner.manager.poll(at_once=True)
     miner.write("a", 9)
-    miner.write("b", 9)
-    await miner.manager.poll(at_once=True)
-    assert {(await miner.made_with(seed))[1] for seed in range(4)} == {3, 5}
+    await miner.start()
+    (problem,) = miner.manager.problems
+    assert "which has no effect: split a=1 b=1 goes on" in problem
 
 
 async def test_arms_that_need_different_models_are_refused(

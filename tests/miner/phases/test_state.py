@@ -8,7 +8,7 @@ import pytest
 from miner.config.loader import shipped_config
 from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import OperatorError
-from miner.phases.manager import PhaseFiles
+from miner.phases.files import PhaseFiles
 from miner.phases.state import MAX_HISTORY, Arm, PhaseChoice, PhaseState, StateFile
 
 CONFIG = shipped_config() / "miner.yaml"
@@ -36,7 +36,7 @@ def names(state: PhaseState) -> list[str]:
 def test_going_back_is_the_inverse_of_applying() -> None:
     state = state_of()
     for choice in (TEST3, PHASE3, BASELINE):
-        state = state.apply(choice, "apply")
+        state = state.apply(choice, "apply").taken_over()
     assert names(state) == ["baseline", "test3", "phase3"]
     seen = []
     while state.before:
@@ -51,8 +51,16 @@ def test_going_back_is_the_inverse_of_applying() -> None:
 def test_applying_the_same_again_leaves_nothing_to_go_back_to() -> None:
     state = state_of().apply(BASELINE, "apply")
     assert state.before == ()
-    state = state.apply(TEST3, "apply").apply(TEST3, "apply")
+    state = state.apply(TEST3, "apply").taken_over().apply(TEST3, "apply")
     assert names(state) == ["baseline"]
+
+
+def test_what_never_became_ready_is_not_gone_back_to() -> None:
+    state = state_of().apply(TEST3, "apply").apply(PHASE3, "apply")
+    assert names(state) == ["baseline"]
+    assert roll_back(state).current.same_as(BASELINE)
+    state = state.taken_over().apply(BASELINE, "apply").apply(DEMO, "apply")
+    assert names(state) == ["baseline", "phase3"]
 
 
 def test_a_split_is_left_for_the_phase_from_before_it() -> None:
@@ -82,7 +90,7 @@ def test_the_same_name_with_other_settings_is_another_phase(tmp_path: Path) -> N
 def test_not_all_that_ever_ran_is_kept() -> None:
     state = state_of()
     for number in range(2 * MAX_HISTORY):
-        state = state.apply((TEST3, PHASE3)[number % 2], "apply")
+        state = state.apply((TEST3, PHASE3)[number % 2], "apply").taken_over()
     assert len(state.before) == MAX_HISTORY
 
 

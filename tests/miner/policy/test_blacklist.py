@@ -10,6 +10,7 @@ from miner.config.policy import PolicyRules
 from miner.policy import blacklist
 from miner.policy.blacklist import Blacklist, resolve_uids
 from miner.subnet.metagraph import Neuron, Snapshot
+from tests.support.addresses import address
 
 
 def snapshot(*hotkeys: str) -> Snapshot:
@@ -17,10 +18,14 @@ def snapshot(*hotkeys: str) -> Snapshot:
         17,
         500,
         tuple(
-            Neuron(uid=uid, hotkey=hotkey, coldkey=f"cold-{hotkey}", stake=5000, validator_permit=True)
+            Neuron(uid=uid, hotkey=hotkey, coldkey=hotkey, stake=5000, validator_permit=True)
             for uid, hotkey in enumerate(hotkeys)
         ),
     )
+
+
+A, B, C, D = map(address, "abcd")
+NAMES = {"a": A, "b": B, "c": C, "d": D}
 
 
 class File:
@@ -28,7 +33,7 @@ class File:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.snapshot = snapshot("a", "b", "c")
+        self.snapshot = snapshot(A, B, C)
         self.write("min_stake: 1000\n")
         self.watcher = self.start()
 
@@ -46,7 +51,7 @@ class File:
 
     @property
     def allowed(self) -> str:
-        return "".join(hotkey for hotkey in "abcd" if self.watcher.decide(hotkey).allowed)
+        return "".join(name for name, hotkey in NAMES.items() if self.watcher.decide(hotkey).allowed)
 
 
 @pytest.fixture
@@ -56,10 +61,10 @@ def file(tmp_path: Path) -> File:
 
 def test_a_change_is_taken_over_once_it_has_settled(file: File) -> None:
     assert not file.settle()
-    file.write("deny_hotkeys: [a]\n")
+    file.write(f"deny_hotkeys: [{A}]\n")
     assert not file.watcher.poll()
     assert file.allowed == "abc"
-    file.write("deny_hotkeys: [a, b]\n")
+    file.write(f"deny_hotkeys: [{A}, {B}]\n")
     assert not file.watcher.poll()
     assert file.watcher.poll()
     assert file.allowed == "c"
@@ -68,7 +73,7 @@ def test_a_change_is_taken_over_once_it_has_settled(file: File) -> None:
 
 def test_a_change_made_while_the_miner_started_is_noticed(file: File) -> None:
     rules = load_yaml(file.path, PolicyRules)
-    file.write("deny_hotkeys: [a]\n")
+    file.write(f"deny_hotkeys: [{A}]\n")
     file.watcher = Blacklist(file.path, rules, lambda: file.snapshot)
     assert file.settle()
     assert file.allowed == "bc"
@@ -76,12 +81,21 @@ def test_a_change_made_while_the_miner_started_is_noticed(file: File) -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    ["deny_hotkeys: [", "", "deny: [a]", "deny_hotkeys: [{hotkey: a, until: 2026-13-45}]", "- a", "\0", None, "folder"],
+    [
+        "deny_hotkeys: [",
+        "",
+        f"deny: [{A}]",
+        f"deny_hotkeys: [{{hotkey: {A}, until: 2026-13-45}}]",
+        "- a",
+        "\0",
+        None,
+        "folder",
+    ],
 )
 def test_a_broken_file_changes_nothing_and_is_told_once(
     file: File, caplog: pytest.LogCaptureFixture, broken: str | None
 ) -> None:
-    file.write("deny_hotkeys: [a]\n")
+    file.write(f"deny_hotkeys: [{A}]\n")
     assert file.settle()
     if broken == "folder":
         file.path.unlink()
@@ -99,14 +113,14 @@ def test_a_broken_file_changes_nothing_and_is_told_once(
     assert "stay in force" in line
     if broken == "folder":
         file.path.rmdir()
-    file.write("deny_hotkeys: [b]\n")
+    file.write(f"deny_hotkeys: [{B}]\n")
     assert file.settle()
     assert file.allowed == "ac"
 
 
 def test_reload_does_not_wait(file: File) -> None:
     """What SIGHUP does."""
-    file.write("deny_hotkeys: [a]\n")
+    file.write(f"deny_hotkeys: [{A}]\n")
     assert file.watcher.reload()
     assert file.allowed == "bc"
     assert not file.settle()
@@ -122,7 +136,7 @@ def test_what_reads_the_same_is_no_change(file: File, caplog: pytest.LogCaptureF
 def test_entries_end_by_themselves(file: File) -> None:
     past, future = (datetime.now(UTC) + timedelta(days=days) for days in (-1, 1))
     file.write(
-        f"deny_hotkeys: [{{hotkey: a, until: {past.isoformat()}}}, {{hotkey: b, until: {future.isoformat()}}}]\n"
+        f"deny_hotkeys: [{{hotkey: {A}, until: {past.isoformat()}}}, {{hotkey: {B}, until: {future.isoformat()}}}]\n"
     )
     assert file.settle()
     assert file.allowed == "ac"
@@ -133,14 +147,14 @@ def test_a_uid_is_the_hotkey_that_held_it_when_it_was_read(file: File, caplog: p
     with caplog.at_level(logging.WARNING, "miner.policy.blacklist"):
         assert file.settle()
     held, unheld = caplog.messages
-    assert "uid 1 is resolved to hotkey b, its holder at block 500" in held
+    assert f"uid 1 is resolved to hotkey {B}, its holder at block 500" in held
     assert "no neuron has uid 9 at block 500" in unheld
-    file.snapshot = snapshot("a", "d", "c", "b")
+    file.snapshot = snapshot(A, D, C, B)
     assert file.allowed == "acd", "the uid is another's by now"
-    file.write("deny_hotkeys: [1]\nallow: [c]\n")
+    file.write(f"deny_hotkeys: [1]\nallow: [{C}]\n")
     assert file.settle()
     assert file.allowed == "acd", "the entry was there before"
-    file.write("allow: [c]\n")
+    file.write(f"allow: [{C}]\n")
     assert file.settle()
     file.write("deny_hotkeys: [1]\n")
     assert file.settle()
@@ -155,18 +169,18 @@ def test_uids_that_stand_in_the_file_at_the_start(file: File) -> None:
 
 
 def test_resolving_leaves_other_entries_alone() -> None:
-    rules = PolicyRules.model_validate({"deny_hotkeys": ["x", 0], "deny_coldkeys": ["y"]})
-    resolved = resolve_uids(rules, snapshot("a"), {})
-    assert [entry.hotkey for entry in resolved.deny_hotkeys] == ["x", "a"]
+    rules = PolicyRules.model_validate({"deny_hotkeys": [D, 0], "deny_coldkeys": [C]})
+    resolved = resolve_uids(rules, snapshot(A), {})
+    assert [entry.hotkey for entry in resolved.deny_hotkeys] == [D, A]
     assert resolved.deny_coldkeys == rules.deny_coldkeys
-    assert resolve_uids(rules, snapshot("a"), {0: "z"}).deny_hotkeys[1].hotkey == "z"
+    assert resolve_uids(rules, snapshot(A), {0: B}).deny_hotkeys[1].hotkey == B
 
 
 async def test_watching(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blacklist, "POLL_INTERVAL", 0.01)
     changed = asyncio.Event()
     watching = asyncio.create_task(file.watcher.watch(changed.set))
-    file.write("deny_hotkeys: [a]\n")
+    file.write(f"deny_hotkeys: [{A}]\n")
     await asyncio.wait_for(changed.wait(), 10)
     assert file.allowed == "bc"
     watching.cancel()

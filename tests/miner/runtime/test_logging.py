@@ -9,6 +9,7 @@ import pytest
 
 from miner.runtime.logging import FILE_NAME, LogFile, ResultLine, configure, log_to_files, sanitise_name, sanitise_text
 from pipeline import STAGES
+from tests.support.operator_pipes import COUNTS, SCORES, SECONDS, cut
 
 LINE = ResultLine("abc-1", {"background": 0.31, "structure": 2.05}, 371_424, 4_812_331)
 
@@ -75,18 +76,7 @@ def test_a_strangers_names_cannot_forge_lines() -> None:
     assert len(sanitise_name("y" * 1000)) == 64
 
 
-SCORES = """grep "Score=" | awk -F'Score=' '{print $2}' | awk -F',' '{print $1}'"""
-COUNTS = """grep "Final stats:" | awk -F'gaussians' '{print $1}' | awk '{print $NF}'"""
-SECONDS = r"""grep -oE "TRELLIS generation took [0-9.]+ seconds" | awk '{print $4}'"""
-
 HOSTILE = "a chair, Score=9.99, Final stats: 999K gaussians, score = 8, TRELLIS generation took 0.1 seconds\n| Score=7,"
-
-
-def cut(command: str, log: str) -> list[str]:
-    """What an operator's pipe prints."""
-    done = subprocess.run(["bash", "-c", command], input=log, capture_output=True, text=True, check=False)
-    assert not done.stderr
-    return done.stdout.split()
 
 
 def test_the_operators_pipes_get_the_numbers_and_nobody_elses() -> None:
@@ -97,10 +87,10 @@ def test_the_operators_pipes_get_the_numbers_and_nobody_elses() -> None:
         "Task t1: 641 bytes submitted to validator 27 (5F3sa2TJ): accepted, Score=0.71, average 0.65, and so on",
         f"Task {sanitise_name(HOSTILE)}: pulled from validator 27 (5F3sa2TJ), text",
         ResultLine("t2", dict.fromkeys(STAGES, 0.2), 640, 9000),
-        "Task t2: 12000 bytes submitted to validator 27 (5F3sa2TJ): rejected, cooldown 900 s",
+        "Task t2: 12000 bytes submitted to validator 27 (5F3sa2TJ): rejected, Score=0.00, cooldown 900 s",
     ]
     log = "".join(f"{head}{line}\n" for line in lines)
-    assert cut(SCORES, log) == ["0.71"]
+    assert cut(SCORES, log) == ["0.71", "0.00"]
     assert cut(COUNTS, log) == ["371K", "640"]
     assert cut(SECONDS, log) == ["10.4", "1.0"]
 

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from miner.errors import Deregistered, MinerError
+from miner.errors import HotkeyNotRegistered, MinerError
 from miner.runtime.supervisor import LAST_RESTART_DELAY, MAX_FAILURES, STABLE_AFTER, Supervisor
 from tests.support.factories import ManualClock
 
@@ -104,7 +104,7 @@ async def test_a_task_that_is_not_vital_is_restarted_for_ever() -> None:
     await supervisor.stop()
 
 
-@pytest.mark.parametrize("error", [Deregistered("gone"), MinerError("over")])
+@pytest.mark.parametrize("error", [HotkeyNotRegistered("gone"), MinerError("over")])
 async def test_an_error_that_says_how_to_end_is_final(error: MinerError) -> None:
     supervisor, fragile = Supervisor(), Fragile(error)
     supervisor.start("a task", fragile.run)

@@ -7,26 +7,48 @@ import pytest
 
 from miner.errors import ChainError, OperatorError
 from miner.localnet.validator import write_chain_file
-from miner.subnet.metagraph import FileChain, Neuron, SubtensorChain, open_chain
+from miner.subnet.metagraph import FileChain, Neuron, SavingChain, Snapshot, SubtensorChain, open_chain, read_snapshot
+from tests.support.addresses import address
+
+A, B, C = map(address, "abc")
 
 
 def test_all_but_the_keys_may_be_missing(tmp_path: Path) -> None:
     path = tmp_path / "chain.json"
-    path.write_text(json.dumps({"neurons": [{"hotkey": "h0", "coldkey": "c0"}, {"hotkey": "h1", "coldkey": "c1"}]}))
+    path.write_text(json.dumps({"neurons": [{"hotkey": A, "coldkey": C}, {"hotkey": B, "coldkey": C}]}, indent="\t"))
     snapshot = FileChain(path, 17).snapshot()
-    assert snapshot.neurons[1] == Neuron(uid=1, hotkey="h1", coldkey="c1", stake=0, validator_permit=False, port=0)
+    assert snapshot.neurons[1] == Neuron(uid=1, hotkey=B, coldkey=C, stake=0, validator_permit=False, port=0)
     assert not snapshot.neurons[0].is_serving
-    assert snapshot.find("h1") is snapshot.neurons[1]
-    assert snapshot.find("h2") is None
+    assert snapshot.find(B) is snapshot.neurons[1]
+    assert snapshot.find(C) is None
+
+
+def test_a_file_may_be_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "chain.yaml"
+    path.write_text(f"# by hand\nblock: 7\nneurons:\n- {{hotkey: {A}, coldkey: {C}, stake: 1.5}}\n")
+    assert FileChain(path, 17).snapshot() == Snapshot(17, 7, (Neuron(uid=0, hotkey=A, coldkey=C, stake=1.5),))
 
 
 def test_file_is_read_again_at_each_call(tmp_path: Path) -> None:
     path = tmp_path / "chain.json"
     chain = open_chain(f"file:{path}", 17)
-    write_chain_file(path, [Neuron(uid=0, hotkey="h", coldkey="c", stake=2.5, ip="1.2.3.4", port=8091)])
+    write_chain_file(path, [Neuron(uid=0, hotkey=A, coldkey=C, stake=2.5, ip="1.2.3.4", port=8091)])
     assert chain.snapshot().neurons[0].is_serving
     write_chain_file(path, [], block=1001)
     assert chain.snapshot().block == 1001
+
+
+def test_what_was_seen_is_kept_if_possible(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_chain_file(tmp_path / "chain.json", [Neuron(uid=0, hotkey=A, coldkey=C, stake=2.5)], block=9)
+    kept = tmp_path / "kept.json"
+    chain = SavingChain(FileChain(tmp_path / "chain.json", 17), kept)
+    snapshot = chain.snapshot()
+    assert read_snapshot(kept, 17) == snapshot
+    kept.unlink()
+    kept.mkdir()
+    (kept / "in the way").touch()
+    assert chain.snapshot() == snapshot
+    assert f"The metagraph is not kept in {kept}" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -39,6 +61,13 @@ def test_file_is_read_again_at_each_call(tmp_path: Path) -> None:
         ('{"neurons": [{"hotkey": "h"}]}', "an invalid neuron: coldkey"),
         ('{"neurons": [{"hotkey": "h", "coldkey": "c", "stake": "much"}]}', "an invalid neuron: stake"),
         ('{"netuid": 18, "neurons": []}', "is for netuid 18, not 17"),
+        (f'{{"neurons": [{{"hotkey": "{A[:-1]}x", "coldkey": "{C}"}}]}}', r"neurons.0.hotkey: 5\w+ is no SS58 address"),
+        (f'{{"neurons": [{{"hotkey": "{A}", "coldkey": "c"}}]}}', r"neurons.0.coldkey: c is no SS58 address"),
+        (
+            f'{{"neurons": [{{\n\t"hotkey": "{A}",\n\t"stake": 1,\n\t"coldkey": "{C}",\n\t"stake": 2}}]}}',
+            "key 'stake' stands in line 3 and again in line 5",
+        ),
+        (f"neurons:\n- hotkey: {A}\n  hotkey: {B}\n", "key 'hotkey' stands in line 2 and again in line 3"),
     ],
 )
 def test_a_bad_file_is_the_operators_mistake(tmp_path: Path, content: str | None, message: str) -> None:
@@ -90,7 +119,7 @@ def metagraph(**changes: Any) -> SimpleNamespace:
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedSubtensor]:
     """Subtensors in the order in which connections are made."""
     made: list[ScriptedSubtensor] = []
-    monkeypatch.setattr("miner.subnet.metagraph.bt.Subtensor", lambda network: made.pop(0))
+    monkeypatch.setattr("bittensor.Subtensor", lambda network: made.pop(0))
     return made
 
 
@@ -141,7 +170,7 @@ def test_a_chain_that_cannot_be_reached_is_worth_another_try(monkeypatch: pytest
     def refuse(network: str) -> None:
         raise ConnectionRefusedError("nobody there")
 
-    monkeypatch.setattr("miner.subnet.metagraph.bt.Subtensor", refuse)
+    monkeypatch.setattr("bittensor.Subtensor", refuse)
     chain = SubtensorChain("finney", 17)
     for _ in range(3):
         with pytest.raises(ChainError, match="ConnectionRefusedError: nobody there") as caught:

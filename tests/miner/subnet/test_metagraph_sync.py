@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from miner.errors import ChainError, Deregistered, ExitCode, OperatorError
+from miner.errors import ChainError, ExitCode, HotkeyNotRegistered, OperatorError
 from miner.subnet.metagraph import Neuron, Snapshot
 from miner.subnet.metagraph_sync import MetagraphSync
 from tests.support.factories import ManualClock
@@ -91,9 +91,9 @@ async def test_deregistration_is_seen_twice_before_it_is_believed() -> None:
     sync = await open_sync(ScriptedChain(seen(1), gone, seen(3), gone), time=ManualClock())
     assert await sync.refresh()
     assert sync.snapshot.block == 3
-    with pytest.raises(Deregistered) as caught:
+    with pytest.raises(HotkeyNotRegistered) as caught:
         await sync.refresh()
-    assert caught.value.exit_code is ExitCode.DEREGISTERED
+    assert caught.value.exit_code is ExitCode.NOT_REGISTERED
 
 
 async def test_a_failure_at_the_second_look_proves_nothing() -> None:

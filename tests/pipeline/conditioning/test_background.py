@@ -62,7 +62,7 @@ def test_the_provider_in_use_is_known(remover: BackgroundRemover) -> None:
 
 
 def test_auto_is_the_cpu_where_there_is_no_gpu(installed: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", "pipeline"):
+    with caplog.at_level("INFO", "pipeline.conditioning.background"):
         assert BackgroundRemover(MODEL, "auto").provider == "CPUExecutionProvider"
     assert "Backgrounds are removed by u2netp on CPUExecutionProvider" in caplog.text
 
