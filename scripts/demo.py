@@ -32,7 +32,6 @@ from scripts.train_tiny.eval.metrics import render_object, view_cameras
 from scripts.train_tiny.eval.samples import held_out_object, render_prompt
 
 NETUID = 17
-VALIDATOR_STAKE = 5000.0
 READY_TIMEOUT = 180.0
 TASKS_TIMEOUT = 180.0
 STOP_TIMEOUT = 30.0
@@ -165,27 +164,14 @@ class MinerProcess:
         return await asyncio.wait_for(self.wait(), STOP_TIMEOUT)
 
 
-async def wait_for_deliveries(validator: LocalValidator, miner: MinerProcess, count: int) -> None:
-    """Return once the miner has logged `count` deliveries and the validator received them, or when no more come."""
-    while min(len(validator.deliveries), miner.delivered) < count:
-        miner.progress.clear()
-        if not await miner.wait_for(miner.progress, TASKS_TIMEOUT):
-            return
-
-
 async def run_tasks(tasks: Sequence[DemoTask], folder: Path, started: float) -> tuple[list[Delivery], list[ResultLine]]:
     """Run the tasks between a validator and a miner; return the deliveries and the results in the miner's log."""
     validator_wallet, miner_wallet = make_wallet(folder, "validator"), make_wallet(folder, "miner")
     miner_hotkey = miner_wallet.hotkey.ss58_address
     validator = LocalValidator(validator_wallet, free_port(), lambda hotkey: hotkey == miner_hotkey, TIMING)
+    hotkey, port = validator.hotkey, validator.port
     validator_neuron = Neuron(
-        uid=0,
-        hotkey=validator.hotkey,
-        coldkey=validator.hotkey,
-        stake=VALIDATOR_STAKE,
-        validator_permit=True,
-        ip=LOOPBACK,
-        port=validator.port,
+        uid=0, hotkey=hotkey, coldkey=hotkey, stake=5000, validator_permit=True, ip=LOOPBACK, port=port
     )
     miner_neuron = Neuron(uid=1, hotkey=miner_hotkey, coldkey=miner_hotkey, ip=LOOPBACK, port=free_port())
     write_chain_file(folder / "chain.json", [validator_neuron, miner_neuron], NETUID)
@@ -201,7 +187,11 @@ async def run_tasks(tasks: Sequence[DemoTask], folder: Path, started: float) -> 
                 if task.transport == "push":
                     request = Generate(task_type=task.task_type, prompt=task.prompt_text)
                     await validator.push(miner_neuron, request, task.id, TASKS_TIMEOUT)
-            await wait_for_deliveries(validator, miner, len(tasks))
+            # A delivery is over when the miner has logged it, too.
+            while min(len(validator.deliveries), miner.delivered) < len(tasks):
+                miner.progress.clear()
+                if not await miner.wait_for(miner.progress, TASKS_TIMEOUT):
+                    break
     finally:
         exit_code = await miner.stop()
         await validator.stop()

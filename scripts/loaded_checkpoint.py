@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from pipeline import ComputeConfig
 from pipeline.conditioning.image_encoder import ImageEncoder
 from pipeline.conditioning.text_encoder import TextEncoder
+from pipeline.params import Conditions
 from pipeline.sampling.engine import Engine
 from pipeline.trellis.checkpoint import LoadedNetworks, load_checkpoint
 
@@ -46,3 +48,7 @@ class LoadedCheckpoint:
     def takes_text(self) -> bool:
         """Whether prompts are texts and not images."""
         return self.negative is not None
+
+    def conditions(self, prompt: Image.Image | str) -> Conditions:
+        """Return what both samplers are conditioned on, from an image that is framed already, or a text."""
+        return Conditions((self.encode(prompt),), self.negative)

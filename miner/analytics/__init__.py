@@ -12,21 +12,7 @@ from miner.analytics.rating import DEFAULT_SCALE, AcceptanceRate, Scale
 from miner.analytics.sequential_test import ALPHA, ContingencyTables, ExperimentResult, Observation
 
 __all__ = [
-    "ALPHA",
-    "DEFAULT_SCALE",
-    "GROUPINGS",
-    "PERIODS",
-    "Z_95",
-    "AcceptanceRate",
-    "By",
-    "ContingencyTables",
-    "Experiment",
-    "ExperimentResult",
-    "ExperimentSummary",
-    "Json",
-    "Observation",
-    "Scale",
-    "TaskTable",
-    "build_dashboard_view",
+    "ALPHA", "DEFAULT_SCALE", "GROUPINGS", "PERIODS", "Z_95", "AcceptanceRate", "By", "ContingencyTables", "Experiment",
+    "ExperimentResult", "ExperimentSummary", "Json", "Observation", "Scale", "TaskTable", "build_dashboard_view",
     "summarise_experiment",
-]
+]  # fmt: skip

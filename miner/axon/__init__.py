@@ -2,8 +2,4 @@
 
 from miner.axon.server import AxonServer, check_port_free, make_axon
 
-__all__ = [
-    "AxonServer",
-    "check_port_free",
-    "make_axon",
-]
+__all__ = ["AxonServer", "check_port_free", "make_axon"]

@@ -1,6 +1,6 @@
 """The operator's files as frozen, checked values: settings, phases, the validator policy.
 
-Not exported is what loads more: phases and the settings of a run load pipeline, edits of the policy's file ruamel.yaml.
+Not exported are phases and the settings of a run, which load pipeline, and edits of the policy's file, for one command.
 """
 
 from miner.config.loader import (
@@ -27,25 +27,7 @@ from miner.config.settings import (
 from miner.config.ss58 import check_address
 
 __all__ = [
-    "BANDS",
-    "LIST_NAMES",
-    "GenerateSettings",
-    "HousekeepingSettings",
-    "ListName",
-    "MinerSettings",
-    "OperatorFiles",
-    "PolicyEntry",
-    "PolicyRules",
-    "PullingSettings",
-    "RetentionSettings",
-    "Section",
-    "ServingSettings",
-    "SpzSettings",
-    "check_address",
-    "load_yaml",
-    "parse_json_or_yaml",
-    "parse_yaml",
-    "phase_folders",
-    "phase_names",
-    "shipped_config",
-]
+    "BANDS", "LIST_NAMES", "GenerateSettings", "HousekeepingSettings", "ListName", "MinerSettings", "OperatorFiles",
+    "PolicyEntry", "PolicyRules", "PullingSettings", "RetentionSettings", "Section", "ServingSettings", "SpzSettings",
+    "check_address", "load_yaml", "parse_json_or_yaml", "parse_yaml", "phase_folders", "phase_names", "shipped_config",
+]  # fmt: skip

@@ -11,13 +11,6 @@ from miner.gpu.models import (
 from miner.gpu.scheduler import Scheduler, Urgency, most_urgent
 
 __all__ = [
-    "LoadedModels",
-    "RetiredModels",
-    "Scheduler",
-    "Urgency",
-    "choose_phase_compute",
-    "free_memory",
-    "load_and_warm_up",
-    "load_models",
-    "most_urgent",
-]
+    "LoadedModels", "RetiredModels", "Scheduler", "Urgency", "choose_phase_compute", "free_memory", "load_and_warm_up",
+    "load_models", "most_urgent",
+]  # fmt: skip

@@ -13,17 +13,6 @@ from miner.localnet.validator import (
 from miner.localnet.validator_rules import MinerState, SubmissionVerdict, ValidatorRules, ValidatorTiming
 
 __all__ = [
-    "LOOPBACK",
-    "Delivery",
-    "LocalValidator",
-    "MinerState",
-    "SubmissionVerdict",
-    "ValidatorRules",
-    "ValidatorTiming",
-    "check_result",
-    "fill_ledger",
-    "free_port",
-    "make_wallet",
-    "synthesise_events",
-    "write_chain_file",
-]
+    "LOOPBACK", "Delivery", "LocalValidator", "MinerState", "SubmissionVerdict", "ValidatorRules", "ValidatorTiming",
+    "check_result", "fill_ledger", "free_port", "make_wallet", "synthesise_events", "write_chain_file",
+]  # fmt: skip

@@ -66,11 +66,8 @@ def synthesise_events(tasks: int, seed: int = 0) -> Iterator[Event]:
 def _statistics(rng: np.random.Generator, gaussians: int) -> dict[str, float]:
     """Return plausible statistics of splats."""
     half = rng.uniform(0.2, 0.5, 3)
-    corners = {
-        f"box_{end}_{axis}": sign * h
-        for end, sign in (("min", -1), ("max", 1))
-        for axis, h in zip("xyz", half, strict=True)
-    }
+    corners = {f"box_min_{axis}": -h for axis, h in zip("xyz", half, strict=True)}
+    corners |= {f"box_max_{axis}": h for axis, h in zip("xyz", half, strict=True)}
     others = ("opacity_min", "opacity_mean", "opacity_max", "transparent_share", "scale_p5", "scale_p50", "scale_p95")
     return {
         "gaussians": gaussians,

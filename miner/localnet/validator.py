@@ -78,8 +78,7 @@ def check_result(task_id: str, transport: str, results: str, reference: Referenc
         splats = spz.from_bytes(data)
     except (ValueError, FormatError) as error:
         return Delivery(task_id, transport, b"", None, f"undecodable: {error}")
-    reason = invalid_reason(splats)
-    if reason is not None:
+    if reason := invalid_reason(splats):
         return Delivery(task_id, transport, data, None, reason)
     similarity = None if reference is None else measure_similarity(splats, reference)
     return Delivery(task_id, transport, data, splats, "valid", similarity)
@@ -89,13 +88,9 @@ class LocalValidator:
     """A validator that assigns tasks on its axon, checks submissions as subnet 17's do, and pushes tasks to miners."""
 
     def __init__(
-        self,
-        wallet: bt.Wallet,
-        port: int,
-        is_registered: Callable[[str], bool],
-        timing: ValidatorTiming = DEFAULT_TIMING,
-        now: Callable[[], float] = time.time,
-    ) -> None:
+        self, wallet: bt.Wallet, port: int, is_registered: Callable[[str], bool],
+        timing: ValidatorTiming = DEFAULT_TIMING, now: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
         """Listen on `port` of the loopback interface; `now` returns this validator's unix time."""
         self.hotkey: str = wallet.hotkey.ss58_address
         self.port = port

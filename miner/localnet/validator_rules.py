@@ -65,24 +65,19 @@ class SubmissionVerdict(Enum):
 Validate = Callable[[ProtocolTask, str], Awaitable[float | None]]
 
 
+@dataclass(eq=False)
 class ValidatorRules:
-    """A validator that assigns one task per miner, keeps cooldowns, counts violations and judges submissions."""
+    """A validator that assigns one task per miner, keeps cooldowns, counts violations and judges submissions.
 
-    def __init__(
-        self,
-        hotkey: str,
-        next_task: Callable[[], ProtocolTask | None],
-        is_registered: Callable[[str], bool],
-        now: Callable[[], float],
-        timing: ValidatorTiming,
-    ) -> None:
-        """Begin without miners; `next_task` may return None, other than in the subnet, and `now` returns unix time."""
-        self.timing = timing
-        self.miners: dict[str, MinerState] = {}
-        self._hotkey = hotkey
-        self._next_task = next_task
-        self._is_registered = is_registered
-        self._now = now
+    `next_task` may return None, other than in the subnet, and `now` returns unix time.
+    """
+
+    hotkey: str
+    next_task: Callable[[], ProtocolTask | None]
+    is_registered: Callable[[str], bool]
+    now: Callable[[], float]
+    timing: ValidatorTiming
+    miners: dict[str, MinerState] = field(default_factory=dict, init=False)
 
     def save_state(self) -> dict[str, MinerState]:
         """Return a copy of the state that a validator keeps on its disk."""
@@ -94,8 +89,8 @@ class ValidatorRules:
 
     def pull(self, miner_hotkey: str, synapse: PullTask) -> None:
         """Put the answer into the synapse: a new task, the one that is assigned already, or the end of the cooldown."""
-        now = self._now()
-        if not self._is_registered(miner_hotkey):
+        now = self.now()
+        if not self.is_registered(miner_hotkey):
             synapse.cooldown_until = int(now) + UNREGISTERED_COOLDOWN
             return
         miner = self.miners.setdefault(miner_hotkey, MinerState())
@@ -106,7 +101,7 @@ class ValidatorRules:
             synapse.cooldown_until, synapse.cooldown_violations = miner.cooldown_until, miner.violations
             return
         if miner.task is None:
-            miner.task, miner.assigned_at = self._next_task(), now
+            miner.task, miner.assigned_at = self.next_task(), now
         if miner.task is not None:
             synapse.task = miner.task
             synapse.throttle_period = self.timing.throttle_period
@@ -114,7 +109,7 @@ class ValidatorRules:
 
     def find_refusal(self, miner_hotkey: str) -> str | None:
         """Return why a submission is refused with HTTP 403 before it is read, or None if it is accepted."""
-        if not self._is_registered(miner_hotkey):
+        if not self.is_registered(miner_hotkey):
             return f"Unrecognized hotkey {miner_hotkey}"
         if self.miners.get(miner_hotkey, MinerState()).task is None:
             return "no task assigned; the validator may have restarted"
@@ -125,7 +120,7 @@ class ValidatorRules:
         miner = self.miners[miner_hotkey]
         feedback = Feedback()
         verdict = await self._judge(miner, miner_hotkey, synapse, feedback, validate)
-        while miner.accepted and miner.accepted[0] <= int(self._now()) - OBSERVATION_WINDOW:
+        while miner.accepted and miner.accepted[0] <= int(self.now()) - OBSERVATION_WINDOW:
             miner.accepted.popleft()
         feedback.average_fidelity_score = miner.average
         feedback.generations_within_the_window = len(miner.accepted)
@@ -141,7 +136,7 @@ class ValidatorRules:
         timing, task = self.timing, miner.task
         if task is None or task.id != synapse.task_id:
             return SubmissionVerdict.WRONG_TASK
-        message = submission_message(synapse.submit_time, task.prompt, self._hotkey, miner_hotkey)
+        message = submission_message(synapse.submit_time, task.prompt, self.hotkey, miner_hotkey)
         signature = base64.b64decode(synapse.signature, validate=True)
         if not bt.Keypair(ss58_address=miner_hotkey).verify(message, signature):
             self._close(miner, penalty=True)
@@ -150,16 +145,16 @@ class ValidatorRules:
         if synapse.results == "":
             self._close(miner, penalty=False)
             return SubmissionVerdict.SKIPPED
-        if miner.locked_until > self._now():
+        if miner.locked_until > self.now():
             return SubmissionVerdict.LOCKED
-        miner.locked_until = int(self._now()) + timing.validation_lock
+        miner.locked_until = int(self.now()) + timing.validation_lock
         score = await validate(task, synapse.results)
         if score is None:
             feedback.validation_failed = True
             self._close(miner, penalty=False)
             return SubmissionVerdict.NOT_VALIDATED
         # Another submission of the same task may have been judged meanwhile.
-        if miner.last_accepted + timing.task_cooldown - timing.throttle_period > self._now():
+        if miner.last_accepted + timing.task_cooldown - timing.throttle_period > self.now():
             return SubmissionVerdict.TOO_SOON
         if score < timing.quality_threshold:
             self._close(miner, penalty=True)
@@ -167,12 +162,12 @@ class ValidatorRules:
         self._close(miner, penalty=False)
         feedback.task_fidelity_score = min(score, 1.0)
         miner.average += AVERAGE_WEIGHT * (feedback.task_fidelity_score - miner.average)
-        miner.last_accepted = int(self._now())
+        miner.last_accepted = int(self.now())
         miner.accepted.append(miner.last_accepted)
         return SubmissionVerdict.ACCEPTED
 
     def _close(self, miner: MinerState, penalty: bool) -> None:
-        timing, now = self.timing, self._now()
+        timing, now = self.timing, self.now()
         cooldown = timing.task_cooldown + (timing.cooldown_penalty if penalty else 0)
         ends = now + cooldown
         # A task that another submission has closed already no longer has a time of assignment.

@@ -5,12 +5,4 @@ from miner.monitor.observability import Observability
 from miner.monitor.server import Monitor
 from miner.monitor.status import StartingMiner, Status, StatusBoard, view_validators
 
-__all__ = [
-    "LocalApi",
-    "Monitor",
-    "Observability",
-    "StartingMiner",
-    "Status",
-    "StatusBoard",
-    "view_validators",
-]
+__all__ = ["LocalApi", "Monitor", "Observability", "StartingMiner", "Status", "StatusBoard", "view_validators"]

@@ -19,21 +19,18 @@ from miner.monitor.status import StatusSource
 from pipeline import UP_AXES, FormatError, flip_up_axis, ply
 
 STATIC = Path(__file__).parent / "static"
-VENDOR = STATIC / "vendor"
 # The number of results that the page shows.
 MAX_RESULTS = 24
 # Seconds for which all pages get what was read from the ledger once.
 CACHE_SECONDS = 10.0
 # Seconds by which a task's key may precede its assignment in the ledger.
 KEY_MARGIN = 60.0
+# The files of the pages, with what they use of third-party software, by their path below STATIC.
+TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FILES = {
-    "dashboard.css": "text/css",
-    "dashboard.js": "text/javascript",
-    "charts.js": "text/javascript",
-    "dom.js": "text/javascript",
-    "viewer.css": "text/css",
-    "viewer.js": "text/javascript",
-    "icon.svg": "image/svg+xml",
+    path.relative_to(STATIC).as_posix(): path
+    for path in (*STATIC.glob("*"), *STATIC.glob("vendor/*/*"))
+    if path.suffix in TYPES
 }
 
 
@@ -68,7 +65,6 @@ class Dashboard:
         self._gallery = gallery
         self._cache: dict[int | str, tuple[float, Json]] = {}
         self._cache_lock = asyncio.Lock()
-        self._vendor_files = {path.relative_to(VENDOR).as_posix(): path for path in VENDOR.glob("*/*.js")}
         self._page = (STATIC / "dashboard.html").read_text(encoding="utf-8")
         self._viewer = (STATIC / "viewer.html").read_text(encoding="utf-8")
 
@@ -82,8 +78,7 @@ class Dashboard:
             web.get("/results.json", self.results),
             web.get("/results/{key:[0-9]{1,19}}.ply", self.splats),
             web.get(r"/pictures/{name:[0-9]{1,19}(\.prompt)?\.webp}", self.picture),
-            web.get("/static/{name}", self.file),
-            web.get("/static/vendor/{path:.+}", self.vendor_file),
+            web.get("/static/{path:.+}", self.file),
         ]
 
     async def page(self, _request: web.Request) -> web.Response:
@@ -95,18 +90,13 @@ class Dashboard:
         return _page_response(self._viewer, content_security_policy(self._viewer, *VIEWER_SOURCES))
 
     async def file(self, request: web.Request) -> web.StreamResponse:
-        """Return a file of the pages."""
-        name = request.match_info["name"]
+        """Return a file of the pages; the path of third-party software names its version."""
+        name = request.match_info["path"]
         if name not in FILES:
             return error_response(404, "there is no such file")
-        return web.FileResponse(STATIC / name, headers={"Content-Type": FILES[name], "Cache-Control": "no-cache"})
-
-    async def vendor_file(self, request: web.Request) -> web.StreamResponse:
-        """Return a file of third-party software, whose path names its version."""
-        path = self._vendor_files.get(request.match_info["path"])
-        if path is None:
-            return error_response(404, "there is no such file")
-        return web.FileResponse(path, headers={"Content-Type": "text/javascript", "Cache-Control": "max-age=604800"})
+        caching = "max-age=604800" if name.startswith("vendor/") else "no-cache"
+        headers = {"Content-Type": TYPES[FILES[name].suffix], "Cache-Control": caching}
+        return web.FileResponse(FILES[name], headers=headers)
 
     async def status(self, _request: web.Request) -> web.Response:
         """Return the status as JSON, with the validators."""

@@ -139,12 +139,9 @@ def _labelled_gauges(status: Status) -> Iterable[Metric]:
 
 
 def _family(
-    kind: type[GaugeMetricFamily | CounterMetricFamily],
-    name: str,
-    documentation: str,
-    labels: tuple[str, ...],
-    values: Iterable[tuple[tuple[str, ...], float]],
-) -> Metric:
+    kind: type[GaugeMetricFamily | CounterMetricFamily], name: str, documentation: str,
+    labels: tuple[str, ...], values: Iterable[tuple[tuple[str, ...], float]],
+) -> Metric:  # fmt: skip
     family = kind(f"{PREFIX}_{name}", documentation, labels=labels)
     for label_values, value in values:
         family.add_metric(label_values, value)

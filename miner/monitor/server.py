@@ -57,13 +57,9 @@ class Monitor:
     """An HTTP server on the running event loop that shows a status."""
 
     def __init__(
-        self,
-        source: StatusSource,
-        host: str,
-        port: int,
-        routes: Iterable[web.AbstractRouteDef] = (),
+        self, source: StatusSource, host: str, port: int, routes: Iterable[web.AbstractRouteDef] = (),
         other_port: str = "--monitor.port, or none with --monitor.port 0",
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Serve GET /health and `routes`; nothing is bound before `start`. `other_port` are the options to advise."""
         self._source = source
         self._host = host
@@ -73,13 +69,10 @@ class Monitor:
         application.router.add_get("/health", self.health)
         application.router.add_routes(routes)
         self._runner = web.AppRunner(
-            application,
-            access_log=None,
-            handle_signals=False,
-            shutdown_timeout=SHUTDOWN_TIMEOUT,
+            application, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_TIMEOUT,
             # A client that hangs up has its generation cancelled.
             handler_cancellation=True,
-        )
+        )  # fmt: skip
 
     async def start(self) -> None:
         """Listen. Raises OperatorError if the address cannot be bound."""

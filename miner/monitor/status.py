@@ -125,14 +125,10 @@ class StartingMiner:
         """Return the present status."""
         return Status(
             status="stopping" if self.stop.is_set() else "starting",
-            pipeline_loaded=False,
-            phase=self.phase,
-            metagraph_age=self.metagraph_age(),
-            uptime=time.monotonic() - self.started_at,
-            gpus=read_gpu_memory(),
-            ledger=self.ledger.status,
+            pipeline_loaded=False, phase=self.phase, metagraph_age=self.metagraph_age(),
+            uptime=time.monotonic() - self.started_at, gpus=read_gpu_memory(), ledger=self.ledger.status,
             version=installed_version(),
-        )
+        )  # fmt: skip
 
 
 @dataclass

@@ -7,14 +7,6 @@ from miner.phases.selector import PhaseSelector, TaskPlan
 from miner.phases.state import Arm, PhaseChoice, PhaseState, StateFile
 
 __all__ = [
-    "Arm",
-    "ExperimentMonitor",
-    "ModelOwner",
-    "PhaseChoice",
-    "PhaseFiles",
-    "PhaseManager",
-    "PhaseSelector",
-    "PhaseState",
-    "StateFile",
-    "TaskPlan",
-]
+    "Arm", "ExperimentMonitor", "ModelOwner", "PhaseChoice", "PhaseFiles", "PhaseManager", "PhaseSelector",
+    "PhaseState", "StateFile", "TaskPlan",
+]  # fmt: skip

@@ -3,7 +3,4 @@
 from miner.policy.blacklist import Blacklist
 from miner.policy.policy import PolicyDecision
 
-__all__ = [
-    "Blacklist",
-    "PolicyDecision",
-]
+__all__ = ["Blacklist", "PolicyDecision"]

@@ -4,9 +4,4 @@ from miner.pull.puller import Puller
 from miner.pull.session import SessionContext, ValidatorRecord
 from miner.pull.store import CooldownStore
 
-__all__ = [
-    "CooldownStore",
-    "Puller",
-    "SessionContext",
-    "ValidatorRecord",
-]
+__all__ = ["CooldownStore", "Puller", "SessionContext", "ValidatorRecord"]

@@ -9,22 +9,7 @@ from miner.runtime.threads import Returned, run_in_daemon
 from miner.runtime.version import code_version, installed_version
 
 __all__ = [
-    "SYSTEM_CLOCK",
-    "Clock",
-    "FileWatcher",
-    "ResultLine",
-    "Returned",
-    "Supervisor",
-    "backoff",
-    "claim_folder",
-    "code_version",
-    "configure",
-    "find_owner",
-    "installed_version",
-    "locked",
-    "log_to_files",
-    "run_in_daemon",
-    "sanitise_name",
-    "sanitise_text",
-    "write_atomically",
-]
+    "SYSTEM_CLOCK", "Clock", "FileWatcher", "ResultLine", "Returned", "Supervisor", "backoff", "claim_folder",
+    "code_version", "configure", "find_owner", "installed_version", "locked", "log_to_files", "run_in_daemon",
+    "sanitise_name", "sanitise_text", "write_atomically",
+]  # fmt: skip

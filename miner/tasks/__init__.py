@@ -4,11 +4,4 @@ from miner.tasks.generation import best_of_n, gate_objection, make_request
 from miner.tasks.runner import TaskRunner
 from miner.tasks.task import Result, Task
 
-__all__ = [
-    "Result",
-    "Task",
-    "TaskRunner",
-    "best_of_n",
-    "gate_objection",
-    "make_request",
-]
+__all__ = ["Result", "Task", "TaskRunner", "best_of_n", "gate_objection", "make_request"]

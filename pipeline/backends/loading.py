@@ -1,11 +1,11 @@
 """Loading of the backend that a phase names, with a text-to-image model in front of it if there is one."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from pipeline.backends.text_to_image import TextToImage, TextToImageBackend
 from pipeline.compute import ComputeConfig
 from pipeline.conditioning.background import Provider
-from pipeline.errors import CheckpointError
 from pipeline.generator import CheckpointSource, Generator
 from pipeline.request import Backend
 
@@ -13,15 +13,9 @@ BackendName = Literal["native", "trellis"]
 
 
 def load_backend(
-    name: BackendName,
-    compute: ComputeConfig,
-    *,
-    image: CheckpointSource | None,
-    text: CheckpointSource | None,
-    background_model: str,
-    background_provider: Provider = "cpu",
-    text_to_image: str | None = None,
-) -> Backend:
+    name: BackendName, compute: ComputeConfig, *, image: CheckpointSource | None, text: CheckpointSource | None,
+    background_model: str, background_provider: Provider = "cpu", text_to_image: str | None = None,
+) -> Backend:  # fmt: skip
     """Load everything that generation from images, from sentences or from both needs; see Generator.load.
 
     text_to_image: the model that draws sentences, for use without `text`; see TextToImage.load.
@@ -29,22 +23,12 @@ def load_backend(
     """
     # Loaded first, since it fails at once if its package is missing.
     model = None if text_to_image is None else TextToImage.load(text_to_image, compute)
-    backend: Backend
-    if name == "native":
-        backend = Generator.load(
-            compute, image=image, text=text, background_model=background_model, background_provider=background_provider
-        )
-    else:
+    load: Callable[..., Backend] = Generator.load
+    if name == "trellis":
         # Imported only when chosen.
         from pipeline.backends.upstream import UpstreamGenerator
 
-        if any(source is not None and source.overrides for source in (image, text)):
-            raise CheckpointError("backend: trellis loads whole checkpoints; leave overrides out")
-        backend = UpstreamGenerator.load(
-            compute,
-            image=image.checkpoint if image else None,
-            text=text.checkpoint if text else None,
-            background_model=background_model,
-            background_provider=background_provider,
-        )
+        load = UpstreamGenerator.load
+    background = {"background_model": background_model, "background_provider": background_provider}
+    backend = load(compute, image=image, text=text, **background)
     return backend if model is None else TextToImageBackend(backend, model, compute.device)

@@ -6,7 +6,7 @@ diffusers is an optional dependency (the extra text-to-image) that is imported o
 import importlib
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,11 @@ from pipeline.weights.locate import locate
 _HALF = "fp16"
 
 
+@dataclass(frozen=True, eq=False)
 class TextToImage:
     """A text-to-image model: any pipeline that diffusers' AutoPipelineForText2Image knows; one call at a time."""
 
-    def __init__(self, pipe: Any) -> None:
-        """Take a diffusers pipeline that is on its device."""
-        self._pipe = pipe
+    pipe: Any
 
     @staticmethod
     def load(reference: str, compute: ComputeConfig) -> "TextToImage":
@@ -75,7 +74,7 @@ class TextToImage:
         Raises OutOfMemory, TextToImageError, or NonFiniteOutput if the picture has a single colour.
         """
         try:
-            result = self._pipe(
+            result = self.pipe(
                 prompt=sentence,
                 num_inference_steps=params.steps,
                 guidance_scale=params.guidance,
@@ -98,17 +97,16 @@ class TextToImage:
         raise OutOfMemory(f"the GPU's memory does not suffice for text_to_image ({reason})")
 
 
+@dataclass(frozen=True, eq=False)
 class TextToImageBackend(Backend):
-    """An image backend with a text-to-image model in front of it, which draws sentences with the request's seed.
+    """A backend for images with a text-to-image model on the same device in front of it, which draws sentences.
 
-    The conditioning of a sentence is the sentence itself, since each seed draws a picture of its own.
+    The model draws with the request's seed; the conditioning of a sentence is therefore the sentence itself.
     """
 
-    def __init__(self, backend: Backend, text_to_image: TextToImage, device: torch.device) -> None:
-        """Take a backend that supports images and a model on the same device."""
-        self.backend = backend
-        self.text_to_image = text_to_image
-        self._device = device
+    backend: Backend
+    text_to_image: TextToImage
+    device: torch.device
 
     @property
     def supports_image(self) -> bool:
@@ -139,8 +137,8 @@ class TextToImageBackend(Backend):
         params = request.text_to_image_params
         started = time.perf_counter()
         picture = self.text_to_image(conditioning.encoded.text, request.seed, params)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - started
         # Lets the caller cancel before the longer part begins.
         on_step(PICTURE_STAGE, params.steps, params.steps)

@@ -18,19 +18,11 @@ from pipeline.compute import ComputeConfig
 from pipeline.conditioning.background import BackgroundRemover, Provider
 from pipeline.conditioning.preprocessing import has_alpha, prepare_picture
 from pipeline.conditioning.prompt import ImagesPrompt, Prompt, TextPrompt
-from pipeline.errors import (
-    CheckpointError,
-    EmptyStructure,
-    NonFiniteOutput,
-    OutOfMemory,
-    PipelineError,
-    TooManyVoxels,
-    UnsupportedPrompt,
-)
-from pipeline.generator import generate_first
-from pipeline.params import SamplerParams, VoxelLimit
+from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory, PipelineError, UnsupportedPrompt
+from pipeline.generator import CheckpointSource, generate_first
+from pipeline.params import SamplerParams
 from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
-from pipeline.sampling.sample import Measurements
+from pipeline.sampling.sample import Measurements, check_voxel_count
 from pipeline.splats.splats import Splats
 from pipeline.trellis.gaussians import activated_to_splats
 from pipeline.weights.locate import locate
@@ -39,53 +31,45 @@ _INSTALL = (
     "clone https://github.com/microsoft/TRELLIS, run its setup.sh and put the clone on PYTHONPATH (the PyPI packages "
     "of that name are other software), or leave `backend: trellis` out"
 )
+# The pipeline for a prompt, and its method that generates, with the prompt already bound.
+_EncodedPrompt = tuple[Any, Callable[..., dict[str, Any]]]
 
 
 class BackendError(PipelineError):
     """An error of the `trellis` package: it is missing, it is another package of that name, or it failed."""
 
 
-@dataclass(frozen=True)
-class _EncodedPrompt:
-    """The pipeline for a prompt, and its method that generates, with the prompt already bound."""
-
-    pipeline: Any
-    run: Callable[..., dict[str, Any]]
-
-
+@dataclass(frozen=True, eq=False)
 class UpstreamGenerator(Backend):
-    """A backend of upstream's pipelines, for images, for sentences or for both; one call at a time."""
+    """A backend of upstream's pipelines on one device, for images, for sentences or for both; one call at a time.
 
-    def __init__(
-        self, compute: ComputeConfig, image: Any | None, text: Any | None, remove_background: BackgroundRemover | None
-    ) -> None:
-        """Take upstream's pipelines on their device; the one for images needs `remove_background`, too."""
-        self.image = image
-        self.text = text
-        self._remove_background = remove_background
-        self._device = compute.device
+    The pipeline for images needs `remove_background`, too.
+    """
+
+    device: torch.device
+    image: Any | None
+    text: Any | None
+    remove_background: BackgroundRemover | None
 
     @staticmethod
     def load(
-        compute: ComputeConfig,
-        *,
-        image: str | None = None,
-        text: str | None = None,
-        background_model: str,
-        background_provider: Provider = "cpu",
-    ) -> "UpstreamGenerator":
+        compute: ComputeConfig, *, image: CheckpointSource | None = None, text: CheckpointSource | None = None,
+        background_model: str, background_provider: Provider = "cpu",
+    ) -> "UpstreamGenerator":  # fmt: skip
         """Load upstream's pipelines for checkpoints in directories or in the local Hugging Face cache.
 
         Upstream reads whole checkpoints, with all decoders, and its image encoder through torch.hub.
         Raises BackendError if the package is missing, CheckpointError or BackgroundModelError.
         """
+        if any(source is not None and source.overrides for source in (image, text)):
+            raise CheckpointError("backend: trellis loads whole checkpoints; leave overrides out")
         image_pipeline = text_pipeline = remover = None
         if image is not None:
-            image_pipeline = _pipeline("TrellisImageTo3DPipeline", image, compute.device)
+            image_pipeline = _pipeline("TrellisImageTo3DPipeline", image.checkpoint, compute.device)
             remover = BackgroundRemover(background_model, background_provider)
         if text is not None:
-            text_pipeline = _pipeline("TrellisTextTo3DPipeline", text, compute.device)
-        return UpstreamGenerator(compute, image_pipeline, text_pipeline, remover)
+            text_pipeline = _pipeline("TrellisTextTo3DPipeline", text.checkpoint, compute.device)
+        return UpstreamGenerator(compute.device, image_pipeline, text_pipeline, remover)
 
     @property
     def supports_image(self) -> bool:
@@ -113,9 +97,9 @@ class UpstreamGenerator(Backend):
 
         Raises EmptyStructure, TooManyVoxels, NonFiniteOutput, OutOfMemory, BackendError, or what on_step raises.
         """
-        pipeline, run = conditioning.encoded.pipeline, conditioning.encoded.run
+        pipeline, run = conditioning.encoded
         structure, latents = request.sparse_structure_sampler_params, request.slat_sampler_params
-        measurements, stages = Measurements(self._device), ExitStack()
+        measurements, stages = Measurements(self.device), ExitStack()
 
         def enter(stage: str) -> None:
             stages.close()
@@ -125,7 +109,9 @@ class UpstreamGenerator(Backend):
             def sample_limited(*args: Any, **options: Any) -> Tensor:
                 coords = sample(*args, **options)
                 measurements.voxels = len(coords)
-                _check_count(len(coords), request.voxel_limit)
+                limit = request.voxel_limit
+                note = ", and upstream cannot drop any" if limit is not None and limit.excess == "drop" else ""
+                check_voxel_count(len(coords), limit, note)
                 return coords
 
             return sample_limited
@@ -157,17 +143,17 @@ class UpstreamGenerator(Backend):
         if isinstance(prompt, TextPrompt):
             if self.text is None:
                 raise UnsupportedPrompt("no text checkpoint is loaded; the phase needs text: {checkpoint: ...}")
-            return _EncodedPrompt(self.text, partial(self.text.run, prompt.text))
-        if self.image is None or self._remove_background is None:
+            return self.text, partial(self.text.run, prompt.text)
+        if self.image is None or self.remove_background is None:
             raise UnsupportedPrompt("no image checkpoint is loaded; the phase needs image: {checkpoint: ...}")
         images = prompt.images if isinstance(prompt, ImagesPrompt) else (prompt,)
         # Upstream takes any alpha below 255 for a cut-out.
-        pictures = [prepare_picture(image, self._remove_background, has_alpha) for image in images]
+        pictures = [prepare_picture(image, self.remove_background, has_alpha) for image in images]
         if isinstance(prompt, ImagesPrompt):
             run = partial(self.image.run_multi_image, pictures, preprocess_image=False, mode=prompt.combine)
         else:
             run = partial(self.image.run, pictures[0], preprocess_image=False)
-        return _EncodedPrompt(self.image, run)
+        return self.image, run
 
 
 def _pipeline(class_name: str, reference: str, device: torch.device) -> Any:
@@ -232,14 +218,6 @@ def _published_params(params: SamplerParams) -> dict[str, Any]:
     if params.reuse:
         raise BackendError("upstream cannot reuse velocities: leave acceleration out of phases with `backend: trellis`")
     return params.published()
-
-
-def _check_count(count: int, limit: VoxelLimit | None) -> None:
-    if count == 0:
-        raise EmptyStructure("the structure sampler left every voxel empty; try another seed")
-    if limit is not None and count > limit.count:
-        note = ", and upstream cannot drop any" if limit.excess == "drop" else ""
-        raise TooManyVoxels(f"the structure has {count} voxels, more than {limit.count}{note}")
 
 
 def gaussian_to_splats(gaussian: Any) -> Splats:

@@ -18,12 +18,9 @@ class SamplingCache:
     """
 
     def __init__(
-        self,
-        flow: SparseStructureFlowModel | SLatFlowModel,
-        blocks: TransformerBlocks,
-        times: Sequence[float],
-        conditions: Conditions,
-    ) -> None:
+        self, flow: SparseStructureFlowModel | SLatFlowModel, blocks: TransformerBlocks,
+        times: Sequence[float], conditions: Conditions,
+    ) -> None:  # fmt: skip
         """Compute the modulations of all times and the keys and values of all contexts."""
         model_times = torch.tensor([1000 * t for t in times], dtype=torch.float32, device=flow.out_layer.weight.device)
         self.time_embeddings: Tensor = flow.t_embedder(model_times).to(flow.dtype)

@@ -47,14 +47,9 @@ def _gather_sum_kernel(
 
 
 def gather_sum(
-    products: Tensor,
-    table: Tensor,
-    bias: Tensor,
-    *,
-    modulation: tuple[Tensor, Tensor] | None = None,
-    skip: Tensor | None = None,
-    skip_rows: Tensor | None = None,
-) -> Tensor:
+    products: Tensor, table: Tensor, bias: Tensor, *,
+    modulation: tuple[Tensor, Tensor] | None = None, skip: Tensor | None = None, skip_rows: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Return bias plus the sum of products[b, table[n, o], o] over the offsets o that have a neighbour: [B, N, C].
 
     products [B, M, 27 * C]: each source row times the weights of each offset; table [N, 27] int32: the source row at

@@ -4,8 +4,7 @@ Graphs are captured without a pause: `torch.cuda.graph` would synchronise and re
 time than a structure's graphs save.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -41,15 +40,6 @@ class GraphPool:
         return graph, out
 
 
-@dataclass(frozen=True, eq=False)
-class _CapturedGraph:
-    """A graph and the memory that it reads from and writes to."""
-
-    graph: torch.cuda.CUDAGraph
-    inputs: Sequence[Tensor]
-    out: Tensor
-
-
 class GraphedCallable:
     """A function of tensors of constant shapes: the first call runs it, the second captures it, later ones replay it.
 
@@ -61,26 +51,23 @@ class GraphedCallable:
         self._run = run
         self._pool = pool
         self._has_run = False
-        self._graph: _CapturedGraph | None = None
+        # A graph, the memory of its result and that of its inputs.
+        self._captured: tuple[torch.cuda.CUDAGraph, Tensor, list[Tensor]] | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Return the function's result, in memory of its own."""
-        if self._graph is None and self._pool is not None and self._has_run:
-            self._graph = self._capture(self._pool, inputs)
+        if self._captured is None and self._pool is not None and self._has_run:
+            try:
+                static_inputs = [x.clone() for x in inputs]
+                self._captured = (*self._pool.capture(lambda: self._run(*static_inputs)), static_inputs)
+            except torch.OutOfMemoryError:
+                # During a capture torch cannot release cached memory to satisfy an allocation; otherwise it can.
+                self._pool = None
         self._has_run = True
-        if self._graph is None:
+        if self._captured is None:
             return self._run(*inputs)
-        for target, source in zip(self._graph.inputs, inputs, strict=True):
+        graph, out, static_inputs = self._captured
+        for target, source in zip(static_inputs, inputs, strict=True):
             target.copy_(source)
-        self._graph.graph.replay()
-        return self._graph.out.clone()
-
-    def _capture(self, pool: GraphPool, inputs: Sequence[Tensor]) -> _CapturedGraph | None:
-        try:
-            static_inputs = [x.clone() for x in inputs]
-            graph, out = pool.capture(lambda: self._run(*static_inputs))
-            return _CapturedGraph(graph, static_inputs, out)
-        except torch.OutOfMemoryError:
-            # During a capture torch cannot release cached memory to satisfy an allocation; otherwise it can.
-            self._pool = None
-            return None
+        graph.replay()
+        return out.clone()

@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.fused.attention import flash_attend
 from pipeline.fused.cache import SamplingCache
 from pipeline.fused.graphs import GraphedCallable, GraphPool
-from pipeline.fused.residual import Modulation, NeighbourMaps, ResidualBlock, pool
+from pipeline.fused.residual import NeighbourMaps, ResidualBlock, pool
 from pipeline.fused.transformer import CFGBatch, TransformerBlocks
 from pipeline.params import Conditions, Velocities
 from pipeline.trellis import SLatFlowModel, VoxelGrid
@@ -53,10 +53,7 @@ class FusedLatentFlow:
                 batch = cache.batch(ordered)
 
                 def run(x: Tensor, modulation: Tensor, residual_modulation: Tensor) -> Tensor:
-                    modulations = [
-                        (scale, shift) for scale, shift in (part.chunk(2) for part in residual_modulation.split(widths))
-                    ]
-                    return self._velocity(x, maps, positions, modulation, modulations, batch)
+                    return self._velocity(x, maps, positions, modulation, residual_modulation.split(widths), batch)
 
                 graphed[ordered] = GraphedCallable(run, self._graph_pool)
             out = graphed[ordered](x, cache.modulations[step], residual_modulations[step])
@@ -66,14 +63,9 @@ class FusedLatentFlow:
         return velocities
 
     def _velocity(
-        self,
-        x: Tensor,
-        maps: Sequence[NeighbourMaps],
-        positions: Tensor,
-        modulation: Tensor,
-        residual_modulations: Sequence[Modulation],
-        batch: CFGBatch,
-    ) -> Tensor:
+        self, x: Tensor, maps: Sequence[NeighbourMaps], positions: Tensor,
+        modulation: Tensor, residual_modulations: Sequence[Tensor], batch: CFGBatch,
+    ) -> Tensor:  # fmt: skip
         """Compute the velocities [batch, N, out_channels] of x [N, channels]."""
         flow = self._flow
         padded = F.pad(x, (0, 0, 0, len(maps[0].neighbours) - len(x)))

@@ -74,16 +74,10 @@ def _head_norm_kernel(
 
 
 def add_norm(
-    x: Tensor,
-    *,
-    y: Tensor | None = None,
-    gate: Tensor | None = None,
-    constant: Tensor | None = None,
-    modulation: tuple[Tensor, Tensor] | None = None,
-    affine: tuple[Tensor, Tensor] | None = None,
-    silu: bool = False,
-    out: Activations | None = None,
-) -> Activations:
+    x: Tensor, *, y: Tensor | None = None, gate: Tensor | None = None, constant: Tensor | None = None,
+    modulation: tuple[Tensor, Tensor] | None = None, affine: tuple[Tensor, Tensor] | None = None,
+    silu: bool = False, out: Activations | None = None,
+) -> Activations:  # fmt: skip
     """Add gate * y + constant to x in place, and return the layer norm of x, modulated or affine, then SiLU.
 
     x, y and out are [R, C] and contiguous, out in half precision or in 8 bits; gate and constant are [C]. modulation

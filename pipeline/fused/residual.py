@@ -13,8 +13,6 @@ from pipeline.fused.norms import add_norm
 from pipeline.trellis.sparse_blocks import SparseResBlock3d
 from pipeline.trellis.voxels import VoxelGrid
 
-# Scale and shift, each [out_channels].
-Modulation = tuple[Tensor, Tensor]
 # Multiples that numbers of rows are padded to: at the coarsest level, where nearly all the work is, and at finer ones.
 COARSE_BUCKET, FINE_BUCKET = 256, 1024
 
@@ -79,21 +77,22 @@ class ResidualBlock:
 
     def modulations(self, time_embeddings: Tensor) -> Tensor:
         """Compute scale and shift [T, 2 * out_channels] of embedded times [T, C]."""
-        scale_shift: Tensor = self._block.emb_layers(time_embeddings)
-        return scale_shift
+        return self._block.emb_layers(time_embeddings)
 
-    def __call__(self, x: Tensor, maps: NeighbourMaps, modulation: Modulation) -> Tensor:
+    def __call__(self, x: Tensor, maps: NeighbourMaps, modulation: Tensor) -> Tensor:
         """Apply the block to x [B, rows, in_channels]: [B, rows of `maps`, out_channels].
 
         x is over the level of `maps` or, for "up", over the next coarser one; for "down" it has been pooled before.
+        modulation: one of `modulations`, [2 * out_channels].
         """
         block, (first, second) = self._block, self._kernels
+        scale, shift = modulation.chunk(2)
         norm, skip = block.norm1, block.skip_connection(x)
         h = add_norm(x.flatten(0, 1), affine=(norm.weight, norm.bias), silu=True).values.view_as(x)
         up = block.resample == "up"
         sources = maps.from_coarse if up else maps.neighbours
         assert sources is not None, "the coarsest level has no coarser one"
-        h = gather_sum(F.linear(h, first), sources, block.conv1.conv.bias, modulation=modulation)
+        h = gather_sum(F.linear(h, first), sources, block.conv1.conv.bias, modulation=(scale, shift))
         skip_rows = maps.parent if up else None
         return gather_sum(F.linear(h, second), maps.neighbours, block.conv2.conv.bias, skip=skip, skip_rows=skip_rows)
 

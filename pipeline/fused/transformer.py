@@ -47,8 +47,7 @@ class TransformerBlocks:
     def modulations(self, time_embeddings: Tensor) -> Tensor:
         """Compute shift, scale and gate of the attention, then of the MLP: [T, C] -> [T, blocks, 6, C]."""
         chunks = [block.plain.adaLN_modulation(time_embeddings) for block in self._blocks]
-        modulations: Tensor = torch.stack(chunks, dim=1).unflatten(-1, (6, -1))
-        return modulations
+        return torch.stack(chunks, dim=1).unflatten(-1, (6, -1))
 
     def keys_values(self, context: Tensor) -> list[Tensor]:
         """Compute keys and values of tokens [1, S, context_channels]: for each block [1, S, 2, heads, dim]."""
@@ -59,9 +58,8 @@ class TransformerBlocks:
 
         Only the first `valid_rows` rows of h are attended to. h is contiguous and overwritten.
         """
-        length = len(h)
+        x, length = h, len(h)
         token_rows = batch.token_contexts * length
-        x = h
         y: Tensor | None = None
         gate: Tensor | None = None
         normed = Activations.empty_like(x, fp8=self._fp8)
@@ -73,26 +71,15 @@ class TransformerBlocks:
                 # Contexts enter only now: up to here, one item stands for the whole batch.
                 x, y = x.repeat(batch.size, 1), y.repeat(batch.size, 1)
                 normed = Activations.empty_like(x, fp8=self._fp8)
+            mlp = scale_mlp, shift_mlp
             if token_rows:
-                norm = block.plain.norm2
-                add_norm(
-                    x[:token_rows],
-                    y=y[:token_rows],
-                    gate=gate_attention,
-                    affine=(norm.weight, norm.bias),
-                    out=normed.rows(0, token_rows),
-                )
-                crossed = block.cross_attention(normed.rows(0, token_rows), batch.keys_values[index], attend)
-                add_norm(x[:token_rows], y=crossed, modulation=(scale_mlp, shift_mlp), out=normed.rows(0, token_rows))
+                affine, out = (block.plain.norm2.weight, block.plain.norm2.bias), normed.rows(0, token_rows)
+                add_norm(x[:token_rows], y=y[:token_rows], gate=gate_attention, affine=affine, out=out)
+                crossed = block.cross_attention(out, batch.keys_values[index], attend)
+                add_norm(x[:token_rows], y=crossed, modulation=mlp, out=out)
             if batch.zero_contexts:
-                add_norm(
-                    x[token_rows:],
-                    y=y[token_rows:],
-                    gate=gate_attention,
-                    constant=block.zero_context_output,
-                    modulation=(scale_mlp, shift_mlp),
-                    out=normed.rows(token_rows),
-                )
+                rest, out, constant = y[token_rows:], normed.rows(token_rows), block.zero_context_output
+                add_norm(x[token_rows:], y=rest, gate=gate_attention, constant=constant, modulation=mlp, out=out)
             y, gate = block.mlp_out(block.mlp_in.apply_with_gelu(normed)), gate_mlp
         assert y is not None and gate is not None, "a flow has at least one block"
         return torch.addcmul(x, y.to(x.dtype), gate)
@@ -117,8 +104,7 @@ class _FusedBlock:
         keys_values = self.plain.cross_attn.to_kv(context)
         if self._key_gamma is not None:
             head_norm(keys_values.view(-1, keys_values.shape[-1]), self._key_gamma)
-        prepared: Tensor = keys_values.unflatten(-1, (2, self.plain.cross_attn.heads, -1))
-        return prepared
+        return keys_values.unflatten(-1, (2, self.plain.cross_attn.heads, -1))
 
     def self_attention(self, x: Activations, length: int, attend: Attend, valid_rows: int) -> Tensor:
         attention = self.plain.self_attn
@@ -127,8 +113,7 @@ class _FusedBlock:
             head_norm(qkv, self._self_gamma)
         q, k, v = qkv.view(-1, length, 3, attention.heads, self.channels // attention.heads).unbind(2)
         attended = attend(q, k[:, :valid_rows], v[:, :valid_rows]).reshape(-1, self.channels)
-        out: Tensor = attention.to_out(attended.to(attention.to_out.weight.dtype))
-        return out
+        return attention.to_out(attended.to(attention.to_out.weight.dtype))
 
     def cross_attention(self, x: Activations, keys_values: Tensor, attend: Attend) -> Tensor:
         q = self._q(x)
@@ -136,8 +121,7 @@ class _FusedBlock:
             head_norm(q, self._query_gamma)
         k, v = keys_values.unbind(2)
         q = q.view(len(keys_values), -1, *k.shape[2:]).to(k.dtype)
-        out: Tensor = self.plain.cross_attn.to_out(attend(q, k, v).reshape(-1, self.channels))
-        return out
+        return self.plain.cross_attn.to_out(attend(q, k, v).reshape(-1, self.channels))
 
 
 def _gammas(attention: SelfAttention | CrossAttention, parts: str) -> Tensor | None:

@@ -61,17 +61,12 @@ class Engine:
 
     def decode_structure(self, sample: Tensor) -> Tensor:
         """Turn a latent grid [B, *structure_shape] into occupancy logits [B, 1, R, R, R]."""
-        logits: Tensor = self.checkpoint.structure_decoder(sample)
-        return logits
+        return self.checkpoint.structure_decoder(sample)
 
     def sample_latents(
-        self,
-        conditions: Conditions,
-        params: SamplerParams,
-        grid: VoxelGrid,
-        noise: Tensor,
+        self, conditions: Conditions, params: SamplerParams, grid: VoxelGrid, noise: Tensor,
         on_step: OnSamplerStep = lambda _done: None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Turn noise [N, latent_channels] on the N voxels of a grid into denormalised latents of the same shape."""
         velocities = self.flows.prepare_latents(schedule(params.steps, params.rescale_t), conditions, grid)
         sample = self._sample(velocities, conditions, params, noise, on_step)
@@ -109,14 +104,9 @@ class Engine:
             torch.cuda.empty_cache()
 
     def _sample(
-        self,
-        velocities: Velocities,
-        conditions: Conditions,
-        params: SamplerParams,
-        noise: Tensor,
-        on_step: OnSamplerStep,
+        self, velocities: Velocities, conditions: Conditions, params: SamplerParams, x: Tensor, on_step: OnSamplerStep
     ) -> Tensor:
-        x = noise.to(self.device)
+        x = x.to(self.device)
         for step in euler_steps(velocities, x, conditions, params):
             x = step.x_next
             on_step(step.index + 1)

@@ -71,10 +71,15 @@ def _voxels(logits: Tensor, limit: VoxelLimit | None) -> Tensor:
     if not bool(logits.isfinite().all()):
         raise NonFiniteOutput("the structure decoder returned NaN or infinity; try precision: float32")
     coords = occupied_voxels(logits)
-    if len(coords) == 0:
-        raise EmptyStructure("the structure sampler left every voxel empty; try another seed")
-    if limit is not None and len(coords) > limit.count:
-        if limit.excess == "refuse":
-            raise TooManyVoxels(f"the structure has {len(coords)} voxels, more than {limit.count}")
+    if limit is not None and limit.excess == "drop":
         coords = likeliest_voxels(coords, logits, limit.count)
+    check_voxel_count(len(coords), limit)
     return coords[:, 1:]
+
+
+def check_voxel_count(count: int, limit: VoxelLimit | None, note: str = "") -> None:
+    """Raise EmptyStructure if there are no voxels, and TooManyVoxels, with a note, if they exceed the limit."""
+    if count == 0:
+        raise EmptyStructure("the structure sampler left every voxel empty; try another seed")
+    if limit is not None and count > limit.count:
+        raise TooManyVoxels(f"the structure has {count} voxels, more than {limit.count}{note}")

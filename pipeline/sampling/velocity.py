@@ -45,27 +45,20 @@ class PlainFlows:
 
     def prepare_latents(self, times: Sequence[float], conditions: Conditions, grid: VoxelGrid) -> Velocities:
         """Return the velocities of x [N, channels] float32 on the N voxels of a grid."""
-
-        def flow(x: Tensor, time: Tensor, context: Tensor) -> Tensor:
-            velocity: Tensor = self._latent_flow(x, grid, time, context)
-            return velocity
-
-        return _velocities(flow, times, conditions, grid.samples.count)
+        flow = self._latent_flow
+        return _velocities(lambda x, time, context: flow(x, grid, time, context), times, conditions, grid.samples.count)
 
 
 def _velocities(
-    flow: Callable[[Tensor, Tensor, Tensor], Tensor],
-    times: Sequence[float],
-    conditions: Conditions,
-    batch: int | None = None,
+    flow: Callable[[Tensor, Tensor, Tensor], Tensor], times: Sequence[float], conditions: Conditions, batch: int = 0
 ) -> Velocities:
-    """Return the velocities of a flow (x, time, context); without `batch`, x has a row for each batch item."""
+    """Return the velocities of a flow (x, time, context); with a `batch` of 0, x has a row for each batch item."""
     # Tokens that are all zero are None.
     zeros = torch.zeros_like(next(context for context in conditions.positive if context is not None))
     contexts = [zeros if context is None else context for context in conditions.contexts]
 
     def velocities(x: Tensor, step: int, indices: Sequence[int]) -> list[Tensor]:
-        count = len(x) if batch is None else batch
+        count = batch or len(x)
         time = torch.full((count,), 1000 * times[step], dtype=torch.float32, device=x.device)
         return [flow(x, time, contexts[index].expand(count, -1, -1)) for index in indices]
 

@@ -7,7 +7,7 @@ three-gen-subnet at 5fc61f1), whose quirks are part of the contract: they are re
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,30 +27,25 @@ VIEW_BATCH = 4
 _BACKBONE, _HEAD = "backbone.", "score_head."
 
 
+@dataclass(frozen=True, eq=False)
 class QualityScorer:
     """Splats -> quality in 0..1: DINOv2-small and a linear head, fine-tuned by the subnet, on 16 renders.
 
     The network runs in float32. Not thread-safe; one call at a time.
     """
 
-    def __init__(self, weights: Path, config: Path, device: torch.device) -> None:
-        """Load the network onto `device`.
-
-        weights: a safetensors file with backbone.* and score_head.*; config: the directory of its config.json.
-        Raises CheckpointError if a file is missing or damaged, or lacks a tensor of the backbone or of the head.
-        """
-        self._backbone, self._head = _load_network(weights, config)
-        self._backbone.to(device)
-        self._head.to(device)
-        self._device = device
+    backbone: nn.Module
+    head: nn.Linear
+    device: torch.device
 
     @staticmethod
     def load(reference: str, device: torch.device) -> "QualityScorer":
-        """Load the scorer that a phase names, see pipeline.weights.locate.locate_scorer.
+        """Load the scorer that a phase names, see pipeline.weights.locate.locate_scorer, onto a device.
 
-        Raises CheckpointError, which names the command that downloads missing files.
+        Raises CheckpointError if a file is missing, naming the command that downloads it, is damaged or lacks a tensor.
         """
-        return QualityScorer(*locate_scorer(reference), device)
+        backbone, head = _load_network(*locate_scorer(reference))
+        return QualityScorer(backbone.to(device), head.to(device), device)
 
     @torch.inference_mode()
     def __call__(self, splats: Splats) -> float:
@@ -60,7 +55,7 @@ class QualityScorer:
         Raises NonFiniteOutput if the splats have no finite size, and OutOfMemory.
         """
         try:
-            normalised = normalise_as_validator(splats.to(self._device))
+            normalised = normalise_as_validator(splats.to(self.device))
             cameras = validator_cameras()
             batches = [
                 self.score_views(render_as_validator(normalised, cameras[start : start + VIEW_BATCH]))
@@ -83,14 +78,14 @@ class QualityScorer:
         # The validator resizes to 518 pixels, the size that its views have already.
         scaled = pixels.permute(0, 3, 1, 2).float() / 255
         # The last state is after the network's own final norm; its first token is the class token.
-        states: Tensor = self._backbone(normalised_pixels(scaled)).last_hidden_state
-        logits: Tensor = self._head(states[:, 0])
+        states: Tensor = self.backbone(normalised_pixels(scaled)).last_hidden_state
+        logits: Tensor = self.head(states[:, 0])
         return logits[:, 0].sigmoid()
 
     def warm_up(self) -> None:
         """Run the network once, so that the first score is not slower than others."""
         size = (VIEW_BATCH, VALIDATOR_SIZE, VALIDATOR_SIZE, 3)
-        self.score_views(torch.full(size, 255, dtype=torch.uint8, device=self._device))
+        self.score_views(torch.full(size, 255, dtype=torch.uint8, device=self.device))
 
 
 def normalise_as_validator(splats: Splats, extent: float = EXTENT) -> Splats:
@@ -124,7 +119,10 @@ def render_as_validator(splats: Splats, cameras: Sequence[Camera]) -> Tensor:
 
 
 def _load_network(weights: Path, config: Path) -> tuple[nn.Module, nn.Linear]:
-    """Load backbone and head on the CPU, in float32 and in evaluation mode."""
+    """Load backbone and head on the CPU, in float32 and in evaluation mode.
+
+    weights: a safetensors file with backbone.* and score_head.*; config: the directory of the backbone's config.json.
+    """
     # Imported only when needed, because it is slow.
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError

@@ -7,16 +7,6 @@ from pipeline.splats.statistics import Statistics, compute_statistics
 from pipeline.splats.validation import invalid_reason
 
 __all__ = [
-    "SH_COEFFICIENTS",
-    "Splats",
-    "Statistics",
-    "compute_statistics",
-    "count_non_finite",
-    "count_zero_rotations",
-    "drop_invalid",
-    "flip_up_axis",
-    "invalid_reason",
-    "normalise",
-    "ply",
-    "spz",
-]
+    "SH_COEFFICIENTS", "Splats", "Statistics", "compute_statistics", "count_non_finite", "count_zero_rotations",
+    "drop_invalid", "flip_up_axis", "invalid_reason", "normalise", "ply", "spz",
+]  # fmt: skip

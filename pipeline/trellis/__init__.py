@@ -6,10 +6,4 @@ from pipeline.trellis.structure_decoder import SparseStructureDecoder
 from pipeline.trellis.structure_flow import SparseStructureFlowModel
 from pipeline.trellis.voxels import VoxelGrid
 
-__all__ = [
-    "SLatFlowModel",
-    "SLatGaussianDecoder",
-    "SparseStructureDecoder",
-    "SparseStructureFlowModel",
-    "VoxelGrid",
-]
+__all__ = ["SLatFlowModel", "SLatGaussianDecoder", "SparseStructureDecoder", "SparseStructureFlowModel", "VoxelGrid"]

@@ -35,9 +35,7 @@ class SelfAttention(nn.Module):
         q, k, v = segments.pad(self.to_qkv(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         if self.qk_rms_norm:
             q, k = self.q_rms_norm(q), self.k_rms_norm(k)
-        attended = segments.unpad(attend(q, k, v, segments.mask)).flatten(-2)
-        out: Tensor = self.to_out(attended)
-        return out
+        return self.to_out(segments.unpad(attend(q, k, v, segments.mask)).flatten(-2))
 
 
 class CrossAttention(nn.Module):
@@ -61,5 +59,4 @@ class CrossAttention(nn.Module):
         k, v = self.to_kv(context).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         if self.qk_rms_norm:
             q, k = self.q_rms_norm(q), self.k_rms_norm(k)
-        out: Tensor = self.to_out(segments.unpad(attend(q, k, v)).flatten(-2))
-        return out
+        return self.to_out(segments.unpad(attend(q, k, v)).flatten(-2))

@@ -14,15 +14,9 @@ class ModulatedBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        context_channels: int,
-        heads: int,
-        mlp_ratio: float,
-        *,
-        qk_rms_norm: bool,
-        qk_rms_norm_cross: bool,
-    ) -> None:
+        self, channels: int, context_channels: int, heads: int, mlp_ratio: float, *,
+        qk_rms_norm: bool, qk_rms_norm_cross: bool,
+    ) -> None:  # fmt: skip
         """Create the layers, named as in the public checkpoints."""
         super().__init__()
         self.norm2 = nn.LayerNorm(channels, eps=BLOCK_NORM_EPS)
@@ -37,8 +31,7 @@ class ModulatedBlock(nn.Module):
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, dim=-1)
         x = x + gate_msa * self.self_attn(modulate(layer_norm(x), shift_msa, scale_msa), segments)
         x = x + self.cross_attn(layer_norm(x, self.norm2), segments, context)
-        y: Tensor = x + gate_mlp * self.mlp(modulate(layer_norm(x), shift_mlp, scale_mlp))
-        return y
+        return x + gate_mlp * self.mlp(modulate(layer_norm(x), shift_mlp, scale_mlp))
 
 
 class PlainBlock(nn.Module):
@@ -53,5 +46,4 @@ class PlainBlock(nn.Module):
     def forward(self, x: Tensor, windows: Segments) -> Tensor:
         """Apply the block to x [N, C], whose rows attend to the rows of their window; returns the shape of x."""
         x = x + self.attn(layer_norm(x), windows)
-        y: Tensor = x + self.mlp(layer_norm(x))
-        return y
+        return x + self.mlp(layer_norm(x))

@@ -12,10 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
 from pipeline.params import SamplerParams
-from pipeline.trellis.gaussian_decoder import SLatGaussianDecoder
-from pipeline.trellis.latent_flow import SLatFlowModel
-from pipeline.trellis.structure_decoder import SparseStructureDecoder
-from pipeline.trellis.structure_flow import SparseStructureFlowModel
+from pipeline.trellis import SLatFlowModel, SLatGaussianDecoder, SparseStructureDecoder, SparseStructureFlowModel
 from pipeline.weights.files import EncoderKind, read_json, read_references
 from pipeline.weights.locate import locate_encoder, locate_network, refuse_pickle
 
@@ -128,19 +125,10 @@ def _cond_channels(flow: nn.Module) -> int:
     return flow.get_parameter("blocks.0.cross_attn.to_kv.weight").shape[1]
 
 
-def _sampler_params(config: Mapping[str, Any], key: str) -> SamplerParams:
-    params = config[key]["params"]
-    return SamplerParams(**{**params, "cfg_interval": tuple(params["cfg_interval"])})
-
-
 def load_checkpoint(
-    directory: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    overrides: Mapping[str, str] = MappingProxyType({}),
-    loaded: LoadedNetworks | None = None,
-) -> Checkpoint:
+    directory: Path, device: torch.device, dtype: torch.dtype, *,
+    overrides: Mapping[str, str] = MappingProxyType({}), loaded: LoadedNetworks | None = None,
+) -> Checkpoint:  # fmt: skip
     """Load the networks of `directory`/pipeline.json.
 
     overrides: networks that replace those of the checkpoint, by their key in "models"; see `locate_network`.
@@ -150,19 +138,21 @@ def load_checkpoint(
     path = directory / "pipeline.json"
     references = read_references(path, overrides)
     args, names = references.args, references.networks
+    loaded = {} if loaded is None else loaded
     if unknown := sorted(overrides.keys() - names.keys()):
         raise CheckpointError(f"there is no network {unknown[0]} to override; choose from {', '.join(names)}")
     try:
         mean, std = (
             torch.tensor(args["slat_normalization"][key], dtype=torch.float32, device=device) for key in ("mean", "std")
         )
-        structure_params = _sampler_params(args, "sparse_structure_sampler")
-        latent_params = _sampler_params(args, "slat_sampler")
+        structure_params, latent_params = (
+            SamplerParams(**{**params, "cfg_interval": tuple(params["cfg_interval"])})
+            for params in (args[sampler]["params"] for sampler in ("sparse_structure_sampler", "slat_sampler"))
+        )
     except KeyError as missing:
         raise CheckpointError(f"{path} lacks the key {missing}") from None
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from None
-    loaded = {} if loaded is None else loaded
 
     def load(role: str, network_class: type[SpecificNetwork]) -> SpecificNetwork:
         stem = locate_network(names[role], directory)
@@ -180,22 +170,11 @@ def load_checkpoint(
     gaussian_decoder = load("slat_decoder_gs", SLatGaussianDecoder)
     if not mean.shape == std.shape == (latent_flow.in_channels,):
         raise CheckpointError(f"{path}: slat_normalization needs {latent_flow.in_channels} values each of mean and std")
-    cond_channels = _cond_channels(latent_flow)
-    if _cond_channels(structure_flow) != cond_channels:
+    width = _cond_channels(latent_flow)
+    if _cond_channels(structure_flow) != width:
         raise CheckpointError(
             f"the flows {names['sparse_structure_flow_model']} and {names['slat_flow_model']} take "
             "conditions of different widths: they belong to checkpoints of different kinds"
         )
-    return Checkpoint(
-        directory,
-        structure_flow,
-        structure_decoder,
-        latent_flow,
-        gaussian_decoder,
-        latent_mean=mean,
-        latent_std=std,
-        sparse_structure_sampler_params=structure_params,
-        slat_sampler_params=latent_params,
-        cond_channels=cond_channels,
-        encoders=references.encoders,
-    )
+    networks = structure_flow, structure_decoder, latent_flow, gaussian_decoder
+    return Checkpoint(directory, *networks, mean, std, structure_params, latent_params, width, references.encoders)

@@ -17,22 +17,11 @@ class SLatGaussianDecoder(nn.Module):
     """A transformer with attention in shifted windows."""
 
     def __init__(
-        self,
-        resolution: int,
-        model_channels: int,
-        latent_channels: int,
-        num_blocks: int,
-        representation_config: Mapping[str, Any],
-        num_heads: int | None = None,
-        num_head_channels: int = 64,
-        mlp_ratio: float = 4,
-        attn_mode: str = "swin",
-        window_size: int = 8,
-        pe_mode: str = "ape",
-        use_fp16: bool = False,
-        use_checkpoint: bool = False,
-        qk_rms_norm: bool = False,
-    ) -> None:
+        self, resolution: int, model_channels: int, latent_channels: int, num_blocks: int,
+        representation_config: Mapping[str, Any], num_heads: int | None = None, num_head_channels: int = 64,
+        mlp_ratio: float = 4, attn_mode: str = "swin", window_size: int = 8, pe_mode: str = "ape",
+        use_fp16: bool = False, use_checkpoint: bool = False, qk_rms_norm: bool = False,
+    ) -> None:  # fmt: skip
         """Create the layers from the arguments in the checkpoints' JSON files.
 
         Raises ValueError on settings that the public checkpoints do not use.
@@ -61,11 +50,7 @@ class SLatGaussianDecoder(nn.Module):
 
     def forward(self, x: Tensor, grid: VoxelGrid) -> Tensor:
         """Decode denormalised latents [N, latent_channels] float32 on the voxels of `grid` to raw channels [N, 448]."""
-        h = self.input_layer(x) + position_embedding(grid.positions, self.input_layer.out_features)
-        h = h.to(self.dtype)
+        h = (self.input_layer(x) + position_embedding(grid.positions, self.input_layer.out_features)).to(self.dtype)
         for index, block in enumerate(self.blocks):
-            shift = self.window_size // 2 * (index % 2)
-            h = block(h, grid.windows(self.window_size, shift))
-        h = F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=FINAL_NORM_EPS)
-        raw: Tensor = self.out_layer(h)
-        return raw
+            h = block(h, grid.windows(self.window_size, self.window_size // 2 * (index % 2)))
+        return self.out_layer(F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=FINAL_NORM_EPS))

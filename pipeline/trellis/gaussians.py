@@ -121,15 +121,9 @@ def to_gaussians(
         part.unflatten(1, (g, -1)) * config.lr[name] for part, name in zip(parts, _ATTRIBUTES, strict=True)
     )
     offset = torch.tanh(offset + perturbation) / resolution * 0.5 * config.voxel_size
-    centres = (grid.positions.float() + 0.5) / resolution
-    return RawGaussians(
-        xyz=(centres[:, None] + offset).flatten(0, 1),
-        features_dc=features_dc.flatten(0, 1),
-        scaling=scaling.flatten(0, 1),
-        rotation=rotation.flatten(0, 1),
-        opacity=opacity.flatten(),
-        config=config,
-    )
+    xyz = (grid.positions.float()[:, None] + 0.5) / resolution + offset
+    xyz, features_dc, scaling, rotation = (part.flatten(0, 1) for part in (xyz, features_dc, scaling, rotation))
+    return RawGaussians(xyz, features_dc, scaling, rotation, opacity.flatten(), config)
 
 
 def to_splats(gaussians: RawGaussians) -> Splats:

@@ -17,27 +17,12 @@ class SLatFlowModel(nn.Module):
     """A U-shaped transformer: residual blocks at full resolution around attention over coarser voxels."""
 
     def __init__(
-        self,
-        resolution: int,
-        in_channels: int,
-        model_channels: int,
-        cond_channels: int,
-        out_channels: int,
-        num_blocks: int,
-        num_heads: int | None = None,
-        num_head_channels: int = 64,
-        mlp_ratio: float = 4,
-        patch_size: int = 2,
-        num_io_res_blocks: int = 2,
-        io_block_channels: Sequence[int] = (),
-        pe_mode: str = "ape",
-        use_fp16: bool = False,
-        use_checkpoint: bool = False,
-        use_skip_connection: bool = True,
-        share_mod: bool = False,
-        qk_rms_norm: bool = False,
-        qk_rms_norm_cross: bool = False,
-    ) -> None:
+        self, resolution: int, in_channels: int, model_channels: int, cond_channels: int, out_channels: int,
+        num_blocks: int, num_heads: int | None = None, num_head_channels: int = 64, mlp_ratio: float = 4,
+        patch_size: int = 2, num_io_res_blocks: int = 2, io_block_channels: Sequence[int] = (), pe_mode: str = "ape",
+        use_fp16: bool = False, use_checkpoint: bool = False, use_skip_connection: bool = True,
+        share_mod: bool = False, qk_rms_norm: bool = False, qk_rms_norm_cross: bool = False,
+    ) -> None:  # fmt: skip
         """Create the layers from the arguments in the checkpoints' JSON files.
 
         `use_fp16` there says how the weights are stored; `to_precision` chooses the precision of the computation.
@@ -88,8 +73,7 @@ class SLatFlowModel(nn.Module):
         """
         time, cond = self.t_embedder(t).to(self.dtype), cond.to(self.dtype)
         h = self.input_layer(x).to(self.dtype)
-        grids = [grid]
-        skips = []
+        grids, skips = [grid], []
         for block in self.input_blocks:
             h = block(h, grids[-1], time)
             if block.resample == "down":
@@ -108,5 +92,4 @@ class SLatFlowModel(nn.Module):
                 h = torch.cat([h, skips.pop()], dim=1)
             h = block(h, grids[-1], time)
         h = F.layer_norm(h, h.shape[-1:], eps=FINAL_NORM_EPS)
-        velocity: Tensor = self.out_layer(h.to(x.dtype))
-        return velocity
+        return self.out_layer(h.to(x.dtype))

@@ -78,8 +78,7 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Embed times t [B], already multiplied by 1000: [B, channels] float32."""
-        embedding: Tensor = self.mlp(timestep_embedding(t))
-        return embedding
+        return self.mlp(timestep_embedding(t))
 
 
 class MultiHeadRMSNorm(nn.Module):
@@ -107,5 +106,4 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layers to x [..., channels]; returns the same shape."""
-        y: Tensor = self.mlp(x)
-        return y
+        return self.mlp(x)

@@ -56,8 +56,7 @@ class Segments:
     def pad(self, x: Tensor) -> Tensor:
         """Pad the sequences to the same length: [N, ...] -> [B, longest, ...]; unused places repeat row 0."""
         rows = x if self.pad_index is None else x.index_select(0, self.pad_index.flatten())
-        padded: Tensor = rows.unflatten(0, (self.count, -1))
-        return padded
+        return rows.unflatten(0, (self.count, -1))
 
     def unpad(self, x: Tensor) -> Tensor:
         """Undo `pad`: [B, longest, ...] -> [N, ...]."""

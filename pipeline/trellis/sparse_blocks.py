@@ -68,5 +68,4 @@ class SparseResBlock3d(nn.Module):
         scale, shift = grid.samples.broadcast(self.emb_layers(time)).chunk(2, dim=-1)
         h = self.conv1(F.silu(layer_norm(x, self.norm1)), grid)
         h = self.conv2(F.silu(modulate(layer_norm(h), shift, scale)), grid)
-        y: Tensor = h + self.skip_connection(x)
-        return y
+        return h + self.skip_connection(x)

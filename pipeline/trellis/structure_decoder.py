@@ -18,8 +18,7 @@ def occupied_voxels(logits: Tensor) -> Tensor:
 
 def likeliest_voxels(coords: Tensor, logits: Tensor, count: int) -> Tensor:
     """Return the `count` voxels of highest logit among coords [N, 4], in their order: [min(N, count), 4]."""
-    values = logits[:, 0][tuple(coords.long().T)]
-    kept = values.topk(min(count, len(coords))).indices
+    kept = logits[:, 0][tuple(coords.long().T)].topk(min(count, len(coords))).indices
     return coords[kept.sort().values]
 
 
@@ -32,8 +31,7 @@ class ChannelLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [B, C, X, Y, Z]; returns the same shape and dtype."""
-        channels_last = x.movedim(1, -1).float()
-        return super().forward(channels_last).to(x.dtype).movedim(-1, 1)
+        return super().forward(x.movedim(1, -1).float()).to(x.dtype).movedim(-1, 1)
 
 
 class ResBlock3d(nn.Module):
@@ -50,8 +48,7 @@ class ResBlock3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to x [B, C, X, Y, Z]; returns the same shape."""
         h = self.conv1(F.silu(self.norm1(x)))
-        y: Tensor = x + self.conv2(F.silu(self.norm2(h)))
-        return y
+        return x + self.conv2(F.silu(self.norm2(h)))
 
 
 class UpsampleBlock3d(nn.Module):
@@ -71,15 +68,9 @@ class SparseStructureDecoder(nn.Module):
     """A convolutional decoder."""
 
     def __init__(
-        self,
-        out_channels: int,
-        latent_channels: int,
-        num_res_blocks: int,
-        channels: Sequence[int],
-        num_res_blocks_middle: int = 2,
-        norm_type: str = "layer",
-        use_fp16: bool = False,
-    ) -> None:
+        self, out_channels: int, latent_channels: int, num_res_blocks: int, channels: Sequence[int],
+        num_res_blocks_middle: int = 2, norm_type: str = "layer", use_fp16: bool = False,
+    ) -> None:  # fmt: skip
         """Create the layers from the arguments in the checkpoints' JSON files.
 
         Raises ValueError on settings that the public checkpoints do not use.
@@ -105,15 +96,13 @@ class SparseStructureDecoder(nn.Module):
         bfloat16 is replaced by float32: the norm scales up voxels of small magnitude, and the rounding of bfloat16
         there decides whether voxels are occupied (18 % of the largest logit on a small network).
         """
-        dtype = torch.float32 if dtype == torch.bfloat16 else dtype
-        self.dtype = dtype
-        cast_matmul_weights(self.middle_block, dtype)
-        cast_matmul_weights(self.blocks, dtype)
+        self.dtype = torch.float32 if dtype == torch.bfloat16 else dtype
+        cast_matmul_weights(self.middle_block, self.dtype)
+        cast_matmul_weights(self.blocks, self.dtype)
 
     def forward(self, z: Tensor) -> Tensor:
         """Decode z [B, latent_channels, R, R, R] float32 to logits [B, out_channels, 4R, 4R, 4R] float32."""
         h = self.middle_block(self.input_layer(z).to(self.dtype))
         for block in self.blocks:
             h = block(h)
-        logits: Tensor = self.out_layer(h.to(z.dtype))
-        return logits
+        return self.out_layer(h.to(z.dtype))

@@ -15,24 +15,11 @@ class SparseStructureFlowModel(nn.Module):
     """A diffusion transformer over a dense grid of `resolution`^3 latents."""
 
     def __init__(
-        self,
-        resolution: int,
-        in_channels: int,
-        model_channels: int,
-        cond_channels: int,
-        out_channels: int,
-        num_blocks: int,
-        num_heads: int | None = None,
-        num_head_channels: int = 64,
-        mlp_ratio: float = 4,
-        patch_size: int = 2,
-        pe_mode: str = "ape",
-        use_fp16: bool = False,
-        use_checkpoint: bool = False,
-        share_mod: bool = False,
-        qk_rms_norm: bool = False,
-        qk_rms_norm_cross: bool = False,
-    ) -> None:
+        self, resolution: int, in_channels: int, model_channels: int, cond_channels: int, out_channels: int,
+        num_blocks: int, num_heads: int | None = None, num_head_channels: int = 64, mlp_ratio: float = 4,
+        patch_size: int = 2, pe_mode: str = "ape", use_fp16: bool = False, use_checkpoint: bool = False,
+        share_mod: bool = False, qk_rms_norm: bool = False, qk_rms_norm_cross: bool = False,
+    ) -> None:  # fmt: skip
         """Create the layers from the arguments in the checkpoints' JSON files.
 
         `use_fp16` there says how the weights are stored; `to_precision` chooses the precision of the computation.

@@ -32,14 +32,9 @@ def save_network(network: Network, class_name: str, args: dict[str, Any], stem: 
 
 
 def save_pipeline(
-    directory: Path,
-    kind: Literal["image", "text"],
-    *,
-    models: Mapping[str, str],
-    encoder: str,
-    settings: SamplerParams,
-    statistics: Mapping[str, Sequence[float]],
-) -> None:
+    directory: Path, kind: Literal["image", "text"], *, models: Mapping[str, str], encoder: str,
+    settings: SamplerParams, statistics: Mapping[str, Sequence[float]],
+) -> None:  # fmt: skip
     """Write pipeline.json.
 
     models:     path or reference of each network by role; relative paths are relative to `directory`.
@@ -49,13 +44,8 @@ def save_pipeline(
     """
     name, encoder_key = _KINDS[kind]
     sampler = {"name": "FlowEulerGuidanceIntervalSampler", "args": {"sigma_min": 1e-5}, "params": settings.published()}
-    config = {
-        "models": dict(models),
-        "sparse_structure_sampler": sampler,
-        "slat_sampler": sampler,
-        "slat_normalization": dict(statistics),
-        encoder_key: encoder,
-    }
+    config = {"models": dict(models), "sparse_structure_sampler": sampler, "slat_sampler": sampler}
+    config |= {"slat_normalization": dict(statistics), encoder_key: encoder}
     directory.mkdir(parents=True, exist_ok=True)
     (directory / PIPELINE_FILE).write_text(json.dumps({"name": name, "args": config}, indent=2) + "\n")
 

@@ -47,13 +47,9 @@ class FolderStore:
 
 
 def download_weights(
-    reference: str,
-    report: Report,
-    *,
-    overrides: Mapping[str, str] | None = None,
-    folder: Path | None = None,
-    copies: dict[str, Path] | None = None,
-) -> None:
+    reference: str, report: Report, *, overrides: Mapping[str, str] | None = None,
+    folder: Path | None = None, copies: dict[str, Path] | None = None,
+) -> None:  # fmt: skip
     """Download everything that a reference needs, to a plain directory or to the Hugging Face cache.
 
     The reference is a checkpoint, scorer, text-to-image model or encoder (org/name), a single network (org/name/path),
@@ -97,13 +93,11 @@ class _Downloader:
 
     def complete_directory(self, directory: Path, overrides: Mapping[str, str]) -> None:
         """Download what a directory lacks."""
-        if (directory / MODEL_INDEX).is_file():
-            return
         if (directory / SCORER_FILE).is_file():
             if not (directory / "config.json").is_file():
                 self.get(_BACKBONE, "config.json")
-            return
-        self.get_checkpoint(directory / PIPELINE_FILE, directory, overrides)
+        elif not (directory / MODEL_INDEX).is_file():
+            self.get_checkpoint(directory / PIPELINE_FILE, directory, overrides)
 
     def get_reference(self, reference: str, source: HubReference, overrides: Mapping[str, str]) -> None:
         """Download a repository of any kind, or a network in it."""

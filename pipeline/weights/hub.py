@@ -145,14 +145,12 @@ def _resume(file: RemoteFile, partial: Path) -> None:
                 raise DownloadError(
                     f"the disk is full: {file} needs {missing / 1e9:.2f} GB more, {partial.parent} has {free / 1e9:.2f}"
                 )
+        url = hf_hub_url(file.repository, file.path, revision=file.revision)
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
         http_get(
-            hf_hub_url(file.repository, file.path, revision=file.revision),
-            content,
-            resume_size=content.tell(),
-            headers={**build_hf_headers(), "Accept-Encoding": "identity"},
-            expected_size=file.size,
-            displayed_filename=str(file),
-        )
+            url, content, resume_size=content.tell(), expected_size=file.size,
+            headers=headers, displayed_filename=str(file),
+        )  # fmt: skip
 
 
 def download_to_cache(file: RemoteFile) -> Path:

@@ -71,29 +71,22 @@ def write_checkpoint(name: str, directory: Path, device: str) -> None:
     kind: Literal["image", "text"] = "image" if name.startswith("image") else "text"
     models = {role: f"ckpts/{role}" for role in CHECKPOINTS[name]}
     save_pipeline(directory, kind, models=models, encoder="encoder", settings=SETTINGS, statistics=STATISTICS)
-    write_encoder = write_image_encoder if kind == "image" else write_text_encoder
-    write_encoder(directory / "encoder")
+    _write_encoder(kind, directory / "encoder")
 
 
-def write_image_encoder(directory: Path) -> None:
-    """Write DINOv2-L/14 with registers."""
-    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+def _write_encoder(kind: Literal["image", "text"], directory: Path) -> None:
+    """Write DINOv2-L/14 with registers, or the text model of CLIP ViT-L/14 with a vocabulary of single bytes."""
+    import transformers
 
-    config = Dinov2WithRegistersConfig(
-        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, image_size=518, patch_size=14
-    )
-    Dinov2WithRegistersModel(config).save_pretrained(directory)
-
-
-def write_text_encoder(directory: Path) -> None:
-    """Write the text model of CLIP ViT-L/14, with a vocabulary of single bytes."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    config = CLIPTextConfig(
-        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768
-    )
-    CLIPTextModel(config).save_pretrained(directory)
-    save_tokenizer(directory)
+    if kind == "image":
+        size: dict[str, int] = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+        config = transformers.Dinov2WithRegistersConfig(**size, image_size=518, patch_size=14)
+        transformers.Dinov2WithRegistersModel(config).save_pretrained(directory)
+    else:
+        size = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+        config = transformers.CLIPTextConfig(**size, intermediate_size=3072, projection_dim=768)
+        transformers.CLIPTextModel(config).save_pretrained(directory)
+        save_tokenizer(directory)
 
 
 def write_scorer(directory: Path) -> None:

@@ -83,17 +83,10 @@ def main() -> int:
         milliseconds[operation] = round(1e3 * median_seconds(run, arguments.repeats), 2)
         print(f"{operation:<28} {milliseconds[operation]:>9.2f} ms")
     result = {
-        "count": arguments.count,
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "milliseconds": milliseconds,
-        "ply_bytes": len(ply_file),
-        "spz_bytes": len(spz_file),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "libzstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
-    }
+        "count": arguments.count, "device": name, "threads": torch.get_num_threads(), "milliseconds": milliseconds,
+        "ply_bytes": len(ply_file), "spz_bytes": len(spz_file), "python": platform.python_version(),
+        "torch": torch.__version__, "numpy": np.__version__, "libzstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
+    }  # fmt: skip
     print(json.dumps(result))
     return 0
 

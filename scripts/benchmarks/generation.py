@@ -112,25 +112,18 @@ def measure(arguments: argparse.Namespace, directory: Path, write_seconds: float
     stages = measure_stages(workload, arguments.repeats)
     peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     result: dict[str, Any] = {
-        "command": " ".join(sys.argv),
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "compute": compute.reason,
-        "voxels": len(workload.grid),
-        "load_seconds": round(load_seconds, 2),
-        "start_to_ready_seconds": round(ready_seconds, 2),
-        "loaded_gib": round(loaded_memory / GIB, 3),
-        "peak_gib": round(peak / GIB, 3),
-        "reserved_gib": round(reserved / GIB, 3),
-        "ceiling_tflops": round(ceiling / 1e12, 1),
+        "command": " ".join(sys.argv), "device": torch.cuda.get_device_name(), "compute": compute.reason,
+        "torch": torch.__version__, "python": platform.python_version(), "voxels": len(workload.grid),
+        "load_seconds": round(load_seconds, 2), "start_to_ready_seconds": round(ready_seconds, 2),
+        "loaded_gib": round(loaded_memory / GIB, 3), "peak_gib": round(peak / GIB, 3),
+        "reserved_gib": round(reserved / GIB, 3), "ceiling_tflops": round(ceiling / 1e12, 1),
         "milliseconds": {name: round(1e3 * seconds, 2) for name, (seconds, _) in stages.items()},
         "total_milliseconds": round(1e3 * sum(seconds for seconds, _ in stages.values()), 1),
         "tera_operations": {name: round(count / 1e12, 2) for name, (_, count) in stages.items() if count},
         "share_of_ceiling": {
             name: round(count / seconds / ceiling, 3) for name, (seconds, count) in stages.items() if count
         },
-    }
+    }  # fmt: skip
     if arguments.candidates:
         result["candidates"] = count_candidates(workload)
     if arguments.new_sizes:

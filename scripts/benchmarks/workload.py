@@ -57,10 +57,9 @@ class GenerationWorkload:
         if not checkpoint.takes_text:
             pixels = torch.randint(0, 256, (_IMAGE_SIZE, _IMAGE_SIZE, 3), dtype=torch.uint8)
             prompt = Image.fromarray(pixels.numpy())
-        conditions = Conditions((checkpoint.encode(prompt),), checkpoint.negative)
         engine = checkpoint.engine
         grid, noise = shell_grid(voxels, engine.device), torch.randn(1, *engine.structure_shape)
-        return GenerationWorkload(checkpoint, prompt, conditions, *params, grid, noise)
+        return GenerationWorkload(checkpoint, prompt, checkpoint.conditions(prompt), *params, grid, noise)
 
     @property
     def engine(self) -> Engine:

@@ -10,21 +10,14 @@ from torch import Tensor
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.gaussians import offset_perturbation, to_gaussians
 from pipeline.trellis.structure_decoder import occupied_voxels
-from scripts.parity_checks.report import (
-    HALF_PRECISION_BOUND,
-    STRUCTURE_DECODER_BOUND,
-    Arrays,
-    Golden,
-    Report,
-    record_taps,
-)
+from scripts.parity_checks.report import HALF_BOUND, STRUCTURE_DECODER_BOUND, Arrays, Golden, Report, record_taps
 
 
 def _check_half(name: str, file: str, arrays: Arrays, report: Report, network: Any, run: Callable[[], Tensor]) -> None:
     """Compare what the network returns in half precision, if there is such an array; it stays in half precision."""
     if name in arrays:
         network.to_precision(torch.float16)
-        report.compare(f"{file}: {name}", run(), arrays[name], HALF_PRECISION_BOUND)
+        report.compare(f"{file}: {name}", run(), arrays[name], HALF_BOUND)
 
 
 def _check_velocity(file: str, arrays: Arrays, report: Report, network: Any, run: Callable[[], Tensor]) -> set[str]:
@@ -56,8 +49,7 @@ def check_latent_flow(file: str, arrays: Arrays, golden: Golden, report: Report)
 
 def check_structure_decoder(file: str, arrays: Arrays, golden: Golden, report: Report) -> set[str]:
     """Check logits, coordinates from the golden logits, and from ours where the golden logit is clearly not 0."""
-    expected = arrays["logits"]
-    decoder = golden.network(file, "SparseStructureDecoder")
+    expected, decoder = arrays["logits"], golden.network(file, "SparseStructureDecoder")
     logits = decoder(arrays["z"])
     report.compare(f"{file}: logits", logits, expected, STRUCTURE_DECODER_BOUND)
     if "coords" in arrays:
@@ -89,19 +81,12 @@ def check_gaussian_decoder(file: str, arrays: Arrays, golden: Golden, report: Re
         raw = decoder(arrays["feats"], grid)
     gaussians = to_gaussians(raw, grid, decoder.resolution, decoder.offset_perturbation, decoder.config)
     results = {
-        **outputs,
-        "net_out": raw,
-        "xyz_raw": gaussians.xyz,
-        "features_dc_raw": gaussians.features_dc[:, None],
-        "scaling_raw": gaussians.scaling,
-        "rotation_raw": gaussians.rotation,
-        "opacity_raw": gaussians.opacity[:, None],
-        "get_xyz": gaussians.positions,
-        "get_scaling": gaussians.scales,
-        "get_rotation": gaussians.quaternions,
+        **outputs, "net_out": raw, "offset_perturbation": offset_perturbation(decoder.config),
+        "xyz_raw": gaussians.xyz, "features_dc_raw": gaussians.features_dc[:, None], "scaling_raw": gaussians.scaling,
+        "rotation_raw": gaussians.rotation, "opacity_raw": gaussians.opacity[:, None],
+        "get_xyz": gaussians.positions, "get_scaling": gaussians.scales, "get_rotation": gaussians.quaternions,
         "get_opacity": gaussians.opacities[:, None],
-        "offset_perturbation": offset_perturbation(decoder.config),
-    }
+    }  # fmt: skip
     if "sel" in arrays:
         results["net_out_sel"] = raw[:, arrays["sel"]]
     for name in sorted(results.keys() & arrays.keys()):

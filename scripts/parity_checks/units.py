@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,13 +27,6 @@ TIMESTEP_EMBEDDING_BOUND = 1e-4
 WINDOW_SIZE = 8
 
 
-class Unit(NamedTuple):
-    """Our value of an array, and the bound on its error; None if it must be exact."""
-
-    value: Any
-    bound: float | None = BOUND
-
-
 def _counting(shape: torch.Size, fold: int) -> Tensor:
     """Return 0, 1, 2, ... in the shape that folds into `shape` when blocks of fold^3 cells move into channels.
 
@@ -51,38 +44,37 @@ def _convolve(arrays: Arrays, grid: VoxelGrid) -> Tensor:
     out_channels, *_, in_channels = arrays["conv_w"].shape
     layer = SparseConv3d(in_channels, out_channels)
     layer.conv.load_state_dict({"weight": arrays["conv_w"], "bias": arrays["conv_b"]})
-    result: Tensor = layer(arrays["sp_feats"], grid)
-    return result
+    return layer(arrays["sp_feats"], grid)
 
 
-def _compute_unit(name: str, arrays: Arrays) -> Unit | None:
-    """Compute our value of a golden array; None if the name is unknown."""
+def _compute_unit(name: str, arrays: Arrays) -> tuple[Any, float] | None:
+    """Compute our value of a golden array, and the bound on its error; None if the name is unknown."""
     number = [int(n) for n in re.findall(r"\d+", name)]
     if name == "t_emb256":
-        return Unit(timestep_embedding(arrays["t_in"]), TIMESTEP_EMBEDDING_BOUND)
+        return timestep_embedding(arrays["t_in"]), TIMESTEP_EMBEDDING_BOUND
     if re.fullmatch(r"pos_emb_\d+", name):
-        return Unit(position_embedding(arrays["pos_in"], number[0]))
+        return position_embedding(arrays["pos_in"], number[0]), BOUND
     if stated := re.fullmatch(r"tseq_(\d+)_([\d.]+)", name):
-        return Unit(schedule(int(stated[1]), float(stated[2])))
+        return schedule(int(stated[1]), float(stated[2])), BOUND
     if re.fullmatch(r"hammersley\d+", name):
-        return Unit(hammersley(number[0]))
+        return hammersley(number[0]), BOUND
     if re.fullmatch(r"patchify\d+", name):
-        return Unit(patchify(_counting(arrays[name].shape, number[0]), number[0]), None)
+        return patchify(_counting(arrays[name].shape, number[0]), number[0]), 0.0
     if re.fullmatch(r"(unpatchify|pixel_shuffle)\d+", name):
-        return Unit(unpatchify(_counting(arrays[name].shape, -number[0]), number[0]), None)
+        return unpatchify(_counting(arrays[name].shape, -number[0]), number[0]), 0.0
     if "sp_coords" not in arrays:
         return None
     grid = VoxelGrid(arrays["sp_coords"])
     if name == "down_coords":
-        return Unit(grid.pooling.coarse.coords, None)
+        return grid.pooling.coarse.coords, 0.0
     if name in ("down_feats", "up_feats"):
         coarse = downsample(arrays["sp_feats"], grid.pooling)
-        return Unit(coarse if name == "down_feats" else upsample(coarse, grid.pooling))
+        return coarse if name == "down_feats" else upsample(coarse, grid.pooling), BOUND
     if name == "conv_out":
-        return Unit(_convolve(arrays, grid))
+        return _convolve(arrays, grid), BOUND
     if re.fullmatch(r"win_(id|len)_shift\d+", name):
         window_ids = grid.windows(WINDOW_SIZE, number[0]).segment_ids
-        return Unit(window_ids if "id" in name else torch.bincount(window_ids), None)
+        return window_ids if "id" in name else torch.bincount(window_ids), 0.0
     return None
 
 
@@ -90,14 +82,10 @@ def check_units(file: str, arrays: Arrays, report: Report) -> set[str]:
     """Check every array of a file of unit results; return the names that are known."""
     used = {"t_in", "pos_in", "sp_coords", "sp_feats", "conv_w", "conv_b"}
     for name in arrays.keys() - used:
-        unit = _compute_unit(name, arrays)
-        if unit is None:
-            continue
-        if unit.bound is None:
-            report.compare_exactly(f"{file}: {name}", unit.value, arrays[name])
-        else:
-            report.compare(f"{file}: {name}", unit.value, arrays[name], unit.bound)
-        used.add(name)
+        if (unit := _compute_unit(name, arrays)) is not None:
+            value, bound = unit
+            report.compare(f"{file}: {name}", value, arrays[name], bound)
+            used.add(name)
     return used
 
 

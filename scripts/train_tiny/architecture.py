@@ -17,7 +17,7 @@ _FLOW = {
     "in_channels": LATENT_CHANNELS, "out_channels": LATENT_CHANNELS, "cond_channels": TOKEN_WIDTH,
     "patch_size": 2, "mlp_ratio": 4, "pe_mode": "ape", "qk_rms_norm": True, "use_fp16": True,
 }  # fmt: skip
-# Stem of the file -> class name and arguments.
+# Stem of the file -> class name and arguments, in the order of pipeline.weights.files.NETWORK_ROLES.
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "ss_flow_tiny": ("SparseStructureFlowModel", {
         **_FLOW, "resolution": 16, "model_channels": 144, "num_blocks": 6, "num_heads": 6,
@@ -42,13 +42,9 @@ def build_image_encoder() -> Any:
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
     config = Dinov2WithRegistersConfig(
-        hidden_size=TOKEN_WIDTH,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
-        num_register_tokens=4,
-    )
+        hidden_size=TOKEN_WIDTH, num_hidden_layers=4, num_attention_heads=4,
+        image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, num_register_tokens=4,
+    )  # fmt: skip
     return Dinov2WithRegistersModel(config)
 
 
@@ -57,15 +53,10 @@ def build_text_encoder(vocabulary_size: int) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=TOKEN_WIDTH,
-        intermediate_size=2 * TOKEN_WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=4,
+        vocab_size=vocabulary_size, bos_token_id=vocabulary_size - 2, eos_token_id=vocabulary_size - 1,
+        hidden_size=TOKEN_WIDTH, intermediate_size=2 * TOKEN_WIDTH, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=TOKENS,
-        bos_token_id=vocabulary_size - 2,
-        eos_token_id=vocabulary_size - 1,
-    )
+    )  # fmt: skip
     return CLIPTextModel(config)
 
 

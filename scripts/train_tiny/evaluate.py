@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
+from scripts.benchmarks.timing import device_name
 from scripts.train_tiny.eval.metrics import summarise
-from scripts.train_tiny.eval.model import ModelUnderTest
-from scripts.train_tiny.eval.samples import RETRIEVAL_SIZE, EvalResult, evaluate, make_samples
+from scripts.train_tiny.eval.samples import RETRIEVAL_SIZE, EvalResult, evaluate, load_model, make_samples
 
 PANELS = {
     "voxel_iou": "voxels, IoU with one voxel of tolerance",
@@ -87,7 +87,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    model = ModelUnderTest(arguments.checkpoint, arguments.device)
+    model = load_model(arguments.checkpoint, arguments.device)
     checkpoint = model.engine.checkpoint
     recommended = checkpoint.sparse_structure_sampler_params, checkpoint.slat_sampler_params
     samples = make_samples(arguments.seed, arguments.objects, model.engine.device, text=model.takes_text)
@@ -108,14 +108,8 @@ def main() -> int:
         show(figures)
         if strength == 0:
             unguided[steps] = result
-    content = {
-        "checkpoint": arguments.checkpoint,
-        "objects": arguments.objects,
-        "seed": arguments.seed,
-        "device": torch.cuda.get_device_name() if model.engine.device.type == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "results": results,
-    }
+    content = {name: getattr(arguments, name) for name in ("checkpoint", "objects", "seed")}
+    content |= {"device": device_name(model.engine.device), "torch": torch.__version__, "results": results}
     if arguments.json:
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
     if arguments.plot:

@@ -21,18 +21,13 @@ from safetensors.torch import load_file
 from pipeline import SamplerParams
 from pipeline.trellis.checkpoint import build_network
 from pipeline.weights.checkpoint_writer import save_network, save_pipeline
+from pipeline.weights.files import NETWORK_ROLES
 from scripts.train_tiny.architecture import NETWORKS
 from scripts.train_tiny.data.dataset import make_dataset
 from scripts.train_tiny.training import latents, structure
 from scripts.train_tiny.training.context import TrainingContext
 from scripts.train_tiny.training.prompt_encoders import FINAL_TEXT_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, write_tokenizer
 
-ROLES = {
-    "sparse_structure_flow_model": "ss_flow_tiny",
-    "sparse_structure_decoder": "ss_dec_tiny",
-    "slat_flow_model": "slat_flow_tiny",
-    "slat_decoder_gs": "slat_dec_gs_tiny",
-}
 SAMPLER_PARAMS = SamplerParams(steps=12, cfg_strength=0.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
 
 
@@ -79,7 +74,7 @@ def write_checkpoints(work: Path, directory: Path) -> None:
         encoder.from_pretrained(source, local_files_only=True).half().save_pretrained(target)
     write_tokenizer(text / TEXT_ENCODER)
     statistics = {key: value.tolist() for key, value in load_file(work / f"{latents.STATISTICS}.safetensors").items()}
-    models = {role: f"ckpts/{stem}" for role, stem in ROLES.items()}
+    models = {role: f"ckpts/{stem}" for role, stem in zip(NETWORK_ROLES, NETWORKS, strict=True)}
     save_pipeline(image, "image", models=models, encoder=IMAGE_ENCODER, settings=SAMPLER_PARAMS, statistics=statistics)
     models = {role: f"../{image.name}/{path}" for role, path in models.items()}
     save_pipeline(text, "text", models=models, encoder=TEXT_ENCODER, settings=SAMPLER_PARAMS, statistics=statistics)

@@ -24,7 +24,7 @@ from miner.localnet.raw_client import AxonAddress
 from miner.subnet.metagraph import Neuron
 from scripts.demo import HELD_OUT_OBJECTS, MinerProcess, object_task
 from scripts.validation import attacks
-from scripts.validation.attacks import MEGABYTE, Attack, AttackOutcome, Peers
+from scripts.validation.attacks import MEGABYTE, AttackOutcome, Peers
 
 # Between two rounds of attacks, so that a hostile validator stays below its rate limit.
 PAUSE = 5.0
@@ -34,19 +34,18 @@ MAX_GROWTH = 300 * MEGABYTE
 FLOOD_COUNT = 20
 
 
-def split_attacks(
-    axon: AxonAddress, seed: str, connections: int, megabytes: int
-) -> tuple[dict[str, Attack], dict[str, Attack]]:
-    """Return the floods, which consist in the number of their requests, and all other attacks."""
+async def run_some(
+    axon: AxonAddress, seed: str, connections: int, megabytes: int, *, floods: bool
+) -> dict[str, AttackOutcome]:
+    """Run the floods, which consist in the number of their requests, or all other attacks."""
     every = attacks.make_attacks(axon, Peers.from_seed(seed), connections, megabytes)
-    floods = {name: attack for name, attack in every.items() if attack.count >= FLOOD_COUNT}
-    return floods, {name: attack for name, attack in every.items() if name not in floods}
+    chosen = {name: attack for name, attack in every.items() if (attack.count >= FLOOD_COUNT) == floods}
+    return await attacks.run_attacks(chosen)
 
 
 def run_floods(axon: AxonAddress, seed: str, connections: int, megabytes: int) -> dict[str, AttackOutcome]:
     """Run the floods, in a process of their own, which they keep busy."""
-    floods, _ = split_attacks(axon, seed, connections, megabytes)
-    return asyncio.run(attacks.run_attacks(floods))
+    return asyncio.run(run_some(axon, seed, connections, megabytes, floods=True))
 
 
 async def run_all_attacks(axon: AxonAddress, seed: str, connections: int, megabytes: int) -> dict[str, AttackOutcome]:
@@ -56,8 +55,8 @@ async def run_all_attacks(axon: AxonAddress, seed: str, connections: int, megaby
         loop = asyncio.get_running_loop()
         floods = loop.run_in_executor(pool, run_floods, axon, seed, connections, megabytes)
         while not floods.done():
-            _, single = split_attacks(axon, seed, connections, megabytes)
-            for name, outcome in (await attacks.run_attacks(single)).items():
+            others = await run_some(axon, seed, connections, megabytes, floods=False)
+            for name, outcome in others.items():
                 outcomes[name] = outcomes[name] + outcome if name in outcomes else outcome
             await asyncio.wait([floods], timeout=PAUSE)
         return outcomes | await floods
@@ -107,12 +106,9 @@ async def run(folder: Path, connections: int, megabytes: int) -> bool:
         "honest": dict(verdicts),
         "honest_seconds_before": round(before[0][1], 2),
         "honest_seconds_longest": round(max(seconds for _, seconds in during), 2),
-        "memory_before_mb": peak_before // MEGABYTE,
-        "memory_peak_mb": peak // MEGABYTE,
-        "memory_after_mb": after // MEGABYTE,
-        "seconds": round(time.monotonic() - started, 1),
-        "exit_code": exit_code,
-    }
+        "memory_before_mb": peak_before // MEGABYTE, "memory_peak_mb": peak // MEGABYTE,
+        "memory_after_mb": after // MEGABYTE, "seconds": round(time.monotonic() - started, 1), "exit_code": exit_code,
+    }  # fmt: skip
     print(json.dumps(summary))
     is_expected = all(outcome.is_expected for outcome in outcomes.values())
     return is_expected and set(verdicts) == {"valid"} and peak - peak_before < MAX_GROWTH

@@ -85,9 +85,6 @@ def make_attacks(axon: AxonAddress, peers: Peers, connections: int, megabytes: i
     def endless(make_head: Callable[[], bytes], *expected: str, count: int) -> Attack:
         return Attack(lambda: send_bytes(axon, make_head(), endlessly=True), frozenset(expected), count)
 
-    def slow_body() -> RawRequest:
-        return RawRequest(peers.slow, b"x" * 10_000)
-
     bad_signature = {"bt_header_dendrite_signature": "0x" + "12" * 64}
     # A refused client that is still sending may see the end of the connection before it sees why: "closed".
     return {
@@ -111,7 +108,9 @@ def make_attacks(axon: AxonAddress, peers: Peers, connections: int, megabytes: i
         "flood of a stranger": unregistered({}, "403", "closed", count=connections),
         "flood of bad signatures": unregistered(bad_signature, "401", "closed", count=connections),
         "slow headers": endless(lambda: b"POST /Generate HTTP/1.1\r\nx: ", "closed", count=connections),
-        "slow bodies, allowed": endless(lambda: slow_body().head(axon), "408", "503", count=20),
+        "slow bodies, allowed": endless(
+            lambda: RawRequest(peers.slow, b"x" * 10_000).head(axon), "408", "503", count=20
+        ),
     }
 
 

@@ -22,18 +22,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from miner.ledger import (
-    SPLAT_COLUMNS,
-    Event,
-    LedgerReader,
-    LedgerWriter,
-    Outcome,
-    PhaseAssignment,
-    ResultGenerated,
-    SubmissionAnswered,
-    TaskRow,
-    TaskStarted,
-)
+from miner.ledger import SPLAT_COLUMNS, LedgerReader, LedgerWriter, Outcome, PhaseAssignment, TaskRow, events
 
 EVENTS_PER_TASK = 3
 MAX_BURST = 200
@@ -50,13 +39,13 @@ class Round:
     problems: tuple[str, ...]
 
 
-def task_events(ledger: LedgerWriter, number: int, phase: str) -> Iterator[Event]:
+def task_events(ledger: LedgerWriter, number: int, phase: str) -> Iterator[events.Event]:
     """Yield the events of a task from assignment to feedback, each with `number` in it."""
     key, statistics = ledger.new_key(), dict.fromkeys(SPLAT_COLUMNS, float(number))
     assignment = PhaseAssignment(phase, "0" * 12, None)
-    yield TaskStarted(key, time.time(), "pull", "5" * 48, 27, str(number), "image", assignment, "1.0")
-    yield ResultGenerated(key, time.time(), number, (number,), {"structure": 1.0}, statistics, 0.7, number)
-    yield SubmissionAnswered(key, time.time(), Outcome.ACCEPTED, score=0.7, cooldown_until=number + 1)
+    yield events.TaskStarted(key, time.time(), "pull", "5" * 48, 27, str(number), "image", assignment, "1.0")
+    yield events.ResultGenerated(key, time.time(), number, (number,), {"structure": 1.0}, statistics, 0.7, number)
+    yield events.SubmissionAnswered(key, time.time(), Outcome.ACCEPTED, score=0.7, cooldown_until=number + 1)
 
 
 def write_forever(path: Path, phase: str, paced: bool, progress: Connection) -> None:

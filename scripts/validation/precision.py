@@ -1,6 +1,6 @@
 """Measure how far half precision and the fused kernels are from float32, at full size on a GPU.
 
-    python -m scripts.validation.precision [--checkpoint image-large]
+    python -m scripts.validation.precision
 
 Compares single velocities and whole samplings of phase 3, and two samplings with the same seed. Deviations are the
 largest difference over the largest value of the float32 result, and the norm of the difference over its norm. The last
@@ -27,7 +27,7 @@ from scripts.loaded_checkpoint import LoadedCheckpoint
 
 TIMES = (1.0, 0.75, 0.25)
 RUNS = ("first", "second")
-VOXELS = 12_000
+CHECKPOINT, VOXELS = "image-large", 12_000
 # Name in the record -> precision, kernels, fp8, and the number of guided steps that reuse a velocity.
 VARIANTS: dict[str, tuple[Precision, Kernels, bool, int]] = {
     "float16 plain": ("float16", "plain", False, 0),
@@ -76,14 +76,12 @@ def deviation(result: Tensor, reference: Tensor) -> dict[str, float]:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", choices=random_init.CHECKPOINTS, default="image-large", help="of which size")
-    arguments = parser.parse_args()
-    name = arguments.checkpoint
+    parser.parse_args()
     print(f"phase 3: {phase_params('phase3')}")
-    report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "checkpoint": name}
+    report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         directory = Path(folder)
-        random_init.write_checkpoint(name, directory, "cuda")
+        random_init.write_checkpoint(CHECKPOINT, directory, "cuda")
         reference = compute_results(directory, choose_compute("cuda", "float32"))
         for variant, (precision, kernels, fp8, reuse) in VARIANTS.items():
             gc.collect()

@@ -7,7 +7,7 @@ import selectors
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -73,9 +73,7 @@ class SimulatedValidator:
         self.hotkey = bt.Keypair.create_from_uri(f"//validator{uid}").ss58_address
         timing = ValidatorTiming()
         self.rules = ValidatorRules(self.hotkey, self._next_task, lambda _: True, lambda: self.unix_time, timing)
-        self.assigned: set[str] = set()
-        self.ended: set[str] = set()
-        self.forgotten: set[str] = set()
+        self.assigned, self.ended, self.forgotten = set[str](), set[str](), set[str]()
         self.verdicts: list[SubmissionVerdict] = []
         self.known_violations = self.unknown_violations = self.late = self.ignored = 0
         # The last cooldown that reached the miner, in the validator's unix seconds.
@@ -195,15 +193,14 @@ def _failed(synapse: AnySynapse, code: int, delivered: bool) -> Reply[AnySynapse
     return Reply(synapse, delivered, None)
 
 
+@dataclass(eq=False)
 class SimulatedRunner:
     """Takes the place of the task runner: generates one task at a time, in the scheduler's order."""
 
-    def __init__(self, rng: random.Random) -> None:
-        """Begin without any task."""
-        self.counters: Counter[str] = Counter()
-        self._rng = rng
-        self._waiting: list[tuple[Urgency, asyncio.Event]] = []
-        self._is_free = True
+    rng: random.Random
+    counters: Counter[str] = field(default_factory=Counter)
+    _waiting: list[tuple[Urgency, asyncio.Event]] = field(default_factory=list)
+    _is_free: bool = True
 
     async def run(self, task: Task) -> Any:
         """Return a result eight seconds after the task's turn came. Raise PipelineError for some tasks."""
@@ -216,7 +213,7 @@ class SimulatedRunner:
         finally:
             self._is_free = True
             self._start_next()
-        if self._rng.random() < FAILED_SHARE:
+        if self.rng.random() < FAILED_SHARE:
             raise PipelineError("simulated")
         return SimpleNamespace(data=b"Result", packing_seconds=0.5)
 

@@ -1,12 +1,12 @@
 """Swap one checkpoint for another while tasks are generated.
 
-    python -m scripts.validation.swap [--checkpoint text-xlarge]
+    python -m scripts.validation.swap
 
-Two checkpoints with random weights run in the miner's own scheduler, loader and phase manager, with two tasks waiting
-at any time; there is no network and no background model. Prints the number of tasks that each checkpoint generated, the
-time from the changed state to the first task of the new phase, and the GPU memory: with one checkpoint, with both, and
-after the last task of the old one, also as /health reports it. Needs neither bittensor nor rembg. Exits with 1 if a
-task was lost. Recorded results: swap.md beside this file.
+Two checkpoints of text-xlarge's size with random weights run in the miner's own scheduler, loader and phase manager,
+with two tasks waiting at any time; there is no network and no background model. Prints the number of tasks that each
+checkpoint generated, the time from the changed state to the first task of the new phase, and the GPU memory: with one
+checkpoint, with both, and after the last task of the old one, also as /health reports it. Needs neither bittensor nor
+rembg. Exits with 1 if a task was lost. Recorded results: swap.md beside this file.
 """
 
 import argparse
@@ -37,8 +37,8 @@ CONCURRENT_TASKS = 2
 TASKS = 4
 PHASE = """
 text: {{checkpoint: {checkpoint}}}
-sparse_structure_sampler_params: {{steps: {steps}, cfg_strength: 7.5, cfg_interval: [0.5, 1.0], rescale_t: 3.0}}
-slat_sampler_params: {{steps: {steps}, cfg_strength: 3.0, cfg_interval: [0.5, 1.0], rescale_t: 3.0}}
+sparse_structure_sampler_params: {{steps: 12, cfg_strength: 7.5, cfg_interval: [0.5, 1.0], rescale_t: 3.0}}
+slat_sampler_params: {{steps: 12, cfg_strength: 3.0, cfg_interval: [0.5, 1.0], rescale_t: 3.0}}
 background: {{model: u2netp}}
 """
 
@@ -58,12 +58,12 @@ class PhaseSwap:
     progress: asyncio.Event = field(default_factory=asyncio.Event)
 
     @staticmethod
-    async def open(folder: Path, checkpoints: dict[str, Path], steps: int, device: str) -> "PhaseSwap":
+    async def open(folder: Path, checkpoints: dict[str, Path], device: str) -> "PhaseSwap":
         """Write the phases below the folder, one for each checkpoint, and load the old one."""
         config, state, scheduler = folder / "miner.yaml", StateFile(folder / "state"), Scheduler()
         (folder / "phases").mkdir()
         for name, checkpoint in checkpoints.items():
-            (folder / "phases" / f"{name}.yaml").write_text(PHASE.format(checkpoint=checkpoint, steps=steps))
+            (folder / "phases" / f"{name}.yaml").write_text(PHASE.format(checkpoint=checkpoint))
         settings = MinerSettings(phase="old", device=device)
         owner = ModelOwner(
             check_allowed=lambda _: None,
@@ -83,8 +83,7 @@ class PhaseSwap:
 
         def apply(state: PhaseState | None) -> PhaseState:
             assert state is not None
-            choice = PhaseChoice.single(load_phase("new", self.config))
-            return state.apply(choice, "apply", "for the validation")
+            return state.apply(PhaseChoice.single(load_phase("new", self.config)), "apply", "for the validation")
 
         started = time.monotonic()
         await asyncio.to_thread(self.state.change, apply)
@@ -98,15 +97,12 @@ class PhaseSwap:
         manager.cancel()
         swap_seconds = self.first_generated.get("new", float("nan")) - started
         return {
-            "asked": self.submitted,
-            "made": self.generated,
-            "errors": self.errors,
+            "asked": self.submitted, "made": self.generated, "errors": self.errors,
             "seconds_to_the_first_task_of_the_new_phase": round(swap_seconds, 2),
-            "gib_with_one": in_gib(with_one),
-            "gib_at_most": in_gib(with_both),
-            "gib_after_the_swap": in_gib(torch.cuda.memory_allocated()),
+            "gib_with_one": round(with_one / GIB, 2), "gib_at_most": round(with_both / GIB, 2),
+            "gib_after_the_swap": round(torch.cuda.memory_allocated() / GIB, 2),
             "as_health_has_it": [asdict(gpu) for gpu in read_gpu_memory()],
-        }
+        }  # fmt: skip
 
     async def _generate_until(self, stopping: asyncio.Event) -> None:
         """Generate tasks one after the other."""
@@ -141,31 +137,21 @@ def _generate(backend: Backend, request: Request, on_step: OnStep) -> None:
         backend.generate(request, on_step)
 
 
-def in_gib(size: int) -> float:
-    """Return a number of bytes in GiB."""
-    return round(size / GIB, 2)
-
-
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="text-xlarge", help="size of the two, or a directory for both")
-    parser.add_argument("--steps", type=int, default=12)
-    arguments = parser.parse_args()
+    parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoints = {phase: folder / f"checkpoint-{phase}" for phase in ("old", "new")}
         for directory in checkpoints.values():
-            if arguments.checkpoint in random_init.CHECKPOINTS:
-                random_init.write_checkpoint(arguments.checkpoint, directory, device)
-            else:
-                directory.symlink_to(Path(arguments.checkpoint).resolve())
+            random_init.write_checkpoint("text-xlarge", directory, device)
         if device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         with asyncio.Runner() as runner:
-            swap = runner.run(PhaseSwap.open(folder, checkpoints, arguments.steps, device))
+            swap = runner.run(PhaseSwap.open(folder, checkpoints, device))
             result = runner.run(swap.run())
     print(json.dumps({"device": device_name(torch.device(device)), "torch": torch.__version__} | result))
     return 1 if swap.errors else 0

@@ -6,11 +6,4 @@ from miner.analytics.report.formatting import explain_emptiness
 from miner.analytics.report.html import as_html
 from miner.analytics.report.text import as_text
 
-__all__ = [
-    "as_csv",
-    "as_html",
-    "as_json",
-    "as_text",
-    "explain_emptiness",
-    "read_report",
-]
+__all__ = ["as_csv", "as_html", "as_json", "as_text", "explain_emptiness", "read_report"]

@@ -67,15 +67,9 @@ def read_report(ledger: Path, by: By, since: float, scale: Scale = DEFAULT_SCALE
 
 
 def build_report(
-    ledger: Path,
-    tasks: Sequence[TaskRow],
-    by: By,
-    since: float,
-    until: float,
-    phases: Sequence[PhaseRow] = (),
-    experiments: Iterable[tuple[ExperimentRow, Sequence[TaskRow]]] = (),
-    scale: Scale = DEFAULT_SCALE,
-) -> Report:
+    ledger: Path, tasks: Sequence[TaskRow], by: By, since: float, until: float, phases: Sequence[PhaseRow] = (),
+    experiments: Iterable[tuple[ExperimentRow, Sequence[TaskRow]]] = (), scale: Scale = DEFAULT_SCALE,
+) -> Report:  # fmt: skip
     """Sum up tasks in the order of their assignment; `experiments` come with all of their tasks."""
     table = aggregate.TaskTable(tasks, scale)
     experiments = list(experiments)
@@ -88,15 +82,10 @@ def build_report(
         groups.sort(key=lambda group: -group.summary.tasks)
     width = _bin_seconds(tasks)
     return Report(
-        ledger=ledger,
-        by=by,
-        since=since,
-        until=until,
+        *(ledger, by, since, until),
         total=describe("", "all", table.everything),
         groups=tuple(groups),
-        differences=()
-        if by == "hour"
-        else aggregate.compare_groups((group.label, group.summary.rate) for group in groups),
+        differences=() if by == "hour" else aggregate.compare_groups((row.label, row.summary.rate) for row in groups),
         bin_seconds=width,
         bins=table.bins(table.everything, width),
         phases=tuple(phase for phase in phases if since <= phase.at <= until),

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from miner.analytics.aggregate import COMPARED, Summary
-from miner.analytics.experiments import ExperimentSummary
 from miner.analytics.report.build import Report, ReportRow
 
 
@@ -24,7 +23,10 @@ def as_json(report: Report) -> str:
         "bin_seconds": report.bin_seconds,
         "bins": [{"start": b.start, "accepted": b.rate.accepted, "judged": b.rate.judged} for b in report.bins],
         "phases": [phase._asdict() for phase in report.phases],
-        "experiments": [_experiment(experiment) for experiment in report.experiments],
+        "experiments": [
+            {"row": e.row._asdict(), "arms": e.arms, "decision": asdict(e.result), "state": e.result.state}
+            for e in report.experiments
+        ],
         "ledger": str(report.ledger),
         "bands": {band.name: band.floor for band in report.scale.bands},
     }
@@ -35,41 +37,21 @@ def _figures(summary: Summary) -> dict[str, float | None]:
     """Return the columns that both formats share."""
     rate, seconds = summary.rate, summary.seconds
     return {
-        "tasks": summary.tasks,
-        "accepted": rate.accepted,
-        "rejected": rate.rejected,
-        "skipped": summary.skipped,
-        "other": summary.other,
-        "rate": rate.share,
-        "score": summary.score,
+        "tasks": summary.tasks, "accepted": rate.accepted, "rejected": rate.rejected,
+        "skipped": summary.skipped, "other": summary.other, "rate": rate.share, "score": summary.score,
         "quality": summary.quality and summary.quality.p50,
-        "seconds_p50": seconds and seconds.p50,
-        "seconds_p95": seconds and seconds.p95,
+        "seconds_p50": seconds and seconds.p50, "seconds_p95": seconds and seconds.p95,
         "gaussians_p50": summary.gaussians and summary.gaussians.p50,
-    }
+    }  # fmt: skip
 
 
 def _row(row: ReportRow) -> dict[str, Any]:
     rate = row.summary.rate
     return {
-        "key": row.key,
-        "label": row.label,
-        **_figures(row.summary),
-        "interval": rate.interval,
-        "verdict": str(rate.rating),
-        "contrasts": [asdict(contrast) for contrast in row.contrasts],
+        "key": row.key, "label": row.label, **_figures(row.summary), "interval": rate.interval,
+        "verdict": str(rate.rating), "contrasts": [asdict(contrast) for contrast in row.contrasts],
         "judged": rate.judged,
-    }
-
-
-def _experiment(experiment: ExperimentSummary) -> dict[str, Any]:
-    result = experiment.result
-    return {
-        "row": experiment.row._asdict(),
-        "arms": experiment.arms,
-        "decision": asdict(result),
-        "state": result.state,
-    }
+    }  # fmt: skip
 
 
 def _without_infinities(value: object) -> object:

@@ -54,30 +54,23 @@ def summary_cells(row: ReportRow, *, count_format: str = "", dash: str = "-") ->
     low, high = rate.interval
     counts = (summary.tasks, rate.accepted, rate.rejected, summary.skipped, summary.other)
     return [
-        row.label,
-        *(format(count, count_format) for count in counts),
-        percent(rate.share),
+        row.label, *(format(count, count_format) for count in counts), percent(rate.share),
         f"{100 * low:.1f}{dash}{100 * high:.1f}" if rate.judged else dash,
-        number(summary.score, ".3f"),
-        number(summary.quality and summary.quality.p50, ".3f"),
-        number(seconds and seconds.p50, ".1f"),
-        number(seconds and seconds.p95, ".1f"),
-        number(summary.gaussians and summary.gaussians.p50, ",.0f"),
-        str(rate.rating),
-    ]
+        number(summary.score, ".3f"), number(summary.quality and summary.quality.p50, ".3f"),
+        number(seconds and seconds.p50, ".1f"), number(seconds and seconds.p95, ".1f"),
+        number(summary.gaussians and summary.gaussians.p50, ",.0f"), str(rate.rating),
+    ]  # fmt: skip
 
 
 def contrast_cells(contrast: Contrast) -> list[str]:
     """Return the cells of a column's row; its effect in words if it is clear."""
     effect = contrast.effect
     return [
-        contrast.column,
-        significant(contrast.accepted_median),
-        significant(contrast.rejected_median),
+        contrast.column, significant(contrast.accepted_median), significant(contrast.rejected_median),
         number(effect and effect.delta, "+.2f"),
         f"{effect.low:+.2f} to {effect.high:+.2f}" if effect else "-",
         effect.magnitude if effect and effect.is_clear else "",
-    ]
+    ]  # fmt: skip
 
 
 def explain_emptiness(report: Report) -> str:

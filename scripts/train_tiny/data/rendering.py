@@ -58,16 +58,14 @@ def _trace(
     hit = (distance < _HIT_DISTANCE) & (depth < RADIUS + _OBJECT_RADIUS)
     channels = torch.cat([shade(colour, normal), torch.ones_like(colour[..., :1]), points], dim=-1)
     channels = torch.where(hit[..., None], channels, 0.0)
-    image: Tensor = channels.transpose(1, 2).unflatten(2, (size, size))
-    return image
+    return channels.transpose(1, 2).unflatten(2, (size, size))
 
 
 def shade(colour: Tensor, normal: Tensor) -> Tensor:
     """Return colours [..., 3] under the single light, which stays with the object; normals are [..., 3]."""
     light = F.normalize(torch.tensor(_LIGHT_DIRECTION, device=colour.device), dim=0)
     intensity = _AMBIENT + (1 - _AMBIENT) * (normal @ light).clamp(min=0)
-    shaded: Tensor = (colour * intensity[..., None]).clamp(0, 1)
-    return shaded
+    return (colour * intensity[..., None]).clamp(0, 1)
 
 
 def render_framed(objects: ObjectBatch, size: int) -> Tensor:

@@ -35,8 +35,7 @@ def voxelize(objects: ObjectBatch) -> Tensor:
     indices = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
     points = voxel_centres(indices).expand(objects.count, -1, -1)
     is_near = objects.distance(points).abs() * RESOLUTION < _SURFACE_DISTANCE
-    occupancy: Tensor = is_near.unflatten(1, (RESOLUTION,) * 3)
-    return occupancy
+    return is_near.unflatten(1, (RESOLUTION,) * 3)
 
 
 def surface_latents(objects: ObjectBatch, occupancy: Tensor) -> list[Tensor]:

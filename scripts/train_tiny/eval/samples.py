@@ -7,15 +7,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline import SamplerParams
+from pipeline import SamplerParams, Splats, choose_compute, flip_up_axis
+from pipeline.conditioning.preprocessing import frame_object
+from pipeline.params import Conditions
 from pipeline.scoring.similarity import render_rgba
+from pipeline.trellis import VoxelGrid
+from pipeline.trellis.structure_decoder import occupied_voxels
+from pipeline.weights.locate import locate
+from scripts.loaded_checkpoint import LoadedCheckpoint
 from scripts.train_tiny.data.dataset import FIRST_HELD_OUT_SEED
 from scripts.train_tiny.data.distance_fields import ObjectBatch
 from scripts.train_tiny.data.objects import make_object
 from scripts.train_tiny.data.rendering import render
 from scripts.train_tiny.data.voxels import voxelize
 from scripts.train_tiny.eval.metrics import Metrics, compute_metrics, render_object, retrieval_accuracy, view_cameras
-from scripts.train_tiny.eval.model import ModelUnderTest, Prompt
 
 PROMPT_SIZE = 512
 # Each result is matched with the prompts of this many objects.
@@ -26,7 +31,7 @@ RETRIEVAL_SIZE = 20
 class EvalSample:
     """An object: its prompt, the seed of the noise, its occupancy [64, 64, 64] bool and its views [2, 4, S, S]."""
 
-    prompt: Prompt
+    prompt: Image.Image | str
     seed: int
     occupancy: Tensor
     views: Tensor
@@ -55,6 +60,33 @@ def make_samples(first: int, count: int, device: torch.device, *, text: bool) ->
     return samples
 
 
+def load_model(reference: str, device: str) -> LoadedCheckpoint:
+    """Load a checkpoint in float32 for the plain path, so that figures are reproducible. Raises CheckpointError."""
+    return LoadedCheckpoint.load(locate(reference, "pipeline.json"), choose_compute(device, "float32", "plain"))
+
+
+def encode(model: LoadedCheckpoint, prompt: Image.Image | str) -> Conditions:
+    """Return the conditions of both samplers for a text, or an image with alpha."""
+    return model.conditions(prompt if isinstance(prompt, str) else frame_object(prompt))
+
+
+def sample_structure(model: LoadedCheckpoint, conditions: Conditions, seed: int, params: SamplerParams) -> Tensor:
+    """Sample a structure; return the logits [1, 1, 64, 64, 64]."""
+    noise = torch.randn(1, *model.engine.structure_shape, generator=torch.Generator().manual_seed(seed))
+    return model.engine.decode_structure(model.engine.sample_structure(conditions, params, noise))
+
+
+def sample_splats(
+    model: LoadedCheckpoint, conditions: Conditions, seed: int, logits: Tensor, params: SamplerParams
+) -> Splats | None:
+    """Sample upright splats on a structure; None if no voxel is occupied."""
+    if not bool((logits > 0).any()):
+        return None
+    grid, engine = VoxelGrid(occupied_voxels(logits)), model.engine
+    noise = torch.randn(len(grid), engine.latent_channels, generator=torch.Generator().manual_seed(seed + 1))
+    return flip_up_axis(engine.decode_latents(engine.sample_latents(conditions, params, grid, noise), grid))
+
+
 @dataclass(frozen=True)
 class EvalResult:
     """The metrics of each sample, and the share of results matched to their own prompt among 20; NaN below 20."""
@@ -63,15 +95,16 @@ class EvalResult:
     matched: float
 
 
+@torch.inference_mode()
 def evaluate(
-    model: ModelUnderTest, samples: Sequence[EvalSample], structure: SamplerParams, latents: SamplerParams
+    model: LoadedCheckpoint, samples: Sequence[EvalSample], structure: SamplerParams, latents: SamplerParams
 ) -> EvalResult:
     """Generate all samples, and compare the results with the objects."""
     metrics, front_views = [], []
     for sample in samples:
-        conditions = model.encode(sample.prompt)
-        logits = model.structure(conditions, sample.seed, structure)
-        splats = model.splats(conditions, sample.seed, logits, latents)
+        conditions = encode(model, sample.prompt)
+        logits = sample_structure(model, conditions, sample.seed, structure)
+        splats = sample_splats(model, conditions, sample.seed, logits, latents)
         views = torch.zeros_like(sample.views) if splats is None else render_rgba(splats, view_cameras())
         metrics.append(compute_metrics(logits[0, 0] > 0, sample.occupancy, views, sample.views))
         front_views.append(views[0])

@@ -55,16 +55,9 @@ class TrainingContext:
         return network.eval().requires_grad_(False)
 
     def optimise(
-        self,
-        stage: str,
-        networks: Sequence[nn.Module],
-        loss_functions: Sequence[LossFunction],
-        batch_size: int,
-        seconds: float,
-        *,
-        learning_rate: float = 1e-3,
-        use_graphs: bool = False,
-    ) -> list[Any]:
+        self, stage: str, networks: Sequence[nn.Module], loss_functions: Sequence[LossFunction],
+        batch_size: int, seconds: float, *, learning_rate: float = 1e-3, use_graphs: bool = False,
+    ) -> list[Any]:  # fmt: skip
         """Minimise the losses for the given seconds; return the networks with averaged weights.
 
         The loss functions take turns from step to step. With `use_graphs` they must not wait for the value of any
@@ -120,8 +113,7 @@ def initialise(network: nn.Module) -> None:
         elif hasattr(module, "gamma"):
             nn.init.ones_(module.gamma)
         elif type(module).__name__ == "_Kernel":
-            fan_in = module.weight[0].numel()
-            nn.init.normal_(module.weight, std=fan_in**-0.5)
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
             nn.init.zeros_(module.bias)
     for name, module in network.named_modules():
         is_output = name == "out_layer" and isinstance(module, nn.Linear)

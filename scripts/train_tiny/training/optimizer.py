@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,14 +53,8 @@ class Optimizer:
         self._loss_functions = loss_functions
         self._use_graphs = use_graphs and batch.is_cuda
         self.learning_rate = torch.tensor(0.0, device=batch.device)
-        self._adam = torch.optim.AdamW(
-            self._parameters,
-            self.learning_rate,
-            (0.9, 0.98),
-            weight_decay=0.01,
-            fused=True,
-            capturable=self._use_graphs,
-        )
+        options: dict[str, Any] = {"weight_decay": 0.01, "fused": True, "capturable": self._use_graphs}
+        self._adam = torch.optim.AdamW(self._parameters, self.learning_rate, (0.9, 0.98), **options)
         self._batch = batch.clone()
         self._graphs: dict[LossFunction, tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
         self._eager_steps: Counter[LossFunction] = Counter()
@@ -70,16 +65,17 @@ class Optimizer:
         Graphs are captured once each of the loss functions has run a few times.
         """
         if not self._use_graphs:
-            return self._step_eagerly(loss_function, batch)
+            return self._step(loss_function, batch)
         self._batch.copy_(batch)
         if min(self._eager_steps[function] for function in self._loss_functions) < _EAGER_STEPS:
             self._eager_steps[loss_function] += 1
             return self._step_on_side_stream(loss_function)
         if loss_function not in self._graphs:
+            # Before the capture, so that it allocates the gradients.
             self._adam.zero_grad(set_to_none=True)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                losses = self._backward(loss_function, self._batch)
+                losses = self._step(loss_function, self._batch)
             self._graphs[loss_function] = graph, losses
         graph, losses = self._graphs[loss_function]
         graph.replay()
@@ -90,15 +86,12 @@ class Optimizer:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            losses = self._step_eagerly(loss_function, self._batch)
+            losses = self._step(loss_function, self._batch)
         torch.cuda.current_stream().wait_stream(stream)
         return losses
 
-    def _step_eagerly(self, loss_function: LossFunction, batch: Tensor) -> dict[str, Tensor]:
+    def _step(self, loss_function: LossFunction, batch: Tensor) -> dict[str, Tensor]:
         self._adam.zero_grad(set_to_none=True)
-        return self._backward(loss_function, batch)
-
-    def _backward(self, loss_function: LossFunction, batch: Tensor) -> dict[str, Tensor]:
         losses = loss_function(batch)
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(self._parameters, _MAX_GRADIENT_NORM)

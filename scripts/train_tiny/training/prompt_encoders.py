@@ -94,8 +94,7 @@ class PromptEncoders:
     def text_conditions(self, rows: Tensor) -> Tensor:
         """Return conditions [B, 77, C] by the captions of some objects; dropped ones are of the empty text."""
         ids = torch.where(self._draw_dropped(rows), self._no_caption, self._captions[rows])
-        states: Tensor = self.text(input_ids=ids).last_hidden_state
-        return states
+        return self.text(input_ids=ids).last_hidden_state
 
     def _draw_dropped(self, rows: Tensor) -> Tensor:
         return torch.rand(len(rows), 1, device=rows.device) < _DROP_RATE

@@ -1,8 +1,9 @@
 import hashlib
 import re
 
-from miner.monitor.dashboard import VENDOR
+from miner.monitor.dashboard import STATIC
 
+VENDOR = STATIC / "vendor"
 LIMIT = 6_000_000
 NOTICE = (VENDOR / "THIRD_PARTY.md").read_text(encoding="utf-8")
 

@@ -102,7 +102,7 @@ def draw(package: Path, model: Path) -> TextToImage:
 
 
 def pipe(draw: TextToImage) -> Any:
-    return draw._pipe
+    return draw.pipe
 
 
 class Square:

@@ -25,6 +25,7 @@ from pipeline.errors import (
     TooManyVoxels,
     UnsupportedPrompt,
 )
+from pipeline.generator import CheckpointSource
 from pipeline.params import SamplerParams, VoxelLimit
 from pipeline.request import STAGES, Request
 from tests.support.paths import DATA
@@ -141,8 +142,8 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def upstream(package: Path, checkpoint: Path) -> UpstreamGenerator:
-    name = str(checkpoint)
-    return UpstreamGenerator.load(choose_compute("cpu"), image=name, text=name, background_model="u2netp")
+    source = CheckpointSource(str(checkpoint))
+    return UpstreamGenerator.load(choose_compute("cpu"), image=source, text=source, background_model="u2netp")
 
 
 def test_pipelines_are_loaded_from_the_checkpoint_s_directory_onto_the_device(
@@ -287,16 +288,18 @@ def test_an_empty_picture_is_refused(upstream: UpstreamGenerator) -> None:
 
 
 def test_prompts_without_a_checkpoint_are_refused(package: Path, checkpoint: Path) -> None:
-    only_text = UpstreamGenerator.load(choose_compute("cpu"), text=str(checkpoint), background_model="u2netp")
+    source = CheckpointSource(str(checkpoint))
+    only_text = UpstreamGenerator.load(choose_compute("cpu"), text=source, background_model="u2netp")
     with pytest.raises(UnsupportedPrompt, match="no image checkpoint"):
         only_text.generate(replace(TEXT, prompt=picture("red")))
-    only_image = UpstreamGenerator.load(choose_compute("cpu"), image=str(checkpoint), background_model="u2netp")
+    only_image = UpstreamGenerator.load(choose_compute("cpu"), image=source, background_model="u2netp")
     with pytest.raises(UnsupportedPrompt, match="no text checkpoint"):
         only_image.generate(TEXT)
 
 
 def load(checkpoint: Path) -> Any:
-    return UpstreamGenerator.load(choose_compute("cpu"), text=str(checkpoint), background_model="u2netp")
+    source = CheckpointSource(str(checkpoint))
+    return UpstreamGenerator.load(choose_compute("cpu"), text=source, background_model="u2netp")
 
 
 def test_a_missing_package_names_where_to_get_it(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,17 @@ import torch
 
 from pipeline import SamplerParams
 from pipeline.scoring.similarity import compare_views, render_rgba
+from scripts.loaded_checkpoint import LoadedCheckpoint
 from scripts.train_tiny import evaluate
 from scripts.train_tiny.eval.metrics import Metrics, tolerant_iou, view_cameras
-from scripts.train_tiny.eval.model import ModelUnderTest
-from scripts.train_tiny.eval.samples import EvalResult, make_samples
+from scripts.train_tiny.eval.samples import (
+    EvalResult,
+    encode,
+    load_model,
+    make_samples,
+    sample_splats,
+    sample_structure,
+)
 from scripts.train_tiny.eval.samples import evaluate as evaluate_model
 
 ONE_STEP = SamplerParams(1, 0.0, (0.5, 1.0), 3.0)
@@ -19,31 +26,33 @@ FEW_STEPS = SamplerParams(4, 0.0, (0.5, 1.0), 3.0)
 
 
 @pytest.fixture(scope="module")
-def model() -> ModelUnderTest:
-    return ModelUnderTest("embedded", "cpu")
+def model() -> LoadedCheckpoint:
+    return load_model("embedded", "cpu")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("checkpoint", "least"), [("embedded", 0.95), ("embedded-text", 0.8)])
+@torch.inference_mode()
 def test_new_objects_get_the_shape_their_prompts_tell(checkpoint: str, least: float) -> None:
     """Of the shipped weights; and no other shape would do. More objects: scripts/train_tiny/results."""
-    model = ModelUnderTest(checkpoint, "cpu")
+    model = load_model(checkpoint, "cpu")
     samples = make_samples(0, 3, torch.device("cpu"), text=model.takes_text)
     steps = SamplerParams(6, 0.0, (0.5, 1.0), 3.0)
-    occupancies = [model.structure(model.encode(s.prompt), s.seed, steps)[0, 0] > 0 for s in samples]
+    occupancies = [sample_structure(model, encode(model, s.prompt), s.seed, steps)[0, 0] > 0 for s in samples]
     table = torch.tensor([[tolerant_iou(ours, sample.occupancy) for sample in samples] for ours in occupancies])
     assert float(table.diagonal().mean()) >= least
     assert float(table[~torch.eye(3, dtype=torch.bool)].mean()) <= 0.4
 
 
 @pytest.mark.slow
-def test_new_objects_look_like_the_pictures_of_them(model: ModelUnderTest) -> None:
+@torch.inference_mode()
+def test_new_objects_look_like_the_pictures_of_them(model: LoadedCheckpoint) -> None:
     """Of the shipped weights; and unlike pictures of others."""
     samples = make_samples(0, 2, torch.device("cpu"), text=False)
     for sample, other in zip(samples, reversed(samples), strict=True):
-        conditions = model.encode(sample.prompt)
-        logits = model.structure(conditions, sample.seed, FEW_STEPS)
-        ours = model.splats(conditions, sample.seed, logits, FEW_STEPS)
+        conditions = encode(model, sample.prompt)
+        logits = sample_structure(model, conditions, sample.seed, FEW_STEPS)
+        ours = sample_splats(model, conditions, sample.seed, logits, FEW_STEPS)
         assert ours is not None
         seen = render_rgba(ours, view_cameras())
         found, mistaken = compare_views(seen, sample.views), compare_views(seen, other.views)
@@ -52,7 +61,7 @@ def test_new_objects_look_like_the_pictures_of_them(model: ModelUnderTest) -> No
         assert mistaken.score < 0.5 * found.score
 
 
-def test_an_empty_structure_is_a_miss_and_no_error(model: ModelUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_structure_is_a_miss_and_no_error(model: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         model.engine, "decode_structure", lambda latents: torch.full((len(latents), 1, 64, 64, 64), -1.0)
     )
