@@ -1,4 +1,4 @@
-"""Run the miner against a local validator while faults are injected: kills, time-outs, closed connections, wrong clocks.
+"""Run the miner against a local validator with faults: kills, time-outs, closing connections, wrong clocks.
 
     python -m scripts.validation.faults [NAME ...]
 
@@ -13,131 +13,24 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import bittensor as bt
 
-from miner.ledger import LedgerReader, TaskRow
-from miner.localnet import LOOPBACK, Delivery, LocalValidator, ValidatorTiming, free_port, make_wallet, write_chain_file
+from miner.ledger import LedgerReader
+from miner.localnet import LOOPBACK, ValidatorTiming
 from miner.localnet.raw_client import AxonAddress, send, signed_request
 from miner.subnet.dendrite import Dendrite
 from miner.subnet.metagraph import Neuron
-from miner.subnet.protocol import Generate, ProtocolTask, PullTask, TextTask
-from scripts.demo import MinerProcess
+from miner.subnet.protocol import Generate, PullTask
+from scripts.validation.fault_scene import LOG_LINE, TIMING, Scene
 
-TIMEOUT = 120.0
 DAY = 86_400.0
-TIMING = ValidatorTiming(throttle_period=0, task_cooldown=15, cooldown_penalty=30, validation_lock=2)
-# The miner as `python -m miner`, by a wall clock that is off by the seconds that a file holds.
-CLOCK_WRAPPER = """
-import runpy, sys, time
-from pathlib import Path
-file, real, real_ns = Path(sys.argv.pop(1)), time.time, time.time_ns
-offset = lambda: float(file.read_text() or 0)
-time.time = lambda: real() + offset()
-time.time_ns = lambda: real_ns() + int(offset() * 1e9)
-runpy.run_module("miner", run_name="__main__")
-"""
-
-
-class SlowValidator(LocalValidator):
-    """Keeps the subnet's rules; takes its time to validate, and gives each result a score of the scenario's choice."""
-
-    seconds = 0.0
-    score = 0.9
-    validating = 0
-
-    async def check(self, task: ProtocolTask, results: str) -> tuple[Delivery, float | None]:
-        """Check a result after some seconds, and return it with the chosen score."""
-        self.validating += 1
-        await asyncio.sleep(self.seconds)
-        delivery, _ = await super().check(task, results)
-        return delivery, self.score
-
-
-@dataclass
-class Scene:
-    """A validator and a miner in a folder, and what is to be told of them."""
-
-    folder: Path
-    validator: SlowValidator
-    validator_keypair: bt.Keypair
-    miner_neuron: Neuron
-    facts: list[str] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-
-    @staticmethod
-    def make(folder: Path, settings: str = "") -> "Scene":
-        """Write wallets, chain file and settings."""
-        wallet = make_wallet(folder, "miner")
-        hotkey = wallet.hotkey.ss58_address
-        validator_wallet = make_wallet(folder, "validator")
-        validator = SlowValidator(validator_wallet, free_port(), lambda key: key == hotkey, TIMING)
-        miner = Neuron(uid=1, hotkey=hotkey, coldkey=hotkey, ip=LOOPBACK, port=free_port())
-        neuron = Neuron(
-            uid=0,
-            hotkey=validator.hotkey,
-            coldkey=validator.hotkey,
-            stake=5000,
-            validator_permit=True,
-            ip=LOOPBACK,
-            port=validator.port,
-        )
-        write_chain_file(folder / "chain.json", [neuron, miner])
-        (folder / "miner.yaml").write_text(f"phase: demo\n{settings}")
-        (folder / "offset").write_text("0")
-        return Scene(folder, validator, validator_wallet.hotkey, miner)
-
-    def set_clock(self, seconds: float) -> None:
-        """Put the miner's wall clock ahead by so many seconds."""
-        (self.folder / "offset").write_text(str(seconds))
-
-    async def start(self) -> MinerProcess:
-        """Start the miner and wait until it is ready."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", CLOCK_WRAPPER, str(self.folder / "offset"), "run", "--netuid", "17"),
-            *("--config", str(self.folder / "miner.yaml"), "--subtensor.network", f"file:{self.folder / 'chain.json'}"),
-            *("--wallet.path", str(self.folder), "--wallet.name", "miner", "--monitor.port", "0"),
-            *("--axon.ip", LOOPBACK, "--axon.port", str(self.miner_neuron.port)),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        miner = MinerProcess(process, time.monotonic())
-        if not await miner.wait_for(miner.ready, TIMEOUT):
-            raise RuntimeError("the miner did not start")
-        return miner
-
-    def give(self, count: int) -> None:
-        """Let the validator hand out so many sentences."""
-        self.validator.add_tasks(TextTask(id=f"task-{index}", prompt="a yellow duck") for index in range(count))
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for what other processes bring about."""
-        async with asyncio.timeout(TIMEOUT):
-            while not condition():  # noqa: ASYNC110 - there is no event to wait for
-                await asyncio.sleep(0.05)
-
-    def rows(self) -> list[TaskRow]:
-        """Return the tasks in the miner's ledger."""
-        path = self.folder / "ledger.sqlite"
-        if not path.exists():
-            return []
-        with LedgerReader(path) as reader:
-            return reader.tasks()
-
-    @property
-    def violations(self) -> int:
-        """The number of pulls that came too early, less the submissions that took one off."""
-        state = self.validator.rules.miners.get(self.miner_neuron.hotkey)
-        return 0 if state is None else state.violations
-
-    def tell(self, fact: str, is_right: bool) -> None:
-        """Add a fact, and remember if it is not as it should be."""
-        self.facts.append(fact)
-        if not is_right:
-            self.faults.append(fact)
+# What operators count with.
+ACCEPTANCE = """grep "Score=" | awk -F'Score=' '{n++; if ($2 + 0 > 0) a++} END {print a + 0 " of " n + 0}'"""
+IMPATIENT = ValidatorTiming(throttle_period=0, task_cooldown=1, cooldown_penalty=0, validation_lock=0)
 
 
 async def closing_connections(scene: Scene) -> None:
@@ -180,7 +73,7 @@ async def killed_while_validated(scene: Scene) -> None:
 async def unanswered_submission(scene: Scene) -> None:
     """Let a submission time out that counts, with a cooldown that is over when the miner asks again."""
     validator = scene.validator
-    validator.rules.timing = ValidatorTiming(throttle_period=0, task_cooldown=1, cooldown_penalty=0, validation_lock=0)
+    validator.rules.timing = IMPATIENT
     validator.seconds = 3.0
     scene.give(2)
     miner = await scene.start()
@@ -191,6 +84,43 @@ async def unanswered_submission(scene: Scene) -> None:
     rows = scene.rows()
     outcomes = [(str(row.outcome), row.submissions) for row in rows]
     scene.tell(f"ledger {outcomes}", outcomes == [("closed_without_a_score", 1), ("accepted", 1)])
+
+
+async def judged_as_operators_count(scene: Scene) -> None:
+    """Have three results accepted and four rejected, and count them as operators do, with grep and awk."""
+    validator = scene.validator
+    validator.rules.timing = IMPATIENT
+    scene.give(7)
+    validator.score = 0.3
+    miner = await scene.start()
+    await scene.until(lambda: len(validator.deliveries) == 4)
+    validator.score = 0.9
+    await scene.until(lambda: len(validator.deliveries) == 7)
+    await miner.stop()
+    pipe = asyncio.subprocess.PIPE
+    shell = await asyncio.create_subprocess_shell(ACCEPTANCE, stdin=pipe, stdout=pipe)
+    output, _ = await shell.communicate("\n".join(miner.lines).encode())
+    counted = output.decode().strip()
+    outcomes = Counter(str(row.outcome) for row in scene.rows())
+    scene.tell(f"grep and awk count {counted}, the ledger {dict(outcomes)}", counted == "3 of 7")
+    scene.faults += [] if outcomes == {"accepted": 3, "rejected": 4} else ["the ledger"]
+
+
+async def ledger_deleted(scene: Scene) -> None:
+    """Delete the ledger between two tasks."""
+    scene.give(2)
+    miner = await scene.start()
+    await scene.until(lambda: len(scene.validator.deliveries) == 1 and bool(scene.rows()[0].outcome))
+    (scene.folder / "ledger.sqlite").unlink()
+    await scene.until(lambda: len(scene.validator.deliveries) == 2)
+    await scene.until(lambda: any(row.outcome for row in scene.rows()))
+    problem = scene.health()["ledger"]["problem"]
+    await miner.stop()
+    with LedgerReader(scene.folder / "ledger.sqlite") as reader:
+        phases = [row.phase for row in reader.phases()]
+    scene.tell(f"/health says {problem!r}", "was deleted" in problem)
+    scene.tell(f"the new one has phases {phases} and {len(scene.rows())} task", phases == ["demo"])
+    scene.faults += [] if [row.task_id for row in scene.rows()] == ["task-1"] else ["the tasks"]
 
 
 async def clock_ahead_for_a_round(scene: Scene) -> None:
@@ -261,6 +191,8 @@ SCENARIOS: dict[str, tuple[Callable[[Scene], Awaitable[None]], str]] = {
     "closing-connections": (closing_connections, ""),
     "killed-while-validated": (killed_while_validated, ""),
     "unanswered-submission": (unanswered_submission, "pulling: {submit_timeout: 1.5}\n"),
+    "judged-results": (judged_as_operators_count, ""),
+    "ledger-deleted": (ledger_deleted, ""),
     "clock-ahead-for-a-round": (clock_ahead_for_a_round, "housekeeping: {interval: 1}\n"),
     "clock-set-back": (clock_set_back_before_restart, ""),
     "cooldown-of-a-wrong-clock": (cooldown_written_by_a_wrong_clock, ""),
@@ -278,6 +210,10 @@ async def run(name: str) -> bool:
             await play(scene)
         finally:
             await scene.validator.stop()
+    lines = [line for miner in scene.miners for line in miner.lines]
+    foreign = [line for line in lines if not LOG_LINE.match(line)]
+    if lines:
+        scene.tell(f"{len(lines)} lines logged, {len(foreign)} not in our format", not foreign)
     print(json.dumps({"scenario": name, "right": not scene.faults, "facts": scene.facts}), flush=True)
     return not scene.faults
 

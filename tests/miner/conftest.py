@@ -9,7 +9,7 @@ from miner.config.phase import ExportSettings, Phase
 from miner.config.phase_files import load_phase
 from miner.localnet.validator import make_wallet
 from miner.subnet.metagraph import Neuron, Snapshot
-from tests.support.factories import make_picture, png_base64
+from tests.support.generated import make_picture, png_base64
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ from miner.localnet.validator import write_chain_file
 from miner.runtime import find_owner
 from miner.subnet.protocol import ImageTask
 from pipeline import Asset, OnStep, Request
-from tests.support.factories import FakeBackend, loaded_at_once, make_asset
+from tests.support.factories import loaded_at_once
+from tests.support.generated import FakeBackend, make_asset
 from tests.support.local_subnet import LocalSubnet
 
 TIMEOUT = 30.0

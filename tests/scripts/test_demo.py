@@ -12,7 +12,7 @@ from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import STAGES, spz
 from pipeline.conditioning.preprocessing import has_alpha
 from scripts.demo import DemoTask, demo_tasks, is_accepted, print_table, write_outputs
-from tests.support.factories import make_splats
+from tests.support.generated import make_splats
 
 TASKS = [
     DemoTask("1", "push", Image.new("RGB", (8, 8), "red")),

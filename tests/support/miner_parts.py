@@ -19,7 +19,7 @@ from miner.phases.state import PhaseChoice
 from miner.tasks.runner import TaskRunner
 from miner.tasks.task import Result, Task
 from pipeline import Asset, OnStep, Request, Splats
-from tests.support.factories import FakeBackend, image_prompt, instant_generate, make_asset
+from tests.support.generated import FakeBackend, image_prompt, instant_generate, make_asset
 from tests.support.waiting import TIMEOUT
 
 UID = 7

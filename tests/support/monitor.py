@@ -24,7 +24,7 @@ from miner.monitor.gallery import Gallery, GalleryResult
 from miner.monitor.metrics import Metrics
 from miner.monitor.status import ValidatorView
 from pipeline import STAGES, ply, spz
-from tests.support.factories import make_splats
+from tests.support.generated import make_splats
 
 HOSTILE = '<img src=x onerror="document.title=1"></script><script>document.title=1</script> & \'"'
 HOTKEYS = ("5F3sa2TJAWMqDhXG6jhV4N8ko9SxwGy8TpaNS1repo5EYjQX", "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY")

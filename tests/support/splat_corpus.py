@@ -12,7 +12,7 @@ import zstandard
 
 from pipeline import Splats, ply, spz
 from pipeline.splats.spz_quantisation import quantise
-from tests.support.factories import make_splats
+from tests.support.generated import make_splats
 from tests.support.splat_files import (
     ascii_ply,
     columns,

@@ -25,7 +25,7 @@ from miner.subnet.dendrite import Dendrite
 from miner.subnet.metagraph import Neuron, Snapshot
 from miner.subnet.protocol import Generate
 from pipeline import Asset, EmptyForeground, OnStep, Request, ply, spz
-from tests.support.factories import make_asset
+from tests.support.generated import make_asset
 from tests.support.miner_parts import HeldGeneration, MinerParts
 from tests.support.waiting import TIMEOUT, until
 

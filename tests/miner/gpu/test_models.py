@@ -18,7 +18,7 @@ from miner.errors import OperatorError
 from miner.gpu import models
 from miner.gpu.scheduler import Scheduler
 from pipeline import BackgroundModelError, CheckpointError, OutOfMemory, QualityScorer, TextToImageError
-from tests.support.factories import make_splats
+from tests.support.generated import make_splats
 from tests.support.scorers import write_scorer
 from tests.support.waiting import TIMEOUT
 

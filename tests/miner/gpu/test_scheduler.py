@@ -8,7 +8,7 @@ import pytest
 
 from miner.gpu.scheduler import Job, Scheduler, Urgency, most_urgent
 from pipeline import Asset, Cancelled, EmptyStructure, OnStep
-from tests.support.factories import make_splats
+from tests.support.generated import make_splats
 from tests.support.waiting import TIMEOUT
 
 

@@ -11,7 +11,7 @@ from miner.subnet.protocol import ImageTask
 from pipeline import ReferenceViews, Splats, spz
 from pipeline.rendering.cameras import orbit
 from pipeline.scoring.similarity import render_rgba
-from tests.support.factories import make_splats
+from tests.support.generated import make_splats
 
 CAMERAS = orbit([30.0, 210.0], -20.0, 2.5, 49.1, 48)
 

@@ -16,7 +16,7 @@ from miner.runtime.gpu_memory import GpuMemory
 from pipeline import Splats, normalise, spz
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.rasterizer import render
-from tests.support.factories import make_picture, make_splats, png
+from tests.support.generated import make_picture, make_splats, png
 from tests.support.monitor import HOSTILE, OK, Browser, Site, Tab, one_task, some_result, write_ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]

@@ -9,7 +9,7 @@ import torch
 from miner.ledger.writer import LedgerWriter
 from miner.monitor.dashboard import FILES, STATIC, Dashboard, content_security_policy
 from pipeline import flip_up_axis, ply
-from tests.support.factories import make_splats
+from tests.support.generated import make_splats
 from tests.support.monitor import HOSTILE, HOTKEYS, Site, one_task, some_result, write_ledger
 
 

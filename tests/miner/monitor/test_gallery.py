@@ -14,7 +14,7 @@ from miner.monitor.gallery import MAX_UNSAVED, Gallery, GalleryResult, read_upri
 from miner.monitor.thumbnail_worker import SIZE, VIEWS
 from miner.tasks.task import Result, Task
 from pipeline import TextPrompt, decode_image_prompt, flip_up_axis, ply
-from tests.support.factories import make_asset, make_picture, make_splats, png
+from tests.support.generated import make_asset, make_picture, make_splats, png
 from tests.support.monitor import HOSTILE, some_result, until
 
 

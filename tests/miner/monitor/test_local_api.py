@@ -13,7 +13,7 @@ from miner.monitor import LocalApi, Monitor
 from miner.monitor.local_api import PRIORITY
 from miner.tasks.task import Result, Task
 from pipeline import Cancelled, ImagePrompt, NonFiniteOutput, PromptError, TextPrompt, ply
-from tests.support.factories import make_picture, make_splats, png
+from tests.support.generated import make_picture, make_splats, png
 from tests.support.monitor import FixedStatus, until
 
 SETTINGS = GenerateSettings(enabled=True, queue_size=2, max_body_bytes=4096)

@@ -23,14 +23,8 @@ from miner.runtime.supervisor import Supervisor
 from miner.subnet.metagraph import read_snapshot
 from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import ply
-from tests.support.factories import (
-    FakeBackend,
-    ManualClock,
-    loaded_at_once,
-    make_picture,
-    png,
-    png_base64,
-)
+from tests.support.factories import ManualClock, loaded_at_once
+from tests.support.generated import FakeBackend, make_picture, png, png_base64
 from tests.support.local_subnet import LocalSubnet
 from tests.support.monitor import until
 from tests.support.operator_pipes import COUNTS, SCORES, SECONDS, cut

@@ -12,7 +12,7 @@ from miner.monitor.thumbnails import ThumbnailError, ThumbnailWorker
 from pipeline import normalise
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.rasterizer import render
-from tests.support.factories import make_splats
+from tests.support.generated import make_splats
 from tests.support.monitor import some_result
 
 

@@ -14,7 +14,7 @@ from miner.phases.files import PhaseFiles
 from miner.phases.manager import ModelOwner, PhaseManager
 from miner.phases.state import Arm, PhaseChoice, PhaseState, StateFile
 from pipeline import Asset, OnStep, Request
-from tests.support.factories import FakeBackend, make_asset
+from tests.support.generated import FakeBackend, make_asset
 from tests.support.miner_parts import MinerParts
 from tests.support.waiting import TIMEOUT
 

@@ -24,7 +24,8 @@ from miner.pull import state_machine
 from miner.subnet.protocol import ImageTask
 from pipeline import Asset, OnStep, Request
 from tests.support.cli import run
-from tests.support.factories import FakeBackend, loaded_at_once, make_asset
+from tests.support.factories import loaded_at_once
+from tests.support.generated import FakeBackend, make_asset
 from tests.support.local_subnet import LocalSubnet
 from tests.support.waiting import TIMEOUT, until
 

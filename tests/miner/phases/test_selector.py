@@ -5,7 +5,7 @@ from miner.config.phase_files import NamedPhase, load_phase
 from miner.gpu.models import LoadedModels
 from miner.phases.selector import PhaseSelector
 from miner.phases.state import PhaseChoice
-from tests.support.factories import FakeBackend
+from tests.support.generated import FakeBackend
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from pipeline import Asset, OnStep, PipelineError, Request
-from tests.support.factories import make_asset
+from tests.support.generated import make_asset
 from tests.support.operator_pipes import ACCEPTANCE, COUNTS, SCORES, SECONDS, cut
 from tests.support.paths import ROOT
 from tests.support.pulling import PullingMiner

@@ -11,7 +11,7 @@ from miner.localnet.validator import free_port
 from miner.localnet.validator_rules import MinerState
 from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import Asset, Candidate, OnStep, Request
-from tests.support.factories import make_asset
+from tests.support.generated import make_asset
 from tests.support.pulling import FaultyDendrite, PullingMiner
 
 # Rows of the answer table.

@@ -14,7 +14,7 @@ from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import Asset, OnStep, OutOfMemory, Prompt, Request, Splats
 from pipeline.scoring.best_of_n import candidate_seed
 from pipeline.splats.statistics import compute_statistics
-from tests.support.factories import instant_generate, make_asset
+from tests.support.generated import instant_generate, make_asset
 from tests.support.miner_parts import UID, HeldGeneration
 from tests.support.pulling import PullingMiner
 from tests.support.task_rows import candidates_of, seeds_of

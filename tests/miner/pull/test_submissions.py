@@ -14,7 +14,7 @@ from miner.subnet.dendrite import Dendrite
 from miner.subnet.metagraph import Snapshot
 from miner.subnet.protocol import PullTask, SubmitResults, TextTask, sign_submission
 from pipeline import Asset, OnStep, Request
-from tests.support.factories import instant_generate, make_asset
+from tests.support.generated import instant_generate, make_asset
 from tests.support.miner_parts import HeldGeneration
 from tests.support.pulling import FaultyDendrite, PullingMiner
 from tests.support.waiting import TIMEOUT, until

@@ -8,7 +8,7 @@ from miner.localnet.validator import LOOPBACK, LocalValidator, free_port
 from miner.pull.state_machine import DENIED_DELAY, Stage
 from miner.subnet.metagraph import Neuron, Snapshot
 from pipeline import Asset, OnStep, Request
-from tests.support.factories import make_asset
+from tests.support.generated import make_asset
 from tests.support.miner_parts import HeldGeneration
 from tests.support.pulling import FaultyDendrite, PullingMiner
 from tests.support.waiting import TIMEOUT, until

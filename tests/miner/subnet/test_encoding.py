@@ -8,7 +8,7 @@ import pytest
 
 from miner.subnet.encoding import decode_prompt, encode_result, encoded_size
 from pipeline import MAX_IMAGE_BYTES, ImagePrompt, PromptError, TextPrompt
-from tests.support.factories import make_picture, png
+from tests.support.generated import make_picture, png
 
 FILE = png(make_picture())
 DIGEST = hashlib.sha256(FILE).hexdigest()[:12]

@@ -30,7 +30,8 @@ from pipeline import (
     spz,
 )
 from pipeline.scoring.best_of_n import candidate_seed
-from tests.support.factories import make_asset, run_settings
+from tests.support.factories import run_settings
+from tests.support.generated import make_asset
 from tests.support.miner_parts import MinerParts
 from tests.support.waiting import TIMEOUT, until
 

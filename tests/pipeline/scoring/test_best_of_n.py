@@ -31,7 +31,7 @@ from pipeline.request import Conditioning, ignore_steps
 from pipeline.scoring.best_of_n import MAX_ATTEMPTS, BestOfN, BestResult, Pack, candidate_seed
 from pipeline.splats.container import Container, PackedSplats
 from pipeline.splats.splats import flip_up_axis
-from tests.support.factories import FakeBackend, make_asset
+from tests.support.generated import FakeBackend, make_asset
 
 PARAMS = SamplerParams(steps=1, cfg_strength=0.0)
 REQUEST = Request(ImagePrompt(Image.new("RGB", (4, 4)), b"picture"), 11, PARAMS, PARAMS)

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from pipeline.scoring.quality import QualityScorer
 from pipeline.weights.locate import locate
 from tests.pipeline.weights.conftest import CPU, files
-from tests.support.factories import make_splats
 from tests.support.fake_hub import FakeHub
+from tests.support.generated import make_splats
 from tests.support.scorers import write_scorer
 
 SCORER = "404-Gen/validation@948bf06988b630681c7bc468aebf2bbe010856f7"

@@ -15,7 +15,7 @@ from miner.localnet.validator import LOOPBACK, free_port, make_wallet
 from miner.policy.policy import decide
 from miner.subnet.metagraph import Neuron, Snapshot
 from scripts.validation.attacks import Peers, make_attacks, push_tasks, run_attacks
-from tests.support.factories import make_picture, png_base64
+from tests.support.generated import make_picture, png_base64
 from tests.support.miner_parts import MinerParts
 
 SETTINGS = ServingSettings(max_body_bytes=200_000, max_connections=60, header_timeout=1, body_timeout=1)
