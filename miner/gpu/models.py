@@ -20,8 +20,8 @@ from pipeline import Backend, ComputeConfig, OnStep, PipelineError, QualityScore
 
 log = logging.getLogger(__name__)
 
-# Each step of a warm-up first waits, so many seconds, for a moment without tasks; then it goes before all of them. Pulled
-# tasks have less time than that, and so go first.
+# Each step of a warm-up first waits, so many seconds, for a moment without tasks; then it goes before all of them.
+# Pulled tasks have less time than that, and so go first.
 WARM_UP_DELAY = 30.0
 WARM_UP_PRIORITY = 1e12
 _DONE = object()
