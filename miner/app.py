@@ -25,7 +25,8 @@ from miner.runtime import SYSTEM_CLOCK, Supervisor, claim_folder, code_version, 
 from miner.runtime.gpu_memory import read_gpu_memory
 from miner.subnet.metagraph import SavingChain, open_chain
 from miner.subnet.metagraph_sync import MetagraphSync
-from miner.subnet.registration import check_chain_file, find_external_ip, find_registration, load_wallet
+from miner.subnet.registration import check_chain_file, find_external_ip, find_registration
+from miner.subnet.wallet import load_wallet
 from miner.tasks import TaskRunner
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     """Build the miner's parts, each with what it needs; `stack` stops them in reverse."""
     options, files, config = settings.options, settings.files, settings.miner
     check_chain_file(options)
-    wallet = load_wallet(options)
+    wallet = await unless_stopped(stop, load_wallet(options))
     hotkey: str = wallet.hotkey.ss58_address
     stack.enter_context(claim_folder(files.state_dir))
     stack.enter_context(log_to_files(files.state_dir / "logs"))

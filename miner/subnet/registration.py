@@ -1,9 +1,8 @@
-"""What a miner must find out before it can work: its wallet, its registration and its address on the internet."""
+"""What a miner must find out before it can work: its registration and its address on the internet."""
 
 import asyncio
 import logging
 
-import bittensor as bt
 from bittensor.utils import networking
 
 from miner.config.run_settings import RunOptions
@@ -14,20 +13,6 @@ from miner.subnet.metagraph import Neuron, Snapshot
 log = logging.getLogger(__name__)
 
 EXTERNAL_IP_TIMEOUT = 60.0
-
-
-def load_wallet(options: RunOptions) -> bt.Wallet:
-    """Return the wallet. Raises OperatorError if its hotkey cannot be read."""
-    wallet = bt.Wallet(options.wallet_name, options.wallet_hotkey, options.wallet_path)
-    try:
-        _ = wallet.hotkey
-    except Exception as error:  # the wallet library raises its own types for a missing, damaged or locked file
-        raise OperatorError(
-            f"the hotkey {options.wallet_path}/{options.wallet_name}/hotkeys/{options.wallet_hotkey} cannot be "
-            f"read ({error}): check --wallet.name, --wallet.hotkey and --wallet.path, or make it with "
-            f"`btcli wallet new-hotkey`"
-        ) from None
-    return wallet
 
 
 def check_chain_file(options: RunOptions) -> None:
