@@ -1,8 +1,9 @@
 """All that a miner is started with: the command line, the settings file, the phase and the validator policy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from miner.config.axon_addresses import check_announced, check_listening
 from miner.config.loader import load_yaml
 from miner.config.phase_files import NamedPhase, load_phase
 from miner.config.policy import PolicyRules
@@ -64,6 +65,9 @@ class RunSettings:
         for flag, port in (("axon.port", options.axon_port), ("axon.external_port", options.axon_external_port)):
             if port is not None and not 1024 < port < 65535:
                 raise OperatorError(f"--{flag} must be between 1025 and 65534, not {port}")
+        if options.axon_external_ip is not None:
+            check_announced(options.axon_external_ip, options.chain)
+        options = replace(options, axon_ip=check_listening(options.axon_ip))
         settings = RunSettings(
             options=options,
             files=files,

@@ -18,7 +18,8 @@ from miner.runtime import run_in_daemon
 async def load_wallet(options: RunOptions) -> bt.Wallet:
     """Return the wallet with its hotkey decrypted; a password that is nowhere else is asked for on the terminal.
 
-    Raises OperatorError if the hotkey cannot be read, without a terminal also if its password is not in the environment.
+    Raises OperatorError if the hotkey cannot be read, or if its password is not in the environment and there is no
+    terminal to ask on.
     """
     wallet = bt.Wallet(options.wallet_name, options.wallet_hotkey, options.wallet_path)
     file = wallet.hotkey_file

@@ -149,6 +149,46 @@ def test_impossible_ports(flag: str, port: str) -> None:
         run_settings(flag, port)
 
 
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0", "127.0.0.1", "192.168.1.7", "10.0.0.4", "169.254.0.1", "224.0.0.1", "::1"]
+)
+def test_an_external_ip_that_validators_cannot_reach(address: str) -> None:
+    with pytest.raises(OperatorError, match=rf"--axon.external_ip {address} .*reach"):
+        run_settings("--axon.external_ip", address)
+
+
+@pytest.mark.parametrize("address", ["miner.example.org", "8.8.8", "8.8.8.8:8091", "8.8.8.8 ", "", "2606:4700::1%eth0"])
+def test_an_external_ip_that_is_no_address(address: str) -> None:
+    with pytest.raises(OperatorError, match=r"--axon.external_ip must be an IP address"):
+        run_settings("--axon.external_ip", address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111"])
+def test_external_ips_that_can_be_announced(address: str) -> None:
+    assert run_settings("--axon.external_ip", address).options.axon_external_ip == address
+
+
+def test_a_chain_of_ones_own_has_private_addresses(tmp_path: Path) -> None:
+    for network in ("ws://127.0.0.1:9944", "local", f"file:{tmp_path}/chain.json"):
+        settings = run_settings("--subtensor.network", network, "--axon.external_ip", "192.168.1.7")
+        assert settings.options.axon_external_ip == "192.168.1.7"
+        with pytest.raises(OperatorError, match="cannot reach"):
+            run_settings("--subtensor.network", network, "--axon.external_ip", "0.0.0.0")
+
+
+@pytest.mark.parametrize(
+    ("given", "used"), [("::", "::"), ("[::]", "::"), ("0.0.0.0", "0.0.0.0"), ("10.0.0.4", "10.0.0.4")]
+)
+def test_addresses_to_listen_on(given: str, used: str) -> None:
+    assert run_settings("--axon.ip", given).options.axon_ip == used
+
+
+@pytest.mark.parametrize("address", ["miner.example.org", "", "8.8.8.8:8091", "224.0.0.1"])
+def test_what_the_axon_cannot_listen_on(address: str) -> None:
+    with pytest.raises(OperatorError, match=r"--axon.ip must be an IP address of this machine"):
+        run_settings("--axon.ip", address)
+
+
 def test_the_monitors_port_can_be_given_or_taken_away() -> None:
     assert (run_settings().miner.monitor.enabled, run_settings().miner.monitor.port) == (True, 10008)
     assert run_settings("--monitor.port", "9000").miner.monitor.port == 9000
