@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from miner.config import OperatorFiles
@@ -71,6 +72,23 @@ def group_operator_files(group: Command) -> Command:
 def dotted_option(flag: str, **attributes: Any) -> Callable[[Command], Command]:
     """Add an option such as --axon.port, whose value the command gets as `axon_port`."""
     return click.option(flag, flag.removeprefix("--").replace(".", "_"), **attributes)
+
+
+def sdk_option(flag: str, *names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """Add an option of the Bittensor SDK, which the SDK's environment variable sets, too: --axon.port, BT_AXON_PORT.
+
+    The command gets its value as `axon_port`, or by the name in `names`.
+    """
+    name = flag.removeprefix("--").replace(".", "_")
+    return click.option(flag, *(names or (name,)), envvar=f"BT_{name.upper()}", show_envvar=True, **attributes)
+
+
+def unless_network_is_typed(context: click.Context, _parameter: click.Parameter, endpoint: str | None) -> str | None:
+    """Return the chain's address, but None if it is the environment's and the command line names a network."""
+    sources = {name: context.get_parameter_source(name) for name in ("network", "chain_endpoint")}
+    if sources["network"] is ParameterSource.COMMANDLINE and sources["chain_endpoint"] is ParameterSource.ENVIRONMENT:
+        return None
+    return endpoint
 
 
 ledger_option = click.option(

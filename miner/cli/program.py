@@ -7,6 +7,7 @@ import click
 
 from miner.cli.blacklist import blacklist
 from miner.cli.completion import completion
+from miner.cli.environment import prepare_for_sdk
 from miner.cli.generate import generate
 from miner.cli.options import group_operator_files
 from miner.cli.phase import phase
@@ -45,6 +46,7 @@ def program() -> None:
 
     Every command has its own --help. `sn17-miner completion` prints how to complete commands with the tab key.
     """
+    prepare_for_sdk()
 
 
 for command in (run, status, phase, blacklist, report, generate, serve, weights, splats, completion):

@@ -9,30 +9,32 @@ from typing import Any, NoReturn
 
 import click
 
-from miner.cli.options import dotted_option, operator_files
+from miner.cli.environment import unused_variables
+from miner.cli.options import dotted_option, operator_files, sdk_option, unless_network_is_typed
 from miner.early_stop import end_on_signals
 from miner.errors import ExitCode, MinerError
 
 
 @click.command()
 @click.option("--netuid", type=int, default=17, help="The subnet.")
-@dotted_option("--wallet.name", default="default", help="The wallet (coldkey) whose hotkey mines.")
-@dotted_option("--wallet.hotkey", default="default", help="The hotkey that mines.")
-@dotted_option("--wallet.path", default="~/.bittensor/wallets", help="The folder of the wallets.")
-@click.option(
+@sdk_option("--wallet.name", default="default", help="The wallet (coldkey) whose hotkey mines.")
+@sdk_option("--wallet.hotkey", default="default", help="The hotkey that mines.")
+@sdk_option("--wallet.path", default="~/.bittensor/wallets", help="The folder of the wallets.")
+@sdk_option(
     "--subtensor.network", "network", default="finney", help="finney, test, local, ws://HOST:PORT, or file:PATH."
 )
-@click.option(
+@sdk_option(
     "--subtensor.chain_endpoint",
     "chain_endpoint",
     metavar="ws://HOST:PORT",
+    callback=unless_network_is_typed,
     show_default="that of --subtensor.network",
     help="The chain's address.",
 )
-@dotted_option("--axon.ip", default="0.0.0.0", help="The address that the axon listens on.")  # noqa: S104
-@dotted_option("--axon.port", type=int, default=8091, help="The port that the axon listens on.")
-@dotted_option("--axon.external_ip", show_default="asked of the internet", help="The address that validators are told.")
-@dotted_option(
+@sdk_option("--axon.ip", default="0.0.0.0", help="The address that the axon listens on.")  # noqa: S104
+@sdk_option("--axon.port", type=int, default=8091, help="The port that the axon listens on.")
+@sdk_option("--axon.external_ip", show_default="asked of the internet", help="The address that validators are told.")
+@sdk_option(
     "--axon.external_port", type=int, show_default="that of --axon.port", help="The port that validators are told."
 )
 @dotted_option(
@@ -45,7 +47,7 @@ from miner.errors import ExitCode, MinerError
 @click.option(
     "--allow-demo-checkpoint", is_flag=True, help="Let the embedded toy checkpoint answer on a live network, too."
 )
-@click.option("--logging.debug", "debug", is_flag=True, help="Write more lines into the log.")
+@sdk_option("--logging.debug", "debug", is_flag=True, help="Write more lines into the log.")
 @operator_files
 def run(debug: bool, config: Path | None, state: Path | None, **options: Any) -> None:
     """Mine until told to stop.
@@ -53,6 +55,8 @@ def run(debug: bool, config: Path | None, state: Path | None, **options: Any) ->
     Exit codes: 0 stopped, 1 a failure that is worth a restart, 2 a mistake that only the operator can put right,
     3 the hotkey is not registered, or no longer.
     """
+    for sentence in unused_variables():
+        click.echo(f"WARNING: {sentence}", err=True)
 
     def work() -> Coroutine[Any, Any, ExitCode]:
         from miner.app import mine

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from miner.cli.options import UpAxis, load_files, load_phase, operator_files
+from miner.cli.options import UpAxis, load_files, load_phase, operator_files, sdk_option
 from miner.cli.run import run_to_the_end
 from miner.errors import ExitCode
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     show_default="monitor.generate.up of the settings file, -y as shipped",
     help="The axis of the object's upper side, for requests that name none.",
 )
-@click.option("--logging.debug", "debug", is_flag=True, help="Write more lines into the log.")
+@sdk_option("--logging.debug", "debug", is_flag=True, help="Write more lines into the log.")
 @operator_files
 def serve(
     host: str,
