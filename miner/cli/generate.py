@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import click
 
 from miner.cli.options import FILE, UpAxis, load_files, load_phase, operator_files, refuse_same_file
+from miner.cli.output import write_output, write_picture
 from miner.words import plural
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def generate(
         data = best.packed.data
         if output.suffix.lower() == ".ply":
             data = Container("ply", up).pack(phase.export.apply(best.asset.splats)).data
-        output.write_bytes(data)
+        write_output(output, data)
         if sheet is not None:
             _draw_sheet(decoded, best, sheet)
     except PipelineError as error:
@@ -175,7 +176,7 @@ def _draw_sheet(prompt: "Prompt", best: "BestResult", sheet: Path) -> None:
         shown = prompt.text
     else:
         shown = (prompt.images[0] if isinstance(prompt, ImagesPrompt) else prompt).image
-    draw_contact_sheet(shown, best.packed.splats, f"seed {best.asset.seed}").save(sheet)
+    write_picture(sheet, draw_contact_sheet(shown, best.packed.splats, f"seed {best.asset.seed}"))
 
 
 def _report(best: "BestResult", phase: "Phase") -> None:

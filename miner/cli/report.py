@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from miner.cli.options import FILE, ledger_option, load_files, operator_files, parse_time
+from miner.cli.output import write_output
 
 if TYPE_CHECKING:
     from miner.analytics import By
@@ -78,4 +79,4 @@ def report(
     if output is None:
         click.echo(text, nl=False)
     else:
-        output.write_text(text, encoding="utf-8")
+        write_output(output, text)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from miner.cli.options import FILE, UpAxis, refuse_same_file
+from miner.cli.output import write_output, write_picture
 from miner.errors import OperatorError
 from miner.words import plural
 
@@ -160,7 +161,7 @@ def convert(source: Path, target: Path, drop_invalid: bool, extent: float | None
                 click.echo(f"{source}: warning: values are lost: {reason}", err=True)
     except (FormatError, ValueError) as error:
         raise OperatorError(f"{source}: {error}") from None
-    target.write_bytes(data)
+    write_output(target, data)
     click.echo(f"{target}: {plural(len(content), 'gaussian')}, {plural(len(data), 'byte')}")
 
 
@@ -193,8 +194,5 @@ def render(file: Path, output: Path, views: int, size: int, up: UpAxis) -> None:
     picture = Image.new("RGB", (columns * size, math.ceil(views / columns) * size), "white")
     for index, view in enumerate(draw_views(content, [360 * number / views for number in range(views)], size)):
         picture.paste(view, (index % columns * size, index // columns * size))
-    try:
-        picture.save(output)
-    except ValueError:
-        raise OperatorError(f"{output}: expected a name that ends in .png") from None
+    write_picture(output, picture)
     click.echo(f"{output}: {plural(views, 'view')} of {plural(len(content), 'gaussian')}")

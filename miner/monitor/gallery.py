@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -131,16 +132,22 @@ class Gallery:
 
     def _save(self, result: GalleryResult) -> bool:
         facts = {name: value for name, value in vars(result).items() if name not in ("data", "prompt")}
+        files = {f"{result.key}.{result.data_format}": result.data}
+        if isinstance(result.prompt, bytes):
+            files[f"{result.key}.prompt"] = result.prompt
+        else:
+            facts["prompt"] = result.prompt
+        # Last, since it makes the result visible.
+        files[f"{result.key}.json"] = json.dumps(facts).encode()
         try:
             self.results.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.results / f"{result.key}.{result.data_format}", result.data)
-            if isinstance(result.prompt, bytes):
-                write_atomically(self.results / f"{result.key}.prompt", result.prompt)
-            else:
-                facts["prompt"] = result.prompt
-            # Last, since it makes the result visible.
-            write_atomically(self.results / f"{result.key}.json", json.dumps(facts))
+            for name, data in files.items():
+                write_atomically(self.results / name, data)
         except OSError as error:
+            # What was written of it would fill the disk further, and nobody would see it.
+            for name in files:
+                with suppress(OSError):
+                    (self.results / name).unlink(missing_ok=True)
             self._warn_once(f"results cannot be saved to {self.results}: {error.strerror}")
             return False
         return True

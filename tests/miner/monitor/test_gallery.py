@@ -14,6 +14,7 @@ from miner.monitor.gallery import MAX_UNSAVED, Gallery, GalleryResult, read_upri
 from miner.monitor.thumbnail_worker import SIZE, VIEWS
 from miner.tasks.task import Result, Task
 from pipeline import TextPrompt, decode_image_prompt, flip_up_axis, ply
+from tests.support.full_disk import file_limit
 from tests.support.generated import make_asset, make_picture, make_splats, png
 from tests.support.monitor import HOSTILE, some_result, until
 
@@ -116,3 +117,14 @@ def test_a_task_and_its_result_become_a_gallery_result() -> None:
     picture = GalleryResult.of(Task("t", decode_image_prompt(file), 0.0, format="ply"), result)
     assert (picture.task_type, picture.prompt, picture.data_format) == ("image", file, "ply")
     assert picture.key > 10**18
+
+
+def test_a_full_disk_leaves_no_half_saved_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gallery = Gallery(tmp_path)
+    for result in (some_result(1, data=b"splats"), some_result(2, data=b"splats", picture=b"picture")):
+        # The splats and the picture fit, their description does not.
+        with file_limit(20), caplog.at_level(logging.WARNING, "miner"):
+            assert not gallery._save(result)
+    assert list(gallery.results.iterdir()) == []
+    assert caplog.text.count("cannot be saved") == 1
+    assert gallery._save(some_result(1, data=b"splats"))
