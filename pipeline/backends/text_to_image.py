@@ -20,7 +20,8 @@ from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory, TextT
 from pipeline.generator import generate_first
 from pipeline.params import TextToImageParams
 from pipeline.request import PICTURE_STAGE, Asset, Backend, Conditioning, OnStep, Request, ignore_steps
-from pipeline.weights.files import MODEL_INDEX
+from pipeline.weights.files import MODEL_INDEX, check_model
+from pipeline.weights.hub_cache import cure
 from pipeline.weights.locate import locate
 
 # Part of the names of half-precision files, which some repositories have beside those in full precision.
@@ -46,6 +47,7 @@ class TextToImage:
                 f"text_to_image needs the package diffusers ({error}): pip install 'sn17-miner[text-to-image]'"
             ) from None
         directory = locate(reference, MODEL_INDEX)
+        check_model(directory)
         # Smaller, and what `weights download` prefers, too.
         has_half = any(f".{_HALF}." in path.name for path in directory.glob("*/*.safetensors"))
         diffusers.utils.logging.disable_progress_bar()
@@ -65,7 +67,9 @@ class TextToImage:
             raise
         except Exception as error:  # diffusers raises whatever its components raise
             reason = " ".join(str(error).split())
-            raise CheckpointError(f"diffusers cannot load {directory} ({type(error).__name__}: {reason})") from error
+            raise CheckpointError(
+                f"diffusers cannot load {directory} ({type(error).__name__}: {reason}){cure(directory)}"
+            ) from error
 
     @torch.inference_mode()
     def __call__(self, sentence: str, seed: int, params: TextToImageParams) -> Image.Image:

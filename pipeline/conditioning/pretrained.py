@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import CheckpointError
+from pipeline.weights.hub_cache import cure, describe_missing
 from pipeline.weights.locate import refuse_pickle
 
 
@@ -31,7 +32,10 @@ def load_pretrained(
     from safetensors import SafetensorError
 
     if not (directory / "config.json").is_file():
-        raise CheckpointError(f"{directory / 'config.json'} is missing")
+        raise CheckpointError(describe_missing(directory / "config.json"))
+    for weights in directory.glob("*.safetensors"):
+        if not weights.exists():
+            raise CheckpointError(describe_missing(weights))
     if not any(directory.glob("*.safetensors")):
         refuse_pickle(directory / "pytorch_model")
     # transformers fills in random weights where the file does not fit, and only warns; that is an error below.
@@ -47,7 +51,7 @@ def load_pretrained(
         )
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise CheckpointError(
-            f"cannot load the {description} in {directory}: {' '.join(str(error).split())}"
+            f"cannot load the {description} in {directory}: {' '.join(str(error).split())}{cure(directory)}"
         ) from error
     unexpected = {name for name in report["unexpected_keys"] if not re.match(unused, name)}
     mismatched = {name for name, *_ in report["mismatched_keys"]}

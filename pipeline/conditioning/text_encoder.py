@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pipeline.conditioning.pretrained import load_pretrained
 from pipeline.errors import CheckpointError
+from pipeline.weights.hub_cache import describe_missing
 
 TOKENS = 77
 # Besides the text model, the published files hold the image model, the two projections and the temperature.
@@ -56,7 +57,7 @@ def _load_tokenizer(directory: Path) -> Any:
 
     for name in ("vocab.json", "merges.txt"):
         if not (directory / name).is_file():
-            raise CheckpointError(f"{directory / name} is missing")
+            raise CheckpointError(describe_missing(directory / name))
     try:
         return CLIPTokenizer.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # tokenizers raises plain Exception

@@ -18,6 +18,7 @@ from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory
 from pipeline.rendering.cameras import VALIDATOR_SIZE, Camera, validator_cameras
 from pipeline.rendering.rasterizer import render
 from pipeline.splats.splats import Splats
+from pipeline.weights.hub_cache import cure
 from pipeline.weights.locate import locate_scorer
 
 # The longest side of the box of the means after the validator's normalisation.
@@ -137,7 +138,8 @@ def _load_network(weights: Path, config: Path) -> tuple[nn.Module, nn.Linear]:
             head = nn.Linear(settings.hidden_size, 1)
         tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise CheckpointError(f"cannot load the scorer {weights}: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"cannot load the scorer {weights}: {reason}{cure(weights)}") from None
     # Like the validator, ignore other tensors of the file, such as its unused emb_head.
     for prefix, module in ((_BACKBONE, backbone), (_HEAD, head)):
         expected = module.state_dict()

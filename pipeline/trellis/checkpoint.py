@@ -14,6 +14,7 @@ from pipeline.errors import CheckpointError
 from pipeline.params import SamplerParams
 from pipeline.trellis import SLatFlowModel, SLatGaussianDecoder, SparseStructureDecoder, SparseStructureFlowModel
 from pipeline.weights.files import EncoderKind, read_json, read_references
+from pipeline.weights.hub_cache import cure, describe_missing
 from pipeline.weights.locate import locate_encoder, locate_network, refuse_pickle
 
 Network = SparseStructureFlowModel | SparseStructureDecoder | SLatFlowModel | SLatGaussianDecoder
@@ -89,9 +90,9 @@ def load_weights(network: nn.Module, path: Path, device: torch.device) -> None:
             tensors = {name: file.get_tensor(name).to(target.dtype) for name, target in expected.items()}
     except FileNotFoundError:
         refuse_pickle(path.with_name(path.name.removesuffix(".safetensors")))
-        raise CheckpointError(f"{path} is missing") from None
+        raise CheckpointError(describe_missing(path)) from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}{cure(path)}") from None
     network.load_state_dict(tensors, assign=True)
 
 

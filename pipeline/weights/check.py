@@ -8,6 +8,7 @@ from pipeline.errors import CheckpointError, PipelineError
 from pipeline.weights import files, locate
 from pipeline.weights.background_models import BACKGROUND_MODELS, check_model_file
 from pipeline.weights.files import MODEL_INDEX, PIPELINE_FILE, EncoderKind, check_file
+from pipeline.weights.hub_cache import DamagedCache
 from pipeline.weights.locate import SCORER_FILE, HubReference
 
 
@@ -26,13 +27,20 @@ def check_weights(reference: str, overrides: Mapping[str, str] | None = None) ->
     The reference is as in `download_weights`, or the name of a background model. `overrides` replace networks of a
     checkpoint by role.
     """
+    try:
+        return _check_parts(reference, overrides or {})
+    except DamagedCache as error:
+        return [WeightsCheck("weights", problem=str(error))]
+
+
+def _check_parts(reference: str, overrides: Mapping[str, str]) -> list[WeightsCheck]:
     source = HubReference.parse(reference)
     if reference in BACKGROUND_MODELS:
         return [_check("background model", check_model_file, reference)]
     if source is not None and source.path and not Path(reference).expanduser().is_dir():
         return [_check("network", _check_network, reference, Path())]
     if directory := _locate(reference, PIPELINE_FILE):
-        return _check_checkpoint(directory, overrides or {})
+        return _check_checkpoint(directory, overrides)
     if _locate(reference, SCORER_FILE):
         return [_check("scorer", _check_scorer, reference)]
     if directory := _locate(reference, MODEL_INDEX):
@@ -51,7 +59,12 @@ def _check(name: str, check: Callable[..., Path], *arguments: object) -> Weights
 
 
 def _locate(reference: str, marker: str) -> Path | None:
-    return _check("", locate.locate, reference, marker).path
+    try:
+        return locate.locate(reference, marker)
+    except DamagedCache:
+        raise
+    except PipelineError:
+        return None
 
 
 def _check_checkpoint(directory: Path, overrides: Mapping[str, str]) -> list[WeightsCheck]:
@@ -88,5 +101,5 @@ def _check_scorer(reference: str) -> Path:
 
 
 def _check_text_to_image(directory: Path) -> Path:
-    files.get_model_files(lambda path: (directory / path).is_file(), lambda path: check_file(directory / path))
+    files.check_model(directory)
     return directory

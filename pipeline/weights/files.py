@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import CheckpointError
+from pipeline.weights.hub_cache import cure, describe_missing
 
 PIPELINE_FILE = "pipeline.json"
 # Keys of pipeline.json's "models" that gaussians need; mesh and radiance-field decoders are ignored.
@@ -38,11 +39,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
+        raise CheckpointError(describe_missing(path)) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+        raise CheckpointError(f"{path} cannot be read: {error}{cure(path)}") from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
+        raise CheckpointError(f"{path} is not a JSON object{cure(path)}")
     return content
 
 
@@ -73,7 +74,7 @@ def read_references(config: Path, overrides: Mapping[str, str]) -> CheckpointRef
 def check_file(path: Path) -> Path:
     """Return the path of a file that is there, and readable if it is JSON or safetensors. Raises CheckpointError."""
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing")
+        raise CheckpointError(describe_missing(path))
     if path.suffix == ".json":
         read_json(path)
     if path.suffix == ".safetensors":
@@ -85,8 +86,18 @@ def check_file(path: Path) -> Path:
             with safe_open(path, framework="np") as file:
                 file.keys()
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
+            raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}{cure(path)}") from None
     return path
+
+
+def check_model(directory: Path) -> None:
+    """Raise CheckpointError if a file that a text-to-image model needs is missing or damaged."""
+
+    def has(path: str) -> bool:
+        # A link that leads nowhere stands for a file that was there.
+        return (directory / path).is_symlink() or (directory / path).is_file()
+
+    get_model_files(has, lambda path: check_file(directory / path))
 
 
 def get_model_files(has: Callable[[str], bool], get: Callable[[str], Path]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import CheckpointError
 from pipeline.weights.files import NETWORK_SUFFIXES, PIPELINE_FILE, EncoderKind
+from pipeline.weights.hub_cache import DamagedCache, check_cached, describe_missing
 
 # For images, and for sentences with the same networks.
 EMBEDDED, EMBEDDED_TEXT = "embedded", "embedded-text"
@@ -48,7 +49,8 @@ class HubReference:
     def find(self, file: str) -> Path | None:
         """Return a file of the repository in the local cache, or None if it is not there.
 
-        Raises CheckpointError if the repository is not a valid Hugging Face id.
+        Raises CheckpointError if the repository is not a valid Hugging Face id, and DamagedCache if it is in the cache,
+        but damaged.
         """
         # Imported only when needed, because it is slow.
         from huggingface_hub import try_to_load_from_cache
@@ -59,7 +61,10 @@ class HubReference:
             raise CheckpointError(
                 f"{self.repository!r} is neither a directory nor a Hugging Face id: {error}"
             ) from None
-        return Path(cached) if isinstance(cached, str) else None
+        if isinstance(cached, str):
+            return Path(cached)
+        check_cached(self.repository, file, self.revision)
+        return None
 
 
 def _not_downloaded(reference: str) -> CheckpointError:
@@ -125,6 +130,8 @@ def locate_scorer(reference: str) -> tuple[Path, Path]:
         return path / SCORER_FILE, path
     try:
         return directory / SCORER_FILE, locate(SCORER_BACKBONE, "config.json")
+    except DamagedCache:
+        raise
     except CheckpointError:
         # The command for the scorer downloads both, that for the backbone would download its weights as well.
         raise _not_downloaded(SCORER if path.is_dir() else reference) from None
@@ -147,7 +154,7 @@ def locate_network(reference: str, checkpoint: Path) -> Path:
             return stem
     hub = HubReference.parse(reference)
     if hub is None or not hub.path:
-        raise CheckpointError(f"{checkpoint / path}.json is missing")
+        raise CheckpointError(describe_missing(checkpoint / f"{path}.json"))
     config = hub.find(f"{network_stem(hub.path)}.json")
     if config is None:
         raise _not_downloaded(reference)

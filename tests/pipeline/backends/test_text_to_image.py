@@ -276,6 +276,12 @@ def test_with_diffusers_itself(tmp_path: Path) -> None:
     assert {(picture.mode, picture.size) for picture in pictures} == {("RGB", (64, 64))}
     assert pictures[0].tobytes() == pictures[1].tobytes() != pictures[2].tobytes()
     weights = next((tmp_path / "unet").glob("*.safetensors"))
-    weights.rename(weights.with_suffix(".bin"))
+    pickled = weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(
+        CheckpointError, match="no unet/diffusion_pytorch_model.safetensors; pickled weights are not used"
+    ):
+        TextToImage.load(str(tmp_path), CPU)
+    pickled.rename(weights)
+    (tmp_path / "unet" / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="diffusers cannot load"):
         TextToImage.load(str(tmp_path), CPU)
