@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from miner.cli.environment import default_chain
 from miner.cli.options import FILE, group_operator_files, ledger_option, load_files, operator_files, parse_time
 from miner.errors import OperatorError
 from miner.words import plural
@@ -72,7 +73,7 @@ def blacklist() -> None:
 @click.option(
     "--subtensor.network",
     "network",
-    show_default="the ledger and the metagraph that the miner saw last, else finney",
+    show_default="the ledger and the metagraph that the miner saw last, else BT_SUBTENSOR_NETWORK or finney",
     help="The chain on which to look up --uid.",
 )
 @file_option
@@ -136,7 +137,7 @@ def _find_holder(uid: str, known: "KnownKeys", network: str | None, netuid: int)
     if found is None:
         from miner.subnet.metagraph import open_chain
 
-        snapshot = open_chain(network or "finney", netuid).snapshot()
+        snapshot = open_chain(network or default_chain(), netuid).snapshot()
         holder = next((neuron.hotkey for neuron in snapshot.neurons if neuron.uid == int(uid)), None)
         if holder is None:
             raise OperatorError(f"nobody holds uid {uid} on subnet {netuid} at block {snapshot.block}")

@@ -37,6 +37,11 @@ def prepare_for_sdk() -> None:
         os.environ[PARSING] = "true"
 
 
+def default_chain() -> str:
+    """Return the chain that the environment names, for commands that are not told one: else finney."""
+    return os.environ.get("BT_SUBTENSOR_CHAIN_ENDPOINT") or os.environ.get("BT_SUBTENSOR_NETWORK") or "finney"
+
+
 def unused_variables() -> Iterator[str]:
     """Yield a sentence for each variable that is set and has no effect on this miner."""
     for name, instead in WITHOUT_EFFECT.items():

@@ -6,6 +6,7 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import bittensor as bt
 from bittensor_wallet.keyfile import get_password_from_environment
@@ -57,9 +58,9 @@ async def _unlock(wallet: bt.Wallet) -> None:
             )
         with _restored_terminal():
             question = f"Password of the hotkey {wallet.hotkey_file.path}: "
-            passwords, where = [await run_in_daemon(lambda: getpass.getpass(question), "password")], "that was typed"
+            passwords, where = [await run_in_daemon(partial(getpass.getpass, question), "password")], "that was typed"
     for password in passwords:
-        if await run_in_daemon(lambda password=password: _try_password(wallet, password), "wallet"):
+        if await run_in_daemon(partial(_try_password, wallet, password), "wallet"):
             return
     raise OperatorError(f"the password {where} does not open the hotkey {wallet.hotkey_file.path}: correct it")
 

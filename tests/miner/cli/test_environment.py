@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bittensor.core import settings as sdk_settings
 
-from miner.cli.environment import WITHOUT_EFFECT, unused_variables
+from miner.cli.environment import WITHOUT_EFFECT, default_chain, unused_variables
 from tests.support.cli import run
 from tests.support.factories import run_settings
 from tests.support.paths import ROOT
@@ -63,6 +63,12 @@ def test_empty_variables_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_settings().options.chain == "finney"
     assert list(unused_variables()) == []
     assert run("phase", "list").exit_code == 0
+
+
+def test_commands_that_are_told_no_chain_take_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_chain() == "finney"
+    monkeypatch.setenv("BT_SUBTENSOR_NETWORK", "test")
+    assert default_chain() == "test"
 
 
 def test_variables_without_effect_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -278,7 +278,7 @@ def test_with_diffusers_itself(tmp_path: Path) -> None:
     weights = next((tmp_path / "unet").glob("*.safetensors"))
     pickled = weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(
-        CheckpointError, match="no unet/diffusion_pytorch_model.safetensors; pickled weights are not used"
+        CheckpointError, match=r"no unet/diffusion_pytorch_model\.safetensors; pickled weights are not used"
     ):
         TextToImage.load(str(tmp_path), CPU)
     pickled.rename(weights)
