@@ -101,12 +101,12 @@ def measure_ledger(path: Path) -> int:
     return total
 
 
-def find_newest_task(path: Path) -> float | None:
-    """Return the unix time of the task that was assigned last, None if there is none. Raises sqlite3.Error."""
+def find_newest_task(path: Path, before: float) -> float | None:
+    """Return the unix time of the last task assigned before a moment, None if there is none. Raises sqlite3.Error."""
     if not path.exists():
         return None
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-        (moment,) = database.execute("SELECT max(assigned_at) FROM tasks").fetchone()
+        (moment,) = database.execute("SELECT max(assigned_at) FROM tasks WHERE assigned_at < ?", (before,)).fetchone()
     return None if moment is None else float(moment)
 
 
@@ -161,7 +161,7 @@ class Retention:
     def run_once(self) -> None:
         """Delete what has expired; what cannot be read or deleted is logged once and retried in the next round."""
         now = self._clock.wall()
-        if not self._doubt.is_credible(self._find_newest_record()):
+        if not self._doubt.is_credible(self._find_newest_record):
             now = -math.inf
         for folder, pattern, limits in self._folders:
             with self._log_problem(folder):
@@ -176,15 +176,15 @@ class Retention:
                 log.info("Deleting tasks that are older than %.1f days from the ledger", age)
                 self._record(TasksDeleted(cutoff))
 
-    def _find_newest_record(self) -> float | None:
-        """Return the unix time of the newest result, picture, finished log or task; None if there is none."""
+    def _find_newest_record(self, before: float) -> float | None:
+        """Return the unix time of the newest result, picture, finished log or task before a moment, or None."""
         moments: list[float | None] = []
         for folder, pattern, _ in self._folders:
             with suppress(OSError), _opened(folder) as descriptor:
                 moments += [item.modified for item in list_items(descriptor, pattern)]
         with suppress(sqlite3.Error, OSError):
-            moments.append(find_newest_task(self._ledger))
-        return max((moment for moment in moments if moment is not None), default=None)
+            moments.append(find_newest_task(self._ledger, before))
+        return max((moment for moment in moments if moment is not None and moment < before), default=None)
 
     @contextmanager
     def _log_problem(self, path: Path) -> Iterator[None]:

@@ -182,7 +182,7 @@ def test_a_round_tidies_all_and_tells_of_what_fails_once(tmp_path: Path, caplog:
         (tmp_path / folder).mkdir()
         write(tmp_path / folder, name, days=old)
     path = tmp_path / "ledger.sqlite"
-    fill(path, [NOW - old * DAY, time.time()]).close(60)
+    fill(path, [NOW - old * DAY, time.time() - 1.5 * DAY, time.time()]).close(60)
     told: list[TasksDeleted] = []
     retention = Retention(HousekeepingSettings(), tmp_path, path, told.append)
     with caplog.at_level(logging.INFO, "miner"):
@@ -212,7 +212,18 @@ class OldFiles:
         ledger = folder / "ledger.sqlite"
         fill(ledger, [NOW - 0.9 * DAY, NOW - 0.8 * DAY]).close(60)
         self.told: list[TasksDeleted] = []
-        self.retention = Retention(HousekeepingSettings(), folder, ledger, self.told.append, self.clocks.clock)
+        self.folder = folder
+        self.restart()
+
+    def restart(self) -> None:
+        """Look after the files as the next process does, which knows nothing of what this one saw."""
+        ledger = self.folder / "ledger.sqlite"
+        self.retention = Retention(HousekeepingSettings(), self.folder, ledger, self.told.append, self.clocks.clock)
+
+    def record(self, name: str) -> None:
+        """Keep a result of this moment."""
+        write(self.folder / "results", name)
+        os.utime(self.folder / "results" / name, (self.clocks.unix, self.clocks.unix))
 
     def lives(self) -> bool:
         """Have a round of housekeeping; whether everything is still there."""
@@ -248,6 +259,30 @@ def test_nothing_goes_by_its_age_if_the_clock_is_ahead_at_the_start(
         assert old.lives()
         old.clocks.pass_time(300)
     assert caplog.text.count("days ahead of the newest record") == 1
+
+
+@pytest.mark.parametrize("was_seen", [True, False])
+def test_a_restart_does_not_end_the_doubt_although_something_was_recorded_since(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, was_seen: bool
+) -> None:
+    """The record that was made by the wrong clock speaks for it."""
+    old = OldFiles(tmp_path)
+    if was_seen:
+        assert old.lives()
+    old.clocks.unix += 40 * DAY
+    assert old.lives()
+    old.record("2.spz")
+    old.clocks.pass_time(300)
+    for _ in range(2):
+        old.restart()
+        assert old.lives()
+        old.clocks.pass_time(3600)
+    assert caplog.text.count("days ahead of the last record before today's") == 2
+    # After a day with that clock, it is right.
+    old.clocks.pass_time(DAY)
+    old.record("3.spz")
+    old.restart()
+    assert not old.lives()
 
 
 def test_sizes_are_kept_to_whatever_the_clock_shows(tmp_path: Path) -> None:
