@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from miner.runtime import Clock, write_atomically
@@ -14,6 +15,8 @@ NANOSECONDS = 1_000_000_000
 # summer time and wrong time zones are less than a day. The number bounds the memory that they take, some 15 MB.
 KEPT_SECONDS = 90_000.0
 MAX_KEPT = 100_000
+# Of these so many outlive a restart, in some 200 kB that are written with each request.
+MAX_SAVED = 10_000
 
 
 class ReplayWindow:
@@ -51,16 +54,11 @@ class ReplayWindow:
         while len(self._used) > MAX_KEPT or next(iter(self._used.values())) < now - KEPT_SECONDS:
             del self._used[next(iter(self._used))]
         if self._path is not None:
-            self._save(self._path, now)
+            self._save(self._path)
 
-    def _save(self, path: Path, now: float) -> None:
-        """Write the nonces that the window may still contain after a restart."""
-        lately = now - 2 * self._window / NANOSECONDS
-        latest: list[int] = []
-        for nonce, used_at in reversed(self._used.items()):
-            if used_at < lately:
-                break
-            latest.append(nonce)
+    def _save(self, path: Path) -> None:
+        """Write the latest nonces, the oldest first, so that a restart with a clock set back forgets none of them."""
+        latest = [*islice(reversed(self._used), MAX_SAVED)][::-1]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(latest))
@@ -76,6 +74,6 @@ class ReplayWindow:
             return [int(nonce) for nonce in content]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
             log.warning("The used nonces in %s cannot be read and start afresh: %s", self._path, type(error).__name__)
             return []

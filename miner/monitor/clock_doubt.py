@@ -28,9 +28,9 @@ class ClockDoubt:
         """Return whether the wall clock may be relied upon, and warn once when it becomes doubtful.
 
         `find_newest` returns when the newest record before a moment was made, unix seconds, None if there is none. At
-        the first call the clock is doubted if it is far ahead of the newest record, or of the newest one before today's:
-        those of today may be of the same wrong clock, before a restart. Later it is doubted whenever it has stepped
-        since the last call. A doubt lasts for a day.
+        the first call the clock is doubted if it is far ahead of the newest record, or of the newest one before
+        today's: those of today may be of the same wrong clock, before a restart. Later it is doubted whenever it has
+        stepped since the last call. A doubt lasts for a day.
         """
         now, wall = self.clock.now(), self.clock.wall()
         reason = self._compare(wall, find_newest) if self._ahead is None else ""

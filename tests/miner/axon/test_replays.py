@@ -1,9 +1,12 @@
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miner.axon import replays
 from miner.axon.replays import KEPT_SECONDS, MAX_KEPT, ReplayWindow
 from tests.support.factories import TwoClocks
 
@@ -34,16 +37,26 @@ def test_a_nonce_is_acceptable_within_the_window(clocks: TwoClocks, offset: floa
     assert found is None if problem is None else problem in str(found)
 
 
-JUMPS = st.sampled_from([0, 0, 0, 36_000, -36_000])
+JUMPS = st.sampled_from([0, 0, 0, 60, -60, 36_000, -36_000])
 
 
-@given(st.lists(st.tuples(st.floats(0, 20), st.floats(-30, 30), JUMPS), max_size=60))
-def test_no_nonce_is_taken_twice_whatever_the_wall_clock_does(steps: list[tuple[float, float, int]]) -> None:
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(-30, 30), JUMPS, st.booleans()), max_size=60))
+def test_no_nonce_is_taken_twice_whatever_the_wall_clock_does(steps: list[tuple[float, float, int, bool]]) -> None:
+    """Nor after a restart."""
     clocks, taken = TwoClocks(), set[int]()
-    window = ReplayWindow(WINDOW, clocks.clock)
-    for wait, offset, jump in steps:
+    with TemporaryDirectory() as folder:
+        no_nonce_is_taken_twice(clocks, taken, Path(folder) / "nonces.json", steps)
+
+
+def no_nonce_is_taken_twice(
+    clocks: TwoClocks, taken: set[int], path: Path, steps: list[tuple[float, float, int, bool]]
+) -> None:
+    window = ReplayWindow(WINDOW, clocks.clock, path)
+    for wait, offset, jump, has_restarted in steps:
         clocks.pass_time(wait)
         clocks.unix += jump
+        if has_restarted:
+            window = ReplayWindow(WINDOW, clocks.clock, path)
         candidate = nonce(clocks, offset)
         if window.find_problem(candidate) is None:
             assert candidate not in taken
@@ -75,17 +88,28 @@ def test_a_nonce_used_before_a_restart_is_still_used(clocks: TwoClocks, tmp_path
     assert again.find_problem(used + 1) is None
 
 
-def test_only_what_the_window_may_contain_is_written(clocks: TwoClocks, tmp_path: Path) -> None:
+def test_a_replay_is_refused_after_a_restart_with_a_clock_that_was_set_back(clocks: TwoClocks, tmp_path: Path) -> None:
     path = tmp_path / "nonces.json"
     window = ReplayWindow(WINDOW, clocks.clock, path)
-    for _ in range(100):
-        window.remember(nonce(clocks))
-        clocks.pass_time(10)
-    assert len(ReplayWindow(WINDOW, clocks.clock, path)) == 7
+    captured = nonce(clocks)
+    window.remember(captured)
+    clocks.pass_time(3600)
+    window.remember(nonce(clocks))
+    again = ReplayWindow(WINDOW, TwoClocks(3.0, clocks.unix - 3600).clock, path)
+    assert again.find_problem(captured) == "the nonce was used before"
+
+
+def test_the_latest_nonces_are_written(clocks: TwoClocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "MAX_SAVED", 10)
+    path = tmp_path / "nonces.json"
+    window = ReplayWindow(WINDOW, clocks.clock, path)
+    for number in range(100):
+        window.remember(number)
+    assert json.loads(path.read_text()) == list(range(90, 100))
     assert len(window) == 100
 
 
-@pytest.mark.parametrize("content", ["", "{", "3", '["x"]', "[null]"])
+@pytest.mark.parametrize("content", ["", "{", "3", '["x"]', "[null]", "[1e999]", "[" * 100_000])
 def test_a_damaged_file_is_as_good_as_none(
     clocks: TwoClocks, tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
