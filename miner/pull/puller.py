@@ -123,11 +123,11 @@ class Puller:
         if self._store is None:
             return
         now = self._context.clock.now()
-        # Validators that are not pulled from now may be again before their cooldown ends.
+        # Validators that are not pulled from now may be again before what is known of them has passed.
         absent = {
             hotkey: stored
             for hotkey, stored in self._stored.items()
-            if hotkey not in self.records and stored.cooldown_end > now
+            if hotkey not in self.records and ValidatorState.restored(stored, now).pull_after > now
         }
         current = absent | {hotkey: record.state.to_store() for hotkey, record in self.records.items()}
         if current != self._stored:

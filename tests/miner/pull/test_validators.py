@@ -5,9 +5,11 @@ import logging
 import pytest
 
 from miner.localnet.validator import LOOPBACK, LocalValidator, free_port
-from miner.pull.state_machine import DENIED_DELAY, Stage
+from miner.pull.state_machine import DENIED_DELAY, USUAL_COOLDOWN, Stage
+from miner.pull.store import Cooldown, EarlierTask
 from miner.subnet.metagraph import Neuron, Snapshot
 from pipeline import Asset, OnStep, Request
+from tests.support.addresses import address
 from tests.support.generated import make_asset
 from tests.support.miner_parts import HeldGeneration
 from tests.support.pulling import FaultyDendrite, PullingMiner
@@ -74,6 +76,23 @@ async def test_a_validator_that_moves_keeps_its_cooldown(miner: PullingMiner, ca
         await moved.stop()
     assert miner.runner.counters["accepted"] == 2
     assert miner.violations == 0
+
+
+async def test_a_validator_that_is_away_after_our_restart_keeps_what_is_known_of_its_submission(
+    miner: PullingMiner,
+) -> None:
+    """Its cooldown is not known, since no answer to the submission came; another validator's pulls go on meanwhile."""
+    now = miner.time.now()
+    task = EarlierTask(id="a", type="image", assigned_at=now - 20, submitted_at=now - 10)
+    miner.cooldowns.save({miner.validator.hotkey: Cooldown(cooldown_end=now - 300, task=task)}, miner.time.clock)
+    other = miner.neuron.model_copy(update={"hotkey": address("o"), "port": free_port()})
+    puller = miner.start_again()
+    puller.update(Snapshot(17, 1, (other,)))
+    await miner.time.pass_sleep()
+    await miner.time.next_sleep()
+    miner.start_again().update(Snapshot(17, 2, (other, miner.neuron)))
+    expected = now - 20 + USUAL_COOLDOWN
+    assert miner.puller.records[miner.validator.hotkey].state.pull_after >= expected
 
 
 # The policy.
