@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,12 +73,17 @@ class LedgerFile:
         self._connection: sqlite3.Connection | None = None
         self._inode = self._wal_inode = NO_FILE
         self._mark: bytes | None = None
+        # As we left the file; only other processes change these meanwhile.
+        self._stamp: tuple[int, int] | None = None
         self._history: History | None = None
         self._last_task: int | None = None
         self._event = ""
 
     def find_loss(self) -> str:
-        """Return, as the end of a sentence, what has become of the open file; "" if it is there. Raise OSError."""
+        """Return, as the end of a sentence, what has become of the open file; "" if it is there.
+
+        Raises OSError, or sqlite3.OperationalError if a file that another process has changed cannot be checked.
+        """
         if self._connection is None:
             return ""
         inode = _inode_of(self._path)
@@ -86,6 +91,13 @@ class LedgerFile:
             return "was deleted" if inode == NO_FILE else "was replaced by another file"
         if self._mark is not None and _read_mark(self._path) != self._mark:
             return OVERWRITTEN
+        stamp = _stamp_of(self._path)
+        if stamp != self._stamp:
+            # Other processes may write to the database, but a backup of this run, with our mark, may also have been
+            # copied over it, which the pages in the -wal do not fit.
+            if not self._is_sound():
+                return OVERWRITTEN
+            self._stamp = stamp
         return "" if _inode_of(self._wal) == self._wal_inode else LOST_WAL
 
     @property
@@ -105,8 +117,7 @@ class LedgerFile:
         self._leave(found)
         is_first = self._history is None
         database = self._open()
-        task = database.execute("SELECT 1 FROM tasks WHERE key = ?", (self._last_task,)).fetchone()
-        is_complete = is_first or self._last_task is None or task is not None
+        is_complete = is_first or self._has_last_task(database)
         if is_complete and not self._event:
             return None
         event, self._event = self._event or "was moved away", ""
@@ -125,6 +136,10 @@ class LedgerFile:
         if isinstance(event, TasksDeleted):
             # As a script: execute() would stop after the first page.
             database.executescript("PRAGMA incremental_vacuum")
+            if not self._has_last_task(database):
+                self._last_task = None
+        self._stamp = _stamp_of(self._path)
+        if isinstance(event, TasksDeleted):
             return True
         if isinstance(event, PhaseChanged | ExperimentStarted | ExperimentEnded):
             self._history = History.read(database)
@@ -143,6 +158,25 @@ class LedgerFile:
             except sqlite3.Error as error:
                 log.debug("Closing the ledger: %s", error)
             self._connection = None
+
+    def _is_sound(self) -> bool:
+        """Return whether another reader finds a whole database with our last task. Raise sqlite3.OperationalError."""
+        try:
+            # Our own connection would take the pages that it has in memory for those of the file.
+            with closing(sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)) as reader:
+                problems = reader.execute("PRAGMA integrity_check(1)").fetchall()
+                return problems == [("ok",)] and self._has_last_task(reader)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_IOERR:
+                raise
+            return False
+        except sqlite3.DatabaseError:
+            return False
+
+    def _has_last_task(self, database: sqlite3.Connection) -> bool:
+        """Return whether a database has the last task that was written, if any was."""
+        found = database.execute("SELECT 1 FROM tasks WHERE key = ?", (self._last_task,)).fetchone()
+        return self._last_task is None or found is not None
 
     def _leave(self, loss: str) -> None:
         """Close the connection to a file of which `loss` has become, so that nothing of it gets into the next one."""
@@ -171,11 +205,18 @@ class LedgerFile:
             self._inode, self._wal_inode = self._path.stat().st_ino, _inode_of(self._wal)
             # With a reader at work, the mark is not yet in the file, where it can be compared.
             self._mark = mark if _read_mark(self._path) == mark else None
+            self._stamp = _stamp_of(self._path)
         except BaseException:
             database.close()
             raise
         self._connection = database
         return database
+
+
+def _stamp_of(path: Path) -> tuple[int, int]:
+    """Return the time of the last change in nanoseconds, and the size."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def _read_mark(path: Path) -> bytes:

@@ -82,8 +82,7 @@ def running(path: Path) -> LedgerWriter:
     ledger.record(PhaseChanged(5.0, "a", "start", "h1", "x: 1\n"))
     ledger.record(task_started(ledger, "one"))
     assert ledger.flush(10)
-    with closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    checkpoint(path)
     ledger.record(task_started(ledger, "two"))
     assert ledger.flush(10)
     assert ledger.status.written == 3
@@ -165,6 +164,50 @@ def test_what_belongs_to_a_lost_task_is_not_counted_as_written(running: LedgerWr
         assert [(row.task_id, row.outcome) for row in read_tasks(path)] == [("later", "rejected")]
         # The phase's change and three events; lost are three tasks and two events.
         assert (running.status.written, running.status.dropped) == (4, 5)
+
+
+def checkpoint(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+@pytest.mark.parametrize("with_wal", [False, True])
+def test_a_backup_of_this_run_that_is_copied_over_the_ledger_is_told(
+    running: LedgerWriter, path: Path, with_wal: bool
+) -> None:
+    """It has the mark of the present file, which it does not fit any more."""
+    with closing_writer(running), LogWatcher("while the miner ran") as warnings:
+        backups = {file: file.with_name(f"{file.name}.bak") for file in ((path, wal(path)) if with_wal else (path,))}
+        for file, backup in backups.items():
+            shutil.copyfile(file, backup)
+        for number in range(60):
+            running.record(task_started(running, f"later {number}"))
+        assert running.flush(10)
+        checkpoint(path)
+        running.record(task_started(running, "last"))
+        assert running.flush(10)
+        for file, backup in backups.items():
+            shutil.copyfile(backup, file)
+        running.record(task_started(running, "new"))
+        assert running.flush(10)
+        assert f"The ledger {path} was overwritten while the miner ran; lost: " in warnings.wait()
+        names = {row.task_id for row in read_tasks(path)}
+        assert {"one", "new"} <= names
+        assert not any(name.startswith("la") for name in names)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_backup_that_the_journal_completes_is_no_loss(running: LedgerWriter, path: Path) -> None:
+    with closing_writer(running):
+        shutil.copyfile(path, path.with_name("backup"))
+        running.record(task_started(running, "three"))
+        assert running.flush(10)
+        shutil.copyfile(path.with_name("backup"), path)
+        running.record(task_started(running, "four"))
+        assert running.flush(10)
+        assert running.status.problem == ""
+        assert [row.task_id for row in read_tasks(path)] == ["one", "two", "three", "four"]
 
 
 def test_a_foreign_checkpoint_is_no_loss(running: LedgerWriter, path: Path) -> None:
