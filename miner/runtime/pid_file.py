@@ -2,9 +2,10 @@
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from miner.errors import OperatorError
@@ -22,9 +23,10 @@ def claim_folder(folder: Path) -> Iterator[None]:
     Raises OperatorError naming the process that has it, or OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / NAME).open("a+", encoding="utf-8") as file:
+    with _opened(folder) as directory, (folder / NAME).open("a+", encoding="utf-8") as file:
         deadline = time.monotonic() + CLAIM_SECONDS
-        while not _lock(file.fileno(), fcntl.LOCK_EX):
+        # The folder, too, since the file may be deleted.
+        while not (_lock(directory, fcntl.LOCK_EX) and _lock(file.fileno(), fcntl.LOCK_EX)):
             if time.monotonic() > deadline:
                 raise OperatorError(
                     f"{_read_name(folder)} works on {folder} already: stop it, or give this miner a folder of its own "
@@ -42,22 +44,42 @@ def claim_folder(folder: Path) -> Iterator[None]:
 
 def find_owner(folder: Path) -> str | None:
     """Return the process that has claimed a folder, as in "process 123"; None if there is none. Raise OSError."""
-    try:
+    with suppress(FileNotFoundError):
+        with _opened(folder) as directory:
+            if not _lock(directory, fcntl.LOCK_SH):
+                return _read_name(folder)
         with (folder / NAME).open(encoding="utf-8") as file:
             return None if _lock(file.fileno(), fcntl.LOCK_SH) else _read_name(folder)
-    except FileNotFoundError:
-        return None
+    return None
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _lock(descriptor: int, kind: int) -> bool:
-    """Return whether the file could be locked, which lasts until it is closed."""
+    """Return whether the file or folder could be locked, which lasts until it is closed.
+
+    Where the file system cannot lock a folder (NFS), the file in it has to do.
+    """
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise
     return True
 
 
 def _read_name(folder: Path) -> str:
-    pid = (folder / NAME).read_text(encoding="utf-8").strip()
+    try:
+        pid = (folder / NAME).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        pid = ""
     return f"process {pid}" if pid else "another process"

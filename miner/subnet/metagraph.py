@@ -113,8 +113,7 @@ def read_snapshot(path: Path, netuid: int) -> Snapshot:
         raise OperatorError(f"the chain file {path} cannot be read as JSON or YAML: {problem}") from None
     try:
         neurons = tuple(Neuron(uid=uid, **entry) for uid, entry in enumerate(content["neurons"]))
-        for neuron in neurons:
-            _check_addresses(neuron)
+        _check_keys(neurons)
         return Snapshot(int(content.get("netuid", netuid)), int(content.get("block", 0)), neurons)
     except ValidationError as invalid:
         first = invalid.errors()[0]
@@ -122,14 +121,23 @@ def read_snapshot(path: Path, netuid: int) -> Snapshot:
         raise OperatorError(f"the chain file {path} has an invalid neuron: {where}") from None
     except InvalidAddressError as invalid_address:
         raise OperatorError(f"the chain file {path} has an invalid neuron: {invalid_address}") from None
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise OperatorError(
             f'the chain file {path} must be {{"netuid": .., "block": .., "neurons": [{{"hotkey", "coldkey", ..}}]}}'
         ) from None
 
 
 class InvalidAddressError(ValueError):
-    """A neuron of a file has a key that is no address."""
+    """A neuron of a file has a key that is no address, or another one's hotkey."""
+
+
+def _check_keys(neurons: tuple[Neuron, ...]) -> None:
+    """Raise InvalidAddressError for a key that is no address, and for a hotkey that is there twice."""
+    seen: dict[str, int] = {}
+    for neuron in neurons:
+        _check_addresses(neuron)
+        if (first := seen.setdefault(neuron.hotkey, neuron.uid)) != neuron.uid:
+            raise InvalidAddressError(f"neurons.{neuron.uid}.hotkey: {neuron.hotkey} is that of neurons.{first}, too")
 
 
 def _check_addresses(neuron: Neuron) -> None:

@@ -25,6 +25,17 @@ def test_a_folder_has_one_owner_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
         pass
 
 
+def test_a_folder_whose_files_were_deleted_has_the_same_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pid_file, "CLAIM_SECONDS", 0.0)
+    with claim_folder(tmp_path):
+        (tmp_path / NAME).unlink()
+        assert find_owner(tmp_path) == "another process"
+        with pytest.raises(OperatorError, match="another process works on"), claim_folder(tmp_path):
+            pass
+        assert find_owner(tmp_path) == "another process"
+    assert find_owner(tmp_path) is None
+
+
 @pytest.mark.process
 def test_a_claim_ends_with_its_process_however_that_ends(tmp_path: Path) -> None:
     code = (

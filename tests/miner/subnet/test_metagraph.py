@@ -60,6 +60,16 @@ def test_what_was_seen_is_kept_if_possible(tmp_path: Path, caplog: pytest.LogCap
         ('{"neurons": 3}', 'must be {"netuid"'),
         ('{"neurons": [{"hotkey": "h"}]}', "an invalid neuron: coldkey"),
         ('{"neurons": [{"hotkey": "h", "coldkey": "c", "stake": "much"}]}', "an invalid neuron: stake"),
+        (
+            f'{{"neurons": [{{"hotkey": "{A}", "coldkey": "{C}", "stake": NaN}}]}}',
+            "an invalid neuron: stake: .* finite",
+        ),
+        (f'{{"neurons": [{{"hotkey": "{A}", "coldkey": "{C}", "stake": 1e999}}]}}', "invalid neuron: stake: .* finite"),
+        ('{"block": 1e999, "neurons": []}', 'must be {"netuid"'),
+        (
+            f'{{"neurons": [{{"hotkey": "{A}", "coldkey": "{C}"}}, {{"hotkey": "{A}", "coldkey": "{B}"}}]}}',
+            "neurons.1.hotkey: .* is that of neurons.0, too",
+        ),
         ('{"netuid": 18, "neurons": []}', "is for netuid 18, not 17"),
         (f'{{"neurons": [{{"hotkey": "{A[:-1]}x", "coldkey": "{C}"}}]}}', r"neurons.0.hotkey: 5\w+ is no SS58 address"),
         (f'{{"neurons": [{{"hotkey": "{A}", "coldkey": "c"}}]}}', r"neurons.0.coldkey: c is no SS58 address"),
