@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # Fewer outcomes say nothing: of 20, a validator that accepts 20 % rejects all about once in a hundred times.
 MIN_OUTCOMES = 50
 SUGGESTED_DAYS = 7
+MAX_DAYS = 36_500
+# The chain counts uids in 16 bits.
+UID_DIGITS = 5
 
 
 class Time(click.ParamType[datetime]):
@@ -104,6 +107,8 @@ def add(
         raise click.UsageError("--coldkey and --uid exclude each other.")
     if until is not None and days is not None:
         raise click.UsageError("--until and --days exclude each other.")
+    if days is not None and not 0 < days <= MAX_DAYS:
+        raise click.UsageError(f"--days must be more than 0 and at most {MAX_DAYS}.")
     files = load_files(config, state)
     policy = _policy_file(file, files)
     policy.read()
@@ -131,7 +136,7 @@ def add(
 
 def _find_holder(uid: str, known: "KnownKeys", network: str | None, netuid: int) -> tuple[str, str]:
     """Return the hotkey that holds a uid, and when it was seen to, in words. Raise OperatorError or ChainError."""
-    if not uid.isdecimal():
+    if not uid.isdecimal() or len(uid) > UID_DIGITS:
         raise OperatorError(f"{uid} is no uid")
     found = known.holder(int(uid)) if network is None else None
     if found is None:

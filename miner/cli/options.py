@@ -99,7 +99,10 @@ ledger_option = click.option(
 def parse_time(text: str) -> datetime:
     """Parse an ISO 8601 time, in UTC unless it names a zone. Raise ValueError."""
     moment = datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    try:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text} is outside of the years 1 to 9999 in UTC") from None
 
 
 def load_files(config: Path | None, state: Path | None) -> "OperatorFiles":

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LATER = "the next start takes over what was written"
 # Seconds between two looks at what the miner has answered.
 ANSWER_PAUSE = 0.2
+SHARE_DIGITS = 6
 
 no_wait_option = click.option("--no-wait", is_flag=True, help="Do not wait for the answer of the running miner.")
 
@@ -174,8 +175,8 @@ def _parse_arms(texts: Sequence[str], config: Path) -> "dict[str, Arm]":
     arms: dict[str, Arm] = {}
     for text in texts:
         name, _, weight = text.partition("=")
-        if not weight.isdecimal() or int(weight) < 1:
-            raise OperatorError(f"{text!r} is no arm: write NAME=SHARE, such as phase3=50")
+        if not weight.isdecimal() or len(weight) > SHARE_DIGITS or int(weight) < 1:
+            raise OperatorError(f"{text[:80]!r} is no arm: write NAME=SHARE, such as phase3=50")
         if name in arms:
             raise OperatorError(f"{name} is named twice")
         arms[name] = Arm(weight=int(weight), settings=load_phase(name, config).settings)

@@ -31,7 +31,12 @@ class PolicyEntry(Section):
     @field_validator("until")
     @classmethod
     def _in_utc(cls, until: datetime | None) -> datetime | None:
-        return until.replace(tzinfo=UTC) if until is not None and until.tzinfo is None else until
+        if until is None or until.tzinfo is None:
+            return until and until.replace(tzinfo=UTC)
+        try:
+            return until.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("is outside of the years 1 to 9999 in UTC") from None
 
     @model_validator(mode="after")
     def _has_one_key(self) -> Self:
@@ -56,7 +61,7 @@ class PolicyEntry(Section):
 
     def __str__(self) -> str:
         """Return the reason and the end as the rest of a sentence: "" or ": rejects all, until ..."."""
-        until = f"until {self.until.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if self.until else ""
+        until = f"until {self.until:%Y-%m-%d %H:%M} UTC" if self.until else ""
         return "".join(f"{mark} {part}" for mark, part in zip(":,", filter(None, (self.reason, until)), strict=False))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import time
 from collections import deque
 from contextlib import suppress
@@ -116,7 +117,9 @@ class Gallery:
 
     def read_latest(self, count: int) -> list[StoredResult]:
         """Return the newest results, the newest first. Blocks."""
-        keys = sorted((int(path.stem) for path in self.results.glob("*.json") if path.stem.isdigit()), reverse=True)
+        keys = sorted(
+            (int(path.stem) for path in self.results.glob("*.json") if re.fullmatch("[0-9]+", path.stem)), reverse=True
+        )
         results = map(self._read, keys[:count])
         return [result for result in results if result is not None]
 

@@ -31,7 +31,7 @@ class StateError(OperatorError):
 class Arm(Section):
     """One phase of a choice and its share of the tasks; the settings are those of when it was chosen."""
 
-    weight: int = Field(default=1, gt=0)
+    weight: int = Field(default=1, gt=0, lt=1_000_000)
     settings: Phase
 
 

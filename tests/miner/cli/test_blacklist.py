@@ -223,6 +223,11 @@ def test_a_file_that_is_broken_already_is_not_touched(run: Run, file: Path, cont
     assert not file.exists() if content is None else file.read_text() == content
 
 
+def test_a_uid_of_thousands_of_digits_is_none(run: Run) -> None:
+    code, _, err = run("add", "9" * 5000, "--uid", "--reason", "r")
+    assert (code, "is no uid" in err) == (2, True)
+
+
 def test_replacing_keeps_mode_and_link_and_leaves_nothing_behind(run: Run, file: Path) -> None:
     file.chmod(0o640)
     target = file.rename(file.with_name("real.yaml"))
@@ -326,7 +331,15 @@ def test_another_file(run: Run, file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [("--coldkey", "--uid"), ("--days", "7", "--until", "2036-01-31"), ("--until", "soon")]
+    "options",
+    [
+        ("--coldkey", "--uid"),
+        ("--days", "7", "--until", "2036-01-31"),
+        ("--until", "soon"),
+        ("--until", "9999-12-31T23:59-12:00"),
+        ("--until", "0001-01-01T00:00+14:00"),
+        *(("--days", days) for days in ("0", "-1", "nan", "inf", "1e7", "1e300")),
+    ],
 )
 def test_options_that_make_no_sense(run: Run, file: Path, options: tuple[str, ...]) -> None:
     before = file.read_bytes()

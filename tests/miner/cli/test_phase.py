@@ -162,6 +162,7 @@ def test_a_split_is_written_with_its_seed(run: Run, state: StateFile) -> None:
         (("phase3=50", "phase3=50"), "phase3 is named twice"),
         (("phase3=50", "baseline"), "'baseline' is no arm: write NAME=SHARE"),
         (("phase3=50", "baseline=0"), "'baseline=0' is no arm"),
+        (("phase3=50", "baseline=" + "9" * 400), "is no arm"),
         (("phase3=50", "nobody=50"), "no phase 'nobody'"),
         (("phase3=33", "baseline=34"), "choose rounder shares"),
         (("phase3=50", "few-step=50"), "need different models"),

@@ -193,6 +193,8 @@ def test_times() -> None:
     assert parse("2025-11-04") == 1_762_214_400
     assert parse("2025-11-04T01:00+01:00") == 1_762_214_400
     assert parse("1.5d") == pytest.approx(time.time() - 129_600, abs=60)
+    with pytest.raises(click.BadParameter, match="neither a period such as 24h"):
+        Since().convert("9999-12-31T23:59-12:00", None, None)
     with pytest.raises(click.BadParameter, match="neither a period such as 24h or 7d nor a time such as 2025-11-04"):
         parse("yesterday")
     assert run("--since", "yesterday")[0] == 2

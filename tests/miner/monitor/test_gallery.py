@@ -98,6 +98,13 @@ def test_files_that_a_crash_cut_off_are_passed_over(tmp_path: Path) -> None:
         read_upright(gallery.results, 404)
 
 
+def test_a_name_with_digits_of_another_kind_is_passed_over(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path)
+    assert gallery._save(some_result(1))
+    (gallery.results / "²3.json").write_text("{}")
+    assert [result.key for result in gallery.read_latest(10)] == [1]
+
+
 def test_results_with_either_axis_up_are_read_upright(tmp_path: Path) -> None:
     gallery = Gallery(tmp_path)
     file = ply.to_bytes(flip_up_axis(make_splats()))

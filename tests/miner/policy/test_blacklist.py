@@ -86,6 +86,7 @@ def test_a_change_made_while_the_miner_started_is_noticed(file: File) -> None:
         "",
         f"deny: [{A}]",
         f"deny_hotkeys: [{{hotkey: {A}, until: 2026-13-45}}]",
+        f"deny_hotkeys: [{{hotkey: {A}, until: '9999-12-31T23:59:00-12:00'}}]",
         "- a",
         "\0",
         None,
