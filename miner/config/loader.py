@@ -56,6 +56,9 @@ def parse_yaml(text: str) -> Any:
             return None
         _refuse_duplicates(node)
         return loader.construct_document(node)
+    except (LookupError, AttributeError, TypeError, OverflowError) as error:
+        # From values that are not of the type that a tag of the file says, such as `!!bool 3`.
+        raise yaml.YAMLError(f"a value does not fit its tag: {type(error).__name__}: {error}") from None
     finally:
         loader.dispose()
 

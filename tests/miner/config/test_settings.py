@@ -128,6 +128,13 @@ def test_a_mistake_names_file_key_and_what_is_allowed(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["!!bool 3", "!!timestamp z", "!!int ''", "!!float x"])
+def test_a_value_that_does_not_fit_its_tag(tmp_path: Path, value: str) -> None:
+    (tmp_path / "m.yaml").write_text(f"phase: {value}\n")
+    with pytest.raises(OperatorError, match=r"m.yaml cannot be read as YAML"):
+        run_settings("--config", str(tmp_path / "m.yaml"))
+
+
 def test_missing_settings_file() -> None:
     with pytest.raises(OperatorError, match=r"nowhere.yaml does not exist"):
         run_settings("--config", "nowhere.yaml")
