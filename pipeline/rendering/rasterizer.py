@@ -2,11 +2,10 @@
 
 Formulas: Kerbl et al., "3D Gaussian Splatting for Real-Time Radiance Field Rendering" (2023), with the constants of
 gsplat 1.5 (the defaults of `gsplat.rasterization`), which validators render with. A gaussian contributes to a pixel
-exactly where its alpha is at least 1/255. All these pixels are inside gsplat's opacity-aware bounding box, so the
+exactly where its alpha is above 1/255. All these pixels are inside gsplat's opacity-aware bounding box, so the
 picture does not depend on how pixels are grouped into tiles.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,16 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.compute import triton_obstacle
 from pipeline.rendering.cameras import Camera
+from pipeline.rendering.rules import (
+    JACOBIAN_MARGIN,
+    LOG_MIN_ALPHA,
+    LOW_PASS,
+    MAX_ALPHA,
+    MIN_ALPHA,
+    MIN_TRANSMITTANCE,
+    REACH_FACTOR,
+    REACH_MARGIN,
+    SH_C0,
+    view_positions,
+)
 from pipeline.splats.splats import Splats
-
-SH_C0 = 0.28209479177387814
-LOW_PASS = 0.3
-MIN_ALPHA = 1 / 255
-MAX_ALPHA = 0.999
-MIN_TRANSMITTANCE = 1e-4
-# Beyond 1.3 times the field of view the derivatives of the projection are those at that limit.
-JACOBIAN_MARGIN = 0.3
 
 TILE_SIZES = (4, 8, 16)
 # The cost of handling one (gaussian, tile) pair, in evaluations of a gaussian at a pixel.
@@ -60,6 +64,26 @@ def render(
 
 
 def rasterize(
+    splats: Splats, cameras: Sequence[Camera], *, background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> Rendering:
+    """Draw the splats as every camera sees them, by the rules of gsplat's `rasterization`, with an alpha channel.
+
+    Colours come from `f_dc` alone. Runs on the splats' device, in float32 regardless of autocast. The same call gives
+    the same bits. On a GPU with Triton, pictures that need no gradients are drawn by `gpu_rasterizer`.
+
+    Raises ValueError if there are no cameras, or if they differ in picture size.
+    """
+    _check_cameras(cameras)
+    needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in splats.tensors().values())
+    if needs_gradients or triton_obstacle(splats.device) is not None:
+        return rasterize_in_torch(splats, cameras, background=background)
+    # Triton is not installed everywhere.
+    from pipeline.rendering.gpu_rasterizer import composite_views
+
+    return _blend(composite_views(splats, cameras), background)
+
+
+def rasterize_in_torch(
     splats: Splats,
     cameras: Sequence[Camera],
     *,
@@ -67,32 +91,38 @@ def rasterize(
     tile_size: int | None = None,
     block_size: int | None = None,
 ) -> Rendering:
-    """Draw the splats as every camera sees them, by the rules of gsplat's `rasterization`, with an alpha channel.
+    """Draw as `rasterize` does, on any device and differentiably.
 
-    Colours come from `f_dc` alone. Runs on the splats' device, in float32 regardless of autocast (where torch may use
-    TF32 for matrix products, the result is only that precise). The same call gives the same bits. `tile_size` (pixels;
-    by default the cheapest for these splats) and `block_size` (evaluations of a gaussian at a pixel in a block of
-    tiles) change speed and memory, not the picture.
+    `tile_size` (pixels; by default the cheapest for these splats) and `block_size` (evaluations of a gaussian at a
+    pixel in a block of tiles) change speed and memory, not the picture. Where torch may use TF32 for matrix products,
+    the result is only that precise.
 
     Raises ValueError if there are no cameras, or if they differ in picture size.
     """
-    if not cameras:
-        raise ValueError("no cameras: give at least one")
+    _check_cameras(cameras)
     width, height = cameras[0].width, cameras[0].height
-    if any((camera.width, camera.height) != (width, height) for camera in cameras):
-        raise ValueError("cameras differ in picture size: render each size on its own")
-    device = splats.means.device
-    colours = torch.tensor(background, dtype=torch.float32, device=device)
     views = []
-    with torch.autocast(device.type, enabled=False):
+    with torch.autocast(splats.device.type, enabled=False):
         for camera in cameras:
             gaussians = _project(splats, camera)
             side = tile_size or _cheapest_tile_size(gaussians, width, height)
             block = block_size or _block_size(gaussians.table)
             views.append(_composite(gaussians, width, height, side, block // side**2))
-    pictures = torch.stack(views)
+    return _blend(torch.stack(views), background)
+
+
+def _check_cameras(cameras: Sequence[Camera]) -> None:
+    if not cameras:
+        raise ValueError("no cameras: give at least one")
+    size = cameras[0].width, cameras[0].height
+    if any((camera.width, camera.height) != size for camera in cameras):
+        raise ValueError("cameras differ in picture size: render each size on its own")
+
+
+def _blend(pictures: Tensor, background: tuple[float, float, float]) -> Rendering:
+    """Put premultiplied colours with alpha [V, H, W, 4] on a background."""
     alpha = pictures[..., 3:]
-    return Rendering(pictures[..., :3] + (1 - alpha) * colours, alpha[..., 0])
+    return Rendering(pictures[..., :3] + (1 - alpha) * pictures.new_tensor(background), alpha[..., 0])
 
 
 def _block_size(table: Tensor) -> int:
@@ -122,16 +152,16 @@ class _Projected:
 def _project(splats: Splats, camera: Camera) -> _Projected:
     """Project the visible gaussians (EWA, Zwicker et al. 2001) and sort them by depth."""
     world_to_camera = camera.world_to_camera.to(splats.means)
-    rotation, translation = world_to_camera[:3, :3], world_to_camera[:3, 3]
+    rotation = world_to_camera[:3, :3]
     log_opacity = F.logsigmoid(splats.opacity_logits)
+    position = view_positions(splats.means, world_to_camera)
     with torch.no_grad():
-        depth = splats.means @ rotation[2] + translation[2]
-        visible = (depth >= camera.near) & (depth <= camera.far) & (log_opacity >= math.log(MIN_ALPHA))
+        depth = position[2]
+        visible = (depth >= camera.near) & (depth <= camera.far) & (log_opacity >= LOG_MIN_ALPHA)
         chosen = visible.nonzero()[:, 0]
         chosen = chosen[depth[chosen].argsort(stable=True)]
 
-    position = splats.means[chosen] @ rotation.T + translation
-    x, y, z = position.unbind(-1)
+    x, y, z = (coordinates[chosen] for coordinates in position)
     (cx, cy), focal = camera.principal_point, camera.focal
     margin_x = JACOBIAN_MARGIN * camera.width / (2 * focal)
     margin_y = JACOBIAN_MARGIN * camera.height / (2 * focal)
@@ -154,7 +184,7 @@ def _project(splats: Splats, camera: Camera) -> _Projected:
     invisible[0, 5] = -1e4
     with torch.no_grad():
         # Alpha is below 1/255 beyond this many standard deviations.
-        extent = (2 * (log_opacity[chosen] - math.log(MIN_ALPHA))).clamp(min=0.0).sqrt()
+        extent = (2 * (log_opacity[chosen] - LOG_MIN_ALPHA)).clamp(min=0.0).sqrt()
         # A gaussian that is not finite is in no tile, so its row is never read.
         finite = table.isfinite().all(-1, keepdim=True)
         reach = torch.where(finite, extent[:, None] * torch.stack([xx, yy], dim=-1).sqrt(), -1.0)
@@ -179,8 +209,7 @@ def _axes(quaternions: Tensor, log_scales: Tensor) -> Tensor:
 def _tile_range(gaussians: _Projected, width: int, height: int, tile_size: int) -> tuple[Tensor, Tensor]:
     """Return the first tile and the number of tiles (x, y) that each gaussian's box overlaps: 2 x [M, 2] int64."""
     last_pixel = torch.tensor([width - 1, height - 1], dtype=torch.float32, device=gaussians.centre.device)
-    # Rounding must not lose a pixel, while an extra one is harmless.
-    reach = gaussians.reach * 1.001 + 1e-3
+    reach = gaussians.reach * REACH_FACTOR + REACH_MARGIN
     low = (gaussians.centre - reach - 0.5).ceil().clamp(min=0.0)
     high = (gaussians.centre + reach - 0.5).floor().minimum(last_pixel)
     hit = ((low <= high) & (gaussians.reach >= 0)).all(-1, keepdim=True)
