@@ -1,7 +1,9 @@
 """The choice of device, precision and kernels for the networks, with its reason."""
 
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
+from shutil import which
 from typing import Literal
 
 import torch
@@ -84,6 +86,8 @@ def triton_obstacle(device: torch.device) -> str | None:
         return "the GPU is older than Ampere"
     if find_spec("triton") is None:
         return "the package triton is missing"
+    if "CC" not in os.environ and which("gcc") is None and which("clang") is None:
+        return "Triton needs a C compiler, and neither gcc nor clang is installed"
     return None
 
 

@@ -16,15 +16,17 @@ from torch import Tensor
 
 from pipeline.rendering import kernels
 from pipeline.rendering.cameras import Camera
-from pipeline.rendering.rules import JACOBIAN_MARGIN, LOG_MIN_ALPHA, view_positions
+from pipeline.rendering.rules import JACOBIAN_MARGIN, LOG_MIN_ALPHA, camera_coordinate
 from pipeline.splats.splats import Splats
 
-# The side of a tile in pixels, one warp a tile.
-TILE = 16
+# The side of a tile in pixels.
+TILE = 8
 # Gaussians between two looks whether a tile is opaque.
-STEP, UNROLL = 32, 4
+STEP, UNROLL = 32, 8
+WARPS = 1
 BLOCK = 128
-# What is in memory at once: gaussians, counted once for each view, at 84 bytes, and pairs at 28 bytes.
+# What is in memory at once, but for one view at least: gaussians, counted once for each view, at about 70 bytes, and
+# pairs of a gaussian and a tile, at about 28 bytes. Together they are below 1 GiB.
 GAUSSIANS_AT_ONCE, PAIRS_AT_ONCE = 6_500_000, 1 << 24
 
 
@@ -88,10 +90,11 @@ def _project(splats: Splats, cameras: Sequence[Camera]) -> _Boxed:
     device, count = splats.device, len(splats)
     width, height = cameras[0].width, cameras[0].height
     log_opacity = F.logsigmoid(splats.opacity_logits)
-    world_to_camera = torch.stack([camera.world_to_camera for camera in cameras]).to(splats.means)
-    depths = view_positions(splats.means, world_to_camera)[2]
-    limits = splats.means.new_tensor([[camera.near, camera.far] for camera in cameras])
-    visible = (depths >= limits[:, :1]) & (depths <= limits[:, 1:]) & (log_opacity >= LOG_MIN_ALPHA)
+    # One copy, for which the host does not wait.
+    rows = torch.tensor([_camera_row(camera) for camera in cameras]).to(device, non_blocking=True)
+    depths = camera_coordinate(splats.means, rows[:, :12].unflatten(1, (3, 4)), 2)
+    near, far = rows[:, -2:].split(1, dim=1)
+    visible = (depths >= near) & (depths <= far) & (log_opacity >= LOG_MIN_ALPHA)
     depths, order = depths.where(visible, math.inf).sort(dim=1, stable=True)
     del visible
     table = splats.means.new_empty(len(cameras), count, kernels.TABLE_WIDTH)
@@ -100,7 +103,7 @@ def _project(splats: Splats, cameras: Sequence[Camera]) -> _Boxed:
         kernels.project_kernel[triton.cdiv(count, BLOCK), len(cameras)](
             splats.means.contiguous(), splats.quaternions.contiguous(), splats.log_scales.contiguous(),
             log_opacity, splats.f_dc.contiguous(),
-            torch.tensor([_camera_row(camera) for camera in cameras], device=device), order, depths,
+            rows, order, depths,
             table, first, across, tiles,
             count, width, height, triton.cdiv(width, TILE),
             # Without fused multiply-adds, positions have the bits of the reference.
@@ -110,12 +113,14 @@ def _project(splats: Splats, cameras: Sequence[Camera]) -> _Boxed:
 
 
 def _camera_row(camera: Camera) -> list[float]:
+    """Return CAMERA_WIDTH numbers, see kernels."""
     (cx, cy), focal = camera.principal_point, camera.focal
     margin_x, margin_y = (JACOBIAN_MARGIN * size / (2 * focal) for size in (camera.width, camera.height))
     return [
         *camera.world_to_camera[:3].flatten().tolist(), focal, cx, cy,
         -cx / focal - margin_x, (camera.width - cx) / focal + margin_x,
         -cy / focal - margin_y, (camera.height - cy) / focal + margin_y,
+        camera.near, camera.far,
     ]  # fmt: skip
 
 
@@ -143,7 +148,7 @@ def _composite(boxed: _Boxed, views: slice, first_pair: int, pairs: int, out: Te
     del order
     starts = torch.searchsorted(keys, numbers.to(dtype), out_int32=True)
     kernels.composite_kernel[(len(numbers) - 1,)](
-        boxed.table[views], owners, starts, out[views],
+        boxed.table, owners, starts, out[views],
         width, height, columns, columns * lines,
-        TILE=TILE, STEP=STEP, UNROLL=UNROLL, num_warps=1, enable_fp_fusion=True,
+        TILE=TILE, STEP=STEP, UNROLL=UNROLL, num_warps=WARPS, enable_fp_fusion=True,
     )  # fmt: skip

@@ -3,19 +3,24 @@
 The formulas are those of pipeline.rendering.rasterizer, in float32.
 """
 
+import math
+
 import triton
 import triton.language as tl
 
 from pipeline.rendering import rules
 
-# A row of the table: centre (2), shear, u and v per pixel, log opacity, rgb (3); see `_Projected` in the rasterizer.
+# A row of the table: centre (2), shear, u and v per pixel, binary logarithm of the opacity, rgb (3). As `_Projected` in
+# the rasterizer, but u and v are scaled so that log2 alpha = log2 opacity - u^2 - v^2: the hardware computes exp2.
 TABLE_WIDTH = 9
-# Of a camera: the world-to-camera matrix without its last row (12), focal length, principal point (2), and the limits
-# of x / z (2) and y / z (2) for the derivatives of the projection.
-CAMERA_WIDTH = 19
+# Of a camera: the world-to-camera matrix without its last row (12), focal length, principal point (2), the limits of
+# x / z (2) and y / z (2) for the derivatives of the projection, and the nearest and the farthest depth.
+CAMERA_WIDTH = 21
 
 _TABLE_WIDTH = tl.constexpr(TABLE_WIDTH)
 _CAMERA_WIDTH = tl.constexpr(CAMERA_WIDTH)
+_LOG2_E = tl.constexpr(math.log2(math.e))
+_ROOT_OF_HALF_LOG2_E = tl.constexpr(math.sqrt(math.log2(math.e) / 2))
 _SH_C0 = tl.constexpr(rules.SH_C0)
 _LOW_PASS = tl.constexpr(rules.LOW_PASS)
 _LOW_PASS_SQUARED = tl.constexpr(rules.LOW_PASS**2)
@@ -125,9 +130,9 @@ def project_kernel(
     tl.store(entry, column, drawn)
     tl.store(entry + 1, line, drawn)
     tl.store(entry + 2, shear, drawn)
-    tl.store(entry + 3, u_per_pixel, drawn)
-    tl.store(entry + 4, v_per_pixel, drawn)
-    tl.store(entry + 5, log_opacity, drawn)
+    tl.store(entry + 3, u_per_pixel * _ROOT_OF_HALF_LOG2_E, drawn)
+    tl.store(entry + 4, v_per_pixel * _ROOT_OF_HALF_LOG2_E, drawn)
+    tl.store(entry + 5, log_opacity * _LOG2_E, drawn)
     tl.store(entry + 6, tl.maximum(red, 0.0), drawn)
     tl.store(entry + 7, tl.maximum(green, 0.0), drawn)
     tl.store(entry + 8, tl.maximum(blue, 0.0), drawn)
@@ -152,7 +157,7 @@ def pair_kernel(
 ):  # fmt: skip
     """List the pairs of a gaussian and a tile of its box, for rows of the table from `first_row` on.
 
-    Writes the tile, counted through the views, and the gaussian, counted from `first_row`. A row's pairs end where
+    Writes the tile, counted through the views from that of `first_row` on, and the row. A row's pairs end where
     `ends_ptr` says, less `first_pair`.
     """
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -167,7 +172,7 @@ def pair_kernel(
     while step < most:
         tile = key + step // across * columns + step % across
         tl.store(keys_ptr + start + step, tile.to(keys_ptr.dtype.element_ty), step < tiles)
-        tl.store(owners_ptr + start + step, place.to(tl.int32), step < tiles)
+        tl.store(owners_ptr + start + step, row.to(tl.int32), step < tiles)
         step += 1
 
 
@@ -198,9 +203,9 @@ def composite_kernel(
                 down = y - tl.load(entry + 1)
                 u = tl.load(entry + 3) * (x - tl.load(entry) - tl.load(entry + 2) * down)
                 v = tl.load(entry + 4) * down
-                alpha = tl.minimum(tl.exp(tl.load(entry + 5) - 0.5 * (u * u + v * v)), _MAX_ALPHA)
+                alpha = tl.minimum(tl.exp2(tl.load(entry + 5) - u * u - v * v), _MAX_ALPHA)
                 alpha = tl.where((alpha > _MIN_ALPHA) & (at + ahead < end), alpha, 0.0)
-                left = transmittance * (1 - alpha)
+                left = tl.fma(-alpha, transmittance, transmittance)
                 drawn = left > _MIN_TRANSMITTANCE
                 weight = tl.where(drawn, alpha * transmittance, 0.0)
                 transmittance = tl.where(drawn, left, 0.0)

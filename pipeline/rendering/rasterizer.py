@@ -26,7 +26,7 @@ from pipeline.rendering.rules import (
     REACH_FACTOR,
     REACH_MARGIN,
     SH_C0,
-    view_positions,
+    camera_coordinate,
 )
 from pipeline.splats.splats import Splats
 
@@ -122,7 +122,9 @@ def _check_cameras(cameras: Sequence[Camera]) -> None:
 def _blend(pictures: Tensor, background: tuple[float, float, float]) -> Rendering:
     """Put premultiplied colours with alpha [V, H, W, 4] on a background."""
     alpha = pictures[..., 3:]
-    return Rendering(pictures[..., :3] + (1 - alpha) * pictures.new_tensor(background), alpha[..., 0])
+    # On a GPU, the host does not wait until the pictures are drawn.
+    colour = torch.tensor(background, dtype=torch.float32).to(pictures.device, non_blocking=True)
+    return Rendering(pictures[..., :3] + (1 - alpha) * colour, alpha[..., 0])
 
 
 def _block_size(table: Tensor) -> int:
@@ -154,7 +156,7 @@ def _project(splats: Splats, camera: Camera) -> _Projected:
     world_to_camera = camera.world_to_camera.to(splats.means)
     rotation = world_to_camera[:3, :3]
     log_opacity = F.logsigmoid(splats.opacity_logits)
-    position = view_positions(splats.means, world_to_camera)
+    position = [camera_coordinate(splats.means, world_to_camera, axis) for axis in range(3)]
     with torch.no_grad():
         depth = position[2]
         visible = (depth >= camera.near) & (depth <= camera.far) & (log_opacity >= LOG_MIN_ALPHA)

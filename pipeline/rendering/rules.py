@@ -18,16 +18,12 @@ JACOBIAN_MARGIN = 0.3
 REACH_FACTOR, REACH_MARGIN = 1.001, 1e-3
 
 
-def view_positions(means: Tensor, world_to_camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x, y and depth of means [N, 3] as cameras [..., 4, 4] see them: 3 x [..., N], in world units.
+def camera_coordinate(means: Tensor, world_to_camera: Tensor, axis: int) -> Tensor:
+    """Return x, y or depth (axis 0, 1, 2) of means [N, 3] as cameras [..., 3 or 4, 4] see them: [..., N], world units.
 
     Gaussians often overlap at depths that differ in the last bit, and alpha falls to 1/255 within a hundredth of a
     pixel. So this is computed term by term: all rasterizers on all devices get the same bits, and so the same order.
     """
+    row = world_to_camera[..., axis, :, None]
     x, y, z = means.unbind(-1)
-
-    def axis(index: int) -> Tensor:
-        row = world_to_camera[..., index, :, None]
-        return x * row[..., 0, :] + y * row[..., 1, :] + z * row[..., 2, :] + row[..., 3, :]
-
-    return axis(0), axis(1), axis(2)
+    return x * row[..., 0, :] + y * row[..., 1, :] + z * row[..., 2, :] + row[..., 3, :]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.conditioning.image_encoder import normalised_pixels
 from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory
-from pipeline.rendering.cameras import VALIDATOR_SIZE, Camera, validator_cameras
+from pipeline.rendering.cameras import Camera, validator_cameras
 from pipeline.rendering.rasterizer import render
 from pipeline.splats.splats import Splats
 from pipeline.weights.locate import locate_scorer
@@ -83,9 +83,10 @@ class QualityScorer:
         return logits[:, 0].sigmoid()
 
     def warm_up(self) -> None:
-        """Run the network once, so that the first score is not slower than others."""
-        size = (VIEW_BATCH, VALIDATOR_SIZE, VALIDATOR_SIZE, 3)
-        self.score_views(torch.full(size, 255, dtype=torch.uint8, device=self.device))
+        """Draw and score one gaussian, so that the first score is not slower than others."""
+        point = torch.zeros(1, 3, device=self.device)
+        splats = Splats(point, torch.ones(1, 4, device=self.device), point - 3, point[:, 0], point)
+        self.score_views(render_as_validator(splats, validator_cameras()[:VIEW_BATCH]))
 
 
 def normalise_as_validator(splats: Splats, extent: float = EXTENT) -> Splats:
