@@ -1,6 +1,6 @@
 """Triton kernels of the rasterizer for GPUs: projection, pairs of gaussians and tiles, compositing.
 
-The formulas are those of pipeline.rendering.rasterizer, in float32.
+The formulas are those of pipeline.rendering.torch_rasterizer, in float32.
 """
 
 import math
@@ -11,7 +11,7 @@ import triton.language as tl
 from pipeline.rendering import rules
 
 # A row of the table: centre (2), shear, u and v per pixel, binary logarithm of the opacity, rgb (3). As `_Projected` in
-# the rasterizer, but u and v are scaled so that log2 alpha = log2 opacity - u^2 - v^2: the hardware computes exp2.
+# torch_rasterizer, but u and v are scaled so that log2 alpha = log2 opacity - u^2 - v^2: the hardware computes exp2.
 TABLE_WIDTH = 9
 # Of a camera: the world-to-camera matrix without its last row (12), focal length, principal point (2), the limits of
 # x / z (2) and y / z (2) for the derivatives of the projection, and the nearest and the farthest depth.

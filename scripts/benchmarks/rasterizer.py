@@ -4,22 +4,22 @@
 
 Draws splat files and shells of gaussians as wide as a voxel, normalised as a validator does, on a GPU with Triton.
 Prints the median time of each rasterizer after two warm-ups, the memory that it needs besides the splats (the pictures
-included), the largest difference of a colour, and the number of pixels that differ by more than 1/255. The last line is
+included), the largest difference of a colour or an alpha, and the number of pixels that differ by more than 1/255. The last line is
 JSON.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline import Splats, ply, recognise_format, spz
+from pipeline.compute import triton_obstacle
+from pipeline.rendering import torch_rasterizer
 from pipeline.rendering.cameras import validator_cameras
-from pipeline.rendering.rasterizer import Rendering, rasterize, rasterize_in_torch
 from pipeline.scoring.quality import normalise_as_validator
 from scripts.benchmarks.scoring import egg_shell
 from scripts.benchmarks.timing import GIB, device_name, median_seconds
@@ -33,15 +33,17 @@ def read_splats(path: Path) -> Splats:
 
 def measure(splats: Splats, repeats: int) -> dict[str, Any]:
     """Return the figures for splats on a GPU."""
+    # Triton is not installed everywhere.
+    from pipeline.rendering import triton_rasterizer
+
     splats = normalise_as_validator(splats)
     figures: dict[str, Any] = {"gaussians": len(splats)}
     views: list[torch.Tensor] = []
-    rasterizers: dict[str, Callable[..., Rendering]] = {"torch": rasterize_in_torch, "triton": rasterize}
-    for name, draw in rasterizers.items():
+    for name, draw in {"torch": torch_rasterizer.composite_views, "triton": triton_rasterizer.composite_views}.items():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        views.append(draw(splats, validator_cameras()).rgb.clamp(0, 1))
+        views.append(draw(splats, validator_cameras()).clamp(0, 1))
         figures[f"{name}_gib"] = round((torch.cuda.max_memory_allocated() - before) / GIB, 2)
         seconds = median_seconds(lambda draw=draw: draw(splats, validator_cameras()), repeats)
         figures[f"{name}_ms"] = round(1000 * seconds, 2)
@@ -58,7 +60,10 @@ def main() -> int:
     parser.add_argument("--count", type=int, nargs="*", default=[384_000, 1_000_000])
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    device = torch.device("cuda")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    obstacle = triton_obstacle(device)
+    if obstacle is not None:
+        parser.error(f"this compares rasterizers on a GPU with Triton, but {obstacle}")
     clouds = {path.name: read_splats(path) for path in arguments.files}
     clouds |= {f"shell of {count}": egg_shell(count, device) for count in arguments.count}
     results = []

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.rendering.cameras import Camera, orbit
-from pipeline.rendering.rasterizer import rasterize, rasterize_in_torch, render
+from pipeline.rendering.rasterizer import rasterize, render
+from pipeline.rendering.torch_rasterizer import composite_views
 from pipeline.splats.splats import Splats
 from tests.support.paths import DATA
 from tests.support.splat_clouds import random_cloud
@@ -294,10 +295,9 @@ def test_colour_is_clipped_below_and_only_the_picture_above() -> None:
 def test_tiles_and_blocks_do_not_show(tile_size: int | None, block_size: int) -> None:
     splats = random_cloud(600, 9, scales=(0.01, 0.1))
     cameras = [*orbit([0, 50], size=45)]
-    expected = rasterize(splats, cameras)
-    found = rasterize_in_torch(splats, cameras, tile_size=tile_size, block_size=block_size)
-    assert torch.allclose(found.rgb, expected.rgb, atol=2e-5)
-    assert torch.allclose(found.alpha, expected.alpha, atol=2e-5)
+    expected = composite_views(splats, cameras)
+    found = composite_views(splats, cameras, tile_size=tile_size, block_size=block_size)
+    assert torch.allclose(found, expected, atol=2e-5)
 
 
 def test_views_are_independent_and_bits_repeat() -> None:
@@ -329,8 +329,9 @@ def test_gradients_are_those_of_the_loop() -> None:
     background = (0.2, 0.4, 0.6)
     weights = torch.randn(10, 12, 4, generator=torch.Generator().manual_seed(13))
     leaves = {field: getattr(splats, field).clone().requires_grad_() for field in FIELDS}
-    rendering = rasterize_in_torch(Splats(**leaves), [camera], background=background, block_size=128)
-    picture = torch.cat([rendering.rgb[0], rendering.alpha[0, ..., None]], dim=-1)
+    (premultiplied,) = composite_views(Splats(**leaves), [camera], block_size=128)
+    rgb, alpha = premultiplied.split([3, 1], dim=-1)
+    picture = torch.cat([rgb + (1 - alpha) * torch.tensor(background), alpha], dim=-1)
     (picture * weights).sum().backward()
 
     def loss(values: dict[str, Array]) -> float:

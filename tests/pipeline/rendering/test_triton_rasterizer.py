@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.rendering import gpu_rasterizer
+from pipeline.rendering import torch_rasterizer, triton_rasterizer
 from pipeline.rendering.cameras import Camera, orbit, validator_cameras
-from pipeline.rendering.gpu_rasterizer import composite_views
-from pipeline.rendering.rasterizer import rasterize, rasterize_in_torch, render
+from pipeline.rendering.triton_rasterizer import composite_views
+from pipeline.rendering.rasterizer import rasterize, render
 from pipeline.splats.splats import Splats
 from tests.support.paths import DATA
 from tests.support.splat_clouds import random_cloud
@@ -27,8 +27,7 @@ def odd_camera() -> Camera:
 
 
 def assert_same(splats: Splats, cameras: Sequence[Camera], tolerance: float = ONE_LEVEL) -> None:
-    reference = rasterize_in_torch(splats, cameras, background=(0, 0, 0))
-    expected = torch.cat([reference.rgb, reference.alpha[..., None]], dim=-1).clamp(0, 1)
+    expected = torch_rasterizer.composite_views(splats, cameras).clamp(0, 1)
     found = composite_views(splats, cameras)
     assert found.shape == expected.shape
     assert bool(found.isfinite().all())
@@ -83,8 +82,8 @@ def test_groups_of_views_do_not_show(device: torch.device, monkeypatch: pytest.M
     splats, cameras = random_cloud(30, 10).to(device), orbit([0, 50, 100, 150], size=20)
     whole = composite_views(splats, cameras)
     for gaussians, pairs in ((61, 1 << 24), (1, 1), (1000, 100)):
-        monkeypatch.setattr(gpu_rasterizer, "GAUSSIANS_AT_ONCE", gaussians)
-        monkeypatch.setattr(gpu_rasterizer, "PAIRS_AT_ONCE", pairs)
+        monkeypatch.setattr(triton_rasterizer, "GAUSSIANS_AT_ONCE", gaussians)
+        monkeypatch.setattr(triton_rasterizer, "PAIRS_AT_ONCE", pairs)
         assert torch.equal(composite_views(splats, cameras), whole)
 
 
@@ -151,7 +150,7 @@ def test_it_is_chosen_where_no_gradients_are_needed(device: torch.device, monkey
         drawn.append(len(cameras))
         return composite_views(splats, cameras)
 
-    monkeypatch.setattr(gpu_rasterizer, "composite_views", spy)
+    monkeypatch.setattr(triton_rasterizer, "composite_views", spy)
     splats, cameras = random_cloud(100, 16).to(device), orbit([0, 90], size=32)
     picture = render(splats, cameras)
     assert drawn == [2]

@@ -1,4 +1,4 @@
-"""3D gaussian splatting in Triton: the pictures of pipeline.rendering.rasterizer, faster and without gradients.
+"""3D gaussian splatting in Triton: the pictures of torch_rasterizer, faster and without gradients.
 
 All views of a call are projected, sorted and composited together as far as memory allows, and the host waits for the
 device once for each such group, to learn how many pairs of a gaussian and a tile there are.

@@ -18,7 +18,7 @@ COMPILE = """
 import json, sys
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from pipeline.rendering import gpu_rasterizer as rasterizer, kernels
+from pipeline.rendering import triton_rasterizer as rasterizer, kernels
 
 F, I, L, i, l = "*fp32", "*i32", "*i64", "i32", "i64"
 TILE, BLOCK = {"TILE": rasterizer.TILE}, {"BLOCK": rasterizer.BLOCK}
