@@ -4,8 +4,8 @@
 
 Draws splat files and shells of gaussians as wide as a voxel, normalised as a validator does, on a GPU with Triton.
 Prints the median time of each rasterizer after two warm-ups, the memory that it needs besides the splats (the pictures
-included), the largest difference of a colour or an alpha, and the number of pixels that differ by more than 1/255. The last line is
-JSON.
+included), the largest difference of a colour or an alpha, and the number of pixels that differ by more than 1/255. The
+last line is JSON.
 """
 
 import argparse

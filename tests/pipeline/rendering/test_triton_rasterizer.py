@@ -10,8 +10,8 @@ import torch
 
 from pipeline.rendering import torch_rasterizer, triton_rasterizer
 from pipeline.rendering.cameras import Camera, orbit, validator_cameras
-from pipeline.rendering.triton_rasterizer import composite_views
 from pipeline.rendering.rasterizer import rasterize, render
+from pipeline.rendering.triton_rasterizer import composite_views
 from pipeline.splats.splats import Splats
 from tests.support.paths import DATA
 from tests.support.splat_clouds import random_cloud
@@ -140,6 +140,19 @@ def test_bits_repeat_and_views_are_independent(device: torch.device) -> None:
     assert torch.equal(pictures, composite_views(splats, cameras))
     for camera, picture in zip(cameras, pictures, strict=True):
         assert torch.equal(picture, composite_views(splats, [camera])[0])
+
+
+@cuda
+def test_the_host_waits_once_for_all_views(device: torch.device) -> None:
+    splats, cameras = random_cloud(1000, 17).to(device), orbit(range(0, 360, 24), size=64)
+    render(splats, cameras)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with pytest.warns(UserWarning, match="synchronizing") as waits:
+            render(splats, cameras)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) == 1
 
 
 @cuda
