@@ -11,6 +11,7 @@ last line is JSON.
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def measure(splats: Splats, repeats: int) -> dict[str, Any]:
         before = torch.cuda.memory_allocated()
         views.append(draw(splats, validator_cameras()).clamp(0, 1))
         figures[f"{name}_gib"] = round((torch.cuda.max_memory_allocated() - before) / GIB, 2)
-        seconds = median_seconds(lambda draw=draw: draw(splats, validator_cameras()), repeats)
+        seconds = median_seconds(partial(draw, splats, validator_cameras()), repeats)
         figures[f"{name}_ms"] = round(1000 * seconds, 2)
     difference = (views[0] - views[1]).abs().amax(-1)
     figures["largest_difference_of_255"] = round(255 * float(difference.max()), 3)
