@@ -78,7 +78,7 @@ def read_pull(answer: PullTask) -> PullResponse:
     """Interpret the answer to a pull."""
     code, message = _status(answer)
     if code != 200:
-        return PullFailed(f"HTTP {code}: {message}")
+        return PullFailed(message)
     if answer.task is not None:
         if problem := _find_problem(answer.task):
             return PullFailed(problem)
@@ -107,7 +107,7 @@ def read_submission(
     if code == 403:
         return SubmissionResponse(Outcome.NOT_HELD, 0, f"the validator holds no task of ours: {message}")
     if code != 200 or answer.feedback is None:
-        return SubmissionResponse(Outcome.UNKNOWN, 0, f"HTTP {code}: {message}")
+        return SubmissionResponse(Outcome.UNKNOWN, 0, message)
     feedback, wait = answer.feedback, max(until - validator_time, 0.0)
     score = _figure(feedback.task_fidelity_score)
     has_score = score > 0
@@ -156,4 +156,5 @@ def _status(answer: bt.Synapse) -> tuple[int, str]:
     code = terminal.status_code if terminal and terminal.status_code else 0
     message = terminal.status_message if terminal and terminal.status_message else "no answer"
     # What follows "[type=" in pydantic's messages are pieces of the answer: a prompt, perhaps.
-    return int(code), sanitise_text(" ".join(message.split("[type=", 1)[0].split())[:200])
+    words = sanitise_text(" ".join(message.split("[type=", 1)[0].split())[:200])
+    return int(code), f"HTTP {code}: {words}" if code else words

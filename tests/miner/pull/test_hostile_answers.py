@@ -118,7 +118,7 @@ async def test_no_body_does_harm(wallets: dict[str, bt.Wallet], body: bytes) -> 
 
     reply = await pull(wallets, answer)
     advance(reply)
-    assert reply.synapse.dendrite.status_code in (200, 422)
+    assert reply.synapse.dendrite.status_code in (200, 0)
 
 
 async def pull(wallets: dict[str, bt.Wallet], handler: Handler, limit: int = 1_000_000) -> Reply[PullTask]:
@@ -160,7 +160,7 @@ async def test_an_answer_without_end_is_given_up(wallets: dict[str, bt.Wallet]) 
             await response.write(b" " * 65536)
 
     response = read_pull((await pull(wallets, answer)).synapse)
-    assert response == PullFailed("HTTP 422: no usable answer: ValueError: the answer has more than 1000000 bytes")
+    assert response == PullFailed("no usable answer: ValueError: the answer has more than 1000000 bytes")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
