@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-
 # The names that transformers 4 gave to the tensors that version 5 calls otherwise; the published file has them.
 TRANSFORMERS_4 = {
     ".attention.q_proj.": ".attention.attention.query.",
