@@ -15,6 +15,10 @@ UNREGISTERED_DELAY = 600.0
 MAX_UNIX_TIME = 2**40
 MAX_THROTTLE_PERIOD = 3600
 MAX_FIGURE = 1e9
+# A clock in a wrong time zone is off by less; what differs by more is not a clock.
+MAX_CREDIBLE_SKEW = 86_400.0
+# The longest cooldown that the network imposes, on hotkeys that are not registered.
+MAX_COOLDOWN = 3600.0
 # Ids are uuids, or what a gateway makes up; a longer one would be kept in files and on the page.
 MAX_ID_LENGTH = 128
 
@@ -149,6 +153,15 @@ def _find_problem(task: ProtocolTask) -> str:
 def _figure(number: float) -> float:
     """Return a validator's number within bounds in which it can be shown and added up; 0 if it is none."""
     return 0.0 if number != number else float(min(max(number, -MAX_FIGURE), MAX_FIGURE))
+
+
+def is_credible(date: float, cooldown_until: int, wall: float) -> bool:
+    """Return whether the Date of an answer is the time of its validator; `wall` is ours, all in unix seconds.
+
+    A clock that differs by days from ours is right, and ours wrong, if the cooldown that came with it fits it.
+    """
+    fits = 0 < min(max(cooldown_until, 0), MAX_UNIX_TIME) - date <= MAX_COOLDOWN
+    return fits or abs(date - wall) < MAX_CREDIBLE_SKEW
 
 
 def _status(answer: bt.Synapse) -> tuple[int, str]:

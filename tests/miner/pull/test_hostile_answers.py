@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from miner.localnet.validator import LOOPBACK, free_port
-from miner.pull.responses import MAX_ID_LENGTH, PullFailed, TaskAssigned, read_pull, read_submission
+from miner.pull.responses import MAX_ID_LENGTH, PullFailed, TaskAssigned, is_credible, read_pull, read_submission
 from miner.pull.state_machine import (
     MAX_WAIT,
     PullCompleted,
@@ -63,6 +63,7 @@ def submission(wallets: dict[str, bt.Wallet]) -> SubmitResults:
 
 def advance(reply: Reply[Any]) -> None:
     """Interpret a reply and hand it to the state machine, as a session does."""
+    assert is_credible(reply.date or WALL, reply.synapse.cooldown_until, WALL) in (True, False)
     pulling, _ = transition(ValidatorState(), TimerFired(), NOW, WALL)
     if isinstance(reply.synapse, PullTask):
         response = read_pull(reply.synapse)
