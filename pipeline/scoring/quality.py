@@ -25,6 +25,13 @@ EXTENT = 1.5
 # Views that are rendered and scored together; the memory that scoring needs grows with it, the score does not change.
 VIEW_BATCH = 4
 _BACKBONE, _HEAD = "backbone.", "score_head."
+# The published file has the names of transformers 4, which version 5 translates in from_pretrained alone.
+_RENAMED = {
+    ".attention.attention.query.": ".attention.q_proj.",
+    ".attention.attention.key.": ".attention.k_proj.",
+    ".attention.attention.value.": ".attention.v_proj.",
+    ".attention.output.dense.": ".attention.o_proj.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +143,7 @@ def _load_network(weights: Path, config: Path) -> tuple[nn.Module, nn.Linear]:
         with torch.device("meta"):
             backbone: nn.Module = Dinov2Model(settings)
             head = nn.Linear(settings.hidden_size, 1)
-        tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
+        tensors = {_present_name(name): tensor.float() for name, tensor in load_file(weights).items()}
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise CheckpointError(f"cannot load the scorer {weights}: {' '.join(str(error).split())}") from None
     # Like the validator, ignore other tensors of the file, such as its unused emb_head.
@@ -152,3 +159,9 @@ def _load_network(weights: Path, config: Path) -> tuple[nn.Module, nn.Linear]:
         module.load_state_dict(state, assign=True)
         module.eval().requires_grad_(False)
     return backbone, head
+
+
+def _present_name(name: str) -> str:
+    for old, new in _RENAMED.items():
+        name = name.replace(old, new)
+    return name
