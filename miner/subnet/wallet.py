@@ -87,9 +87,9 @@ def _try_password(wallet: bt.Wallet, password: str) -> bool:
     except Exception:  # the library's own types, for a wrong password as for one that it cannot encode
         return False
     finally:
-        # Processes that the miner starts must not inherit it.
-        file.remove_password_from_env()
+        # Processes that the miner starts must not inherit it. The library has set it past os.environ.
         os.environ.pop(file.env_var_name(), None)
+        os.unsetenv(file.env_var_name())
     return True
 
 
