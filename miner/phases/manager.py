@@ -136,24 +136,35 @@ class PhaseManager:
         await self._report_ignored_edits()
 
     def _read(self) -> tuple[PhaseState | None, PhaseState | None]:
-        """Return the state as written, and as it should be given the phase files; None means "keep what runs"."""
+        """Return the state as written, and as it should be given the phase files; None means "keep what runs".
+
+        A state that was deleted is written again.
+        """
         running = self.selector.choice
         try:
             written = self.files.state.read()
         except OperatorError as error:
             self._report({f"{error}; {running.label} goes on": logging.ERROR})
             return None, None
+        if written is None:
+            self._restore()
+            return None, None
         # The same phase may have been chosen again, to follow its file from now on.
-        chosen = written.current if written is not None and written.current.same_as(running) else running
+        chosen = written.current if written.current.same_as(running) else running
         problems = self.files.find_ignored_edits(chosen)
         wanted = written
-        if written is not None:
-            try:
-                wanted = self.files.follow(written)
-            except OperatorError as error:
-                problems[f"{error}; {running.label} goes on"] = logging.ERROR
+        try:
+            wanted = self.files.follow(written)
+        except OperatorError as error:
+            problems[f"{error}; {running.label} goes on"] = logging.ERROR
         self._report(problems)
         return written, wanted
+
+    def _restore(self) -> None:
+        """Write the state that was deleted again: a restart would run the phase as configured, and history be lost."""
+        path, state = self.files.state.path, self._state
+        log.warning("%s was deleted and is written again; %s goes on", path, state.current.label)
+        self._change_state(lambda present: state if present is None else None)
 
     def _confirm(self, written: PhaseState, wanted: PhaseState) -> None:
         """Write down that what was wanted runs, unless something else has been written meanwhile."""

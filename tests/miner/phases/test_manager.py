@@ -172,6 +172,21 @@ async def test_a_damaged_state_changes_nothing(
     assert await miner.made_with(2) == ("embedded", 3)
 
 
+async def test_a_state_that_is_deleted_is_written_again(miner: ManagedMiner, caplog: pytest.LogCaptureFixture) -> None:
+    """So that a restart goes on with what was applied, and what ran before can be gone back to."""
+    miner.apply("b")
+    await miner.manager.poll(at_once=True)
+    before = miner.state.read()
+    miner.state.path.unlink()
+    await miner.manager.poll(at_once=True)
+    assert miner.state.read() == before
+    assert f"{miner.state.path} was deleted and is written again" in caplog.text
+    assert await miner.made_with(1) == ("embedded", 5)
+    miner.roll_back()
+    await miner.manager.poll(at_once=True)
+    assert await miner.made_with(2) == ("embedded", 3)
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
