@@ -26,7 +26,7 @@ from miner.runtime.gpu_memory import read_gpu_memory
 from miner.subnet.metagraph import SavingChain, open_chain
 from miner.subnet.metagraph_sync import MetagraphSync
 from miner.subnet.registration import check_chain_file, find_external_ip, find_registration, load_wallet
-from miner.tasks import TaskRunner
+from miner.tasks import PromptDecoder, TaskRunner
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,9 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     )
     phase_files = PhaseFiles(files.config, StateFile(files.state_dir))
     manager = await unless_stopped(stop, PhaseManager.open(phase_files, settings.configured, owner, ledger))
-    runner = TaskRunner(scheduler, manager.selector, config.spz, observability.on_result)
+    decoder = PromptDecoder()
+    stack.callback(decoder.close)
+    runner = TaskRunner(scheduler, manager.selector, config.spz, observability.on_result, decoder)
     recorder = TaskRecorder(
         ledger,
         await asyncio.to_thread(code_version),

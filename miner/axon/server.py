@@ -18,7 +18,7 @@ from miner.errors import MinerError, OperatorError
 from miner.ledger import Outcome, TaskRecord, TaskRecorder
 from miner.policy import PolicyDecision
 from miner.runtime import sanitise_name
-from miner.subnet.encoding import decode_prompt, encode_result
+from miner.subnet.encoding import encode_result
 from miner.subnet.protocol import Generate
 from miner.tasks import Result, Task, TaskRunner
 from pipeline import Cancelled, PipelineError
@@ -156,7 +156,7 @@ class AxonServer:
 
     async def _generate(self, synapse: Generate, hotkey: str, task_id: str, record: TaskRecord) -> Result:
         try:
-            prompt = await asyncio.to_thread(decode_prompt, synapse.task_type, synapse.prompt)
+            prompt = await self._runner.decoder.decode(synapse.task_type, synapse.prompt, hotkey)
         except Exception as error:
             self._runner.decline(task_id, record, error)
             if isinstance(error, PipelineError):

@@ -10,7 +10,7 @@ from aiohttp.http import HttpProcessingError
 
 from miner.config import GenerateSettings
 from miner.monitor.server import error_response, is_loopback
-from miner.tasks import Task, TaskRunner
+from miner.tasks import PromptDecoder, Task, TaskRunner
 from miner.words import plural
 from pipeline import (
     UP_AXES,
@@ -19,13 +19,13 @@ from pipeline import (
     Prompt,
     PromptError,
     UpAxis,
-    decode_image_prompt,
-    parse_text_prompt,
 )
 
 FIELDS = ("prompt_image_file", "prompt", "seed", "up")
 # After every task of a validator, since those have a deadline or a stake.
 PRIORITY = 0.0
+# In the place of a validator's hotkey.
+SENDER = "this machine"
 SEEDS = 2**63
 # Seconds after which a client that was refused may try again.
 RETRY_LATER = {"Retry-After": "10"}
@@ -90,7 +90,7 @@ class LocalApi:
         up = _parse_up(form["up"]) if "up" in form else self.settings.up
         task_id = f"local-{time.time_ns():x}"
         try:
-            prompt = await asyncio.to_thread(_decode_prompt, form)
+            prompt = await _decode_prompt(form, runner.decoder)
         except UnicodeDecodeError:
             raise InvalidForm("prompt is not UTF-8") from None
         except Exception as error:
@@ -123,10 +123,10 @@ class LocalApi:
         return form
 
 
-def _decode_prompt(form: Mapping[str, bytes]) -> Prompt:
+async def _decode_prompt(form: Mapping[str, bytes], decoder: PromptDecoder) -> Prompt:
     if "prompt" in form:
-        return parse_text_prompt(form["prompt"].decode())
-    return decode_image_prompt(form["prompt_image_file"])
+        return await decoder.decode("text", form["prompt"].decode(), SENDER)
+    return await decoder.decode_image(form["prompt_image_file"], SENDER)
 
 
 def _parse_seed(text: bytes) -> int:

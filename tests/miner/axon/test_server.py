@@ -192,11 +192,11 @@ async def test_bad_prompts_get_a_reason_and_the_miner_goes_on(
 async def test_a_prompt_that_breaks_its_decoder_costs_only_its_own_task(
     miner: ServingMiner, wallets: dict[str, bt.Wallet], image_base64: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    async def fail(*_: object) -> None:
         raise RuntimeError("secret detail")
 
     with monkeypatch.context() as patched:
-        patched.setattr(server_module, "decode_prompt", fail)
+        patched.setattr(miner.runner.decoder, "decode", fail)
         answer = await ask(miner, wallets["validator"], Generate(prompt=image_base64))
     assert (answer.dendrite.status_code, answer.error) == (200, "the prompt could not be decoded")
     assert miner.runner.counters == {"pushed": 1, "internal_error": 1}

@@ -11,6 +11,7 @@ from miner.config.settings import GenerateSettings
 from miner.localnet.validator import LOOPBACK, free_port
 from miner.monitor import LocalApi, Monitor
 from miner.monitor.local_api import PRIORITY
+from miner.tasks import PromptDecoder
 from miner.tasks.task import Result, Task
 from pipeline import Cancelled, ImagePrompt, NonFiniteOutput, PromptError, TextPrompt, ply
 from tests.support.generated import make_picture, make_splats, png
@@ -32,6 +33,7 @@ class ServedApi:
         self.arrived = asyncio.Event()
         self.working = self.most_working = self.dropped = 0
         self.port = free_port()
+        self.decoder = PromptDecoder()
         self.api = LocalApi(SETTINGS, self)
         self.monitor = Monitor(FixedStatus(), LOOPBACK, self.port, self.api.routes())
 
@@ -68,6 +70,7 @@ async def api_server() -> AsyncIterator[ServedApi]:
     await api_server.monitor.start()
     yield api_server
     await api_server.monitor.stop()
+    api_server.decoder.close()
 
 
 def form(**fields: Any) -> aiohttp.FormData:
