@@ -179,7 +179,7 @@ class Miner:
             self.stopping.set()
             self.observability.local_api.runner = None
             self.runner.drain()
-            await asyncio.gather(self.puller.stop(DRAIN_TIMEOUT), self._stop_server())
+            await asyncio.gather(self.puller.stop(DRAIN_TIMEOUT), self._stop_server(DRAIN_TIMEOUT))
             await self.supervisor.stop()
         if failure is not None:
             raise failure
@@ -197,9 +197,9 @@ class Miner:
         start("the generator's watch", lambda: watch_generator(self.scheduler))
         self.observability.supervise(self.supervisor)
 
-    async def _stop_server(self) -> None:
+    async def _stop_server(self, timeout: float) -> None:  # noqa: ASYNC109
         if self.server is not None:
-            await self.server.stop()
+            await self.server.stop(timeout)
 
     def update_validators(self) -> None:
         """Start and retire pulling to fit the present snapshot and policy."""

@@ -25,6 +25,7 @@ class ServingSettings(Section):
     max_connections: int = Field(default=1024, gt=0, le=65536)
     header_timeout: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     body_timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    send_timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     replay_window: float = Field(default=30.0, gt=0, allow_inf_nan=False)
 
 

@@ -5,11 +5,11 @@ from miner.runtime.files import FileWatcher, locked, write_atomically
 from miner.runtime.logging import ResultLine, configure, log_to_files, sanitise_name, sanitise_text
 from miner.runtime.pid_file import claim_folder, find_owner
 from miner.runtime.supervisor import Supervisor
-from miner.runtime.threads import Returned, run_in_daemon
+from miner.runtime.threads import ImpatientExecutor, Returned, run_in_daemon
 from miner.runtime.version import code_version, installed_version
 
 __all__ = [
-    "SYSTEM_CLOCK", "Clock", "FileWatcher", "ResultLine", "Returned", "Supervisor", "backoff", "claim_folder",
-    "code_version", "configure", "find_owner", "installed_version", "locked", "log_to_files", "run_in_daemon",
-    "sanitise_name", "sanitise_text", "write_atomically",
+    "SYSTEM_CLOCK", "Clock", "FileWatcher", "ImpatientExecutor", "ResultLine", "Returned", "Supervisor", "backoff",
+    "claim_folder", "code_version", "configure", "find_owner", "installed_version", "locked", "log_to_files",
+    "run_in_daemon", "sanitise_name", "sanitise_text", "write_atomically",
 ]  # fmt: skip
