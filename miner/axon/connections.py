@@ -2,68 +2,27 @@
 
 import asyncio
 import resource
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from miner.config import ServingSettings
+from miner.runtime import BURST_FACTOR, ConnectionLimit
 
 # The SDK's client sends about 1.5 kB of headers.
 MAX_HEADER_BYTES = 16 * 1024
 # The listening socket accepts this many at once, before any of them is counted.
 BACKLOG = 128
-# Seconds in which an honest client sends its headers. Connections younger than this may exceed the limit, up to
-# BURST_FACTOR times, so that a burst of clients does not push each other out.
-HEADER_GRACE = 3.0
-BURST_FACTOR = 4
 # Files that the rest of the miner may have open meanwhile.
 SPARE_FILES = 512
-
-
-@dataclass(eq=False)
-class UnauthenticatedConnections:
-    """The connections whose sender has not been admitted, oldest first: `limit` of them, by `clock`.
-
-    While the oldest is younger than HEADER_GRACE, `burst_limit` are allowed. Since an honest client is among them only
-    while its headers are on their way, the oldest is the likeliest attacker.
-    """
-
-    limit: int
-    burst_limit: int
-    clock: Callable[[], float] = time.monotonic
-    # By connection, the time at which it was made; a dict keeps that order.
-    _made_at: "dict[Connection, float]" = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        """Return the number of connections."""
-        return len(self._made_at)
-
-    def add(self, connection: "Connection") -> None:
-        """Add a new connection, and abort the oldest ones while there are too many."""
-        now = self.clock()
-        self._made_at[connection] = now
-        while len(self._made_at) > self.limit:
-            oldest, made_at = next(iter(self._made_at.items()))
-            if now - made_at < HEADER_GRACE and len(self._made_at) <= self.burst_limit:
-                break
-            self.remove(oldest)
-            oldest.transport.abort()
-
-    def remove(self, connection: "Connection") -> None:
-        """Remove a connection that was closed or whose sender has been admitted."""
-        self._made_at.pop(connection, None)
 
 
 class Connection(H11Protocol):
     """uvicorn's HTTP/1.1 connection with time limits, since it would wait for a request's headers for ever."""
 
-    def __init__(
-        self, unauthenticated: UnauthenticatedConnections, settings: ServingSettings, **uvicorn_arguments: Any
-    ) -> None:
+    def __init__(self, unauthenticated: ConnectionLimit, settings: ServingSettings, **uvicorn_arguments: Any) -> None:
         """Make a connection that must send its headers and take its answer within the times of the settings."""
         # The application calls these through the request's state.
         callbacks = {"admitted": self.admitted, "answering": self.answering}
@@ -124,13 +83,13 @@ def raise_file_limit(count: int) -> int:
     return permitted
 
 
-def limit_connections(config: Config, settings: ServingSettings) -> UnauthenticatedConnections:
+def limit_connections(config: Config, settings: ServingSettings) -> ConnectionLimit:
     """Configure a server that has not started to limit its connections, and return those that are not authenticated.
 
     Each answer of its application must close its connection.
     """
     burst_limit = max(raise_file_limit(settings.max_connections * BURST_FACTOR + SPARE_FILES) - SPARE_FILES, 1)
-    unauthenticated = UnauthenticatedConnections(min(settings.max_connections, burst_limit), burst_limit)
+    unauthenticated = ConnectionLimit(min(settings.max_connections, burst_limit), burst_limit)
 
     def connect(**uvicorn_arguments: Any) -> Connection:
         return Connection(unauthenticated, settings, **uvicorn_arguments)

@@ -95,7 +95,8 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, up: UpAxis | No
 
         settings = files.settings.monitor.generate
         api = LocalApi(settings.model_copy(update={"up": up or settings.up}), runner)
-        monitor = Monitor(Source(), host, port, api.routes(), other_port="--port")
+        names = files.settings.monitor.allowed_hosts
+        monitor = Monitor(Source(), host, port, api.routes(), other_port="--port", allowed_hosts=names)
         await monitor.start()
         stack.push_async_callback(monitor.stop)
         log.info("Serving %s at http://%s:%d/generate", phase.label, host, port)

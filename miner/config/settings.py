@@ -61,11 +61,15 @@ class GenerateSettings(Section):
 
 
 class MonitorSettings(Section):
-    """The HTTP server for the operator; `gallery` keeps results and draws them for the page."""
+    """The HTTP server for the operator; `gallery` keeps results and draws them for the page.
+
+    `allowed_hosts` are further names, without ports, by which browsers may call it.
+    """
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: int = Field(default=10008, gt=0, lt=65536)
+    allowed_hosts: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...] = ()
     gallery: bool = True
     generate: GenerateSettings = GenerateSettings()
 

@@ -5,7 +5,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpProcessingError
 
 from miner.config import GenerateSettings
@@ -22,6 +23,10 @@ from pipeline import (
 )
 
 FIELDS = ("prompt_image_file", "prompt", "seed", "up")
+# Seconds in which a form must be complete.
+BODY_TIMEOUT = 30.0
+# Bytes of a form besides its fields' content.
+MAX_OVERHEAD = 16 * 1024
 # After every task of a validator, since those have a deadline or a stake.
 PRIORITY = 0.0
 # In the place of a validator's hotkey.
@@ -54,7 +59,7 @@ class LocalApi:
         return [web.post("/generate", self.generate)]
 
     async def generate(self, request: web.Request) -> web.Response:
-        """Return the PLY file, or JSON with the error and status 400, 403, 413, 415, 500 or 503."""
+        """Return the PLY file, or JSON with the error and status 400, 403, 408, 413, 415, 500 or 503."""
         if request.remote is None or not is_loopback(request.remote):
             return error_response(403, "generation is for clients on the miner's own machine")
         runner = self.runner
@@ -100,12 +105,28 @@ class LocalApi:
             raise PipelineError("the prompt could not be decoded") from error
         return Task(task_id, prompt, PRIORITY, seed, "ply", up)
 
+    async def _read_body(self, request: web.Request) -> StreamReader:
+        """Return the whole body, which must keep within the limits of bytes and of time."""
+        limit = self.settings.max_body_bytes
+        body = StreamReader(BaseProtocol(asyncio.get_running_loop()), 2**16)
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                async for chunk in request.content.iter_any():
+                    body.feed_data(chunk)
+                    if body.total_bytes > limit + MAX_OVERHEAD:
+                        raise InvalidForm(f"the form has more than {limit} bytes", 413)
+        except TimeoutError:
+            raise InvalidForm(f"the form was not complete within {BODY_TIMEOUT:g} s", 408) from None
+        body.feed_eof()
+        return body
+
     async def _read_form(self, request: web.Request) -> dict[str, bytes]:
         """Return the fields by name; each may occur once, and all together must keep within the limit."""
         form: dict[str, bytes] = {}
         allowance = self.settings.max_body_bytes
         try:
-            async for part in await request.multipart():
+            # Read whole, since aiohttp's reader of forms takes any number of bytes before, between and after fields.
+            async for part in MultipartReader(request.headers, await self._read_body(request)):
                 name = part.name if isinstance(part, BodyPartReader) else None
                 if name not in FIELDS or not isinstance(part, BodyPartReader):
                     raise InvalidForm(f"there is no field {str(name)[:64]!r}; the fields are {', '.join(FIELDS)}")

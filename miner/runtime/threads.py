@@ -15,8 +15,8 @@ END_TIMEOUT = 2.0
 class ImpatientExecutor(ThreadPoolExecutor):
     """Threads for asyncio.to_thread that are waited for at the end of the event loop, but not for long.
 
-    asyncio itself waits minutes for a call that cannot be stopped, or for ever. The process must end with os._exit, since
-    the interpreter would wait for these threads, too.
+    asyncio itself waits minutes for a call that cannot be stopped, or for ever. The process must end with os._exit,
+    since the interpreter would wait for these threads, too.
     """
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
