@@ -1,4 +1,4 @@
-"""A task from its decoded prompt to the bytes of its result, the same for both transports."""
+"""A task from its prompt to the bytes of its result, the same for both transports."""
 
 from miner.tasks.decoding import PromptDecoder
 from miner.tasks.generation import best_of_n, gate_objection, make_request

@@ -31,8 +31,9 @@ from scripts.validation.attacks import MEGABYTE, AttackOutcome, Peers
 
 # Between two rounds of attacks, so that a hostile validator stays below its rate limit.
 PAUSE = 5.0
-# What the attacks may add to the miner's memory: buffers of the connections and one body at a time, not 500 bodies.
-MAX_GROWTH = 300 * MEGABYTE
+# What the attacks may add to the miner's memory: a few copies each of the bodies of 16 MB and of the answers of 20 MB
+# that are in progress at once, a dozen, but not 500 bodies.
+MAX_GROWTH = 1000 * MEGABYTE
 # More than most systems let a process have files.
 IDLE_CONNECTIONS = 1100
 # Attacks that are sent at least this often at once are floods.

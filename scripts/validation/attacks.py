@@ -152,9 +152,12 @@ def _pictures(axon: AxonAddress, peers: Peers, megabytes: int) -> dict[str, Atta
 
 
 def page_attack(port: int, count: int) -> Attack:
-    """Return connections to the monitor on which nothing is sent."""
+    """Return connections to the monitor on which nothing is sent.
+
+    The client cannot tell one that the system never handed to the monitor, since too many came at once: it hangs.
+    """
     page = AxonAddress(port, "")
-    return Attack(lambda: send_bytes(page, b""), frozenset({"closed"}), count)
+    return Attack(lambda: send_bytes(page, b""), frozenset({"closed", "hangs"}), count)
 
 
 async def send_without_reading(axon: AxonAddress, request: RawRequest) -> str:

@@ -53,6 +53,8 @@ def test_a_thread_that_hangs_does_not_keep_the_process_from_ending() -> None:
         "import asyncio, threading, time\n"
         "from miner.cli.run import run_to_the_end\n"
         "from miner.errors import ExitCode\n"
+        "from miner.runtime import threads\n"
+        "threads.END_TIMEOUT = 0.1\n"
         "begun = threading.Event()\n"
         "def hang():\n    begun.set()\n    time.sleep(3600)\n"
         "async def work():\n"
