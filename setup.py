@@ -40,6 +40,7 @@ setup(
         "pydantic>=2.3,<3",
         "pyyaml>=6",
         "rembg>=2.0.86",
+        "ruamel.yaml>=0.18",
         "safetensors>=0.6",
         "tokenizers",
         "torch>=2.11,<3",

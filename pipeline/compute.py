@@ -1,7 +1,9 @@
 """The choice of device, precision and kernels for the networks, with its reason."""
 
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
+from shutil import which
 from typing import Literal
 
 import torch
@@ -10,8 +12,8 @@ from pipeline.errors import PipelineError
 
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 Kernels = Literal["auto", "plain", "fused"]
-# Triton's half-precision matrix instructions need Ampere or newer.
-_FUSED_CAPABILITY = (8, 0)
+# The oldest GPUs that Triton supports, and whose matrix instructions the fused kernels need.
+_TRITON_CAPABILITY = (8, 0)
 # 8-bit matrix products with a scale for each row need Hopper or newer.
 _FP8_CAPABILITY = (9, 0)
 
@@ -76,14 +78,22 @@ def _resolve_device(name: str) -> tuple[torch.device, str]:
     return resolved, reason
 
 
-def _fused_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why the fused kernels cannot run; None if they can."""
+def triton_obstacle(device: torch.device) -> str | None:
+    """Return why Triton's kernels cannot run on a device; None if they can."""
     if device.type != "cuda":
         return "the device is no GPU"
-    if dtype == torch.float32:
-        return "the precision is float32"
-    if torch.cuda.get_device_capability(device) < _FUSED_CAPABILITY:
+    if torch.cuda.get_device_capability(device) < _TRITON_CAPABILITY:
         return "the GPU is older than Ampere"
     if find_spec("triton") is None:
         return "the package triton is missing"
+    if "CC" not in os.environ and which("gcc") is None and which("clang") is None:
+        return "Triton needs a C compiler, and neither gcc nor clang is installed"
     return None
+
+
+def _fused_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return why the fused kernels cannot run; None if they can."""
+    obstacle = triton_obstacle(device)
+    if obstacle is None and dtype == torch.float32:
+        return "the precision is float32"
+    return obstacle

@@ -24,8 +24,9 @@ from pipeline.weights.locate import locate
 
 log = logging.getLogger(__name__)
 
-# Untrained weights may occupy the whole grid, which would take many times the memory of an object.
-_WARM_UP_LIMIT = VoxelLimit(12_000, "drop")
+# Untrained weights may occupy the whole grid, which would take many times the memory of an object. A CPU needs no more
+# than its libraries loaded.
+_WARM_UP_VOXELS = {"cuda": 12_000, "cpu": 500}
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Generator(Backend):
         After that the first request is as fast as any other, whatever its settings and the size of its structure.
         Yields after each object and each size.
         """
-        yield from generate_first(self, image=self.supports_image, text=self.supports_text)
+        yield from generate_first(self, self._device, image=self.supports_image, text=self.supports_text)
         for encoded in self._warm_up_prompts():
             try:
                 yield from encoded.engine.warm_up_steps(encoded.conditions)
@@ -189,11 +190,9 @@ class Generator(Backend):
             yield EncodedPrompt(self.text.engine, Conditions((null,), null))
 
 
-def generate_first(backend: Backend, *, image: bool, text: bool) -> Iterator[None]:
-    """Generate one object in few steps from each kind of prompt, and yield after it.
-
-    The limit bounds the memory that it takes.
-    """
+def generate_first(backend: Backend, device: torch.device, *, image: bool, text: bool) -> Iterator[None]:
+    """Generate one object in few steps from each kind of prompt, and yield after it."""
+    limit = VoxelLimit(_WARM_UP_VOXELS[device.type], "drop")
     prompts: list[Prompt] = []
     if image:
         picture = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), "white")
@@ -204,7 +203,7 @@ def generate_first(backend: Backend, *, image: bool, text: bool) -> Iterator[Non
     for prompt in prompts:
         # An untrained checkpoint may leave the structure empty; the networks have run all the same.
         with suppress(EmptyStructure, EmptyForeground):
-            backend.generate(Request(prompt, 0, WARM_UP_PARAMS, WARM_UP_PARAMS, _WARM_UP_LIMIT))
+            backend.generate(Request(prompt, 0, WARM_UP_PARAMS, WARM_UP_PARAMS, limit))
         yield
 
 

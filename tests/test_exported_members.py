@@ -16,7 +16,7 @@ WITHOUT_EXPORTS = {"miner.cli", "miner.subnet"}
 IMPORTED_DIRECTLY = {
     "miner.config.phase": "loads pipeline, which the report and the status do without",
     "miner.config.phase_files": "loads pipeline",
-    "miner.config.policy_file": "is used by the command `blacklist` alone",
+    "miner.config.policy_file": "loads ruamel.yaml, which only `blacklist add` and `remove` need",
     "miner.config.run_settings": "loads pipeline",
     "miner.localnet.raw_client": "is used by scripts.validation and tests alone",
     "miner.runtime.gpu_memory": "loads torch",

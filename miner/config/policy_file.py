@@ -1,15 +1,22 @@
-"""Edits of the validator policy's file that change the lines of one entry, and no other byte."""
+"""Edits of the validator policy's file that keep its comments, line ends and order.
 
-import re
-import textwrap
+ruamel.yaml writes the file anew, so that spaces inside brackets and the indentation of its lists become uniform.
+"""
+
+import io
+from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import CommentMark, YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+from ruamel.yaml.tokens import CommentToken
 
 from miner.config.loader import check, load_yaml
 from miner.config.policy import ListName, PolicyEntry, PolicyRules
@@ -31,20 +38,17 @@ class PolicyFile:
 
     def add(self, list_name: ListName, entry: PolicyEntry) -> bool:
         """Add an entry at the end of a list in place of the one with the same key. Return whether there was one."""
-        index = self._find(list_name, entry.key)
+        index = _find(self.read().entries(list_name), entry.key)
         item = entry.model_dump(exclude_defaults=True)
         self._edit(lambda text: add_item(_without(text, list_name, index), list_name, item))
         return index is not None
 
     def remove(self, list_name: ListName, key: str) -> bool:
         """Remove the entry of a hotkey, coldkey or uid from a list. Return whether there was one."""
-        index = self._find(list_name, key)
+        index = _find(self.read().entries(list_name), key)
         if index is not None:
             self._edit(lambda text: _without(text, list_name, index))
         return index is not None
-
-    def _find(self, list_name: ListName, key: str) -> int | None:
-        return next((index for index, entry in enumerate(self.read().entries(list_name)) if entry.key == key), None)
 
     def _edit(self, edit: Callable[[str], str]) -> None:
         try:
@@ -60,131 +64,204 @@ def _without(text: str, list_name: ListName, index: int | None) -> str:
     return text if index is None else remove_item(text, list_name, index)
 
 
+def _find(entries: tuple[PolicyEntry, ...], key: str) -> int | None:
+    return next((index for index, entry in enumerate(entries) if entry.key == key), None)
+
+
 class UneditableError(ValueError):
     """The file is written in a way that cannot be edited safely."""
 
 
 def add_item(text: str, list_name: str, item: Item) -> str:
     """Return a YAML file's text with an item at the end of a list. Raise UneditableError."""
-    found = _ListInFile.find(text, list_name)
-    line_end = "\r\n" if "\r\n" in text else "\n"
-    if text and not text.endswith("\n"):
-        text += line_end
-    if found.key is None:
-        if found.root and found.root.flow_style:
-            raise found.refusal()
-        at = _next_line(text, _end(found.root)) if found.root else len(text)
-        return add_item(f"{text[:at]}{list_name}: []{line_end}{text[at:]}", list_name, item)
-    if found.nodes and found.value.flow_style:
-        at = _end(found.nodes[-1])
-        added = f", {_dump(item, default_flow_style=True).strip()[1:-1]}"
-    else:
-        column, at = found.value.start_mark.column, _end(found.value)
-        if not found.nodes:
-            # A line below the key takes the place of what says that the list is empty.
-            if "#" in text[found.colon : at]:
-                raise found.refusal()
-            text, column, at = text[: found.colon] + text[at:], found.key.start_mark.column + 2, found.colon
-        at = _next_line(text, at)
-        added = textwrap.indent(_dump(item), " " * column).replace("\n", line_end)
-    return found.check(text[:at] + added + text[at:], [*found.items, item])
+    document = _Document(text, list_name)
+    document.append(item)
+    return document.checked([*document.items, item])
 
 
 def remove_item(text: str, list_name: str, index: int) -> str:
     """Return a YAML file's text without an item of a list. Raise UneditableError or IndexError."""
-    found = _ListInFile.find(text, list_name)
-    rest, nodes = found.items[:], found.nodes
-    del rest[index]
-    start, end = nodes[index].start_mark.index, _end(nodes[index])
-    if not found.value.flow_style:
-        # Comments in front of an item stay, and its dash may be on a line of its own.
-        before = _next_line(text, _end(nodes[index - 1]) if index else found.colon)
-        dash = re.compile("^ *-", re.MULTILINE).search(text, before)
-        assert dash is not None, "an item outside of brackets begins with a dash"
-        start, end = dash.start(), _next_line(text, end)
-    elif index + 1 < len(nodes):
-        end = nodes[index + 1].start_mark.index
-    elif index:
-        start = _end(nodes[index - 1])
-    text = text[:start] + text[end:]
-    if not rest and not found.value.flow_style:
-        text = f"{text[: found.colon]} []{text[found.colon :]}"
-    return found.check(text, rest)
+    document = _Document(text, list_name)
+    rest = [item for number, item in enumerate(document.items) if number != index]
+    if len(rest) == len(document.items):
+        raise IndexError(f"{list_name} has no item {index}")
+    document.remove(index)
+    return document.checked(rest)
 
 
-@dataclass(frozen=True)
-class _ListInFile:
-    """A list of a YAML file: the file's content, and the nodes of its root and of the list's key and value, if any.
+class _Document:
+    """A YAML file's text as ruamel.yaml holds it, with one of its lists to edit.
 
-    colon: the index in the text after the key's colon.
+    ruamel.yaml keeps a comment in the `ca` (comment attributes) of the collection whose item precedes it. The token of
+    an item holds what follows it on its line and, after that line's end, all lines until the next item. These further
+    lines, here called the tail, have to be moved when an item is put behind its predecessor or taken out.
     """
 
-    name: str
-    content: Mapping[str, Any]
-    root: Any
-    key: Any
-    value: Any
-    colon: int
+    def __init__(self, text: str, list_name: str) -> None:
+        self._text = text.replace("\r\n", "\n")
+        self._line_end = "\r\n" if "\r\n" in text else "\n"
+        self._name = list_name
+        # Comments of lines that are removed, and so may be missing in the end.
+        self._removed: Counter[str] = Counter()
+        try:
+            self._content = yaml.safe_load(self._text)
+            self._yaml = YAML()
+            self._yaml.preserve_quotes = True
+            self._yaml.width = 2**31
+            self._yaml.explicit_start = self._text.startswith("---") or "\n---\n" in self._text
+            root = self._yaml.load(self._text)
+        except (yaml.YAMLError, YAMLError) as error:
+            raise UneditableError(f"cannot be read as YAML: {' '.join(str(error).split())}") from None
+        self._root: CommentedMap = CommentedMap() if root is None else root
+        if not isinstance(self._root, CommentedMap):
+            raise UneditableError("is not a mapping of keys and values")
+        # A file of comments alone has no mapping that could hold them.
+        self._head = self._text if root is None else ""
+        self._list: CommentedSeq = self._root.get(list_name) or CommentedSeq()
+        if not isinstance(self._list, CommentedSeq):
+            raise UneditableError(f"{list_name} is not a list")
+        self.items: list[Item] = (self._content or {}).get(list_name) or []
+        self._set_indent()
+
+    def append(self, item: Item) -> None:
+        """Put an item at the end of the list, which gets a line for each item if it was in brackets."""
+        tail = self._cut_tail(self._root, self._name) if self._name in self._root else ""
+        self._root[self._name] = self._list
+        if self._list.fa.flow_style() or not self._list:
+            self._list.fa.set_block_style()
+            self._move_comment(len(f"{self._name}:  "))
+        self._list.append(_to_yaml(item))
+        self._add_tail(*self._leaf(self._root, self._name)[-1], tail)
+
+    def remove(self, index: int) -> None:
+        """Remove an item; comments between it and the next stay, behind its predecessor."""
+        path = self._leaf(self._list, index)
+        first, last = (_line(*path[0]), _line(*path[-1]))
+        self._removed += _comments("\n".join(self._text.split("\n")[first : last + 1]))
+        tail = self._cut_tail(self._list, index)
+        del self._list[index]
+        if index and not self._list.fa.flow_style():
+            self._add_tail(*self._leaf(self._list, index - 1)[-1], tail)
+        elif tail and (slots := self._root.ca.items.get(self._name)) and slots[3]:
+            # Comments between the list's key and its first item are kept apart.
+            slots[3].append(CommentToken(tail, CommentMark(0)))
+        else:
+            self._add_tail(self._root, self._name, tail)
+        if not self._list:
+            self._write_as_empty()
+
+    def checked(self, expected: list[Item]) -> str:
+        """Return the text, if its list has the expected items and nothing else has changed. Raise UneditableError."""
+        stream = io.StringIO()
+        if self._head and not self._head.endswith("\n"):
+            self._head += "\n"
+        stream.write(self._head)
+        self._yaml.dump(self._root, stream)
+        after = stream.getvalue()
+        content = {**(self._content or {}), self._name: [dict(i) if isinstance(i, Mapping) else i for i in expected]}
+        lost = _comments(self._text) - _comments(after) - self._removed
+        try:
+            if yaml.safe_load(after) == content and not lost:
+                return after.replace("\n", self._line_end)
+        except yaml.YAMLError:
+            pass
+        raise UneditableError(f"{self._name} is written in a way that cannot be edited safely: please edit it by hand")
+
+    def _set_indent(self) -> None:
+        """Set the indentation that the file's lists have, above all the edited one."""
+        self._yaml.indent(mapping=2, sequence=4, offset=2)
+        for name in (self._name, *self._root):
+            items = self._root.get(name)
+            if isinstance(items, CommentedSeq) and items and not items.fa.flow_style():
+                dash_line, dash = self._root.lc.value(name)
+                line, column = items.lc.item(0)
+                self._yaml.indent(mapping=2, sequence=column if line == dash_line else dash + 2, offset=dash)
+                return
 
     @staticmethod
-    def find(text: str, name: str) -> "_ListInFile":
-        try:
-            content, root = yaml.safe_load(text), yaml.compose(text, _Loader)
-        except yaml.YAMLError as error:
-            raise UneditableError(f"cannot be read as YAML: {' '.join(str(error).split())}") from None
-        if content is None:
-            return _ListInFile(name, {}, None, None, None, 0)
-        if not isinstance(content, dict):
-            raise UneditableError("is not a mapping of keys and values")
-        if not isinstance(content.get(name), list | None):
-            raise UneditableError(f"{name} is not a list")
-        assert isinstance(root, yaml.MappingNode)
-        key, value = next((pair for pair in root.value if pair[0].value == name), (None, None))
-        colon = text.index(":", key.end_mark.index) + 1 if key is not None else 0
-        return _ListInFile(name, content, root, key, value, colon)
+    def _leaf(node: Any, key: Any) -> list[tuple[Any, Any]]:
+        """Return the path to the last line of a value: collections with the key of their last item."""
+        path = [(node, key)]
+        while isinstance(value := node[key], CommentedMap | CommentedSeq) and value and not value.fa.flow_style():
+            node, key = value, _last_key(value)
+            path.append((node, key))
+        return path
 
-    @property
-    def items(self) -> list[Item]:
-        return self.content.get(self.name) or []
+    def _cut_tail(self, node: Any, key: Any) -> str:
+        """Take the lines that follow a value out of the comments, and return them."""
+        path = self._leaf(node, key)
+        holder, last_key = path[-1]
+        slots = holder.ca.items.get(last_key)
+        token = slots[_slot(holder)] if slots else None
+        tail = ""
+        if token is not None:
+            # What follows a block scalar begins on a line of its own.
+            at_line_end, _, tail = token.value.partition("\n")
+            if token.column == 0 and at_line_end:
+                at_line_end, tail = "", token.value
+            if at_line_end:
+                token.value = at_line_end + "\n"
+            else:
+                slots[_slot(holder)] = None
+        for collection, last in path:
+            if collection.ca.end and last == _last_key(collection):
+                tail += "".join(end.value for end in collection.ca.end)
+                collection.ca.end.clear()
+        return tail
 
-    @property
-    def nodes(self) -> list[yaml.Node]:
-        """The items as nodes, which know their places in the text."""
-        return self.value.value if isinstance(self.value, yaml.SequenceNode) else []
+    def _write_as_empty(self) -> None:
+        """Write the list, which has lost its last item, as [], followed by the comments that were inside it."""
+        self._root[self._name] = empty = CommentedSeq()
+        empty.fa.set_flow_style()
+        slots = self._root.ca.items.get(self._name)
+        if slots:
+            tail = "".join(token.value for token in slots[3] or ()) + self._cut_tail(self._root, self._name)
+            slots[3] = None
+            self._add_tail(self._root, self._name, tail)
+        self._move_comment(len(f"{self._name}: []  "))
 
-    def check(self, edited: str, items: list[Item]) -> str:
-        """Return the edited text if the list has these items and nothing else has changed. Raise UneditableError."""
-        with suppress(yaml.YAMLError):
-            if yaml.safe_load(edited) == {**self.content, self.name: items}:
-                return edited
-        raise self.refusal()
+    def _move_comment(self, column: int) -> None:
+        """Put the comment on the line of the list's key, which has become longer or shorter, into this column."""
+        slots = self._root.ca.items.get(self._name)
+        if slots and slots[2] is not None:
+            slots[2].column = column
 
-    def refusal(self) -> UneditableError:
-        return UneditableError(f"{self.name} is written in a way that cannot be edited safely: please edit it by hand")
-
-
-class _Loader(yaml.SafeLoader):
-    """A loader of nodes; that of an alias has its own place in the text, not its anchor's."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if not self.check_event(yaml.AliasEvent):
-            return super().compose_node(parent, index)
-        event = self.get_event()  # type: ignore[no-untyped-call]
-        return yaml.ScalarNode("alias", event.anchor, event.start_mark, event.end_mark)
-
-
-def _end(node: yaml.Node) -> int:
-    """Return the index after a node's last character; PyYAML counts comments and blank lines behind blocks to them."""
-    while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
-        node = node.value[-1][1] if isinstance(node, yaml.MappingNode) else node.value[-1]
-    return node.end_mark.index
+    @staticmethod
+    def _add_tail(node: Any, key: Any, tail: str) -> None:
+        """Put lines behind a value, after those that follow it already."""
+        if not tail:
+            return
+        slots = node.ca.items.setdefault(key, [None, None, None, None])
+        token = slots[_slot(node)]
+        if token is None:
+            slots[_slot(node)] = CommentToken("\n" + tail, CommentMark(0))
+        else:
+            token.value += tail
 
 
-def _next_line(text: str, index: int) -> int:
-    """Return the first beginning of a line from an index on, or the length of the text."""
-    return text.find("\n", index - 1) + 1 or len(text)
+def _last_key(node: CommentedMap | CommentedSeq) -> Any:
+    return list(node)[-1] if isinstance(node, CommentedMap) else len(node) - 1
 
 
-def _dump(item: Item, **style: Any) -> str:
-    """Return a list of one item as YAML, on as few lines as its style allows."""
-    return str(yaml.safe_dump([item], sort_keys=False, allow_unicode=True, width=2**31, **style))
+def _slot(node: CommentedMap | CommentedSeq) -> int:
+    """Return which of a value's comments is the one behind it."""
+    return 2 if isinstance(node, CommentedMap) else 0
+
+
+def _line(node: CommentedMap | CommentedSeq, key: Any) -> int:
+    return int((node.lc.value(key) if isinstance(node, CommentedMap) else node.lc.item(key))[0])
+
+
+def _comments(text: str) -> Counter[str]:
+    """Count what follows a # on each line. A # inside a quoted text counts, too, which does no harm."""
+    return Counter(line.partition("#")[2].strip() for line in text.split("\n") if "#" in line)
+
+
+def _to_yaml(item: Item) -> Any:
+    if not isinstance(item, Mapping):
+        return item
+    # In quotes, since texts such as `no` would be read as something else by the YAML 1.1 that the miner reads.
+    return CommentedMap(
+        (key, DoubleQuotedScalarString(value) if key == "reason" and isinstance(value, str) else value)
+        for key, value in item.items()
+    )

@@ -15,6 +15,10 @@ UNREGISTERED_DELAY = 600.0
 MAX_UNIX_TIME = 2**40
 MAX_THROTTLE_PERIOD = 3600
 MAX_FIGURE = 1e9
+# A clock in a wrong time zone is off by less; what differs by more is not a clock.
+MAX_CREDIBLE_SKEW = 86_400.0
+# The longest cooldown that the network imposes, on hotkeys that are not registered.
+MAX_COOLDOWN = 3600.0
 # Ids are uuids, or what a gateway makes up; a longer one would be kept in files and on the page.
 MAX_ID_LENGTH = 128
 
@@ -78,7 +82,7 @@ def read_pull(answer: PullTask) -> PullResponse:
     """Interpret the answer to a pull."""
     code, message = _status(answer)
     if code != 200:
-        return PullFailed(f"HTTP {code}: {message}")
+        return PullFailed(message)
     if answer.task is not None:
         if problem := _find_problem(answer.task):
             return PullFailed(problem)
@@ -107,7 +111,7 @@ def read_submission(
     if code == 403:
         return SubmissionResponse(Outcome.NOT_HELD, 0, f"the validator holds no task of ours: {message}")
     if code != 200 or answer.feedback is None:
-        return SubmissionResponse(Outcome.UNKNOWN, 0, f"HTTP {code}: {message}")
+        return SubmissionResponse(Outcome.UNKNOWN, 0, message)
     feedback, wait = answer.feedback, max(until - validator_time, 0.0)
     score = _figure(feedback.task_fidelity_score)
     has_score = score > 0
@@ -151,9 +155,19 @@ def _figure(number: float) -> float:
     return 0.0 if number != number else float(min(max(number, -MAX_FIGURE), MAX_FIGURE))
 
 
+def is_credible(date: float, cooldown_until: int, wall: float) -> bool:
+    """Return whether the Date of an answer is the time of its validator; `wall` is ours, all in unix seconds.
+
+    A clock that differs by days from ours is right, and ours wrong, if the cooldown that came with it fits it.
+    """
+    fits = 0 < min(max(cooldown_until, 0), MAX_UNIX_TIME) - date <= MAX_COOLDOWN
+    return fits or abs(date - wall) < MAX_CREDIBLE_SKEW
+
+
 def _status(answer: bt.Synapse) -> tuple[int, str]:
     terminal = answer.dendrite
     code = terminal.status_code if terminal and terminal.status_code else 0
     message = terminal.status_message if terminal and terminal.status_message else "no answer"
     # What follows "[type=" in pydantic's messages are pieces of the answer: a prompt, perhaps.
-    return int(code), sanitise_text(" ".join(message.split("[type=", 1)[0].split())[:200])
+    words = sanitise_text(" ".join(message.split("[type=", 1)[0].split())[:200])
+    return int(code), f"HTTP {code}: {words}" if code else words

@@ -13,7 +13,7 @@ from miner.ledger import Outcome, TaskRecord, TaskRecorder
 from miner.policy import PolicyDecision
 from miner.pull import state_machine as machine
 from miner.pull.estimates import OverheadEstimator, generation_deadline
-from miner.pull.responses import MAX_UNIX_TIME, OnCooldown, PullResponse, TaskAssigned, read_pull, read_submission
+from miner.pull.responses import OnCooldown, PullResponse, TaskAssigned, is_credible, read_pull, read_submission
 from miner.pull.state_machine import HeldTask, Stage, ValidatorState, transition
 from miner.runtime import Clock, sanitise_name
 from miner.subnet.dendrite import Transport
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 # A difference of clocks that the operator should know of, in seconds.
 NOTABLE_SKEW = 10.0
-# A clock in a wrong time zone is off by less; what differs by more is not a clock.
-MAX_CREDIBLE_SKEW = 86_400.0
 SKIP = b""
 
 
@@ -131,19 +129,16 @@ class ValidatorSession:
         return not decision.allowed
 
     def _credible(self, date: float | None, cooldown_until: int) -> float | None:
-        """Return the validator's time if it is credible; warn once of a notable difference.
-
-        A clock that differs by days from ours is right, and ours wrong, if the cooldown that came with it fits it.
-        """
+        """Return the validator's time if it is credible; warn once of a notable difference."""
         if date is None:
             return None
-        fits = 0 < min(cooldown_until, MAX_UNIX_TIME) - date <= machine.MAX_WAIT
-        skew = date - self.context.clock.wall()
+        wall = self.context.clock.wall()
+        skew = date - wall
         if abs(skew) > NOTABLE_SKEW and not self._has_reported_skew:
             self._has_reported_skew = True
             name = self.record.name
             log.warning("The clock of %s differs from ours by %.0f s; is ours synchronised (timedatectl)?", name, skew)
-        return date if fits or abs(skew) < MAX_CREDIBLE_SKEW else None
+        return date if is_credible(date, cooldown_until, wall) else None
 
     async def _pull(self, transport: Transport) -> machine.PullCompleted:
         record, context = self.record, self.context

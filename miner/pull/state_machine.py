@@ -35,9 +35,8 @@ FIRST_FAILURE_DELAY, LAST_FAILURE_DELAY = 2.0, 60.0
 LONG_AGO = -1e12
 # The policy is asked again after this.
 DENIED_DELAY = 30.0
-# The longest wait that the network imposes, on hotkeys that are not registered. No response makes us wait longer, so
-# that one absurd number, or a clock that is wrong, does not lose a validator.
-MAX_WAIT = 3600.0
+# No response makes us wait longer, so that one absurd number, or a clock that is wrong, does not lose a validator.
+MAX_WAIT = responses.MAX_COOLDOWN
 # From the assignment of a task, of a validator of which no cooldown is known.
 USUAL_COOLDOWN = 300.0
 

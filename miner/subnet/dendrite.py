@@ -16,8 +16,8 @@ from miner.subnet.metagraph import Neuron
 
 # The HTTP statuses with which the SDK's axon answers requests that never reach the function they are for.
 REFUSED_STATUSES = frozenset({400, 401, 403, 404})
-# Those of answers that are none: no connection, none in time, none that can be read.
-NO_CONNECTION, NO_ANSWER, UNREADABLE = 503, 408, 422
+# In place of a status where there is no connection, no answer in time, or none that can be read.
+NO_STATUS = 0
 MAX_ANSWER_BYTES = 20_000_000
 # Answers up to this size are parsed on the event loop.
 INLINE_BYTES = 100_000
@@ -29,7 +29,7 @@ AnySynapse = TypeVar("AnySynapse", bound=bt.Synapse)
 
 @dataclass(frozen=True, eq=False)
 class Reply(Generic[AnySynapse]):
-    """The outcome of an exchange: the synapse, whose dendrite.status_code says whether it was answered.
+    """The outcome of an exchange: the synapse, whose dendrite.status_code says whether it was answered, with what.
 
     `delivered` is False if no connection could be made or the axon refused the request, so that it certainly had no
     effect; `connected` is False in the first case only. `date` is the other side's unix time in whole seconds, from its
@@ -78,7 +78,7 @@ class Dendrite(bt.Dendrite):
         """Send a synapse to a neuron's axon; whatever goes wrong is in the reply's status and not raised."""
         if not neuron.is_serving:
             message = f"{neuron.ip!r} port {neuron.port} is no address of an axon"
-            return _reply(synapse, NO_CONNECTION, message, None, delivered=False, connected=False)
+            return _reply(synapse, NO_STATUS, message, None, delivered=False, connected=False)
         url = axon_url(neuron, type(synapse).__name__)
         target = bt.AxonInfo(
             version=0, ip=neuron.ip, port=neuron.port, ip_type=4, hotkey=neuron.hotkey, coldkey=neuron.coldkey
@@ -103,11 +103,11 @@ class Dendrite(bt.Dendrite):
             return _reply(_parse_answer(synapse, body), 200, "", date)
         except (aiohttp.ClientConnectorError, aiohttp.InvalidURL):
             message = f"no connection to {neuron.ip} port {neuron.port}"
-            return _reply(synapse, NO_CONNECTION, message, None, delivered=False, connected=False)
+            return _reply(synapse, NO_STATUS, message, None, delivered=False, connected=False)
         except TimeoutError:
-            return _reply(synapse, NO_ANSWER, f"no answer within {timeout:g} s", None)
+            return _reply(synapse, NO_STATUS, f"no answer within {timeout:g} s", None)
         except Exception as error:  # an answer may be wrong in any way, and none may stop the caller
-            return _reply(synapse, UNREADABLE, f"no usable answer: {type(error).__name__}: {error}", date)
+            return _reply(synapse, NO_STATUS, f"no usable answer: {type(error).__name__}: {error}", date)
 
     async def ask(self, neuron: Neuron, synapse: AnySynapse, timeout: float) -> AnySynapse:  # noqa: ASYNC109
         """Send a synapse to a neuron's axon and return it with the answer."""

@@ -121,7 +121,7 @@ class TextToImageBackend(Backend):
     def warm_up_steps(self) -> Iterator[None]:
         """Warm up the image backend, then generate one object from a sentence; yield after each part."""
         yield from self.backend.warm_up_steps()
-        yield from generate_first(self, image=False, text=True)
+        yield from generate_first(self, self.device, image=False, text=True)
 
     def encode(self, prompt: Prompt) -> Conditioning[Any]:
         """Encode images with the image backend; leave a sentence as it is. Raises PromptError."""

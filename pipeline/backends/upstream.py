@@ -83,7 +83,7 @@ class UpstreamGenerator(Backend):
 
     def warm_up_steps(self) -> Iterator[None]:
         """Generate one object of each kind, so that the first request is as fast as any other; yield after each."""
-        return generate_first(self, image=self.supports_image, text=self.supports_text)
+        return generate_first(self, self.device, image=self.supports_image, text=self.supports_text)
 
     def encode(self, prompt: Prompt) -> Conditioning[_EncodedPrompt]:
         """Cut out and frame the object of images; upstream encodes when it samples. Raises PromptError."""

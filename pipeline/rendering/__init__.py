@@ -1,1 +1,1 @@
-"""Pictures of splats: cameras, a rasterizer in plain torch, and contact sheets."""
+"""Pictures of splats: cameras, rasterizers in Triton and in plain torch, and contact sheets."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.conditioning.image_encoder import normalised_pixels
 from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory
-from pipeline.rendering.cameras import VALIDATOR_SIZE, Camera, validator_cameras
+from pipeline.rendering.cameras import Camera, validator_cameras
 from pipeline.rendering.rasterizer import render
 from pipeline.splats.splats import Splats
 from pipeline.weights.locate import locate_scorer
@@ -25,6 +25,13 @@ EXTENT = 1.5
 # Views that are rendered and scored together; the memory that scoring needs grows with it, the score does not change.
 VIEW_BATCH = 4
 _BACKBONE, _HEAD = "backbone.", "score_head."
+# The published file has the names of transformers 4, which version 5 translates in from_pretrained alone.
+_RENAMED = {
+    ".attention.attention.query.": ".attention.q_proj.",
+    ".attention.attention.key.": ".attention.k_proj.",
+    ".attention.attention.value.": ".attention.v_proj.",
+    ".attention.output.dense.": ".attention.o_proj.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +90,10 @@ class QualityScorer:
         return logits[:, 0].sigmoid()
 
     def warm_up(self) -> None:
-        """Run the network once, so that the first score is not slower than others."""
-        size = (VIEW_BATCH, VALIDATOR_SIZE, VALIDATOR_SIZE, 3)
-        self.score_views(torch.full(size, 255, dtype=torch.uint8, device=self.device))
+        """Draw and score one gaussian, so that the first score is not slower than others."""
+        point = torch.zeros(1, 3, device=self.device)
+        splats = Splats(point, torch.ones(1, 4, device=self.device), point - 3, point[:, 0], point)
+        self.score_views(render_as_validator(splats, validator_cameras()[:VIEW_BATCH]))
 
 
 def normalise_as_validator(splats: Splats, extent: float = EXTENT) -> Splats:
@@ -135,7 +143,7 @@ def _load_network(weights: Path, config: Path) -> tuple[nn.Module, nn.Linear]:
         with torch.device("meta"):
             backbone: nn.Module = Dinov2Model(settings)
             head = nn.Linear(settings.hidden_size, 1)
-        tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
+        tensors = {_present_name(name): tensor.float() for name, tensor in load_file(weights).items()}
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise CheckpointError(f"cannot load the scorer {weights}: {' '.join(str(error).split())}") from None
     # Like the validator, ignore other tensors of the file, such as its unused emb_head.
@@ -151,3 +159,9 @@ def _load_network(weights: Path, config: Path) -> tuple[nn.Module, nn.Linear]:
         module.load_state_dict(state, assign=True)
         module.eval().requires_grad_(False)
     return backbone, head
+
+
+def _present_name(name: str) -> str:
+    for old, new in _RENAMED.items():
+        name = name.replace(old, new)
+    return name

@@ -7,13 +7,17 @@ from pipeline.errors import PipelineError
 
 @pytest.fixture
 def devices(monkeypatch: pytest.MonkeyPatch):
-    """Let torch see so many CUDA devices of a capability, with Triton installed or not."""
+    """Let torch see so many CUDA devices of a capability, with Triton and a C compiler installed or not."""
 
-    def see(count: int, capability: tuple[int, int] = (9, 0), triton: bool = True) -> None:
+    def see(
+        count: int, capability: tuple[int, int] = (9, 0), triton: bool = True, compiler: str | None = "clang"
+    ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr("pipeline.compute.find_spec", lambda name: object() if triton else None)
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.setattr("pipeline.compute.which", lambda name: f"/bin/{name}" if name == compiler else None)
 
     return see
 
@@ -93,3 +97,15 @@ def test_fused_kernels_that_cannot_run_are_refused(devices) -> None:
         PipelineError, match="kernels: fused cannot be used, since the device is no GPU; set kernels: auto"
     ):
         choose_compute(kernels="fused")
+
+
+def test_kernels_are_not_fused_where_triton_finds_no_c_compiler(devices, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices(1, compiler=None)
+    assert choose_compute().reason.endswith(
+        " blocks, plain kernels (Triton needs a C compiler, and neither gcc nor clang is installed)"
+    )
+    monkeypatch.setenv("CC", "cc")
+    assert choose_compute().fused
+    monkeypatch.delenv("CC")
+    devices(1, compiler="gcc")
+    assert choose_compute().fused

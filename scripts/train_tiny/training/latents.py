@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.rendering.rasterizer import SH_C0
+from pipeline.rendering.rules import SH_C0
 from pipeline.trellis import SLatGaussianDecoder, VoxelGrid
 from pipeline.trellis.gaussians import to_gaussians
 from scripts.train_tiny.data.voxels import RESOLUTION

@@ -9,6 +9,7 @@ from miner.pull.responses import (
     OnCooldown,
     PullFailed,
     TaskAssigned,
+    is_credible,
     read_pull,
     read_submission,
 )
@@ -49,7 +50,8 @@ def test_pulls(answer: PullTask, meaning: object) -> None:
 
 @pytest.mark.parametrize("code", [0, 401, 403, 404, 408, 422, 500, 503])
 def test_failed_pulls(code: int) -> None:
-    assert read_pull(pulled(code)) == PullFailed(f"HTTP {code}: said so")
+    # Without a status there was no answer of HTTP's.
+    assert read_pull(pulled(code)) == PullFailed(f"HTTP {code}: said so" if code else "said so")
 
 
 def test_what_an_answer_says_cannot_forge_lines_or_leak_prompts() -> None:
@@ -112,3 +114,25 @@ def test_an_accepted_score_stands_in_the_line() -> None:
         submitted(feedback=feedback, cooldown_until=AHEAD), is_skip=False, is_repeat=False, validator_time=NOW
     ).reason
     assert "Score=0.71," in reason
+
+
+@pytest.mark.parametrize(
+    ("skew", "cooldown", "credible"),
+    [
+        (0, 0, True),
+        (-80_000, 0, True),
+        (90_000, 0, False),
+        # Ours is wrong by days: the cooldown fits their clock.
+        (90_000, 300, True),
+        (-10 * 86_400, 3600, True),
+        (90_000, 3601, False),
+        (90_000, -1, False),
+    ],
+)
+def test_a_date_is_credible_if_it_is_near_or_the_cooldown_fits_it(skew: float, cooldown: int, credible: bool) -> None:
+    assert is_credible(NOW + skew, int(NOW + skew) + cooldown if cooldown else 0, NOW) is credible
+
+
+def test_no_number_is_too_large_for_arithmetic() -> None:
+    for until in (10**400, -(10**400)):
+        assert is_credible(NOW, until, NOW)

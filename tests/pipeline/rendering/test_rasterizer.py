@@ -10,8 +10,10 @@ from torch import Tensor
 
 from pipeline.rendering.cameras import Camera, orbit
 from pipeline.rendering.rasterizer import rasterize, render
+from pipeline.rendering.torch_rasterizer import composite_views
 from pipeline.splats.splats import Splats
 from tests.support.paths import DATA
+from tests.support.splat_clouds import random_cloud
 
 Array = NDArray[np.float64]
 SH_C0 = 0.28209479177387814
@@ -25,21 +27,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def cloud(
-    number: int, seed: int, *, scales: tuple[float, float] = (0.01, 0.2), opacities: tuple[float, float] = (0.05, 0.99)
-) -> Splats:
-    generator = torch.Generator().manual_seed(seed)
-    low, high = (math.log(scale) for scale in scales)
-    opacity = opacities[0] + (opacities[1] - opacities[0]) * torch.rand(number, generator=generator)
-    return Splats(
-        means=torch.rand(number, 3, generator=generator) - 0.5,
-        quaternions=torch.randn(number, 4, generator=generator),
-        log_scales=low + (high - low) * torch.rand(number, 3, generator=generator),
-        opacity_logits=torch.logit(opacity),
-        f_dc=2 * torch.randn(number, 3, generator=generator),
-    )
 
 
 def ball(
@@ -127,7 +114,7 @@ def assert_like_reference(splats: Splats, camera: Camera, tolerance: float = 2e-
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_the_loop_over_pixels(seed: int) -> None:
-    assert_like_reference(cloud(40, seed), odd_camera())
+    assert_like_reference(random_cloud(40, seed), odd_camera())
 
 
 def test_equals_gsplat_with_its_gradients() -> None:
@@ -154,17 +141,17 @@ def test_equals_gsplat_with_its_gradients() -> None:
 
 def test_equals_the_loop_with_small_gaussians() -> None:
     (camera,) = orbit([120], size=32)
-    assert_like_reference(cloud(50, 3, scales=(0.002, 0.02)), camera)
+    assert_like_reference(random_cloud(50, 3, scales=(0.002, 0.02)), camera)
 
 
 def test_equals_the_loop_with_needles_and_plates() -> None:
-    needles = cloud(30, 4)
+    needles = random_cloud(30, 4)
     shape = torch.tensor([[3.0, -7.0, -7.0], [-1.0, -1.0, -8.0]]).repeat(15, 1)
     assert_like_reference(dataclasses.replace(needles, log_scales=shape), odd_camera())
 
 
 def test_equals_the_loop_where_pixels_become_opaque() -> None:
-    splats = cloud(50, 5, scales=(0.1, 0.5), opacities=(0.9, 0.9999))
+    splats = random_cloud(50, 5, scales=(0.1, 0.5), opacities=(0.9, 0.9999))
     camera = odd_camera()
     assert_like_reference(splats, camera)
     # Without a stop at 1e-4, fifty such layers would leave nothing of the background.
@@ -174,7 +161,7 @@ def test_equals_the_loop_where_pixels_become_opaque() -> None:
 
 def test_equals_the_loop_close_to_the_camera_and_beside_the_picture() -> None:
     camera = dataclasses.replace(odd_camera(), near=0.9, far=1.6)
-    splats = cloud(50, 6, scales=(0.05, 0.3))
+    splats = random_cloud(50, 6, scales=(0.05, 0.3))
     assert_like_reference(dataclasses.replace(splats, means=splats.means * 2.5), camera)
 
 
@@ -257,7 +244,7 @@ def test_nothing_to_see_is_background() -> None:
     (camera,) = orbit([0], 0, size=20)
     background = (0.25, 0.5, 0.75)
     unseen = [
-        cloud(0, 0),
+        random_cloud(0, 0),
         ball((0, 0, 2.6), (0, 0, 0)),  # behind the camera
         ball((0, 0, 2.495), (0, 0, 0), scale=1.0),  # nearer than `near`
         ball((0, 0, -98), (0, 0, 0), scale=10.0),  # farther than `far`
@@ -272,7 +259,7 @@ def test_nothing_to_see_is_background() -> None:
 
 
 def test_a_gaussian_that_is_not_finite_is_not_drawn() -> None:
-    good = cloud(20, 7)
+    good = random_cloud(20, 7)
     cameras = orbit([0], size=32)
     expected = render(good, cameras)
     for field, value in (
@@ -283,7 +270,7 @@ def test_a_gaussian_that_is_not_finite_is_not_drawn() -> None:
         ("opacity_logits", math.nan),
         ("f_dc", math.nan),
     ):
-        broken = cloud(3, 8)
+        broken = random_cloud(3, 8)
         getattr(broken, field)[1:] = value
         # The first of the three is whole: dropping it as well would be an error too.
         whole = Splats(*(getattr(broken, name)[:1] for name in FIELDS))
@@ -306,16 +293,15 @@ def test_colour_is_clipped_below_and_only_the_picture_above() -> None:
     ("tile_size", "block_size"), [(4, 1), (4, 1 << 22), (8, 5000), (16, 20000), (32, 1), (None, 1)]
 )
 def test_tiles_and_blocks_do_not_show(tile_size: int | None, block_size: int) -> None:
-    splats = cloud(600, 9, scales=(0.01, 0.1))
+    splats = random_cloud(600, 9, scales=(0.01, 0.1))
     cameras = [*orbit([0, 50], size=45)]
-    expected = rasterize(splats, cameras)
-    found = rasterize(splats, cameras, tile_size=tile_size, block_size=block_size)
-    assert torch.allclose(found.rgb, expected.rgb, atol=2e-5)
-    assert torch.allclose(found.alpha, expected.alpha, atol=2e-5)
+    expected = composite_views(splats, cameras)
+    found = composite_views(splats, cameras, tile_size=tile_size, block_size=block_size)
+    assert torch.allclose(found, expected, atol=2e-5)
 
 
 def test_views_are_independent_and_bits_repeat() -> None:
-    splats = cloud(200, 10)
+    splats = random_cloud(200, 10)
     cameras = orbit([0, 77, 180], size=32)
     pictures = render(splats, cameras)
     assert torch.equal(pictures, render(splats, cameras))
@@ -324,7 +310,7 @@ def test_views_are_independent_and_bits_repeat() -> None:
 
 
 def test_autocast_does_not_coarsen_the_picture() -> None:
-    splats = cloud(100, 14)
+    splats = random_cloud(100, 14)
     cameras = orbit([0], size=32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         picture = render(splats, cameras)
@@ -332,19 +318,20 @@ def test_autocast_does_not_coarsen_the_picture() -> None:
 
 
 def test_higher_spherical_harmonics_are_ignored() -> None:
-    splats = cloud(20, 11)
+    splats = random_cloud(20, 11)
     rich = dataclasses.replace(splats, f_rest=torch.ones(20, 3, 3))
     assert torch.equal(render(splats, orbit([0], size=16)), render(rich, orbit([0], size=16)))
 
 
 def test_gradients_are_those_of_the_loop() -> None:
     camera = Camera(orbit([20], radius=1.5)[0].world_to_camera, 14.0, (6.2, 5.1), 12, 10)
-    splats = cloud(6, 12, scales=(0.05, 0.3), opacities=(0.3, 0.9))
+    splats = random_cloud(6, 12, scales=(0.05, 0.3), opacities=(0.3, 0.9))
     background = (0.2, 0.4, 0.6)
     weights = torch.randn(10, 12, 4, generator=torch.Generator().manual_seed(13))
     leaves = {field: getattr(splats, field).clone().requires_grad_() for field in FIELDS}
-    rendering = rasterize(Splats(**leaves), [camera], background=background, block_size=128)
-    picture = torch.cat([rendering.rgb[0], rendering.alpha[0, ..., None]], dim=-1)
+    (premultiplied,) = composite_views(Splats(**leaves), [camera], block_size=128)
+    rgb, alpha = premultiplied.split([3, 1], dim=-1)
+    picture = torch.cat([rgb + (1 - alpha) * torch.tensor(background), alpha], dim=-1)
     (picture * weights).sum().backward()
 
     def loss(values: dict[str, Array]) -> float:
@@ -382,6 +369,6 @@ def test_descending_the_gradient_moves_a_gaussian_onto_its_target() -> None:
 
 def test_refuses_no_cameras_and_mixed_sizes() -> None:
     with pytest.raises(ValueError, match="no cameras"):
-        render(cloud(5, 0), [])
+        render(random_cloud(5, 0), [])
     with pytest.raises(ValueError, match="size"):
-        render(cloud(5, 0), [*orbit([0], size=8), *orbit([0], size=9)])
+        render(random_cloud(5, 0), [*orbit([0], size=8), *orbit([0], size=9)])

@@ -35,7 +35,7 @@ def cloud(count: int = 300, spread: float = 0.7, seed: int = 3) -> Splats:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_scorer(tmp_path_factory.mktemp("scorer"))
+    return write_scorer(tmp_path_factory.mktemp("scorer"), published_names=False)
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +174,12 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, spoil: Callable[[Pa
     spoil(directory)
     with pytest.raises(CheckpointError, match=message):
         QualityScorer.load(str(directory), CPU)
+
+
+def test_a_file_with_the_names_of_its_publishers_library_is_read(scorer: QualityScorer, tmp_path: Path) -> None:
+    names = load_file(write_scorer(tmp_path) / "quality_scorer.safetensors").keys()
+    assert "backbone.encoder.layer.0.attention.attention.query.weight" in names
+    assert "backbone.encoder.layer.1.attention.output.dense.bias" in names
+    published = QualityScorer.load(str(tmp_path), CPU)
+    views = torch.randint(0, 256, (2, 518, 518, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    assert torch.equal(published.score_views(views), scorer.score_views(views))

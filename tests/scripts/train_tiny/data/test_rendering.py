@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline import Splats, flip_up_axis
-from pipeline.rendering.rasterizer import SH_C0
+from pipeline.rendering.rules import SH_C0
 from pipeline.scoring.similarity import compare_views, render_rgba
 from scripts.train_tiny.data.distance_fields import ObjectBatch
 from scripts.train_tiny.data.objects import make_object
