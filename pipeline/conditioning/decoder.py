@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.conditioning.prompt import MAX_IMAGE_SIDE, ImagePrompt, check_image_bytes
-from pipeline.errors import PromptError
+from pipeline.errors import PipelineError, PromptError
 
 _WORKER = Path(__file__).with_name("decoder_worker.py")
 # Seconds in which the process is ready, on a machine however busy.
@@ -48,14 +48,13 @@ class DecoderProcess:
         """Start the process, without waiting for it. Raises OSError if the system has none to give."""
         self._limits = limits
         arguments = (limits.memory, limits.cpu_seconds, MAX_IMAGE_SIDE)
+        # Without -P the worker's folder would come first among those of the modules.
+        self._command = [sys.executable, "-P", str(_WORKER), *map(str, arguments)]
         self._process = subprocess.Popen(  # noqa: S603 - our own file and numbers
-            # Without -P the worker's folder would come first among those of the modules.
-            [sys.executable, "-P", str(_WORKER), *map(str, arguments)],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # 67 MB of pixels pass through.
-            pipesize=1 << 20,
             # The threads of numpy's libraries would take a part of the memory.
             env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         )
@@ -68,7 +67,7 @@ class DecoderProcess:
         return not self._is_killed and self._finalizer.alive and self._process.poll() is None
 
     def kill(self) -> None:
-        """End the process at once; a `decode` in progress raises PromptError."""
+        """End the process at once; a `decode` in progress raises PipelineError."""
         self._is_killed = True
         self._process.kill()
 
@@ -80,10 +79,11 @@ class DecoderProcess:
         """Decode a picture as `decode_image_prompt` does; it blocks the thread.
 
         Raises PromptError, too, if decoding takes too much time or memory or crashes; the process is closed then.
+        Raises PipelineError if the process did not start, which is not the picture's fault.
         """
         check_image_bytes(file)
+        self._wait_until_ready()
         try:
-            self._wait_until_ready()
             answer, pixels = self._exchange(file)
         except (OSError, EOFError, ValueError, LookupError, TypeError):
             self.close()
@@ -101,8 +101,13 @@ class DecoderProcess:
     def _wait_until_ready(self) -> None:
         if self._is_ready:
             return
-        with self._killed_after(_START_TIMEOUT):
-            self._read_line()
+        try:
+            with self._killed_after(_START_TIMEOUT):
+                self._read_line()
+        except (OSError, EOFError, ValueError):
+            self.close()
+            command = " ".join(self._command)
+            raise PipelineError(f"the process that decodes pictures does not start; `{command}` shows why") from None
         self._is_ready = True
 
     def _exchange(self, file: bytes) -> tuple[dict[str, Any], bytes]:

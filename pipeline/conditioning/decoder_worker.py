@@ -30,7 +30,9 @@ OUT_OF_MEMORY = {"refused": "decoding the image takes too much memory: save it a
 
 def limit_resources(max_memory: int) -> None:
     """Limit this process's memory to `max_memory` bytes; let it write no files."""
-    resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    memory = max_memory if hard == resource.RLIM_INFINITY else min(max_memory, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -39,7 +41,8 @@ def allow_cpu_time(seconds: int) -> None:
     """Have the kernel end this process after so many more seconds of CPU time."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + seconds, hard))
+    limit = int(used.ru_utime + used.ru_stime) + 1 + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def answer(file: bytes, max_side: int, output: IO[bytes]) -> None:

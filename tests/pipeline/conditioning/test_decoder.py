@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.conditioning.decoder import DecoderProcess, DecodingLimits
 from pipeline.conditioning.prompt import MAX_IMAGE_BYTES, decode_image_prompt
-from pipeline.errors import PromptError
+from pipeline.errors import PipelineError, PromptError
 from scripts.validation.picture_bombs import jpeg_of_scans
 from scripts.validation.picture_fuzz import mutated_pictures
 from tests.support.picture_corpus import PICTURES, PictureCase
@@ -93,6 +93,7 @@ def test_a_process_that_dies_costs_the_picture_alone() -> None:
 
 def test_a_picture_in_progress_can_be_given_up() -> None:
     decoder = DecoderProcess()
+    decoder.decode(SMALL)
     killer = threading.Timer(0.2, decoder.kill)
     killer.start()
     with pytest.raises(PromptError):
@@ -117,6 +118,19 @@ def test_a_file_that_took_over_the_process_gets_nowhere(
     with pytest.raises(PromptError, match="decoder crashed"):
         taken_over.decode(SMALL)
     assert not taken_over.is_alive
+
+
+def test_a_process_that_does_not_start_is_not_the_pictures_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text("raise ImportError('no Pillow')")
+    monkeypatch.setattr("pipeline.conditioning.decoder._WORKER", worker)
+    decoder = DecoderProcess()
+    with pytest.raises(PipelineError, match=rf"does not start; `.*{worker} .*` shows why") as caught:
+        decoder.decode(SMALL)
+    assert not isinstance(caught.value, PromptError)
+    assert not decoder.is_alive
 
 
 def test_larger_files_are_not_sent(decoder: DecoderProcess) -> None:
