@@ -27,7 +27,7 @@ from miner.subnet.metagraph import SavingChain, open_chain
 from miner.subnet.metagraph_sync import MetagraphSync
 from miner.subnet.registration import check_chain_file, find_external_ip, find_registration
 from miner.subnet.wallet import load_wallet
-from miner.tasks import TaskRunner
+from miner.tasks import PromptDecoder, TaskRunner
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,9 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     )
     phase_files = PhaseFiles(files.config, StateFile(files.state_dir))
     manager = await unless_stopped(stop, PhaseManager.open(phase_files, settings.configured, owner, ledger))
-    runner = TaskRunner(scheduler, manager.selector, config.spz, observability.on_result)
+    decoder = PromptDecoder()
+    stack.callback(decoder.close)
+    runner = TaskRunner(scheduler, manager.selector, config.spz, observability.on_result, decoder)
     recorder = TaskRecorder(
         ledger,
         await asyncio.to_thread(code_version),
@@ -178,7 +180,7 @@ class Miner:
             self.stopping.set()
             self.observability.local_api.runner = None
             self.runner.drain()
-            await asyncio.gather(self.puller.stop(DRAIN_TIMEOUT), self._stop_server())
+            await asyncio.gather(self.puller.stop(DRAIN_TIMEOUT), self._stop_server(DRAIN_TIMEOUT))
             await self.supervisor.stop()
         if failure is not None:
             raise failure
@@ -196,9 +198,9 @@ class Miner:
         start("the generator's watch", lambda: watch_generator(self.scheduler))
         self.observability.supervise(self.supervisor)
 
-    async def _stop_server(self) -> None:
+    async def _stop_server(self, timeout: float) -> None:  # noqa: ASYNC109
         if self.server is not None:
-            await self.server.stop()
+            await self.server.stop(timeout)
 
     def update_validators(self) -> None:
         """Start and retire pulling to fit the present snapshot and policy."""

@@ -108,13 +108,13 @@ class MinerProcess:
         self._reader = asyncio.create_task(self._read_log())
 
     @staticmethod
-    async def start(folder: Path, port: int, started: float) -> "MinerProcess":
-        """Start the miner with the demo phase, and chain.json and the wallet "miner" of a folder."""
+    async def start(folder: Path, port: int, started: float, monitor_port: int = 0) -> "MinerProcess":
+        """Start the miner with the demo phase, and chain.json and the wallet "miner" of a folder; 0 is no monitor."""
         chain = f"file:{folder / 'chain.json'}"
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "miner", "run", "--netuid", str(NETUID), "--phase", "demo"),
             *("--subtensor.network", chain, "--wallet.path", str(folder), "--wallet.name", "miner"),
-            *("--axon.ip", LOOPBACK, "--axon.port", str(port), "--monitor.port", "0"),
+            *("--axon.ip", LOOPBACK, "--axon.port", str(port), "--monitor.port", str(monitor_port)),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

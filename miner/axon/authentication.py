@@ -135,6 +135,11 @@ class Authenticator:
             raise RequestRefused(429, f"more than {per_minute:g} requests a minute", retry_after=int(wait) + 1)
         self._replays.remember(caller.nonce)
 
+    @property
+    def in_progress(self) -> int:
+        """The number of requests that hold a place in the queue; may be read on any thread."""
+        return sum(tuple(self._in_progress.values()))
+
     @contextmanager
     def reserve(self, hotkey: str) -> Iterator[None]:
         """Hold a place in the queue while the context lasts. Raises RequestRefused (503) if the queue is full."""

@@ -2,81 +2,42 @@
 
 import asyncio
 import resource
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from miner.config import ServingSettings
+from miner.runtime import BURST_FACTOR, ConnectionLimit
+
 # The SDK's client sends about 1.5 kB of headers.
 MAX_HEADER_BYTES = 16 * 1024
 # The listening socket accepts this many at once, before any of them is counted.
 BACKLOG = 128
-# Seconds in which a client must receive our answer; the largest is about 20 MB.
-SEND_TIMEOUT = 120.0
-# Seconds in which an honest client sends its headers. Connections younger than this may exceed the limit, up to
-# BURST_FACTOR times, so that a burst of clients does not push each other out.
-HEADER_GRACE = 3.0
-BURST_FACTOR = 4
 # Files that the rest of the miner may have open meanwhile.
 SPARE_FILES = 512
-
-
-@dataclass(eq=False)
-class UnauthenticatedConnections:
-    """The connections whose sender has not been admitted, oldest first: `limit` of them, by `clock`.
-
-    While the oldest is younger than HEADER_GRACE, `burst_limit` are allowed. Since an honest client is among them only
-    while its headers are on their way, the oldest is the likeliest attacker.
-    """
-
-    limit: int
-    burst_limit: int
-    clock: Callable[[], float] = time.monotonic
-    # By connection, the time at which it was made; a dict keeps that order.
-    _made_at: "dict[Connection, float]" = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        """Return the number of connections."""
-        return len(self._made_at)
-
-    def add(self, connection: "Connection") -> None:
-        """Add a new connection, and abort the oldest ones while there are too many."""
-        now = self.clock()
-        self._made_at[connection] = now
-        while len(self._made_at) > self.limit:
-            oldest, made_at = next(iter(self._made_at.items()))
-            if now - made_at < HEADER_GRACE and len(self._made_at) <= self.burst_limit:
-                break
-            self.remove(oldest)
-            oldest.transport.abort()
-
-    def remove(self, connection: "Connection") -> None:
-        """Remove a connection that was closed or whose sender has been admitted."""
-        self._made_at.pop(connection, None)
 
 
 class Connection(H11Protocol):
     """uvicorn's HTTP/1.1 connection with time limits, since it would wait for a request's headers for ever."""
 
-    def __init__(
-        self, unauthenticated: UnauthenticatedConnections, header_timeout: float, **uvicorn_arguments: Any
-    ) -> None:
-        """Make a connection that must send its headers within `header_timeout` seconds."""
-        # The application calls this through the request's state.
-        uvicorn_arguments["app_state"] = {**uvicorn_arguments["app_state"], "admitted": self.admitted}
+    def __init__(self, unauthenticated: ConnectionLimit, settings: ServingSettings, **uvicorn_arguments: Any) -> None:
+        """Make a connection that must send its headers and take its answer within the times of the settings."""
+        # The application calls these through the request's state.
+        callbacks = {"admitted": self.admitted, "answering": self.answering}
+        uvicorn_arguments["app_state"] = {**uvicorn_arguments["app_state"], **callbacks}
         super().__init__(**uvicorn_arguments)
         self._unauthenticated = unauthenticated
-        self._header_timeout = header_timeout
+        self._settings = settings
         self._deadline: asyncio.TimerHandle | None = None
+        self._is_answering = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Count the connection and start the time limit for its headers."""
         super().connection_made(transport)
         self._unauthenticated.add(self)
-        self._deadline = self.loop.call_later(self._header_timeout, self._abort_without_headers)
+        self._deadline = self.loop.call_later(self._settings.header_timeout, self._abort_without_headers)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop counting the connection and cancel its time limit."""
@@ -88,10 +49,20 @@ class Connection(H11Protocol):
         """Stop counting the connection: its sender has been admitted."""
         self._unauthenticated.remove(self)
 
+    def answering(self) -> None:
+        """Start the time limit for the client to receive the answer, whose first byte is about to be written.
+
+        An answer that is longer than the buffers is written only while the client reads, and its request holds its
+        place in the queue meanwhile.
+        """
+        if not self._is_answering:
+            self._is_answering = True
+            self._replace_deadline(self.loop.call_later(self._settings.send_timeout, self.transport.abort))
+
     def on_response_complete(self) -> None:
-        """Start the time limit for the client to receive the answer, which has been written."""
+        """Start the time limit, too, for answers that the server itself gives."""
         super().on_response_complete()
-        self._replace_deadline(self.loop.call_later(SEND_TIMEOUT, self.transport.abort))
+        self.answering()
 
     def _abort_without_headers(self) -> None:
         if self.cycle is None:
@@ -112,16 +83,16 @@ def raise_file_limit(count: int) -> int:
     return permitted
 
 
-def limit_connections(config: Config, max_unauthenticated: int, header_timeout: float) -> UnauthenticatedConnections:
+def limit_connections(config: Config, settings: ServingSettings) -> ConnectionLimit:
     """Configure a server that has not started to limit its connections, and return those that are not authenticated.
 
     Each answer of its application must close its connection.
     """
-    burst_limit = max(raise_file_limit(max_unauthenticated * BURST_FACTOR + SPARE_FILES) - SPARE_FILES, 1)
-    unauthenticated = UnauthenticatedConnections(min(max_unauthenticated, burst_limit), burst_limit)
+    burst_limit = max(raise_file_limit(settings.max_connections * BURST_FACTOR + SPARE_FILES) - SPARE_FILES, 1)
+    unauthenticated = ConnectionLimit(min(settings.max_connections, burst_limit), burst_limit)
 
     def connect(**uvicorn_arguments: Any) -> Connection:
-        return Connection(unauthenticated, header_timeout, **uvicorn_arguments)
+        return Connection(unauthenticated, settings, **uvicorn_arguments)
 
     factory: Callable[..., Connection] = connect
     config.http = factory

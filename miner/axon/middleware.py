@@ -101,36 +101,54 @@ def check_body(body: bytes, caller: Caller) -> Generate:
 
 
 @dataclass(eq=False)
-class RefusalLog:
-    """Counters of refused requests, and a log line about them every LOG_INTERVAL seconds of `clock` at most."""
+class LogInterval:
+    """Tells when to log what strangers can provoke: every LOG_INTERVAL seconds of `clock` at most."""
 
     clock: Callable[[], float] = time.monotonic
-    counters: Counter[str] = field(default_factory=Counter)
     _unlogged: int = 0
     _logged_at: float = -LOG_INTERVAL
+
+    def count(self) -> int:
+        """Count an event; return how many there were since the last line if one is due, else 0."""
+        self._unlogged += 1
+        now = self.clock()
+        if now - self._logged_at < LOG_INTERVAL:
+            return 0
+        events, self._unlogged, self._logged_at = self._unlogged, 0, now
+        return events
+
+
+@dataclass(eq=False)
+class RefusalLog:
+    """Counters of refused requests, and now and then a log line about them."""
+
+    interval: LogInterval = field(default_factory=LogInterval)
+    counters: Counter[str] = field(default_factory=Counter)
 
     def record(self, refusal: RequestRefused, address: str, hotkey: str) -> None:
         """Count a refusal; `hotkey` is the one that the sender claims, "" if it claims none."""
         self.counters[f"refused_{refusal.status}"] += 1
-        self._unlogged += 1
-        now = self.clock()
-        if now - self._logged_at < LOG_INTERVAL:
+        refusals = self.interval.count()
+        if not refusals:
             return
-        others = f" ({self._unlogged} refusals since the last such line)" if self._unlogged > 1 else ""
+        others = f" ({refusals} refusals since the last such line)" if refusals > 1 else ""
         reason = refusal.detail or str(refusal)
         sender = f"{sanitise_name(hotkey)} at {sanitise_name(address)}" if hotkey else sanitise_name(address)
         log.warning("Refused a request from %s: HTTP %d, %s%s", sender, refusal.status, reason, others)
-        self._unlogged, self._logged_at = 0, now
 
 
 @dataclass(eq=False)
 class AuthMiddleware:
-    """Lets admitted requests through to `app`; the server must put a callback `admitted` into each request's state."""
+    """Lets admitted requests through to `app`; the server must put two callbacks into each request's state.
+
+    `admitted` is called once its sender is known and allowed, `answering` before the first byte of any answer.
+    """
 
     app: Application
     authenticator: Authenticator
     settings: ServingSettings
     refusals: RefusalLog = field(default_factory=RefusalLog)
+    hang_ups: LogInterval = field(default_factory=LogInterval)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Refuse the request, or have the application answer it."""
@@ -138,6 +156,12 @@ class AuthMiddleware:
             await self.app(scope, receive, send)
             return
         settings, hotkey = self.settings, ""
+
+        async def send_in_time(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                scope["state"]["answering"]()
+            await send(message)
+
         try:
             check_form(scope, settings.max_body_bytes)
             caller = Caller.from_headers(scope["headers"])
@@ -148,10 +172,10 @@ class AuthMiddleware:
                 body = await read_body(receive, settings.max_body_bytes, settings.body_timeout)
                 request = check_body(body, caller)
                 del body  # up to 16 MB, while the request waits for its generation
-                await self._forward(clean_scope(scope, caller), request, receive, send)
+                await self._forward(clean_scope(scope, caller), request, receive, send_in_time)
         except RequestRefused as refusal:
             self.refusals.record(refusal, scope["client"][0] if scope["client"] else "", hotkey)
-            await send_refusal(refusal, receive, send)
+            await send_refusal(refusal, receive, send_in_time)
 
     async def _forward(self, scope: Message, request: Generate, receive: Receive, send: Send) -> None:
         """Have the application answer, and cancel it if the caller hangs up."""
@@ -186,8 +210,11 @@ class AuthMiddleware:
             if answered:
                 ended.set()
             elif not answer.done():
-                log.warning("Validator %s hung up; its request is cancelled", sanitise_name(hotkey))
+                self._log_hang_up(hotkey)
                 answer.cancel()
+                # The SDK raises an error of its own when it is cancelled.
+                await asyncio.gather(answer, return_exceptions=True)
+                return
             await asyncio.wait({answer})
             if not answer.cancelled() and (error := answer.exception()) is not None:
                 # The SDK turns off the log of its server.
@@ -196,6 +223,11 @@ class AuthMiddleware:
         finally:
             answer.cancel()
             disconnect.cancel()
+
+    def _log_hang_up(self, hotkey: str) -> None:
+        if count := self.hang_ups.count():
+            others = f" ({count} hung up since the last such line)" if count > 1 else ""
+            log.warning("Validator %s hung up; its request is cancelled%s", sanitise_name(hotkey), others)
 
 
 def clean_scope(scope: Message, caller: Caller) -> Message:

@@ -18,9 +18,10 @@ from miner.errors import MinerError, OperatorError
 from miner.ledger import Outcome, TaskRecord, TaskRecorder
 from miner.policy import PolicyDecision
 from miner.runtime import sanitise_name
-from miner.subnet.encoding import decode_prompt, encode_result
+from miner.subnet.encoding import encode_result
 from miner.subnet.protocol import Generate
 from miner.tasks import Result, Task, TaskRunner
+from miner.words import plural
 from pipeline import Cancelled, PipelineError
 
 log = logging.getLogger(__name__)
@@ -76,13 +77,14 @@ class AxonServer:
         self._runner = runner
         self._decide = decide
         self._recorder = recorder
+        self._is_stopping = False
         axon.attach(forward_fn=self.forward, verify_fn=self.verify)
         authenticator = Authenticator(axon.wallet.hotkey.ss58_address, decide, settings, nonces=nonces)
         self._middleware = AuthMiddleware(axon.app, authenticator, settings)
         axon.fast_config.app = self._middleware
         # The SDK's server would listen on all addresses.
         axon.fast_config.host = axon.ip
-        self.unauthenticated = limit_connections(axon.fast_config, settings.max_connections, settings.header_timeout)
+        self.unauthenticated = limit_connections(axon.fast_config, settings)
 
     @property
     def refusals(self) -> Counter[str]:
@@ -97,17 +99,28 @@ class AxonServer:
             raise MinerError("the axon's server did not start")
         log.info("Axon listens on %s:%d", self.axon.ip, self.axon.port)
 
-    async def stop(self) -> None:
-        """Stop listening."""
+    async def stop(self, timeout: float = 0.0) -> None:  # noqa: ASYNC109
+        """Stop listening; requests in progress get `timeout` seconds to be answered, and their answers to be taken."""
+        self._is_stopping = True
         self.axon.stop()
         await self._wait_until(lambda: not self._is_listening, STOP_TIMEOUT)
         log.info("Axon closed")
+        if waiting := self._middleware.authenticator.in_progress:
+            log.info("Finishing %s in hand, within %.0f s", plural(waiting, "pushed task"), timeout)
+            # The server closes a connection once the client has its answer.
+            await self._wait_until(lambda: not self.axon.fast_server.server_state.connections, timeout)
+        if unfinished := self._middleware.authenticator.in_progress:
+            log.warning("%s not answered when we stopped", plural(unfinished, "pushed task"))
 
     async def watch(self) -> None:
-        """Raise MinerError once the server no longer listens; it runs on a thread of the SDK and may end unnoticed."""
+        """Raise MinerError once the server no longer listens; it runs on a thread of the SDK and may end unnoticed.
+
+        Return if it was stopped.
+        """
         while self._is_listening:  # noqa: ASYNC110 - see _wait_until
             await asyncio.sleep(WATCH_INTERVAL)
-        raise MinerError("the axon's server has ended by itself; only a new process can go on")
+        if not self._is_stopping:
+            raise MinerError("the axon's server has ended by itself; only a new process can go on")
 
     @property
     def _is_listening(self) -> bool:
@@ -156,7 +169,7 @@ class AxonServer:
 
     async def _generate(self, synapse: Generate, hotkey: str, task_id: str, record: TaskRecord) -> Result:
         try:
-            prompt = await asyncio.to_thread(decode_prompt, synapse.task_type, synapse.prompt)
+            prompt = await self._runner.decoder.decode(synapse.task_type, synapse.prompt, hotkey)
         except Exception as error:
             self._runner.decline(task_id, record, error)
             if isinstance(error, PipelineError):

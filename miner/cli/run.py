@@ -79,11 +79,16 @@ def run_to_the_end(work: Callable[[], Coroutine[Any, Any, ExitCode]], debug: boo
     # Importing bittensor silences all loggers that exist, so it comes before the log is set up.
     import bittensor  # noqa: F401
 
-    from miner.runtime import configure
+    from miner.runtime import ImpatientExecutor, configure
 
     configure(debug)
+
+    async def end_in_time(working: Coroutine[Any, Any, ExitCode]) -> ExitCode:
+        asyncio.get_running_loop().set_default_executor(ImpatientExecutor(thread_name_prefix="to_thread"))
+        return await working
+
     try:
-        code = asyncio.run(work())
+        code = asyncio.run(end_in_time(work()))
     except MinerError as error:
         click.echo(f"ERROR: {error}", err=True)
         code = error.exit_code

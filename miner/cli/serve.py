@@ -56,7 +56,7 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, up: UpAxis | No
     from miner.phases import PhaseChoice, PhaseSelector
     from miner.runtime import installed_version
     from miner.runtime.gpu_memory import read_gpu_memory
-    from miner.tasks import TaskRunner
+    from miner.tasks import PromptDecoder, TaskRunner
 
     log = logging.getLogger("miner.cli.serve")
     phase = load_phase(phase_name or files.settings.phase, files.config)
@@ -70,7 +70,9 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, up: UpAxis | No
         if models is None:
             return ExitCode.CLEAN
         selector = PhaseSelector(PhaseChoice.single(phase), models)
-        runner = TaskRunner(scheduler, selector, files.settings.spz)
+        decoder = PromptDecoder()
+        stack.callback(decoder.close)
+        runner = TaskRunner(scheduler, selector, files.settings.spz, decoder=decoder)
 
         class Source:
             """The status of this server."""
@@ -93,7 +95,8 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, up: UpAxis | No
 
         settings = files.settings.monitor.generate
         api = LocalApi(settings.model_copy(update={"up": up or settings.up}), runner)
-        monitor = Monitor(Source(), host, port, api.routes(), other_port="--port")
+        names = files.settings.monitor.allowed_hosts
+        monitor = Monitor(Source(), host, port, api.routes(), other_port="--port", allowed_hosts=names)
         await monitor.start()
         stack.push_async_callback(monitor.stop)
         log.info("Serving %s at http://%s:%d/generate", phase.label, host, port)

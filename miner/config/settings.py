@@ -25,6 +25,7 @@ class ServingSettings(Section):
     max_connections: int = Field(default=1024, gt=0, le=65536)
     header_timeout: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     body_timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    send_timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     replay_window: float = Field(default=30.0, gt=0, allow_inf_nan=False)
 
 
@@ -60,11 +61,15 @@ class GenerateSettings(Section):
 
 
 class MonitorSettings(Section):
-    """The HTTP server for the operator; `gallery` keeps results and draws them for the page."""
+    """The HTTP server for the operator; `gallery` keeps results and draws them for the page.
+
+    `allowed_hosts` are further names, without ports, by which browsers may call it.
+    """
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: int = Field(default=10008, gt=0, lt=65536)
+    allowed_hosts: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...] = ()
     gallery: bool = True
     generate: GenerateSettings = GenerateSettings()
 

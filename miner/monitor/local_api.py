@@ -5,12 +5,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpProcessingError
 
 from miner.config import GenerateSettings
 from miner.monitor.server import error_response, is_loopback
-from miner.tasks import Task, TaskRunner
+from miner.tasks import PromptDecoder, Task, TaskRunner
 from miner.words import plural
 from pipeline import (
     UP_AXES,
@@ -19,13 +20,17 @@ from pipeline import (
     Prompt,
     PromptError,
     UpAxis,
-    decode_image_prompt,
-    parse_text_prompt,
 )
 
 FIELDS = ("prompt_image_file", "prompt", "seed", "up")
+# Seconds in which a form must be complete.
+BODY_TIMEOUT = 30.0
+# Bytes of a form besides its fields' content.
+MAX_OVERHEAD = 16 * 1024
 # After every task of a validator, since those have a deadline or a stake.
 PRIORITY = 0.0
+# In the place of a validator's hotkey.
+SENDER = "this machine"
 SEEDS = 2**63
 # Seconds after which a client that was refused may try again.
 RETRY_LATER = {"Retry-After": "10"}
@@ -54,7 +59,7 @@ class LocalApi:
         return [web.post("/generate", self.generate)]
 
     async def generate(self, request: web.Request) -> web.Response:
-        """Return the PLY file, or JSON with the error and status 400, 403, 413, 415, 500 or 503."""
+        """Return the PLY file, or JSON with the error and status 400, 403, 408, 413, 415, 500 or 503."""
         if request.remote is None or not is_loopback(request.remote):
             return error_response(403, "generation is for clients on the miner's own machine")
         runner = self.runner
@@ -90,7 +95,7 @@ class LocalApi:
         up = _parse_up(form["up"]) if "up" in form else self.settings.up
         task_id = f"local-{time.time_ns():x}"
         try:
-            prompt = await asyncio.to_thread(_decode_prompt, form)
+            prompt = await _decode_prompt(form, runner.decoder)
         except UnicodeDecodeError:
             raise InvalidForm("prompt is not UTF-8") from None
         except Exception as error:
@@ -100,12 +105,28 @@ class LocalApi:
             raise PipelineError("the prompt could not be decoded") from error
         return Task(task_id, prompt, PRIORITY, seed, "ply", up)
 
+    async def _read_body(self, request: web.Request) -> StreamReader:
+        """Return the whole body, which must keep within the limits of bytes and of time."""
+        limit = self.settings.max_body_bytes
+        body = StreamReader(BaseProtocol(asyncio.get_running_loop()), 2**16)
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                async for chunk in request.content.iter_any():
+                    body.feed_data(chunk)
+                    if body.total_bytes > limit + MAX_OVERHEAD:
+                        raise InvalidForm(f"the form has more than {limit} bytes", 413)
+        except TimeoutError:
+            raise InvalidForm(f"the form was not complete within {BODY_TIMEOUT:g} s", 408) from None
+        body.feed_eof()
+        return body
+
     async def _read_form(self, request: web.Request) -> dict[str, bytes]:
         """Return the fields by name; each may occur once, and all together must keep within the limit."""
         form: dict[str, bytes] = {}
         allowance = self.settings.max_body_bytes
         try:
-            async for part in await request.multipart():
+            # Read whole, since aiohttp's reader of forms takes any number of bytes before, between and after fields.
+            async for part in MultipartReader(request.headers, await self._read_body(request)):
                 name = part.name if isinstance(part, BodyPartReader) else None
                 if name not in FIELDS or not isinstance(part, BodyPartReader):
                     raise InvalidForm(f"there is no field {str(name)[:64]!r}; the fields are {', '.join(FIELDS)}")
@@ -123,10 +144,10 @@ class LocalApi:
         return form
 
 
-def _decode_prompt(form: Mapping[str, bytes]) -> Prompt:
+async def _decode_prompt(form: Mapping[str, bytes], decoder: PromptDecoder) -> Prompt:
     if "prompt" in form:
-        return parse_text_prompt(form["prompt"].decode())
-    return decode_image_prompt(form["prompt_image_file"])
+        return await decoder.decode("text", form["prompt"].decode(), SENDER)
+    return await decoder.decode_image(form["prompt_image_file"], SENDER)
 
 
 def _parse_seed(text: bytes) -> int:

@@ -35,7 +35,8 @@ class Observability:
         routes = [*self.metrics.routes(), *dashboard.routes()]
         if settings.monitor.generate.enabled:
             routes += self.local_api.routes()
-        self._monitor = Monitor(source, settings.monitor.host, settings.monitor.port, routes)
+        monitor = settings.monitor
+        self._monitor = Monitor(source, monitor.host, monitor.port, routes, allowed_hosts=monitor.allowed_hosts)
 
     @classmethod
     @asynccontextmanager

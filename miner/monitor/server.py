@@ -1,5 +1,6 @@
 """The monitor's HTTP server: GET /health, the routes of its other parts, and protection from pages of other sites."""
 
+import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from miner.errors import OperatorError
+from miner.monitor.connections import Connection, Connections
 from miner.monitor.status import StatusSource
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -40,6 +42,14 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
 def _is_cross_site(request: web.Request) -> bool:
     """Return whether a browser says that a page of another site sent this; other clients say nothing."""
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
@@ -58,13 +68,19 @@ class Monitor:
 
     def __init__(
         self, source: StatusSource, host: str, port: int, routes: Iterable[web.AbstractRouteDef] = (),
-        other_port: str = "--monitor.port, or none with --monitor.port 0",
+        other_port: str = "--monitor.port, or none with --monitor.port 0", allowed_hosts: Iterable[str] = (),
     ) -> None:  # fmt: skip
-        """Serve GET /health and `routes`; nothing is bound before `start`. `other_port` are the options to advise."""
+        """Serve GET /health and `routes`; nothing is bound before `start`.
+
+        `other_port` are the options to advise, `allowed_hosts` the names by which clients may call this server.
+        """
         self._source = source
         self._host = host
         self._port = port
         self._other_port = other_port
+        self._names = {"localhost", host.lower(), *(name.lower() for name in allowed_hosts)}
+        self._connections = Connections()
+        self._server: asyncio.Server | None = None
         application = web.Application(middlewares=[self._protect])
         application.router.add_get("/health", self.health)
         application.router.add_routes(routes)
@@ -78,7 +94,7 @@ class Monitor:
         """Listen. Raises OperatorError if the address cannot be bound."""
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            self._server = await asyncio.get_running_loop().create_server(self._connect, self._host, self._port)
         except OSError as problem:
             await self._runner.cleanup()
             raise OperatorError(
@@ -87,8 +103,15 @@ class Monitor:
             ) from None
 
     async def stop(self) -> None:
-        """Stop listening."""
+        """Stop listening, and close all connections."""
+        if self._server is not None:
+            self._server.close()
         await self._runner.cleanup()
+
+    def _connect(self) -> Connection:
+        server = self._runner.server
+        assert server is not None, "the runner was set up"
+        return Connection(server(), self._connections)
 
     async def health(self, _request: web.Request) -> web.Response:
         """Return the status as JSON, without the validators; 200 if the miner takes tasks, else 503."""
@@ -101,7 +124,8 @@ class Monitor:
     async def _protect(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse requests that a page of another site makes the operator's browser send, and add headers."""
         try:
-            response = self._refuse(request) or await handler(request)
+            with self._connections.working(request):
+                response = self._refuse(request) or await handler(request)
         except web.HTTPException as raised:
             _add_headers(raised)
             raise
@@ -111,9 +135,10 @@ class Monitor:
     def _refuse(self, request: web.Request) -> web.Response | None:
         host = request.headers.get("Host", "localhost")
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        # With DNS rebinding, a name that its owner lets point to this machine would make this server part of its site.
-        if is_loopback(self._host) and not is_loopback(name):
-            return error_response(403, "this server answers to localhost only")
+        # With DNS rebinding, a name that its owner lets point to this machine would make this server part of its site;
+        # an address cannot point elsewhere.
+        if name.lower() not in self._names and not _is_address(name):
+            return error_response(403, "call this server by its address, or add its name to monitor.allowed_hosts")
         if request.method not in ("GET", "HEAD") and _is_cross_site(request):
             return error_response(403, "this request was sent by a page of another site")
         return None

@@ -17,7 +17,7 @@ from miner.pull.responses import OnCooldown, PullResponse, TaskAssigned, is_cred
 from miner.pull.state_machine import HeldTask, Stage, ValidatorState, transition
 from miner.runtime import Clock, sanitise_name
 from miner.subnet.dendrite import Transport
-from miner.subnet.encoding import decode_prompt, encode_result
+from miner.subnet.encoding import encode_result
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import PullTask, sign_submission
 from miner.tasks import Task, TaskRunner
@@ -187,7 +187,10 @@ class ValidatorSession:
             task_record = context.recorder.open("pull", record.neuron.hotkey, held.task.id, held.task.type)
             record.task_record = task_record
         try:
-            prompt = await asyncio.to_thread(decode_prompt, held.task.type, held.task.prompt)
+            decoder, sender = context.runner.decoder, record.neuron.hotkey
+            prompt = await decoder.decode(held.task.type, held.task.prompt, sender)
+        except Cancelled:
+            raise
         except Exception as error:  # no prompt may stop the session, which would be handed it again
             context.runner.decline(held.task.id, task_record, error)
             return SKIP

@@ -1,15 +1,17 @@
 """What any part of a long-running process needs: time, threads, supervision, files, logs and facts about itself."""
 
 from miner.runtime.clock import SYSTEM_CLOCK, Clock, backoff
+from miner.runtime.connection_limit import BURST_FACTOR, ConnectionLimit
 from miner.runtime.files import FileWatcher, locked, write_atomically
 from miner.runtime.logging import ResultLine, configure, log_to_files, sanitise_name, sanitise_text
 from miner.runtime.pid_file import claim_folder, find_owner
 from miner.runtime.supervisor import Supervisor
-from miner.runtime.threads import Returned, run_in_daemon
+from miner.runtime.threads import ImpatientExecutor, Returned, run_in_daemon
 from miner.runtime.version import code_version, installed_version
 
 __all__ = [
-    "SYSTEM_CLOCK", "Clock", "FileWatcher", "ResultLine", "Returned", "Supervisor", "backoff", "claim_folder",
-    "code_version", "configure", "find_owner", "installed_version", "locked", "log_to_files", "run_in_daemon",
-    "sanitise_name", "sanitise_text", "write_atomically",
+    "BURST_FACTOR", "SYSTEM_CLOCK", "Clock", "ConnectionLimit", "FileWatcher", "ImpatientExecutor", "ResultLine",
+    "Returned", "Supervisor", "backoff", "claim_folder", "code_version", "configure", "find_owner",
+    "installed_version", "locked", "log_to_files", "run_in_daemon", "sanitise_name", "sanitise_text",
+    "write_atomically",
 ]  # fmt: skip

@@ -1,15 +1,21 @@
 """Base64, in which pictures and results travel; nothing beyond the transports sees it."""
 
 import base64
+from collections.abc import Callable
 from typing import Literal
 
-from pipeline import MAX_IMAGE_BYTES, Prompt, PromptError, decode_image_prompt, parse_text_prompt
+from pipeline import MAX_IMAGE_BYTES, ImagePrompt, Prompt, PromptError, decode_image_prompt, parse_text_prompt
 
 
-def decode_prompt(task_type: Literal["text", "image"], text: str) -> Prompt:
+def decode_prompt(
+    task_type: Literal["text", "image"],
+    text: str,
+    decode_image: Callable[[bytes], ImagePrompt] = decode_image_prompt,
+) -> Prompt:
     """Decode a prompt as it travels: a sentence, or an image file in base64, perhaps with a `data:...;base64,` prefix.
 
-    Raises PromptError if it is empty, too large, not base64, or not an acceptable sentence or image.
+    `decode_image` decodes the file. Raises PromptError if the prompt is empty, too large, not base64, or not an
+    acceptable sentence or image.
     """
     if task_type == "text":
         return parse_text_prompt(text)
@@ -22,7 +28,7 @@ def decode_prompt(task_type: Literal["text", "image"], text: str) -> Prompt:
         data = base64.b64decode(encoded, validate=True)
     except ValueError as error:
         raise PromptError(f"the image is not valid base64: {error}") from None
-    return decode_image_prompt(data)
+    return decode_image(data)
 
 
 def encode_result(data: bytes) -> str:

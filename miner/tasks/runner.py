@@ -13,6 +13,7 @@ from miner.ledger import TaskRecord
 from miner.phases import PhaseSelector, TaskPlan
 from miner.runtime import ResultLine, sanitise_name, sanitise_text
 from miner.subnet.encoding import encoded_size
+from miner.tasks.decoding import PromptDecoder
 from miner.tasks.generation import best_of_n, gate_objection, make_request
 from miner.tasks.task import InvalidResult, Result, Task, Withheld
 from pipeline import BestOfN, Cancelled, Container, PipelineError, UnsupportedPrompt, compute_statistics, flip_up_axis
@@ -25,13 +26,15 @@ class TaskRunner:
     """Has the scheduler generate tasks with the phase that the selector plans for them.
 
     `counters` hold how tasks ended; `last_success` is the unix time of the last result, None before the first.
-    `on_result` is called on the event loop with each result and must return at once.
+    `on_result` is called on the event loop with each result and must return at once. `decoder` decodes the prompts of
+    tasks before they are run.
     """
 
     scheduler: Scheduler
     selector: PhaseSelector
     spz: SpzSettings
     on_result: Callable[[Task, Result], None] = lambda _task, _result: None
+    decoder: PromptDecoder = field(default_factory=PromptDecoder)
     counters: Counter[str] = field(default_factory=Counter)
     last_success: float | None = None
     _is_draining: bool = False

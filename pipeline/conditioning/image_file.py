@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from pipeline.conditioning.deep_grey import deep_grey_to_eight_bit, is_deep_grey, tiff_tag
+from pipeline.conditioning.image_limits import check_parts
 from pipeline.errors import PromptError
 from pipeline.signatures import identify
 
@@ -46,8 +47,9 @@ def read_image(file: bytes, max_side: int) -> Image.Image:
 
     It is turned as its EXIF orientation says. Of an animation or of several pages, the first that shows something is
     taken. Sizes are checked before any pixel is decoded. Raises PromptError if a side is longer than `max_side`, or if
-    the file is damaged or of a kind that cannot be read.
+    the file is damaged, of a kind that cannot be read, or made of too many parts.
     """
+    check_parts(file)
     try:
         with Image.open(io.BytesIO(file), formats=IMAGE_FORMATS) as opened:
             image = _first_with_content(opened, file, max_side)

@@ -86,13 +86,19 @@ def parse_text_prompt(text: str) -> TextPrompt:
     return TextPrompt(stripped)
 
 
+def check_image_bytes(file: bytes) -> None:
+    """Raise PromptError if the file of an image is longer than MAX_IMAGE_BYTES."""
+    if len(file) > MAX_IMAGE_BYTES:
+        raise PromptError(f"the image has {len(file)} bytes, more than {MAX_IMAGE_BYTES}")
+
+
 def decode_image_prompt(file: bytes) -> ImagePrompt:
     """Decode the bytes of an image file, upright; transparency of any kind becomes an alpha channel.
 
-    The size is checked before any pixel is decoded. Raises PromptError if it is too large or unreadable.
+    The size is checked before any pixel is decoded. Raises PromptError if it is too large or unreadable. What strangers
+    send is decoded by a DecoderProcess instead, since a file of a few kB may take hours.
     """
-    if len(file) > MAX_IMAGE_BYTES:
-        raise PromptError(f"the image has {len(file)} bytes, more than {MAX_IMAGE_BYTES}")
+    check_image_bytes(file)
     return ImagePrompt(read_image(file, MAX_IMAGE_SIDE), file)
 
 

@@ -18,8 +18,11 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-from miner.localnet import free_port, make_wallet, write_chain_file
+import aiohttp
+
+from miner.localnet import LOOPBACK, free_port, make_wallet, write_chain_file
 from miner.localnet.raw_client import AxonAddress
 from miner.subnet.metagraph import Neuron
 from scripts.demo import HELD_OUT_OBJECTS, MinerProcess, object_task
@@ -28,38 +31,58 @@ from scripts.validation.attacks import MEGABYTE, AttackOutcome, Peers
 
 # Between two rounds of attacks, so that a hostile validator stays below its rate limit.
 PAUSE = 5.0
-# What the attacks may add to the miner's memory: buffers of the connections and one body at a time, not 500 bodies.
-MAX_GROWTH = 300 * MEGABYTE
+# What the attacks may add to the miner's memory: a few copies each of the bodies of 16 MB and of the answers of 20 MB
+# that are in progress at once, a dozen, but not 500 bodies.
+MAX_GROWTH = 1000 * MEGABYTE
+# More than most systems let a process have files.
+IDLE_CONNECTIONS = 1100
 # Attacks that are sent at least this often at once are floods.
 FLOOD_COUNT = 20
 
 
 async def run_some(
-    axon: AxonAddress, seed: str, connections: int, megabytes: int, *, floods: bool
+    axon: AxonAddress, seed: str, connections: int, megabytes: int, page_port: int, *, floods: bool
 ) -> dict[str, AttackOutcome]:
     """Run the floods, which consist in the number of their requests, or all other attacks."""
     every = attacks.make_attacks(axon, Peers.from_seed(seed), connections, megabytes)
+    every["idle connections to the page"] = attacks.page_attack(page_port, IDLE_CONNECTIONS)
     chosen = {name: attack for name, attack in every.items() if (attack.count >= FLOOD_COUNT) == floods}
     return await attacks.run_attacks(chosen)
 
 
-def run_floods(axon: AxonAddress, seed: str, connections: int, megabytes: int) -> dict[str, AttackOutcome]:
+def run_floods(axon: AxonAddress, *arguments: Any) -> dict[str, AttackOutcome]:
     """Run the floods, in a process of their own, which they keep busy."""
-    return asyncio.run(run_some(axon, seed, connections, megabytes, floods=True))
+    return asyncio.run(run_some(axon, *arguments, floods=True))
 
 
-async def run_all_attacks(axon: AxonAddress, seed: str, connections: int, megabytes: int) -> dict[str, AttackOutcome]:
+async def run_all_attacks(axon: AxonAddress, *arguments: Any) -> dict[str, AttackOutcome]:
     """Run the floods in another process, and all other attacks again and again meanwhile."""
     outcomes: dict[str, AttackOutcome] = {}
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         loop = asyncio.get_running_loop()
-        floods = loop.run_in_executor(pool, run_floods, axon, seed, connections, megabytes)
+        floods = loop.run_in_executor(pool, run_floods, axon, *arguments)
         while not floods.done():
-            others = await run_some(axon, seed, connections, megabytes, floods=False)
+            others = await run_some(axon, *arguments, floods=False)
             for name, outcome in others.items():
                 outcomes[name] = outcomes[name] + outcome if name in outcomes else outcome
             await asyncio.wait([floods], timeout=PAUSE)
         return outcomes | await floods
+
+
+async def watch_page(port: int, stopping: asyncio.Event) -> Counter[str]:
+    """Ask for /health every second until `stopping` is set; return how often each answer came."""
+    looks: Counter[str] = Counter()
+    while not stopping.is_set():
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20)) as session,
+                session.get(f"http://{LOOPBACK}:{port}/health") as reply,
+            ):
+                looks[str(reply.status)] += 1
+        except (aiohttp.ClientError, TimeoutError) as error:
+            looks[type(error).__name__] += 1
+        await asyncio.sleep(1)
+    return looks
 
 
 def resident_memory(pid: int) -> tuple[int, int]:
@@ -74,14 +97,16 @@ async def run(folder: Path, connections: int, megabytes: int) -> bool:
     seed = uuid.uuid4().hex
     peers = Peers.from_seed(seed)
     axon = AxonAddress(free_port(), make_wallet(folder, "miner").hotkey.ss58_address)
-    stakes = {peers.honest: 5000.0, peers.hostile: 4000.0, peers.slow: 3000.0}
+    stakes = {peers.honest: 5000.0, peers.hostile: 4000.0}
+    stakes |= dict.fromkeys((peers.slow, peers.bomber, peers.deaf), 3000.0)
     neurons = [
         Neuron(uid=uid, hotkey=keypair.ss58_address, coldkey=keypair.ss58_address, stake=stake, validator_permit=True)
         for uid, (keypair, stake) in enumerate(stakes.items())
     ]
     neurons.append(Neuron(uid=len(neurons), hotkey=axon.hotkey, coldkey=axon.hotkey))
     write_chain_file(folder / "chain.json", neurons)
-    miner = await MinerProcess.start(folder, axon.port, started)
+    page_port = free_port()
+    miner = await MinerProcess.start(folder, axon.port, started, page_port)
     prompt = object_task("honest", HELD_OUT_OBJECTS[0]).prompt_text
     try:
         async with asyncio.timeout(attacks.HONEST_TIMEOUT):
@@ -92,9 +117,10 @@ async def run(folder: Path, connections: int, megabytes: int) -> bool:
         _, peak_before = resident_memory(miner.pid)
         attacks_over.clear()
         honest = asyncio.create_task(attacks.push_tasks(axon, peers.honest, prompt, attacks_over))
-        outcomes = await run_all_attacks(axon, seed, connections, megabytes)
+        page = asyncio.create_task(watch_page(page_port, attacks_over))
+        outcomes = await run_all_attacks(axon, seed, connections, megabytes, page_port)
         attacks_over.set()
-        during = await honest
+        during, looks = await honest, await page
         after, peak = resident_memory(miner.pid)
     finally:
         exit_code = await miner.stop()
@@ -106,12 +132,13 @@ async def run(folder: Path, connections: int, megabytes: int) -> bool:
         "honest": dict(verdicts),
         "honest_seconds_before": round(before[0][1], 2),
         "honest_seconds_longest": round(max(seconds for _, seconds in during), 2),
-        "memory_before_mb": peak_before // MEGABYTE, "memory_peak_mb": peak // MEGABYTE,
+        "page": dict(looks), "memory_before_mb": peak_before // MEGABYTE, "memory_peak_mb": peak // MEGABYTE,
         "memory_after_mb": after // MEGABYTE, "seconds": round(time.monotonic() - started, 1), "exit_code": exit_code,
     }  # fmt: skip
     print(json.dumps(summary))
     is_expected = all(outcome.is_expected for outcome in outcomes.values())
-    return is_expected and set(verdicts) == {"valid"} and peak - peak_before < MAX_GROWTH
+    is_served = set(verdicts) == {"valid"} and set(looks) == {"200"}
+    return is_expected and is_served and peak - peak_before < MAX_GROWTH
 
 
 def main() -> int:

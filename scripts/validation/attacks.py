@@ -1,6 +1,8 @@
 """Requests that hostile peers may send to an axon, with the answers they should get, and an honest validator."""
 
 import asyncio
+import base64
+import socket
 import time
 import uuid
 from collections import Counter
@@ -8,12 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 import bittensor as bt
+from PIL import Image, ImageDraw
 
 from miner.localnet import LOOPBACK, check_result
 from miner.localnet.raw_client import AxonAddress, RawRequest, send, send_bytes, signed_request
 from miner.subnet.dendrite import Dendrite
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import Generate
+from scripts.validation.picture_bombs import encode, jpeg_of_scans, png_of_chunks, tiff_of_strips
 
 MEGABYTE = 1_000_000
 HONEST_TIMEOUT = 180.0
@@ -23,17 +27,22 @@ Send = Callable[[], Awaitable[str]]
 
 @dataclass(frozen=True)
 class Peers:
-    """The callers: an honest validator, two that are allowed and hostile, and a key that is not registered."""
+    """The callers: an honest validator, four that are allowed and hostile, and a key that is not registered.
+
+    Each hostile one has its own ways, so that none of them comes to its rate limit.
+    """
 
     honest: bt.Keypair
     hostile: bt.Keypair
     slow: bt.Keypair
+    bomber: bt.Keypair
+    deaf: bt.Keypair
     unregistered: bt.Keypair
 
     @staticmethod
     def from_seed(seed: str) -> "Peers":
         """Derive the keys, which are the same for the same seed in any process."""
-        return Peers(*(bt.Keypair.create_from_uri(f"//{seed}//{number}") for number in range(4)))
+        return Peers(*(bt.Keypair.create_from_uri(f"//{seed}//{number}") for number in range(6)))
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class AttackOutcome:
 def make_attacks(axon: AxonAddress, peers: Peers, connections: int, megabytes: int) -> dict[str, Attack]:
     """Return the attacks by name; floods have `connections` connections, huge bodies the given size."""
     synapse = Generate(prompt="AAAA")
+    picture = Generate(prompt=base64.b64encode(_disc()).decode(), data_format="ply")
     empty_post = b"POST /Generate HTTP/1.1\r\nhost: a\r\n\r\n"
     get = b"GET /Generate HTTP/1.1\r\nhost: a\r\n\r\n"
     huge = b"x" * (megabytes * MEGABYTE)
@@ -111,7 +121,63 @@ def make_attacks(axon: AxonAddress, peers: Peers, connections: int, megabytes: i
         "slow bodies, allowed": endless(
             lambda: RawRequest(peers.slow, b"x" * 10_000).head(axon), "408", "503", count=20
         ),
+        **_pictures(axon, peers, megabytes),
+        "answers that nobody reads": Attack(
+            lambda: send_without_reading(axon, signed_request(peers.deaf, picture)), frozenset({"closed"}), count=3
+        ),
     }
+
+
+def _disc() -> bytes:
+    """Return a picture of an object that is cut out already."""
+    image = Image.new("RGBA", (128, 128))
+    ImageDraw.Draw(image).ellipse((24, 24, 104, 104), fill=(200, 60, 40, 255))
+    return encode(image, "PNG")
+
+
+def _pictures(axon: AxonAddress, peers: Peers, megabytes: int) -> dict[str, Attack]:
+    """Return requests for pictures that cost a decoder much; 413 is right where the axon takes shorter bodies only."""
+    files = {
+        "a JPEG of 200 scans": jpeg_of_scans(200),
+        "a JPEG of as many scans as pass": jpeg_of_scans(90),
+        "a TIFF of 1.5 million strips": tiff_of_strips(min(30_000 * megabytes, 1_500_000)),
+        "a PNG of 900,000 chunks": png_of_chunks(min(18_000 * megabytes, 900_000)),
+    }
+
+    def attack(file: bytes) -> Attack:
+        synapse = Generate(prompt=base64.b64encode(file).decode())
+        return Attack(lambda: send(axon, signed_request(peers.bomber, synapse)), frozenset({"200", "413"}))
+
+    return {name: attack(file) for name, file in files.items()}
+
+
+def page_attack(port: int, count: int) -> Attack:
+    """Return connections to the monitor on which nothing is sent.
+
+    The client cannot tell one that the system never handed to the monitor, since too many came at once: it hangs.
+    """
+    page = AxonAddress(port, "")
+    return Attack(lambda: send_bytes(page, b""), frozenset({"closed", "hangs"}), count)
+
+
+async def send_without_reading(axon: AxonAddress, request: RawRequest) -> str:
+    """Send a request and read nothing; return "closed" once the connection is, or "hangs"."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(HONEST_TIMEOUT):
+                await loop.sock_connect(client, (LOOPBACK, axon.port))
+                await loop.sock_sendall(client, request.head(axon) + request.body)
+                while True:
+                    # What is sent behind the request is never looked at, but tells whether there is still a peer.
+                    await loop.sock_sendall(client, b"x")
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            return "hangs"
+        except OSError:
+            return "closed"
 
 
 def _replays(axon: AxonAddress, peers: Peers, synapse: Generate) -> dict[str, Attack]:

@@ -18,7 +18,7 @@ from miner.localnet import MinerState, SubmissionVerdict, ValidatorRules, Valida
 from miner.subnet.dendrite import AnySynapse, Reply
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import ProtocolTask, PullTask, SubmitResults, TextTask
-from miner.tasks import Task
+from miner.tasks import PromptDecoder, Task
 from pipeline import PipelineError
 
 Result = TypeVar("Result")
@@ -198,6 +198,7 @@ class SimulatedRunner:
     """Takes the place of the task runner: generates one task at a time, in the scheduler's order."""
 
     rng: random.Random
+    decoder: PromptDecoder = field(default_factory=PromptDecoder)
     counters: Counter[str] = field(default_factory=Counter)
     _waiting: list[tuple[Urgency, asyncio.Event]] = field(default_factory=list)
     _is_free: bool = True

@@ -11,6 +11,7 @@ from miner.axon.authentication import Authenticator, Caller, RequestRefused
 from miner.axon.middleware import (
     LOG_INTERVAL,
     AuthMiddleware,
+    LogInterval,
     Message,
     Receive,
     RefusalLog,
@@ -213,7 +214,7 @@ async def test_an_application_that_fails_or_is_not_waited_for(
     middleware = AuthMiddleware(application, authenticator, settings)
     call = signed_request(keypair, Generate(prompt="a"))
     admitted: list[bool] = []
-    state = {"admitted": lambda: admitted.append(True)}
+    state = {"admitted": lambda: admitted.append(True), "answering": lambda: None}
     request = {**scope(), "type": "http", "headers": raw_headers(call, AxonAddress(1, HOTKEY)), "state": state}
     with caplog.at_level(logging.WARNING, "miner.axon.middleware"):
         if client_stays:
@@ -232,7 +233,7 @@ async def test_an_application_that_fails_or_is_not_waited_for(
 
 def test_a_thousand_refusals_are_two_lines(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    refusals = RefusalLog(lambda: now)
+    refusals = RefusalLog(LogInterval(lambda: now))
     with caplog.at_level(logging.WARNING, "miner.axon.middleware"):
         for _ in range(1000):
             refusals.record(RequestRefused(403, "no", "the operator's reason"), "1.2.3.4", "5x\nforged line")

@@ -1,8 +1,10 @@
 import asyncio
 import base64
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +20,7 @@ from miner.config.policy import PolicyRules
 from miner.config.settings import ServingSettings
 from miner.errors import MinerError, OperatorError
 from miner.ledger.reader import LedgerReader
-from miner.localnet.raw_client import AxonAddress, connect, send, signed_request
+from miner.localnet.raw_client import AxonAddress, RawRequest, connect, send, signed_request
 from miner.localnet.validator import LOOPBACK, free_port
 from miner.policy.policy import decide
 from miner.subnet.dendrite import Dendrite
@@ -29,7 +31,7 @@ from tests.support.generated import make_asset
 from tests.support.miner_parts import HeldGeneration, MinerParts
 from tests.support.waiting import TIMEOUT, until
 
-SETTINGS = ServingSettings(queue_size=2, max_body_bytes=500_000, header_timeout=0.5, body_timeout=0.5)
+SETTINGS = ServingSettings(queue_size=2, max_body_bytes=500_000, header_timeout=0.5, body_timeout=0.5, send_timeout=0.5)
 
 
 class ServingMiner(MinerParts):
@@ -192,11 +194,11 @@ async def test_bad_prompts_get_a_reason_and_the_miner_goes_on(
 async def test_a_prompt_that_breaks_its_decoder_costs_only_its_own_task(
     miner: ServingMiner, wallets: dict[str, bt.Wallet], image_base64: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    async def fail(*_: object) -> None:
         raise RuntimeError("secret detail")
 
     with monkeypatch.context() as patched:
-        patched.setattr(server_module, "decode_prompt", fail)
+        patched.setattr(miner.runner.decoder, "decode", fail)
         answer = await ask(miner, wallets["validator"], Generate(prompt=image_base64))
     assert (answer.dendrite.status_code, answer.error) == (200, "the prompt could not be decoded")
     assert miner.runner.counters == {"pushed": 1, "internal_error": 1}
@@ -333,6 +335,99 @@ async def test_an_admitted_connection_is_no_longer_limited(
         assert await reader.read() == b""
     held.release()
     assert (await asked).results
+
+
+@asynccontextmanager
+async def slow_reader(address: AxonAddress, call: RawRequest) -> AsyncIterator[socket.socket]:
+    """A connection over which a request was sent, and whose answer hardly fits the buffers."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, (LOOPBACK, address.port))
+        await loop.sock_sendall(client, call.head(address) + call.body)
+        yield client
+
+
+def large(request: Request, on_step: OnStep) -> Asset:
+    return make_asset(request, 150_000)
+
+
+async def test_whoever_does_not_take_its_answer_loses_its_place(
+    miner: ServingMiner, wallets: dict[str, bt.Wallet], image_base64: str
+) -> None:
+    miner.generate = large
+    request = Generate(prompt=image_base64, data_format="ply")
+    authenticator = miner.server._middleware.authenticator
+    async with AsyncExitStack() as stack:
+        for _ in range(SETTINGS.queue_size + 1):
+            call = signed_request(wallets["validator"].hotkey, request)
+            await stack.enter_async_context(slow_reader(miner.address, call))
+        await until(lambda: authenticator.in_progress == SETTINGS.queue_size + 1)
+        assert await send(miner.address, signed_request(wallets["validator"].hotkey, request)) == "503"
+        await until(lambda: authenticator.in_progress == 0)
+        assert (await ask(miner, wallets["validator"], request)).results
+
+
+async def test_validators_that_hang_up_are_one_line(
+    miner: ServingMiner, wallets: dict[str, bt.Wallet], image_base64: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the middle of their task, or while its answer is on its way."""
+    authenticator = miner.server._middleware.authenticator
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            miner.generate = held = HeldGeneration()
+            async with slow_reader(
+                miner.address, signed_request(wallets["validator"].hotkey, Generate(prompt=image_base64))
+            ):
+                await held.begins()
+            await until(lambda: authenticator.in_progress == 0)
+            held.release()
+        miner.generate = large
+        call = signed_request(wallets["validator"].hotkey, Generate(prompt=image_base64, data_format="ply"))
+        async with slow_reader(miner.address, call) as client:
+            assert await asyncio.get_running_loop().sock_recv(client, 12) == b"HTTP/1.1 200"
+        await until(lambda: authenticator.in_progress == 0)
+    (record,) = caplog.records
+    assert "hung up; its request is cancelled" in record.message
+    assert record.exc_info is None
+
+
+async def test_a_stop_lets_pushed_tasks_be_answered(
+    miner: ServingMiner, wallets: dict[str, bt.Wallet], image_base64: str
+) -> None:
+    miner.generate = held = HeldGeneration()
+    asked = asyncio.create_task(ask(miner, wallets["validator"], Generate(prompt=image_base64)))
+    await held.begins()
+    stopping = asyncio.create_task(miner.server.stop(TIMEOUT))
+    await until(lambda: not miner.server._is_listening)
+    assert not stopping.done()
+    held.release()
+    assert (await asked).results
+    await asyncio.wait_for(stopping, TIMEOUT)
+
+
+async def test_a_stop_waits_no_longer_than_it_was_told(
+    miner: ServingMiner, wallets: dict[str, bt.Wallet], image_base64: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    miner.generate = held = HeldGeneration()
+    asked = asyncio.create_task(ask(miner, wallets["validator"], Generate(prompt=image_base64)))
+    await held.begins()
+    with caplog.at_level(logging.INFO, "miner.axon"):
+        await asyncio.wait_for(miner.server.stop(0.2), TIMEOUT)
+    assert caplog.messages[-2:] == [
+        "Finishing 1 pushed task in hand, within 0 s",
+        "1 pushed task not answered when we stopped",
+    ]
+    held.release()
+    await asked
+
+
+async def test_a_server_that_was_stopped_is_no_failure(miner: ServingMiner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "WATCH_INTERVAL", 0.01)
+    watching = asyncio.create_task(miner.server.watch())
+    await miner.server.stop()
+    await asyncio.wait_for(watching, TIMEOUT)
 
 
 async def test_a_server_that_ends_by_itself_is_noticed(miner: ServingMiner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,26 @@ async def test_serve_answers_without_chain_and_wallet_and_logs_what_it_does(tmp_
             process.kill()
 
 
+def test_a_thread_that_hangs_does_not_keep_the_process_from_ending() -> None:
+    code = (
+        "import asyncio, threading, time\n"
+        "from miner.cli.run import run_to_the_end\n"
+        "from miner.errors import ExitCode\n"
+        "from miner.runtime import threads\n"
+        "threads.END_TIMEOUT = 0.1\n"
+        "begun = threading.Event()\n"
+        "def hang():\n    begun.set()\n    time.sleep(3600)\n"
+        "async def work():\n"
+        "    hanging = asyncio.create_task(asyncio.to_thread(hang))\n"
+        "    while not begun.is_set():\n        await asyncio.sleep(0.01)\n"
+        "    hanging.cancel()\n"
+        "    return ExitCode.NOT_REGISTERED\n"
+        "run_to_the_end(work, debug=False)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=TIMEOUT)
+    assert done.returncode == 3
+
+
 def test_an_unexpected_error_is_a_failure_that_a_restart_may_cure() -> None:
     code = (
         "from miner.cli.run import run_to_the_end\n"

@@ -10,7 +10,9 @@ import pytest_asyncio
 from miner.config.settings import GenerateSettings
 from miner.localnet.validator import LOOPBACK, free_port
 from miner.monitor import LocalApi, Monitor
-from miner.monitor.local_api import PRIORITY
+from miner.monitor import local_api as local_api_module
+from miner.monitor.local_api import MAX_OVERHEAD, PRIORITY
+from miner.tasks import PromptDecoder
 from miner.tasks.task import Result, Task
 from pipeline import Cancelled, ImagePrompt, NonFiniteOutput, PromptError, TextPrompt, ply
 from tests.support.generated import make_picture, make_splats, png
@@ -32,6 +34,7 @@ class ServedApi:
         self.arrived = asyncio.Event()
         self.working = self.most_working = self.dropped = 0
         self.port = free_port()
+        self.decoder = PromptDecoder()
         self.api = LocalApi(SETTINGS, self)
         self.monitor = Monitor(FixedStatus(), LOOPBACK, self.port, self.api.routes())
 
@@ -68,6 +71,7 @@ async def api_server() -> AsyncIterator[ServedApi]:
     await api_server.monitor.start()
     yield api_server
     await api_server.monitor.stop()
+    api_server.decoder.close()
 
 
 def form(**fields: Any) -> aiohttp.FormData:
@@ -139,6 +143,37 @@ async def test_a_form_that_is_cut_off(api_server: ServedApi) -> None:
     for body in (b"", b"--b\r\nnonsense", b"--b\r\nContent-Disposition: form-data; name=prompt\r\n\r\nx"):
         assert (await api_server.post(body, **head))[0] == 400
     assert (await api_server.post(b"x", **{"Content-Type": "multipart/form-data"}))[0] == 400
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+@pytest.mark.parametrize("in_chunks", [False, True])
+async def test_bytes_around_the_fields_count(api_server: ServedApi, where: str, in_chunks: bool) -> None:
+    field = b"--b\r\nContent-Disposition: form-data; name=prompt\r\n\r\nx\r\n--b--\r\n"
+    filler = b"x" * 70 + b"\r\n"
+    lines = [filler] * (2 * MAX_OVERHEAD // len(filler))
+    parts = [*lines, field] if where == "before" else [field, *lines]
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for part in parts:
+            yield part
+
+    head = {"Content-Type": "multipart/form-data; boundary=b"}
+    status, body, _ = await api_server.post(chunks() if in_chunks else b"".join(parts), **head)
+    assert (status, b"more than 4096 bytes" in body) == (413, True)
+    assert not api_server.tasks
+    assert (await api_server.post(b"a preamble\r\n" + field, **head))[0] == 200
+
+
+async def test_an_upload_that_stalls_is_ended(api_server: ServedApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_api_module, "BODY_TIMEOUT", 0.2)
+    head = "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    reader, writer = await asyncio.open_connection(LOOPBACK, api_server.port)
+    writer.write(f"{head}Content-Length: 100\r\n\r\n--b".encode())
+    async with asyncio.timeout(60):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+    assert api_server.api._requests == 0
+    writer.close()
+    await writer.wait_closed()
 
 
 @pytest.mark.parametrize(

@@ -86,12 +86,20 @@ async def test_a_strangers_name_for_this_machine_is_refused(site: Site, host: st
     assert (await site.get("/health", headers={"Host": host.format(port=site.port)})).status == status
 
 
-async def test_a_monitor_that_others_may_reach_has_names_of_its_own() -> None:
-    monitor = Monitor(FixedStatus(), "0.0.0.0", port := free_port())
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("miner.example:1", 200), ("Miner.Example", 200), ("203.0.113.7:1", 200), ("[2001:db8::1]:1", 200),
+        ("evil.example:1", 403), ("evil.miner.example", 403), ("", 403),
+    ],
+)  # fmt: skip
+async def test_a_monitor_that_others_may_reach_has_the_names_that_the_operator_gave_it(host: str, status: int) -> None:
+    monitor = Monitor(FixedStatus(), "0.0.0.0", port := free_port(), allowed_hosts=["miner.EXAMPLE"])
     await monitor.start()
-    url, names = f"http://{LOOPBACK}:{port}/health", {"Host": "miner.example:1"}
-    async with aiohttp.ClientSession() as session, session.get(url, headers=names) as reply:
-        assert reply.status == 200
+    url = f"http://{LOOPBACK}:{port}/health"
+    async with aiohttp.ClientSession() as session, session.get(url, headers={"Host": host}) as reply:
+        assert reply.status == status
+        assert status == 200 or "monitor.allowed_hosts" in await reply.text()
     await monitor.stop()
 
 

@@ -80,10 +80,10 @@ async def test_a_failed_task_is_in_the_ledger_with_its_error(miner: PullingMiner
 async def test_a_prompt_that_breaks_the_decoder_costs_one_task(
     miner: PullingMiner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crash(*_: object) -> Prompt:
+    async def crash(*_: object) -> Prompt:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("miner.pull.session.decode_prompt", crash)
+    monkeypatch.setattr(miner.runner.decoder, "decode", crash)
     miner.give("a")
     miner.update()
     await miner.time.next_sleep()
