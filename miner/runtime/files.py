@@ -17,7 +17,8 @@ def write_atomically(path: Path, data: bytes | str, *, sync: bool = False) -> No
 
     Text is written as UTF-8, with its line ends as they are. A file that is replaced keeps its mode, and a symbolic
     link keeps pointing to it. With `sync` the data is on the disk before the file is replaced, so that it also survives
-    a power cut. Raises OSError; the partial file, a sibling called .NAME.(8 hex digits).part, is then removed.
+    a power cut. Raises OSError naming the file; the partial file, a sibling called .NAME.(8 hex digits).part, is then
+    removed.
     """
     path = path.resolve()
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
@@ -30,8 +31,10 @@ def write_atomically(path: Path, data: bytes | str, *, sync: bool = False) -> No
         if path.exists():
             partial.chmod(path.stat().st_mode)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(partial):
+            error.filename = str(path)
         raise
 
 
