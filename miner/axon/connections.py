@@ -1,7 +1,6 @@
 """The axon's connections: limited in number and in the time for their headers until their sender is authenticated."""
 
 import asyncio
-import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -9,14 +8,12 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from miner.config import ServingSettings
-from miner.runtime import BURST_FACTOR, ConnectionLimit
+from miner.runtime import BURST_FACTOR, SPARE_FILES, ConnectionLimit, raise_file_limit
 
 # The SDK's client sends about 1.5 kB of headers.
 MAX_HEADER_BYTES = 16 * 1024
 # The listening socket accepts this many at once, before any of them is counted.
 BACKLOG = 128
-# Files that the rest of the miner may have open meanwhile.
-SPARE_FILES = 512
 
 
 class Connection(H11Protocol):
@@ -72,15 +69,6 @@ class Connection(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = deadline
-
-
-def raise_file_limit(count: int) -> int:
-    """Let this process open `count` files if the system permits, and return how many of them it may open."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    permitted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    if soft != resource.RLIM_INFINITY and soft < permitted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (permitted, hard))
-    return permitted
 
 
 def limit_connections(config: Config, settings: ServingSettings) -> ConnectionLimit:

@@ -8,8 +8,9 @@ from typing import Any
 from aiohttp import web
 
 from miner.errors import OperatorError
-from miner.monitor.connections import Connection, Connections
+from miner.monitor.connections import MAX_CONNECTIONS, Connection, Connections
 from miner.monitor.status import StatusSource
+from miner.runtime import BURST_FACTOR, SPARE_FILES, raise_file_limit
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -92,6 +93,7 @@ class Monitor:
 
     async def start(self) -> None:
         """Listen. Raises OperatorError if the address cannot be bound."""
+        raise_file_limit(MAX_CONNECTIONS * BURST_FACTOR + SPARE_FILES)
         await self._runner.setup()
         try:
             self._server = await asyncio.get_running_loop().create_server(self._connect, self._host, self._port)

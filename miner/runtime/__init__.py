@@ -1,7 +1,7 @@
 """What any part of a long-running process needs: time, threads, supervision, files, logs and facts about itself."""
 
 from miner.runtime.clock import SYSTEM_CLOCK, Clock, backoff
-from miner.runtime.connection_limit import BURST_FACTOR, ConnectionLimit
+from miner.runtime.connection_limit import BURST_FACTOR, SPARE_FILES, ConnectionLimit, raise_file_limit
 from miner.runtime.files import FileWatcher, locked, write_atomically
 from miner.runtime.logging import ResultLine, configure, log_to_files, sanitise_name, sanitise_text
 from miner.runtime.pid_file import claim_folder, find_owner
@@ -10,8 +10,8 @@ from miner.runtime.threads import ImpatientExecutor, Returned, run_in_daemon
 from miner.runtime.version import code_version, installed_version
 
 __all__ = [
-    "BURST_FACTOR", "SYSTEM_CLOCK", "Clock", "ConnectionLimit", "FileWatcher", "ImpatientExecutor", "ResultLine",
-    "Returned", "Supervisor", "backoff", "claim_folder", "code_version", "configure", "find_owner",
-    "installed_version", "locked", "log_to_files", "run_in_daemon", "sanitise_name", "sanitise_text",
-    "write_atomically",
+    "BURST_FACTOR", "SPARE_FILES", "SYSTEM_CLOCK", "Clock", "ConnectionLimit", "FileWatcher", "ImpatientExecutor",
+    "ResultLine", "Returned", "Supervisor", "backoff", "claim_folder", "code_version", "configure", "find_owner",
+    "installed_version", "locked", "log_to_files", "raise_file_limit", "run_in_daemon", "sanitise_name",
+    "sanitise_text", "write_atomically",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
-"""A limit on connections of whom nothing is known, which pushes out the oldest."""
+"""Limits on connections of whom nothing is known, which push out the oldest, and on files that may be open."""
 
 import asyncio
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,17 @@ from typing import Protocol
 # to BURST_FACTOR times, so that a burst of clients does not push each other out.
 HEADER_GRACE = 3.0
 BURST_FACTOR = 4
+# Files that the rest of the miner may have open beside the connections of a server.
+SPARE_FILES = 512
+
+
+def raise_file_limit(count: int) -> int:
+    """Let this process open `count` files if the system permits, and return how many of them it may open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    permitted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < permitted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (permitted, hard))
+    return permitted
 
 
 class LimitedConnection(Protocol):

@@ -187,6 +187,17 @@ async def pushes_by_a_clock_put_right(scene: Scene) -> None:
     scene.tell(f"HTTP {', '.join(answers)}", answers == ["401", "200", "401", "401"])
 
 
+async def pushed_task_at_a_stop(scene: Scene) -> None:
+    """Ask the miner to stop while it generates a pushed task."""
+    miner = await scene.start()
+    axon = AxonAddress(scene.miner_neuron.port, scene.miner_neuron.hotkey)
+    task = Generate(task_type="text", prompt="a yellow duck", seed=1)
+    answer = asyncio.create_task(send(axon, signed_request(scene.validator_keypair, task)))
+    await scene.until(lambda: any("pushed by validator" in line for line in miner.lines))
+    code = await miner.stop()
+    scene.tell(f"HTTP {await answer}, exit code {code}", await answer == "200" and code == 0)
+
+
 SCENARIOS: dict[str, tuple[Callable[[Scene], Awaitable[None]], str]] = {
     "closing-connections": (closing_connections, ""),
     "killed-while-validated": (killed_while_validated, ""),
@@ -197,6 +208,7 @@ SCENARIOS: dict[str, tuple[Callable[[Scene], Awaitable[None]], str]] = {
     "clock-set-back": (clock_set_back_before_restart, ""),
     "cooldown-of-a-wrong-clock": (cooldown_written_by_a_wrong_clock, ""),
     "pushes-and-clocks": (pushes_by_a_clock_put_right, ""),
+    "pushed-task-at-a-stop": (pushed_task_at_a_stop, ""),
 }
 
 

@@ -1,6 +1,6 @@
 import resource
 
-from miner.axon.connections import raise_file_limit
+from miner.runtime.connection_limit import raise_file_limit
 
 
 def test_open_files_are_allowed_up_to_what_the_system_permits() -> None:
