@@ -23,7 +23,7 @@ from typing import Any
 import aiohttp
 
 from miner.localnet import LOOPBACK, free_port, make_wallet, write_chain_file
-from miner.localnet.raw_client import AxonAddress
+from miner.localnet.raw_client import AxonAddress, send, signed_request
 from miner.subnet.metagraph import Neuron
 from scripts.demo import HELD_OUT_OBJECTS, MinerProcess, object_task
 from scripts.validation import attacks
@@ -114,6 +114,8 @@ async def run(folder: Path, connections: int, megabytes: int) -> bool:
         attacks_over = asyncio.Event()
         attacks_over.set()
         before = await attacks.push_tasks(axon, peers.honest, prompt, attacks_over)
+        # So that what one such task takes, whoever asks for it, is not taken for what attacks add.
+        await send(axon, signed_request(peers.honest, attacks.large_task()))
         _, peak_before = resident_memory(miner.pid)
         attacks_over.clear()
         honest = asyncio.create_task(attacks.push_tasks(axon, peers.honest, prompt, attacks_over))

@@ -69,7 +69,7 @@ class AttackOutcome:
 def make_attacks(axon: AxonAddress, peers: Peers, connections: int, megabytes: int) -> dict[str, Attack]:
     """Return the attacks by name; floods have `connections` connections, huge bodies the given size."""
     synapse = Generate(prompt="AAAA")
-    picture = Generate(prompt=base64.b64encode(_disc()).decode(), data_format="ply")
+    picture = large_task()
     empty_post = b"POST /Generate HTTP/1.1\r\nhost: a\r\n\r\n"
     get = b"GET /Generate HTTP/1.1\r\nhost: a\r\n\r\n"
     huge = b"x" * (megabytes * MEGABYTE)
@@ -128,11 +128,11 @@ def make_attacks(axon: AxonAddress, peers: Peers, connections: int, megabytes: i
     }
 
 
-def _disc() -> bytes:
-    """Return a picture of an object that is cut out already."""
+def large_task() -> Generate:
+    """Return a request whose answer has some 20 MB: a picture of an object that is cut out already, for a PLY."""
     image = Image.new("RGBA", (128, 128))
     ImageDraw.Draw(image).ellipse((24, 24, 104, 104), fill=(200, 60, 40, 255))
-    return encode(image, "PNG")
+    return Generate(prompt=base64.b64encode(encode(image, "PNG")).decode(), data_format="ply")
 
 
 def _pictures(axon: AxonAddress, peers: Peers, megabytes: int) -> dict[str, Attack]:
