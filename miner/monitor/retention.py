@@ -14,7 +14,7 @@ from pathlib import Path
 from miner.config import HousekeepingSettings, RetentionSettings
 from miner.ledger import TasksDeleted
 from miner.monitor.clock_doubt import DAY, ClockDoubt
-from miner.runtime import SYSTEM_CLOCK, Clock
+from miner.runtime import SYSTEM_CLOCK, Clock, opened_folder
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def delete_expired(folder: Path, pattern: re.Pattern[str], limits: RetentionSett
     """Delete the expired items of a folder, if it exists, following no link below it; return them. Raises OSError."""
     try:
         # Held open, so that files are listed and deleted in the same folder even if its path is replaced.
-        with _opened(folder) as descriptor:
+        with opened_folder(folder) as descriptor:
             expired = select_expired(list_items(descriptor, pattern), now, limits)
             for name in (name for item in expired for name in item.names):
                 with suppress(FileNotFoundError):
@@ -80,16 +80,6 @@ def delete_expired(folder: Path, pattern: re.Pattern[str], limits: RetentionSett
             return expired
     except FileNotFoundError:
         return []
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    """Open a folder while the context lasts. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def measure_ledger(path: Path) -> int:
@@ -180,7 +170,7 @@ class Retention:
         """Return the unix time of the newest result, picture, finished log or task before a moment, or None."""
         moments: list[float | None] = []
         for folder, pattern, _ in self._folders:
-            with suppress(OSError), _opened(folder) as descriptor:
+            with suppress(OSError), opened_folder(folder) as descriptor:
                 moments += [item.modified for item in list_items(descriptor, pattern)]
         with suppress(sqlite3.Error, OSError):
             moments.append(find_newest_task(self._ledger, before))

@@ -39,6 +39,16 @@ def write_atomically(path: Path, data: bytes | str, *, sync: bool = False) -> No
 
 
 @contextmanager
+def opened_folder(folder: Path) -> Iterator[int]:
+    """Hold a folder open by its descriptor, whatever becomes of its path. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Lock .NAME.lock beside a path, which need not exist, making the folder if it is missing. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from miner.errors import OperatorError
+from miner.runtime.files import opened_folder
 
 NAME = "miner.pid"
 # Whoever asks holds the lock for an instant, so a claim is tried again for some seconds.
@@ -23,7 +24,7 @@ def claim_folder(folder: Path) -> Iterator[None]:
     Raises OperatorError naming the process that has it, or OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _opened(folder) as directory, (folder / NAME).open("a+", encoding="utf-8") as file:
+    with opened_folder(folder) as directory, (folder / NAME).open("a+", encoding="utf-8") as file:
         deadline = time.monotonic() + CLAIM_SECONDS
         # The folder, too, since the file may be deleted.
         while not (_lock(directory, fcntl.LOCK_EX) and _lock(file.fileno(), fcntl.LOCK_EX)):
@@ -45,21 +46,12 @@ def claim_folder(folder: Path) -> Iterator[None]:
 def find_owner(folder: Path) -> str | None:
     """Return the process that has claimed a folder, as in "process 123"; None if there is none. Raise OSError."""
     with suppress(FileNotFoundError):
-        with _opened(folder) as directory:
+        with opened_folder(folder) as directory:
             if not _lock(directory, fcntl.LOCK_SH):
                 return _read_name(folder)
         with (folder / NAME).open(encoding="utf-8") as file:
             return None if _lock(file.fileno(), fcntl.LOCK_SH) else _read_name(folder)
     return None
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _lock(descriptor: int, kind: int) -> bool:
