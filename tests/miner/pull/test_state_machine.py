@@ -14,6 +14,7 @@ from miner.pull.state_machine import (
     LOCK_DELAY,
     MAX_WAIT,
     UNKNOWN_CLOCK_MARGIN,
+    USUAL_COOLDOWN,
     Action,
     Event,
     GenerationFinished,
@@ -32,7 +33,7 @@ from miner.pull.state_machine import (
     failure_delay,
     transition,
 )
-from miner.pull.store import EarlierTask
+from miner.pull.store import Cooldown, EarlierTask
 from miner.subnet.protocol import TextTask
 
 # Our steady clock and our unix time; the validator's clock is ours.
@@ -233,3 +234,26 @@ def test_the_estimate_follows_a_clock_that_was_set_back() -> None:
     for passed in (300, 600, 900, 1200):
         clock = clock.with_date(UNIX - 50 + passed, NOW + passed)
     assert clock.validator_time(NOW + 1200, 0.0) == UNIX + 1150
+
+
+@pytest.mark.parametrize(
+    ("cooldown_end", "known", "submitted_at", "pull_after"),
+    [
+        (NOW + 50, 100.0, None, NOW + 50),
+        # Accepted, the known or the usual cooldown after its assignment would go on until then.
+        (NOW - 500, 100.0, NOW - 5, NOW - 20 + 100 + UNKNOWN_CLOCK_MARGIN),
+        (NOW - 500, None, NOW - 5, NOW - 20 + USUAL_COOLDOWN + UNKNOWN_CLOCK_MARGIN),
+        # As long as it is being validated, the validator takes nothing.
+        (NOW - 500, 10.0, NOW - 5, NOW - 5 + LOCK_DELAY),
+        (NOW + 200, 100.0, NOW - 5, NOW + 200),
+        (NOW + 10**6, 10.0**6, NOW - 5, NOW + MAX_WAIT),
+    ],
+)
+def test_the_first_pull_after_a_restart_can_be_no_violation(
+    cooldown_end: float, known: float | None, submitted_at: float | None, pull_after: float
+) -> None:
+    task = EarlierTask(id="t", assigned_at=NOW - 20, submitted_at=submitted_at)
+    stored = Cooldown(cooldown_end=cooldown_end, cooldown_seconds=known, task=task)
+    state = ValidatorState.restored(stored, NOW)
+    assert state.pull_after == pull_after
+    assert step(state, TimerFired())[1] == WaitUntil(pull_after)

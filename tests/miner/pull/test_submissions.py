@@ -251,9 +251,7 @@ async def test_a_submission_that_was_being_validated_when_we_were_killed_costs_n
     assert (second.task_id, second.outcome, second.submissions) == ("b", "accepted", 1)
 
 
-async def test_a_kill_during_a_submission_waits_for_the_cooldown_that_the_validator_is_known_for(
-    miner: PullingMiner,
-) -> None:
+async def test_the_cooldown_that_a_validator_is_known_for_outlives_a_restart(miner: PullingMiner) -> None:
     miner.rules.timing = replace(miner.rules.timing, task_cooldown=100)
     miner.give("a", "b")
     miner.update()
