@@ -67,7 +67,9 @@ class Puller:
             log.warning("No validator to pull from: none that serves an axon is allowed by config/blacklist.yaml")
         registered = {neuron.hotkey for neuron in snapshot.neurons}
         for hotkey in self.records.keys() - registered - self._sessions.keys():
-            del self.records[hotkey]
+            # Its row in the ledger is closed by what the validator says when it is back.
+            if not self.records[hotkey].state.failed_submissions:
+                del self.records[hotkey]
 
     def _start(self, hotkey: str) -> None:
         session = ValidatorSession(self.records[hotkey], self._context, self._connect, self._save)

@@ -10,6 +10,7 @@ import pytest
 
 from miner.config.phase import CandidateSettings, GateSettings, Phase, ScorerSettings
 from miner.config.phase_files import NamedPhase
+from miner.subnet.metagraph import Snapshot
 from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import Asset, OnStep, OutOfMemory, Prompt, Request, Splats
 from pipeline.scoring.best_of_n import candidate_seed
@@ -215,3 +216,22 @@ async def test_what_could_not_be_scored_passes_the_gate(miner: PullingMiner, pha
     assert miner.verdicts == [("a", "valid")]
     (row,) = miner.rows()
     assert (row.local_score, candidates_of(row)[0]["problem"]) == (None, "not scored, OutOfMemory: no room to score")
+
+
+async def test_a_validator_that_was_gone_for_a_while_settles_its_submission(miner: PullingMiner) -> None:
+    answer = threading.Event()
+    miner.validator.checking = lambda: answer.wait(TIMEOUT)
+    miner.submit_timeout = 0.5
+    miner.start_again()
+    miner.give("a")
+    miner.update()
+    await miner.time.next_sleep()
+    assert [row.outcome for row in miner.rows()] == ["unknown"]
+    for _ in range(2):
+        miner.puller.update(Snapshot(17, 1, ()))
+    answer.set()
+    await until(lambda: bool(miner.verdicts))
+    miner.time.passed += 60
+    miner.update()
+    await miner.time.next_sleep()
+    assert [row.outcome for row in miner.rows()] == ["closed_without_a_score"]
