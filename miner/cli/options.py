@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from miner.config.phase_files import NamedPhase
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+# The values of pipeline.UpAxis, for which --help must not load torch.
 UpAxis = Literal["y", "-y"]
 
 FILE = click.Path(path_type=Path, dir_okay=False)

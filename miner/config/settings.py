@@ -57,6 +57,7 @@ class GenerateSettings(Section):
     enabled: bool = False
     queue_size: int = Field(default=4, gt=0)
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    # The values of pipeline.UpAxis; settings are read without loading torch.
     up: Literal["y", "-y"] = "-y"
 
 
