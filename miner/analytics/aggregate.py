@@ -18,7 +18,10 @@ Indices = npt.NDArray[np.int64]
 By = Literal["phase", "validator", "type", "hour"]
 GROUPINGS: tuple[By, ...] = ("phase", "validator", "type", "hour")
 
-COMPARED = (*SPLAT_COLUMNS, "local_score", "generation_seconds", "submission_bytes")
+SCORE_COLUMNS = ("quality", "alignment", "ssim", "lpips", "estimated_score")
+"""Columns of a task with the parts of its score that were computed here, and the whole."""
+
+COMPARED = (*SPLAT_COLUMNS, *SCORE_COLUMNS, "generation_seconds", "submission_bytes")
 """Columns of a task in which accepted and rejected results are compared."""
 
 HOUR = 3600
@@ -41,8 +44,8 @@ class Summary:
     """The sum of a group of tasks.
 
     `unanswered` are tasks whose phase had no checkpoint for their type. `rate` counts judged tasks. `score` is the mean
-    of the accepted ones' and says nothing about the rejected, whose score is not reported. `quality` is the local score
-    of all results that were scored here, submitted or not.
+    of the accepted ones' and says nothing about the rejected, whose score is not reported. `quality` is that of all
+    results that were scored here, submitted or not.
     """
 
     tasks: int
@@ -156,7 +159,7 @@ class TaskTable:
             unanswered=sum(is_unanswered(self._tasks[index]) for index in indices.tolist()),
             rate=self.rate(indices),
             score=float(score.mean()) if len(score) else None,
-            quality=self._quantiles("local_score", indices),
+            quality=self._quantiles("quality", indices),
             seconds=self._quantiles("generation_seconds", indices),
             gaussians=self._quantiles("gaussians", indices),
         )

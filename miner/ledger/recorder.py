@@ -106,7 +106,7 @@ class TaskRecord:
                 seeds=tuple(candidate.seed for candidate in best.candidates),
                 seconds=best.asset.seconds,
                 statistics=splat_columns(vars(statistics)),
-                local_score=best.quality,
+                quality=best.quality,
                 submission_bytes=submission_bytes,
                 candidates=tuple(map(vars, best.candidates)),
             )

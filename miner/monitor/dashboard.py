@@ -185,7 +185,7 @@ def _result_json(result: StoredResult, row: TaskRow | None) -> Json:
         "size": result.size,
         "picture": result.has_picture,
         "prompt_picture": result.has_prompt_picture,
-        "quality": row.local_score if row else None,
+        "quality": row.quality if row else None,
         **{name: getattr(row, name, None) for name in ("outcome", "score", "uid", "validator")},
     }
 
