@@ -60,18 +60,22 @@ from pipeline.weights.check import check_weights
 from pipeline.weights.download import download_weights
 from pipeline.weights.locate import SCORER as DEFAULT_SCORER
 from pipeline.weights.locate import HubReference, is_embedded
+from pipeline.weights.scorers import IMAGE_ALIGNMENT as DEFAULT_IMAGE_ALIGNMENT
+from pipeline.weights.scorers import LPIPS as DEFAULT_LPIPS
+from pipeline.weights.scorers import TEXT_ALIGNMENT as DEFAULT_TEXT_ALIGNMENT
 
 __all__ = [
-    "BACKGROUND_MODELS", "DEFAULT_SCORER", "MAX_IMAGE_BYTES", "MAX_TEXT_LENGTH", "SH_COEFFICIENTS", "STAGES",
-    "UP_AXES", "Asset", "Backend", "BackgroundModelError", "BestOfN", "BestResult", "Cancelled", "Candidate",
-    "CheckpointError", "CheckpointSource", "Combine", "ComputeConfig", "Conditioning", "Container",
-    "DecoderProcess", "DecodingLimits", "DownloadError", "EmptyForeground", "EmptyStructure", "FormatError",
-    "Generator", "HubReference", "ImagePrompt", "ImagesPrompt", "NonFiniteOutput", "OnStep", "OutOfMemory",
-    "PackedSplats", "PipelineError", "Prompt", "PromptError", "QualityScorer", "ReferenceViews", "Request",
-    "ResultFormat", "SamplerParams", "Scorer", "Similarity", "Splats", "Statistics", "TextPrompt",
-    "TextToImageError", "TextToImageParams", "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "VoxelLimit",
-    "check_weights", "choose_compute", "compute_statistics", "count_non_finite", "count_zero_rotations",
-    "decode_image_prompt", "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis",
-    "invalid_reason", "is_embedded", "load_backend", "measure_similarity", "normalise", "orbit",
-    "parse_text_prompt", "ply", "recognise_format", "render", "spz", "with_faint",
+    "BACKGROUND_MODELS", "DEFAULT_IMAGE_ALIGNMENT", "DEFAULT_LPIPS", "DEFAULT_SCORER", "DEFAULT_TEXT_ALIGNMENT",
+    "MAX_IMAGE_BYTES", "MAX_TEXT_LENGTH", "SH_COEFFICIENTS", "STAGES", "UP_AXES", "Asset", "Backend",
+    "BackgroundModelError", "BestOfN", "BestResult", "Cancelled", "Candidate", "CheckpointError",
+    "CheckpointSource", "Combine", "ComputeConfig", "Conditioning", "Container", "DecoderProcess", "DecodingLimits",
+    "DownloadError", "EmptyForeground", "EmptyStructure", "FormatError", "Generator", "HubReference", "ImagePrompt",
+    "ImagesPrompt", "NonFiniteOutput", "OnStep", "OutOfMemory", "PackedSplats", "PipelineError", "Prompt",
+    "PromptError", "QualityScorer", "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Scorer",
+    "Similarity", "Splats", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams", "TooManyVoxels",
+    "UnsupportedPrompt", "UpAxis", "VoxelLimit", "check_weights", "choose_compute", "compute_statistics",
+    "count_non_finite", "count_zero_rotations", "decode_image_prompt", "download_weights", "draw_contact_sheet",
+    "draw_views", "drop_invalid", "flip_up_axis", "invalid_reason", "is_embedded", "load_backend",
+    "measure_similarity", "normalise", "orbit", "parse_text_prompt", "ply", "recognise_format", "render", "spz",
+    "with_faint",
 ]  # fmt: skip
