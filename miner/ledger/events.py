@@ -80,8 +80,8 @@ class ResultGenerated:
     """A result was generated: the seed chosen, all seeds tried, seconds of each stage, the splats' statistics.
 
     `statistics` are those of `miner.ledger.schema.splat_columns`; `submission_bytes` is the result's size as submitted,
-    None if it is withheld. `candidates` hold the fields of a `pipeline.Candidate` each, in the order in which they were
-    made.
+    None if it is withheld. `candidates` hold the fields of a `pipeline.Candidate` each, those of its score flat, in
+    the order in which they were made.
 
     `quality`, `alignment`, `ssim` and `lpips` are the parts of the validator's score that were computed here, None if
     they were not; `estimated_score` is the whole of it if all parts are there. `threshold` is the score from which the
