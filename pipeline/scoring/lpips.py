@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
 from pipeline.weights.hub_cache import describe_missing
+from pipeline.weights.scorers import LPIPS
 
-ALEXNET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+_ALEXNET_URL = f"https://download.pytorch.org/models/{LPIPS}"
 # The name of the published file has the first digits of its sha256.
 _ALEXNET_SHA256 = "7be5be79"
 # Of the heads in the package torchmetrics; they are called lin0.model.1.weight to lin4.model.1.weight.
@@ -55,7 +56,7 @@ class Lpips:
         channels = [layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d)]
         head_shapes = {f"lin{i}.model.1.weight": torch.Size((1, c, 1, 1)) for i, c in enumerate(channels)}
         with resources.as_file(resources.files("torchmetrics") / _HEADS_FILE) as file:
-            heads = _take(head_shapes, _read_pickle(file), file)
+            heads = _take(head_shapes, _read_pickle(file, "install torchmetrics again"), file)
         return Lpips(
             layers.to(device).eval().requires_grad_(False), tuple(heads[name].to(device) for name in head_shapes)
         )
@@ -99,7 +100,7 @@ def _create_layers() -> nn.Sequential:
 
 def _read_alexnet(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
-        raise CheckpointError(f"{describe_missing(path)}; it is published as {ALEXNET_URL}")
+        raise CheckpointError(f"{describe_missing(path)}; it is published as {_ALEXNET_URL}")
     if path.suffix == ".safetensors":
         # Imported only when needed, because it is slow.
         from safetensors import SafetensorError
@@ -116,19 +117,19 @@ def _read_alexnet(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not checksum.startswith(_ALEXNET_SHA256):
         raise CheckpointError(
-            f"{path} is not the AlexNet that is published as {ALEXNET_URL}: its sha256 begins with {checksum[:8]}, not "
-            f"with {_ALEXNET_SHA256}; download it again"
+            f"{path} is not the file that is published as {_ALEXNET_URL}, since its sha256 begins with {checksum[:8]}: "
+            "download it again"
         )
-    return _read_pickle(path)
+    return _read_pickle(path, "download it again")
 
 
-def _read_pickle(path: Path) -> Mapping[str, Any]:
-    """Read tensors, and nothing that could run code, from a pickle."""
+def _read_pickle(path: Path, cure: str) -> Mapping[str, Any]:
+    """Read tensors, and nothing that could run code, from a pickle. Raises CheckpointError, which ends in the cure."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} is damaged: {reason}") from None
+        # torch's own message recommends to load the file whatever is in it.
+        raise CheckpointError(f"{path} is damaged or not a file of tensors ({type(error).__name__}): {cure}") from None
     return content if isinstance(content, Mapping) else {}
 
 

@@ -16,7 +16,8 @@ def filter_outliers(values: np.ndarray) -> np.ndarray:
     """Return the values without outliers, flattened to [K] in the dtype of the data, in which all is computed.
 
     values: floating-point numbers of any shape. Those of 16 values that are kept are usually 14; ties can make it more.
-    If one is NaN, all are kept. Raises ValueError if there are fewer than 6, which the validator cannot filter, either.
+    With a NaN among them, none is an outlier. Raises ValueError if there are fewer than 6, which the validator cannot
+    filter, either.
     """
     if values.size <= _NEIGHBOURS:
         raise ValueError(f"outliers can be found among at least {_NEIGHBOURS + 1} values, not among {values.size}")

@@ -24,7 +24,7 @@ _SSIM_BATCH = 4
 
 @dataclass(frozen=True, eq=False)
 class ViewSimilarity:
-    """Views -> ssim and lpips; the pairs are view i and the next one, the last view and the first. One call at a time."""
+    """Views -> ssim and lpips, from pairs of view i and the next one, and of the last view and the first."""
 
     lpips: Lpips
     ssim: Callable[..., Tensor]
@@ -41,17 +41,8 @@ class ViewSimilarity:
         return ViewSimilarity(Lpips.load(alexnet, device), structural_similarity_index_measure)
 
     def measure(self, views: Tensor) -> tuple[float, float]:
-        """Return ssim and lpips, both usually in 0..1, of views [V, S, S, 3] uint8 on the network's device.
-
-        Of each, the pairs that are outliers do not count. ssim is the geometric mean of the similarities; lpips is 1
-        minus that of the distances, so that it is the higher, the more alike the views. NaN if a similarity is
-        negative. Raises ValueError for fewer than 6 views.
-        """
-        ssim, distance = (
-            geometric_mean(filter_outliers(pairs.cpu().numpy().astype(np.float64)))
-            for pairs in (self.pair_similarities(views), self.pair_distances(views))
-        )
-        return ssim, 1 - distance
+        """Return ssim and lpips of views [V, S, S, 3] uint8 on the networks' device, see `combine_pairs`."""
+        return combine_pairs(self.pair_similarities(views), self.pair_distances(views))
 
     @torch.inference_mode()
     def pair_similarities(self, views: Tensor) -> Tensor:
@@ -66,6 +57,18 @@ class ViewSimilarity:
         resized = F.interpolate(_as_pictures(views), (_LPIPS_SIZE, _LPIPS_SIZE), mode="bicubic").clamp(0, 1)
         features = self.lpips.encode(resized)
         return self.lpips.distances(features, tuple(feature.roll(-1, 0) for feature in features))
+
+
+def combine_pairs(similarities: Tensor, distances: Tensor) -> tuple[float, float]:
+    """Return ssim and lpips, both usually in 0..1, the higher the more alike, of the pairs' SSIM and LPIPS, [V] each.
+
+    Outliers are dropped; ssim is the geometric mean of the other similarities, NaN if one is negative, and lpips is 1
+    minus that of the other distances. Raises ValueError for fewer than 6 pairs.
+    """
+    ssim, distance = (
+        geometric_mean(filter_outliers(pairs.cpu().numpy().astype(np.float64))) for pairs in (similarities, distances)
+    )
+    return ssim, 1 - distance
 
 
 def _as_pictures(views: Tensor) -> Tensor:
