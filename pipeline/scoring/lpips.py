@@ -107,9 +107,10 @@ def _read_alexnet(path: Path) -> Mapping[str, Any]:
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            tensors: dict[str, Tensor] = load_file(path)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
+        return tensors
     try:
         with path.open("rb") as file:
             checksum = hashlib.file_digest(file, "sha256").hexdigest()

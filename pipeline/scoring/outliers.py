@@ -29,7 +29,8 @@ def filter_outliers(values: np.ndarray) -> np.ndarray:
         scores = np.sort(distances, axis=1)[:, _NEIGHBOURS]
         threshold = np.quantile(scores, _INLIERS)
     # Not `scores <= threshold`: with a NaN, nothing is an outlier.
-    return ordered[~(scores > threshold) & (ordered != _MARK)]
+    kept: np.ndarray = ordered[~(scores > threshold) & (ordered != _MARK)]
+    return kept
 
 
 def geometric_mean(values: np.ndarray) -> float:
