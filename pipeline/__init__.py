@@ -37,8 +37,9 @@ from pipeline.rendering.cameras import orbit
 from pipeline.rendering.contact_sheet import draw_contact_sheet, draw_views
 from pipeline.rendering.rasterizer import render
 from pipeline.request import STAGES, Asset, Backend, Conditioning, OnStep, Request
-from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate, Scorer
-from pipeline.scoring.quality import QualityScorer
+from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate
+from pipeline.scoring.score import PARTS, Part, Score
+from pipeline.scoring.scorer import Scorer, ScorerSources, ScoreSplats, ValidatorScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
 from pipeline.splats import (
     Splats,
@@ -66,16 +67,16 @@ from pipeline.weights.scorers import TEXT_ALIGNMENT as DEFAULT_TEXT_ALIGNMENT
 
 __all__ = [
     "BACKGROUND_MODELS", "DEFAULT_IMAGE_ALIGNMENT", "DEFAULT_LPIPS", "DEFAULT_SCORER", "DEFAULT_TEXT_ALIGNMENT",
-    "MAX_IMAGE_BYTES", "MAX_TEXT_LENGTH", "SH_COEFFICIENTS", "STAGES", "UP_AXES", "Asset", "Backend",
+    "MAX_IMAGE_BYTES", "MAX_TEXT_LENGTH", "PARTS", "SH_COEFFICIENTS", "STAGES", "UP_AXES", "Asset", "Backend",
     "BackgroundModelError", "BestOfN", "BestResult", "Cancelled", "Candidate", "CheckpointError",
     "CheckpointSource", "Combine", "ComputeConfig", "Conditioning", "Container", "DecoderProcess", "DecodingLimits",
     "DownloadError", "EmptyForeground", "EmptyStructure", "FormatError", "Generator", "HubReference", "ImagePrompt",
-    "ImagesPrompt", "NonFiniteOutput", "OnStep", "OutOfMemory", "PackedSplats", "PipelineError", "Prompt",
-    "PromptError", "QualityScorer", "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Scorer",
-    "Similarity", "Splats", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams", "TooManyVoxels",
-    "UnsupportedPrompt", "UpAxis", "VoxelLimit", "check_weights", "choose_compute", "compute_statistics",
-    "count_non_finite", "count_zero_rotations", "decode_image_prompt", "download_weights", "draw_contact_sheet",
-    "draw_views", "drop_invalid", "flip_up_axis", "invalid_reason", "is_embedded", "load_backend",
-    "measure_similarity", "normalise", "orbit", "parse_text_prompt", "ply", "recognise_format", "render", "spz",
-    "with_faint",
+    "ImagesPrompt", "NonFiniteOutput", "OnStep", "OutOfMemory", "PackedSplats", "Part", "PipelineError", "Prompt",
+    "PromptError", "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer",
+    "ScorerSources", "Similarity", "Splats", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams",
+    "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "check_weights",
+    "choose_compute", "compute_statistics", "count_non_finite", "count_zero_rotations", "decode_image_prompt",
+    "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis", "invalid_reason",
+    "is_embedded", "load_backend", "measure_similarity", "normalise", "orbit", "parse_text_prompt", "ply",
+    "recognise_format", "render", "spz", "with_faint",
 ]  # fmt: skip

@@ -18,8 +18,18 @@ Indices = npt.NDArray[np.int64]
 By = Literal["phase", "validator", "type", "hour"]
 GROUPINGS: tuple[By, ...] = ("phase", "validator", "type", "hour")
 
-COMPARED = (*SPLAT_COLUMNS, "local_score", "generation_seconds", "submission_bytes")
-"""Columns of a task in which accepted and rejected results are compared."""
+SCORE_COLUMNS = ("quality", "alignment", "ssim", "lpips", "estimated_score")
+"""Columns of a task with the parts of its score that were computed here, and the whole."""
+
+_ALIGNMENTS = {"text": "text_alignment", "image": "image_alignment"}
+"""The columns that the alignment is split into, by type of task: validators measure the two on different scales."""
+
+COMPARED = (
+    *SPLAT_COLUMNS,
+    *(name for column in SCORE_COLUMNS for name in (_ALIGNMENTS.values() if column == "alignment" else (column,))),
+    *("generation_seconds", "submission_bytes"),
+)
+"""Columns in which accepted and rejected results are compared: those of a task, its alignment split by type."""
 
 HOUR = 3600
 
@@ -41,8 +51,8 @@ class Summary:
     """The sum of a group of tasks.
 
     `unanswered` are tasks whose phase had no checkpoint for their type. `rate` counts judged tasks. `score` is the mean
-    of the accepted ones' and says nothing about the rejected, whose score is not reported. `quality` is the local score
-    of all results that were scored here, submitted or not.
+    of the accepted ones' and says nothing about the rejected, whose score is not reported. `quality` and the alignments
+    are those of all results that were scored here, submitted or not.
     """
 
     tasks: int
@@ -51,6 +61,8 @@ class Summary:
     rate: AcceptanceRate
     score: float | None
     quality: Quantiles | None
+    text_alignment: Quantiles | None
+    image_alignment: Quantiles | None
     seconds: Quantiles | None
     gaussians: Quantiles | None
 
@@ -115,10 +127,14 @@ class TaskTable:
         """Copy the columns out of the rows; rates are rated on `scale`."""
         self._tasks = tasks
         self._scale = scale
-        names = (*COMPARED, "score", "assigned_at")
+        names = [name for name in (*COMPARED, "score", "assigned_at") if name not in _ALIGNMENTS.values()]
+        names.append("alignment")
         # Row by row, as they lie in memory: column by column takes four times as long.
         rows = np.array(list(map(attrgetter(*names), tasks)), np.float64).reshape(-1, len(names))
         self._columns: dict[str, Floats] = dict(zip(names, np.ascontiguousarray(rows.T), strict=True))
+        types = np.array([task.task_type for task in tasks], np.str_)
+        for task_type, name in _ALIGNMENTS.items():
+            self._columns[name] = np.where(types == task_type, self._columns["alignment"], np.nan)
         self._accepted, self._rejected, self._skipped = (
             np.array([task.outcome == outcome for task in tasks], np.bool_)
             for outcome in (Outcome.ACCEPTED, Outcome.REJECTED, Outcome.SKIPPED)
@@ -156,7 +172,9 @@ class TaskTable:
             unanswered=sum(is_unanswered(self._tasks[index]) for index in indices.tolist()),
             rate=self.rate(indices),
             score=float(score.mean()) if len(score) else None,
-            quality=self._quantiles("local_score", indices),
+            quality=self._quantiles("quality", indices),
+            text_alignment=self._quantiles("text_alignment", indices),
+            image_alignment=self._quantiles("image_alignment", indices),
             seconds=self._quantiles("generation_seconds", indices),
             gaussians=self._quantiles("gaussians", indices),
         )

@@ -59,6 +59,8 @@ def _phase(table: TaskTable, group: Group, width: int) -> Json:
         "verdict": str(summary.rate.rating),
         "score": summary.score,
         "quality": _quantiles(summary.quality),
+        "text_alignment": _quantiles(summary.text_alignment),
+        "image_alignment": _quantiles(summary.image_alignment),
         "seconds": _quantiles(summary.seconds),
         "gaussians": _quantiles(summary.gaussians),
         "stages": {stage: _quantiles(seconds) for stage, seconds in table.stages(group.indices).items()},

@@ -189,9 +189,9 @@ def _report(best: "BestResult", phase: "Phase") -> None:
     asset = best.asset
     if phase.scorer is not None:
         for number, candidate in enumerate(best.candidates, 1):
-            quality = "not scored" if candidate.quality is None else f"quality {candidate.quality:.4f}"
+            score = candidate.score or "not scored"
             problem = f", {candidate.problem}" if candidate.problem else ""
-            click.echo(f"candidate {number}: seed {candidate.seed}, {candidate.seconds:.2f} s, {quality}{problem}")
+            click.echo(f"candidate {number}: seed {candidate.seed}, {candidate.seconds:.2f} s, {score}{problem}")
     if objection := gate_objection(best, phase):
         click.echo(f"the miner would withhold it: {objection}")
     click.echo(f"seed {asset.seed}, {plural(asset.voxels, 'voxel')}, {plural(len(best.packed.splats), 'gaussian')}")

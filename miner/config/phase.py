@@ -118,15 +118,41 @@ class CandidateSettings(_Section):
 
 
 class ScorerSettings(_Section):
-    """The validator's quality scorer: a directory or Hugging Face id with its weights."""
+    """The parts of the validator's score that are computed, and where the weights of each are.
 
+    A reference is a directory or a Hugging Face id; that of lpips is the file of AlexNet, or its published name.
+    """
+
+    # YAML has lists, and no tuples.
+    parts: Annotated[tuple[pipeline.Part, ...], Field(strict=False, min_length=1)] = ("quality",)
     weights: str = Field(default=pipeline.DEFAULT_SCORER, min_length=1)
+    text_alignment: str = Field(default=pipeline.DEFAULT_TEXT_ALIGNMENT, min_length=1)
+    image_alignment: str = Field(default=pipeline.DEFAULT_IMAGE_ALIGNMENT, min_length=1)
+    lpips: str = Field(default=pipeline.DEFAULT_LPIPS, min_length=1)
+
+    @field_validator("parts")
+    @classmethod
+    def _in_one_order(cls, parts: tuple[pipeline.Part, ...]) -> tuple[pipeline.Part, ...]:
+        if len(set(parts)) < len(parts):
+            raise ValueError("name each part once")
+        return tuple(part for part in pipeline.PARTS if part in parts)
+
+    def sources(self) -> pipeline.ScorerSources:
+        """Return the same for the pipeline."""
+        return pipeline.ScorerSources(self.parts, self.weights, self.text_alignment, self.image_alignment, self.lpips)
 
 
 class GateSettings(_Section):
-    """The quality below which a result is not sent; its task is skipped, which costs no penalty."""
+    """The quality, or the whole score, below which a result is not sent; skipping its task costs no penalty."""
 
-    quality: float = Field(ge=0, le=1, allow_inf_nan=False)
+    quality: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    score: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _has_one_limit(self) -> "GateSettings":
+        if (self.quality is None) == (self.score is None):
+            raise ValueError("needs either quality or score, the number below which a result is withheld")
+        return self
 
 
 class Phase(_Section):
@@ -160,9 +186,18 @@ class Phase(_Section):
             raise ValueError("text_to_image needs image: {checkpoint: ...}, which makes objects of what it draws")
         if self.scorer is None and self.candidates.count > 1:
             raise ValueError("candidates.count: only 1 is allowed without scorer: {}, which tells which one is best")
-        if self.scorer is None and self.gate is not None:
-            raise ValueError("gate.quality needs scorer: {}, which tells the quality")
+        self._check_gate()
         return self
+
+    def _check_gate(self) -> None:
+        if self.gate is None:
+            return
+        if self.scorer is None:
+            raise ValueError("gate needs scorer: {}, which tells the quality")
+        if self.gate.quality is not None and "quality" not in self.scorer.parts:
+            raise ValueError("gate.quality needs quality among scorer.parts")
+        if self.gate.score is not None and self.scorer.parts != pipeline.PARTS:
+            raise ValueError(f"gate.score needs scorer: {{parts: [{', '.join(pipeline.PARTS)}]}}")
 
     @property
     def samplers(self) -> tuple[pipeline.SamplerParams, pipeline.SamplerParams]:

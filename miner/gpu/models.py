@@ -16,7 +16,16 @@ from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
 from miner.gpu.scheduler import Scheduler
 from miner.runtime import run_in_daemon
-from pipeline import Backend, ComputeConfig, OnStep, PipelineError, QualityScorer, Scorer, choose_compute, load_backend
+from pipeline import (
+    Backend,
+    ComputeConfig,
+    OnStep,
+    PipelineError,
+    Scorer,
+    ValidatorScorer,
+    choose_compute,
+    load_backend,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +38,22 @@ _DONE = object()
 
 @dataclass(frozen=True, eq=False)
 class LoadedModels:
-    """Models in memory, freed with this object, and the `Phase.models_key` of the phases that run with them."""
+    """Models in memory, freed with this object, and the `Phase.models_key` of the phases that run with them.
+
+    `problems` say which parts of the score cannot be computed, and what to do about it.
+    """
 
     backend: Backend
     key: str
     scorer: Scorer | None = None
+    problems: tuple[str, ...] = ()
 
 
 def load_models(phase: Phase, compute: ComputeConfig) -> LoadedModels:
-    """Load what generates with a phase, without a warm-up. Blocks. Raises PipelineError or torch.OutOfMemoryError."""
+    """Load what generates with a phase, without a warm-up. Blocks. Raises PipelineError or torch.OutOfMemoryError.
+
+    Parts of the score without weights are left out and logged, since results are better sent unscored than not at all.
+    """
     backend = load_backend(
         phase.backend,
         compute,
@@ -47,8 +63,14 @@ def load_models(phase: Phase, compute: ComputeConfig) -> LoadedModels:
         background_provider=phase.background.provider,
         text_to_image=phase.text_to_image.model if phase.text_to_image else None,
     )
-    scorer = QualityScorer.load(phase.scorer.weights, compute.device) if phase.scorer else None
-    return LoadedModels(backend, phase.models_key, scorer)
+    if phase.scorer is None:
+        return LoadedModels(backend, phase.models_key)
+    sources = phase.scorer.sources()
+    scorer = ValidatorScorer.load(sources, compute.device, text=phase.takes_text, image=phase.image is not None)
+    problems = tuple(f"results are not scored by {missing}" for missing in scorer.missing)
+    for problem in problems:
+        log.warning("%s", problem[:1].upper() + problem[1:])
+    return LoadedModels(backend, phase.models_key, None if scorer.is_empty else scorer, problems)
 
 
 def choose_phase_compute(phase: Phase, settings: MinerSettings) -> ComputeConfig:
@@ -105,7 +127,7 @@ async def _warm_up(models: LoadedModels, scheduler: Scheduler) -> float:
 
 def _warm_up_steps(models: LoadedModels) -> Iterator[None]:
     yield from models.backend.warm_up_steps()
-    if isinstance(models.scorer, QualityScorer):
+    if models.scorer is not None:
         models.scorer.warm_up()
         yield
     # The first runs take more than later ones.

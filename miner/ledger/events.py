@@ -14,6 +14,8 @@ MAX_TEXT_LENGTH = 500
 
 Value = str | int | float | None
 Statement = tuple[str, dict[str, Value]]
+GateVerdict = Literal["sent", "withheld", "explored"]
+"""What a gate made of a result; an explored one was sent although the gate would have withheld it."""
 
 
 class Stratum(NamedTuple):
@@ -77,9 +79,14 @@ class TaskStarted:
 class ResultGenerated:
     """A result was generated: the seed chosen, all seeds tried, seconds of each stage, the splats' statistics.
 
-    `statistics` are those of `miner.ledger.schema.splat_columns`; `local_score` is the quality computed here, None if
-    the result was not scored; `submission_bytes` is its size as submitted, None if it is withheld. `candidates` hold
-    the fields of a `pipeline.Candidate` each, in the order in which they were made.
+    `statistics` are those of `miner.ledger.schema.splat_columns`; `submission_bytes` is the result's size as submitted,
+    None if it is withheld. `candidates` hold the fields of a `pipeline.Candidate` each, those of its score flat, in
+    the order in which they were made.
+
+    `quality`, `alignment`, `ssim` and `lpips` are the parts of the validator's score that were computed here, None if
+    they were not; `estimated_score` is the whole of it if all parts are there. `threshold` is the score from which the
+    validator accepts, None if it told none. `gate` is what the phase's gate decided, None without one, and
+    `pass_probability` the chance to be accepted that it reckoned with, None if it reckoned with none.
     """
 
     key: int
@@ -88,9 +95,16 @@ class ResultGenerated:
     seeds: tuple[int, ...]
     seconds: Mapping[str, float]
     statistics: Mapping[str, float]
-    local_score: float | None
+    quality: float | None
     submission_bytes: int | None
     candidates: tuple[Mapping[str, Value], ...] = ()
+    alignment: float | None = None
+    ssim: float | None = None
+    lpips: float | None = None
+    estimated_score: float | None = None
+    threshold: float | None = None
+    pass_probability: float | None = None
+    gate: GateVerdict | None = None
 
     def statement(self) -> Statement:
         """Return the SQL that records the event."""
@@ -100,7 +114,14 @@ class ResultGenerated:
             "seeds": json.dumps(self.seeds),
             "stages": json.dumps({stage: round(seconds, 4) for stage, seconds in self.seconds.items()}),
             "generation_seconds": sum(self.seconds.values()),
-            "local_score": self.local_score,
+            "quality": self.quality,
+            "alignment": self.alignment,
+            "ssim": self.ssim,
+            "lpips": self.lpips,
+            "estimated_score": self.estimated_score,
+            "threshold": self.threshold,
+            "pass_probability": self.pass_probability,
+            "gate": self.gate,
             "submission_bytes": self.submission_bytes,
             "candidates": json.dumps([dict(candidate) for candidate in self.candidates]) if self.candidates else None,
         }

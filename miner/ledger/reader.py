@@ -59,7 +59,14 @@ class TaskRow(NamedTuple):
     scale_p5: float | None
     scale_p50: float | None
     scale_p95: float | None
-    local_score: float | None
+    quality: float | None
+    alignment: float | None
+    ssim: float | None
+    lpips: float | None
+    estimated_score: float | None
+    threshold: float | None
+    pass_probability: float | None
+    gate: str | None
     candidates: str | None
     submission_bytes: int | None
     answered_at: float | None
@@ -183,6 +190,9 @@ class LedgerReader:
             if not present:
                 return []
             selected = {name: name if name in present and name not in without else "NULL" for name in kind._fields}
+            if "local_score" in present and "quality" not in without:
+                # Its name in files before version 5.
+                selected["quality"] = "local_score"
             if selected.get("outcome") == "outcome":
                 # Files before version 4 have outcomes with spaces.
                 selected["outcome"] = "replace(outcome, ' ', '_')"

@@ -1,5 +1,6 @@
 """Records the life of each task in the ledger, from its assignment to its last answer."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from miner.ledger.schema import splat_columns
 from miner.ledger.writer import LedgerWriter
 
 if TYPE_CHECKING:
-    from pipeline import BestResult, Statistics
+    from pipeline import BestResult, Candidate, Score, Statistics
 
 Transport = Literal["pull", "push"]
 TaskType = Literal["text", "image"]
@@ -106,9 +107,9 @@ class TaskRecord:
                 seeds=tuple(candidate.seed for candidate in best.candidates),
                 seconds=best.asset.seconds,
                 statistics=splat_columns(vars(statistics)),
-                local_score=best.quality,
                 submission_bytes=submission_bytes,
-                candidates=tuple(map(vars, best.candidates)),
+                candidates=tuple(_columns(candidate) for candidate in best.candidates),
+                **_score_columns(best.score),
             )
         )
 
@@ -123,6 +124,22 @@ class TaskRecord:
     def ended(self, outcome: Outcome, cooldown_until: float | None) -> None:
         """Record an outcome that no answer told but that followed from a later one."""
         self.recorder.record(events.SubmissionAnswered(self.key, time.time(), outcome, None, cooldown_until, 0))
+
+
+def _score_columns(score: "Score | None") -> dict[str, float | None]:
+    """Return the columns of a score; a part that is no number is stored as absent, as SQLite and JSON know none."""
+    if score is None:
+        return dict.fromkeys(("quality", "alignment", "ssim", "lpips", "estimated_score"))
+    columns = vars(score) | {"estimated_score": score.total}
+    return {name: value if value is not None and math.isfinite(value) else None for name, value in columns.items()}
+
+
+def _columns(candidate: "Candidate") -> dict[str, events.Value]:
+    """Return the fields of a candidate, flat."""
+    return {
+        "seed": candidate.seed, "seconds": candidate.seconds, "fate": candidate.fate, "problem": candidate.problem,
+        **_score_columns(candidate.score),
+    }  # fmt: skip
 
 
 def _assignment_of(row: TaskRow) -> events.PhaseAssignment:

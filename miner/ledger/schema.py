@@ -84,6 +84,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ("ALTER TABLE tasks ADD COLUMN candidates TEXT",),
     # Outcomes in snake case, as everywhere else.
     ("UPDATE tasks SET outcome = replace(outcome, ' ', '_')",),
+    # The score's other parts, the threshold that it was to reach, and what the phase's gate made of both.
+    (
+        "ALTER TABLE tasks RENAME COLUMN local_score TO quality",
+        "ALTER TABLE tasks ADD COLUMN alignment REAL",
+        "ALTER TABLE tasks ADD COLUMN ssim REAL",
+        "ALTER TABLE tasks ADD COLUMN lpips REAL",
+        "ALTER TABLE tasks ADD COLUMN estimated_score REAL",
+        "ALTER TABLE tasks ADD COLUMN threshold REAL",
+        "ALTER TABLE tasks ADD COLUMN pass_probability REAL",
+        "ALTER TABLE tasks ADD COLUMN gate TEXT CHECK (gate IN ('sent', 'withheld', 'explored'))",
+    ),
 )
 VERSION = len(MIGRATIONS)
 

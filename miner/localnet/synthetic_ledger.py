@@ -1,7 +1,9 @@
 """A ledger full of plausible tasks, for measuring and testing reports."""
 
+import math
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,8 @@ EXPERIMENT = Experiment(17, {"phase3": 50, "baseline": 50})
 
 def synthesise_events(tasks: int, seed: int = 0) -> Iterator[Event]:
     """Yield the events of a number of tasks: a third in each of two phases, then an experiment with both."""
-    rng = np.random.default_rng(seed)
+    # Parts of the score are drawn apart, so that they change nothing else.
+    rng, score_rng = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     seconds = tasks / TASKS_PER_HOUR * 3600
     yield events.PhaseChanged(START, "baseline", "start", CONFIG_HASHES["baseline"], "note: upstream's values\n")
     yield events.PhaseChanged(START + seconds / 3, "phase3", "apply", CONFIG_HASHES["phase3"], "note: the default\n")
@@ -47,18 +50,20 @@ def synthesise_events(tasks: int, seed: int = 0) -> Iterator[Event]:
             yield events.SubmissionAnswered(number + 1, at + 4, Outcome.SKIPPED)
             continue
         gaussians = int(rng.lognormal(12.7, 0.35))
-        quality = PHASES[phase] + VALIDATORS[uid] + 1.2 * (np.log(gaussians) - 12.7) + rng.normal(0, 0.5)
+        logit = PHASES[phase] + VALIDATORS[uid] + 1.2 * (np.log(gaussians) - 12.7) + rng.normal(0, 0.5)
         stages = {"structure": rng.normal(1.5, 0.1), "latents": rng.gamma(4.0, 0.5), "gaussians": 0.2}
-        yield events.ResultGenerated(
+        result = events.ResultGenerated(
             *(number + 1, at + sum(stages.values()), number, (number, number + 1), stages),
             statistics=_statistics(rng, gaussians),
-            local_score=float(0.6 + 0.05 * quality + rng.normal(0, 0.04)),
+            quality=float(0.6 + 0.05 * logit + rng.normal(0, 0.04)),
             submission_bytes=13 * gaussians,
+            threshold=0.6,
         )
+        yield _with_score(result, score_rng)
         if rng.random() < 0.01:
             outcome = Outcome.NOT_VALIDATED
         else:
-            outcome = Outcome.ACCEPTED if rng.logistic() < quality else Outcome.REJECTED
+            outcome = Outcome.ACCEPTED if rng.logistic() < logit else Outcome.REJECTED
         score = float(np.clip(0.6 + rng.gamma(2.0, 0.04), 0.6, 0.95)) if outcome is Outcome.ACCEPTED else 0.0
         yield events.SubmissionAnswered(number + 1, at + 12, outcome, score=score, cooldown_until=at + 300)
 
@@ -77,6 +82,18 @@ def _statistics(rng: np.random.Generator, gaussians: int) -> dict[str, float]:
         **{name: float(value) for name, value in corners.items()},
         **{name: float(rng.random()) for name in others},
     }
+
+
+def _with_score(result: events.ResultGenerated, rng: np.random.Generator) -> events.ResultGenerated:
+    """Add plausible other parts of the score, and the total by the validator's formula."""
+    alignment, ssim, lpips = rng.normal((0.85, 0.86, 0.75), (0.05, 0.03, 0.05)).tolist()
+    total = 0.75 * (result.quality or 0.0) + 0.2 * alignment
+    total += 0.025 * _sigmoid(35 * (ssim - 0.83)) + 0.025 * lpips * _sigmoid(30 * (lpips - 0.7))
+    return replace(result, alignment=alignment, ssim=ssim, lpips=lpips, estimated_score=total)
+
+
+def _sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
 
 
 def fill_ledger(path: Path, tasks: int) -> None:

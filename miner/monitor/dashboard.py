@@ -176,6 +176,9 @@ class Dashboard:
             return None
 
 
+_LEDGER_FACTS = ("outcome", "score", "uid", "validator", "quality", "alignment", "estimated_score")
+
+
 def _result_json(result: StoredResult, row: TaskRow | None) -> Json:
     return result.facts | {
         # As text, since JavaScript's numbers have only 53 bits.
@@ -185,8 +188,7 @@ def _result_json(result: StoredResult, row: TaskRow | None) -> Json:
         "size": result.size,
         "picture": result.has_picture,
         "prompt_picture": result.has_prompt_picture,
-        "quality": row.local_score if row else None,
-        **{name: getattr(row, name, None) for name in ("outcome", "score", "uid", "validator")},
+        **{name: getattr(row, name, None) for name in _LEDGER_FACTS},
     }
 
 

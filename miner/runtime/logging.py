@@ -118,14 +118,14 @@ def sanitise_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class ResultLine:
-    """How a result was made: seconds by stage, gaussians, bytes, candidates, and quality, None if not scored."""
+    """How a result was made: seconds by stage, gaussians, bytes, candidates, and the parts of its score as a text."""
 
     task_id: str
     seconds: dict[str, float]
     gaussians: int
     size: int
     candidates: int = 1
-    quality: float | None = None
+    score: str = ""
 
     def __str__(self) -> str:
         """Return the log line."""
@@ -133,7 +133,7 @@ class ResultLine:
         count = f"{round(self.gaussians / 1000)}K" if self.gaussians >= 1000 else str(self.gaussians)
         # One of the stages is called gaussians, too, so the stages come after the count.
         stages = ", ".join(f"{stage} {value:.2f}" for stage, value in self.seconds.items())
-        scored = "" if self.quality is None else f"; best of {self.candidates}, quality {self.quality:.3f}"
+        scored = f"; best of {self.candidates}, {self.score}" if self.score else ""
         return (
             f"Task {self.task_id}: TRELLIS generation took {total:.1f} seconds. "
             f"Final stats: {count} gaussians ({self.gaussians}), {self.size} bytes; seconds: {stages}{scored}"
@@ -145,12 +145,12 @@ class ResultLine:
         match = re.search(
             r"Task (\S+): TRELLIS generation took [\d.]+ seconds\. "
             r"Final stats: \d+K? gaussians \((\d+)\), (\d+) bytes; seconds: ([^;]*)"
-            r"(?:; best of (\d+), quality ([\d.]+))?",
+            r"(?:; best of (\d+), (.+))?",
             line,
         )
         if match is None:
             return None
         stages = (stage.rsplit(" ", 1) for stage in match[4].split(", "))
         seconds = {name: float(value) for name, value in stages}
-        scored = (int(match[5]), float(match[6])) if match[5] else ()
+        scored = (int(match[5]), match[6]) if match[5] else ()
         return ResultLine(match[1], seconds, int(match[2]), int(match[3]), *scored)

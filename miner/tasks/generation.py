@@ -45,15 +45,22 @@ def best_of_n(
             raise InvalidResult(f"export is impossible: {error}") from None
         return container.pack(exported)
 
-    limits = phase.candidates
+    # Without a scorer, whose weights may be missing, no candidate is known to be better than another.
+    count = phase.candidates.count if models.scorer else 1
     return BestOfN(
-        models.backend, request, pack, models.scorer, count=limits.count, seconds=limits.seconds, deadline=deadline
+        models.backend, request, pack, models.scorer, count=count, seconds=phase.candidates.seconds, deadline=deadline
     )
 
 
 def gate_objection(best: BestResult, phase: Phase) -> str:
     """Return why the phase's gate withholds a result, "" if it passes; what could not be scored passes."""
-    if phase.gate is None or best.quality is None or best.quality >= phase.gate.quality:
+    gate, score = phase.gate, best.score
+    if gate is None or score is None:
+        return ""
+    name, value, limit = (
+        ("quality", score.quality, gate.quality) if gate.quality is not None else ("score", score.total, gate.score)
+    )
+    if value is None or limit is None or value >= limit:
         return ""
     subject = f"the best of {len(best.candidates)} has" if len(best.candidates) > 1 else "it has"
-    return f"{subject} quality {best.quality:.3f}, the phase's gate asks for {phase.gate.quality:g}"
+    return f"{subject} {name} {value:.3f}, the phase's gate asks for {limit:g}"

@@ -16,7 +16,16 @@ from miner.subnet.encoding import encoded_size
 from miner.tasks.decoding import PromptDecoder
 from miner.tasks.generation import best_of_n, gate_objection, make_request
 from miner.tasks.task import InvalidResult, Result, Task, Withheld
-from pipeline import BestOfN, Cancelled, Container, PipelineError, UnsupportedPrompt, compute_statistics, flip_up_axis
+from pipeline import (
+    BestOfN,
+    BestResult,
+    Cancelled,
+    Container,
+    PipelineError,
+    UnsupportedPrompt,
+    compute_statistics,
+    flip_up_axis,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +47,7 @@ class TaskRunner:
     counters: Counter[str] = field(default_factory=Counter)
     last_success: float | None = None
     _is_draining: bool = False
+    _logged_failures: set[str] = field(default_factory=set)
 
     def drain(self) -> None:
         """Make no further candidates for tasks that have a valid one: the miner is stopping."""
@@ -59,7 +69,7 @@ class TaskRunner:
         self.last_success = time.time()
         asset, tried = result.asset, len(result.candidates)
         sizes = (len(asset.splats), len(result.data), tried)
-        log.info("%s", ResultLine(sanitise_name(task.id), asset.seconds, *sizes, result.quality))
+        log.info("%s", ResultLine(sanitise_name(task.id), asset.seconds, *sizes, str(result.score or "")))
         self.on_result(task, result)
         return result
 
@@ -121,6 +131,7 @@ class TaskRunner:
         """Pack and check the best candidate, and record it."""
         started = time.monotonic()
         best = search.best()
+        self._note_unscored(best)
         if best.problem:
             raise InvalidResult(f"the validator would score it 0: {best.problem}")
         data = best.packed.data
@@ -134,4 +145,15 @@ class TaskRunner:
             task.record.generated(best, compute_statistics(exported), size)
         if objection:
             raise Withheld(objection)
-        return Result(best.asset, plan.phase, data, packing_seconds, best.quality, best.candidates)
+        return Result(best.asset, plan.phase, data, packing_seconds, best.score, best.candidates)
+
+    def _note_unscored(self, best: BestResult) -> None:
+        """Count the candidates that could not be scored, and log each reason once."""
+        problems = [candidate.problem for candidate in best.candidates if candidate.is_unscored]
+        self.counters["not_scored"] += len(problems)
+        for problem in dict.fromkeys(problems):
+            # The rest of it may have other numbers each time.
+            kind = problem.partition(":")[0]
+            if kind not in self._logged_failures:
+                self._logged_failures.add(kind)
+                log.warning("A candidate was %s; results are sent all the same", sanitise_text(problem))

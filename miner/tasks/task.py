@@ -6,7 +6,7 @@ from typing import Literal
 
 from miner.config.phase_files import NamedPhase
 from miner.ledger import TaskRecord
-from pipeline import Asset, Candidate, PipelineError, Prompt, ResultFormat, TextPrompt, UpAxis
+from pipeline import Asset, Candidate, PipelineError, Prompt, ResultFormat, Score, TextPrompt, UpAxis
 
 
 class InvalidResult(PipelineError):  # noqa: N818 - the names that operators see in the log
@@ -42,11 +42,11 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """The best candidate, its phase and file, seconds from generation to file, and quality, None if not scored."""
+    """The best candidate, its phase and file, seconds from generation to file, and score, None if not scored."""
 
     asset: Asset
     phase: NamedPhase
     data: bytes
     packing_seconds: float
-    quality: float | None
+    score: Score | None
     candidates: tuple[Candidate, ...]

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.conditioning.prompt import TextPrompt
 from pipeline.errors import (
@@ -18,6 +18,8 @@ from pipeline.errors import (
     UnsupportedPrompt,
 )
 from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
+from pipeline.scoring.score import Score
+from pipeline.scoring.scorer import Scorer, ScoreSplats
 from pipeline.splats.container import PackedSplats
 from pipeline.splats.splats import Splats
 from pipeline.splats.validation import invalid_reason
@@ -33,34 +35,40 @@ _SEED_DEPENDENT = (EmptyStructure, FormatError, NonFiniteOutput, TooManyVoxels)
 Pack = Callable[[Splats], PackedSplats]
 """Encodes and decodes splats as they will be delivered; may raise PipelineError. See Container.pack."""
 
-Scorer = Callable[[Splats], float]
-"""Returns the quality of splats, 0..1, higher is better; may raise PipelineError. See QualityScorer."""
+# What became of a candidate: it was sent, another one was better, validators would score it 0, or it was never made.
+Fate = Literal["chosen", "beaten", "invalid", "failed"]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One attempt: its seed, the seconds that generation and scoring took, its quality, and what is wrong with it.
+    """One attempt: its seed, the seconds that generation and scoring took, its score, its fate and what is wrong.
 
-    `quality` is None if it was not scored; `problem` is "" for a valid object.
+    `score` is None if it was not scored; `problem` is "" for a valid object that was scored if there is a scorer.
     """
 
     seed: int
     seconds: float
-    quality: float | None
+    score: Score | None
     problem: str = ""
+    fate: Fate = "beaten"
+
+    @property
+    def is_unscored(self) -> bool:
+        """Whether a valid object could not be scored."""
+        return self.fate in ("chosen", "beaten") and bool(self.problem)
 
 
 @dataclass(frozen=True, eq=False)
 class BestResult:
     """The best object, packed for delivery, and all candidates in the order in which they were made.
 
-    `quality` is None if the object was not scored. `problem` says why validators would score it 0; it is "" if they
+    `score` is None if the object was not scored. `problem` says why validators would score it 0; it is "" if they
     would score it.
     """
 
     asset: Asset
     packed: PackedSplats
-    quality: float | None
+    score: Score | None
     problem: str
     candidates: tuple[Candidate, ...]
 
@@ -71,12 +79,12 @@ class _Leader:
 
     asset: Asset
     packed: PackedSplats | None = None
-    quality: float | None = None
+    score: Score | None = None
     problem: str = ""
 
     @property
-    def rank(self) -> tuple[bool, float]:
-        return not self.problem, -1.0 if self.quality is None else self.quality
+    def rank(self) -> tuple[bool, bool, float]:
+        return not self.problem, self.score is not None, self.score.rank if self.score else 0.0
 
 
 def candidate_seed(seed: int, index: int) -> int:
@@ -110,6 +118,7 @@ class BestOfN:
     deadline: float = math.inf
     now: Callable[[], float] = time.monotonic
     _conditioning: Conditioning[Any] | None = field(default=None, init=False)
+    _score_splats: ScoreSplats | None = field(default=None, init=False)
     _candidates: list[Candidate] = field(default_factory=list, init=False)
     _leader: _Leader | None = field(default=None, init=False)
     _first_error: PipelineError | None = field(default=None, init=False)
@@ -148,7 +157,6 @@ class BestOfN:
         if not self._candidates:
             self.deadline = min(self.deadline, started + self.seconds)
         seed = candidate_seed(self.request.seed, len(self._candidates))
-        quality, problem = None, ""
         try:
             result, problem = self._evaluate(self._sample(seed, on_step))
         except Cancelled:
@@ -157,13 +165,13 @@ class BestOfN:
             # No more than one, since its traceback keeps the tensors of the failed candidate.
             self._first_error = self._first_error or error
             self._may_be_mended = isinstance(error, _SEED_DEPENDENT)
-            problem = f"{type(error).__name__}: {error}"
+            candidate = Candidate(seed, self.now() - started, None, f"{type(error).__name__}: {error}", "failed")
         else:
-            quality = result.quality
+            fate: Fate = "invalid" if result.problem else "beaten"
+            candidate = Candidate(seed, self.now() - started, result.score, problem, fate)
             self._may_be_mended = bool(result.problem)
             if self._leader is None or result.rank > self._leader.rank:
                 self._leader = result
-        candidate = Candidate(seed, self.now() - started, quality, problem)
         self._candidates.append(candidate)
         return candidate
 
@@ -190,7 +198,11 @@ class BestOfN:
         if packed is None:
             packed = self.pack(leader.asset.splats)
             problem = invalid_reason(packed.splats) or ""
-        return BestResult(leader.asset, packed, leader.quality, problem, tuple(self._candidates))
+        candidates = (
+            replace(candidate, fate="chosen") if candidate.seed == leader.asset.seed and not problem else candidate
+            for candidate in self._candidates
+        )
+        return BestResult(leader.asset, packed, leader.score, problem, tuple(candidates))
 
     @property
     def _is_hopeless(self) -> bool:
@@ -217,6 +229,13 @@ class BestOfN:
         if problem := invalid_reason(packed.splats) or "":
             return _Leader(asset, packed, problem=problem), problem
         try:
-            return _Leader(asset, packed, self.scorer(packed.splats)), ""
-        except PipelineError as error:
+            return _Leader(asset, packed, self._score(packed.splats, self.scorer)), ""
+        except Cancelled:
+            raise
+        except Exception as error:  # a scorer that fails in any way does not cost the result
             return _Leader(asset, packed), f"not scored, {type(error).__name__}: {error}"
+
+    def _score(self, splats: Splats, scorer: Scorer) -> Score:
+        if self._score_splats is None:
+            self._score_splats = scorer.for_prompt(self.request.prompt)
+        return self._score_splats(splats)

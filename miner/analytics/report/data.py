@@ -40,6 +40,8 @@ def _figures(summary: Summary) -> dict[str, float | None]:
         "tasks": summary.tasks, "accepted": rate.accepted, "rejected": rate.rejected,
         "skipped": summary.skipped, "other": summary.other, "rate": rate.share, "score": summary.score,
         "quality": summary.quality and summary.quality.p50,
+        "text_alignment": summary.text_alignment and summary.text_alignment.p50,
+        "image_alignment": summary.image_alignment and summary.image_alignment.p50,
         "seconds_p50": seconds and seconds.p50, "seconds_p95": seconds and seconds.p95,
         "gaussians_p50": summary.gaussians and summary.gaussians.p50,
     }  # fmt: skip

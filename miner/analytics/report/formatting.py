@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from miner.analytics.aggregate import Contrast
+from miner.analytics.aggregate import Contrast, Summary
 from miner.analytics.report.build import Report, ReportRow
 
 NOT_RANDOMISED = (
@@ -57,9 +57,16 @@ def summary_cells(row: ReportRow, *, count_format: str = "", dash: str = "-") ->
         row.label, *(format(count, count_format) for count in counts), percent(rate.share),
         f"{100 * low:.1f}{dash}{100 * high:.1f}" if rate.judged else dash,
         number(summary.score, ".3f"), number(summary.quality and summary.quality.p50, ".3f"),
+        alignments(summary),
         number(seconds and seconds.p50, ".1f"), number(seconds and seconds.p95, ".1f"),
         number(summary.gaussians and summary.gaussians.p50, ",.0f"), str(rate.rating),
     ]  # fmt: skip
+
+
+def alignments(summary: Summary) -> str:
+    """Format the median alignments of sentences and of pictures, whose scales differ."""
+    medians = [sample and sample.p50 for sample in (summary.text_alignment, summary.image_alignment)]
+    return "-" if medians == [None, None] else "/".join(number(median, ".2f") for median in medians)
 
 
 def contrast_cells(contrast: Contrast) -> list[str]:

@@ -95,8 +95,9 @@ def _rates(report: Report) -> Iterable[str]:
     yield rate_plot((*shown, report.total), report.scale)
     if len(shown) < len(report.groups):
         yield f'<p class="muted">{len(shown)} of {len(report.groups)} are drawn; the table has all.</p>'
-    head = ["", "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 %", "score", "quality", "p50 s"]
-    yield _table([*head, "p95 s", "gaussians", "verdict"], map(_summary_row, (*report.groups, report.total)))
+    head = ["", "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 %", "score", "quality"]
+    head += ["alignment text/image", "p50 s", "p95 s", "gaussians", "verdict"]
+    yield _table(head, map(_summary_row, (*report.groups, report.total)))
     yield f'<p class="muted">{escape(report.scale.explanation)}</p>'
     for item in report.differences:
         d = item.difference

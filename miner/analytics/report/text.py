@@ -20,7 +20,7 @@ def as_text(report: Report) -> str:
     since = f" since {moment(report.since)}" if report.since else ""
     lines = [f"{report.ledger}: {plural(total.tasks, 'task')}{since}, as of {moment(report.until)} UTC", ""]
     head = ["by " + report.by, "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 % interval", "score"]
-    head += ["quality", "p50 s", "p95 s", "gaussians", "verdict"]
+    head += ["quality", "alignment text/image", "p50 s", "p95 s", "gaussians", "verdict"]
     lines += _table([head, *map(formatting.summary_cells, (*report.groups, report.total))])
     lines.append(report.scale.explanation)
     lines += _differences(report)

@@ -107,10 +107,11 @@ function drawFigures() {
       el("td", { class: "left" }, phase.verdict),
       el("td", {}, number(phase.score, 3)),
       el("td", {}, number(phase.quality?.p50, 3)),
+      el("td", {}, `${number(phase.text_alignment?.p50, 2)} / ${number(phase.image_alignment?.p50, 2)}`),
       el("td", {}, phase.gaussians ? thousands(Math.round(phase.gaussians.p50)) : "–"),
     ),
   );
-  const head = [["phase", "left"], ["0 to 100 %, with bands", "left"], ["rate"], ["95 %"], ["accepted"], ["verdict", "left"], ["score"], ["quality"], ["gaussians"]];
+  const head = [["phase", "left"], ["0 to 100 %, with bands", "left"], ["rate"], ["95 %"], ["accepted"], ["verdict", "left"], ["score"], ["quality"], ["alignment text / image"], ["gaussians"]];
   place("phases").replaceChildren(table(head, rows));
   place("over-time").replaceChildren(...ratesOverTime(figures));
   place("stages").replaceChildren(...stageTimes(figures.phases));
@@ -175,8 +176,9 @@ function card(result) {
   if (result.prompt_picture) stand.append(el("img", { class: "prompt", src: `/pictures/${result.key}.prompt.webp`, alt: "the prompt", loading: "lazy" }));
   stand.append(badge(result));
   const words = result.prompt ?? `task ${shorten(result.task_id)}`;
-  const quality = result.quality === null ? "" : ` · quality ${number(result.quality, 2)}`;
-  const facts = `${thousands(result.gaussians)} · ${number(result.seconds, 1)} s · ${result.phase}${quality}`;
+  const scores = ["quality", "alignment", "estimated_score"].filter((name) => result[name] !== null);
+  const scored = scores.map((name) => ` · ${name.replace("_", " ")} ${number(result[name], 2)}`).join("");
+  const facts = `${thousands(result.gaussians)} · ${number(result.seconds, 1)} s · ${result.phase}${scored}`;
   return el(
     "a",
     { class: "result", href: `/viewer?key=${result.key}`, "data-key": result.key },

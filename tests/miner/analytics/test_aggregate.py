@@ -97,8 +97,8 @@ def test_groups_are_compared_with_the_largest() -> None:
 
 
 def test_accepted_against_rejected() -> None:
-    tasks = [task(n, "accepted", gaussians=100 + n, local_score=0.7) for n in range(20)]
-    tasks += [task(n, "rejected", gaussians=50 + n, local_score=None) for n in range(30)]
+    tasks = [task(n, "accepted", gaussians=100 + n, quality=0.7) for n in range(20)]
+    tasks += [task(n, "rejected", gaussians=50 + n, quality=None) for n in range(30)]
     # Neither judged results nor figures that are unknown take part.
     tasks += [task(n, "skipped", gaussians=10**6) for n in range(10)]
     (group,) = report_on(tasks).groups
@@ -109,14 +109,14 @@ def test_accepted_against_rejected() -> None:
     assert (gaussians.accepted_median, gaussians.rejected_median) == (109.5, 64.5)
     assert gaussians.effect is not None
     assert (gaussians.effect.delta, gaussians.effect.is_clear) == (1.0, True)
-    local = by_column["local_score"]
+    local = by_column["quality"]
     assert (local.accepted, local.rejected, local.effect) == (20, 0, None)
 
 
 def test_the_quality_is_of_all_that_was_scored_here() -> None:
     outcomes = ("accepted", "rejected", "skipped")
-    tasks = [task(n, outcome, local_score=0.5 + n / 10) for n, outcome in enumerate(outcomes)]
-    tasks.append(task(9, "accepted", local_score=None))
+    tasks = [task(n, outcome, quality=0.5 + n / 10) for n, outcome in enumerate(outcomes)]
+    tasks.append(task(9, "accepted", quality=None))
     quality = report_on(tasks).total.summary.quality
     assert quality is not None
     assert quality.p50 == pytest.approx(0.6)

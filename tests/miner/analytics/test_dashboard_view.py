@@ -28,11 +28,11 @@ def task(hours_ago: float, outcome: Outcome | None, seconds: float | None = None
 ROWS = [
     task(20, Outcome.REJECTED, 2.0, phase="baseline"),
     task(19.9, Outcome.REJECTED, 2.0, phase="baseline"),
-    task(10, Outcome.ACCEPTED, 3.0, local_score=0.8),
+    task(10, Outcome.ACCEPTED, 3.0, quality=0.8),
     task(9.9, Outcome.REJECTED, 4.0),
     task(9.8, Outcome.ACCEPTED, 5.0, validator=VALIDATORS[1]),
     task(2, Outcome.ACCEPTED, 3.0),
-    task(1.9, Outcome.SKIPPED, local_score=0.4),
+    task(1.9, Outcome.SKIPPED, quality=0.4),
     task(0.1, None),
 ]
 

@@ -182,6 +182,40 @@ def test_outcomes_with_spaces_are_migrated_and_counted_as_before(path: Path, old
     assert raw(path, "PRAGMA user_version") == [(VERSION,)]
 
 
+@pytest.mark.parametrize("version", [1, 3, 4])
+def test_the_quality_of_an_old_file_is_read_and_migrated_under_its_new_name(path: Path, version: int) -> None:
+    version_1(path)
+    migrate_to(path, version)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE tasks SET local_score = 0.64")
+        database.commit()
+    with LedgerReader(path) as reader:
+        (before,) = reader.tasks()
+        assert reader.tasks(without=("quality",)) == [before._replace(quality=None)]
+    assert (before.quality, before.alignment, before.estimated_score, before.threshold) == (0.64, None, None, None)
+    assert raw(path, "PRAGMA user_version") == [(version,)]
+    ledger = LedgerWriter(path)
+    task = task_started(ledger, "new")
+    ledger.record(task)
+    scored = replace(
+        result_generated(task.key, {}),
+        alignment=0.9,
+        ssim=0.85,
+        lpips=0.2,
+        estimated_score=0.66,
+        threshold=0.6,
+        pass_probability=0.7,
+        gate="sent",
+    )
+    ledger.record(scored)
+    assert ledger.close(10)
+    first, second = read_tasks(path)
+    assert first == before
+    assert (second.quality, second.alignment, second.ssim, second.lpips) == (0.64, 0.9, 0.85, 0.2)
+    assert (second.estimated_score, second.threshold, second.pass_probability) == (0.66, 0.6, 0.7)
+    assert second.gate == "sent"
+
+
 def test_tasks_of_an_old_file_are_taken_up_after_the_restart_with_a_new_release(path: Path, old_version: int) -> None:
     with closing(sqlite3.connect(path)) as database:
         database.execute("UPDATE tasks SET assigned_at = ?", (time.time(),))

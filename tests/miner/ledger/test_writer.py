@@ -54,7 +54,7 @@ def test_a_task_from_assignment_to_feedback(ledger: LedgerWriter, path: Path) ->
     assert {name: getattr(row, name) for name in SPLAT_COLUMNS} == stats
     assert (row.assigned_at, row.generated_at, row.answered_at) == (1000, 1004, 1010)
     assert (row.seed, seeds_of(row), row.seconds) == (7, (6, 7), {"structure": 1.5, "latents": 2.0})
-    assert (row.generation_seconds, row.local_score, row.submission_bytes) == (3.5, 0.64, 4_812_331)
+    assert (row.generation_seconds, row.quality, row.submission_bytes) == (3.5, 0.64, 4_812_331)
     assert (row.outcome, row.score, row.cooldown_until, row.submissions) == ("accepted", 0.71, 1300, 1)
     with LedgerReader(path) as reader:
         assert reader.tasks(without=("seeds", "error", "volume")) == [row._replace(seeds=None, volume=None)]

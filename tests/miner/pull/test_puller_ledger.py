@@ -192,11 +192,11 @@ async def test_a_result_below_the_gate_is_answered_with_the_signed_empty_result(
     assert low in caplog.text
     assert "Task low: empty result submitted to validator 0" in caplog.text
     withheld, sent = miner.rows()
-    assert (withheld.outcome, withheld.local_score, withheld.submission_bytes) == ("skipped", 0.55, None)
+    assert (withheld.outcome, withheld.quality, withheld.submission_bytes) == ("skipped", 0.55, None)
     assert withheld.gaussians == 7000
     assert withheld.error is not None
     assert withheld.error.startswith("Withheld: the best of 2 has quality 0.550")
-    assert (sent.outcome, sent.local_score, sent.error) == ("accepted", 0.7, None)
+    assert (sent.outcome, sent.quality, sent.error) == ("accepted", 0.7, None)
     for row, told in ((withheld, [0.41, 0.55]), (sent, [0.3, 0.7])):
         assert [candidate["quality"] for candidate in candidates_of(row)] == told
         assert seeds_of(row) == tuple(candidate["seed"] for candidate in candidates_of(row))
@@ -215,7 +215,7 @@ async def test_what_could_not_be_scored_passes_the_gate(miner: PullingMiner, pha
     await miner.time.next_sleep()
     assert miner.verdicts == [("a", "valid")]
     (row,) = miner.rows()
-    assert (row.local_score, candidates_of(row)[0]["problem"]) == (None, "not scored, OutOfMemory: no room to score")
+    assert (row.quality, candidates_of(row)[0]["problem"]) == (None, "not scored, OutOfMemory: no room to score")
 
 
 async def test_a_validator_that_was_gone_for_a_while_settles_its_submission(miner: PullingMiner) -> None:
