@@ -33,7 +33,8 @@ class ClipTokenizer:
             import ftfy
             import regex
         except ImportError as error:
-            raise CheckpointError(f"alignment with sentences needs {error.name}: pip install 'sn17-miner[score]'") from None
+            message = f"alignment with sentences needs {error.name}: pip install 'sn17-miner[score]'"
+            raise CheckpointError(message) from None
         from tokenizers import models, pre_tokenizers
 
         self._fix = ftfy.fix_text
@@ -53,22 +54,22 @@ class ClipTokenizer:
         path = directory / "vocab.json"
         try:
             if path.is_file():
-                vocabulary, merges = read_json(path), (directory / "merges.txt").read_text(encoding="utf-8")
                 # The first line is a comment.
-                pairs = [(first, second) for first, second in (line.split() for line in merges.splitlines()[1:] if line)]
-                return ClipTokenizer(vocabulary, pairs)
+                lines = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")[1:]
+                return ClipTokenizer(read_json(path), [_pair(line.split()) for line in lines if line])
             path = directory / "tokenizer.json"
             if not path.is_file():
                 raise CheckpointError(describe_missing(directory / "vocab.json"))
             model = read_json(path)["model"]
-            pairs = [tuple(pair.split() if isinstance(pair, str) else pair) for pair in model["merges"]]
-            return ClipTokenizer(model["vocab"], pairs)
+            merges = [_pair(merge.split() if isinstance(merge, str) else merge) for merge in model["merges"]]
+            return ClipTokenizer(model["vocab"], merges)
         except CheckpointError:
             raise
         except FileNotFoundError as error:
             raise CheckpointError(describe_missing(Path(error.filename))) from None
         except Exception as error:  # tokenizers raises plain Exception
-            raise CheckpointError(f"{path} is no vocabulary of CLIP: {' '.join(str(error).split())}{cure(path)}") from None
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{path} is no vocabulary of CLIP: {reason}{cure(path)}") from None
 
     def __call__(self, text: str) -> Tensor:
         """Return the token ids of a sentence, [1, 77] int64; one that is longer is cut, and still ends with the end."""
@@ -94,3 +95,8 @@ class ClipTokenizer:
                 letters = "".join(part for part, _ in self._bytes.pre_tokenize_str(piece))
                 ids += [token.id for token in self._model.tokenize(letters)]
         return ids
+
+
+def _pair(parts: list[str]) -> tuple[str, str]:
+    first, second = parts
+    return first, second

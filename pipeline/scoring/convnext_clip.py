@@ -112,8 +112,11 @@ class ResidualBlock(nn.Module):
         self.ln_1 = nn.LayerNorm(channels)
         self.attn = CausalSelfAttention(channels, heads)
         self.ln_2 = nn.LayerNorm(channels)
-        layers = {"c_fc": nn.Linear(channels, 4 * channels), "gelu": nn.GELU(), "c_proj": nn.Linear(4 * channels, channels)}
-        self.mlp = nn.Sequential(OrderedDict(layers))
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(channels, 4 * channels), gelu=nn.GELU(), c_proj=nn.Linear(4 * channels, channels)
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, T, C] to [B, T, C]."""
