@@ -1,6 +1,7 @@
 """The choice of device, precision and kernels for the networks, with its reason."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from shutil import which
@@ -76,6 +77,15 @@ def _resolve_device(name: str) -> tuple[torch.device, str]:
             "devices; check nvidia-smi, or set device: cpu"
         )
     return resolved, reason
+
+
+def current_device(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which a GPU is the current one of this thread; nothing changes for a CPU.
+
+    Triton launches kernels on the current GPU, whichever their tensors are on, and graphs are captured there. A thread
+    begins with the first one.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def triton_obstacle(device: torch.device) -> str | None:
