@@ -1,7 +1,6 @@
 """The quality of views, against what the validator's own code computed with weights by formula."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
