@@ -99,6 +99,7 @@ class TaskRecord:
 
     def generated(self, best: "BestResult", statistics: "Statistics", submission_bytes: int | None) -> None:
         """Record a result and its size as submitted; None if it is withheld."""
+        score = _score_columns(best.score)
         self.recorder.record(
             events.ResultGenerated(
                 key=self.key,
@@ -109,7 +110,11 @@ class TaskRecord:
                 statistics=splat_columns(vars(statistics)),
                 submission_bytes=submission_bytes,
                 candidates=tuple(_columns(candidate) for candidate in best.candidates),
-                **_score_columns(best.score),
+                quality=score["quality"],
+                alignment=score["alignment"],
+                ssim=score["ssim"],
+                lpips=score["lpips"],
+                estimated_score=score["estimated_score"],
             )
         )
 
