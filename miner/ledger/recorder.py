@@ -97,8 +97,16 @@ class TaskRecord:
             )
         )
 
-    def generated(self, best: "BestResult", statistics: "Statistics", submission_bytes: int | None) -> None:
-        """Record a result and its size as submitted; None if it is withheld."""
+    def generated(
+        self,
+        best: "BestResult",
+        statistics: "Statistics",
+        submission_bytes: int | None,
+        threshold: float | None = None,
+        gate: events.GateVerdict | None = None,
+        pass_probability: float | None = None,
+    ) -> None:
+        """Record a result; see `ResultGenerated`."""
         self.recorder.record(
             events.ResultGenerated(
                 key=self.key,
@@ -109,6 +117,9 @@ class TaskRecord:
                 statistics=splat_columns(vars(statistics)),
                 submission_bytes=submission_bytes,
                 candidates=tuple(_columns(candidate) for candidate in best.candidates),
+                threshold=threshold,
+                gate=gate,
+                pass_probability=pass_probability,
                 **_score_columns(best.score),
             )
         )
