@@ -107,6 +107,7 @@ class TaskRecord:
         pass_probability: float | None = None,
     ) -> None:
         """Record a result; see `ResultGenerated`."""
+        score = _score_columns(best.score)
         self.recorder.record(
             events.ResultGenerated(
                 key=self.key,
@@ -117,10 +118,14 @@ class TaskRecord:
                 statistics=splat_columns(vars(statistics)),
                 submission_bytes=submission_bytes,
                 candidates=tuple(_columns(candidate) for candidate in best.candidates),
+                quality=score["quality"],
+                alignment=score["alignment"],
+                ssim=score["ssim"],
+                lpips=score["lpips"],
+                estimated_score=score["estimated_score"],
                 threshold=threshold,
                 gate=gate,
                 pass_probability=pass_probability,
-                **_score_columns(best.score),
             )
         )
 

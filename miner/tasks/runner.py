@@ -172,9 +172,8 @@ class TaskRunner:
 
     def _note_unscored(self, best: BestResult) -> None:
         """Count the candidates that could not be scored, and log each reason once."""
-        problems = [candidate.problem for candidate in best.candidates if candidate.is_unscored]
-        self.counters["not_scored"] += len(problems)
-        for problem in dict.fromkeys(problems):
+        for problem in (candidate.problem for candidate in best.candidates if candidate.is_unscored):
+            self.counters["not_scored"] += 1
             # The rest of it may have other numbers each time.
             kind = problem.partition(":")[0]
             if kind not in self._logged_failures:

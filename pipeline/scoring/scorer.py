@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -12,12 +12,15 @@ from torch import Tensor
 from pipeline.conditioning.preprocessing import PICTURE_SIZE
 from pipeline.conditioning.prompt import ImagePrompt, ImagesPrompt, Prompt, TextPrompt
 from pipeline.errors import CheckpointError, OutOfMemory
+from pipeline.scoring.image_alignment import ImageAlignment
 from pipeline.scoring.quality import QualityNetwork
 from pipeline.scoring.score import Part, Score
+from pipeline.scoring.text_alignment import TextAlignment
+from pipeline.scoring.view_similarity import ViewSimilarity
 from pipeline.scoring.views import render_validator_views
 from pipeline.splats.splats import Splats
 from pipeline.weights.locate import SCORER
-from pipeline.weights.scorers import IMAGE_ALIGNMENT, LPIPS, TEXT_ALIGNMENT
+from pipeline.weights.scorers import IMAGE_ALIGNMENT, LPIPS, TEXT_ALIGNMENT, locate_alexnet
 
 Network = TypeVar("Network")
 Outcome = TypeVar("Outcome")
@@ -57,9 +60,9 @@ class ValidatorScorer(Scorer):
 
     device: torch.device
     quality: QualityNetwork | None = None
-    text_alignment: Any = None
-    image_alignment: Any = None
-    similarity: Any = None
+    text_alignment: TextAlignment | None = None
+    image_alignment: ImageAlignment | None = None
+    similarity: ViewSimilarity | None = None
     missing: tuple[str, ...] = ()
 
     @staticmethod
@@ -82,6 +85,9 @@ class ValidatorScorer(Scorer):
         return ValidatorScorer(
             device,
             load("quality", lambda: QualityNetwork.load(sources.quality, device)),
+            load("alignment", lambda: TextAlignment.load(sources.text_alignment, device), wanted=text),
+            load("alignment", lambda: ImageAlignment.load(sources.image_alignment, device), wanted=image),
+            load("similarity", lambda: ViewSimilarity.load(locate_alexnet(sources.lpips), device)),
             missing=tuple(missing),
         )
 

@@ -19,6 +19,8 @@ ENCODER_FILES: dict[EncoderKind, tuple[str, ...]] = {
     "image_cond_model": ("config.json", "model.safetensors"),
     "text_cond_model": ("config.json", "model.safetensors", "vocab.json", "merges.txt"),
 }
+# The files of a CLIP in open_clip's layout.
+OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # The file that lists the components of a text-to-image model in diffusers' layout.
 MODEL_INDEX = "model_index.json"
 # Files that tokenizers of the supported kinds consist of; no repository has all of them.

@@ -11,7 +11,9 @@ from pipeline.errors import CheckpointError
 _FOLDER_PREFIX = "models--"
 _SNAPSHOTS = "snapshots"
 # Files in the root of what `weights download org/name` knows as a whole; other repositories have single networks.
-_MARKERS = ("pipeline.json", "model_index.json", "quality_scorer.safetensors", "config.json")
+_MARKERS = (
+    "pipeline.json", "model_index.json", "quality_scorer.safetensors", "open_clip_config.json", "config.json",
+)  # fmt: skip
 
 
 class DamagedCache(CheckpointError):  # noqa: N818 - a state, not a fault

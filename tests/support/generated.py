@@ -15,6 +15,7 @@ from pipeline import (
     OnStep,
     Prompt,
     Request,
+    Score,
     Splats,
     decode_image_prompt,
 )
@@ -60,6 +61,21 @@ class FakeBackend:
 
     def generate(self, request: Request, on_step: OnStep = lambda *_: None) -> Asset:
         return self.sample(self.encode(request.prompt), request, on_step)
+
+
+class FakeScorer:
+    """A scorer whose quality is a function of the splats, for whatever prompt."""
+
+    def __init__(self, quality: Callable[[Splats], float]) -> None:
+        self._quality = quality
+        self.prompts: list[Prompt] = []
+
+    def for_prompt(self, prompt: Prompt) -> Callable[[Splats], Score]:
+        self.prompts.append(prompt)
+        return lambda splats: Score(quality=self._quality(splats))
+
+    def warm_up(self) -> None:
+        pass
 
 
 def png(image: Image.Image) -> bytes:

@@ -19,7 +19,7 @@ from miner.phases.state import PhaseChoice
 from miner.tasks.runner import TaskRunner
 from miner.tasks.task import Result, Task
 from pipeline import Asset, OnStep, Request, Splats
-from tests.support.generated import FakeBackend, image_prompt, instant_generate, make_asset
+from tests.support.generated import FakeBackend, FakeScorer, image_prompt, instant_generate, make_asset
 from tests.support.waiting import TIMEOUT
 
 UID = 7
@@ -77,7 +77,7 @@ class MinerParts:
         assert self.ledger.close(TIMEOUT)
 
     def _choose(self, phase: Phase) -> tuple[PhaseChoice, LoadedModels]:
-        scorer = (lambda splats: self.score(splats)) if phase.scorer else None
+        scorer = FakeScorer(lambda splats: self.score(splats)) if phase.scorer else None
         models = LoadedModels(self.backend, phase.models_key, scorer)
         return PhaseChoice.single(NamedPhase("demo", phase)), models
 

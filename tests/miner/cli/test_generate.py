@@ -7,9 +7,11 @@ import torch
 from click.testing import Result
 from PIL import Image
 
-from pipeline import QualityScorer, flip_up_axis, ply, spz
+from pipeline import flip_up_axis, ply, spz
 from pipeline.rendering.cameras import validator_cameras
 from pipeline.scoring.best_of_n import candidate_seed
+from pipeline.scoring.quality import QualityNetwork
+from pipeline.scoring.views import render_validator_views
 from tests.support.cli import run
 from tests.support.scorers import write_scorer
 
@@ -129,7 +131,7 @@ def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
     monkeypatch: pytest.MonkeyPatch, picture: Path, phases: Path, tmp_path: Path
 ) -> None:
     # Drawing all sixteen is slow on a processor; pipeline.test_scoring does it.
-    monkeypatch.setattr("pipeline.scoring.quality.validator_cameras", lambda: validator_cameras()[:2])
+    monkeypatch.setattr("pipeline.scoring.views.validator_cameras", lambda: validator_cameras()[:2])
     (phases / "quick.yaml").write_text(
         "extends: demo\nsparse_structure_sampler_params: {steps: 4}\nslat_sampler_params: {steps: 2}\n"
         "max_voxels: {count: 250, excess: drop}\n"
@@ -148,7 +150,7 @@ def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
     assert f"seed {best[1]}, " in told.partition("would withhold it")[2]
     # Scored as it would be sent, the right way up.
     splats = flip_up_axis(ply.from_bytes(out.read_bytes()))
-    quality = QualityScorer.load(str(tmp_path), torch.device("cpu"))(splats)
+    quality = QualityNetwork.load(str(tmp_path), torch.device("cpu")).measure(render_validator_views(splats))
     assert float(best[2]) == pytest.approx(quality, abs=0.01)
     assert generate(picture, "--phase", "quick", "--seed", best[1], "-o", out, *config).exit_code == 0
     torch.testing.assert_close(flip_up_axis(ply.from_bytes(out.read_bytes())).means, splats.means)

@@ -66,7 +66,7 @@ def test_text(tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     rows = {line.split()[0]: line.split() for line in out.splitlines()[2:6]}
     assert rows["a"][2:9] == ["20", "20", "0", "0", "0", "100.0", "%"]
-    assert rows["a"][9:] == ["83.9-100.0", "0.700", "0.500", "2.0", "2.0", "-", "at", "least", "excellent"]
+    assert rows["a"][9:] == ["83.9-100.0", "0.700", "0.500", "-", "2.0", "2.0", "-", "at", "least", "excellent"]
     assert rows["b"][2:10] == ["21", "5", "15", "1", "0", "25.0", "%", "11.2-46.9"]
     assert out.count("not enough data, 4 more tasks") == 1
     assert rows["all"][1:5] == ["41", "25", "15", "1"]

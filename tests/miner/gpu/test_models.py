@@ -17,7 +17,7 @@ from miner.config.settings import MinerSettings
 from miner.errors import OperatorError
 from miner.gpu import models
 from miner.gpu.scheduler import Scheduler
-from pipeline import BackgroundModelError, CheckpointError, OutOfMemory, QualityScorer, TextToImageError
+from pipeline import BackgroundModelError, CheckpointError, OutOfMemory, TextPrompt, TextToImageError, ValidatorScorer
 from tests.support.generated import make_splats
 from tests.support.scorers import write_scorer
 from tests.support.waiting import TIMEOUT
@@ -123,28 +123,36 @@ async def test_what_a_phase_needs_for_choosing_and_for_sentences_is_loaded_and_w
     asked: dict[str, object] = {}
     monkeypatch.setattr(models, "load_backend", lambda *_, **options: asked.update(options) or WARM)
     warmed: list[object] = []
-    monkeypatch.setattr(QualityScorer, "warm_up", lambda scorer: warmed.append(scorer))
+    monkeypatch.setattr(ValidatorScorer, "warm_up", lambda scorer: warmed.append(scorer))
     plain = await models.load_and_warm_up(named, SETTINGS, scheduler)
     assert (plain.scorer, asked["text_to_image"], warmed) == (None, None, [])
     scorer = ScorerSettings(weights=str(write_scorer(tmp_path)))
     changes = {"scorer": scorer, "text_to_image": TextToImageSettings(model="org/turbo")}
     more = NamedPhase("more", named.settings.model_copy(update=changes))
     loaded = await models.load_and_warm_up(more, SETTINGS, scheduler)
-    assert isinstance(loaded.scorer, QualityScorer)
+    assert isinstance(loaded.scorer, ValidatorScorer)
     assert (asked["text_to_image"], warmed) == ("org/turbo", [loaded.scorer])
-    assert 0 < loaded.scorer(make_splats(100)) < 1
+    score = loaded.scorer.for_prompt(TextPrompt("a chair"))(make_splats(100))
+    assert score.parts == ("quality",)
+    assert loaded.problems == ()
 
 
-async def test_a_scorer_that_is_not_here_is_named_with_the_command(
-    scheduler: Scheduler, named: NamedPhase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+async def test_a_scorer_that_is_not_here_is_left_out_and_named_with_the_command(
+    scheduler: Scheduler,
+    named: NamedPhase,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(models, "load_backend", lambda *_, **__: WARM)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     settings = named.settings.model_copy(update={"scorer": ScorerSettings()})
-    with pytest.raises(
-        OperatorError, match=r"phase demo cannot be loaded: .*sn17-miner weights download 404-Gen/validation@948"
-    ):
-        await models.load_and_warm_up(NamedPhase("demo", settings), SETTINGS, scheduler)
+    loaded = await models.load_and_warm_up(NamedPhase("demo", settings), SETTINGS, scheduler)
+    assert loaded.scorer is None
+    (problem,) = loaded.problems
+    assert problem.startswith("results are not scored by quality: ")
+    assert "sn17-miner weights download 404-Gen/validation@948" in problem
+    assert caplog.text.count("Results are not scored by quality") == 1
 
 
 async def test_an_unknown_device_is_the_operators_mistake(scheduler: Scheduler, named: NamedPhase) -> None:

@@ -102,9 +102,9 @@ def test_counts_are_told_in_thousands_and_exactly(count: int, words: str) -> Non
     assert ResultLine.parse(str(line)) == line
 
 
-def test_a_line_tells_how_many_candidates_and_the_best_quality() -> None:
-    line = ResultLine("t1", dict.fromkeys(STAGES, 2.08), 371_424, 4_812_331, 4, 0.712)
-    assert str(line).endswith("gaussians 2.08; best of 4, quality 0.712")
+def test_a_line_tells_how_many_candidates_and_the_best_score() -> None:
+    line = ResultLine("t1", dict.fromkeys(STAGES, 2.08), 371_424, 4_812_331, 4, "quality 0.712, alignment 0.430")
+    assert str(line).endswith("gaussians 2.08; best of 4, quality 0.712, alignment 0.430")
     assert ResultLine.parse(f"2025-11-04 10:00:00 | INFO | {line}") == line
     assert cut(COUNTS, f"{line}\n") == ["371K"]
     assert cut(SECONDS, f"{line}\n") == ["10.4"]

@@ -23,6 +23,7 @@ from pipeline import (
     PipelineError,
     PromptError,
     Request,
+    Score,
     Splats,
     TextPrompt,
     UnsupportedPrompt,
@@ -220,8 +221,8 @@ async def test_the_best_candidate_is_the_result(
     with caplog.at_level("INFO", "miner"):
         result = await run_with(parts, scored(phase))
     assert generated_seeds(parts) == SEEDS[:3]
-    assert (result.asset.seed, result.quality) == (SEEDS[1], 0.8)
-    assert [(c.seed, c.quality) for c in result.candidates] == list(qualities.items())
+    assert (result.asset.seed, result.score) == (SEEDS[1], Score(0.8))
+    assert [(c.seed, c.score and c.score.quality) for c in result.candidates] == list(qualities.items())
     sent = flip_up_axis(spz.from_bytes(result.data)).means
     assert (sent - result.asset.splats.means).abs().max() <= 2**-13
     assert "; best of 3, quality 0.800" in caplog.text
@@ -248,10 +249,10 @@ async def test_one_candidate_is_the_same_with_and_without_a_scorer(
     score_by_seed(parts, {5: 0.9})
     with caplog.at_level("INFO", "miner"):
         plain = await run_with(parts, phase)
-    assert (plain.asset.seed, plain.quality, len(plain.candidates)) == (5, None, 1)
+    assert (plain.asset.seed, plain.score, len(plain.candidates)) == (5, None, 1)
     assert "best of" not in caplog.text
     judged = await run_with(parts, scored(phase, count=1))
-    assert (judged.data, judged.quality) == (plain.data, 0.9)
+    assert (judged.data, judged.score) == (plain.data, Score(0.9))
 
 
 async def test_the_tasks_deadline_and_the_phases_seconds_end_the_search(parts: MinerParts, phase: Phase) -> None:
@@ -341,5 +342,5 @@ async def test_the_gate_is_not_for_those_who_judge_nothing(parts: MinerParts, ph
     """A result that is asked for on this machine is delivered with its quality, whatever that is."""
     parts.score = lambda _: 0.1
     result = await run_with(parts, scored(phase, count=1, gate=GateSettings(quality=0.9)), validator=None)
-    assert result.quality == 0.1
+    assert result.score == Score(0.1)
     assert parts.ledger.status.written == 0

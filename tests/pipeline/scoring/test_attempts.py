@@ -8,7 +8,7 @@ import pytest
 from pipeline import Asset, EmptyStructure, OutOfMemory, PipelineError, Request, SamplerParams, TextPrompt
 from pipeline.scoring.best_of_n import MAX_ATTEMPTS, BestOfN, candidate_seed
 from pipeline.splats.container import Container
-from tests.support.generated import FakeBackend, make_asset
+from tests.support.generated import FakeBackend, FakeScorer, make_asset
 
 PARAMS = SamplerParams(steps=1, cfg_strength=0.0)
 
@@ -21,7 +21,7 @@ class Making:
         self.seeds: list[int] = []
 
     def search(self, *, scored: bool, seconds: float = math.inf) -> BestOfN:
-        scorer = (lambda _: 0.5) if scored else None
+        scorer = FakeScorer(lambda _: 0.5) if scored else None
         request = Request(TextPrompt("x"), 5, PARAMS, PARAMS)
         backend = FakeBackend(self.generate)
         return BestOfN(

@@ -1,7 +1,7 @@
 """Best of N: which candidate is taken, what ends the search, and that one candidate is what the generator makes."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -23,6 +23,7 @@ from pipeline import (
     Prompt,
     Request,
     SamplerParams,
+    Score,
     Splats,
     TextPrompt,
     UnsupportedPrompt,
@@ -31,6 +32,7 @@ from pipeline.request import Conditioning, ignore_steps
 from pipeline.scoring.best_of_n import BestOfN, BestResult, Pack, candidate_seed
 from pipeline.splats.container import Container, PackedSplats
 from pipeline.splats.splats import flip_up_axis
+from tests.support.generated import FakeScorer
 
 PARAMS = SamplerParams(steps=1, cfg_strength=0.0)
 REQUEST = Request(ImagePrompt(Image.new("RGB", (4, 4)), b"picture"), 11, PARAMS, PARAMS)
@@ -90,7 +92,7 @@ class ScriptedModels:
         return outcome
 
     def search(self, count: int, request: Request = REQUEST, pack: Pack = pack, **limits: float) -> BestOfN:
-        return BestOfN(self, request, pack, self.score, count=count, now=lambda: self.now, **limits)
+        return BestOfN(self, request, pack, FakeScorer(self.score), count=count, now=lambda: self.now, **limits)
 
     def best(self, count: int, request: Request = REQUEST, pack: Pack = pack, **limits: float) -> BestResult:
         return self.search(count, request, pack, **limits).run()
@@ -99,9 +101,9 @@ class ScriptedModels:
 def test_the_best_is_taken_and_every_number_is_told() -> None:
     models = ScriptedModels({0: 0.4, 1: 0.9, 2: 0.6}, seconds=(1.0, 2.0, 3.0))
     best = models.best(3)
-    assert (best.asset.seed, best.quality, best.problem) == (SEEDS[1], 0.9, "")
+    assert (best.asset.seed, best.score, best.problem) == (SEEDS[1], Score(0.9), "")
     assert [c.seed for c in best.candidates] == models.asked == list(SEEDS[:3])
-    assert [c.quality for c in best.candidates] == [0.4, 0.9, 0.6]
+    assert [c.score for c in best.candidates] == [Score(0.4), Score(0.9), Score(0.6)]
     assert [c.seconds for c in best.candidates] == [1.5, 2.5, 3.5]
     assert not any(c.problem for c in best.candidates)
 
@@ -161,16 +163,16 @@ def test_the_seconds_count_from_the_first_candidates_beginning_and_a_wait_betwee
 def test_an_object_that_cannot_be_made_or_is_invalid_never_wins() -> None:
     models = ScriptedModels({0: EmptyStructure("nothing"), 1: 0.99, 2: 0.1}, counts={1: 6999})
     best = models.best(3)
-    assert (best.asset.seed, best.quality) == (SEEDS[2], 0.1)
+    assert (best.asset.seed, best.score) == (SEEDS[2], Score(0.1))
     problems = [c.problem for c in best.candidates]
     assert problems[0] == "EmptyStructure: nothing"
     assert "6999 gaussians" in problems[1]
-    assert [c.quality for c in best.candidates] == [None, None, 0.1]
+    assert [c.score for c in best.candidates] == [None, None, Score(0.1)]
 
 
 def test_an_invalid_object_is_better_than_none_and_is_not_scored() -> None:
     best = ScriptedModels({0: EmptyStructure("nothing"), 1: 0.9}, counts={1: 6999}).best(2, seconds=2)
-    assert (best.asset.seed, best.quality) == (SEEDS[1], None)
+    assert (best.asset.seed, best.score) == (SEEDS[1], None)
     assert best.problem == best.candidates[1].problem
     assert "6999 gaussians" in best.problem
 
@@ -198,7 +200,7 @@ def test_the_scorer_sees_what_the_validator_receives() -> None:
         return PackedSplats(b"%d" % packings[-1], replace(splats, f_dc=2 - 2 * splats.f_dc))
 
     best = models.best(2, pack=swap)
-    assert [c.quality for c in best.candidates] == [0.8, 0.2]
+    assert [c.score for c in best.candidates] == [Score(0.8), Score(0.2)]
     # The asset is as it was generated, and its file was made once.
     assert float(best.asset.splats.f_dc[0, 0]) == 0
     assert (best.packed.data, float(best.packed.splats.f_dc[0, 0])) == (b"0", 2)
@@ -221,7 +223,7 @@ def test_without_a_scorer_the_candidate_is_checked_and_packed_at_the_end(count: 
     best = search.best()
     assert len(packings) == 1
     assert best.packed.splats is best.asset.splats
-    assert best.quality is None
+    assert best.score is None
     assert best.problem.startswith(problem)
     assert bool(best.problem) == bool(problem)
 
@@ -254,9 +256,42 @@ def test_an_object_that_could_not_be_scored_is_sent_if_there_is_no_other() -> No
         raise OutOfMemory("no room")
 
     models = ScriptedModels({0: 0.9, 1: 0.1})
-    best = BestOfN(models, REQUEST, pack, fail, count=2, now=lambda: models.now).run()
-    assert (best.asset.seed, best.quality, best.problem) == (11, None, "")
+    best = BestOfN(models, REQUEST, pack, FakeScorer(fail), count=2, now=lambda: models.now).run()
+    assert (best.asset.seed, best.score, best.problem) == (11, None, "")
     assert best.candidates[0].problem == "not scored, OutOfMemory: no room"
+    assert best.candidates[0].is_unscored
+
+
+def test_a_scorer_that_breaks_does_not_cost_the_result() -> None:
+    def fail(splats: Splats) -> float:
+        if splats.f_dc[0, 0] == 1:
+            raise RuntimeError("no kernel image")
+        return 0.3
+
+    best = BestOfN(ScriptedModels({0: 0.9, 1: 0.1}), REQUEST, pack, FakeScorer(fail), count=2).run()
+    assert (best.asset.seed, best.score) == (11, Score(0.3))
+    assert best.candidates[1].problem == "not scored, RuntimeError: no kernel image"
+    models = ScriptedModels({0: 0.9})
+    assert BestOfN(models, REQUEST, pack, FakeScorer(lambda _: 1 / 0)).run().packed.data == b"packed"
+
+
+def test_a_scored_object_is_better_than_one_whose_score_is_not_a_number() -> None:
+    best = ScriptedModels({0: math.nan, 1: 0.1}).best(2)
+    assert best.asset.seed == SEEDS[1]
+
+
+def test_every_candidate_has_a_fate() -> None:
+    models = ScriptedModels({0: 0.4, 1: EmptyStructure("none"), 2: 0.8, 3: 0.9, 4: 0.1}, counts={3: 6999})
+    fates = [candidate.fate for candidate in models.best(5).candidates]
+    assert fates == ["beaten", "failed", "chosen", "invalid", "beaten"]
+    assert [c.fate for c in ScriptedModels({0: 0.9}, counts={0: 6999}).best(1, seconds=1).candidates] == ["invalid"]
+
+
+def test_a_prompt_is_encoded_once_for_all_scores() -> None:
+    models = ScriptedModels({0: 0.4, 1: 0.9})
+    scorer = FakeScorer(models.score)
+    BestOfN(models, REQUEST, pack, scorer, count=2).run()
+    assert scorer.prompts == [REQUEST.prompt]
 
 
 def test_if_none_can_be_made_the_first_error_is_told() -> None:
@@ -293,7 +328,7 @@ def test_whoever_stops_it_or_breaks_the_device_is_heard_at_once(error: Exception
     with pytest.raises(type(error)):
         search.make_one()
     assert search.has_valid
-    assert search.best().quality == 0.5
+    assert search.best().score == Score(0.5)
 
 
 def test_steps_are_told() -> None:
@@ -319,21 +354,20 @@ def same(a: Splats, b: Splats) -> bool:
     return len(a) == len(b) and all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("means", "quaternions", "f_dc"))
 
 
-@pytest.mark.parametrize("scorer", [None, lambda splats: 0.5])
-def test_one_candidate_is_what_the_generator_makes(
-    generator: Generator, scorer: Callable[[Splats], float] | None
-) -> None:
+@pytest.mark.parametrize("scorer", [None, FakeScorer(lambda splats: 0.5)])
+def test_one_candidate_is_what_the_generator_makes(generator: Generator, scorer: FakeScorer | None) -> None:
     request = request_of_an_egg()
     best = BestOfN(generator, request, Container("ply").pack, scorer, count=1, seconds=math.inf).run()
     assert same(best.asset.splats, generator.generate(request).splats)
     assert same(best.packed.splats, flip_up_axis(best.asset.splats))
     assert [c.seed for c in best.candidates] == [best.asset.seed] == [3]
-    assert best.quality == (scorer and 0.5)
+    assert best.score == (scorer and Score(0.5))
     assert all(seconds > 0 for seconds in best.asset.seconds.values())
 
 
 def test_candidates_are_what_their_seeds_give_alone(generator: Generator) -> None:
     request = request_of_an_egg()
-    best = BestOfN(generator, request, Container().pack, lambda splats: float(splats.means.std()), count=3).run()
+    scorer = FakeScorer(lambda splats: float(splats.means.std()))
+    best = BestOfN(generator, request, Container().pack, scorer, count=3).run()
     alone = generator.generate(replace(request, seed=best.asset.seed))
     assert same(best.asset.splats, alone.splats)

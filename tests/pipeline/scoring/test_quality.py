@@ -10,11 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline.conditioning.prompt import TextPrompt
 from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory
 from pipeline.rendering.cameras import validator_cameras
 from pipeline.rendering.rasterizer import render
-from pipeline.scoring import quality as scoring
-from pipeline.scoring.quality import QualityScorer, normalise_as_validator, render_as_validator
+from pipeline.scoring import quality, views
+from pipeline.scoring.quality import QualityNetwork
+from pipeline.scoring.score import Score
+from pipeline.scoring.scorer import ValidatorScorer
+from pipeline.scoring.views import normalise_as_validator, render_as_validator
 from pipeline.splats.splats import Splats
 from tests.support.scorers import write_scorer
 
@@ -39,8 +43,22 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scorer(directory: Path) -> QualityScorer:
-    return QualityScorer.load(str(directory), CPU)
+def network(directory: Path) -> QualityNetwork:
+    return QualityNetwork.load(str(directory), CPU)
+
+
+@pytest.fixture(scope="module")
+def measure(network: QualityNetwork) -> Callable[[Splats], float]:
+    """The quality of splats as a scorer tells it."""
+    score = ValidatorScorer(CPU, network).for_prompt(TextPrompt("a chair"))
+
+    def measure(splats: Splats) -> float:
+        result = score(splats)
+        assert result == Score(quality=result.quality)
+        assert result.quality is not None
+        return result.quality
+
+    return measure
 
 
 def expected_quality(splats: Splats, directory: Path) -> float:
@@ -63,7 +81,7 @@ def expected_quality(splats: Splats, directory: Path) -> float:
     backbone = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
     model.load_state_dict(backbone)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    views = []
+    qualities = []
     for camera in validator_cameras():
         picture = render(normalised, [camera], background=(1.0, 1.0, 1.0))[0].numpy()
         pixels = np.floor(np.clip(picture, 0, 1) * np.float32(255)) / 255
@@ -71,17 +89,17 @@ def expected_quality(splats: Splats, directory: Path) -> float:
         with torch.no_grad():
             token = model(torch.from_numpy(channels_first).float()[None]).last_hidden_state[0, 0].double().numpy()
         logit = token @ tensors["score_head.weight"][0].double().numpy() + float(tensors["score_head.bias"][0])
-        views.append(1 / (1 + math.exp(-logit)))
-    assert len(views) == 16
-    return sum(views) / 16
+        qualities.append(1 / (1 + math.exp(-logit)))
+    assert len(qualities) == 16
+    return sum(qualities) / 16
 
 
-def test_the_quality_is_that_of_the_description(scorer: QualityScorer, directory: Path) -> None:
+def test_the_quality_is_that_of_the_description(measure: Callable[[Splats], float], directory: Path) -> None:
     for splats in (cloud(), cloud(spread=4.0)):
-        quality, expected = scorer(splats), expected_quality(splats, directory)
-        assert quality == pytest.approx(expected, abs=1e-6), (quality, expected)
+        found, expected = measure(splats), expected_quality(splats, directory)
+        assert found == pytest.approx(expected, abs=1e-6), (found, expected)
     # The cloud is what makes the difference, not the network.
-    assert abs(scorer(cloud()) - scorer(cloud(seed=4))) > 1e-4
+    assert abs(measure(cloud()) - measure(cloud(seed=4))) > 1e-4
 
 
 def test_the_normalisation_has_the_validators_quirks() -> None:
@@ -112,37 +130,38 @@ def test_pixels_are_truncated() -> None:
 
 
 def test_how_many_views_are_judged_together_does_not_matter(
-    scorer: QualityScorer, monkeypatch: pytest.MonkeyPatch
+    measure: Callable[[Splats], float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splats = cloud()
-    four = scorer(splats)
-    monkeypatch.setattr(scoring, "VIEW_BATCH", 3)
-    assert scorer(splats) == pytest.approx(four, abs=1e-6)
+    four = measure(splats)
+    for module in (quality, views):
+        monkeypatch.setattr(module, "VIEW_BATCH", 3)
+    assert measure(splats) == pytest.approx(four, abs=1e-6)
 
 
-def test_higher_harmonics_do_not_count(scorer: QualityScorer) -> None:
+def test_higher_harmonics_do_not_count(measure: Callable[[Splats], float]) -> None:
     splats = cloud()
-    assert scorer(replace(splats, f_rest=torch.randn(len(splats), 3, 15))) == scorer(splats)
+    assert measure(replace(splats, f_rest=torch.randn(len(splats), 3, 15))) == measure(splats)
 
 
 @pytest.mark.parametrize("means", [torch.zeros(5, 3), torch.full((5, 3), math.nan), torch.zeros(0, 3)])
-def test_splats_without_extent_have_no_quality(scorer: QualityScorer, means: torch.Tensor) -> None:
+def test_splats_without_extent_have_no_quality(measure: Callable[[Splats], float], means: torch.Tensor) -> None:
     with pytest.raises(NonFiniteOutput, match="extent"):
-        scorer(replace(cloud(len(means)), means=means))
+        measure(replace(cloud(len(means)), means=means))
 
 
-def test_too_little_memory_is_told_as_that(scorer: QualityScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_told_as_that(measure: Callable[[Splats], float], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(scoring, "render", fail)
+    monkeypatch.setattr(views, "render", fail)
     with pytest.raises(OutOfMemory, match=r"for scoring \(CUDA out of memory\)"):
-        scorer(cloud())
+        measure(cloud())
 
 
-def test_tensors_that_the_network_has_no_place_for_are_ignored(directory: Path, scorer: QualityScorer) -> None:
+def test_tensors_that_the_network_has_no_place_for_are_ignored(directory: Path, network: QualityNetwork) -> None:
     assert any(name.startswith("emb_head.") for name in load_file(directory / "quality_scorer.safetensors"))
-    scorer.warm_up()
+    ValidatorScorer(CPU, network).warm_up()
 
 
 def changed(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
@@ -173,13 +192,13 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, spoil: Callable[[Pa
     directory = write_scorer(tmp_path)
     spoil(directory)
     with pytest.raises(CheckpointError, match=message):
-        QualityScorer.load(str(directory), CPU)
+        QualityNetwork.load(str(directory), CPU)
 
 
-def test_a_file_with_the_names_of_its_publishers_library_is_read(scorer: QualityScorer, tmp_path: Path) -> None:
+def test_a_file_with_the_names_of_its_publishers_library_is_read(network: QualityNetwork, tmp_path: Path) -> None:
     names = load_file(write_scorer(tmp_path) / "quality_scorer.safetensors").keys()
     assert "backbone.encoder.layer.0.attention.attention.query.weight" in names
     assert "backbone.encoder.layer.1.attention.output.dense.bias" in names
-    published = QualityScorer.load(str(tmp_path), CPU)
-    views = torch.randint(0, 256, (2, 518, 518, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    assert torch.equal(published.score_views(views), scorer.score_views(views))
+    published = QualityNetwork.load(str(tmp_path), CPU)
+    pixels = torch.randint(0, 256, (2, 518, 518, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    assert torch.equal(published.measure_views(pixels), network.measure_views(pixels))

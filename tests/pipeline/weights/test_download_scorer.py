@@ -9,12 +9,13 @@ import torch
 from click.testing import Result
 from safetensors.torch import save_file
 
-from pipeline.scoring.quality import QualityScorer
+from pipeline.scoring.quality import QualityNetwork
 from pipeline.weights.locate import locate
 from tests.pipeline.weights.conftest import CPU, files
 from tests.support.fake_hub import FakeHub
-from tests.support.generated import make_splats
 from tests.support.scorers import write_scorer
+
+PIXELS = torch.zeros(1, 518, 518, 3, dtype=torch.uint8)
 
 SCORER = "404-Gen/validation@948bf06988b630681c7bc468aebf2bbe010856f7"
 TURBO = "org/turbo"
@@ -95,7 +96,7 @@ def test_what_a_phase_scores_and_draws_with_goes_to_the_cache(
     without_text = [line for line in content if not line.startswith("text:")]
     (cache.parent / "phases" / "mine.yaml").write_text("".join(without_text))
     assert download("--phase", name).exit_code == 0
-    assert 0 < QualityScorer.load(SCORER, CPU)(make_splats(50)) < 1
+    assert 0 < QualityNetwork.load(SCORER, CPU).measure(PIXELS) < 1
     assert "facebook/dinov2-small/model.safetensors" not in hub.fetched()
     directory = locate(TURBO, "model_index.json")
     assert files(directory) == TURBO_FILES
@@ -139,7 +140,7 @@ def test_a_scorer_alone_goes_to_a_plain_directory(
 ) -> None:
     assert download(SCORER, "--to", tmp_path / "there").exit_code == 0
     assert files(tmp_path / "there") == {"quality_scorer.safetensors", "config.json"}
-    assert 0 < QualityScorer.load(str(tmp_path / "there"), CPU)(make_splats(50)) < 1
+    assert 0 < QualityNetwork.load(str(tmp_path / "there"), CPU).measure(PIXELS) < 1
 
 
 def test_what_to_write_into_the_phase_is_told(

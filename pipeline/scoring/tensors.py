@@ -1,0 +1,46 @@
+"""Tensors of a safetensors file, and setting a network's weights to them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from pipeline.errors import CheckpointError
+from pipeline.weights.files import check_file
+from pipeline.weights.hub_cache import cure
+from pipeline.weights.locate import refuse_pickle
+
+
+def read_tensors(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file whose names are wanted, and nothing of the others, in float32.
+
+    Raises CheckpointError if the file is missing or damaged.
+    """
+    # Imported only when needed, because it is slow.
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        refuse_pickle(path.with_suffix(""))
+    check_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name).float() for name in file.keys() if is_wanted(name)}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}{cure(path)}") from None
+
+
+def assign_tensors(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Set all weights of a network, which may be on the meta device, and prepare it for evaluation.
+
+    Raises CheckpointError if a tensor of the file `path` is missing, left over or of another shape.
+    """
+    expected = network.state_dict()
+    wrong = [name for name, weight in expected.items() if name not in tensors or tensors[name].shape != weight.shape]
+    wrong += sorted(tensors.keys() - expected.keys())
+    if wrong:
+        raise CheckpointError(
+            f"the tensors in {path} do not fit its configuration: {wrong[0]} is missing, unexpected or of another "
+            f"shape ({len(wrong)} such in all)"
+        )
+    network.load_state_dict(tensors, assign=True)
+    network.eval().requires_grad_(False)
