@@ -60,10 +60,9 @@ def decide_by_chance(
     if chance is None:
         return GateDecision("sent", f"too few outcomes tell what its {measured.kind.parts} means")
     enough = break_even_chance(model.slots.share)
-    odds = f"its {measured.kind.parts} {measured.value:.3f} passes with a chance of {100 * chance:.0f} %"
+    reason = f"it passes with a chance of {100 * chance:.0f} % ({score}), and sending pays from {100 * enough:.0f} % on"
     if chance > enough:
-        return GateDecision("sent", f"{odds}, and {100 * enough:.0f} % suffice", chance)
-    reason = f"{odds}, which pays from {100 * enough:.0f} % on"
+        return GateDecision("sent", reason, chance)
     if draw < EXPLORED_SHARE:
         return GateDecision("explored", f"{reason}; one in {1 / EXPLORED_SHARE:.0f} such is sent to learn", chance)
     return GateDecision("withheld", reason, chance)

@@ -57,8 +57,8 @@ def test_what_outweighs_the_penalty_is_sent() -> None:
         decision = auto(whole(0.6 + margin))
         assert decision.pass_probability == pytest.approx(TRUTH.chance(margin), abs=1e-6)
         assert decision.verdict == ("sent" if TRUTH.chance(margin) > enough else "withheld")
-    assert auto(whole(0.59)).reason == "its score 0.590 passes with a chance of 18 %, which pays from 29 % on"
-    assert auto(whole(0.62)).reason == "its score 0.620 passes with a chance of 50 %, and 29 % suffice"
+    parts = "quality 0.520, alignment 1.000, ssim 0.000, lpips 0.000, score 0.590"
+    assert auto(whole(0.59)).reason == f"it passes with a chance of 18 % ({parts}), and sending pays from 29 % on"
 
 
 def test_one_in_twenty_of_those_to_withhold_is_sent_to_learn() -> None:
@@ -68,7 +68,7 @@ def test_one_in_twenty_of_those_to_withhold_is_sent_to_learn() -> None:
     assert verdicts.count("explored") / len(verdicts) == pytest.approx(EXPLORED_SHARE, abs=0.006)
     explored = auto(whole(0.55), draw=ALWAYS)
     assert explored.is_sent
-    assert explored.reason.endswith("which pays from 29 % on; one in 20 such is sent to learn")
+    assert explored.reason.endswith("sending pays from 29 % on; one in 20 such is sent to learn")
     # What is to be sent anyway is not marked.
     assert auto(whole(0.7), draw=ALWAYS).verdict == "sent"
 
