@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.weights.files import read_json
+from pipeline.weights.files import TOKENIZER_FILE, VOCABULARY_FILES, read_json
 from pipeline.weights.hub_cache import cure, describe_missing
 
 TOKENS = 77
@@ -51,15 +51,15 @@ class ClipTokenizer:
 
         Raises CheckpointError if it is missing or damaged, or if ftfy is not installed.
         """
-        path = directory / "vocab.json"
+        path, merges_path = (directory / name for name in VOCABULARY_FILES)
         try:
-            if path.is_file():
+            if path.exists():
                 # The first line is a comment.
-                lines = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")[1:]
+                lines = merges_path.read_text(encoding="utf-8").split("\n")[1:]
                 return ClipTokenizer(read_json(path), [_pair(line.split()) for line in lines if line])
-            path = directory / "tokenizer.json"
-            if not path.is_file():
-                raise CheckpointError(describe_missing(directory / "vocab.json"))
+            if not (directory / TOKENIZER_FILE).exists():
+                raise CheckpointError(describe_missing(path))
+            path = directory / TOKENIZER_FILE
             model = read_json(path)["model"]
             merges = [_pair(merge.split() if isinstance(merge, str) else merge) for merge in model["merges"]]
             return ClipTokenizer(model["vocab"], merges)
