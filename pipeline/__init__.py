@@ -58,7 +58,7 @@ from pipeline.splats.container import UP_AXES, Container, PackedSplats, ResultFo
 from pipeline.splats.splats import SH_COEFFICIENTS
 from pipeline.weights.background_models import BACKGROUND_MODELS
 from pipeline.weights.check import check_weights
-from pipeline.weights.download import download_weights
+from pipeline.weights.download import download_weights, has_fixed_place
 from pipeline.weights.locate import SCORER as DEFAULT_SCORER
 from pipeline.weights.locate import HubReference, is_embedded
 from pipeline.weights.scorers import IMAGE_ALIGNMENT as DEFAULT_IMAGE_ALIGNMENT
@@ -77,6 +77,6 @@ __all__ = [
     "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "check_weights",
     "choose_compute", "choose_drawing_device", "compute_statistics", "count_non_finite", "count_zero_rotations",
     "decode_image_prompt", "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis",
-    "invalid_reason", "is_embedded", "load_backend", "measure_similarity", "normalise", "orbit",
+    "has_fixed_place", "invalid_reason", "is_embedded", "load_backend", "measure_similarity", "normalise", "orbit",
     "parse_text_prompt", "ply", "recognise_format", "render", "spz", "with_faint",
 ]  # fmt: skip
