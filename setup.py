@@ -40,6 +40,7 @@ setup(
         "plyfile>=1.1",
         "prometheus_client>=0.26,<1",
         "pydantic>=2.3,<3",
+        "pydantic_core",
         "pyyaml>=6",
         "rembg>=2.0.86",
         "ruamel.yaml>=0.18",

@@ -21,6 +21,8 @@ ENCODER_FILES: dict[EncoderKind, tuple[str, ...]] = {
 }
 # The files of a CLIP in open_clip's layout.
 OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+# The files of CLIP's vocabulary, and the one that holds the same where they are missing.
+VOCABULARY_FILES, TOKENIZER_FILE = ("vocab.json", "merges.txt"), "tokenizer.json"
 # The file that lists the components of a text-to-image model in diffusers' layout.
 MODEL_INDEX = "model_index.json"
 # Files that tokenizers of the supported kinds consist of; no repository has all of them.
@@ -90,6 +92,16 @@ def check_file(path: Path) -> Path:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}{cure(path)}") from None
     return path
+
+
+def get_open_clip_files(has: Callable[[str], bool], get: Callable[[str], Path]) -> None:
+    """Get all files of a CLIP in open_clip's layout: its configuration, weights and vocabulary.
+
+    `has` and `get` are as in `get_model_files`. Raises what `get` raises.
+    """
+    vocabulary = VOCABULARY_FILES if has(VOCABULARY_FILES[0]) or not has(TOKENIZER_FILE) else (TOKENIZER_FILE,)
+    for name in (OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, *vocabulary):
+        get(name)
 
 
 def check_model(directory: Path) -> None:
