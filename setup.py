@@ -4,6 +4,8 @@ from setuptools import find_packages, setup
 
 # Only for phases with text_to_image.
 TEXT_TO_IMAGE = ["accelerate", "diffusers>=0.42,<1"]
+# Only for the parts alignment and similarity of a phase's scorer.
+SCORE = ["ftfy>=6.3,<7", "regex", "torchmetrics>=1.9,<2"]
 # Has the photograph of scripts/demo.py.
 DEMO = ["scikit-image"]
 
@@ -38,6 +40,7 @@ setup(
         "plyfile>=1.1",
         "prometheus_client>=0.26,<1",
         "pydantic>=2.3,<3",
+        "pydantic_core",
         "pyyaml>=6",
         "rembg>=2.0.86",
         "ruamel.yaml>=0.18",
@@ -54,9 +57,11 @@ setup(
         "cpu": ["onnxruntime>=1.23.2"],
         "gpu": ["onnxruntime-gpu>=1.23.2"],
         "text-to-image": TEXT_TO_IMAGE,
+        "score": SCORE,
         "demo": DEMO,
         "dev": [
             *DEMO,
+            *SCORE,
             *TEXT_TO_IMAGE,
             "hypothesis",
             "import-linter",

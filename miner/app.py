@@ -27,7 +27,7 @@ from miner.subnet.metagraph import SavingChain, open_chain
 from miner.subnet.metagraph_sync import MetagraphSync
 from miner.subnet.registration import check_chain_file, find_external_ip, find_registration
 from miner.subnet.wallet import load_wallet
-from miner.tasks import PromptDecoder, TaskRunner
+from miner.tasks import CalibrationMonitor, PromptDecoder, TaskRunner
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,15 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     manager = await unless_stopped(stop, PhaseManager.open(phase_files, settings.configured, owner, ledger))
     decoder = PromptDecoder()
     stack.callback(decoder.close)
-    runner = TaskRunner(scheduler, manager.selector, config.spz, observability.on_result, decoder)
+    calibration = CalibrationMonitor(ledger.path, manager.selector)
+    runner = TaskRunner(
+        scheduler,
+        manager.selector,
+        config.spz,
+        observability.on_result,
+        decoder,
+        pass_model=lambda: calibration.model,
+    )
     recorder = TaskRecorder(
         ledger,
         await asyncio.to_thread(code_version),
@@ -134,6 +142,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
         scheduler=scheduler,
         manager=manager,
         experiments=ExperimentMonitor(ledger.path, manager),
+        calibration=calibration,
         runner=runner,
         supervisor=supervisor,
         puller=puller,
@@ -156,6 +165,7 @@ class Miner:
     scheduler: Scheduler
     manager: PhaseManager
     experiments: ExperimentMonitor
+    calibration: CalibrationMonitor
     runner: TaskRunner
     supervisor: Supervisor
     puller: Puller
@@ -193,6 +203,7 @@ class Miner:
         start("the blacklist's watch", lambda: self.blacklist.watch(self.update_validators))
         start("the phases' watch", self.manager.run, vital=False)
         start("the experiment's watch", self.experiments.run, vital=False)
+        start("the gate's calibration", self.calibration.run, vital=False)
         if self.server is not None:
             start("the axon's watch", self.server.watch)
         start("the generator's watch", lambda: watch_generator(self.scheduler))

@@ -183,7 +183,7 @@ def _report(best: "BestResult", phase: "Phase") -> None:
     """Print how the best candidate was found, and what it is."""
     from dataclasses import asdict
 
-    from miner.tasks import gate_objection
+    from miner.tasks import decide_by_limit
     from pipeline import compute_statistics
 
     asset = best.asset
@@ -192,8 +192,10 @@ def _report(best: "BestResult", phase: "Phase") -> None:
             score = candidate.score or "not scored"
             problem = f", {candidate.problem}" if candidate.problem else ""
             click.echo(f"candidate {number}: seed {candidate.seed}, {candidate.seconds:.2f} s, {score}{problem}")
-    if objection := gate_objection(best, phase):
-        click.echo(f"the miner would withhold it: {objection}")
+    if phase.gate is not None and phase.gate != "auto":
+        decision = decide_by_limit(phase.gate, best.score, len(best.candidates))
+        if not decision.is_sent:
+            click.echo(f"the miner would withhold it: {decision.reason}")
     click.echo(f"seed {asset.seed}, {plural(asset.voxels, 'voxel')}, {plural(len(best.packed.splats), 'gaussian')}")
     click.echo("seconds: " + ", ".join(f"{stage} {value:.2f}" for stage, value in asset.seconds.items()))
     for name, value in asdict(compute_statistics(best.packed.splats)).items():

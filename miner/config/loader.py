@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -144,8 +144,13 @@ def check(content: dict[str, Any], section: type[AnySection], origin: Callable[[
 def _allowed_keys(section: type[BaseModel], location: Location) -> str:
     for name in location[:-1]:
         annotation = section.model_fields[name].annotation if name in section.model_fields else None
-        # Optional sections and lists of sections hold theirs as type arguments.
-        for candidate in (annotation, *get_args(annotation)):
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                section = candidate
+        section = next(_sections_in(annotation), section)
     return ", ".join(section.model_fields)
+
+
+def _sections_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """Yield the sections of a field's type: optional sections and lists of sections hold theirs as type arguments."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections_in(argument)

@@ -3,7 +3,8 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, field_validator, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 import pipeline
 from miner.config.loader import Section
@@ -155,6 +156,34 @@ class GateSettings(_Section):
         return self
 
 
+class _LimitOrAuto:
+    """Validates the word auto, or else the keys of GateSettings; errors name these, as a union's would not."""
+
+    @staticmethod
+    def __get_pydantic_core_schema__(_source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        settings = handler.generate_schema(GateSettings)
+
+        def validate(content: object, check: core_schema.ValidatorFunctionWrapHandler) -> object:
+            if content == "auto":
+                return content
+            if not isinstance(content, dict | GateSettings):
+                raise ValueError("must be auto, {quality: 0.6} or {score: 0.6}")
+            return check(content)
+
+        def serialise(gate: object, dump: core_schema.SerializerFunctionWrapHandler) -> object:
+            return gate if gate == "auto" else dump(gate)
+
+        return core_schema.no_info_wrap_validator_function(
+            validate,
+            settings,
+            serialization=core_schema.wrap_serializer_function_ser_schema(serialise, schema=settings),
+        )
+
+
+Gate = Annotated[GateSettings | Literal["auto"], _LimitOrAuto]
+"""A fixed limit, or auto: a result is sent if its chance to pass outweighs the penalty, see miner.tasks.gate."""
+
+
 class Phase(_Section):
     """A phase file merged with those that it extends; `note` and `hypothesis` are for people."""
 
@@ -172,7 +201,7 @@ class Phase(_Section):
     acceleration: AccelerationSettings = AccelerationSettings()
     candidates: CandidateSettings = CandidateSettings()
     scorer: ScorerSettings | None = None
-    gate: GateSettings | None = None
+    gate: Gate | None = None
 
     @model_validator(mode="after")
     def _can_be_loaded(self) -> "Phase":
@@ -194,6 +223,10 @@ class Phase(_Section):
             return
         if self.scorer is None:
             raise ValueError("gate needs scorer: {}, which tells the quality")
+        if self.gate == "auto":
+            if self.scorer.parts == ("similarity",):
+                raise ValueError("gate: auto needs quality or alignment among scorer.parts")
+            return
         if self.gate.quality is not None and "quality" not in self.scorer.parts:
             raise ValueError("gate.quality needs quality among scorer.parts")
         if self.gate.score is not None and self.scorer.parts != pipeline.PARTS:

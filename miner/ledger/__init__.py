@@ -5,6 +5,7 @@ from miner.ledger.events import (
     Event,
     ExperimentEnded,
     ExperimentStarted,
+    GateVerdict,
     GenerationFailed,
     PhaseAssignment,
     PhaseChanged,
@@ -30,7 +31,7 @@ from miner.ledger.writer import LedgerStatus, LedgerWriter
 
 __all__ = [
     "CLOSING", "SPLAT_COLUMNS", "ArmAssignment", "Event", "ExperimentEnded", "ExperimentRow", "ExperimentStarted",
-    "GenerationFailed", "LedgerReader", "LedgerStatus", "LedgerWriter", "Outcome", "PhaseAssignment", "PhaseChanged",
-    "PhaseRow", "ResultGenerated", "Stratum", "SubmissionAnswered", "TaskRecord", "TaskRecorder", "TaskRow",
-    "TaskStarted", "TasksDeleted", "ValidatorRow", "open_for_writing", "query_ledger", "read_open_tasks",
+    "GateVerdict", "GenerationFailed", "LedgerReader", "LedgerStatus", "LedgerWriter", "Outcome", "PhaseAssignment",
+    "PhaseChanged", "PhaseRow", "ResultGenerated", "Stratum", "SubmissionAnswered", "TaskRecord", "TaskRecorder",
+    "TaskRow", "TaskStarted", "TasksDeleted", "ValidatorRow", "open_for_writing", "query_ledger", "read_open_tasks",
 ]  # fmt: skip

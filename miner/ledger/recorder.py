@@ -97,8 +97,16 @@ class TaskRecord:
             )
         )
 
-    def generated(self, best: "BestResult", statistics: "Statistics", submission_bytes: int | None) -> None:
-        """Record a result and its size as submitted; None if it is withheld."""
+    def generated(
+        self,
+        best: "BestResult",
+        statistics: "Statistics",
+        submission_bytes: int | None,
+        threshold: float | None = None,
+        gate: events.GateVerdict | None = None,
+        pass_probability: float | None = None,
+    ) -> None:
+        """Record a result; see `ResultGenerated`."""
         score = _score_columns(best.score)
         self.recorder.record(
             events.ResultGenerated(
@@ -115,6 +123,9 @@ class TaskRecord:
                 ssim=score["ssim"],
                 lpips=score["lpips"],
                 estimated_score=score["estimated_score"],
+                threshold=threshold,
+                gate=gate,
+                pass_probability=pass_probability,
             )
         )
 

@@ -15,6 +15,8 @@ UNREGISTERED_DELAY = 600.0
 MAX_UNIX_TIME = 2**40
 MAX_THROTTLE_PERIOD = 3600
 MAX_FIGURE = 1e9
+# No score is higher: the formula's weights are 0.8 for what lies in 0..1, and 0.2 for alignment, which reaches 2.86.
+MAX_THRESHOLD = 1.4
 # A clock in a wrong time zone is off by less; what differs by more is not a clock.
 MAX_CREDIBLE_SKEW = 86_400.0
 # The longest cooldown that the network imposes, on hotkeys that are not registered.
@@ -25,10 +27,15 @@ MAX_ID_LENGTH = 128
 
 @dataclass(frozen=True)
 class TaskAssigned:
-    """A task, new or handed back, and the seconds after its assignment in which submitting costs nothing."""
+    """A task, new or handed back.
+
+    `throttle_period` are the seconds after its assignment in which submitting costs nothing. `threshold` is the score
+    from which its result is accepted, None if the validator told no credible one.
+    """
 
     task: ProtocolTask
     throttle_period: float
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,11 @@ def read_pull(answer: PullTask) -> PullResponse:
     if answer.task is not None:
         if problem := _find_problem(answer.task):
             return PullFailed(problem)
-        return TaskAssigned(answer.task, float(min(max(answer.throttle_period, 0), MAX_THROTTLE_PERIOD)))
+        throttle_period = float(min(max(answer.throttle_period, 0), MAX_THROTTLE_PERIOD))
+        threshold = answer.validation_threshold
+        # False for NaN, too.
+        is_credible_threshold = 0 < threshold <= MAX_THRESHOLD
+        return TaskAssigned(answer.task, throttle_period, threshold if is_credible_threshold else None)
     if answer.cooldown_until <= 0:
         return NoTask()
     # A validator counts a pull during a cooldown before it answers: zero violations mean that there is no cooldown.

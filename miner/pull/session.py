@@ -196,7 +196,7 @@ class ValidatorSession:
             return SKIP
         priority = context.decide(record.neuron.hotkey).priority
         deadline = generation_deadline(held.assigned_at, held.throttle_period, record.overhead)
-        task = Task(held.task.id, prompt, priority, deadline=deadline, record=task_record)
+        task = Task(held.task.id, prompt, priority, deadline=deadline, record=task_record, threshold=held.threshold)
         try:
             result = await context.runner.run(task)
         except Cancelled:

@@ -57,7 +57,7 @@ class HeldTask:
 
     `assigned_at` is the earliest moment at which the validator's 30 s can have begun. `result` is the file to submit,
     empty to skip the task, None until the generation is finished. `submitted_at` is the last moment at which a
-    submission left that may have arrived.
+    submission left that may have arrived. `threshold` is that of `TaskAssigned`.
     """
 
     task: ProtocolTask
@@ -65,6 +65,7 @@ class HeldTask:
     throttle_period: float
     result: bytes | None = None
     submitted_at: float | None = None
+    threshold: float | None = None
 
     @property
     def id(self) -> str:
@@ -309,12 +310,12 @@ def _on_task(state: ValidatorState, response: responses.TaskAssigned, sent: floa
     held = state.held
     if held is not None and held.task.id == response.task.id:
         if held.result is None or held.task.prompt != response.task.prompt:
-            held = replace(held, task=response.task, result=None)
+            held = replace(held, task=response.task, result=None, threshold=response.threshold)
     else:
         asked, submitted_at = sent if state.asked_at is None else state.asked_at, None
         if state.earlier is not None and state.earlier.id == response.task.id:
             asked, submitted_at = state.earlier.assigned_at, state.earlier.submitted_at
-        held = HeldTask(response.task, asked, response.throttle_period, submitted_at=submitted_at)
+        held = HeldTask(response.task, asked, response.throttle_period, None, submitted_at, response.threshold)
     state = replace(state, asked_at=None, failed_pulls=0, earlier=None)
     if held.result is None:
         return replace(state, stage=Stage.HOLDING, held=held), StartGeneration(held)

@@ -8,7 +8,6 @@ from miner.gpu import LoadedModels
 from miner.tasks.task import InvalidResult
 from pipeline import (
     BestOfN,
-    BestResult,
     Container,
     PackedSplats,
     Prompt,
@@ -50,17 +49,3 @@ def best_of_n(
     return BestOfN(
         models.backend, request, pack, models.scorer, count=count, seconds=phase.candidates.seconds, deadline=deadline
     )
-
-
-def gate_objection(best: BestResult, phase: Phase) -> str:
-    """Return why the phase's gate withholds a result, "" if it passes; what could not be scored passes."""
-    gate, score = phase.gate, best.score
-    if gate is None or score is None:
-        return ""
-    name, value, limit = (
-        ("quality", score.quality, gate.quality) if gate.quality is not None else ("score", score.total, gate.score)
-    )
-    if value is None or limit is None or value >= limit:
-        return ""
-    subject = f"the best of {len(best.candidates)} has" if len(best.candidates) > 1 else "it has"
-    return f"{subject} {name} {value:.3f}, the phase's gate asks for {limit:g}"

@@ -2,19 +2,23 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from miner.analytics import PassModel
 from miner.config import SpzSettings
+from miner.config.phase import Phase
 from miner.gpu import Scheduler
 from miner.ledger import TaskRecord
 from miner.phases import PhaseSelector, TaskPlan
 from miner.runtime import ResultLine, sanitise_name, sanitise_text
 from miner.subnet.encoding import encoded_size
 from miner.tasks.decoding import PromptDecoder
-from miner.tasks.generation import best_of_n, gate_objection, make_request
+from miner.tasks.gate import GateDecision, decide_by_chance, decide_by_limit
+from miner.tasks.generation import best_of_n, make_request
 from miner.tasks.task import InvalidResult, Result, Task, Withheld
 from pipeline import (
     BestOfN,
@@ -36,7 +40,8 @@ class TaskRunner:
 
     `counters` hold how tasks ended; `last_success` is the unix time of the last result, None before the first.
     `on_result` is called on the event loop with each result and must return at once. `decoder` decodes the prompts of
-    tasks before they are run.
+    tasks before they are run. `pass_model` returns what is known of the chance to pass, None if nothing is; `draw`
+    returns a uniform number in [0, 1). Both serve `gate: auto`, and are called from any thread.
     """
 
     scheduler: Scheduler
@@ -44,6 +49,8 @@ class TaskRunner:
     spz: SpzSettings
     on_result: Callable[[Task, Result], None] = lambda _task, _result: None
     decoder: PromptDecoder = field(default_factory=PromptDecoder)
+    pass_model: Callable[[], PassModel | None] = lambda: None
+    draw: Callable[[], float] = random.random
     counters: Counter[str] = field(default_factory=Counter)
     last_success: float | None = None
     _is_draining: bool = False
@@ -136,16 +143,32 @@ class TaskRunner:
             raise InvalidResult(f"the validator would score it 0: {best.problem}")
         data = best.packed.data
         packing_seconds = time.monotonic() - started
-        # Results that no validator judges pass the gate.
-        objection = gate_objection(best, plan.phase.settings) if task.record is not None else ""
+        decision = self._decide(task, best, plan.phase.settings)
+        is_sent = decision is None or decision.is_sent
         if task.record is not None:
-            size = None if objection else encoded_size(data)
+            size = encoded_size(data) if is_sent else None
             # The statistics of all releases are those before SPZ rounds anything off.
             exported = flip_up_axis(plan.phase.settings.export.apply(best.asset.splats))
-            task.record.generated(best, compute_statistics(exported), size)
-        if objection:
-            raise Withheld(objection)
+            gate = (decision.verdict, decision.pass_probability) if decision else (None, None)
+            task.record.generated(best, compute_statistics(exported), size, task.threshold, *gate)
+        if decision is not None and not is_sent:
+            raise Withheld(decision.reason)
         return Result(best.asset, plan.phase, data, packing_seconds, best.score, best.candidates)
+
+    def _decide(self, task: Task, best: BestResult, phase: Phase) -> GateDecision | None:
+        """Return what the phase's gate makes of a result; None without one, and for what no validator judges."""
+        gate, record = phase.gate, task.record
+        if gate is None or record is None:
+            return None
+        if gate != "auto":
+            return decide_by_limit(gate, best.score, len(best.candidates))
+        if record.transport == "push":
+            # Without a cooldown, there is nothing to weigh the chance against.
+            return None
+        decision = decide_by_chance(self.pass_model(), task.type, best.score, task.threshold, self.draw())
+        if decision.verdict == "explored":
+            log.info("Task %s: %s", sanitise_name(task.id), decision.reason)
+        return decision
 
     def _note_unscored(self, best: BestResult) -> None:
         """Count the candidates that could not be scored, and log each reason once."""

@@ -14,7 +14,7 @@ class InvalidResult(PipelineError):  # noqa: N818 - the names that operators see
 
 
 class Withheld(PipelineError):  # noqa: N818
-    """A result with less quality than the phase's gate asks for."""
+    """A result that the phase's gate does not let through."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,8 @@ class Task:
     """A request for one object: the prompt, the seed (None for any), and the format and the up axis of the result.
 
     `deadline` is the moment of time.monotonic() at which its generation should be done; one that is done later is
-    delivered all the same. `record` is its place in the ledger; None for what no validator asked for.
+    delivered all the same. `record` is its place in the ledger; None for what no validator asked for. `threshold` is
+    the score from which its validator accepts a result, None if that is not known.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Task:
     up: UpAxis = "y"
     deadline: float = math.inf
     record: TaskRecord | None = None
+    threshold: float | None = None
 
     @property
     def type(self) -> Literal["text", "image"]:

@@ -120,7 +120,7 @@ def get_model_files(has: Callable[[str], bool], get: Callable[[str], Path]) -> N
     `has` returns whether a path is in the repository or directory, `get` downloads or checks the file and returns where
     it is. Raises CheckpointError if a component has no safetensors, and what `get` raises.
     """
-    for folder, library, class_name in _list_components(get(MODEL_INDEX)):
+    for folder, library, class_name in list_components(get(MODEL_INDEX)):
         if "Tokenizer" in class_name:
             names = [name for name in _TOKENIZER_FILES if has(f"{folder}/{name}")]
             if not names:
@@ -134,7 +134,7 @@ def get_model_files(has: Callable[[str], bool], get: Callable[[str], Path]) -> N
             _get_weights(f"{folder}/{'diffusion_pytorch_model' if library == 'diffusers' else 'model'}", has, get)
 
 
-def _list_components(index: Path) -> Iterator[tuple[str, str, str]]:
+def list_components(index: Path) -> Iterator[tuple[str, str, str]]:
     """Yield folder, library and class of each component that the model has."""
     try:
         content = json.loads(index.read_text(encoding="utf-8"))

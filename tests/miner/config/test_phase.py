@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from miner.config.loader import load_yaml, phase_names, shipped_config
-from miner.config.phase import Phase
+from miner.config.phase import GateSettings, Phase
 from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import OperatorError
 
@@ -133,6 +133,11 @@ def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
         ("extends: base\nscorer: {}\ngate: {quality: 0.5, score: 0.5}\n", r"gate: .*needs either quality or score"),
         ("extends: base\nscorer: {}\ngate: {score: 0.6}\n", r"gate.score needs scorer: {parts: \[quality, align"),
         ("extends: base\nscorer: {parts: [alignment]}\ngate: {quality: 0.6}\n", r"quality among scorer.parts"),
+        ("extends: base\ngate: auto\n", r"top.yaml: .*gate needs scorer: \{\}"),
+        ("extends: base\nscorer: {}\ngate: aut\n", r"top.yaml: gate: must be auto, \{quality: 0.6\} or \{score: 0.6\}"),
+        ("extends: base\nscorer: {}\ngate: [auto]\n", r"top.yaml: gate: must be auto, \{quality: 0.6\} or"),
+        ("extends: base\nscorer: {}\ngate: {qualty: 0.6}\n", r"unknown key gate.qualty; allowed here: quality, score"),
+        ("extends: base\nscorer: {parts: [similarity]}\ngate: auto\n", r"gate: auto needs quality or alignment among"),
         ("extends: base\nscorer: {parts: []}\n", r"scorer.parts: .*at least 1 item"),
         ("extends: base\nscorer: {parts: [quality, clip]}\n", r"scorer.parts.*'quality', 'alignment' or 'similarity'"),
         ("extends: base\nscorer: {parts: [quality, quality]}\n", r"scorer.parts: .*name each part once"),
@@ -202,10 +207,11 @@ def test_the_hash_is_of_what_shapes_a_result(config: Path) -> None:
         digest(COMPLETE + "scorer: {}\n"),
         digest(COMPLETE + "scorer: {}\ncandidates: {count: 2}\n"),
         digest(COMPLETE + "scorer: {}\ngate: {quality: 0.5}\n"),
+        digest(COMPLETE + "scorer: {}\ngate: auto\n"),
         digest(COMPLETE + "text_to_image: {model: m}\n"),
         digest(COMPLETE + "text_to_image: {model: m, steps: 1}\n"),
     ]
-    assert len({base, *others}) == 12
+    assert len({base, *others}) == 13
 
 
 def test_the_hash_of_a_phase_does_not_change_with_the_software(config: Path) -> None:
@@ -290,3 +296,17 @@ def test_settings_by_dotted_key(config: Path) -> None:
     assert keys["image.checkpoint"] == "embedded"
     assert keys["acceleration.fp8"] is False
     assert "note" not in keys
+
+
+def test_a_gate_of_auto_comes_back_from_every_form_of_a_phase(config: Path) -> None:
+    write(config, "base", COMPLETE + "scorer: {}\ngate: {quality: 0.5}\n")
+    write(config, "top", "extends: base\ngate: auto\n")
+    phase = load_phase("top", config)
+    assert (phase.settings.gate, phase.flat()["gate"]) == ("auto", "auto")
+    write(config, "again", phase.yaml)
+    assert load_phase("again", config).settings == phase.settings
+    assert Phase.model_validate_json(phase.settings.model_dump_json()) == phase.settings
+    write(config, "fixed", "extends: top\ngate: {score: 0.55}\nscorer: {parts: [quality, alignment, similarity]}\n")
+    fixed = load_phase("fixed", config)
+    assert fixed.settings.gate == GateSettings(score=0.55)
+    assert Phase.model_validate_json(fixed.settings.model_dump_json()) == fixed.settings

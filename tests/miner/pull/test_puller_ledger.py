@@ -8,8 +8,12 @@ from contextlib import closing
 
 import pytest
 
+from miner.analytics.calibration import Calibration
+from miner.analytics.pass_model import PassModel, ScoreKind
+from miner.analytics.slots import Slots
 from miner.config.phase import CandidateSettings, GateSettings, Phase, ScorerSettings
 from miner.config.phase_files import NamedPhase
+from miner.localnet.validator_rules import ValidatorTiming
 from miner.subnet.metagraph import Snapshot
 from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import Asset, OnStep, OutOfMemory, Prompt, Request, Splats
@@ -202,6 +206,28 @@ async def test_a_result_below_the_gate_is_answered_with_the_signed_empty_result(
         assert seeds_of(row) == tuple(candidate["seed"] for candidate in candidates_of(row))
         assert row.seed == seeds_of(row)[1] == candidate_seed(seeds_of(row)[0], 1)
         assert all(candidate["seconds"] >= 0 and not candidate["problem"] for candidate in candidates_of(row))
+
+
+async def test_auto_weighs_the_chance_to_pass_the_validators_own_threshold(miner: PullingMiner, phase: Phase) -> None:
+    """At the subnet's threshold the result would be sent; this validator accepts less."""
+    calibration = Calibration(intercept=0.0, slope=50.0, outcomes=100)
+    model = PassModel({ScoreKind("image", "quality"): calibration}, Slots(500, 1000))
+    miner.runner.pass_model, miner.runner.draw = lambda: model, lambda: 0.9
+    qualities = iter([0.82, 0.96])
+    miner.score = lambda splats: next(qualities)
+    miner.validator.rules.timing = ValidatorTiming(quality_threshold=0.7)
+    miner.use_phase(gated(phase, 0.6).model_copy(update={"gate": "auto"}))
+    miner.give("low", "high")
+    miner.update()
+    assert 299 <= await miner.time.pass_sleep() <= 303
+    await miner.time.next_sleep()
+    assert miner.verdicts == [("low", "skipped"), ("high", "valid")]
+    withheld, sent = miner.rows()
+    assert (withheld.outcome, withheld.gate, withheld.threshold) == ("skipped", "withheld", 0.7)
+    told = "Withheld: it passes with a chance of 1 % (quality 0.820), and sending pays from 50 % on"
+    assert withheld.error == told
+    assert (sent.outcome, sent.gate, sent.threshold) == ("accepted", "sent", 0.7)
+    assert sent.pass_probability == pytest.approx(calibration.chance(0.75 * 0.96 - 0.7))
 
 
 async def test_what_could_not_be_scored_passes_the_gate(miner: PullingMiner, phase: Phase) -> None:

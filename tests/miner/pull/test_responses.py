@@ -1,3 +1,5 @@
+import math
+
 import bittensor as bt
 import pytest
 
@@ -34,9 +36,11 @@ TASK = TextTask(id="t", prompt="p")
 @pytest.mark.parametrize(
     ("answer", "meaning"),
     [
-        (pulled(task=TASK, throttle_period=30), TaskAssigned(TASK, 30)),
-        (pulled(task=TASK, throttle_period=-5), TaskAssigned(TASK, 0)),
-        (pulled(task=TASK, throttle_period=10**400), TaskAssigned(TASK, 3600)),
+        (pulled(task=TASK, throttle_period=30), TaskAssigned(TASK, 30, 0.6)),
+        (pulled(task=TASK, throttle_period=-5), TaskAssigned(TASK, 0, 0.6)),
+        (pulled(task=TASK, throttle_period=10**400), TaskAssigned(TASK, 3600, 0.6)),
+        (pulled(task=TASK, validation_threshold=0.75), TaskAssigned(TASK, 0, 0.75)),
+        *((pulled(task=TASK, validation_threshold=t), TaskAssigned(TASK, 0)) for t in (0, -1, math.nan, math.inf, 7)),
         (pulled(cooldown_until=AHEAD, cooldown_violations=3), OnCooldown(AHEAD, 3)),
         (pulled(cooldown_until=10**400, cooldown_violations=1), OnCooldown(MAX_UNIX_TIME, 1)),
         (pulled(cooldown_until=int(NOW) + 3600), NotRegistered()),
