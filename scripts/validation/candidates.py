@@ -44,8 +44,8 @@ Floats = npt.NDArray[np.float64]
 class Scores:
     """What each result of P prompts, S structures of each, and L latents on each structure is worth.
 
-    final: the validator's score, [P, S, L]; seen: what the miner sees of it; half: what it sees after half of the
-    latents' steps; probe: what it sees of latents in PROBE_STEPS steps, [P, S].
+    final: the validator's score, [P, S, L]; seen: what the miner sees of it; half: what it sees of the first latents
+    after half of their steps, [P, S]; probe: what it sees of latents in PROBE_STEPS steps, [P, S].
     """
 
     final: Floats
@@ -142,8 +142,8 @@ def drop_half_way(prompt: Prompt, costs: Costs, budget: Budget) -> list[tuple[in
     for structure in range(len(prompt.final)):
         if not budget.spend(costs.structure + costs.latents / 2 + costs.look):
             break
-        if prompt.half[structure, 0] > best and budget.spend(costs.latents / 2 + costs.look):
-            best = prompt.half[structure, 0]
+        if prompt.half[structure] > best and budget.spend(costs.latents / 2 + costs.look):
+            best = prompt.half[structure]
             made.append((structure, 0))
     return made
 
@@ -214,17 +214,17 @@ class Table:
         self.structure, self.latents = checkpoint.sparse_structure_sampler_params, checkpoint.slat_sampler_params
 
     @torch.inference_mode()
-    def make(self, prompts: int) -> Scores:
-        """Generate everything for the first held-out objects."""
-        samples = make_samples(0, prompts, self.model.engine.device, text=False)
+    def make(self, first: int, prompts: int) -> Scores:
+        """Generate everything for held-out objects."""
+        samples = make_samples(first, prompts, self.model.engine.device, text=False)
         rows = [self._prompt(encode(self.model, s.prompt), s.views, s.seed) for s in samples]
         return Scores(*(np.stack(arrays) for arrays in zip(*rows, strict=True)))
 
     def _prompt(self, conditions: Conditions, reference: Tensor, seed: int) -> tuple[Floats, Floats, Floats, Floats]:
         engine = self.model.engine
         structures, latents = self.size
-        final, seen, half = (np.zeros(self.size) for _ in range(3))
-        probe_scores = np.zeros(structures)
+        final, seen = np.zeros(self.size), np.zeros(self.size)
+        half, probed = np.zeros(structures), np.zeros(structures)
         for i in range(structures):
             source = torch.Generator().manual_seed(1000 * seed + i)
             noise = torch.randn(1, *engine.structure_shape, generator=source)
@@ -235,12 +235,12 @@ class Table:
             few = replace(self.latents, steps=PROBE_STEPS)
             for j in range(latents):
                 noise = torch.randn(len(grid), engine.latent_channels, generator=source)
-                if j == 0:
-                    probe_scores[i] = self._look(self._sample(conditions, grid, noise, few)[1], grid, reference)[1]
                 middle, sample = self._sample(conditions, grid, noise, self.latents)
-                half[i, j] = self._look(middle, grid, reference)[1]
                 final[i, j], seen[i, j] = self._look(sample, grid, reference)
-        return final, seen, half, probe_scores
+                if j == 0:
+                    half[i] = self._look(middle, grid, reference)[1]
+                    probed[i] = self._look(self._sample(conditions, grid, noise, few)[1], grid, reference)[1]
+        return final, seen, half, probed
 
     def _sample(
         self, conditions: Conditions, grid: VoxelGrid, noise: Tensor, params: SamplerParams
@@ -266,8 +266,9 @@ class Table:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, help="make a table of so many prompts")
-    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--prompts", type=int, help="make a table of so many prompts, and write it to the first file")
+    parser.add_argument("--first", type=int, default=0, help="number of the first of them among held-out objects")
+    parser.add_argument("--table", type=Path, nargs="+", required=True)
     parser.add_argument("--device", default="auto")
     parser.add_argument(
         "--seconds", type=float, nargs=4, default=(0.942, 0.595, 0.014, 0.08),
@@ -278,11 +279,11 @@ def main() -> int:
     if arguments.prompts:
         model = load_model("embedded", arguments.device)
         started = time.monotonic()
-        scores = Table(model, STRUCTURES, LATENTS).make(arguments.prompts)
-        np.savez_compressed(arguments.table, **vars(scores))
+        scores = Table(model, STRUCTURES, LATENTS).make(arguments.first, arguments.prompts)
+        np.savez_compressed(arguments.table[0], **vars(scores))
         made = {"seconds": round(time.monotonic() - started), "device": device_name(model.engine.device)}
-    with np.load(arguments.table) as file:
-        scores = Scores(**{name: file[name] for name in file.files})
+    files = [np.load(path) for path in arguments.table]
+    scores = Scores(**{name: np.concatenate([file[name] for file in files]) for name in files[0].files})
     costs = Costs(*arguments.seconds)
     results = {}
     for candidates in (2, 3, 4, 6):
