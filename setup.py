@@ -4,6 +4,8 @@ from setuptools import find_packages, setup
 
 # Only for phases with text_to_image.
 TEXT_TO_IMAGE = ["accelerate", "diffusers>=0.42,<1"]
+# Only for the parts alignment and similarity of a phase's scorer.
+SCORE = ["ftfy>=6.3,<7", "regex", "torchmetrics>=1.9,<2"]
 # Has the photograph of scripts/demo.py.
 DEMO = ["scikit-image"]
 
@@ -55,9 +57,11 @@ setup(
         "cpu": ["onnxruntime>=1.23.2"],
         "gpu": ["onnxruntime-gpu>=1.23.2"],
         "text-to-image": TEXT_TO_IMAGE,
+        "score": SCORE,
         "demo": DEMO,
         "dev": [
             *DEMO,
+            *SCORE,
             *TEXT_TO_IMAGE,
             "hypothesis",
             "import-linter",

@@ -1,7 +1,7 @@
 """Generation of gaussian splats from sentences and images, independent of Bittensor, tasks and validators."""
 
 from pipeline.backends.loading import load_backend
-from pipeline.compute import ComputeConfig, choose_compute
+from pipeline.compute import ComputeConfig, choose_compute, choose_drawing_device
 from pipeline.conditioning.decoder import DecoderProcess, DecodingLimits
 from pipeline.conditioning.prompt import (
     MAX_IMAGE_BYTES,
@@ -58,7 +58,7 @@ from pipeline.splats.container import UP_AXES, Container, PackedSplats, ResultFo
 from pipeline.splats.splats import SH_COEFFICIENTS
 from pipeline.weights.background_models import BACKGROUND_MODELS
 from pipeline.weights.check import check_weights
-from pipeline.weights.download import download_weights
+from pipeline.weights.download import download_weights, has_fixed_place
 from pipeline.weights.locate import SCORER as DEFAULT_SCORER
 from pipeline.weights.locate import HubReference, is_embedded
 from pipeline.weights.scorers import IMAGE_ALIGNMENT as DEFAULT_IMAGE_ALIGNMENT
@@ -75,8 +75,8 @@ __all__ = [
     "PromptError", "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer",
     "ScorerSources", "Similarity", "Splats", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams",
     "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "check_weights",
-    "choose_compute", "compute_statistics", "count_non_finite", "count_zero_rotations", "decode_image_prompt",
-    "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis", "invalid_reason",
-    "is_embedded", "load_backend", "measure_similarity", "normalise", "orbit", "parse_text_prompt", "ply",
-    "recognise_format", "render", "spz", "with_faint",
+    "choose_compute", "choose_drawing_device", "compute_statistics", "count_non_finite", "count_zero_rotations",
+    "decode_image_prompt", "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis",
+    "has_fixed_place", "invalid_reason", "is_embedded", "load_backend", "measure_similarity", "normalise", "orbit",
+    "parse_text_prompt", "ply", "recognise_format", "render", "spz", "with_faint",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """The choice of device, precision and kernels for the networks, with its reason."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from shutil import which
@@ -14,6 +15,8 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 Kernels = Literal["auto", "plain", "fused"]
 # The oldest GPUs that Triton supports, and whose matrix instructions the fused kernels need.
 _TRITON_CAPABILITY = (8, 0)
+# The rasteriser needs less than half of it.
+_DRAWING_MEMORY = 2 * 1024**3
 # 8-bit matrix products with a scale for each row need Hopper or newer.
 _FP8_CAPABILITY = (9, 0)
 
@@ -76,6 +79,24 @@ def _resolve_device(name: str) -> tuple[torch.device, str]:
             "devices; check nvidia-smi, or set device: cpu"
         )
     return resolved, reason
+
+
+def choose_drawing_device() -> torch.device:
+    """Return where a command draws pictures: the current GPU, if Triton runs there and memory is free, or the CPU."""
+    if torch.cuda.is_available() and triton_obstacle(torch.device("cuda")) is None:
+        free, _ = torch.cuda.mem_get_info()
+        if free >= _DRAWING_MEMORY:
+            return torch.device("cuda")
+    return torch.device("cpu")
+
+
+def current_device(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which a GPU is the current one of this thread; nothing changes for a CPU.
+
+    Triton launches kernels on the current GPU, whichever their tensors are on, and graphs are captured there. A thread
+    begins with the first one.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def triton_obstacle(device: torch.device) -> str | None:

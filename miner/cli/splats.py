@@ -186,10 +186,11 @@ def render(file: Path, output: Path, views: int, size: int, up: UpAxis) -> None:
 
     from PIL import Image
 
-    from pipeline import draw_views, flip_up_axis
+    from pipeline import choose_drawing_device, draw_views, flip_up_axis
 
     if up == "-y":
         content = flip_up_axis(content)
+    content = content.to(choose_drawing_device())
     columns = min(views, VIEWS_IN_A_ROW) if views <= VIEWS_IN_A_ROW else math.ceil(math.sqrt(views))
     picture = Image.new("RGB", (columns * size, math.ceil(views / columns) * size), "white")
     for index, view in enumerate(draw_views(content, [360 * number / views for number in range(views)], size)):

@@ -37,11 +37,26 @@ def targets_of(phase: "Phase") -> Iterator[Target]:
     for name, checkpoint in (("image", phase.image), ("text", phase.text)):
         if checkpoint:
             yield Target(name, checkpoint.checkpoint, checkpoint.source().overrides, f"{name}.checkpoint")
-    if phase.scorer:
-        yield Target("scorer", phase.scorer.weights, key="scorer.weights")
+    for name, key, reference in _scorer_networks(phase):
+        yield Target(name, reference, key=f"scorer.{key}")
     if phase.text_to_image:
         yield Target("text_to_image", phase.text_to_image.model, key="text_to_image.model")
     yield Target("background", phase.background.model, key="background.model")
+
+
+def _scorer_networks(phase: "Phase") -> Iterator[tuple[str, str, str]]:
+    """Yield folder, key and reference of each network that the parts of the phase's score need."""
+    scorer = phase.scorer
+    if scorer is None:
+        return
+    if "quality" in scorer.parts:
+        yield "scorer", "weights", scorer.weights
+    if "alignment" in scorer.parts and phase.takes_text:
+        yield "text_alignment", "text_alignment", scorer.text_alignment
+    if "alignment" in scorer.parts and phase.image:
+        yield "image_alignment", "image_alignment", scorer.image_alignment
+    if "similarity" in scorer.parts:
+        yield "lpips", "lpips", scorer.lpips
 
 
 def collect_targets(references: tuple[str, ...], phase: "Phase | None") -> list[Target]:
@@ -56,7 +71,8 @@ def weights() -> None:
     """Download and check the weights that phases need.
 
     A REFERENCE is a checkpoint, scorer, text-to-image model or encoder of Hugging Face (org/name), a single network
-    (org/name/path), each with an optional @revision, a directory, or a background model (u2net, u2netp, ...).
+    (org/name/path), each with an optional @revision, a directory, a background model (u2net, u2netp, ...), or
+    AlexNet's file (alexnet-owt-7be5be79.pth).
     """
 
 
@@ -78,8 +94,9 @@ def download(
     """Download weights; the miner itself never downloads.
 
     By default they go to the Hugging Face cache, where the miner finds them under the names in the phase. With --to
-    they go to a plain directory: DIR itself for one thing, DIR/image, DIR/text, DIR/scorer and DIR/text_to_image for
-    several. Background models always go to rembg's folder (~/.rembg, or U2NET_HOME).
+    they go to a plain directory: DIR itself for one thing; DIR/image, DIR/text, DIR/scorer, DIR/text_alignment,
+    DIR/image_alignment and DIR/text_to_image for several. Background models always go to rembg's folder (~/.rembg, or
+    U2NET_HOME), AlexNet to torch.hub's (~/.cache/torch/hub, or TORCH_HOME).
 
     Run the command again after an interruption: downloads are resumed, and files that are there are verified.
     HF_ENDPOINT and HF_TOKEN have their usual meaning. Exit code 1 if another attempt may help, 2 if not.
@@ -89,9 +106,9 @@ def download(
     needed = load_phase(phase, load_files(config, state).config).settings if phase else None
     targets = collect_targets(references, needed)
 
-    from pipeline import BACKGROUND_MODELS, DownloadError, PipelineError, download_weights, is_embedded
+    from pipeline import DownloadError, PipelineError, download_weights, has_fixed_place
 
-    in_folders = [t for t in targets if not is_embedded(t.reference) and t.reference not in BACKGROUND_MODELS]
+    in_folders = [target for target in targets if not has_fixed_place(target.reference)]
     copies: dict[str, Path] = {}
     try:
         for target in targets:
@@ -149,7 +166,7 @@ def check(references: tuple[str, ...], phase: str | None, config: Path | None, s
 
 def _can_be_downloaded(reference: str) -> bool:
     """Return whether `weights download` knows what a reference is; directories are completed."""
-    from pipeline import BACKGROUND_MODELS, HubReference
+    from pipeline import HubReference, has_fixed_place
 
     is_directory = Path(reference).expanduser().is_dir()
-    return reference in BACKGROUND_MODELS or is_directory or HubReference.parse(reference) is not None
+    return is_directory or has_fixed_place(reference) or HubReference.parse(reference) is not None

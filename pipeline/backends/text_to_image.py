@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipeline.backends.diffusers_networks import find_variant, load_networks
 from pipeline.compute import ComputeConfig
 from pipeline.conditioning.pretrained import silence_transformers
 from pipeline.conditioning.prompt import ImagePrompt, Prompt, TextPrompt
@@ -23,9 +24,6 @@ from pipeline.request import PICTURE_STAGE, Asset, Backend, Conditioning, OnStep
 from pipeline.weights.files import MODEL_INDEX, check_model
 from pipeline.weights.hub_cache import cure
 from pipeline.weights.locate import locate
-
-# Part of the names of half-precision files, which some repositories have beside those in full precision.
-_HALF = "fp16"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,22 +46,24 @@ class TextToImage:
             ) from None
         directory = locate(reference, MODEL_INDEX)
         check_model(directory)
-        # Smaller, and what `weights download` prefers, too.
-        has_half = any(f".{_HALF}." in path.name for path in directory.glob("*/*.safetensors"))
+        # float16 overflows in some of these models' decoders.
+        dtype = torch.bfloat16 if compute.device.type == "cuda" else torch.float32
         diffusers.utils.logging.disable_progress_bar()
+        # Its warnings recommend to train a network that is refused below.
+        diffusers.utils.logging.set_verbosity_error()
         silence_transformers()
         try:
             pipe = diffusers.AutoPipelineForText2Image.from_pretrained(
                 str(directory),
-                # float16 overflows in some of these models' decoders.
-                dtype=torch.bfloat16 if compute.device.type == "cuda" else torch.float32,
-                variant=_HALF if has_half else None,
+                dtype=dtype,
+                variant=find_variant(directory),
                 use_safetensors=True,
                 local_files_only=True,
+                **load_networks(diffusers, directory, dtype),
             )
             pipe.set_progress_bar_config(disable=True)
             return TextToImage(pipe.to(compute.device))
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, CheckpointError):
             raise
         except Exception as error:  # diffusers raises whatever its components raise
             reason = " ".join(str(error).split())

@@ -6,7 +6,6 @@ device once for each such group, to learn how many pairs of a gaussian and a til
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
+from pipeline.compute import current_device
 from pipeline.rendering import kernels
 from pipeline.rendering.cameras import Camera
 from pipeline.rendering.rules import JACOBIAN_MARGIN, LOG_MIN_ALPHA, camera_coordinate
@@ -36,7 +36,7 @@ def composite_views(splats: Splats, cameras: Sequence[Camera]) -> Tensor:
     The same call gives the same bits.
     """
     device = splats.device
-    with torch.no_grad(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with torch.no_grad(), current_device(device):
         out = splats.means.new_empty(len(cameras), cameras[0].height, cameras[0].width, 4)
         at_once = max(1, GAUSSIANS_AT_ONCE // max(1, len(splats)))
         for start in range(0, len(cameras), at_once):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pipeline.compute import ComputeConfig
+from pipeline.compute import ComputeConfig, current_device
 from pipeline.errors import NonFiniteOutput
 from pipeline.params import Conditions, SamplerParams, Velocities
 from pipeline.sampling.euler import euler_steps, schedule
@@ -48,7 +48,8 @@ class Engine:
             # Its kernels need Triton, which is not installed everywhere.
             from pipeline.fused.flows import FusedFlows
 
-            self.flows = FusedFlows(checkpoint.structure_flow, checkpoint.latent_flow, fp8=compute.fp8)
+            with current_device(self.device):
+                self.flows = FusedFlows(checkpoint.structure_flow, checkpoint.latent_flow, fp8=compute.fp8)
         else:
             self.flows = PlainFlows(checkpoint.structure_flow, checkpoint.latent_flow)
 
@@ -56,20 +57,23 @@ class Engine:
         self, conditions: Conditions, params: SamplerParams, noise: Tensor, on_step: OnSamplerStep = lambda _done: None
     ) -> Tensor:
         """Turn noise [B, *structure_shape] into a latent grid of the same shape, on the engine's device."""
-        velocities = self.flows.prepare_structure(schedule(params.steps, params.rescale_t), conditions)
-        return self._sample(velocities, conditions, params, noise, on_step)
+        with current_device(self.device):
+            velocities = self.flows.prepare_structure(schedule(params.steps, params.rescale_t), conditions)
+            return self._sample(velocities, conditions, params, noise, on_step)
 
     def decode_structure(self, sample: Tensor) -> Tensor:
         """Turn a latent grid [B, *structure_shape] into occupancy logits [B, 1, R, R, R]."""
-        return self.checkpoint.structure_decoder(sample)
+        with current_device(self.device):
+            return self.checkpoint.structure_decoder(sample)
 
     def sample_latents(
         self, conditions: Conditions, params: SamplerParams, grid: VoxelGrid, noise: Tensor,
         on_step: OnSamplerStep = lambda _done: None,
     ) -> Tensor:  # fmt: skip
         """Turn noise [N, latent_channels] on the N voxels of a grid into denormalised latents of the same shape."""
-        velocities = self.flows.prepare_latents(schedule(params.steps, params.rescale_t), conditions, grid)
-        sample = self._sample(velocities, conditions, params, noise, on_step)
+        with current_device(self.device):
+            velocities = self.flows.prepare_latents(schedule(params.steps, params.rescale_t), conditions, grid)
+            sample = self._sample(velocities, conditions, params, noise, on_step)
         return sample * self.checkpoint.latent_std + self.checkpoint.latent_mean
 
     def decode_latents(self, latents: Tensor, grid: VoxelGrid) -> Splats:
@@ -78,7 +82,7 @@ class Engine:
         Raises NonFiniteOutput.
         """
         decoder = self.checkpoint.gaussian_decoder
-        with sdpa_kernel(_WINDOW_ATTENTION_BACKENDS):
+        with current_device(self.device), sdpa_kernel(_WINDOW_ATTENTION_BACKENDS):
             raw: Tensor = decoder(latents, grid)
         if not bool(raw.isfinite().all()):
             raise NonFiniteOutput("the gaussian decoder returned NaN or infinity; try precision: float32")

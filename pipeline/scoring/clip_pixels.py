@@ -11,7 +11,7 @@ _FACTOR = 3
 
 
 def clip_pixels(views: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """Resize and normalise pictures: [V, H, W, 3] uint8 -> [V, 3, size, size] of the dtype, in which all is computed."""
+    """Resize and normalise pictures: [V, H, W, 3] uint8 -> [V, 3, size, size] of the dtype, in which it computes."""
     pixels = (views / 255).permute(0, 3, 1, 2).to(dtype)
     # Bicubic and, unlike the resizing that CLIP was trained with, without antialiasing.
     scaled = F.interpolate(pixels, size=(size, size), mode="bicubic", align_corners=False)

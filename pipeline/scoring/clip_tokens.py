@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.weights.files import read_json
+from pipeline.weights.files import TOKENIZER_FILE, VOCABULARY_FILES, read_json
 from pipeline.weights.hub_cache import cure, describe_missing
 
 TOKENS = 77
 # The names of the two special tokens in the vocabulary's file, and those by which open_clip knows them in a sentence.
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _SPECIAL = {"<start_of_text>": _START, "<end_of_text>": _END}
+_END_OF_WORD = "</w>"
 _PIECES = "|".join([*_SPECIAL, r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"])
 
 
@@ -26,7 +27,8 @@ class ClipTokenizer:
     def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> None:
         """Take the ids of tokens, and the pairs to join, the most important first.
 
-        Raises CheckpointError if a package is missing, KeyError if a token is, and whatever `tokenizers` raises.
+        Raises CheckpointError if a package is missing, KeyError if a token is, ValueError if the end token has not the
+        largest id, and whatever `tokenizers` raises.
         """
         # Imported only when needed, because they are optional dependencies.
         try:
@@ -41,35 +43,40 @@ class ClipTokenizer:
         # Not the expressions of tokenizers, which know another version of Unicode and fold its cases otherwise.
         self._pieces = regex.compile(_PIECES, regex.IGNORECASE)
         self._bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        self._model = models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>")
+        self._model = models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=_END_OF_WORD)
         self._special = {name: vocabulary[token] for name, token in _SPECIAL.items()}
         self._start, self.end = vocabulary[_START], vocabulary[_END]
+        endings = ("", _END_OF_WORD)
+        if missing := {a + b for a in self._bytes.alphabet() for b in endings} - vocabulary.keys():
+            raise KeyError(min(missing))
+        if self.end != max(vocabulary.values()):
+            raise ValueError(f"{_END} has the id {self.end}, which is not the largest")
 
     @staticmethod
     def load(directory: Path) -> "ClipTokenizer":
         """Load the vocabulary of a directory: vocab.json and merges.txt, or else tokenizer.json.
 
-        Raises CheckpointError if it is missing or damaged, or if ftfy is not installed.
+        Raises CheckpointError if it is missing or damaged, or if a package is not installed.
         """
-        path = directory / "vocab.json"
+        file, merges = (directory / name for name in VOCABULARY_FILES)
+        # A link that leads nowhere stands for a file that was there.
+        if not (file.exists() or file.is_symlink()) and (directory / TOKENIZER_FILE).exists():
+            file = merges = directory / TOKENIZER_FILE
+        content = read_json(file)
         try:
-            if path.is_file():
+            if file == merges:
+                vocabulary, pairs = content["model"]["vocab"], content["model"]["merges"]
+            else:
                 # The first line is a comment.
-                lines = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")[1:]
-                return ClipTokenizer(read_json(path), [_pair(line.split()) for line in lines if line])
-            path = directory / "tokenizer.json"
-            if not path.is_file():
-                raise CheckpointError(describe_missing(directory / "vocab.json"))
-            model = read_json(path)["model"]
-            merges = [_pair(merge.split() if isinstance(merge, str) else merge) for merge in model["merges"]]
-            return ClipTokenizer(model["vocab"], merges)
+                vocabulary, pairs = content, merges.read_text(encoding="utf-8").splitlines()[1:]
+            return ClipTokenizer(vocabulary, [_pair(pair) for pair in pairs])
         except CheckpointError:
             raise
-        except FileNotFoundError as error:
-            raise CheckpointError(describe_missing(Path(error.filename))) from None
+        except FileNotFoundError:
+            raise CheckpointError(describe_missing(merges)) from None
         except Exception as error:  # tokenizers raises plain Exception
-            reason = " ".join(str(error).split())
-            raise CheckpointError(f"{path} is no vocabulary of CLIP: {reason}{cure(path)}") from None
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise CheckpointError(f"{file} is no vocabulary of CLIP ({reason}){cure(file)}") from None
 
     def __call__(self, text: str) -> Tensor:
         """Return the token ids of a sentence, [1, 77] int64; one that is longer is cut, and still ends with the end."""
@@ -97,6 +104,7 @@ class ClipTokenizer:
         return ids
 
 
-def _pair(parts: list[str]) -> tuple[str, str]:
-    first, second = parts
+def _pair(merge: str | list[str]) -> tuple[str, str]:
+    """Return the two tokens of a merge, "a b" or ["a", "b"]."""
+    first, second = merge.split() if isinstance(merge, str) else merge
     return first, second

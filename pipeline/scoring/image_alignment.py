@@ -33,7 +33,11 @@ _SETTINGS = (
 
 @dataclass(frozen=True, eq=False)
 class ImageAlignment:
-    """Views and a picture -> how much they look alike; in float32 on a CPU, in float16 on a GPU. One call at a time."""
+    """Views and a picture -> how much they look alike. One call at a time.
+
+    size:  side of the pictures that the network takes.
+    dtype: of weights and pictures; float32 on a CPU, float16 on a GPU, as in the validator.
+    """
 
     network: nn.Module
     size: int
@@ -48,7 +52,7 @@ class ImageAlignment:
         """
         directory = locate(reference, "config.json")
         network, size = _load_network(directory / "config.json", directory / "model.safetensors")
-        dtype = torch.float16 if device.type == "cuda" else torch.float32
+        dtype = torch.float32 if device.type == "cpu" else torch.float16
         return ImageAlignment(network.to(device, dtype), size, device, dtype)
 
     @torch.inference_mode()
@@ -94,17 +98,20 @@ def _load_network(config: Path, weights: Path) -> tuple[nn.Module, int]:
     tensors = read_tensors(weights, lambda name: name.startswith((_TOWER, _PROJECTION)) and name != _POSITIONS)
     try:
         given: dict[str, Any] = content["vision_config"]
+        projection_dim = len(tensors[f"{_PROJECTION}weight"])
+    except KeyError as missing:
+        raise CheckpointError(f"{config} or {weights} lacks {missing}{cure(weights)}") from None
+    try:
         settings = CLIPVisionConfig(**{key: given[key] for key in _SETTINGS if key in given})
-        settings.projection_dim = len(tensors[f"{_PROJECTION}weight"])
+        settings.projection_dim = projection_dim
         # On the meta device no time is spent on random weights that are replaced.
         with torch.device("meta"):
             network = CLIPVisionModelWithProjection(settings)
             if f"{_PROJECTION}bias" in tensors:
-                network.visual_projection = nn.Linear(settings.hidden_size, settings.projection_dim)
-    except KeyError as missing:
-        raise CheckpointError(f"{config} or {weights} lacks {missing}{cure(weights)}") from None
-    except (ArithmeticError, RuntimeError, TypeError, ValueError, StrictDataclassError) as error:
-        raise CheckpointError(f"{config} is not supported: {' '.join(str(error).split())}{cure(config)}") from None
+                network.visual_projection = nn.Linear(settings.hidden_size, projection_dim)
+    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError, StrictDataclassError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise CheckpointError(f"{config} is not supported ({reason}){cure(config)}") from None
     assign_tensors(network, tensors, weights)
     # Not a weight, and so left on the meta device.
     embeddings = network.vision_model.embeddings

@@ -15,12 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
+from pipeline.weights.alexnet import ALEXNET_SHA256, ALEXNET_URL
 from pipeline.weights.hub_cache import describe_missing
-from pipeline.weights.scorers import LPIPS
 
-_ALEXNET_URL = f"https://download.pytorch.org/models/{LPIPS}"
-# The name of the published file has the first digits of its sha256.
-_ALEXNET_SHA256 = "7be5be79"
 # Of the heads in the package torchmetrics; they are called lin0.model.1.weight to lin4.model.1.weight.
 _HEADS_FILE = "functional/image/lpips_models/alex.pth"
 # Of pixels in -1..1, per channel.
@@ -100,7 +97,7 @@ def _create_layers() -> nn.Sequential:
 
 def _read_alexnet(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
-        raise CheckpointError(f"{describe_missing(path)}; it is published as {_ALEXNET_URL}")
+        raise CheckpointError(f"{describe_missing(path)}; it is published as {ALEXNET_URL}")
     if path.suffix == ".safetensors":
         # Imported only when needed, because it is slow.
         from safetensors import SafetensorError
@@ -116,9 +113,9 @@ def _read_alexnet(path: Path) -> Mapping[str, Any]:
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not checksum.startswith(_ALEXNET_SHA256):
+    if checksum != ALEXNET_SHA256:
         raise CheckpointError(
-            f"{path} is not the file that is published as {_ALEXNET_URL}, since its sha256 begins with {checksum[:8]}: "
+            f"{path} is not the file that is published as {ALEXNET_URL}, since its sha256 begins with {checksum[:8]}: "
             "download it again"
         )
     return _read_pickle(path, "download it again")

@@ -13,7 +13,7 @@ from pipeline.weights.hub_cache import cure
 from pipeline.weights.locate import locate_scorer
 
 _BACKBONE, _HEAD = "backbone.", "score_head."
-# The published file has the names of transformers 4, which version 5 translates in from_pretrained alone.
+# The published file has the names of transformers 4, which later versions translate in from_pretrained alone.
 _RENAMED = {
     ".attention.attention.query.": ".attention.q_proj.",
     ".attention.attention.key.": ".attention.k_proj.",
@@ -77,7 +77,8 @@ def _load_network(weights: Path, config: Path) -> tuple[nn.Module, nn.Linear]:
     # Like the validator, ignore other tensors of the file, such as its unused emb_head.
     for prefix, module in ((_BACKBONE, backbone), (_HEAD, head)):
         expected = module.state_dict()
-        state = {name: tensors.get(prefix + name) for name in expected}
+        # The network's names, too, depend on the version of transformers.
+        state = {name: tensors.get(_present_name(prefix + name)) for name in expected}
         wrong = [name for name, tensor in state.items() if tensor is None or tensor.shape != expected[name].shape]
         if wrong:
             raise CheckpointError(

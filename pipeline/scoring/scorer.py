@@ -19,8 +19,9 @@ from pipeline.scoring.text_alignment import TextAlignment
 from pipeline.scoring.view_similarity import ViewSimilarity
 from pipeline.scoring.views import render_validator_views
 from pipeline.splats.splats import Splats
+from pipeline.weights.alexnet import locate_alexnet
 from pipeline.weights.locate import SCORER
-from pipeline.weights.scorers import IMAGE_ALIGNMENT, LPIPS, TEXT_ALIGNMENT, locate_alexnet
+from pipeline.weights.scorers import IMAGE_ALIGNMENT, LPIPS, TEXT_ALIGNMENT
 
 Network = TypeVar("Network")
 Outcome = TypeVar("Outcome")

@@ -30,14 +30,15 @@ _UNUSED = "logit_scale"
 
 @dataclass(frozen=True, eq=False)
 class TextAlignment:
-    """Views and a sentence -> how well they fit; in float32 on a CPU, under float16 autocast on a GPU.
+    """Views and a sentence -> how well they fit. One call at a time.
 
-    One call at a time.
+    dtype: float32 on a CPU; on a GPU float16, which means autocast, as in the validator.
     """
 
     network: ConvNextClip
     tokenizer: ClipTokenizer
     device: torch.device
+    dtype: torch.dtype
 
     @staticmethod
     def load(reference: str, device: torch.device) -> "TextAlignment":
@@ -55,9 +56,10 @@ class TextAlignment:
                 f"{directory / OPEN_CLIP_CONFIG} has {context} positions and {vocabulary} tokens, but {TOKENS} and the "
                 f"{tokenizer.end + 1} of the tokenizer are needed"
             )
-        if device.type == "cuda":
-            network.store_for_autocast(device)
-        return TextAlignment(network, tokenizer, device)
+        if device.type == "cpu":
+            return TextAlignment(network, tokenizer, device, torch.float32)
+        network.store_for_autocast(device)
+        return TextAlignment(network, tokenizer, device, torch.float16)
 
     def encode(self, text: str) -> Tensor:
         """Return the embedding of a sentence: unit length, [1, C]."""
@@ -74,9 +76,8 @@ class TextAlignment:
     @torch.inference_mode()
     def cosines(self, views: Tensor, prompt: Tensor) -> Tensor:
         """Return the cosine of each view with the prompt: [V, S, S, 3] uint8 and [1, C] -> [V] float32."""
-        dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         with self._autocast():
-            embeddings = self.network.encode_image(clip_pixels(views, _SIZE, dtype))
+            embeddings = self.network.encode_image(clip_pixels(views, _SIZE, self.dtype))
             embeddings /= embeddings.norm(dim=-1, keepdim=True)
         return (embeddings @ prompt.T)[:, 0].float()
 
@@ -90,7 +91,7 @@ class TextAlignment:
         return geometric_mean(np.clip(kept, 0, 1)) / _FULL_ALIGNMENT
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda")
+        return torch.autocast(self.device.type, torch.float16, enabled=self.dtype is torch.float16)
 
 
 def _load_network(config: Path, weights: Path) -> ConvNextClip:

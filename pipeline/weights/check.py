@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pipeline.errors import CheckpointError, PipelineError
 from pipeline.weights import files, locate
+from pipeline.weights.alexnet import check_alexnet, is_alexnet
 from pipeline.weights.background_models import BACKGROUND_MODELS, check_model_file
-from pipeline.weights.files import MODEL_INDEX, PIPELINE_FILE, EncoderKind, check_file
+from pipeline.weights.files import MODEL_INDEX, OPEN_CLIP_CONFIG, PIPELINE_FILE, EncoderKind, check_file
 from pipeline.weights.hub_cache import DamagedCache
 from pipeline.weights.locate import SCORER_FILE, HubReference
 
@@ -37,6 +38,8 @@ def _check_parts(reference: str, overrides: Mapping[str, str]) -> list[WeightsCh
     source = HubReference.parse(reference)
     if reference in BACKGROUND_MODELS:
         return [_check("background model", check_model_file, reference)]
+    if is_alexnet(reference):
+        return [_check("AlexNet", check_alexnet, reference)]
     if source is not None and source.path and not Path(reference).expanduser().is_dir():
         return [_check("network", _check_network, reference, Path())]
     if directory := _locate(reference, PIPELINE_FILE):
@@ -45,6 +48,8 @@ def _check_parts(reference: str, overrides: Mapping[str, str]) -> list[WeightsCh
         return [_check("scorer", _check_scorer, reference)]
     if directory := _locate(reference, MODEL_INDEX):
         return [_check("text-to-image model", _check_text_to_image, directory)]
+    if directory := _locate(reference, OPEN_CLIP_CONFIG):
+        return [_check("CLIP", _check_open_clip, directory)]
     if directory := _locate(reference, "config.json"):
         is_text = (directory / "vocab.json").is_file()
         return [_check("encoder", _check_encoder, str(directory), "text_cond_model" if is_text else "image_cond_model")]
@@ -98,6 +103,11 @@ def _check_scorer(reference: str) -> Path:
     weights, config = locate.locate_scorer(reference)
     check_file(config / "config.json")
     return check_file(weights)
+
+
+def _check_open_clip(directory: Path) -> Path:
+    files.get_open_clip_files(lambda path: (directory / path).exists(), lambda path: check_file(directory / path))
+    return directory
 
 
 def _check_text_to_image(directory: Path) -> Path:

@@ -7,12 +7,16 @@ from pathlib import Path
 
 from pipeline.errors import DownloadError
 from pipeline.weights import background_models, files, hub, locate
-from pipeline.weights.files import MODEL_INDEX, PIPELINE_FILE, EncoderKind, check_file
+from pipeline.weights.alexnet import download_alexnet, is_alexnet
+from pipeline.weights.files import MODEL_INDEX, OPEN_CLIP_CONFIG, PIPELINE_FILE, EncoderKind, check_file
 from pipeline.weights.hub import RemoteFile
 from pipeline.weights.locate import SCORER_BACKBONE, SCORER_FILE, HubReference, network_stem
 
 # Files that complete a tokenizer; not every repository has them.
 _OPTIONAL_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+# Files of directories that refer to nothing outside: text-to-image models, and the networks of open_clip and of
+# transformers.
+_WHOLE = (MODEL_INDEX, OPEN_CLIP_CONFIG, "config.json")
 _BACKBONE = HubReference(SCORER_BACKBONE, "", None)
 
 Store = Callable[[RemoteFile, str], Path]
@@ -46,6 +50,11 @@ class FolderStore:
         return target
 
 
+def has_fixed_place(reference: str) -> bool:
+    """Return whether weights are where they are whatever folder is named: with the package, rembg or torch.hub."""
+    return locate.is_embedded(reference) or reference in background_models.BACKGROUND_MODELS or is_alexnet(reference)
+
+
 def download_weights(
     reference: str, report: Report, *, overrides: Mapping[str, str] | None = None,
     folder: Path | None = None, copies: dict[str, Path] | None = None,
@@ -53,9 +62,9 @@ def download_weights(
     """Download everything that a reference needs, to a plain directory or to the Hugging Face cache.
 
     The reference is a checkpoint, scorer, text-to-image model or encoder (org/name), a single network (org/name/path),
-    each with an optional @revision, a directory, which is completed, or the name of a background model, which always
-    goes to rembg's folder. `overrides` replace networks of a checkpoint by role. `copies` is shared by downloads to
-    several folders, see FolderStore.
+    each with an optional @revision, a directory, which is completed, the name of a background model, which always
+    goes to rembg's folder, or AlexNet's file, which always goes to torch.hub's. `overrides` replace networks of a
+    checkpoint by role. `copies` is shared by downloads to several folders, see FolderStore.
 
     Files continue where an earlier download stopped, and present ones are verified. Raises DownloadError, and
     CheckpointError or BackgroundModelError if a file is damaged.
@@ -64,6 +73,9 @@ def download_weights(
         return
     if reference in background_models.BACKGROUND_MODELS:
         report(f"background model {reference}", background_models.download_model(reference))
+        return
+    if is_alexnet(reference):
+        report("AlexNet", download_alexnet(reference))
         return
     directory = Path(reference).expanduser()
     if directory.is_dir():
@@ -96,7 +108,7 @@ class _Downloader:
         if (directory / SCORER_FILE).is_file():
             if not (directory / "config.json").is_file():
                 self.get(_BACKBONE, "config.json")
-        elif not (directory / MODEL_INDEX).is_file():
+        elif (directory / PIPELINE_FILE).is_file() or not any((directory / name).is_file() for name in _WHOLE):
             self.get_checkpoint(directory / PIPELINE_FILE, directory, overrides)
 
     def get_reference(self, reference: str, source: HubReference, overrides: Mapping[str, str]) -> None:
@@ -110,6 +122,8 @@ class _Downloader:
             self.get(_BACKBONE, "config.json")
         elif _has(source, MODEL_INDEX):
             files.get_model_files(lambda path: _has(source, path), lambda path: self.get(source, path))
+        elif _has(source, OPEN_CLIP_CONFIG):
+            files.get_open_clip_files(lambda path: _has(source, path), lambda path: self.get(source, path))
         else:
             self.get_encoder_files(source, "text_cond_model" if _has(source, "vocab.json") else "image_cond_model")
 

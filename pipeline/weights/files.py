@@ -21,6 +21,8 @@ ENCODER_FILES: dict[EncoderKind, tuple[str, ...]] = {
 }
 # The files of a CLIP in open_clip's layout.
 OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+# The files of CLIP's vocabulary, and the one that holds the same where they are missing.
+VOCABULARY_FILES, TOKENIZER_FILE = ("vocab.json", "merges.txt"), "tokenizer.json"
 # The file that lists the components of a text-to-image model in diffusers' layout.
 MODEL_INDEX = "model_index.json"
 # Files that tokenizers of the supported kinds consist of; no repository has all of them.
@@ -92,6 +94,16 @@ def check_file(path: Path) -> Path:
     return path
 
 
+def get_open_clip_files(has: Callable[[str], bool], get: Callable[[str], Path]) -> None:
+    """Get all files of a CLIP in open_clip's layout: its configuration, weights and vocabulary.
+
+    `has` and `get` are as in `get_model_files`. Raises what `get` raises.
+    """
+    vocabulary = VOCABULARY_FILES if has(VOCABULARY_FILES[0]) or not has(TOKENIZER_FILE) else (TOKENIZER_FILE,)
+    for name in (OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, *vocabulary):
+        get(name)
+
+
 def check_model(directory: Path) -> None:
     """Raise CheckpointError if a file that a text-to-image model needs is missing or damaged."""
 
@@ -108,7 +120,7 @@ def get_model_files(has: Callable[[str], bool], get: Callable[[str], Path]) -> N
     `has` returns whether a path is in the repository or directory, `get` downloads or checks the file and returns where
     it is. Raises CheckpointError if a component has no safetensors, and what `get` raises.
     """
-    for folder, library, class_name in _list_components(get(MODEL_INDEX)):
+    for folder, library, class_name in list_components(get(MODEL_INDEX)):
         if "Tokenizer" in class_name:
             names = [name for name in _TOKENIZER_FILES if has(f"{folder}/{name}")]
             if not names:
@@ -122,7 +134,7 @@ def get_model_files(has: Callable[[str], bool], get: Callable[[str], Path]) -> N
             _get_weights(f"{folder}/{'diffusion_pytorch_model' if library == 'diffusers' else 'model'}", has, get)
 
 
-def _list_components(index: Path) -> Iterator[tuple[str, str, str]]:
+def list_components(index: Path) -> Iterator[tuple[str, str, str]]:
     """Yield folder, library and class of each component that the model has."""
     try:
         content = json.loads(index.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.compute import choose_compute
+from pipeline.compute import choose_compute, choose_drawing_device
 from pipeline.errors import PipelineError
 
 
@@ -109,3 +109,15 @@ def test_kernels_are_not_fused_where_triton_finds_no_c_compiler(devices, monkeyp
     monkeypatch.delenv("CC")
     devices(1, compiler="gcc")
     assert choose_compute().fused
+
+
+@pytest.mark.parametrize(
+    ("count", "free_gib", "triton", "expected"),
+    [(1, 3, True, "cuda"), (1, 1, True, "cpu"), (1, 3, False, "cpu"), (0, 3, True, "cpu")],
+)
+def test_pictures_are_drawn_on_a_gpu_that_has_memory_to_spare(
+    count: int, free_gib: int, triton: bool, expected: str, devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices(count, triton=triton)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_gib * 2**30, 80 * 2**30))
+    assert choose_drawing_device() == torch.device(expected)

@@ -5,13 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-# The names that transformers 4 gave to the tensors that version 5 calls otherwise; the published file has them.
-TRANSFORMERS_4 = {
-    ".attention.q_proj.": ".attention.attention.query.",
-    ".attention.k_proj.": ".attention.attention.key.",
-    ".attention.v_proj.": ".attention.attention.value.",
-    ".attention.o_proj.": ".attention.output.dense.",
-}
+from tests.support.published_names import dinov2_of_transformers_4
 
 
 def write_scorer(directory: Path, seed: int = 0, config: Path | None = None, *, published_names: bool = True) -> Path:
@@ -28,7 +22,7 @@ def write_scorer(directory: Path, seed: int = 0, config: Path | None = None, *, 
     }
     head = {"score_head.weight": (1, 8), "score_head.bias": (1,), "emb_head.weight": (4, 8), "emb_head.bias": (4,)}
     tensors |= {name: torch.randn(size, generator=generator) for name, size in head.items()}
-    for new, old in TRANSFORMERS_4.items() if published_names else ():
-        tensors = {name.replace(new, old): tensor for name, tensor in tensors.items()}
+    if published_names:
+        tensors = dinov2_of_transformers_4(tensors)
     save_file(tensors, directory / "quality_scorer.safetensors")
     return directory

@@ -1,8 +1,9 @@
 """Sentences through a picture: the adapter against a stand-in for diffusers, and diffusers itself if it is here."""
 
 import importlib.util
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from pipeline import (
     STAGES,
@@ -30,6 +33,7 @@ from pipeline import (
 )
 from pipeline.backends.text_to_image import TextToImage, TextToImageBackend
 from tests.pipeline.test_generator import FEW, FEWER, drawing, same
+from tests.support.published_names import autoencoder_of_diffusers_0_16, clip_text_of_transformers_4
 
 CPU = choose_compute("cpu")
 # The outside of diffusers that the adapter calls.
@@ -42,7 +46,9 @@ import torch
 from PIL import Image
 
 
-utils = SimpleNamespace(logging=SimpleNamespace(disable_progress_bar=lambda: None))
+utils = SimpleNamespace(
+    logging=SimpleNamespace(disable_progress_bar=lambda: None, set_verbosity_error=lambda: None)
+)
 
 
 class AutoPipelineForText2Image:
@@ -260,9 +266,15 @@ def test_it_is_loaded_and_warmed_up_with_the_rest(package: Path, model: Path) ->
     assert [prompt for prompt, *_ in pipe(backend.text_to_image).calls] == ["a red ball"]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="diffusers is not installed")
+needs_diffusers = pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="diffusers is not installed")
 # A scheduler's own, on numpy 2.
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+ignores_copy_keyword = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+
+@needs_diffusers
+@ignores_copy_keyword
 def test_with_diffusers_itself(tmp_path: Path) -> None:
     """A model of the smallest size that diffusers takes, saved and loaded again."""
     import diffusers
@@ -285,3 +297,46 @@ def test_with_diffusers_itself(tmp_path: Path) -> None:
     (tmp_path / "unet" / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="diffusers cannot load"):
         TextToImage.load(str(tmp_path), CPU)
+
+
+@needs_diffusers
+@ignores_copy_keyword
+def test_a_model_with_the_names_of_its_publication(tmp_path: Path) -> None:
+    """Stable Diffusion as it was published in 2022, by diffusers and transformers of the time."""
+    from tests.support.tiny_diffusers import write_model
+
+    write_model(tmp_path)
+    params = TextToImageParams(steps=2)
+    expected = TextToImage.load(str(tmp_path), CPU)("a red chair", 1, params).tobytes()
+    rewrite(tmp_path / "vae", autoencoder_of_diffusers_0_16)
+    rewrite(tmp_path / "text_encoder", lambda tensors: clip_text_of_transformers_4(tensors, 77))
+    assert "decoder.mid_block.attentions.0.proj_attn.weight" in load_file(weights_of(tmp_path / "vae"))
+    assert TextToImage.load(str(tmp_path), CPU)("a red chair", 1, params).tobytes() == expected
+
+
+@needs_diffusers
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("text_encoder", "encoder.layers.0.mlp.fc1.weight"),
+        ("unet", "mid_block.resnets.0.conv1.weight"),
+        ("vae", "decoder.conv_in.bias"),
+    ],
+)
+def test_a_missing_tensor_is_named_instead_of_drawn_at_random(tmp_path: Path, folder: str, name: str) -> None:
+    from tests.support.tiny_diffusers import write_model
+
+    write_model(tmp_path)
+    rewrite(tmp_path / folder, lambda tensors: {key: tensor for key, tensor in tensors.items() if key != name})
+    with pytest.raises(CheckpointError, match=rf"/{folder} do not fit config\.json: {re.escape(name)} is missing \(1 "):
+        TextToImage.load(str(tmp_path), CPU)
+
+
+def weights_of(directory: Path) -> Path:
+    (file,) = directory.glob("*.safetensors")
+    return file
+
+
+def rewrite(directory: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    file = weights_of(directory)
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})

@@ -80,7 +80,7 @@ def published(alexnet: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -
     """A pickle as torchvision publishes it, with the classifier; its checksum is taken for the published one."""
     file = directory / "alexnet-owt-7be5be79.pth"
     torch.save({**load_file(alexnet), "classifier.6.bias": torch.zeros(1000)}, file)
-    monkeypatch.setattr(lpips, "_ALEXNET_SHA256", hashlib.sha256(file.read_bytes()).hexdigest()[:8])
+    monkeypatch.setattr(lpips, "ALEXNET_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
     return file
 
 
@@ -108,7 +108,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "alexnet.pth"
     torch.save({"features.0.weight": Payload()}, file)
-    monkeypatch.setattr(lpips, "_ALEXNET_SHA256", hashlib.sha256(file.read_bytes()).hexdigest()[:8])
+    monkeypatch.setattr(lpips, "ALEXNET_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
     with pytest.raises(CheckpointError, match=r"not a file of tensors \(UnpicklingError\): download it again"):
         ViewSimilarity.load(file, CPU)
     assert not (tmp_path / "payload").exists()
