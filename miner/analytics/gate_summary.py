@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miner.analytics.calibration import Calibration, ReliabilityBin, brier_score, fit, reliability
+from miner.analytics.calibration import Calibration, ReliabilityBin, brier_score, fit_calibration, reliability
 from miner.analytics.pass_model import MIN_OUTCOMES, Outcomes, ScoreKind, collect_outcomes
 from miner.analytics.slots import Slots, count_slots
 from miner.ledger import Outcome, TaskRow
@@ -80,7 +80,7 @@ def summarise_gate(tasks: Sequence[TaskRow], now: float) -> GateSummary:
 
 def _calibrate(kind: ScoreKind, outcomes: Outcomes) -> CalibrationSummary:
     passed = outcomes.passed
-    calibration = fit(outcomes.margins, passed, kind.prior)
+    calibration = fit_calibration(outcomes.margins, passed, kind.prior)
     chances, rate = calibration.predict(outcomes.margins), float(passed.mean())
     bins = reliability(chances, passed) if len(passed) >= MIN_OUTCOMES else ()
     return CalibrationSummary(kind, calibration, brier_score(chances, passed), rate * (1 - rate), bins)
