@@ -11,8 +11,9 @@ from pipeline.errors import CheckpointError
 from pipeline.weights.hub_cache import describe_missing
 
 TOKENS = 77
-# Besides the text model, the published files hold the image model, the two projections and the temperature.
-_UNUSED = r"vision_model\.|visual_projection\.|text_projection\.|logit_scale$"
+# Besides the text model, the published files hold the image model, the two projections and the temperature; and the
+# numbers of the positions, which transformers saved before 4.31 and does not ignore in its first versions 5.
+_UNUSED = r"vision_model\.|visual_projection\.|text_projection\.|logit_scale$|(text_model\.)?embeddings\.position_ids$"
 
 
 class TextEncoder:

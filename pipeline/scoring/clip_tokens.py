@@ -69,7 +69,7 @@ class ClipTokenizer:
             else:
                 # The first line is a comment.
                 vocabulary, pairs = content, merges.read_text(encoding="utf-8").splitlines()[1:]
-            return ClipTokenizer(vocabulary, [_pair(pair) for pair in pairs])
+            return ClipTokenizer(vocabulary, [_pair(pair) for pair in pairs if pair])
         except CheckpointError:
             raise
         except FileNotFoundError:

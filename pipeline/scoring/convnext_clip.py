@@ -121,7 +121,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, T, C] to [B, T, C]."""
         x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+        change: Tensor = self.mlp(self.ln_2(x))
+        return x + change
 
 
 class ConvNextClip(nn.Module):

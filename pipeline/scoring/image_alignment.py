@@ -85,7 +85,8 @@ class ImageAlignment:
 
     def _embed(self, views: Tensor) -> Tensor:
         embeddings = self.features(views)
-        return embeddings / embeddings.norm(dim=-1, keepdim=True)
+        lengths: Tensor = embeddings.norm(dim=-1, keepdim=True)
+        return embeddings / lengths
 
 
 def _load_network(config: Path, weights: Path) -> tuple[nn.Module, int]:

@@ -39,11 +39,10 @@ class Lpips:
 
     @staticmethod
     def load(alexnet: Path, device: torch.device) -> "Lpips":
-        """Load AlexNet and the heads onto a device.
+        """Load AlexNet and the heads onto a device; torchmetrics must be installed.
 
         alexnet: the published file, a pickle, or a safetensors file with the same names; its classifier is not needed.
-        Raises CheckpointError if a file is missing, damaged, another one than published, or lacks a tensor, and if
-        torchmetrics is missing.
+        Raises CheckpointError if a file is missing, damaged, another one than published, or lacks a tensor.
         """
         with torch.device("meta"):
             layers = _create_layers()

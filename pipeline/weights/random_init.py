@@ -1,14 +1,18 @@
 """Checkpoints of the public ones' sizes with random weights, for measuring time and memory."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from pipeline.params import SamplerParams
+from pipeline.scoring.convnext_clip import Architecture, ConvNextClip
 from pipeline.trellis.checkpoint import build_network
 from pipeline.weights.checkpoint_writer import save_network, save_pipeline, save_tokenizer
+from pipeline.weights.files import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 
 STATISTICS = {"mean": [0.0] * 8, "std": [2.4] * 8}
 SETTINGS = SamplerParams(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
@@ -38,6 +42,18 @@ DECODERS: Networks = {
 }
 
 
+CONVNEXT_LARGE_D = Architecture(
+    depths=(3, 3, 27, 3), widths=(192, 384, 768, 1536), width=768, layers=16, heads=12, context=77, vocabulary=49408,
+    hidden=1536, embedding=768,
+)  # fmt: skip
+CLIP_VISION = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "patch_size": 14, "image_size": 336, "hidden_act": "quick_gelu", "projection_dim": 1280,
+}  # fmt: skip
+# Shapes of AlexNet's convolutions, by their index among its features.
+ALEXNET = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
+
+
 def _networks(structure_flow: dict[str, Any], latent_flow: dict[str, Any]) -> Networks:
     return {
         "sparse_structure_flow_model": ("SparseStructureFlowModel", {**STRUCTURE_FLOW, **structure_flow}),
@@ -64,14 +80,18 @@ def write_checkpoint(name: str, directory: Path, device: str) -> None:
     for role, (class_name, args) in CHECKPOINTS[name].items():
         network = build_network(class_name, args).to_empty(device=device)
         network.to_precision(torch.float16)
-        for tensor in network.state_dict().values():
-            fan_in = tensor[0].numel() if tensor.ndim > 1 else 0
-            tensor.normal_(0, fan_in**-0.5) if fan_in else tensor.fill_(0.02)
+        _draw_weights(network)
         save_network(network, class_name, args, directory / "ckpts" / role)
     kind: Literal["image", "text"] = "image" if name.startswith("image") else "text"
     models = {role: f"ckpts/{role}" for role in CHECKPOINTS[name]}
     save_pipeline(directory, kind, models=models, encoder="encoder", settings=SETTINGS, statistics=STATISTICS)
     _write_encoder(kind, directory / "encoder")
+
+
+def _draw_weights(network: nn.Module) -> None:
+    for tensor in network.state_dict().values():
+        fan_in = tensor[0].numel() if tensor.ndim > 1 else 0
+        tensor.normal_(0, fan_in**-0.5) if fan_in else tensor.fill_(0.02)
 
 
 def _write_encoder(kind: Literal["image", "text"], directory: Path) -> None:
@@ -99,3 +119,42 @@ def write_scorer(directory: Path) -> None:
     tensors = {f"backbone.{name}": tensor for name, tensor in Dinov2Model(config).state_dict().items()}
     tensors |= {"score_head.weight": torch.randn(1, config.hidden_size), "score_head.bias": torch.zeros(1)}
     save_file(tensors, directory / "quality_scorer.safetensors")
+
+
+def write_text_alignment(directory: Path, device: str) -> None:
+    """Write open_clip's convnext_large_d with a vocabulary of single bytes; the weights are drawn on `device`."""
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        network = ConvNextClip(CONVNEXT_LARGE_D)
+    _draw_weights(network.to_empty(device=device))
+    save_file(network.state_dict(), directory / OPEN_CLIP_WEIGHTS)
+    sizes = CONVNEXT_LARGE_D
+    text = {"context_length": sizes.context, "vocab_size": sizes.vocabulary}
+    text |= {"width": sizes.width, "heads": sizes.heads, "layers": sizes.layers}
+    settings = {"embed_dim": sizes.embedding, "vision_cfg": {"timm_pool": "", "timm_proj": "mlp"}, "text_cfg": text}
+    (directory / OPEN_CLIP_CONFIG).write_text(json.dumps({"model_cfg": settings}))
+    save_tokenizer(directory)
+
+
+def write_image_alignment(directory: Path, device: str) -> None:
+    """Write the vision tower of CLIP ViT-L/14 for 336 pixels, with LLM2CLIP's projection, drawn on `device`."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        network = CLIPVisionModelWithProjection(CLIPVisionConfig(**CLIP_VISION))
+    _draw_weights(network.to_empty(device=device))
+    save_file(network.state_dict(), directory / "model.safetensors")
+    (directory / "config.json").write_text(json.dumps({"vision_config": CLIP_VISION}))
+
+
+def write_alexnet(directory: Path) -> Path:
+    """Write AlexNet's convolutions, and return the file."""
+    torch.manual_seed(0)
+    tensors: dict[str, Tensor] = {}
+    for index, shape in ALEXNET.items():
+        fan_in = shape[1] * shape[2] * shape[3]
+        tensors[f"features.{index}.weight"] = torch.randn(shape) * (2 / fan_in) ** 0.5
+        tensors[f"features.{index}.bias"] = torch.zeros(shape[0])
+    save_file(tensors, directory / "alexnet.safetensors")
+    return directory / "alexnet.safetensors"

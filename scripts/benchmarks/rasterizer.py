@@ -21,7 +21,7 @@ from pipeline import Splats, ply, recognise_format, spz
 from pipeline.compute import triton_obstacle
 from pipeline.rendering import torch_rasterizer
 from pipeline.rendering.cameras import validator_cameras
-from pipeline.scoring.quality import normalise_as_validator
+from pipeline.scoring.views import normalise_as_validator
 from scripts.benchmarks.scoring import egg_shell
 from scripts.benchmarks.timing import GIB, device_name, median_seconds
 

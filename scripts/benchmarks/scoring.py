@@ -1,29 +1,32 @@
-"""Measure the time of scoring one candidate.
+"""Measure the time of scoring one candidate, whole and by part.
 
-    python -m scripts.benchmarks.scoring [--count 384000 ...] [--device cuda]
+    python -m scripts.benchmarks.scoring [--count 384000 ...] [--file object.spz] [--device cuda]
 
-The scorer has the published size and random weights; the object is a shell of gaussians as wide as a voxel. Prints the
-median time of a score after two warm-ups, the part of it that the 16 views take, the time to encode and verify the SPZ
-that is scored, and the peak of the GPU's memory. The last line is JSON.
+The networks have the published sizes and random weights; the object is a shell of gaussians as wide as a voxel, or that
+of a file. Prints the median time, after two warm-ups, of a whole score for a sentence and for a picture, of each part
+by itself on views that are drawn already, of the 16 views, and of encoding and verifying the SPZ that is scored; the
+time to encode each prompt, which happens once a task; and the peak of the GPU's memory. The last line is JSON.
 """
 
 import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from pipeline import QualityScorer, Splats, spz
-from pipeline.rendering.cameras import validator_cameras
-from pipeline.scoring.quality import normalise_as_validator, render_as_validator
-from pipeline.weights.random_init import write_scorer
+from pipeline import ImagePrompt, Prompt, ScorerSources, Splats, TextPrompt, ValidatorScorer, ply, spz
+from pipeline.scoring.views import render_validator_views
+from pipeline.weights.random_init import write_alexnet, write_image_alignment, write_scorer, write_text_alignment
 from scripts.benchmarks.timing import GIB, device_name, median_seconds
 
 VOXEL = 1 / 64
+PARTS = ("text", "image", "quality")
 
 
 def egg_shell(count: int, device: torch.device) -> Splats:
@@ -43,39 +46,84 @@ def egg_shell(count: int, device: torch.device) -> Splats:
     return splats.to(device)
 
 
-def measure(scorer: QualityScorer, count: int, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Return the figures for an object of `count` gaussians."""
-    splats = egg_shell(count, device)
-    visible = normalise_as_validator(splats)
+PROMPTS: dict[str, Prompt] = {
+    "text": TextPrompt("a highly detailed three dimensional model of a robot police officer with a hammer"),
+    "image": ImagePrompt(Image.effect_noise((512, 512), 80).convert("RGB"), b"noise"),
+}
+
+
+def load_scorer(device: torch.device) -> ValidatorScorer:
+    """Load all parts with random weights of the published sizes."""
+    with tempfile.TemporaryDirectory() as folder:
+        text, image, quality = (Path(folder) / name for name in PARTS)
+        for directory in (text, image, quality):
+            directory.mkdir()
+        write_scorer(quality)
+        write_text_alignment(text, str(device))
+        write_image_alignment(image, str(device))
+        alexnet = write_alexnet(Path(folder))
+        sources = ScorerSources(("quality", "alignment", "similarity"), *map(str, (quality, text, image, alexnet)))
+        scorer = ValidatorScorer.load(sources, device, text=True, image=True)
+    if scorer.missing:
+        raise SystemExit("; ".join(scorer.missing))
+    return scorer
+
+
+def measure(scorer: ValidatorScorer, splats: Splats, repeats: int) -> dict[str, Any]:
+    """Return the figures for an object."""
+    device = scorer.device
+    views = render_validator_views(splats)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seconds = {
-        "score_seconds": median_seconds(lambda: scorer(splats), repeats),
-        "pictures_seconds": median_seconds(lambda: render_as_validator(visible, validator_cameras()), repeats),
-        "spz_seconds": median_seconds(lambda: spz.verify_round_trip(splats, spz.to_bytes(splats)), repeats),
+    quality, text, image, similarity = (
+        scorer.quality, scorer.text_alignment, scorer.image_alignment, scorer.similarity
+    )  # fmt: skip
+    assert quality and text and image and similarity, "load_scorer has loaded all"
+    sentence, picture = PROMPTS["text"], PROMPTS["image"]
+    assert isinstance(sentence, TextPrompt) and isinstance(picture, ImagePrompt)
+    text_prompt, image_prompt = text.encode(sentence.text), image.encode(picture.image)
+    score_sentence, score_picture = scorer.for_prompt(sentence), scorer.for_prompt(picture)
+    works: dict[str, Callable[[], object]] = {
+        "score_of_sentence": lambda: score_sentence(splats),
+        "score_of_picture": lambda: score_picture(splats),
+        "views": lambda: render_validator_views(splats),
+        "quality": lambda: quality.measure(views),
+        "text_alignment": lambda: text.measure(views, text_prompt),
+        "image_alignment": lambda: image.measure(views, image_prompt),
+        "ssim": lambda: similarity.pair_similarities(views),
+        "lpips": lambda: similarity.pair_distances(views),
+        "encode_sentence": lambda: text.encode(sentence.text),
+        "encode_picture": lambda: image.encode(picture.image),
+        "spz": lambda: spz.verify_round_trip(splats, spz.to_bytes(splats)),
     }
+    seconds = {name: round(median_seconds(work, repeats), 5) for name, work in works.items()}
     peak = torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else 0.0
-    rounded = {name: round(value, 4) for name, value in seconds.items()}
-    return {"gaussians": count, **rounded, "peak_gib": round(peak, 2)}
+    return {"gaussians": len(splats), "seconds": seconds, "peak_gib": round(peak, 2)}
 
 
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, nargs="+", default=[100_000, 384_000, 700_000])
+    parser.add_argument("--count", type=int, nargs="*", default=[384_000])
+    parser.add_argument("--file", type=Path, nargs="*", default=[], help=".spz or .ply, +y up")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    with tempfile.TemporaryDirectory() as folder:
-        write_scorer(Path(folder))
-        scorer = QualityScorer.load(folder, device)
+    scorer = load_scorer(device)
     scorer.warm_up()
-    results = []
-    for count in arguments.count:
-        results.append(measure(scorer, count, device, arguments.repeats))
-        print(", ".join(f"{key} {value}" for key, value in results[-1].items()), flush=True)
-    print(json.dumps({"device": device_name(device), "torch": torch.__version__, "results": results}))
+    memory = torch.cuda.memory_allocated() / GIB if device.type == "cuda" else 0.0
+    objects = {f"shell of {count}": egg_shell(count, device) for count in arguments.count}
+    for path in arguments.file:
+        read = ply.from_bytes if path.suffix == ".ply" else spz.from_bytes
+        objects[path.name] = read(path.read_bytes()).to(device)
+    results = {}
+    for name, splats in objects.items():
+        results[name] = measure(scorer, splats, arguments.repeats)
+        milliseconds = (f"{part} {1000 * value:.1f}" for part, value in results[name]["seconds"].items())
+        print(f"{name}: {', '.join(milliseconds)} ms; peak {results[name]['peak_gib']} GiB", flush=True)
+    figures = {"device": device_name(device), "torch": torch.__version__, "networks_gib": round(memory, 2)}
+    print(json.dumps(figures | {"results": results}))
     return 0
 
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from pipeline import orbit, ply, spz
-from pipeline.scoring.quality import normalise_as_validator, render_as_validator
+from pipeline.scoring.views import normalise_as_validator, render_as_validator
 
 
 def main() -> int:

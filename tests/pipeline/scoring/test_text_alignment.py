@@ -116,10 +116,8 @@ def test_equal_views_are_all_kept(alignment: TextAlignment) -> None:
 def test_the_published_network_has_these_names_and_shapes() -> None:
     published = json.loads((SCORE_DATA / "convnext_large_d.json").read_text())
     shapes = {name: tuple(shape) for name, shape in published["tensors"]}
-    sizes = Architecture.read(published["config"], shapes)
-    assert (sizes.depths, sizes.widths, sizes.heads) == ((3, 3, 27, 3), (192, 384, 768, 1536), 12)
     with torch.device("meta"):
-        network = ConvNextClip(sizes)
+        network = ConvNextClip(Architecture.read(published["config"], shapes))
     del shapes["logit_scale"]
     assert {name: tuple(weight.shape) for name, weight in network.state_dict().items()} == shapes
 
