@@ -116,7 +116,7 @@ async def test_tasks_are_decided_by_what_is_learnt_and_sent_once_nothing_is(
     await parts.run(1)
     fill(parts, 100, time.time() - 60, has_whole_score=False)
     await monitor.refresh()
-    with pytest.raises(Withheld, match="passes with a chance of [0-9] %"):
+    with pytest.raises(Withheld, match=r"passes with a chance of [0-9] %"):
         await parts.run(2)
     quality = 0.7
     await parts.run(3)
