@@ -96,3 +96,28 @@ class TextToImageParams:
 
     steps: int = 4
     guidance: float = 0.0
+
+
+@dataclass(frozen=True)
+class CutOutParams:
+    """How the object of a picture is cut out of its ground and framed.
+
+    choose:    of the mattes of several models, the one that the rule expects most of, or the first usable one, for
+               which later models are not run.
+    unusable:  a picture of which no model makes a cut-out is refused, or the whole of it becomes the object.
+    pieces:    what is kept of an object: all pieces, the largest, or those of at least this share of it.
+    clean_edges: whether colours of the ground are taken out of soft edges.
+    faint:     an object too faint to be framed is refused, or its alpha scaled up until it is opaque.
+    margin:    side of the framing square over the longest side of the object.
+    min_side:  an object whose longest side has fewer pixels is refused.
+    enlarge:   pictures with a shorter longest side are enlarged to it before they are cut out; None leaves them small.
+    """
+
+    choose: Literal["rule", "first"] = "rule"
+    unusable: Literal["refuse", "whole"] = "refuse"
+    pieces: Literal["all", "largest"] | float = "all"
+    clean_edges: bool = False
+    faint: Literal["refuse", "scale"] = "refuse"
+    margin: float = 1.2
+    min_side: int = 2
+    enlarge: int | None = None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from pipeline.conditioning.preprocessing import PreparedPicture
 from pipeline.conditioning.prompt import Prompt
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
 from pipeline.splats.splats import Splats
@@ -37,10 +38,12 @@ class Conditioning(Generic[Encoded]):
 
     encoded: what the backend samples from; each backend has its own type.
     seconds: time of each stage of the encoding.
+    pictures: what was encoded, with the mattes; none for a sentence.
     """
 
     encoded: Encoded
     seconds: Mapping[str, float]
+    pictures: tuple[PreparedPicture, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +51,15 @@ class Asset:
     """A generated object, its seed, its number of occupied voxels and the seconds that each stage took.
 
     seconds has a key for each of STAGES, preceded by PICTURE_STAGE where a sentence was drawn. Those of the encoding
-    are zero unless they were added: of several assets of one prompt, only the first has them.
+    are zero unless they were added: of several assets of one prompt, only the first has them. pictures are those of its
+    conditioning.
     """
 
     splats: Splats
     seed: int
     voxels: int
     seconds: dict[str, float]
+    pictures: tuple[PreparedPicture, ...] = ()
 
     @property
     def total_seconds(self) -> float:

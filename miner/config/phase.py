@@ -48,18 +48,55 @@ class CheckpointSettings(_Section):
 
 
 class BackgroundSettings(_Section):
-    """The model that removes backgrounds, what it runs on, and what becomes of cut-outs too faint to be framed."""
+    """The models that remove backgrounds, what they run on, and how their cut-outs are chosen and mended.
 
-    model: str
+    One model stands under `model`, several under `models`. See CutOutParams for the other keys.
+    """
+
+    model: str | None = None
+    # YAML has lists, and no tuples.
+    models: Annotated[tuple[str, ...], Field(strict=False)] = ()
     provider: Literal["auto", "cpu", "cuda"] = "cpu"
+    choose: Literal["rule", "first"] = "rule"
+    unusable: Literal["refuse", "whole"] = "refuse"
+    pieces: Literal["all", "largest"] | Annotated[float, Field(gt=0, lt=1)] = "all"
+    clean_edges: bool = False
     faint: Literal["refuse", "scale"] = "refuse"
 
     @field_validator("model")
     @classmethod
-    def _known(cls, model: str) -> str:
-        if model not in pipeline.BACKGROUND_MODELS:
+    def _known(cls, model: str | None) -> str | None:
+        if model is not None and model not in pipeline.BACKGROUND_MODELS:
             raise ValueError(f"must be one of {', '.join(pipeline.BACKGROUND_MODELS)}")
         return model
+
+    @field_validator("models")
+    @classmethod
+    def _all_known(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [model for model in models if model not in pipeline.BACKGROUND_MODELS]:
+            raise ValueError(f"{', '.join(unknown)}: each must be one of {', '.join(pipeline.BACKGROUND_MODELS)}")
+        if len(set(models)) < len(models):
+            raise ValueError("name each model once")
+        return models
+
+    @model_validator(mode="after")
+    def _names_models(self) -> "BackgroundSettings":
+        if (self.model is None) == (not self.models):
+            raise ValueError("needs either model: NAME or models: [NAME, NAME]; `model: null` removes an inherited one")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models in their order."""
+        return self.models or ((self.model,) if self.model is not None else ())
+
+
+class FramingSettings(_Section):
+    """How the object of a picture is framed: the square's side over its own, and limits to its size in pixels."""
+
+    margin: float = Field(default=1.2, ge=1, le=4, allow_inf_nan=False)
+    min_side: int = Field(default=2, ge=2, le=1024)
+    enlarge: int | None = Field(default=None, ge=16, le=1024)
 
 
 class VoxelSettings(_Section):
@@ -194,6 +231,7 @@ class Phase(_Section):
     sparse_structure_sampler_params: SamplerSettings
     slat_sampler_params: SamplerSettings
     background: BackgroundSettings
+    framing: FramingSettings = FramingSettings()
     text_to_image: TextToImageSettings | None = None
     max_voxels: VoxelSettings | None = None
     export: ExportSettings = ExportSettings()
@@ -240,6 +278,12 @@ class Phase(_Section):
         return structure, pipeline.SamplerParams(**dict(self.slat_sampler_params), reuse=reuse)
 
     @property
+    def cut_out(self) -> pipeline.CutOutParams:
+        """How the objects of pictures are cut out and framed, for the pipeline."""
+        background = self.background.model_dump(exclude={"model", "models", "provider"})
+        return pipeline.CutOutParams(**background, **dict(self.framing))
+
+    @property
     def takes_text(self) -> bool:
         """Whether sentences can be generated from."""
         return self.text is not None or self.text_to_image is not None
@@ -258,6 +302,7 @@ class Phase(_Section):
     def models_key(self) -> str:
         """A text that is equal for phases that run with the same models in memory."""
         whole = dict.fromkeys(("image", "text", "backend", "scorer"), True)
-        parts = {"background": {"model", "provider"}, "text_to_image": {"model"}}
+        parts = {"background": {"provider"}, "text_to_image": {"model"}}
         content = self.model_dump(mode="json", include={**whole, **parts})
-        return json.dumps(content | {"fp8": self.acceleration.fp8}, sort_keys=True)
+        content |= {"background_models": self.background.names, "fp8": self.acceleration.fp8}
+        return json.dumps(content, sort_keys=True)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +13,7 @@ from miner.ledger.schema import splat_columns
 from miner.ledger.writer import LedgerWriter
 
 if TYPE_CHECKING:
-    from pipeline import BestResult, Candidate, Score, Statistics
+    from pipeline import BestResult, Candidate, CutOut, PreparedPicture, Score, Statistics
 
 Transport = Literal["pull", "push"]
 TaskType = Literal["text", "image"]
@@ -126,6 +126,7 @@ class TaskRecord:
                 threshold=threshold,
                 gate=gate,
                 pass_probability=pass_probability,
+                mattings=_mattings(best.asset.pictures),
             )
         )
 
@@ -148,6 +149,24 @@ def _score_columns(score: "Score | None") -> dict[str, float | None]:
         return dict.fromkeys(("quality", "alignment", "ssim", "lpips", "estimated_score"))
     columns = vars(score) | {"estimated_score": score.total}
     return {name: value if value is not None and math.isfinite(value) else None for name, value in columns.items()}
+
+
+def _mattings(pictures: "Sequence[PreparedPicture]") -> tuple[dict[str, object], ...]:
+    """Return what models made of each picture, and which one was chosen; see `ResultGenerated`."""
+    return tuple(_columns_of_cut_out(picture.cut_out) for picture in pictures if picture.cut_out.mattings)
+
+
+def _columns_of_cut_out(cut_out: "CutOut") -> dict[str, object]:
+    numbers = [
+        {
+            "model": matting.model,
+            "expected_iou": round(matting.expected_iou, 4),
+            "flaw": matting.flaw,
+            **{name: value and round(value, 4) for name, value in vars(matting.measures).items()},
+        }
+        for matting in cut_out.mattings
+    ]
+    return {"chosen": cut_out.model, "models": numbers}
 
 
 def _columns(candidate: "Candidate") -> dict[str, events.Value]:

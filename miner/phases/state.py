@@ -101,7 +101,7 @@ class PhaseChoice(Section):
         if len({phase.settings.models_key for phase in self.phases}) > 1:
             raise ValueError(
                 "the arms need different models in memory, and a split has one set: compare phases with the same "
-                "image, text, text_to_image.model, background.model, background.provider, backend, scorer and "
+                "image, text, text_to_image.model, background.model(s), background.provider, backend, scorer and "
                 "acceleration.fp8, or apply one after the other"
             )
         if len({phase.config_hash for phase in self.phases}) < len(self.arms):

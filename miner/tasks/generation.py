@@ -14,7 +14,7 @@ from pipeline import (
     Request,
     Splats,
     TextToImageParams,
-    with_faint,
+    with_cut_out,
 )
 
 
@@ -23,7 +23,7 @@ def make_request(prompt: Prompt, seed: int | None, phase: Phase) -> Request:
     structure, latents = phase.samplers
     drawing = phase.text_to_image
     return Request(
-        prompt=with_faint(prompt, phase.background.faint),
+        prompt=with_cut_out(prompt, phase.cut_out),
         seed=secrets.randbelow(2**31) if seed is None else seed,
         sparse_structure_sampler_params=structure,
         slat_sampler_params=latents,

@@ -178,7 +178,7 @@ def _empty_network(name: str, args: dict[str, Any], dtype: torch.dtype) -> torch
 def call_rasterizer() -> None:
     """Draw what a score, the page and `splats render` draw: one view and sixteen, of sizes that 16 divides or not."""
     n = 20
-    splats = Splats(*(torch.zeros(n, width) for width in (3, 4, 3)), torch.zeros(n), torch.zeros(n, 3))
+    splats = Splats(torch.zeros(n, 3), torch.zeros(n, 4), torch.zeros(n, 3), torch.zeros(n), torch.zeros(n, 3))
     for size in (518, 512):
         for views in (1, 16):
             composite_views(splats, orbit([0.0] * views, size=size))

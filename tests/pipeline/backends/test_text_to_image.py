@@ -257,7 +257,7 @@ def test_it_is_loaded_and_warmed_up_with_the_rest(package: Path, model: Path) ->
         CPU,
         image=CheckpointSource("embedded"),
         text=None,
-        background_model="u2netp",
+        background_models=["u2netp"],
         text_to_image=str(model),
     )
     assert isinstance(backend, TextToImageBackend)
