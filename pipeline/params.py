@@ -102,6 +102,7 @@ class TextToImageParams:
 class CutOutParams:
     """How the object of a picture is cut out of its ground and framed.
 
+    models:    which of the loaded models are run, in this order; all of them if none is named.
     choose:    of the mattes of several models, the one that the rule expects most of, or the first usable one, for
                which later models are not run.
     unusable:  a picture of which no model makes a cut-out is refused, or the whole of it becomes the object.
@@ -113,6 +114,7 @@ class CutOutParams:
     enlarge:   pictures with a shorter longest side are enlarged to it before they are cut out; None leaves them small.
     """
 
+    models: tuple[str, ...] = ()
     choose: Literal["rule", "first"] = "rule"
     unusable: Literal["refuse", "whole"] = "refuse"
     pieces: Literal["all", "largest"] | float = "all"

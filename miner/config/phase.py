@@ -281,7 +281,7 @@ class Phase(_Section):
     def cut_out(self) -> pipeline.CutOutParams:
         """How the objects of pictures are cut out and framed, for the pipeline."""
         background = self.background.model_dump(exclude={"model", "models", "provider"})
-        return pipeline.CutOutParams(**background, **dict(self.framing))
+        return pipeline.CutOutParams(self.background.names, **background, **dict(self.framing))
 
     @property
     def takes_text(self) -> bool:
@@ -301,8 +301,23 @@ class Phase(_Section):
     @property
     def models_key(self) -> str:
         """A text that is equal for phases that run with the same models in memory."""
+        return f"{','.join(self.background.names)} {self.comparable_key}"
+
+    def is_served_by(self, models_key: str) -> bool:
+        """Return whether the models of a phase with that key are all that this phase needs.
+
+        More background models may be loaded than it takes, since those of a split are of all its arms.
+        """
+        names, _, others = models_key.partition(" ")
+        return others == self.comparable_key and set(self.background.names) <= set(names.split(","))
+
+    @property
+    def comparable_key(self) -> str:
+        """A text that is equal for phases that can be compared in a split: for them, all background models are loaded.
+
+        They share all other models, which take far more memory.
+        """
         whole = dict.fromkeys(("image", "text", "backend", "scorer"), True)
         parts = {"background": {"provider"}, "text_to_image": {"model"}}
         content = self.model_dump(mode="json", include={**whole, **parts})
-        content |= {"background_models": self.background.names, "fp8": self.acceleration.fp8}
-        return json.dumps(content, sort_keys=True)
+        return json.dumps(content | {"fp8": self.acceleration.fp8}, sort_keys=True)

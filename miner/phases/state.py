@@ -76,6 +76,16 @@ class PhaseChoice(Section):
         return tuple(NamedPhase(name, arm.settings) for name, arm in self.arms.items())
 
     @property
+    def to_load(self) -> NamedPhase:
+        """The first arm's phase, with the background models of all arms."""
+        first = self.phases[0]
+        names = tuple(dict.fromkeys(name for phase in self.phases for name in phase.settings.background.names))
+        if names == first.settings.background.names:
+            return first
+        background = first.settings.background.model_copy(update={"model": None, "models": names})
+        return NamedPhase(first.name, first.settings.model_copy(update={"background": background}))
+
+    @property
     def weights(self) -> dict[str, int]:
         """The arms' shares by name."""
         return {name: arm.weight for name, arm in self.arms.items()}
@@ -98,11 +108,11 @@ class PhaseChoice(Section):
     @property
     def assignment(self) -> Experiment:
         """The rule that assigns tasks to arms. Raises ValueError if these arms cannot be compared."""
-        if len({phase.settings.models_key for phase in self.phases}) > 1:
+        if len({phase.settings.comparable_key for phase in self.phases}) > 1:
             raise ValueError(
                 "the arms need different models in memory, and a split has one set: compare phases with the same "
-                "image, text, text_to_image.model, background.model(s), background.provider, backend, scorer and "
-                "acceleration.fp8, or apply one after the other"
+                "image, text, text_to_image.model, background.provider, backend, scorer and acceleration.fp8, or "
+                "apply one after the other"
             )
         if len({phase.config_hash for phase in self.phases}) < len(self.arms):
             raise ValueError("two of the arms have the same settings, so there is nothing to compare")

@@ -59,11 +59,12 @@ class MattingModels:
 
     def __init__(self, models: Sequence[str], provider: Provider = "cpu") -> None:
         """Load the models, at least one; raise BackgroundModelError as BackgroundRemover does."""
-        self.removers = tuple(BackgroundRemover(model, provider) for model in models)
+        self.removers = {model: BackgroundRemover(model, provider) for model in models}
 
     def __call__(self, picture: Image.Image, params: CutOutParams) -> CutOut:
-        """Cut the object out of an RGB picture. Raises FullForeground where all of it would be left.
+        """Cut the object out of an RGB picture with the models that `params` name, which must be loaded.
 
+        Raises FullForeground where all of the picture would be left.
         Where nothing would be left, the empty cut-out is returned, of which framing says what is missing.
         """
         mattings = self._run(picture, params)
@@ -87,15 +88,15 @@ class MattingModels:
 
     def _run(self, picture: Image.Image, params: CutOutParams) -> tuple[Matting, ...]:
         """Return what the models make of a picture: all of them or, for "first", those up to the first usable one."""
-        names = [remover.model for remover in self.removers]
+        names = params.models or tuple(self.removers)
         if params.choose == "rule":
-            cutouts = [remover(picture) for remover in self.removers]
+            cutouts = [self.removers[name](picture) for name in names]
             measures = measure_mattes([cutout.getchannel("A") for cutout in cutouts])
             return tuple(map(Matting, names, cutouts, measures))
         mattings: list[Matting] = []
-        for remover in self.removers:
-            cutout = remover(picture)
-            mattings.append(Matting(remover.model, cutout, *measure_mattes([cutout.getchannel("A")])))
+        for name in names:
+            cutout = self.removers[name](picture)
+            mattings.append(Matting(name, cutout, *measure_mattes([cutout.getchannel("A")])))
             if not mattings[-1].flaw:
                 break
         return tuple(mattings)

@@ -148,7 +148,7 @@ def test_an_opaque_picture_goes_through_background_removal(generator: Generator)
     # The ellipse of 100 x 100 pixels in 240 x 200.
     assert matting.measures.area == pytest.approx(0.164, abs=0.02)
     assert prepared.picture.size == (518, 518)
-    assert generator.image.remove_background.removers[0].provider == "CPUExecutionProvider"
+    assert generator.image.remove_background.removers["u2netp"].provider == "CPUExecutionProvider"
 
 
 @torch.no_grad()
