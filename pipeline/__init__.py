@@ -16,7 +16,10 @@ from pipeline.conditioning.prompt import (
     decode_image_prompt,
     parse_text_prompt,
     with_cut_out,
+    with_template,
 )
+from pipeline.conditioning.sentences import PLACE as SENTENCE_PLACE
+from pipeline.conditioning.sentences import is_template
 from pipeline.errors import (
     BackgroundModelError,
     Cancelled,
@@ -70,17 +73,17 @@ from pipeline.weights.scorers import TEXT_ALIGNMENT as DEFAULT_TEXT_ALIGNMENT
 
 __all__ = [
     "BACKGROUND_MODELS", "DEFAULT_IMAGE_ALIGNMENT", "DEFAULT_LPIPS", "DEFAULT_SCORER", "DEFAULT_TEXT_ALIGNMENT",
-    "MAX_IMAGE_BYTES", "MAX_TEXT_LENGTH", "PARTS", "SH_COEFFICIENTS", "STAGES", "UP_AXES", "Asset", "Backend",
-    "BackgroundModelError", "BestOfN", "BestResult", "Cancelled", "Candidate", "CheckpointError", "CheckpointSource",
-    "Combine", "ComputeConfig", "Conditioning", "Container", "CutOut", "CutOutParams", "DecoderProcess",
-    "DecodingLimits", "DownloadError", "EmptyForeground", "EmptyStructure", "FormatError", "FullForeground",
-    "Generator", "HubReference", "ImagePrompt", "ImagesPrompt", "Matting", "NonFiniteOutput", "OnStep", "OutOfMemory",
-    "PackedSplats", "Part", "PipelineError", "PreparedPicture", "Prompt", "PromptError", "ReferenceViews", "Request",
-    "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer", "ScorerSources", "Similarity", "Splats",
-    "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams", "TooManyVoxels", "UnsupportedPrompt", "UpAxis",
-    "ValidatorScorer", "VoxelLimit", "check_weights", "choose_compute", "choose_drawing_device", "compute_statistics",
-    "count_non_finite", "count_zero_rotations", "decode_image_prompt", "download_weights", "draw_contact_sheet",
-    "draw_views", "drop_invalid", "flip_up_axis", "has_fixed_place", "invalid_reason", "is_embedded", "load_backend",
-    "measure_similarity", "normalise", "orbit", "parse_text_prompt", "ply", "recognise_format", "render", "spz",
-    "with_cut_out",
+    "MAX_IMAGE_BYTES", "MAX_TEXT_LENGTH", "PARTS", "SENTENCE_PLACE", "SH_COEFFICIENTS", "STAGES", "UP_AXES", "Asset",
+    "Backend", "BackgroundModelError", "BestOfN", "BestResult", "Cancelled", "Candidate", "CheckpointError",
+    "CheckpointSource", "Combine", "ComputeConfig", "Conditioning", "Container", "CutOut", "CutOutParams",
+    "DecoderProcess", "DecodingLimits", "DownloadError", "EmptyForeground", "EmptyStructure", "FormatError",
+    "FullForeground", "Generator", "HubReference", "ImagePrompt", "ImagesPrompt", "Matting", "NonFiniteOutput",
+    "OnStep", "OutOfMemory", "PackedSplats", "Part", "PipelineError", "PreparedPicture", "Prompt", "PromptError",
+    "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer", "ScorerSources",
+    "Similarity", "Splats", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams", "TooManyVoxels",
+    "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "check_weights", "choose_compute",
+    "choose_drawing_device", "compute_statistics", "count_non_finite", "count_zero_rotations", "decode_image_prompt",
+    "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis", "has_fixed_place",
+    "invalid_reason", "is_embedded", "is_template", "load_backend", "measure_similarity", "normalise", "orbit",
+    "parse_text_prompt", "ply", "recognise_format", "render", "spz", "with_cut_out", "with_template",
 ]  # fmt: skip

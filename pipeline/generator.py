@@ -173,7 +173,7 @@ class Generator(Backend):
             if self.text is None:
                 raise UnsupportedPrompt("no text checkpoint is loaded; the phase needs text: {checkpoint: ...}")
             with measurements.stage("conditioning"):
-                tokens = self.text.encoder(prompt.text)
+                tokens = self.text.encoder(prompt.filled)
             return EncodedPrompt(self.text.engine, Conditions((tokens,), self.text.encoder.null)), ()
         if self.image is None:
             raise UnsupportedPrompt("no image checkpoint is loaded; the phase needs image: {checkpoint: ...}")

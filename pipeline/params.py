@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -91,14 +91,6 @@ class VoxelLimit:
 
 
 @dataclass(frozen=True)
-class TextToImageParams:
-    """Settings of a text-to-image model; models distilled to few steps take no guidance."""
-
-    steps: int = 4
-    guidance: float = 0.0
-
-
-@dataclass(frozen=True)
 class CutOutParams:
     """How the object of a picture is cut out of its ground and framed.
 
@@ -123,3 +115,18 @@ class CutOutParams:
     margin: float = 1.2
     min_side: int = 2
     enlarge: int | None = None
+
+
+@dataclass(frozen=True)
+class TextToImageParams:
+    """Settings of a text-to-image model, and of how the objects of its drawings are cut out.
+
+    guidance: 0 for models that are distilled to few steps.
+    drawings: pictures that are drawn of a sentence before the first object is made, the best matte first. With more
+              than one, an object depends on how many were made before it.
+    """
+
+    steps: int = 4
+    guidance: float = 0.0
+    drawings: int = 1
+    cut_out: CutOutParams = field(default_factory=CutOutParams)

@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, GetCoreSchemaHandler, field_validator, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 import pipeline
@@ -36,6 +36,15 @@ class SamplerSettings(_Section):
 Role = Literal["sparse_structure_flow_model", "sparse_structure_decoder", "slat_flow_model", "slat_decoder_gs"]
 
 
+def _check_template(template: str) -> str:
+    if not pipeline.is_template(template):
+        raise ValueError(f"needs {pipeline.SENTENCE_PLACE} once, where the sentence goes, and no other braces")
+    return template
+
+
+Template = Annotated[str, AfterValidator(_check_template)]
+
+
 class CheckpointSettings(_Section):
     """The checkpoint for prompts of one type, and networks that replace some of its own."""
 
@@ -45,6 +54,12 @@ class CheckpointSettings(_Section):
     def source(self) -> pipeline.CheckpointSource:
         """Return the checkpoint and its replacements for the pipeline."""
         return pipeline.CheckpointSource(self.checkpoint, dict[str, str](self.overrides.items()))
+
+
+class TextCheckpointSettings(CheckpointSettings):
+    """The checkpoint for sentences, and the template in which it reads them, by default the bare sentence."""
+
+    template: Template = pipeline.SENTENCE_PLACE
 
 
 class BackgroundSettings(_Section):
@@ -140,12 +155,15 @@ class AccelerationSettings(_Section):
 class TextToImageSettings(_Section):
     """The diffusers model that draws sentences for the image checkpoint; checking its licence is up to the operator.
 
-    Models distilled to few steps are run without guidance.
+    Models distilled to few steps are run without guidance. Sentences are drawn in the template; of several drawings,
+    the one with the best matte is taken first.
     """
 
     model: str = Field(min_length=1)
     steps: int = Field(default=4, ge=1, le=1000)
     guidance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    template: Template = pipeline.SENTENCE_PLACE
+    drawings: int = Field(default=1, ge=1, le=16)
 
 
 class CandidateSettings(_Section):
@@ -227,7 +245,7 @@ class Phase(_Section):
     note: str = ""
     hypothesis: str = ""
     image: CheckpointSettings | None = None
-    text: CheckpointSettings | None = None
+    text: TextCheckpointSettings | None = None
     sparse_structure_sampler_params: SamplerSettings
     slat_sampler_params: SamplerSettings
     background: BackgroundSettings
@@ -278,6 +296,20 @@ class Phase(_Section):
         return structure, pipeline.SamplerParams(**dict(self.slat_sampler_params), reuse=reuse)
 
     @property
+    def template(self) -> str:
+        """The template in which sentences are read or drawn."""
+        route = self.text or self.text_to_image
+        return route.template if route else pipeline.SENTENCE_PLACE
+
+    @property
+    def text_to_image_params(self) -> pipeline.TextToImageParams:
+        """How sentences are drawn, for the pipeline."""
+        if self.text_to_image is None:
+            return pipeline.TextToImageParams()
+        drawing = self.text_to_image
+        return pipeline.TextToImageParams(drawing.steps, drawing.guidance, drawing.drawings, self.cut_out)
+
+    @property
     def cut_out(self) -> pipeline.CutOutParams:
         """How the objects of pictures are cut out and framed, for the pipeline."""
         background = self.background.model_dump(exclude={"model", "models", "provider"})
@@ -317,7 +349,7 @@ class Phase(_Section):
 
         They share all other models, which take far more memory.
         """
-        whole = dict.fromkeys(("image", "text", "backend", "scorer"), True)
-        parts = {"background": {"provider"}, "text_to_image": {"model"}}
+        whole = dict.fromkeys(("image", "backend", "scorer"), True)
+        parts = {"text": {"checkpoint", "overrides"}, "background": {"provider"}, "text_to_image": {"model"}}
         content = self.model_dump(mode="json", include={**whole, **parts})
         return json.dumps(content | {"fp8": self.acceleration.fp8}, sort_keys=True)

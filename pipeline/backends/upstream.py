@@ -145,7 +145,7 @@ class UpstreamGenerator(Backend):
         if isinstance(prompt, TextPrompt):
             if self.text is None:
                 raise UnsupportedPrompt("no text checkpoint is loaded; the phase needs text: {checkpoint: ...}")
-            return (self.text, partial(self.text.run, prompt.text)), ()
+            return (self.text, partial(self.text.run, prompt.filled)), ()
         if self.image is None or self.remove_background is None:
             raise UnsupportedPrompt("no image checkpoint is loaded; the phase needs image: {checkpoint: ...}")
         images = prompt.images if isinstance(prompt, ImagesPrompt) else (prompt,)

@@ -8,6 +8,7 @@ from typing import Literal
 from PIL import Image
 
 from pipeline.conditioning.image_file import read_image
+from pipeline.conditioning.sentences import PLACE
 from pipeline.errors import PromptError
 from pipeline.params import CutOutParams
 
@@ -22,9 +23,18 @@ Combine = Literal["stochastic", "multidiffusion"]
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """A sentence without surrounding whitespace, not empty."""
+    """A sentence without surrounding whitespace, not empty.
+
+    template: what is encoded or drawn, with the sentence in its place; scores are of the sentence alone.
+    """
 
     text: str
+    template: str = PLACE
+
+    @property
+    def filled(self) -> str:
+        """The template with the sentence in its place."""
+        return self.template.replace(PLACE, self.text)
 
     @property
     def label(self) -> str:
@@ -108,3 +118,8 @@ def with_cut_out(prompt: Prompt, params: CutOutParams) -> Prompt:
     if isinstance(prompt, ImagesPrompt):
         return replace(prompt, images=tuple(replace(image, params=params) for image in prompt.images))
     return prompt
+
+
+def with_template(prompt: Prompt, template: str) -> Prompt:
+    """Return a sentence to be read in a template; images are returned as they are."""
+    return replace(prompt, template=template) if isinstance(prompt, TextPrompt) else prompt

@@ -35,7 +35,7 @@ class Composite:
     """A picture and what is true of it.
 
     picture: RGB, SIZE x SIZE. alpha: [SIZE, SIZE] in 0..1. colours: [SIZE, SIZE, 3] in 0..1, the object's own where
-    alpha is not 0. ground: what is behind it, such as "stripes". number: its number among the composites of its half.
+    alpha is not 0. ground: what is behind it, such as "stripes". seed: of the object, see make_object.
     """
 
     picture: Image.Image
@@ -43,13 +43,14 @@ class Composite:
     colours: Floats
     kind: Kind
     ground: str
-    number: int
+    seed: int
 
 
-def make_composite(number: int, *, tested: bool) -> Composite:
+def make_composite(number: int, *, tested: bool, azimuth: float | None = None) -> Composite:
     """Return a composite of the half that weights are fitted on, or of the half that they are tested on.
 
-    Kinds of grounds take turns. The same number gives the same picture on every machine.
+    Kinds of grounds take turns. The object is seen from the azimuth, in degrees, or from a random one. The same number
+    gives the same picture on every machine.
     """
     seed = FIRST_HELD_OUT_SEED + 2 * number + tested
     rng = np.random.default_rng(seed)
@@ -57,17 +58,18 @@ def make_composite(number: int, *, tested: bool) -> Composite:
     grounds = {"plain": _PLAIN, "textured": _TEXTURES[tested], "photographed": _photographs(tested)}[kind]
     name = [*grounds][number // len(KINDS) % len(grounds)]
     ground = grounds[name](rng)
-    colours, alpha = _place_object(seed, rng)
+    colours, alpha = _place_object(seed, rng, azimuth)
     lit = ground * (1 - _shadow(alpha, rng)[..., None])
     blended = alpha[..., None] * colours + (1 - alpha[..., None]) * lit
     picture = Image.fromarray((blended.clip(0, 1) * 255).round().astype(np.uint8))
-    return Composite(picture, alpha, colours, kind, name, number)
+    return Composite(picture, alpha, colours, kind, name, seed)
 
 
-def _place_object(seed: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Return colours and alpha of an object that is seen from a random side, somewhere in the picture."""
+def _place_object(seed: int, rng: np.random.Generator, azimuth: float | None) -> tuple[Floats, Floats]:
+    """Return colours and alpha of an object somewhere in the picture."""
+    side = float(rng.uniform(0, 360)) if azimuth is None else azimuth
     packed = ObjectBatch.pack([make_object(seed).primitives], torch.device("cpu"))
-    traced = render(packed, _TRACED_SIZE, azimuth=float(rng.uniform(0, 360)))[0].double()
+    traced = render(packed, _TRACED_SIZE, azimuth=side)[0].double()
     rows, columns = (traced[3].amax(dim=axis).nonzero() for axis in (1, 0))
     cut = traced[:, int(rows.min()) : int(rows.max()) + 1, int(columns.min()) : int(columns.max()) + 1]
     scale = rng.uniform(*_OBJECT_SIDE) * SIZE / max(cut.shape[1:])

@@ -68,6 +68,20 @@ def test_shipped_phases_that_share_models_can_be_split() -> None:
     assert not settings["phase3"].is_served_by(settings["demo"].models_key)
 
 
+def test_sentences_are_read_or_drawn_in_the_template_of_their_route(config: Path) -> None:
+    def loaded(content: str) -> Phase:
+        write(config, "x", COMPLETE + content)
+        return load_phase("x", config).settings
+
+    read = loaded("text: {checkpoint: embedded-text, template: 'a toy, {prompt}'}\n")
+    assert read.template == "a toy, {prompt}"
+    assert read.models_key == loaded("text: {checkpoint: embedded-text}\n").models_key
+    drawn = loaded("text_to_image: {model: m, drawings: 3, template: '{prompt}, alone'}\nframing: {margin: 2.0}\n")
+    assert drawn.template == "{prompt}, alone"
+    assert (drawn.text_to_image_params.drawings, drawn.text_to_image_params.cut_out.margin) == (3, 2.0)
+    assert loaded("").template == "{prompt}"
+
+
 def test_phase4_is_phase3_with_other_cut_outs() -> None:
     phase3, phase4 = (load_phase(name, shipped_config() / "miner.yaml") for name in ("phase3", "phase4"))
     before, after = phase3.flat(), phase4.flat()
@@ -143,6 +157,11 @@ def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
         ("extends: base\nslat_sampler_params: {cfg_strength: .inf}\n", r"cfg_strength: .*finite"),
         ("extends: base\nslat_sampler_params: 3\n", r"top.yaml: slat_sampler_params: .*dictionary"),
         ("extends: base\nbackground: {model: rmbg}\n", r"background.model: .*must be one of u2net, u2netp"),
+        (
+            "extends: base\ntext_to_image: {model: m, template: a chair}\n",
+            r"text_to_image.template: .*needs \{prompt\} once",
+        ),
+        ("extends: base\ntext: {checkpoint: x, template: '{prompt} {x}'}\n", r"text.template: .*no other braces"),
         ("extends: base\nbackground: {models: [u2net]}\n", r"needs either model: NAME or models: .*`model: null`"),
         ("extends: base\nbackground: {model: null}\n", r"needs either model: NAME or models:"),
         (
