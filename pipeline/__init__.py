@@ -29,6 +29,7 @@ from pipeline.errors import (
     EmptyStructure,
     FormatError,
     FullForeground,
+    NoCutOut,
     NonFiniteOutput,
     OutOfMemory,
     PipelineError,
@@ -47,6 +48,7 @@ from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate
 from pipeline.scoring.score import PARTS, Part, Score
 from pipeline.scoring.scorer import Scorer, ScorerSources, ScoreSplats, ValidatorScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
+from pipeline.scoring.views import render_validator_views
 from pipeline.splats import (
     Splats,
     Statistics,
@@ -62,6 +64,7 @@ from pipeline.splats import (
 )
 from pipeline.splats.container import UP_AXES, Container, PackedSplats, ResultFormat, UpAxis, recognise_format
 from pipeline.splats.splats import SH_COEFFICIENTS
+from pipeline.trellis.voxel_splats import voxel_splats
 from pipeline.weights.background_models import BACKGROUND_MODELS
 from pipeline.weights.check import check_weights
 from pipeline.weights.download import download_weights, has_fixed_place
@@ -77,13 +80,14 @@ __all__ = [
     "Backend", "BackgroundModelError", "BestOfN", "BestResult", "Cancelled", "Candidate", "CheckpointError",
     "CheckpointSource", "Combine", "ComputeConfig", "Conditioning", "Container", "CutOut", "CutOutParams",
     "DecoderProcess", "DecodingLimits", "DownloadError", "EmptyForeground", "EmptyStructure", "FormatError",
-    "FullForeground", "Generator", "HubReference", "ImagePrompt", "ImagesPrompt", "Matting", "NonFiniteOutput",
-    "OnStep", "OutOfMemory", "PackedSplats", "Part", "PipelineError", "PreparedPicture", "Prompt", "PromptError",
-    "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer", "ScorerSources",
-    "Similarity", "Splats", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams", "TooManyVoxels",
-    "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "check_weights", "choose_compute",
+    "FullForeground", "Generator", "HubReference", "ImagePrompt", "ImagesPrompt", "Matting", "NoCutOut",
+    "NonFiniteOutput", "OnStep", "OutOfMemory", "PackedSplats", "Part", "PipelineError", "PreparedPicture", "Prompt",
+    "PromptError", "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer",
+    "ScorerSources", "Similarity", "Splats", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams",
+    "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "check_weights", "choose_compute",
     "choose_drawing_device", "compute_statistics", "count_non_finite", "count_zero_rotations", "decode_image_prompt",
     "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis", "has_fixed_place",
     "invalid_reason", "is_embedded", "is_template", "load_backend", "measure_similarity", "normalise", "orbit",
-    "parse_text_prompt", "ply", "recognise_format", "render", "spz", "with_cut_out", "with_template",
+    "parse_text_prompt", "ply", "recognise_format", "render", "render_validator_views", "spz", "voxel_splats",
+    "with_cut_out", "with_template",
 ]  # fmt: skip

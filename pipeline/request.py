@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from torch import Tensor
+
 from pipeline.conditioning.preprocessing import PreparedPicture
 from pipeline.conditioning.prompt import Prompt
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
@@ -52,7 +54,7 @@ class Asset:
 
     seconds has a key for each of STAGES, preceded by PICTURE_STAGE where a sentence was drawn. Those of the encoding
     are zero unless they were added: of several assets of one prompt, only the first has them. pictures are those of its
-    conditioning.
+    conditioning. structure: the occupied voxels [N, 3] of a grid of side 64, None if the backend does not tell them.
     """
 
     splats: Splats
@@ -60,6 +62,7 @@ class Asset:
     voxels: int
     seconds: dict[str, float]
     pictures: tuple[PreparedPicture, ...] = ()
+    structure: Tensor | None = None
 
     @property
     def total_seconds(self) -> float:

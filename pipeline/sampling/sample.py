@@ -60,7 +60,7 @@ def sample_asset(
         )
     with measurements.stage("gaussians"):
         splats = engine.decode_latents(sample, grid)
-    return Asset(splats, request.seed, len(voxels), measurements.seconds)
+    return Asset(splats, request.seed, len(voxels), measurements.seconds, structure=voxels)
 
 
 def _voxels(logits: Tensor, limit: VoxelLimit | None) -> Tensor:
