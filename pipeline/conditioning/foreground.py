@@ -42,8 +42,8 @@ def decontaminate(picture: Image.Image, matte: Image.Image) -> Image.Image:
 
     picture: RGB; matte: mode L, of the same size.
     """
-    alpha = np.asarray(matte)[..., None] / 255
-    colours = np.asarray(picture) / 255
+    alpha = np.asarray(matte, np.float32)[..., None] / 255
+    colours = np.asarray(picture, np.float32) / 255
     foreground = background = colours
     for radius in _RADII:
         foreground, background = _estimate(colours, alpha, foreground, background, radius)
@@ -53,9 +53,9 @@ def decontaminate(picture: Image.Image, matte: Image.Image) -> Image.Image:
 
 
 def _estimate(
-    colours: NDArray[np.float64], alpha: NDArray[np.float64], foreground: NDArray[np.float64],
-    background: NDArray[np.float64], radius: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+    colours: NDArray[np.float32], alpha: NDArray[np.float32], foreground: NDArray[np.float32],
+    background: NDArray[np.float32], radius: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # fmt: skip
     """Return better estimates of what is mixed in each pixel: means around it, corrected to mix to its colour."""
     near_foreground = _mean(foreground * alpha, radius) / np.maximum(_mean(alpha, radius), 1e-5)
     near_background = _mean(background * (1 - alpha), radius) / np.maximum(_mean(1 - alpha, radius), 1e-5)
@@ -63,7 +63,7 @@ def _estimate(
     return (near_foreground + alpha * error).clip(0, 1), near_background
 
 
-def _mean(values: NDArray[np.float64], radius: int) -> NDArray[np.float64]:
+def _mean(values: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
     """Return the mean over a square of so many pixels to each side, for each channel of [H, W, C]."""
     size = 2 * radius + 1
     return np.asarray(ndimage.uniform_filter(values, (size, size, 1), mode="nearest"))
