@@ -1,8 +1,8 @@
 """The rasterizer in Triton against the one in torch, on a GPU or in Triton's interpreter."""
 
 import dataclasses
-import warnings
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
