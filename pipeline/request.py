@@ -52,9 +52,9 @@ class Conditioning(Generic[Encoded]):
 class Asset:
     """A generated object, its seed, its occupied voxels and the seconds that each stage took.
 
-    structure: the positions of the voxels, [N, 3] uint8 on the CPU; None if the backend does not tell them. seconds has
-    a key for each of STAGES, preceded by PICTURE_STAGE where a sentence was drawn. Those of the encoding are zero unless
-    they were added: of several assets of one prompt, only the first has them.
+    structure: the positions of the voxels, [N, 3] uint8 on the CPU; None if the backend does not tell them.
+    seconds: a key for each of STAGES, preceded by PICTURE_STAGE where a sentence was drawn. Those of the encoding are
+    zero unless they were added: of several assets of one prompt, only the first has them.
     """
 
     splats: Splats
