@@ -1,13 +1,28 @@
 """The settings of a phase: everything that shapes a result, typed."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, field_validator, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 import pipeline
 from miner.config.loader import Section
+
+
+class ModelsKey(NamedTuple):
+    """What identifies models in memory: those that generate, and those that score, "" for none."""
+
+    generation: str
+    scorer: str
+
+    def serves(self, wanted: "ModelsKey") -> bool:
+        """Return whether a phase with the wanted models can run with these; one without a scorer needs none."""
+        return self.generation == wanted.generation and wanted.scorer in ("", self.scorer)
+
+    def can_be_shared(self, other: "ModelsKey") -> bool:
+        """Return whether one set of models serves both."""
+        return self.serves(other) or other.serves(self)
 
 
 class _Section(Section):
@@ -255,9 +270,10 @@ class Phase(_Section):
         return tuple(section.checkpoint for section in (self.image, self.text) if section)
 
     @property
-    def models_key(self) -> str:
-        """A text that is equal for phases that run with the same models in memory."""
-        whole = dict.fromkeys(("image", "text", "backend", "scorer"), True)
+    def models_key(self) -> ModelsKey:
+        """The models in memory that the phase runs with."""
+        whole = dict.fromkeys(("image", "text", "backend"), True)
         parts = {"background": {"model", "provider"}, "text_to_image": {"model"}}
-        content = self.model_dump(mode="json", include={**whole, **parts})
-        return json.dumps(content | {"fp8": self.acceleration.fp8}, sort_keys=True)
+        content = self.model_dump(mode="json", include={**whole, **parts}) | {"fp8": self.acceleration.fp8}
+        scorer = self.scorer.model_dump_json() if self.scorer else ""
+        return ModelsKey(json.dumps(content, sort_keys=True), scorer)

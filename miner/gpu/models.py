@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from miner.config import MinerSettings
-from miner.config.phase import Phase
+from miner.config.phase import ModelsKey, Phase
 from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
 from miner.gpu.scheduler import Scheduler
@@ -38,13 +38,13 @@ _DONE = object()
 
 @dataclass(frozen=True, eq=False)
 class LoadedModels:
-    """Models in memory, freed with this object, and the `Phase.models_key` of the phases that run with them.
+    """Models in memory, freed with this object, and the `Phase.models_key` that they were loaded for.
 
     `problems` say which parts of the score cannot be computed, and what to do about it.
     """
 
     backend: Backend
-    key: str
+    key: ModelsKey
     scorer: Scorer | None = None
     problems: tuple[str, ...] = ()
 

@@ -44,8 +44,10 @@ def best_of_n(
             raise InvalidResult(f"export is impossible: {error}") from None
         return container.pack(exported)
 
+    # The models may be shared with a phase that scores.
+    scorer = models.scorer if phase.scorer else None
     # Without a scorer, whose weights may be missing, no candidate is known to be better than another.
-    count = phase.candidates.count if models.scorer else 1
+    count = phase.candidates.count if scorer else 1
     return BestOfN(
-        models.backend, request, pack, models.scorer, count=count, seconds=phase.candidates.seconds, deadline=deadline
+        models.backend, request, pack, scorer, count=count, seconds=phase.candidates.seconds, deadline=deadline
     )

@@ -57,12 +57,15 @@ def test_few_step_replaces_both_flows_and_says_that_it_is_untested() -> None:
 
 
 def test_shipped_phases_that_share_models_can_be_split() -> None:
-    loaded = {name: load_phase(name, shipped_config() / "miner.yaml").settings.models_key for name in SHIPPED}
-    assert loaded["baseline"] == loaded["test3"] == loaded["phase3"]
-    assert len(set(loaded.values())) == 3
+    keys = {name: load_phase(name, shipped_config() / "miner.yaml").settings.models_key for name in SHIPPED}
+    assert keys["baseline"] == keys["test3"] == keys["phase3"]
+    assert keys["phase3"].can_be_shared(keys["best-of-n"])
+    assert keys["best-of-n"].serves(keys["phase3"])
+    assert not keys["phase3"].serves(keys["best-of-n"])
+    assert len({key.generation for key in keys.values()}) == 3
 
 
-SHIPPED = ("baseline", "demo", "few-step", "phase3", "test3")
+SHIPPED = ("baseline", "best-of-n", "demo", "few-step", "phase3", "test3")
 
 
 def test_all_those_shipped_are_listed() -> None:
@@ -228,7 +231,8 @@ def test_the_hash_of_a_phase_does_not_change_with_the_software(config: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "unanswered"), [("phase3", ()), ("baseline", ()), ("test3", ()), ("demo", ()), ("few-step", ("text",))]
+    ("name", "unanswered"),
+    [("phase3", ()), ("baseline", ()), ("test3", ()), ("demo", ()), ("few-step", ("text",)), ("best-of-n", ())],
 )
 def test_the_shipped_phases_answer_what_is_asked(name: str, unanswered: tuple[str, ...]) -> None:
     phase = load_phase(name, shipped_config() / "miner.yaml").settings
