@@ -103,10 +103,6 @@ class ExportSettings(_Section):
             raise ValueError("leave upright out: what is submitted always stands upright")
         return content
 
-    def apply(self, splats: pipeline.Splats) -> pipeline.Splats:
-        """Return the splats to write. Raise ValueError if they cannot be scaled."""
-        return splats if self.extent is None else pipeline.normalise(splats, self.extent)
-
 
 class AccelerationSettings(_Section):
     """Approximations that save time: products of 8-bit floats, and guided steps that reuse the last velocity."""

@@ -63,7 +63,7 @@ class GalleryResult:
         return GalleryResult(
             key=time.time_ns() if task.record is None else task.record.key,
             task_id=task.id, task_type=task.type, prompt=prompt, phase=result.phase.name, seed=result.asset.seed,
-            gaussians=len(result.asset.splats), seconds=result.asset.total_seconds,
+            gaussians=result.asset.gaussians, seconds=result.asset.total_seconds,
             data=result.data, data_format=task.format, up=task.up,
         )  # fmt: skip
 

@@ -13,9 +13,9 @@ from PIL import Image
 from miner.monitor.gallery import MAX_UNSAVED, Gallery, GalleryResult, read_upright
 from miner.monitor.thumbnail_worker import SIZE, VIEWS
 from miner.tasks.task import Result, Task
-from pipeline import TextPrompt, decode_image_prompt, flip_up_axis, ply
+from pipeline import STAGES, PackedAsset, TextPrompt, compute_statistics, decode_image_prompt, flip_up_axis, ply
 from tests.support.full_disk import file_limit
-from tests.support.generated import make_asset, make_picture, make_splats, png
+from tests.support.generated import make_picture, make_splats, png
 from tests.support.monitor import HOSTILE, some_result, until
 
 
@@ -114,8 +114,8 @@ def test_results_with_either_axis_up_are_read_upright(tmp_path: Path) -> None:
 
 def test_a_task_and_its_result_become_a_gallery_result() -> None:
     phase: Any = SimpleNamespace(name="phase3")
-    asset = make_asset(SimpleNamespace(seed=5))  # type: ignore[arg-type]
-    result = Result(asset, phase, b"data", 0.1, None, ())
+    asset = PackedAsset(b"data", (), 5, 200, compute_statistics(make_splats()), dict.fromkeys(STAGES, 0.25))
+    result = Result(asset, phase, None, ())
     record: Any = SimpleNamespace(key=17)
     sentence = GalleryResult.of(Task("t", TextPrompt("a chair"), 0.0, record=record), result)
     assert (sentence.key, sentence.task_type, sentence.prompt, sentence.data_format) == (17, "text", "a chair", "spz")

@@ -1,0 +1,208 @@
+"""One candidate of a request, from its seed to the file, its statistics and its score; splats do not outlive it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from pipeline.errors import Cancelled, PipelineError
+from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
+from pipeline.scoring.score import Score
+from pipeline.scoring.scorer import Scorer, ScoreSplats
+from pipeline.splats.container import Container
+from pipeline.splats.splats import Splats, flip_up_axis
+from pipeline.splats.statistics import Statistics, compute_statistics
+from pipeline.splats.validation import invalid_reason
+
+# What became of a candidate: it was sent, another one was better, validators would score it 0, or it was never made.
+Fate = Literal["chosen", "beaten", "invalid", "failed"]
+
+
+@dataclass(frozen=True)
+class GenerationJob:
+    """What all candidates of one task have in common.
+
+    task: a name that no other task has. container: the file that validators would receive, which is scored. copies:
+    further files of the same object. is_scored: whether to score results, if there is a scorer.
+    """
+
+    task: str
+    request: Request
+    container: Container = field(default_factory=Container)
+    copies: tuple[Container, ...] = ()
+    is_scored: bool = True
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One attempt: its seed, the seconds that generation and scoring took, its score, its fate and what is wrong.
+
+    `score` is None if it was not scored; `problem` is "" for a valid object that was scored if there is a scorer.
+    """
+
+    seed: int
+    seconds: float
+    score: Score | None
+    problem: str = ""
+    fate: Fate = "beaten"
+
+    @property
+    def is_unscored(self) -> bool:
+        """Whether a valid object could not be scored."""
+        return self.fate in ("chosen", "beaten") and bool(self.problem)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedAsset:
+    """A generated object as files, and what is told of it.
+
+    data, copies: the files of the job's container and of its copies. statistics: those of the splats with +y up,
+    before any file rounds them. seconds: of each stage, see Asset.
+    """
+
+    data: bytes
+    copies: tuple[bytes, ...]
+    seed: int
+    voxels: int
+    statistics: Statistics
+    seconds: dict[str, float]
+
+    @property
+    def gaussians(self) -> int:
+        """The number of gaussians."""
+        return self.statistics.count
+
+    @property
+    def total_seconds(self) -> float:
+        """Time of all stages together."""
+        return sum(self.seconds.values())
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedCandidate:
+    """A candidate and its files: plain values, which may come from another process.
+
+    asset: None if no object could be made or packed; `error` says why then.
+    """
+
+    candidate: Candidate
+    asset: PackedAsset | None = None
+    error: PipelineError | None = None
+
+    @staticmethod
+    def failed(seed: int, seconds: float, error: PipelineError) -> "FinishedCandidate":
+        """Return a candidate that could not be made."""
+        # The traceback would keep the tensors of every frame that it passed.
+        error = error.with_traceback(None)
+        error.__context__ = error.__cause__ = None
+        return FinishedCandidate(
+            Candidate(seed, seconds, None, f"{type(error).__name__}: {error}", "failed"), error=error
+        )
+
+
+@dataclass(eq=False)
+class _TaskState:
+    """What the candidates of one task share on one device."""
+
+    conditioning: Conditioning[Any] | None = None
+    score_splats: ScoreSplats | None = None
+
+
+@dataclass(eq=False)
+class CandidateMaker:
+    """Makes candidates with one phase's models; a prompt is encoded once for all candidates of its task.
+
+    Without a scorer, a candidate is packed and checked by the function that `begin` returns, which leaves the device
+    alone and so may run beside the next one. Not thread-safe otherwise; one call at a time.
+    """
+
+    backend: Backend
+    scorer: Scorer | None = None
+    now: Callable[[], float] = time.monotonic
+    _tasks: dict[str, _TaskState] = field(default_factory=dict, init=False)
+
+    def scorer_for(self, job: GenerationJob) -> Scorer | None:
+        """Return what scores a job's results, None if nothing does."""
+        return self.scorer if job.is_scored else None
+
+    def make(self, job: GenerationJob, seed: int, on_step: OnStep = ignore_steps) -> FinishedCandidate:
+        """Make a candidate.
+
+        An object that cannot be made becomes a candidate with a problem instead of an error. Raises whatever `on_step`
+        raises, and errors other than PipelineError.
+        """
+        return self.begin(job, seed, on_step)()
+
+    def begin(self, job: GenerationJob, seed: int, on_step: OnStep = ignore_steps) -> Callable[[], FinishedCandidate]:
+        """Do a candidate's work on the device; return the function that does the rest. Raises what `make` raises."""
+        started = self.now()
+        try:
+            asset = self._sample(job, seed, on_step)
+            if (scorer := self.scorer_for(job)) is not None:
+                finished = self._judge(job, asset, started, scorer)
+                return lambda: finished
+        except Cancelled:
+            raise
+        except PipelineError as error:
+            failed = FinishedCandidate.failed(seed, self.now() - started, error)
+            return lambda: failed
+        # Packed beside the next candidate, which has the device to itself.
+        kept = replace(asset, splats=asset.splats.to("cpu"))
+        seconds = self.now() - started
+        return lambda: self._finish(job, kept, seconds)
+
+    def forget(self, task: str) -> None:
+        """Drop what is kept of a task."""
+        self._tasks.pop(task, None)
+
+    def _sample(self, job: GenerationJob, seed: int, on_step: OnStep) -> Asset:
+        """Generate an object; the first one's seconds include those of encoding the prompt."""
+        request = replace(job.request, seed=seed)
+        state = self._tasks.setdefault(job.task, _TaskState())
+        if state.conditioning is not None:
+            return self.backend.sample(state.conditioning, request, on_step)
+        state.conditioning = self.backend.encode(request.prompt)
+        asset = self.backend.sample(state.conditioning, request, on_step)
+        return asset.with_added_seconds(state.conditioning.seconds)
+
+    def _finish(self, job: GenerationJob, asset: Asset, seconds: float) -> FinishedCandidate:
+        """Pack and check an object that is not scored and whose generation took `seconds`."""
+        started = self.now()
+        try:
+            packed, splats = _pack(job, asset)
+        except PipelineError as error:
+            return FinishedCandidate.failed(asset.seed, seconds, error)
+        return _unscored(packed, seconds + self.now() - started, invalid_reason(splats) or "")
+
+    def _judge(self, job: GenerationJob, asset: Asset, started: float, scorer: Scorer) -> FinishedCandidate:
+        """Pack, check and score an object. Raises PipelineError if packing fails."""
+        packed, splats = _pack(job, asset)
+        if problem := invalid_reason(splats) or "":
+            return _unscored(packed, self.now() - started, problem)
+        note, score = "", None
+        try:
+            score = self._score(job, splats, scorer)
+        except Cancelled:
+            raise
+        except Exception as error:  # a scorer that fails in any way does not cost the result
+            note = f"not scored, {type(error).__name__}: {error}"
+        return FinishedCandidate(Candidate(asset.seed, self.now() - started, score, note), packed)
+
+    def _score(self, job: GenerationJob, splats: Splats, scorer: Scorer) -> Score:
+        state = self._tasks[job.task]
+        if state.score_splats is None:
+            state.score_splats = scorer.for_prompt(job.request.prompt)
+        return state.score_splats(splats)
+
+
+def _pack(job: GenerationJob, asset: Asset) -> tuple[PackedAsset, Splats]:
+    """Return an object's files, and the splats that validators get from the first. Raises PipelineError."""
+    packed = job.container.pack(asset.splats)
+    copies = tuple(container.pack(asset.splats).data for container in job.copies)
+    statistics = compute_statistics(flip_up_axis(job.container.place(asset.splats)))
+    return PackedAsset(packed.data, copies, asset.seed, asset.voxels, statistics, asset.seconds), packed.splats
+
+
+def _unscored(asset: PackedAsset, seconds: float, problem: str) -> FinishedCandidate:
+    fate: Fate = "invalid" if problem else "beaten"
+    return FinishedCandidate(Candidate(asset.seed, seconds, None, problem, fate), asset)
