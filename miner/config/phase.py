@@ -123,10 +123,21 @@ class TextToImageSettings(_Section):
 
 
 class CandidateSettings(_Section):
-    """The most candidates of one task, and the seconds from the start of the first within which they must be done."""
+    """The most candidates of one task, and the seconds from the start of the first within which they must be done.
+
+    preview_steps: steps of the latents of previews, after which only the most promising candidates are finished; None
+    makes every candidate whole.
+    """
 
     count: int = Field(default=1, ge=1, le=100)
     seconds: float = Field(default=20.0, gt=0, le=600, allow_inf_nan=False)
+    preview_steps: int | None = Field(default=None, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _can_preview(self) -> "CandidateSettings":
+        if self.preview_steps is not None and self.count < 3:
+            raise ValueError("preview_steps needs a count of 3 or more: the first candidate is always made whole")
+        return self
 
 
 class ScorerSettings(_Section):

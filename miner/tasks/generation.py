@@ -44,4 +44,6 @@ def best_of_n(request: Request, phase: Phase, can_score: bool, deadline: float =
     """
     candidates = phase.candidates
     count = candidates.count if can_score and phase.scorer else 1
-    return BestOfN(request, count, candidates.seconds, deadline)
+    return BestOfN(
+        request, count, candidates.seconds, deadline, has_previews=count > 1 and candidates.preview_steps is not None
+    )

@@ -106,7 +106,8 @@ class TaskRunner:
         request = make_request(task.prompt, task.seed, phase)
         container = make_container(task.format, task.up, self.spz, phase)
         name = f"{next(self._numbers)}-{sanitise_name(task.id)}"
-        job = GenerationJob(name, request, container, is_scored=phase.scorer is not None)
+        steps = phase.candidates.preview_steps or 0
+        job = GenerationJob(name, request, container, is_scored=phase.scorer is not None, preview_steps=steps)
         kind = f"{plan.phase.config_hash} {task.type}"
         choice = best_of_n(request, phase, plan.models.can_score, task.deadline)
         best = await self.pool.run(GenerationOrder(job, plan.models, kind, task.priority), choice)

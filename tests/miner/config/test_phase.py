@@ -132,6 +132,10 @@ def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
         ("extends: base\nscorer: {weights: ''}\n", r"scorer.weights: .*at least 1 character"),
         ("extends: base\ngate: {quality: 0.5}\n", r"top.yaml: .*gate needs scorer: \{\}"),
         ("extends: base\nscorer: {}\ngate: {quality: 1.5}\n", r"gate.quality: .*less than or equal to 1"),
+        (
+            "extends: base\nscorer: {}\ncandidates: {count: 2, preview_steps: 3}\n",
+            r"candidates: .*count of 3 or",
+        ),
         ("extends: base\nscorer: {}\ngate: {}\n", r"gate: .*needs either quality or score"),
         ("extends: base\nscorer: {}\ngate: {quality: 0.5, score: 0.5}\n", r"gate: .*needs either quality or score"),
         ("extends: base\nscorer: {}\ngate: {score: 0.6}\n", r"gate.score needs scorer: {parts: \[quality, align"),
