@@ -143,7 +143,7 @@ class BestOfN:
         elif stage == "finish":
             index = max(self._previews, key=lambda index: _rank(self._finished[index]))
             preview = self._finished[index]
-            attempt = Attempt(preview.candidate.seed, "finish", preview.structure)
+            attempt = Attempt(preview.candidate.seed, "finish", preview.structure, preview.seconds)
         else:
             index = self._begun
             self._begun += 1

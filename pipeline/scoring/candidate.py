@@ -1,7 +1,7 @@
 """One candidate of a request, from its seed to the file, its statistics and its score; splats do not outlive it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -43,11 +43,15 @@ class GenerationJob:
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """A stage of a candidate that is to be made; `structure` [N, 3] uint8 is that of its preview, to be finished."""
+    """A stage of a candidate that is to be made.
+
+    structure, seconds: of the preview that is to be finished, the voxels [N, 3] uint8 and the seconds of each stage.
+    """
 
     seed: int
     stage: Stage = "whole"
     structure: Tensor | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,14 +105,15 @@ class PackedAsset:
 class FinishedCandidate:
     """A candidate and its files: plain values, which may come from another process.
 
-    asset: None if no object could be made or packed, where `error` says why, and for a preview, of which there is the
-    structure instead.
+    asset: None if no object could be made or packed, where `error` says why, and for a preview, of which there are the
+    structure [N, 3] uint8 and the seconds of each stage instead.
     """
 
     candidate: Candidate
     asset: PackedAsset | None = None
     error: PipelineError | None = None
     structure: Tensor | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
     def failed(seed: int, seconds: float, error: PipelineError) -> "FinishedCandidate":
@@ -184,14 +189,14 @@ class CandidateMaker:
         self._tasks.pop(task, None)
 
     def _sample(self, job: GenerationJob, attempt: Attempt, is_preview: bool, on_step: OnStep) -> Asset:
-        """Generate an object; the first one's seconds include those of encoding the prompt."""
+        """Generate an object; its seconds include those of encoding the prompt, if it is the first, or of its preview."""
         request = replace(job.request, seed=attempt.seed, structure=attempt.structure)
         if is_preview:
             latents = replace(request.slat_sampler_params, steps=job.preview_steps)
             request = replace(request, slat_sampler_params=latents)
         state = self._tasks.setdefault(job.task, _TaskState())
         if state.conditioning is not None:
-            return self.backend.sample(state.conditioning, request, on_step)
+            return self.backend.sample(state.conditioning, request, on_step).with_added_seconds(attempt.seconds)
         state.conditioning = self.backend.encode(request.prompt)
         asset = self.backend.sample(state.conditioning, request, on_step)
         return asset.with_added_seconds(state.conditioning.seconds)
@@ -213,7 +218,7 @@ class CandidateMaker:
             return FinishedCandidate(candidate)
         score, note = self._try_to_score(job, splats, scorer)
         candidate = Candidate(asset.seed, self.now() - started, score, note, "dropped", asset.voxels)
-        return FinishedCandidate(candidate, structure=asset.structure)
+        return FinishedCandidate(candidate, structure=asset.structure, seconds=asset.seconds)
 
     def _judge(self, job: GenerationJob, asset: Asset, started: float, scorer: Scorer) -> FinishedCandidate:
         """Pack, check and score an object. Raises PipelineError if packing fails."""

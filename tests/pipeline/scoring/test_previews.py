@@ -135,6 +135,8 @@ def test_a_finished_candidate_is_what_its_seed_gives_alone(generator: Generator)
         alone = CandidateMaker(generator, scorer).make(job, Attempt(best.asset.seed))
         assert alone.asset is not None
         assert best.asset.data == alone.asset.data
+    # The structure was sampled for the preview.
+    assert all(best.asset.seconds[stage] > 0 for stage in ("structure", "latents", "gaussians"))
 
 
 @pytest.mark.parametrize("prompt", [TextPrompt("a chair"), request_of_an_egg().prompt])
