@@ -135,7 +135,7 @@ class ScriptedModels:
         count: int,
         request: Request = REQUEST,
         pack: Pack = pack,
-        scorer: FakeScorer | None | Literal["own"] = "own",
+        scorer: FakeScorer | Literal["own"] | None = "own",
         **limits: float,
     ) -> Search:
         scorer = FakeScorer(self.score) if scorer == "own" else scorer
