@@ -75,7 +75,8 @@ class LocalWorker(Worker):
         self._makers: dict[str, CandidateMaker] = {}
         self._on_change: Callable[[], None] = lambda: None
         self._counter = CandidateCounter()
-        self._busy_since: float | None = None
+        # The candidate that the device is busy with, and since when.
+        self._busy: tuple[_Making, float] | None = None
         # By task and seed; what is packed beside the next candidate is among them.
         self._making: dict[tuple[str, int], _Making] = {}
         self._fault = ""
@@ -87,7 +88,7 @@ class LocalWorker(Worker):
     @property
     def is_free(self) -> bool:
         """Whether it would begin a candidate at once."""
-        return self._busy_since is None and not self._fault
+        return self._busy is None and not self._fault
 
     @property
     def is_up(self) -> bool:
@@ -122,7 +123,7 @@ class LocalWorker(Worker):
     def make(self, models: str, job: GenerationJob, attempt: Attempt) -> "Future[FinishedCandidate]":
         """Make a candidate; see Worker."""
         key, making, maker = (job.task, attempt.seed), _Making(), self._makers[models]
-        self._busy_since = time.monotonic()
+        self._busy = making, time.monotonic()
         self._making[key] = making
 
         making.future.add_done_callback(lambda _: self._making.pop(key, None))
@@ -147,12 +148,12 @@ class LocalWorker(Worker):
 
     def status(self) -> WorkerStatus:
         """Return the present status."""
-        since = self._busy_since
-        state: WorkerState = "lost" if self._fault else "busy" if since is not None else "idle"
+        busy = self._busy
+        state: WorkerState = "lost" if self._fault else "busy" if busy is not None else "idle"
         if state == "idle" and not self._makers:
             state = "starting"
         return WorkerStatus(
-            self._place, self.device, state, 0.0 if since is None else time.monotonic() - since,
+            self._place, self.device, state, 0.0 if busy is None else time.monotonic() - busy[1],
             self._counter.total, self._counter.per_minute, self.memory(), self._fault,
         )  # fmt: skip
 
@@ -193,7 +194,8 @@ class LocalWorker(Worker):
         if error is not None and not making.future.done():
             making.future.set_exception(error)
         # Last, so that whoever gives out the next candidate knows of this one.
-        self._busy_since = None
+        if self._busy is not None and self._busy[0] is making:
+            self._busy = None
         self._on_change()
 
     def _load(self, models: str, phase: NamedPhase, future: "Future[LoadedPhase]") -> None:

@@ -189,7 +189,7 @@ class CandidateMaker:
         self._tasks.pop(task, None)
 
     def _sample(self, job: GenerationJob, attempt: Attempt, is_preview: bool, on_step: OnStep) -> Asset:
-        """Generate an object; its seconds include those of encoding the prompt, if it is the first, or of its preview."""
+        """Generate an object; its seconds include those of encoding the prompt, or of its preview."""
         request = replace(job.request, seed=attempt.seed, structure=attempt.structure)
         if is_preview:
             latents = replace(request.slat_sampler_params, steps=job.preview_steps)
