@@ -1,10 +1,10 @@
 """The process that draws thumbnails: one order in JSON a line on stdin, one answer a line on stdout; ends with stdin.
 
-An order is {"results": folder, "key": number, "pictures": folder}: KEY.spz or KEY.ply of the first folder is drawn as
-KEY.webp in the second, VIEWS views side by side, and KEY.prompt as KEY.prompt.webp. The answer is "ok" or the error.
+An order is {"results": folder, "key": number, "pictures": folder, "splats": whether to draw them}: KEY.prompt of the
+first folder is drawn as KEY.prompt.webp in the second, and KEY.spz or KEY.ply as KEY.webp. The answer is "ok" or the
+error.
 """
 
-import io
 import json
 import os
 import sys
@@ -12,46 +12,25 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from miner.monitor.gallery import read_upright
+from miner.monitor.turntable import SIZE, draw_turntable, encode_webp
 from miner.runtime import write_atomically
-from pipeline import FormatError, PromptError, Splats, decode_image_prompt, normalise, orbit, render
+from pipeline import FormatError, PromptError, decode_image_prompt
 
-VIEWS = 8
-SIZE = 176
-# The longest side of the bounding box is scaled to this, as validators do before they render.
-EXTENT = 1.5
 LOWEST_PRIORITY = 19
-WEBP_QUALITY = 82
 
 
-def draw_turntable(splats: Splats) -> Image.Image:
-    """Draw VIEWS views from around the splats side by side, on white: RGB, SIZE pixels high."""
-    cameras = orbit([360 / VIEWS * view for view in range(VIEWS)], size=SIZE)
-    with torch.inference_mode():
-        views = (render(normalise(splats, EXTENT), cameras) * 255).round().to(torch.uint8).numpy()
-    strip = Image.new("RGB", (VIEWS * SIZE, SIZE))
-    for index, view in enumerate(views):
-        strip.paste(Image.fromarray(view), (index * SIZE, 0))
-    return strip
-
-
-def draw_result(results: Path, key: int, pictures: Path) -> None:
-    """Draw a result and its prompt. Raises OSError, ValueError, FormatError or PromptError."""
+def draw_result(results: Path, key: int, pictures: Path, *, splats: bool = True) -> None:
+    """Draw a result's prompt, and its splats if asked to. Raises OSError, ValueError, FormatError or PromptError."""
     pictures.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         # Drawn anew, so that nothing but the pixels of a file from outside reaches the operator's browser.
         prompt = decode_image_prompt((results / f"{key}.prompt").read_bytes()).image
         prompt.thumbnail((2 * SIZE, 2 * SIZE))
-        _save(prompt, pictures / f"{key}.prompt.webp")
-    _save(draw_turntable(read_upright(results, key)), pictures / f"{key}.webp")
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
-    write_atomically(path, buffer.getvalue())
+        write_atomically(pictures / f"{key}.prompt.webp", encode_webp(prompt))
+    if splats:
+        write_atomically(pictures / f"{key}.webp", encode_webp(draw_turntable(read_upright(results, key))))
 
 
 def lower_priority() -> None:
@@ -69,7 +48,7 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         try:
-            draw_result(Path(order["results"]), order["key"], Path(order["pictures"]))
+            draw_result(Path(order["results"]), order["key"], Path(order["pictures"]), splats=order["splats"])
             answer = "ok"
         except (OSError, ValueError, FormatError, PromptError) as error:
             answer = " ".join(f"{type(error).__name__}: {error}".split())

@@ -24,9 +24,14 @@ class ThumbnailWorker:
         """Start no process yet."""
         self._process: asyncio.subprocess.Process | None = None
 
-    async def draw(self, results: Path, key: int, pictures: Path) -> None:
-        """Draw the result `key` of the folder `results` into the folder `pictures`. Raises ThumbnailError."""
-        order: dict[str, object] = {"results": str(results), "key": key, "pictures": str(pictures)}
+    async def draw(self, results: Path, key: int, pictures: Path, *, splats: bool = True) -> None:
+        """Draw the result `key` of the folder `results`, or its prompt alone, into the folder `pictures`.
+
+        Raises ThumbnailError.
+        """
+        order: dict[str, object] = {
+            "results": str(results), "key": key, "pictures": str(pictures), "splats": splats
+        }  # fmt: skip
         try:
             async with asyncio.timeout(DRAWING_TIMEOUT):
                 if self._process is None or self._process.returncode is not None:

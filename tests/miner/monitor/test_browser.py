@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from miner.monitor.thumbnail_worker import EXTENT, draw_result
+from miner.monitor.thumbnail_worker import draw_result
+from miner.monitor.turntable import EXTENT
 from miner.runtime.gpu_memory import GpuMemory
 from pipeline import Splats, normalise, spz
 from pipeline.rendering.cameras import orbit
