@@ -54,7 +54,7 @@ class Calibration:
         return float(self.predict(np.array([margin]))[0])
 
 
-def fit(margins: Floats, passed: Bools, prior: Prior) -> Calibration:
+def fit_calibration(margins: Floats, passed: Bools, prior: Prior) -> Calibration:
     """Return the calibration of highest posterior density for margins [n] and whether each result passed [n].
 
     The slope is at least 0, for a higher score never passes less: where the data say otherwise, it is 0 and the chance

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miner.analytics.calibration import Bools, Calibration, Normal, Prior, fit
+from miner.analytics.calibration import Bools, Calibration, Normal, Prior, fit_calibration
 from miner.analytics.intervals import Floats
 from miner.analytics.slots import Slots, count_slots
 from miner.ledger import Outcome, TaskRow
@@ -129,5 +129,5 @@ class PassModel:
 def learn_pass_model(tasks: Sequence[TaskRow], now: float) -> PassModel:
     """Fit the model to tasks in the order of their assignment; `now` is unix time."""
     outcomes = collect_outcomes(tasks)
-    calibrations = {kind: fit(found.margins, found.passed, kind.prior) for kind, found in outcomes.items()}
+    calibrations = {kind: fit_calibration(found.margins, found.passed, kind.prior) for kind, found in outcomes.items()}
     return PassModel(calibrations, count_slots(tasks, now))

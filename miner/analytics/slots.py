@@ -58,17 +58,26 @@ class Slots:
         """The share of the slots that ended accepted, shrunk to PRIOR_SHARE; between 0 and 1."""
         return (self.accepted + PRIOR_SHARE * PRIOR_SLOTS) / (self.total + PRIOR_SLOTS)
 
+    @property
+    def accepted_share(self) -> float | None:
+        """The share of the slots that ended accepted, as counted; None without any."""
+        return self.accepted / self.total if self.total else None
+
+    def with_task(self, task: TaskRow) -> "Slots":
+        """Return the sum with one more task, the same if it is not pulled or its outcome says nothing."""
+        slots = _SLOTS.get(task.outcome or "", 0.0) if task.transport == "pull" else 0.0
+        return Slots(self.accepted + (slots > 0 and task.outcome == Outcome.ACCEPTED), self.total + slots)
+
 
 def count_slots(tasks: Sequence[TaskRow], now: float) -> Slots:
     """Count the slots of the latest pulled tasks among some in the order of their assignment; `now` is unix time."""
-    accepted, total, counted = 0, 0.0, 0
+    sum_so_far, counted = Slots(), 0
     for task in reversed(tasks):
         if counted == WINDOW_TASKS or task.assigned_at < now - WINDOW_SECONDS:
             break
-        slots = _SLOTS.get(task.outcome or "") if task.transport == "pull" else None
-        if slots is not None:
-            accepted, total, counted = accepted + (task.outcome == Outcome.ACCEPTED), total + slots, counted + 1
-    return Slots(accepted, total)
+        before, sum_so_far = sum_so_far, sum_so_far.with_task(task)
+        counted += sum_so_far != before
+    return sum_so_far
 
 
 def break_even_chance(share: float) -> float:

@@ -94,7 +94,11 @@ def generate(
         models = load_models(phase, choose_phase_compute(phase, settings))
         submitted = make_container("spz", up, settings.spz, phase)
         copies = (make_container("ply", up, settings.spz, phase),) if output.suffix.lower() == ".ply" else ()
-        best = _run(models, GenerationJob("generate", request, submitted, copies), phase)
+        best = _run(
+            models,
+            GenerationJob("generate", request, submitted, copies, preview_steps=phase.candidates.preview_steps or 0),
+            phase,
+        )
         (data,) = best.asset.copies or (best.asset.data,)
         write_output(output, data)
         splats = submitted.unpack(best.asset.data)

@@ -18,7 +18,16 @@ from miner.gpu.models import LoadedModels, free_memory
 from miner.gpu.statistics import CandidateCounter
 from miner.gpu.worker import LoadedPhase, Worker, WorkerState, WorkerStatus
 from miner.runtime.gpu_memory import GpuMemory, read_gpu_memory
-from pipeline import Cancelled, CandidateMaker, FinishedCandidate, GenerationJob, OnStep, PipelineError, WorkerLost
+from pipeline import (
+    Attempt,
+    Cancelled,
+    CandidateMaker,
+    FinishedCandidate,
+    GenerationJob,
+    OnStep,
+    PipelineError,
+    WorkerLost,
+)
 
 log = logging.getLogger(__name__)
 
@@ -111,14 +120,14 @@ class LocalWorker(Worker):
         self._makers.pop(models, None)
         self._thread.submit_background(lambda _: free_memory())
 
-    def make(self, models: str, job: GenerationJob, seed: int) -> "Future[FinishedCandidate]":
+    def make(self, models: str, job: GenerationJob, attempt: Attempt) -> "Future[FinishedCandidate]":
         """Make a candidate; see Worker."""
-        key, making, maker = (job.task, seed), _Making(), self._makers[models]
+        key, making, maker = (job.task, attempt.seed), _Making(), self._makers[models]
         self._busy = making, time.monotonic()
         self._making[key] = making
 
         making.future.add_done_callback(lambda _: self._making.pop(key, None))
-        work = self._thread.submit(lambda on_step: self._make(maker, job, seed, making, on_step))
+        work = self._thread.submit(lambda on_step: self._make(maker, job, attempt, making, on_step))
         work.add_done_callback(partial(self._end, making))
         return making.future
 
@@ -162,14 +171,16 @@ class LocalWorker(Worker):
         for maker in tuple(self._makers.values()):
             maker.forget(task)
 
-    def _make(self, maker: CandidateMaker, job: GenerationJob, seed: int, making: _Making, on_step: OnStep) -> None:
+    def _make(
+        self, maker: CandidateMaker, job: GenerationJob, attempt: Attempt, making: _Making, on_step: OnStep
+    ) -> None:
         def check(stage: str, done: int, steps: int) -> None:
             making.check(stage, done, steps)
             on_step(stage, done, steps)
 
-        finish = maker.begin(job, seed, check)
+        finish = maker.begin(job, attempt, check)
         self._counter.count()
-        if maker.scorer is not None:
+        if maker.scorer_for(job) is not None:
             making.end(finish)
             return
         with suppress(RuntimeError):  # the miner is stopping

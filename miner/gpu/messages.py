@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from miner.config.phase_files import NamedPhase
 from miner.gpu.worker import LoadedPhase
 from miner.runtime.gpu_memory import GpuMemory
-from pipeline import FinishedCandidate, GenerationJob
+from pipeline import Attempt, FinishedCandidate, GenerationJob
 
 # Orders, from the miner.
 
@@ -34,12 +34,12 @@ class Begin:
 
 @dataclass(frozen=True)
 class Make:
-    """Make a candidate of a task that was begun; `number` is that of the order."""
+    """Make a stage of a candidate of a task that was begun; `number` is that of the order."""
 
     number: int
     models: str
     task: str
-    seed: int
+    attempt: Attempt
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from miner.config import MinerSettings
-from miner.config.phase import Phase
+from miner.config.phase import ModelsKey, Phase
 from miner.config.phase_files import NamedPhase
 from pipeline import (
     Backend,
@@ -52,7 +52,7 @@ class PhaseModels:
     """
 
     id: str
-    key: str
+    key: ModelsKey
     can_score: bool = False
     problems: tuple[str, ...] = ()
 

@@ -16,7 +16,7 @@ from miner.gpu.models import PhaseModels
 from miner.gpu.pace import Pace, Sample
 from miner.gpu.plan import Claim, choose_claim
 from miner.gpu.worker import LoadedPhase, Worker, WorkerStatus
-from pipeline import BestOfN, BestResult, Cancelled, FinishedCandidate, GenerationJob, WorkerLost
+from pipeline import Attempt, BestOfN, BestResult, Cancelled, FinishedCandidate, GenerationJob, Stage, WorkerLost
 
 log = logging.getLogger(__name__)
 
@@ -214,8 +214,8 @@ class WorkerPool:
             order, choice = task.order, task.choice
             if not task.is_open or not self.workers[number].has(order.models.id):
                 continue
-            seconds = self._expect(task, number)
-            if self._wants(task, seconds, now):
+            if (stage := self._wants(task, number, now)) is not None:
+                seconds = self._expect(task, number, stage)
                 claim = Claim(task.arrived, choice.deadline, order.priority, seconds, not choice.has_begun)
                 claims.append((task, claim))
         if not claims:
@@ -225,33 +225,39 @@ class WorkerPool:
         next_turn = sum(claim.seconds for _, claim in claims) / len(claims) / max(able, 1)
         return claims[choose_claim([claim for _, claim in claims], now, next_turn)][0]
 
-    def _wants(self, task: _Task, seconds: float, now: float) -> bool:
+    def _wants(self, task: _Task, number: int, now: float) -> Stage | None:
+        """Return the stage of a candidate that a task wants of a worker."""
         choice = task.choice
-        return not (self._is_draining and choice.has_valid) and choice.wants_another(now, seconds)
+        if self._is_draining and choice.has_valid:
+            return None
+        return choice.wants(now, lambda stage: self._expect(task, number, stage))
 
-    def _expect(self, task: _Task, number: int) -> float:
-        return self._pace.expect(number, task.order.kind, task.samples)
+    def _expect(self, task: _Task, number: int, stage: Stage) -> float:
+        return self._pace.expect(number, task.order.kind, stage, task.samples)
 
     def _begin(self, task: _Task, number: int, now: float) -> None:
-        seed = task.choice.begin(now)
-        task.making[seed] = number
+        stage = self._wants(task, number, now)
+        assert stage is not None, "the task was chosen because it wants one"
+        attempt = task.choice.begin(now, stage)
+        task.making[attempt.seed] = number
         task.workers.add(number)
-        made = self.workers[number].make(task.order.models.id, task.order.job, seed)
+        made = self.workers[number].make(task.order.models.id, task.order.job, attempt)
         loop = task.done.get_loop()
-        made.add_done_callback(lambda done: _tell(loop, partial(self._take, task, seed, done)))
+        made.add_done_callback(lambda done: _tell(loop, partial(self._take, task, attempt, done)))
 
-    def _take(self, task: _Task, seed: int, made: "Future[FinishedCandidate]") -> None:
-        """Take a candidate that a worker has ended, or an error."""
+    def _take(self, task: _Task, attempt: Attempt, made: "Future[FinishedCandidate]") -> None:
+        """Take a stage of a candidate that a worker has ended, or an error."""
+        seed = attempt.seed
         number = task.making.pop(seed)
         error = made.exception()
         if not task.is_open:
             return
         if error is None:
             finished = made.result()
-            seconds = finished.candidate.seconds
-            if finished.asset is not None:
-                self._pace.add(number, task.order.kind, seconds)
-            task.samples.append(Sample(number, seconds))
+            sample = Sample(number, attempt.stage, finished.candidate.seconds)
+            if finished.error is None:
+                self._pace.add(task.order.kind, sample)
+            task.samples.append(sample)
             task.choice.finish(finished)
         elif isinstance(error, WorkerLost):
             task.losses[seed] += 1
@@ -272,10 +278,10 @@ class WorkerPool:
             task.done.set_exception(WorkerLost(self._epitaph()))
             return
         able = [number for number, worker in enumerate(self.workers) if worker.is_up]
-        seconds = min((self._expect(task, number) for number in able), default=0.0)
-        is_wanted = bool(able or not choice.has_valid) and self._wants(task, seconds, now)
+        wanted = [(number, stage) for number in able if (stage := self._wants(task, number, now)) is not None]
         is_late = choice.has_valid and now >= choice.deadline
-        if not is_late and (choice.is_running or is_wanted):
+        if not is_late and (choice.is_running or wanted or not (able or choice.has_valid)):
+            seconds = min((self._expect(task, *each) for each in wanted), default=0.0)
             self._set_timer(task, choice.deadline - (0.0 if choice.is_running else seconds))
             return
         try:

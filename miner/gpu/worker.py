@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from miner.config.phase_files import NamedPhase
 from miner.runtime.gpu_memory import GpuMemory
-from pipeline import FinishedCandidate, GenerationJob
+from pipeline import Attempt, FinishedCandidate, GenerationJob
 
 WorkerState = Literal["starting", "idle", "busy", "restarting", "lost"]
 
@@ -76,8 +76,8 @@ class Worker(Protocol):
     def unload(self, models: str) -> None:
         """Drop models after their last candidate, and free their memory."""
 
-    def make(self, models: str, job: GenerationJob, seed: int) -> "Future[FinishedCandidate]":
-        """Make a candidate; call this only if the worker is free.
+    def make(self, models: str, job: GenerationJob, attempt: Attempt) -> "Future[FinishedCandidate]":
+        """Make a stage of a candidate; call this only if the worker is free.
 
         The future fails with WorkerLost if the worker is lost with it, with Cancelled if it was cancelled, and with
         whatever unexpected error the candidate met. The worker may be free again before it ends.

@@ -36,9 +36,9 @@ class WorkerServer:
                 self._worker.unload(models)
             case messages.Begin(job):
                 self._jobs[job.task] = job
-            case messages.Make(number, models, task, seed):
+            case messages.Make(number, models, task, attempt):
                 self._number = number
-                made = self._worker.make(models, self._jobs[task], seed)
+                made = self._worker.make(models, self._jobs[task], attempt)
                 made.add_done_callback(lambda done: self._report_candidate(number, done))
             case messages.Cancel(task, seed):
                 if task in self._jobs:

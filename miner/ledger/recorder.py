@@ -153,6 +153,7 @@ def _columns(candidate: "Candidate") -> dict[str, events.Value]:
     """Return the fields of a candidate, flat."""
     return {
         "seed": candidate.seed, "seconds": candidate.seconds, "fate": candidate.fate, "problem": candidate.problem,
+        "voxels": candidate.voxels,
         **_score_columns(candidate.score),
     }  # fmt: skip
 

@@ -39,7 +39,11 @@ def make_container(data_format: ResultFormat, up: UpAxis, spz: SpzSettings, phas
 def best_of_n(request: Request, phase: Phase, can_score: bool, deadline: float = math.inf) -> BestOfN:
     """Return the choice among a phase's candidates; none is begun after `deadline` of time.monotonic().
 
-    Without a scorer, whose weights may be missing, no candidate is known to be better than another: there is one.
+    Without a scorer, whose weights may be missing, no candidate is known to be better than another: there is one. The
+    models may have a scorer that the phase does not, see `ModelsKey.serves`.
     """
     candidates = phase.candidates
-    return BestOfN(request, candidates.count if can_score else 1, candidates.seconds, deadline)
+    count = candidates.count if can_score and phase.scorer else 1
+    return BestOfN(
+        request, count, candidates.seconds, deadline, has_previews=count > 1 and candidates.preview_steps is not None
+    )

@@ -105,7 +105,9 @@ class TaskRunner:
             raise UnsupportedPrompt(f"the phase has no checkpoint for {task.type} tasks")
         request = make_request(task.prompt, task.seed, phase)
         container = make_container(task.format, task.up, self.spz, phase)
-        job = GenerationJob(f"{next(self._numbers)}-{sanitise_name(task.id)}", request, container)
+        name = f"{next(self._numbers)}-{sanitise_name(task.id)}"
+        steps = phase.candidates.preview_steps or 0
+        job = GenerationJob(name, request, container, is_scored=phase.scorer is not None, preview_steps=steps)
         kind = f"{plan.phase.config_hash} {task.type}"
         choice = best_of_n(request, phase, plan.models.can_score, task.deadline)
         best = await self.pool.run(GenerationOrder(job, plan.models, kind, task.priority), choice)

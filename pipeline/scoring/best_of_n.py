@@ -16,7 +16,15 @@ from pipeline.errors import (
     UnsupportedPrompt,
 )
 from pipeline.request import OnStep, Request, ignore_steps
-from pipeline.scoring.candidate import Candidate, CandidateMaker, FinishedCandidate, GenerationJob, PackedAsset
+from pipeline.scoring.candidate import (
+    Attempt,
+    Candidate,
+    CandidateMaker,
+    FinishedCandidate,
+    GenerationJob,
+    PackedAsset,
+    Stage,
+)
 from pipeline.scoring.score import Score
 
 # Odd, so that no two candidates share a seed until all seeds are used (Knuth's multiplicative hash).
@@ -26,6 +34,9 @@ _SEEDS = 2**31
 MAX_ATTEMPTS = 10
 # Errors that another seed may not meet.
 _SEED_DEPENDENT = (EmptyStructure, FormatError, NonFiniteOutput, TooManyVoxels)
+
+Expect = Callable[[Stage], float]
+"""Returns the seconds that a stage of a candidate is expected to take, 0.0 if nothing tells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +69,25 @@ class BestOfN:
     The first candidate has the request's own seed and is always made. Another one is begun while there are fewer than
     `count`, those in the making included, and only if it would be done within `seconds` of the start of the first one
     and before `deadline`; all moments are on one clock. While none is valid and another seed may help, there are up to
-    MAX_ATTEMPTS, one after the other. It makes nothing itself: `begin` tells the next seed, and `finish`, `lose` or
+    MAX_ATTEMPTS, one after the other. It makes nothing itself: `begin` tells the next attempt, and `finish`, `lose` or
     `break_off` what became of it.
+
+    With previews, all candidates after the first one are previewed, as long as one can be finished afterwards; then
+    those whose previews score best are finished, one after the other, while there is time. Candidates whose previews
+    were not finished are dropped. scripts/validation/candidates.md has what that gains.
     """
 
     request: Request
     count: int = 1
     seconds: float = math.inf
     deadline: float = math.inf
-    # The index of each seed that is being made, and of those that were begun, lost, and are to be made again.
-    _running: dict[int, int] = field(default_factory=dict, init=False)
-    _lost: list[int] = field(default_factory=list, init=False)
+    has_previews: bool = False
+    # The attempt of each candidate that is being made, by index, and those that were begun, lost, and are to be made
+    # again.
+    _running: dict[int, Attempt] = field(default_factory=dict, init=False)
+    _lost: dict[int, Attempt] = field(default_factory=dict, init=False)
     _begun: int = field(default=0, init=False)
+    # The latest of each candidate, which is its preview until it is finished.
     _finished: dict[int, FinishedCandidate] = field(default_factory=dict, init=False)
     _break_off: Exception | None = field(default=None, init=False)
     # Whether the last candidate was bad luck, and not what any other seed would end in.
@@ -91,53 +109,70 @@ class BestOfN:
         leader = self._leader
         return leader is not None and leader.candidate.fate != "invalid"
 
-    @property
-    def mean_seconds(self) -> float:
-        """The mean seconds of the candidates so far; 0.0 if there are none."""
-        seconds = [finished.candidate.seconds for finished in self._finished.values()]
-        return sum(seconds) / len(seconds) if seconds else 0.0
+    def wants(self, now: float, expect: Expect) -> Stage | None:
+        """Return the stage of the attempt that is wanted next, if it would be done in time; None if none is.
 
-    def wants_another(self, now: float, expected_seconds: float) -> bool:
-        """Return whether another candidate is allowed and would be done in time if it took that long."""
+        expect: the seconds that whoever asks takes for a stage.
+        """
         if self._break_off is not None:
-            return False
+            return None
         if not self.has_begun:
-            return True
+            return "whole"
+        if self._is_hopeless:
+            return None
+        if self._lost:
+            stage = self._lost[min(self._lost)].stage
+            return stage if now + expect(stage) <= self.deadline else None
         made = len(self._finished) + len(self._running)
-        wanted = self.count
-        if not self._running and not self.has_valid and self._may_be_mended:
-            wanted = max(wanted, MAX_ATTEMPTS)
-        return made < wanted and not self._is_hopeless and now + expected_seconds <= self.deadline
+        if not self._running and not self.has_valid and self._may_be_mended and made < MAX_ATTEMPTS:
+            return "whole" if now + expect("whole") <= self.deadline else None
+        if made < self.count:
+            if not self.has_previews and now + expect("whole") <= self.deadline:
+                return "whole"
+            if self.has_previews and now + expect("preview") + expect("finish") <= self.deadline:
+                return "preview"
+        return "finish" if self._previews and now + expect("finish") <= self.deadline else None
 
-    def begin(self, now: float) -> int:
-        """Return the seed to make next; it counts as being made from now on."""
+    def begin(self, now: float, stage: Stage) -> Attempt:
+        """Return the attempt to make next; it counts as being made from now on."""
         if not self._begun:
             self.deadline = min(self.deadline, now + self.seconds)
         if self._lost:
             index = min(self._lost)
-            self._lost.remove(index)
+            attempt = self._lost.pop(index)
+        elif stage == "finish":
+            index = max(self._previews, key=lambda index: _rank(self._finished[index]))
+            preview = self._finished[index]
+            attempt = Attempt(preview.candidate.seed, "finish", preview.structure, preview.seconds)
         else:
             index = self._begun
             self._begun += 1
-        seed = candidate_seed(self.request.seed, index)
-        self._running[seed] = index
-        return seed
+            attempt = Attempt(candidate_seed(self.request.seed, index), stage)
+        self._running[index] = attempt
+        return attempt
 
     def finish(self, finished: FinishedCandidate) -> None:
-        """Take a candidate that was begun."""
-        self._finished[self._running.pop(finished.candidate.seed)] = finished
+        """Take a candidate that was begun, or its preview; the seconds of a preview count for its candidate, too."""
+        index = self._index_of(finished.candidate.seed)
+        self._running.pop(index)
+        if (preview := self._finished.get(index)) is not None:
+            candidate = finished.candidate
+            seconds = preview.candidate.seconds + candidate.seconds
+            finished = replace(finished, candidate=replace(candidate, seconds=seconds))
+        self._finished[index] = finished
         if finished.error is not None:
             self._may_be_mended = isinstance(finished.error, _SEED_DEPENDENT)
         else:
             self._may_be_mended = finished.candidate.fate == "invalid"
 
     def lose(self, seed: int) -> None:
-        """Note that whoever made a candidate was lost with it; its seed is the next to be made."""
-        self._lost.append(self._running.pop(seed))
+        """Note that whoever made a candidate was lost with it; its attempt is the next to be made."""
+        index = self._index_of(seed)
+        self._lost[index] = self._running.pop(index)
 
     def break_off(self, seed: int, error: Exception) -> None:
         """Begin no further candidates after an unexpected error in making one."""
-        self._running.pop(seed)
+        self._running.pop(self._index_of(seed))
         self._break_off = self._break_off or error
 
     def best(self) -> BestResult:
@@ -159,6 +194,15 @@ class BestOfN:
         )
         problem = "" if is_valid else best.problem
         return BestResult(leader.asset, best.score, problem, candidates, self._break_off)
+
+    def _index_of(self, seed: int) -> int:
+        return next(index for index, attempt in self._running.items() if attempt.seed == seed)
+
+    @property
+    def _previews(self) -> list[int]:
+        """The candidates whose previews wait to be finished."""
+        waiting = (index for index, finished in self._finished.items() if finished.structure is not None)
+        return [index for index in waiting if index not in self._running and index not in self._lost]
 
     @property
     def _leader(self) -> FinishedCandidate | None:
@@ -185,11 +229,19 @@ def run_best_of_n(
 ) -> BestResult:  # fmt: skip
     """Make candidates one after the other until no other is wanted, and return the best.
 
-    Another one is expected to take as long as the average so far. Raises the errors of `CandidateMaker.make` and
-    `BestOfN.best`.
+    A stage is expected to take as long as the average so far, or as a whole candidate. Raises the errors of
+    `CandidateMaker.make` and `BestOfN.best`.
     """
-    while choice.wants_another(now(), choice.mean_seconds):
-        choice.finish(maker.make(job, choice.begin(now()), on_step))
+    taken: dict[Stage, list[float]] = {}
+
+    def expect(stage: Stage) -> float:
+        seconds = taken.get(stage) or taken.get("whole") or [0.0]
+        return sum(seconds) / len(seconds)
+
+    while (stage := choice.wants(now(), expect)) is not None:
+        finished = maker.make(job, choice.begin(now(), stage), on_step)
+        taken.setdefault(stage, []).append(finished.candidate.seconds)
+        choice.finish(finished)
     return choice.best()
 
 

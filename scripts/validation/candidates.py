@@ -36,7 +36,7 @@ from scripts.train_tiny.eval.samples import encode, load_model, make_samples
 
 STRUCTURES, LATENTS = 6, 5
 # Steps of the latents that are sampled to see what a structure promises.
-PROBE_STEPS = 3
+PREVIEW_STEPS = 3
 Floats = npt.NDArray[np.float64]
 
 
@@ -44,14 +44,14 @@ Floats = npt.NDArray[np.float64]
 class Scores:
     """What each result of P prompts, S structures of each, and L latents on each structure is worth.
 
-    final: the validator's score, [P, S, L]; seen: what the miner sees of it; half: what it sees after half of the
-    latents' steps; probe: what it sees of latents in PROBE_STEPS steps, [P, S].
+    final: the validator's score, [P, S, L]; seen: what the miner sees of it; half: what it sees of the first latents
+    after half of their steps, [P, S]; preview: what it sees of latents in PREVIEW_STEPS steps, [P, S].
     """
 
     final: Floats
     seen: Floats
     half: Floats
-    probe: Floats
+    preview: Floats
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Prompt:
     final: Floats
     seen: Floats
     half: Floats
-    probe: Floats
+    preview: Floats
 
     def best(self, made: list[tuple[int, int]]) -> float:
         """Return the validator's score of the result that looks best to the miner."""
@@ -142,25 +142,25 @@ def drop_half_way(prompt: Prompt, costs: Costs, budget: Budget) -> list[tuple[in
     for structure in range(len(prompt.final)):
         if not budget.spend(costs.structure + costs.latents / 2 + costs.look):
             break
-        if prompt.half[structure, 0] > best and budget.spend(costs.latents / 2 + costs.look):
-            best = prompt.half[structure, 0]
+        if prompt.half[structure] > best and budget.spend(costs.latents / 2 + costs.look):
+            best = prompt.half[structure]
             made.append((structure, 0))
     return made
 
 
-def probe(structures: int, kept: int = 1) -> Policy:
+def preview(structures: int, kept: int = 1) -> Policy:
     """Return the policy that tries so many structures with few steps of latents, and finishes the most promising."""
 
     def play(prompt: Prompt, costs: Costs, budget: Budget) -> list[tuple[int, int]]:
         tried = []
         finish = costs.latents + costs.look
         for structure in range(structures):
-            attempt = costs.structure + costs.latents * PROBE_STEPS / 35 + costs.look
+            attempt = costs.structure + costs.latents * PREVIEW_STEPS / 35 + costs.look
             if budget.left < attempt + finish or not budget.spend(attempt):
                 break
             tried.append(structure)
         made = []
-        for structure in sorted(tried, key=lambda place: -float(prompt.probe[place]))[:kept]:
+        for structure in sorted(tried, key=lambda place: -float(prompt.preview[place]))[:kept]:
             if budget.spend(finish):
                 made.append((structure, 0))
         best = made[0][0]
@@ -177,8 +177,8 @@ POLICIES: Mapping[str, Policy] = {
     "independent": independent,
     **{f"resample after {count}": resample(count) for count in (1, 2, 3)},
     "drop half way": drop_half_way,
-    **{f"probe {count}": probe(count) for count in (2, 4, 6)},
-    "probe 6, finish 2": probe(6, 2),
+    **{f"preview {count}": preview(count) for count in (2, 4, 6)},
+    "preview 6, finish 2": preview(6, 2),
 }
 
 
@@ -190,7 +190,7 @@ def compare(scores: Scores, costs: Costs, candidates: int) -> dict[str, tuple[fl
     results = {}
     for name, policy in POLICIES.items():
         values = []
-        for arrays in zip(scores.final, scores.seen, scores.half, scores.probe, strict=True):
+        for arrays in zip(scores.final, scores.seen, scores.half, scores.preview, strict=True):
             prompt = Prompt(*arrays)
             made = policy(prompt, costs, Budget(candidates * costs.candidate))
             values.append(prompt.best(made) if made else 0.0)
@@ -214,17 +214,17 @@ class Table:
         self.structure, self.latents = checkpoint.sparse_structure_sampler_params, checkpoint.slat_sampler_params
 
     @torch.inference_mode()
-    def make(self, prompts: int) -> Scores:
-        """Generate everything for the first held-out objects."""
-        samples = make_samples(0, prompts, self.model.engine.device, text=False)
+    def make(self, first: int, prompts: int) -> Scores:
+        """Generate everything for held-out objects."""
+        samples = make_samples(first, prompts, self.model.engine.device, text=False)
         rows = [self._prompt(encode(self.model, s.prompt), s.views, s.seed) for s in samples]
         return Scores(*(np.stack(arrays) for arrays in zip(*rows, strict=True)))
 
     def _prompt(self, conditions: Conditions, reference: Tensor, seed: int) -> tuple[Floats, Floats, Floats, Floats]:
         engine = self.model.engine
         structures, latents = self.size
-        final, seen, half = (np.zeros(self.size) for _ in range(3))
-        probe_scores = np.zeros(structures)
+        final, seen = np.zeros(self.size), np.zeros(self.size)
+        half, previews = np.zeros(structures), np.zeros(structures)
         for i in range(structures):
             source = torch.Generator().manual_seed(1000 * seed + i)
             noise = torch.randn(1, *engine.structure_shape, generator=source)
@@ -232,15 +232,15 @@ class Table:
             if not bool((logits > 0).any()):
                 continue
             grid = VoxelGrid(occupied_voxels(logits))
-            few = replace(self.latents, steps=PROBE_STEPS)
+            few = replace(self.latents, steps=PREVIEW_STEPS)
             for j in range(latents):
                 noise = torch.randn(len(grid), engine.latent_channels, generator=source)
-                if j == 0:
-                    probe_scores[i] = self._look(self._sample(conditions, grid, noise, few)[1], grid, reference)[1]
                 middle, sample = self._sample(conditions, grid, noise, self.latents)
-                half[i, j] = self._look(middle, grid, reference)[1]
                 final[i, j], seen[i, j] = self._look(sample, grid, reference)
-        return final, seen, half, probe_scores
+                if j == 0:
+                    half[i] = self._look(middle, grid, reference)[1]
+                    previews[i] = self._look(self._sample(conditions, grid, noise, few)[1], grid, reference)[1]
+        return final, seen, half, previews
 
     def _sample(
         self, conditions: Conditions, grid: VoxelGrid, noise: Tensor, params: SamplerParams
@@ -266,8 +266,9 @@ class Table:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, help="make a table of so many prompts")
-    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--prompts", type=int, help="make a table of so many prompts, and write it to the first file")
+    parser.add_argument("--first", type=int, default=0, help="number of the first of them among held-out objects")
+    parser.add_argument("--table", type=Path, nargs="+", required=True)
     parser.add_argument("--device", default="auto")
     parser.add_argument(
         "--seconds", type=float, nargs=4, default=(0.942, 0.595, 0.014, 0.08),
@@ -278,11 +279,11 @@ def main() -> int:
     if arguments.prompts:
         model = load_model("embedded", arguments.device)
         started = time.monotonic()
-        scores = Table(model, STRUCTURES, LATENTS).make(arguments.prompts)
-        np.savez_compressed(arguments.table, **vars(scores))
+        scores = Table(model, STRUCTURES, LATENTS).make(arguments.first, arguments.prompts)
+        np.savez_compressed(arguments.table[0], **vars(scores))
         made = {"seconds": round(time.monotonic() - started), "device": device_name(model.engine.device)}
-    with np.load(arguments.table) as file:
-        scores = Scores(**{name: file[name] for name in file.files})
+    files = [np.load(path) for path in arguments.table]
+    scores = Scores(**{name: np.concatenate([file[name] for file in files]) for name in files[0].files})
     costs = Costs(*arguments.seconds)
     results = {}
     for candidates in (2, 3, 4, 6):

@@ -7,8 +7,9 @@ from concurrent.futures import Future
 import torch
 
 from miner.config.phase_files import NamedPhase
-from miner.gpu import LoadedPhase, Worker, WorkerStatus
+from miner.gpu import LoadedPhase, Worker, WorkerState, WorkerStatus
 from pipeline import (
+    Attempt,
     Cancelled,
     Candidate,
     FinishedCandidate,
@@ -83,12 +84,12 @@ class SimulatedWorker(Worker):
     def unload(self, models: str) -> None:
         """Drop nothing."""
 
-    def make(self, models: str, job: GenerationJob, seed: int) -> "Future[FinishedCandidate]":
+    def make(self, models: str, job: GenerationJob, attempt: Attempt) -> "Future[FinishedCandidate]":
         """Finish a candidate after the seconds that it takes."""
         future: Future[FinishedCandidate] = Future()
         seconds = self._seconds()
-        self._making = job, seed, future
-        asyncio.get_running_loop().call_later(seconds, self._finish, future, seed, seconds)
+        self._making = job, attempt.seed, future
+        asyncio.get_running_loop().call_later(seconds, self._finish, future, attempt.seed, seconds)
         return future
 
     def cancel(self, job: GenerationJob, seed: int) -> None:
@@ -106,7 +107,9 @@ class SimulatedWorker(Worker):
 
     def status(self) -> WorkerStatus:
         """Return the present status."""
-        state = "idle" if self.is_free else "busy" if self._is_up else "lost" if self._is_gone else "restarting"
+        state: WorkerState = (
+            "idle" if self.is_free else "busy" if self._is_up else "lost" if self._is_gone else "restarting"
+        )
         return WorkerStatus("simulated", self.device, state, candidates=self.made)
 
     def stop(self, timeout: float) -> bool:

@@ -9,6 +9,7 @@ from typing import Literal
 from miner.analytics import aggregate
 from miner.analytics.aggregate import HOUR, Bin, By, Contrast, GroupDifference, Indices, Summary
 from miner.analytics.experiments import ExperimentSummary, summarise_experiment
+from miner.analytics.gate_summary import GateSummary, summarise_gate
 from miner.analytics.rating import DEFAULT_SCALE, Scale
 from miner.ledger import ExperimentRow, LedgerReader, PhaseRow, TaskRow
 
@@ -45,6 +46,7 @@ class Report:
     bins: tuple[Bin, ...]
     phases: tuple[PhaseRow, ...]
     experiments: tuple[ExperimentSummary, ...]
+    gate: GateSummary
     scale: Scale = DEFAULT_SCALE
     assigned: Assigned = "not at random"
 
@@ -90,6 +92,7 @@ def build_report(
         bins=table.bins(table.everything, width),
         phases=tuple(phase for phase in phases if since <= phase.at <= until),
         experiments=tuple(summarise_experiment(known, members, until) for known, members in experiments),
+        gate=summarise_gate(tasks, until),
         scale=scale,
         assigned=_assigned(tasks, experiments),
     )

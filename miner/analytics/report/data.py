@@ -8,7 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from miner.analytics.aggregate import COMPARED, Summary
+from miner.analytics.gate_summary import GateSummary
 from miner.analytics.report.build import Report, ReportRow
+from miner.analytics.slots import break_even_chance
 
 
 def as_json(report: Report) -> str:
@@ -27,6 +29,7 @@ def as_json(report: Report) -> str:
             {"row": e.row._asdict(), "arms": e.arms, "decision": asdict(e.result), "state": e.result.state}
             for e in report.experiments
         ],
+        "gate": _gate(report.gate),
         "ledger": str(report.ledger),
         "bands": {band.name: band.floor for band in report.scale.bands},
     }
@@ -54,6 +57,20 @@ def _row(row: ReportRow) -> dict[str, Any]:
         "verdict": str(rate.rating), "contrasts": [asdict(contrast) for contrast in row.contrasts],
         "judged": rate.judged,
     }  # fmt: skip
+
+
+def _gate(gate: GateSummary) -> dict[str, Any]:
+    return {
+        "calibrations": [
+            {**c.kind._asdict(), **asdict(c.calibration), "brier": c.brier, "brier_of_mean": c.brier_of_mean}
+            | {"bins": [asdict(b) | {"interval": b.interval} for b in c.bins]}
+            for c in gate.calibrations
+        ],
+        "decisions": [asdict(counts) for counts in gate.counts],
+        "accepted_share_of_slots": gate.slots.share,
+        "break_even_chance": break_even_chance(gate.slots.share),
+        "slots_by_phase": {label: asdict(slots) for label, slots in gate.phases},
+    }
 
 
 def _without_infinities(value: object) -> object:

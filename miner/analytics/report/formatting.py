@@ -3,7 +3,12 @@
 from datetime import UTC, datetime
 
 from miner.analytics.aggregate import Contrast, Summary
+from miner.analytics.calibration import ReliabilityBin
+from miner.analytics.gate_summary import CalibrationSummary, GateSummary
+from miner.analytics.pass_model import MIN_OUTCOMES
 from miner.analytics.report.build import Report, ReportRow
+from miner.analytics.slots import break_even_chance
+from miner.words import plural
 
 NOT_RANDOMISED = (
     "Tasks were not assigned at random between these, so hours and validators differ, too; "
@@ -78,6 +83,48 @@ def contrast_cells(contrast: Contrast) -> list[str]:
         f"{effect.low:+.2f} to {effect.high:+.2f}" if effect else "-",
         effect.magnitude if effect and effect.is_clear else "",
     ]  # fmt: skip
+
+
+CALIBRATION_HEAD = ("chance", "mean", "passed", "of", "share", "95 % interval")
+
+
+def calibration_title(summary: CalibrationSummary) -> str:
+    """Return what a calibration is of, and how good it is."""
+    outcomes = summary.calibration.outcomes
+    title = f"Chance that {summary.kind.task_type} results pass, by {summary.kind.parts}: {plural(outcomes, 'outcome')}"
+    if not summary.bins:
+        return f"{title}, a table needs {MIN_OUTCOMES}"
+    even = "" if summary.even_margin is None else f", half pass at {summary.even_margin:+.3f} from the threshold"
+    return f"{title}{even}; Brier score {number(summary.brier, '.3f')}, {summary.brier_of_mean:.3f} without scores"
+
+
+def calibration_cells(found: ReliabilityBin) -> list[str]:
+    """Return the cells of a bin's row."""
+    low, high = found.interval
+    return [
+        f"{100 * found.low:.0f}-{100 * found.high:.0f} %", percent(found.predicted), str(found.passed),
+        str(found.total), percent(found.share), f"{100 * low:.1f}-{100 * high:.1f}",
+    ]  # fmt: skip
+
+
+def gate_lines(gate: GateSummary) -> list[str]:
+    """Return what the gate made of results, a sentence each; none without a gate."""
+    lines = []
+    for counts in gate.counts:
+        line = f"Gate, {counts.task_type} results: {counts.sent} sent, {counts.withheld} withheld, "
+        line += f"{counts.explored} explored"
+        line += f" ({counts.accepted} of {counts.judged} accepted)" if counts.judged else ""
+        if counts.foretold:
+            line += f"; Brier score {number(counts.brier, '.3f')} of {plural(counts.foretold, 'prediction')}"
+        lines.append(line)
+    if lines:
+        share = gate.slots.share
+        enough = percent(break_even_chance(share))
+        lines.append(f"{percent(share)} of the latest slots end accepted, so sending pays above a chance of {enough}")
+    if len(gate.phases) > 1:
+        shares = ", ".join(f"{label} {percent(slots.accepted_share)}" for label, slots in gate.phases)
+        lines.append(f"Slots that ended accepted, by which phases with and without a gate compare: {shares}")
+    return lines
 
 
 def explain_emptiness(report: Report) -> str:

@@ -5,10 +5,11 @@ from html import escape
 
 from miner.analytics.aggregate import Contrast
 from miner.analytics.experiments import ExperimentSummary
+from miner.analytics.gate_summary import GateSummary
 from miner.analytics.report import formatting
 from miner.analytics.report.build import Report, ReportRow
 from miner.analytics.report.formatting import moment, number, percent
-from miner.analytics.report.plots import effect_plot, rate_plot, time_plot
+from miner.analytics.report.plots import calibration_plot, effect_plot, rate_plot, time_plot
 
 # Rows of a plot; the tables have all rows.
 MAX_ROWS = 30
@@ -45,6 +46,7 @@ def as_html(report: Report) -> str:
     body = [f"<h1>Acceptance by {report.by}</h1>", f'<p class="muted">{escape(_scope(report))}</p>']
     if report.total.summary.tasks:
         body += [_headline(report.total), *_rates(report), *_over_time(report), *_contrasts(report.total.contrasts)]
+        body += _gate(report.gate)
     else:
         body.append("<p>There are no tasks yet, so there is nothing to report.</p>")
     for experiment in reversed(report.experiments):
@@ -139,6 +141,19 @@ def _contrasts(contrasts: Sequence[Contrast]) -> Iterable[str]:
     yield effect_plot(known)
     head = ["median of", "accepted", "rejected", "delta", "95 %", ""]
     yield _table(head, (_row(formatting.contrast_cells(contrast)) for contrast in known))
+
+
+def _gate(gate: GateSummary) -> Iterable[str]:
+    lines = formatting.gate_lines(gate)
+    if not lines and not gate.calibrations:
+        return
+    yield "<h2>Chance to pass, and the gate</h2>"
+    yield from (f"<p>{escape(line)}</p>" for line in lines)
+    for summary in gate.calibrations:
+        yield f"<p>{escape(formatting.calibration_title(summary))}</p>"
+        if summary.bins:
+            yield calibration_plot(summary)
+            yield _table(formatting.CALIBRATION_HEAD, (_row(formatting.calibration_cells(b)) for b in summary.bins))
 
 
 def _experiment(experiment: ExperimentSummary) -> Iterable[str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from miner.analytics.aggregate import Bin, Contrast
+from miner.analytics.gate_summary import CalibrationSummary
 from miner.analytics.rating import Scale
 from miner.analytics.report.build import Report, ReportRow
 from miner.analytics.report.formatting import moment
@@ -127,6 +128,25 @@ def time_plot(report: Report) -> str:
     parts.append(f'<polyline class="trend" points="{trend}"/>')
     parts += [_time_mark(middle, y, b) for middle, b in zip(middles, report.bins, strict=True)]
     return _svg(bottom + 26, parts, "Acceptance rate over time with 95 % intervals")
+
+
+def calibration_plot(summary: CalibrationSummary) -> str:
+    """Draw the share that passed in each bin with its interval over the mean of the predicted chances."""
+    left, right, top, bottom = 46, 306, 12, 272
+    x, y = Axis((0, 1), (left, right)), Axis((0, 1), (bottom, top))
+    ticks = [(tick / 100, f"{tick} %") for tick in range(0, 101, 20)]
+    parts = [*_vertical_grid(x, top, bottom, ((value, label, "grid") for value, label in ticks))]
+    for value, label in ticks:
+        parts += [_line(left, y(value), right, y(value), "grid"), _text(left - 8, y(value) + 4, label, "muted end")]
+    parts.append(_line(x(0), y(0), x(1), y(1), "mark"))
+    for found in summary.bins:
+        low, high = found.interval
+        middle, title = x(found.predicted), f"{found.passed} of {found.total} passed"
+        whisker = _line(middle, y(low), middle, y(high), "whisker")
+        parts.append(f"<g><title>{title}</title>{whisker}{_dot(middle, y(found.share), 3.5)}</g>")
+    parts.append(_text(right + 24, y(1) + 4, "share that passed, over the predicted chance", "muted"))
+    parts.append(_text(right + 24, y(1) + 22, "dashed: as predicted", "muted"))
+    return _svg(bottom + 26, parts, f"Calibration of {summary.kind.task_type} results with 95 % intervals")
 
 
 def _share(time_bin: Bin) -> float:

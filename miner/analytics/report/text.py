@@ -25,6 +25,7 @@ def as_text(report: Report) -> str:
     lines.append(report.scale.explanation)
     lines += _differences(report)
     lines += _contrasts(report)
+    lines += _gate(report)
     for experiment in report.experiments:
         lines += ["", *_experiment(experiment)]
     return "\n".join(lines) + "\n"
@@ -66,6 +67,17 @@ def _contrasts(report: Report) -> Iterable[str]:
         "Medians; Cliff's delta is the chance that an accepted result has the larger value less that of the opposite. "
         "One interval in twenty leaves out 0 by chance."
     )
+
+
+def _gate(report: Report) -> Iterable[str]:
+    for summary in report.gate.calibrations:
+        yield ""
+        yield formatting.calibration_title(summary)
+        if summary.bins:
+            yield from _table([formatting.CALIBRATION_HEAD, *map(formatting.calibration_cells, summary.bins)])
+    if lines := formatting.gate_lines(report.gate):
+        yield ""
+        yield from lines
 
 
 def _experiment(summary: ExperimentSummary) -> Iterable[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from miner.analytics.calibration import Bools, Calibration, Normal, Prior, brier_score, fit, reliability
+from miner.analytics.calibration import Bools, Calibration, Normal, Prior, brier_score, fit_calibration, reliability
 from miner.analytics.intervals import Floats, wilson_interval
 
 PRIOR = Prior(intercept=Normal(0.0, 1.5), slope=Normal(40.0, 25.0))
@@ -21,7 +21,7 @@ def draw(rng: np.random.Generator, count: int, truth: Calibration = TRUTH) -> tu
 def test_the_fit_recovers_the_truth() -> None:
     errors = []
     for seed in range(40):
-        found = fit(*draw(np.random.default_rng(seed), 20_000), PRIOR)
+        found = fit_calibration(*draw(np.random.default_rng(seed), 20_000), PRIOR)
         errors.append((found.intercept - TRUTH.intercept, found.slope - TRUTH.slope))
         assert found.outcomes == 20_000
     # Four standard errors of 40 fits, each of which is off by some 0.02 and 0.5.
@@ -40,28 +40,28 @@ def test_the_fit_is_the_peak_of_the_posterior() -> None:
         return float(np.logaddexp(0, np.where(passed, -logits, logits)).sum() + priors / 2)
 
     best = optimize.minimize(loss, (0.0, 40.0), method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-12})
-    found = fit(margins, passed, PRIOR)
+    found = fit_calibration(margins, passed, PRIOR)
     assert (found.intercept, found.slope) == pytest.approx(best.x, abs=1e-4)
 
 
 def test_without_outcomes_the_prior_holds_and_few_hardly_move_it() -> None:
-    nothing = fit(np.zeros(0), np.zeros(0, np.bool_), PRIOR)
+    nothing = fit_calibration(np.zeros(0), np.zeros(0, np.bool_), PRIOR)
     assert (nothing.intercept, nothing.slope, nothing.outcomes) == (0.0, 40.0, 0)
     assert nothing.chance(0.0) == 0.5
     assert nothing.chance(0.05) == pytest.approx(1 / (1 + math.exp(-2)))
-    one = fit(np.array([0.05]), np.array([False]), PRIOR)
+    one = fit_calibration(np.array([0.05]), np.array([False]), PRIOR)
     assert 0.2 < one.chance(0.0) < 0.5
-    many = fit(np.full(400, 0.05), np.zeros(400, np.bool_), PRIOR)
+    many = fit_calibration(np.full(400, 0.05), np.zeros(400, np.bool_), PRIOR)
     assert many.chance(0.05) < 0.02
 
 
 def test_scores_that_tell_all_apart_leave_the_fit_finite() -> None:
     """Without a prior, the slope of separated outcomes is infinite."""
     margins = np.linspace(-0.1, 0.1, 500)
-    found = fit(margins, margins > 0, PRIOR)
+    found = fit_calibration(margins, margins > 0, PRIOR)
     assert 100 < found.slope < 1000
     assert found.chance(-0.02) < 0.1 < 0.9 < found.chance(0.02)
-    far = fit(np.array([-1e6, 1e6, 1e6]), np.array([False, True, False]), PRIOR)
+    far = fit_calibration(np.array([-1e6, 1e6, 1e6]), np.array([False, True, False]), PRIOR)
     assert math.isfinite(far.intercept)
     assert 0 <= far.chance(-1e9) <= far.chance(1e9) <= 1
 
@@ -69,7 +69,7 @@ def test_scores_that_tell_all_apart_leave_the_fit_finite() -> None:
 def test_a_higher_score_never_passes_less() -> None:
     rng = np.random.default_rng(3)
     margins, passed = draw(rng, 5000, Calibration(1.0, -20.0))
-    found = fit(margins, passed, PRIOR)
+    found = fit_calibration(margins, passed, PRIOR)
     assert found.slope == 0
     assert found.chance(0.3) == found.chance(-0.3) == pytest.approx(float(passed.mean()), abs=0.01)
 
@@ -79,7 +79,7 @@ def test_results_that_were_withheld_for_their_score_do_not_bias_the_fit() -> Non
     rng = np.random.default_rng(4)
     margins, passed = draw(rng, 60_000)
     is_sent = (margins > 0) | (rng.random(len(margins)) < 0.05)
-    found = fit(margins[is_sent], passed[is_sent], PRIOR)
+    found = fit_calibration(margins[is_sent], passed[is_sent], PRIOR)
     assert passed[is_sent].mean() > passed.mean() + 0.15
     grid = np.linspace(-0.15, 0.15, 31)
     assert np.abs(found.predict(grid) - TRUTH.predict(grid)).max() < 0.02
@@ -88,7 +88,7 @@ def test_results_that_were_withheld_for_their_score_do_not_bias_the_fit() -> Non
 def test_margins_must_be_numbers() -> None:
     for margins in (np.array([math.nan]), np.array([math.inf]), np.zeros(2)):
         with pytest.raises(ValueError, match="finite margin for each outcome"):
-            fit(margins, np.array([True]), PRIOR)
+            fit_calibration(margins, np.array([True]), PRIOR)
 
 
 def test_the_brier_score() -> None:
@@ -115,7 +115,7 @@ def test_a_fit_is_reliable_where_it_is_used() -> None:
     misses = total = 0
     for seed in range(30):
         margins, passed = draw(np.random.default_rng(seed), 2000)
-        for found in reliability(fit(margins, passed, PRIOR).predict(margins), passed):
+        for found in reliability(fit_calibration(margins, passed, PRIOR).predict(margins), passed):
             low, high = found.interval
             misses, total = misses + (not low <= found.predicted <= high), total + 1
     assert total == 300

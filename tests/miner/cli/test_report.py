@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -257,6 +258,55 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     assert (code, "No such file or directory" in err) == (2, True)
 
 
+def gated(path: Path) -> None:
+    """Write 60 scored results that were sent, 9 that were withheld and one that was explored."""
+    ledger = LedgerWriter(path)
+    at = time.time()
+    for number in range(70):
+        key, gate = ledger.new_key(), "sent" if number < 60 else "withheld" if number < 69 else "explored"
+        assignment = PhaseAssignment("a", "h" * 12, None)
+        ledger.record(TaskStarted(key, at, "pull", "5V", 3, str(number), "image", assignment, "1"))
+        is_good = number % 2 == 0
+        score, chance = (0.65, 0.8) if is_good else (0.55, 0.2)
+        result = ResultGenerated(key, at, 1, (1,), {}, {}, score, 9, estimated_score=score, threshold=0.6)
+        ledger.record(replace(result, gate=gate, pass_probability=chance))  # type: ignore[arg-type]
+        outcome = Outcome.SKIPPED if gate == "withheld" else Outcome.ACCEPTED if is_good else Outcome.REJECTED
+        ledger.record(SubmissionAnswered(key, at, outcome, 0.7))
+    assert ledger.close(30)
+
+
+@pytest.mark.parametrize("form", ["text", "html"])
+def test_the_chance_to_pass_and_what_the_gate_did(tmp_path: Path, form: str) -> None:
+    gated(tmp_path / "ledger.sqlite")
+    out = run("--state", tmp_path, "--format", form)[1]
+    assert "Chance that image results pass, by score: 61 outcomes, half pass at " in out
+    assert ", 0.250 without scores" in out
+    line = "Gate, image results: 60 sent, 9 withheld, 1 explored (0 of 1 accepted); Brier score 0.040 of 61 predictions"
+    assert line in out
+    # 30 accepted of 30 + 3 * 31 + 9 slots, and 5 of 20 before any.
+    assert "23.0 % of the latest slots end accepted, so sending pays above a chance of 31.5 %" in out
+    assert "compare:" not in out
+    few(tmp_path / "ledger.sqlite", [("b", "accepted"), ("b", "rejected")])
+    assert "compare: a hhhhhhhh 22.7 %, b hhhhhhhh 25.0 %" in run("--state", tmp_path, "--format", form)[1]
+
+
+def test_the_chance_to_pass_as_json(tmp_path: Path) -> None:
+    gated(tmp_path / "ledger.sqlite")
+    gate = json.loads(run("--state", tmp_path, "--format", "json")[1])["gate"]
+    (calibration,) = gate["calibrations"]
+    assert (calibration["task_type"], calibration["parts"], calibration["outcomes"]) == ("image", "score", 61)
+    low, high = calibration["bins"]
+    assert (low["passed"], low["total"], high["passed"], high["total"]) == (0, 31, 30, 30)
+    assert low["interval"][0] == 0
+    assert gate["decisions"][0] | {"brier": None} == {
+        "task_type": "image", "sent": 60, "withheld": 9, "explored": 1, "accepted": 0, "judged": 1, "foretold": 61,
+        "brier": None,
+    }  # fmt: skip
+    assert gate["accepted_share_of_slots"] == pytest.approx(35 / 152)
+    assert gate["break_even_chance"] == pytest.approx(70 / 152 / (1 + 70 / 152))
+    assert gate["slots_by_phase"] == {"a hhhhhhhh": {"accepted": 30, "total": 132.0}}
+
+
 class Checked(HTMLParser):
     """Refuses tags that are not closed, scripts and anything that a browser would fetch."""
 
@@ -294,11 +344,15 @@ def test_the_page_is_whole_and_fetches_nothing(ledger: Path, tmp_path: Path, by:
     checked = Checked()
     checked.feed(text)
     assert checked.open == []
-    assert checked.seen["svg"] == 3
+    # With a calibration of each type of task.
+    assert checked.seen["svg"] == 5
     assert "prefers-color-scheme: dark" in text
     # A dot for each group and all, each bin of the time axis, each column.
     groups, bins = {"phase": 2, "validator": 7, "hour": 8}[by], 8
-    assert checked.seen["circle"] == groups + 1 + bins + len(COMPARED)
+    calibrations = json.loads(run("--ledger", ledger, "--format", "json")[1])["gate"]["calibrations"]
+    in_calibrations = sum(len(calibration["bins"]) for calibration in calibrations)
+    assert in_calibrations > 8
+    assert checked.seen["circle"] == groups + 1 + bins + len(COMPARED) + in_calibrations
 
 
 def test_the_page_quotes_what_strangers_wrote(tmp_path: Path) -> None:
@@ -319,7 +373,7 @@ def test_a_browser_shows_the_page(ledger: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [*browser, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
-    assert done.stdout.count("<svg") == 3
+    assert done.stdout.count("<svg") == 5
     assert "Accepted against rejected results" in done.stdout
 
 

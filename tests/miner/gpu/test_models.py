@@ -18,6 +18,7 @@ from miner.gpu import models
 from miner.gpu.local_worker import LocalWorker
 from miner.gpu.models import load_phase_models
 from pipeline import (
+    Attempt,
     BackgroundModelError,
     CheckpointError,
     GenerationJob,
@@ -61,7 +62,7 @@ def test_the_warm_up_never_runs_beside_a_generation(
             for number in (1, 2, 3):
                 order.append(f"warm {number}")
                 if number == 2:
-                    urgent.append(worker.make("first", job, 2))
+                    urgent.append(worker.make("first", job, Attempt(2)))
                 yield
 
     def generate(request: Request, _: OnStep) -> object:
@@ -82,7 +83,7 @@ def test_the_warm_up_never_runs_beside_a_generation(
 
     monkeypatch.setattr(models, "load_backend", load_backend)
     worker.load("first", named).result(TIMEOUT)
-    generation = worker.make("first", job, 1)
+    generation = worker.make("first", job, Attempt(1))
     assert begun.wait(TIMEOUT)
     loads = worker.load("second", named)
     assert loaded.wait(TIMEOUT)

@@ -72,17 +72,27 @@ def test_deadlines_that_can_be_kept_are_kept() -> None:
 
 def test_expected_seconds_are_a_tasks_own_at_the_pace_of_the_worker() -> None:
     pace = Pace()
-    assert pace.expect(0, "a") == 0.0
-    assert pace.expect(0, "a", [Sample(0, 2.0), Sample(0, 4.0)]) == 3.0
-    pace.add(0, "a", 2.0)
+    assert pace.expect(0, "a", "whole") == 0.0
+    assert pace.expect(0, "a", "whole", [Sample(0, "whole", 2.0), Sample(0, "whole", 4.0)]) == 3.0
+    pace.add("a", Sample(0, "whole", 2.0))
     # Nothing is known of the other worker but what the first one took.
-    assert pace.expect(1, "a") == 2.0
-    pace.add(1, "a", 6.0)
-    assert pace.expect(1, "a") == 6.0
+    assert pace.expect(1, "a", "whole") == 2.0
+    pace.add("a", Sample(1, "whole", 6.0))
+    assert pace.expect(1, "a", "whole") == 6.0
     # A large object, on the worker that is three times slower.
-    assert pace.expect(1, "a", [Sample(0, 3.0)]) == pytest.approx(9.0)
-    assert pace.expect(0, "a", [Sample(0, 3.0), Sample(1, 9.0)]) == pytest.approx(3.0)
-    assert pace.expect(0, "another") == 0.0
+    assert pace.expect(1, "a", "whole", [Sample(0, "whole", 3.0)]) == pytest.approx(9.0)
+    assert pace.expect(0, "a", "whole", [Sample(0, "whole", 3.0), Sample(1, "whole", 9.0)]) == pytest.approx(3.0)
+    assert pace.expect(0, "another", "whole") == 0.0
     for _ in range(50):
-        pace.add(0, "a", 4.0)
-    assert pace.expect(0, "a") == pytest.approx(4.0)
+        pace.add("a", Sample(0, "whole", 4.0))
+    assert pace.expect(0, "a", "whole") == pytest.approx(4.0)
+
+
+def test_a_stage_takes_as_long_as_a_whole_candidate_until_more_is_known() -> None:
+    pace = Pace()
+    pace.add("a", Sample(0, "whole", 3.0))
+    assert pace.expect(0, "a", "preview") == 3.0
+    assert pace.expect(0, "a", "preview", [Sample(0, "whole", 5.0)]) == 5.0
+    pace.add("a", Sample(0, "preview", 2.0))
+    assert pace.expect(0, "a", "preview", [Sample(0, "whole", 5.0)]) == 2.0
+    assert pace.expect(0, "a", "finish") == pace.expect(0, "a", "whole") == 3.0

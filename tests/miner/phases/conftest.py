@@ -14,7 +14,7 @@ from miner.phases.files import PhaseFiles
 from miner.phases.manager import ModelOwner, PhaseManager
 from miner.phases.state import Arm, PhaseChoice, PhaseState, StateFile
 from pipeline import Asset, OnStep, Request
-from tests.support.generated import FakeBackend, make_asset
+from tests.support.generated import FakeBackend, FakeScorer, make_asset
 from tests.support.miner_parts import MinerParts
 from tests.support.waiting import TIMEOUT
 
@@ -96,7 +96,7 @@ class ManagedMiner(MinerParts):
 
         backend = FakeBackend(generate)
         self.backends[phase.name] = weakref.ref(backend)
-        return LoadedModels(backend)
+        return LoadedModels(backend, FakeScorer(lambda _: 0.5) if phase.settings.scorer else None)
 
     def split(self, **weights: int) -> PhaseChoice:
         arms = {name: Arm(weight=weight, settings=self.phase(name).settings) for name, weight in weights.items()}

@@ -48,6 +48,22 @@ async def test_a_split_draws_for_each_validator_and_type_and_writes_it_down_befo
     assert miner.history() == [("start", "a"), ("apply", "a"), ("apply", "b")]
 
 
+async def test_an_arm_with_a_scorer_shares_its_models_with_one_without(miner: ManagedMiner) -> None:
+    (miner.config.parent / "phases" / "s.yaml").write_text("extends: a\nscorer: {}\n")
+    miner.choose(miner.split(a=1, s=1))
+    await miner.manager.poll(at_once=True)
+    # Those of the first arm would have no scorer.
+    assert miner.loads == ["a", "s"]
+    for seed in range(4):
+        await miner.run(seed)
+    rows = miner.rows()
+    assert sorted(str(row.arm) for row in rows) == ["a", "a", "s", "s"]
+    assert {row.arm: row.quality for row in rows} == {"a": None, "s": 0.5}
+    miner.apply("a")
+    await miner.manager.poll(at_once=True)
+    assert miner.loads == ["a", "s"]
+
+
 async def test_what_nobody_judges_takes_no_turn(miner: ManagedMiner) -> None:
     miner.choose(miner.split(a=1, b=1))
     await miner.manager.poll(at_once=True)

@@ -257,3 +257,17 @@ def test_the_first_pull_after_a_restart_can_be_no_violation(
     state = ValidatorState.restored(stored, NOW)
     assert state.pull_after == pull_after
     assert step(state, TimerFired())[1] == WaitUntil(pull_after)
+
+
+def test_the_threshold_is_that_of_the_pull_that_the_result_is_made_for() -> None:
+    told = PullCompleted(TaskAssigned(TASK, 30, 0.7), NOW - 1)
+    for before in (PULLING, replace(PULLING, held=replace(HELD, threshold=0.6))):
+        state, action = step(before, told)
+        assert state.held is not None
+        assert state.held.threshold == 0.7
+        assert action == StartGeneration(state.held)
+    # A result that is there is sent as it was decided.
+    state, action = step(replace(PULLING, held=replace(DONE, threshold=0.6)), told)
+    assert state.held is not None
+    assert state.held.threshold == 0.6
+    assert action == SendSubmission(state.held)

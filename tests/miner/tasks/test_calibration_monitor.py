@@ -13,6 +13,7 @@ from miner.config.phase import Gate, GateSettings, Phase, ScorerSettings
 from miner.ledger.events import PhaseAssignment, ResultGenerated, SubmissionAnswered, TaskStarted
 from miner.ledger.outcomes import Outcome
 from miner.tasks.calibration_monitor import HISTORY_SECONDS, CalibrationMonitor
+from miner.tasks.task import Withheld
 from tests.support.miner_parts import MinerParts
 from tests.support.waiting import TIMEOUT
 
@@ -28,15 +29,16 @@ def use_gate(parts: MinerParts, phase: Phase, gate: Gate | None) -> None:
     parts.use_phase(phase.model_copy(update={"scorer": ScorerSettings(), "gate": gate}))
 
 
-def fill(parts: MinerParts, results: int, at: float) -> None:
-    """Record results of which those with a score of 0.7 were accepted and those with 0.5 were not."""
+def fill(parts: MinerParts, results: int, at: float, has_whole_score: bool = True) -> None:
+    """Record results of which those with a score, and a quality, of 0.7 were accepted and those with 0.5 were not."""
     for number in range(results):
         key, is_good = parts.ledger.new_key(), number % 2 == 0
         assignment = PhaseAssignment("demo", "h", None)
         parts.ledger.record(TaskStarted(key, at, "pull", "5V", 1, str(number), "image", assignment, "v"))
-        total = 0.7 if is_good else 0.5
+        score = 0.7 if is_good else 0.5
+        total = score if has_whole_score else None
         parts.ledger.record(
-            ResultGenerated(key, at, 1, (1,), {}, {}, total, 9, estimated_score=total, threshold=0.6, gate="sent")
+            ResultGenerated(key, at, 1, (1,), {}, {}, score, 9, estimated_score=total, threshold=0.6, gate="sent")
         )
         outcome = Outcome.ACCEPTED if is_good else Outcome.REJECTED
         parts.ledger.record(SubmissionAnswered(key, at, outcome, 0.7))
@@ -100,3 +102,27 @@ async def test_columns_that_hold_something_else_leave_nothing_to_rely_on(parts: 
     with pytest.raises(TypeError):
         await monitor.refresh()
     assert monitor.model is None
+
+
+async def test_tasks_are_decided_by_what_is_learnt_and_sent_once_nothing_is(
+    parts: MinerParts, phase: Phase, tmp_path: Path
+) -> None:
+    use_gate(parts, phase, "auto")
+    monitor = CalibrationMonitor(parts.ledger.path, parts.runner.selector)
+    parts.runner.pass_model, parts.runner.draw = lambda: monitor.model, lambda: 0.5
+    quality = 0.5
+    parts.score = lambda _: quality
+    # Before the first refresh.
+    await parts.run(1)
+    fill(parts, 100, time.time() - 60, has_whole_score=False)
+    await monitor.refresh()
+    with pytest.raises(Withheld, match=r"passes with a chance of [0-9] %"):
+        await parts.run(2)
+    quality = 0.7
+    await parts.run(3)
+    monitor.ledger = tmp_path / "absent"
+    await monitor.refresh()
+    quality = 0.5
+    await parts.run(4)
+    gates = {row.task_id: row.gate for row in parts.rows() if row.code_version != "v"}
+    assert gates == {"1": "sent", "2": "withheld", "3": "sent", "4": "sent"}

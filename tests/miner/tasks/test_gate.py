@@ -62,10 +62,10 @@ def test_what_outweighs_the_penalty_is_sent() -> None:
 
 
 def test_one_in_twenty_of_those_to_withhold_is_sent_to_learn() -> None:
-    draws = np.random.default_rng(0).random(20_000).tolist()
+    draws = np.random.default_rng(0).random(5000).tolist()
     verdicts = [auto(whole(0.55), draw=draw).verdict for draw in draws]
     assert set(verdicts) == {"withheld", "explored"}
-    assert verdicts.count("explored") / len(verdicts) == pytest.approx(EXPLORED_SHARE, abs=0.006)
+    assert verdicts.count("explored") / len(verdicts) == pytest.approx(EXPLORED_SHARE, abs=0.01)
     explored = auto(whole(0.55), draw=ALWAYS)
     assert explored.is_sent
     assert explored.reason.endswith("sending pays from 29 % on; one in 20 such is sent to learn")

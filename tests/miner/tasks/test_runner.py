@@ -17,6 +17,7 @@ from miner.analytics.pass_model import PassModel, ScoreKind
 from miner.analytics.slots import Slots
 from miner.config.phase import CandidateSettings, ExportSettings, GateSettings, Phase, ScorerSettings
 from miner.config.phase_files import NamedPhase
+from miner.gpu.pace import Sample
 from miner.tasks.task import InvalidResult, Result, Withheld
 from pipeline import (
     Asset,
@@ -280,7 +281,7 @@ async def test_nobody_waits_for_more_candidates_of_another_task(parts: MinerPart
     parts.generate = generate
     parts.use_phase(scored(phase, count=2))
     # As if a generation took 20 s, so that whoever waits for another is late.
-    parts.pool._pace.add(0, f"{parts.selector.choice.phases[0].config_hash} image", 20.0)
+    parts.pool._pace.add(f"{parts.selector.choice.phases[0].config_hash} image", Sample(0, "whole", 20.0))
     soon = time.monotonic() + 13
     tasks = [replace(parts.make_task(5, deadline=soon), priority=9.0)]
     tasks += [parts.make_task(seed, deadline=soon + 1) for seed in (6, 7)]

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from pipeline import (
     STAGES,
     Asset,
+    Attempt,
     Cancelled,
     EmptyForeground,
     EmptyStructure,
@@ -79,15 +80,19 @@ class Search:
     maker: CandidateMaker
     job: GenerationJob
     choice: BestOfN
+    seconds: list[float] = field(default_factory=list)
 
     def make_one(self) -> None:
         """Make another candidate if it is wanted."""
         if self.wants_another:
-            self.choice.finish(self.maker.make(self.job, self.choice.begin(self.maker.now())))
+            finished = self.maker.make(self.job, self.choice.begin(self.maker.now(), "whole"))
+            self.seconds.append(finished.candidate.seconds)
+            self.choice.finish(finished)
 
     @property
     def wants_another(self) -> bool:
-        return self.choice.wants_another(self.maker.now(), self.choice.mean_seconds)
+        mean = sum(self.seconds) / len(self.seconds) if self.seconds else 0.0
+        return self.choice.wants(self.maker.now(), lambda _: mean) is not None
 
     def run(self, on_step: OnStep = ignore_steps) -> BestResult:
         return run_best_of_n(self.maker, self.job, self.choice, on_step, self.maker.now)
@@ -264,7 +269,7 @@ def test_without_a_scorer_a_candidate_is_packed_when_the_device_may_go_on(count:
         return pack(splats)
 
     search = models.search(1, pack=note, scorer=None)
-    finish = search.maker.begin(search.job, search.choice.begin(models.now))
+    finish = search.maker.begin(search.job, search.choice.begin(models.now, "whole"))
     assert not packings
     search.choice.finish(finish())
     assert search.choice.has_valid is not bool(problem)
@@ -425,16 +430,24 @@ def test_candidates_are_what_their_seeds_give_alone(generator: Generator) -> Non
 
 def finished(seed: int, quality: float) -> FinishedCandidate:
     models = ScriptedModels({0: quality})
-    return replace(models.search(1).maker.make(GenerationJob("t", REQUEST, PackedBy()), seed))
+    return replace(models.search(1).maker.make(GenerationJob("t", REQUEST, PackedBy()), Attempt(seed)))
+
+
+def begin(choice: BestOfN, now: float = 0.0) -> int:
+    return choice.begin(now, "whole").seed
+
+
+def wants_another(choice: BestOfN, now: float, seconds: float) -> bool:
+    return choice.wants(now, lambda _: seconds) is not None
 
 
 def test_those_in_the_making_count() -> None:
     choice = BestOfN(REQUEST, 3, seconds=10.0)
-    assert [choice.begin(100.0), choice.begin(101.0)] == list(SEEDS[:2])
-    assert choice.wants_another(104.0, 6.0)
-    assert not choice.wants_another(104.0, 6.1)
-    assert choice.begin(104.0) == SEEDS[2]
-    assert not choice.wants_another(104.0, 0.1)
+    assert [begin(choice, 100.0), begin(choice, 101.0)] == list(SEEDS[:2])
+    assert wants_another(choice, 104.0, 6.0)
+    assert not wants_another(choice, 104.0, 6.1)
+    assert begin(choice, 104.0) == SEEDS[2]
+    assert not wants_another(choice, 104.0, 0.1)
     for seed in (SEEDS[2], SEEDS[0], SEEDS[1]):
         choice.finish(finished(seed, 0.5))
     # Of equals the first, in whatever order they were done.
@@ -444,33 +457,33 @@ def test_those_in_the_making_count() -> None:
 
 def test_what_is_lost_is_made_again_before_anything_new() -> None:
     choice = BestOfN(REQUEST, 3)
-    first, second = choice.begin(0.0), choice.begin(0.0)
+    first, second = begin(choice), begin(choice)
     choice.lose(second)
     choice.lose(first)
-    assert [choice.begin(1.0), choice.begin(1.0), choice.begin(1.0)] == [first, second, SEEDS[2]]
+    assert [begin(choice, 1.0), begin(choice, 1.0), begin(choice, 1.0)] == [first, second, SEEDS[2]]
 
 
 def test_the_first_that_is_lost_is_made_again_whatever_the_time() -> None:
     choice = BestOfN(REQUEST, 1, deadline=1.0)
-    choice.lose(choice.begin(0.0))
-    assert choice.wants_another(9.0, 5.0)
+    choice.lose(begin(choice))
+    assert wants_another(choice, 9.0, 5.0)
 
 
 def test_attempts_beyond_the_count_are_made_one_after_the_other() -> None:
     choice = BestOfN(REQUEST)
     for _ in range(MAX_ATTEMPTS):
-        assert choice.wants_another(0.0, 1.0)
-        seed = choice.begin(0.0)
-        assert not choice.wants_another(0.0, 1.0)
+        assert wants_another(choice, 0.0, 1.0)
+        seed = begin(choice)
+        assert not wants_another(choice, 0.0, 1.0)
         choice.finish(FinishedCandidate.failed(seed, 1.0, EmptyStructure("none")))
-    assert not choice.wants_another(0.0, 1.0)
+    assert not wants_another(choice, 0.0, 1.0)
 
 
 def test_an_unexpected_error_ends_the_search_and_costs_no_valid_object() -> None:
     choice = BestOfN(REQUEST, 5)
-    first, second = choice.begin(0.0), choice.begin(0.0)
+    first, second = begin(choice), begin(choice)
     choice.break_off(second, RuntimeError("a bug"))
-    assert not choice.wants_another(0.0, 0.0)
+    assert not wants_another(choice, 0.0, 0.0)
     with pytest.raises(RuntimeError, match="a bug"):
         choice.best()
     choice.finish(finished(first, 0.5))
