@@ -22,7 +22,6 @@ from miner.phases import ExperimentMonitor, ModelOwner, PhaseFiles, PhaseManager
 from miner.policy import Blacklist
 from miner.pull import CooldownStore, Puller, SessionContext
 from miner.runtime import SYSTEM_CLOCK, Supervisor, claim_folder, code_version, installed_version, log_to_files
-from miner.runtime.gpu_memory import read_gpu_memory
 from miner.subnet.metagraph import SavingChain, open_chain
 from miner.subnet.metagraph_sync import MetagraphSync
 from miner.subnet.registration import check_chain_file, find_external_ip, find_registration
@@ -234,6 +233,7 @@ class Miner:
     def status(self) -> Status:
         """Return the present status for the monitor."""
         choice, experiment = self.manager.selector.choice, self.experiments.status
+        workers = self.pool.statuses
         return Status(
             status="stopping" if self.stopping.is_set() else "ok",
             pipeline_loaded=True,
@@ -244,7 +244,8 @@ class Miner:
             uptime=time.monotonic() - self.started_at,
             counters=self.counters,
             restarts=self.supervisor.restarts,
-            gpus=read_gpu_memory(),
+            gpus=tuple(worker.memory for worker in workers if worker.memory is not None),
+            workers=workers,
             ledger=self.ledger.status,
             validators=view_validators(self.puller.records.values(), SYSTEM_CLOCK),
             config_hashes={phase.name: phase.config_hash for phase in choice.phases},

@@ -55,7 +55,6 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, up: UpAxis | No
     from miner.monitor import LocalApi, Monitor, Status
     from miner.phases import PhaseChoice, PhaseSelector
     from miner.runtime import installed_version
-    from miner.runtime.gpu_memory import read_gpu_memory
     from miner.tasks import PromptDecoder, TaskRunner
 
     log = logging.getLogger("miner.cli.serve")
@@ -79,6 +78,7 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, up: UpAxis | No
 
             def status(self) -> Status:
                 """Return the present status."""
+                workers = pool.statuses
                 return Status(
                     status="stopping" if stop.is_set() else "ok",
                     pipeline_loaded=True,
@@ -87,7 +87,8 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, up: UpAxis | No
                     last_success=runner.last_success,
                     uptime=time.monotonic() - started_at,
                     counters=runner.counters,
-                    gpus=read_gpu_memory(),
+                    gpus=tuple(worker.memory for worker in workers if worker.memory is not None),
+                    workers=workers,
                     config_hashes={phase.name: phase.config_hash},
                     unanswered={phase.name: phase.settings.unanswered},
                     version=installed_version(),

@@ -12,9 +12,10 @@ from miner.gpu.models import (
 )
 from miner.gpu.plan import Claim, choose_claim
 from miner.gpu.pool import GenerationOrder, WorkerPool
-from miner.gpu.worker import Worker, WorkerStatus
+from miner.gpu.worker import LoadedPhase, Worker, WorkerState, WorkerStatus
 
 __all__ = [
-    "Claim", "GenerationOrder", "LoadedModels", "LocalWorker", "PhaseModels", "RetiredModels", "Worker", "WorkerPool",
-    "WorkerStatus", "build_workers", "choose_claim", "choose_phase_compute", "load_models", "load_phase_models",
+    "Claim", "GenerationOrder", "LoadedModels", "LoadedPhase", "LocalWorker", "PhaseModels", "RetiredModels", "Worker",
+    "WorkerPool", "WorkerState", "WorkerStatus", "build_workers", "choose_claim", "choose_phase_compute", "load_models",
+    "load_phase_models",
 ]  # fmt: skip

@@ -26,23 +26,26 @@ class Claim:
 def choose_claim(claims: Sequence[Claim], now: float, next_turn: float) -> int:
     """Return the index of the claim to serve now, of those waiting in order of arrival.
 
-    next_turn: seconds until the next worker is expected to be free. What has waited longer than PATIENCE for a first
-    candidate goes first, the oldest of all, so that no task starves, however little it matters; only what nobody loses
-    by (a priority of 0) has no such right. Otherwise it is the one that loses most by waiting for one more turn: its
-    priority times the seconds of lateness that adds. No task waits for the further candidate of another while it would
-    be late. Ties go to the earliest deadline, then the first candidate, then the highest priority, then the first. So
-    deadlines are met in their order where they can be met, and where they cannot, what matters least is late.
+    next_turn: seconds until the next worker is expected to be free. First candidates go before further ones, since
+    seconds may be twice what was expected and a task without any object loses all. What has waited longer than PATIENCE
+    for a first candidate goes ahead of all, the oldest first, so that no task starves, however little it matters; only
+    what nobody loses by (a priority of 0) has no such right. Otherwise it is the one that loses most by waiting for one
+    more turn: its priority times the seconds of lateness that adds. Ties go to the earliest deadline, then the highest
+    priority, then the first. So deadlines are met in their order where they can be met, and where they cannot, what
+    matters least is late.
     """
 
     def starves(claim: Claim) -> bool:
         return claim.is_first and claim.priority > 0 and now - claim.arrived > PATIENCE
 
-    def rank(index: int) -> tuple[bool, float, float, float, bool, float, int]:
+    def rank(index: int) -> tuple[bool, float, bool, float, float, float, int]:
         claim = claims[index]
         if starves(claim):
-            return False, claim.arrived, 0.0, 0.0, False, 0.0, index
+            return False, claim.arrived, False, 0.0, 0.0, 0.0, index
         late = now + claim.seconds - claim.deadline
         loss = claim.priority * (max(late + next_turn, 0.0) - max(late, 0.0)) if claim.is_first else 0.0
-        return True, 0.0, -loss, claim.deadline, not claim.is_first, -claim.priority, index
+        # What nobody loses by comes last even if it has nothing yet.
+        comes_later = not claim.is_first or claim.priority <= 0
+        return True, 0.0, comes_later, -loss, claim.deadline, -claim.priority, index
 
     return min(range(len(claims)), key=rank)

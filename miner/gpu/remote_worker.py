@@ -57,15 +57,6 @@ class _Models:
     loaded: "Future[LoadedPhase]" = field(default_factory=Future)
 
 
-@dataclass(frozen=True, eq=False)
-class _Making:
-    """A candidate in the making."""
-
-    job: GenerationJob
-    seed: int
-    future: "Future[FinishedCandidate]" = field(default_factory=Future)
-
-
 class RemoteWorker(Worker):
     """Keeps one life of a worker after another; a thread waits for its reports.
 
@@ -88,7 +79,7 @@ class RemoteWorker(Worker):
         self._models: dict[str, _Models] = {}
         self._ready: set[str] = set()
         self._loading: dict[str, float] = {}
-        self._making: dict[int, _Making] = {}
+        self._making: dict[int, Future[FinishedCandidate]] = {}
         self._begun: set[str] = set()
         # The number of the order that keeps it busy, and since when.
         self._busy: tuple[int, float] | None = None
@@ -141,11 +132,11 @@ class RemoteWorker(Worker):
 
     def make(self, models: str, job: GenerationJob, attempt: Attempt) -> "Future[FinishedCandidate]":
         """Make a candidate; see Worker."""
-        making = _Making(job, attempt.seed)
+        making: Future[FinishedCandidate] = Future()
         with self._lock:
             if self._link is None:
-                making.future.set_exception(WorkerLost(f"the worker on {self.device} was lost"))
-                return making.future
+                making.set_exception(WorkerLost(f"the worker on {self.device} was lost"))
+                return making
             number = next(self._numbers)
             self._making[number] = making
             self._busy = number, time.monotonic()
@@ -153,7 +144,7 @@ class RemoteWorker(Worker):
                 self._begun.add(job.task)
                 self._send(messages.Begin(job))
             self._send(messages.Make(number, models, job.task, attempt))
-        return making.future
+        return making
 
     def cancel(self, job: GenerationJob, seed: int) -> None:
         """Stop making a candidate at its next step, if it still is."""
@@ -256,13 +247,13 @@ class RemoteWorker(Worker):
                     self._losses = 0
                     self._counter.count()
                     if number in self._making:
-                        self._making.pop(number).future.set_result(finished)
+                        self._making.pop(number).set_result(finished)
                     self._set_free(number)
                 case messages.NotMade(number, reason, details, is_cancelled):
                     error = Cancelled(reason) if is_cancelled else RuntimeError(reason)
                     error.add_note(details)
                     if number in self._making:
-                        self._making.pop(number).future.set_exception(error)
+                        self._making.pop(number).set_exception(error)
                     self._set_free(number)
                 case messages.Fault(reason):
                     self._condemn(reason)
@@ -306,7 +297,7 @@ class RemoteWorker(Worker):
             self._begun.clear()
             making, self._making = self._making, {}
         for lost in making.values():
-            lost.future.set_exception(error)
+            lost.set_exception(error)
         if isinstance(error, Cancelled):
             for models in self._models.values():
                 with suppress(InvalidStateError):

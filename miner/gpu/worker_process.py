@@ -4,12 +4,14 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
+from typing import Any
 
 from miner.config import MinerSettings
 from miner.gpu import messages
@@ -72,7 +74,7 @@ class ProcessLink(Link):
         try:
             if not self._connection.poll(timeout):
                 return None
-            report: messages.Report = self._connection.recv()
+            report: messages.Report = _read(self._connection)
         except OSError as error:
             raise EOFError from error
         return report
@@ -104,7 +106,7 @@ class ProcessLink(Link):
     def _send_orders(self) -> None:
         while (order := self._orders.get()) is not None:
             try:
-                self._connection.send(order)
+                _write(self._connection, order)
             except OSError:
                 return
 
@@ -118,19 +120,28 @@ def _serve(connection: Connection, device: str, make_loader: MakeLoader, level: 
     def send(report: messages.Report) -> None:
         # A miner that has ended reads no more.
         with lock, contextlib.suppress(OSError):
-            connection.send(report)
+            _write(connection, report)
 
     log_to(send, level)
     worker = LocalWorker(device, make_loader(_hide_others(device)))
     server = WorkerServer(worker, send)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            order: messages.Order = connection.recv()
+            order: messages.Order = _read(connection)
             server.handle(order)
             if isinstance(order, messages.Stop):
                 break
     # Without waiting for threads that hang.
     os._exit(0)
+
+
+def _write(connection: Connection, message: messages.Order | messages.Report) -> None:
+    # As bytes: the connection's own way would hand over tensors as shared memory, which is lost with its process.
+    connection.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+
+def _read(connection: Connection) -> Any:
+    return pickle.loads(connection.recv_bytes())  # noqa: S301 - from our own process
 
 
 def _hide_others(device: str) -> str:

@@ -189,17 +189,18 @@ class CandidateMaker:
         self._tasks.pop(task, None)
 
     def _sample(self, job: GenerationJob, attempt: Attempt, is_preview: bool, on_step: OnStep) -> Asset:
-        """Generate an object; its seconds include those of encoding the prompt, or of its preview."""
+        """Generate an object; its seconds include those of its preview, and of the prompt if that is encoded for it."""
         request = replace(job.request, seed=attempt.seed, structure=attempt.structure)
         if is_preview:
             latents = replace(request.slat_sampler_params, steps=job.preview_steps)
             request = replace(request, slat_sampler_params=latents)
         state = self._tasks.setdefault(job.task, _TaskState())
-        if state.conditioning is not None:
-            return self.backend.sample(state.conditioning, request, on_step).with_added_seconds(attempt.seconds)
-        state.conditioning = self.backend.encode(request.prompt)
+        encoding: Mapping[str, float] = {}
+        if state.conditioning is None:
+            state.conditioning = self.backend.encode(request.prompt)
+            encoding = state.conditioning.seconds
         asset = self.backend.sample(state.conditioning, request, on_step)
-        return asset.with_added_seconds(state.conditioning.seconds)
+        return asset.with_added_seconds(attempt.seconds).with_added_seconds(encoding)
 
     def _finish(self, job: GenerationJob, asset: Asset, seconds: float) -> FinishedCandidate:
         """Pack and check an object that is not scored and whose generation took `seconds`."""

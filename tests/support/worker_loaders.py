@@ -1,5 +1,6 @@
 """What the workers of tests load, also in other processes: functions that can be pickled by their name."""
 
+import logging
 import os
 import time
 from functools import partial
@@ -12,6 +13,8 @@ from miner.gpu.models import LoadedModels, load_phase_models
 from pipeline import Asset, OnStep, Request
 from tests.support.generated import FakeBackend, FakeScorer, make_asset
 from tests.support.waiting import TIMEOUT
+
+log = logging.getLogger("miner.told")
 
 
 def real_models(device: str) -> LoadModels:
@@ -31,6 +34,7 @@ def told_models(device: str, folder: Path) -> LoadModels:
 
 
 def _load_told(phase: NamedPhase, folder: Path) -> LoadedModels:
+    log.warning("told to load phase %s", phase.name)
     (folder / f"loaded-{phase.name}-{os.getpid()}").touch()
 
     def generate(request: Request, on_step: OnStep) -> Asset:
@@ -52,7 +56,7 @@ def _load_told(phase: NamedPhase, folder: Path) -> LoadedModels:
 
 
 class ToldWorkers:
-    """The folder of `told_models`: which candidates are held, broken or failed, by seed, and by whom they were begun."""
+    """The folder of `told_models`: which candidates are held, broken or failed, and by whom they were begun."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -34,11 +34,13 @@ def test_turns(waiting: list[tuple[float, float]], turn: int) -> None:
     assert choose_claim(claims, now=0.0, next_turn=10.0) == turn
 
 
-def test_no_first_candidate_waits_for_the_further_one_of_another_task_while_it_would_be_late() -> None:
+def test_no_task_waits_for_the_further_candidate_of_another() -> None:
     further = Claim(0.0, 13.0, 9.0, 10.0, is_first=False)
     assert choose_claim([further, Claim(0.0, 14.0, 1.0, 10.0, is_first=True)], 0.0, 10.0) == 1
-    # With time enough for both, the earlier deadline.
-    assert choose_claim([further, Claim(0.0, 40.0, 1.0, 10.0, is_first=True)], 0.0, 10.0) == 0
+    # Nor while there seems to be time enough for both.
+    assert choose_claim([further, Claim(0.0, 40.0, 1.0, 10.0, is_first=True)], 0.0, 10.0) == 1
+    # What nobody loses by does.
+    assert choose_claim([Claim(0.0, math.inf, 0.0, 10.0, is_first=True), further], 0.0, 10.0) == 1
     # Where nobody loses by waiting, as what was pushed, the one that has nothing yet.
     endless = [Claim(0.0, math.inf, 9.0, 10.0, is_first=False), Claim(1.0, math.inf, 1.0, 10.0, is_first=True)]
     assert choose_claim(endless, 2.0, 10.0) == 1
