@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Collection
@@ -116,7 +117,14 @@ class ValidatorRow(NamedTuple):
     assigned_at: float
 
 
-Row = TypeVar("Row", TaskRow, PhaseRow, ExperimentRow, ValidatorRow)
+class PhaseOfTasksRow(NamedTuple):
+    """A phase that tasks were generated with."""
+
+    phase: str
+    config_hash: str
+
+
+Row = TypeVar("Row", TaskRow, PhaseRow, ExperimentRow, ValidatorRow, PhaseOfTasksRow)
 
 
 class LedgerReader:
@@ -145,17 +153,25 @@ class LedgerReader:
         """Close the connection."""
         self._database.close()
 
-    def tasks(self, since: float = 0.0, experiment: str | None = None, without: Collection[str] = ()) -> list[TaskRow]:
-        """Return the tasks assigned at `since` (unix seconds) or later, in the order of their assignment.
+    def tasks(
+        self, since: float = 0.0, experiment: str | None = None, without: Collection[str] = (), until: float = math.inf
+    ) -> list[TaskRow]:
+        """Return the tasks assigned from `since` until before `until`, unix seconds, in the order of their assignment.
 
         With `experiment`, return only the tasks of that experiment. Columns in `without` are not read and are None.
         """
         if experiment is not None and self._version < FIRST_VERSION_WITH_EXPERIMENTS:
             return []
+        where = "assigned_at >= ? AND assigned_at < ?"
         if experiment is None:
-            return self._rows(TaskRow, "tasks WHERE assigned_at >= ? ORDER BY key", (since,), without)
-        where = "assigned_at >= ? AND experiment = ?"
-        return self._rows(TaskRow, f"tasks WHERE {where} ORDER BY key", (since, experiment), without)
+            return self._rows(TaskRow, f"tasks WHERE {where} ORDER BY key", (since, until), without)
+        where += " AND experiment = ?"
+        return self._rows(TaskRow, f"tasks WHERE {where} ORDER BY key", (since, until, experiment), without)
+
+    def task_phases(self) -> list[tuple[str, str]]:
+        """Return the names and hashes of the phases that tasks were generated with, in alphabetical order."""
+        rows = self._rows(PhaseOfTasksRow, "tasks GROUP BY phase, config_hash ORDER BY phase, config_hash")
+        return [(row.phase, row.config_hash) for row in rows]
 
     def open_tasks(self, since: float) -> list[TaskRow]:
         """Return pulled tasks assigned since then without a final outcome, which validators may hand back."""

@@ -3,14 +3,16 @@
 import asyncio
 import base64
 import hashlib
+import math
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
 
-from miner.analytics import DEFAULT_SCALE, PERIODS, Json, Scale, build_dashboard_view
+from miner.analytics import DEFAULT_SCALE, PERIODS, Json, Scale, TaskFilter, read_dashboard_view
 from miner.errors import OperatorError
 from miner.ledger import LedgerReader, TaskRow
 from miner.monitor.gallery import Gallery, StoredResult, read_upright
@@ -23,6 +25,8 @@ STATIC = Path(__file__).parent / "static"
 MAX_RESULTS = 24
 # Seconds for which all pages get what was read from the ledger once.
 CACHE_SECONDS = 10.0
+# Answers that are kept so long; a query may name any moments.
+MAX_CACHED = 16
 # Seconds by which a task's key may precede its assignment in the ledger.
 KEY_MARGIN = 60.0
 # The files of the pages, with what they use of third-party software, by their path below STATIC.
@@ -63,7 +67,7 @@ class Dashboard:
         self._source = source
         self._ledger = ledger
         self._gallery = gallery
-        self._cache: dict[int | str, tuple[float, Json]] = {}
+        self._cache: OrderedDict[str, tuple[float, Json]] = OrderedDict()
         self._cache_lock = asyncio.Lock()
         self._page = (STATIC / "dashboard.html").read_text(encoding="utf-8")
         self._viewer = (STATIC / "viewer.html").read_text(encoding="utf-8")
@@ -104,12 +108,16 @@ class Dashboard:
         return web.json_response(status.as_json() | {"now": time.time(), "able_to_work": status.able_to_work})
 
     async def figures(self, request: web.Request) -> web.Response:
-        """Return figures of the last ?hours=, one of PERIODS, as JSON; "problem" says why the ledger cannot be read."""
-        query = request.query.get("hours", "24")
-        if query not in map(str, PERIODS):
-            return error_response(400, f"hours must be one of {', '.join(map(str, PERIODS))}")
-        hours = int(query)
-        return web.json_response(await self._cached(hours, lambda: self._read_figures(hours)))
+        """Return figures of the tasks that the query chooses as JSON; "problem" says why the ledger cannot be read.
+
+        ?period=, one of PERIODS, or ?since= and ?until=, unix seconds; ?phase=, ?validator= and ?type= may be repeated.
+        """
+        try:
+            task_filter = _parse_filter(request)
+        except ValueError as error:
+            return error_response(400, str(error))
+        key = request.query_string
+        return web.json_response(await self._cached(key, lambda: self._read_figures(task_filter)))
 
     async def results(self, _request: web.Request) -> web.Response:
         """Return the latest results and their outcomes as JSON, the newest first."""
@@ -134,13 +142,15 @@ class Dashboard:
         # The picture of a key never changes.
         return web.FileResponse(path, headers={"Content-Type": "image/webp", "Cache-Control": "max-age=86400"})
 
-    async def _cached(self, key: int | str, read: Callable[[], Json]) -> Json:
+    async def _cached(self, key: str, read: Callable[[], Json]) -> Json:
         # One reader at a time, so that requests which come together are answered with one reading.
         async with self._cache_lock:
             read_at, content = self._cache.get(key, (float("-inf"), {}))
             if time.monotonic() - read_at > CACHE_SECONDS:
                 content = await asyncio.to_thread(read)
                 self._cache[key] = time.monotonic(), content
+                if len(self._cache) > MAX_CACHED:
+                    self._cache.popitem(last=False)
         return content
 
     def _read_tasks(self, since: float) -> list[TaskRow]:
@@ -149,12 +159,11 @@ class Dashboard:
         with LedgerReader(self._ledger) as reader:
             return reader.tasks(since)
 
-    def _read_figures(self, hours: int) -> Json:
-        now = time.time()
+    def _read_figures(self, task_filter: TaskFilter) -> Json:
         try:
-            return build_dashboard_view(self._read_tasks(now - 3600 * hours), now, hours, self._scale) | {"problem": ""}
+            return read_dashboard_view(self._ledger, task_filter, self._scale) | {"problem": ""}
         except OperatorError as problem:
-            return build_dashboard_view([], now, hours, self._scale) | {"problem": str(problem)}
+            return read_dashboard_view(Path(), task_filter, self._scale) | {"problem": str(problem)}
 
     def _read_results(self) -> list[Json]:
         stored = self._gallery.read_latest(MAX_RESULTS) if self._gallery else []
@@ -174,6 +183,23 @@ class Dashboard:
             return ply.to_bytes(splats if is_upright else flip_up_axis(splats), normals=False)
         except (OSError, ValueError, KeyError, FormatError):
             return None
+
+
+def _parse_filter(request: web.Request) -> TaskFilter:
+    """Return the filter that a request's query describes. Raise ValueError with the reason."""
+    query = request.query
+    period = query.get("period", "24h")
+    if period not in PERIODS:
+        raise ValueError(f"period must be one of {', '.join(PERIODS)}")
+    try:
+        since = float(query.get("since", time.time() - PERIODS[period]))
+        until = float(query.get("until", math.inf))
+    except ValueError:
+        raise ValueError("since and until must be unix seconds") from None
+    if not since < until:
+        raise ValueError("since must lie before until")
+    phases, validators, types = (tuple(query.getall(name, [])) for name in ("phase", "validator", "type"))
+    return TaskFilter(since, until, phases, validators, types)
 
 
 _LEDGER_FACTS = ("outcome", "score", "uid", "validator", "quality", "alignment", "estimated_score")

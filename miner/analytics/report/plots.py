@@ -101,9 +101,10 @@ def effect_plot(contrasts: Sequence[Contrast]) -> str:
 
 
 def time_plot(report: Report) -> str:
-    """Draw the acceptance rate of each bin with its interval, and the changes of phase."""
+    """Draw the acceptance rate of each bin that has judged tasks, with its interval, and the markers."""
+    bins = [found for found in report.bins if found.rate.judged]
     left, right, top, bottom = 46, WIDTH - 20, 24, 224
-    start, end = report.bins[0].start, report.bins[-1].start + report.bin_seconds
+    start, end = bins[0].start, bins[-1].start + report.bin_seconds
     x, y = Axis((start, end), (left, right)), Axis((0, 1), (bottom, top))
     parts = []
     for tick in range(0, 101, 20):
@@ -115,18 +116,18 @@ def time_plot(report: Report) -> str:
         anchor = "end" if step == 5 else "middle" if step else ""
         parts.append(_text(x(at), bottom + 18, moment(at, form), f"muted {anchor}"))
     last_label = -200.0
-    for phase in report.phases:
-        if not start <= phase.at <= end:
+    for marker in report.markers:
+        if not start <= marker.at <= end:
             continue
-        parts.append(_line(x(phase.at), top, x(phase.at), bottom, "mark"))
+        parts.append(_line(x(marker.at), top, x(marker.at), bottom, "mark"))
         # Where changes crowd, only the first is named.
-        if x(phase.at) - last_label > 90:
-            last_label = x(phase.at)
-            parts.append(_text(last_label + 4, top - 8, phase.phase[:18], "muted"))
-    middles = [x(b.start + report.bin_seconds / 2) for b in report.bins]
-    trend = " ".join(f"{middle:.1f},{y(_share(b)):.1f}" for middle, b in zip(middles, report.bins, strict=True))
+        if x(marker.at) - last_label > 130:
+            last_label = x(marker.at)
+            parts.append(_text(last_label + 4, top - 8, marker.text[:24], "muted"))
+    middles = [x(b.start + report.bin_seconds / 2) for b in bins]
+    trend = " ".join(f"{middle:.1f},{y(_share(b)):.1f}" for middle, b in zip(middles, bins, strict=True))
     parts.append(f'<polyline class="trend" points="{trend}"/>')
-    parts += [_time_mark(middle, y, b) for middle, b in zip(middles, report.bins, strict=True)]
+    parts += [_time_mark(middle, y, b) for middle, b in zip(middles, bins, strict=True)]
     return _svg(bottom + 26, parts, "Acceptance rate over time with 95 % intervals")
 
 

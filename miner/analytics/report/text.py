@@ -17,9 +17,8 @@ def as_text(report: Report) -> str:
         for experiment in report.experiments:
             lines += ["", *_experiment(experiment)]
         return "\n".join(lines) + "\n"
-    since = f" since {moment(report.since)}" if report.since else ""
-    lines = [f"{report.ledger}: {plural(total.tasks, 'task')}{since}, as of {moment(report.until)} UTC", ""]
-    head = ["by " + report.by, "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 % interval", "score"]
+    lines = [f"{report.ledger}: {plural(total.tasks, 'task')}{formatting.scope(report)}", ""]
+    head = [f"by {report.title}", "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 % interval", "score"]
     head += ["quality", "alignment text/image", "p50 s", "p95 s", "gaussians", "verdict"]
     lines += _table([head, *map(formatting.summary_cells, (*report.groups, report.total))])
     lines.append(report.scale.explanation)
