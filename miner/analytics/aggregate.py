@@ -158,6 +158,7 @@ class TaskTable:
         types = np.array([task.task_type for task in tasks], np.str_)
         for task_type, name in _ALIGNMENTS.items():
             self._columns[name] = np.where(types == task_type, self._columns["alignment"], np.nan)
+        self._unanswered = np.array(list(map(is_unanswered, tasks)), np.bool_)
         self._accepted, self._rejected, self._skipped = (
             np.array([task.outcome == outcome for task in tasks], np.bool_)
             for outcome in (Outcome.ACCEPTED, Outcome.REJECTED, Outcome.SKIPPED)
@@ -174,7 +175,8 @@ class TaskTable:
         for index, key in enumerate(zip(*(map(_KEYS[dimension], self._tasks) for dimension in by), strict=True)):
             members.setdefault(key, []).append(index)
         # A validator's uid may change, so the label is that of its latest task.
-        validators = {task.validator: _LABELS["validator"](task) for task in self._tasks} if "validator" in by else {}
+        latest_of = {task.validator: task for task in self._tasks} if "validator" in by else {}
+        validators = {hotkey: _LABELS["validator"](task) for hotkey, task in latest_of.items()}
         groups = []
         for indices in members.values():
             latest = self._tasks[indices[-1]]
@@ -197,7 +199,7 @@ class TaskTable:
         return Summary(
             tasks=len(indices),
             skipped=int(self._skipped[indices].sum()),
-            unanswered=sum(is_unanswered(self._tasks[index]) for index in indices.tolist()),
+            unanswered=int(self._unanswered[indices].sum()),
             rate=self.rate(indices),
             score=self._mean_score(indices),
             quality=self._quantiles("quality", indices),

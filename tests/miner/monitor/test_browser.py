@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from miner.analytics import PERIODS
+from miner.localnet.synthetic_ledger import TASKS_PER_HOUR, fill_ledger
 from miner.monitor.thumbnail_worker import EXTENT, draw_result
 from miner.runtime.gpu_memory import GpuMemory
 from pipeline import Splats, normalise, spz
@@ -18,6 +20,7 @@ from pipeline.rendering.cameras import orbit
 from pipeline.rendering.rasterizer import render
 from tests.support.generated import make_picture, make_splats, png
 from tests.support.monitor import HOSTILE, OK, Browser, Site, Tab, one_task, some_result, write_ledger
+from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
 
@@ -56,6 +59,7 @@ async def test_the_dashboard(site: Site, browser: Browser) -> None:
         await tab.until("document.querySelectorAll('.result').length === 2 && document.querySelector('#over-time svg')")
         await tab.until("document.querySelectorAll('#validators tbody tr').length === 2")
         # The picture's eight views have come, and the prompt.
+        await tab.evaluate("document.querySelector('#results').scrollIntoView()")
         await tab.until("[...document.images].every((one) => one.complete && one.naturalWidth > 0)")
         assert await tab.evaluate("document.querySelector('.views').naturalWidth") == 8 * 176
         await check_figures(tab)
@@ -65,9 +69,11 @@ async def test_the_dashboard(site: Site, browser: Browser) -> None:
         assert tab.problems == []
         assert all(address.startswith(site.url) for address in tab.asked), tab.asked
 
-    # Another span, and a tooltip.
-    await tab.evaluate("document.querySelector('nav button').click()")
+    # Another period, and a tooltip.
+    await tab.evaluate("document.querySelector('#periods button[value=\"6h\"]').click()")
     await tab.until("document.querySelector('#tiles h3').textContent === 'Accepted, 6 h'")
+    await tab.until("document.querySelector('#over-time .dot')")
+    await tab.evaluate("document.querySelector('#over-time').scrollIntoView()")
     box = await tab.evaluate("JSON.stringify(document.querySelector('#over-time .dot').getBoundingClientRect())")
     dot = json.loads(box)
     await tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=dot["x"] + 2, y=dot["y"] + 2)
@@ -93,7 +99,7 @@ async def check_figures(tab: Tab) -> None:
     await tab.until("document.getElementById('unanswered').textContent.includes('%')")
     unanswered = await tab.evaluate("document.getElementById('unanswered').textContent")
     words = "Phase phase3 has no checkpoint for text tasks, which get the empty result: "
-    assert re.fullmatch(words + r"\d+ % of its tasks in the last 24 h\.", unanswered)
+    assert re.fullmatch(words + r"\d+ % of its tasks shown here\.", unanswered)
     assert "3 of 5, phase3 1 of 1" in await tab.evaluate("document.getElementById('experiment').textContent")
     assert sorted(badges) == ["0.71", "rejected"]
     assert await tab.evaluate(TURN) == "translateX(-50%)"
@@ -160,3 +166,92 @@ def uneven_splats() -> Splats:
 async def picture_of(tab: Tab) -> npt.NDArray[np.float32]:
     with Image.open(io.BytesIO(await tab.screenshot())) as picture:
         return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+
+
+@pytest.fixture
+def full_site(site: Site) -> Site:
+    """20,000 tasks up to now, of seven validators and two phases, and four results."""
+    now = time.time()
+    fill_ledger(site.ledger, 20_000, now - 20_000 / TASKS_PER_HOUR * 3600)
+    for number in range(4):
+        picture = png(make_picture()) if number % 2 else b""
+        assert site.gallery._save(some_result(int(1e9 * now) - number, prompt="a red chair " * 9, picture=picture))
+    return site
+
+
+DRAWN = "document.querySelectorAll('#over-time svg').length === 4 && document.querySelector('#validators tbody')"
+CHECKS = (ROOT / "tests" / "support" / "page_checks.js").read_text()
+FINE = {"cut": [], "pale": [], "unnamed": []}
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("dark", [False, True])
+async def test_the_page_of_many_tasks_at_every_width(full_site: Site, browser: Browser, width: int, dark: bool) -> None:
+    tab = await browser.open(f"{full_site.url}/#period=all", dark, (width, 800))
+    await tab.until(f"{DRAWN} && document.querySelector('.result')")
+    assert await tab.evaluate(CHECKS) == FINE
+    # The newest point lies inside the plot, and every column is there.
+    assert await tab.evaluate("document.querySelectorAll('#grid tbody td').length") == 2 * 8
+    assert await tab.evaluate("document.querySelectorAll('#phases tbody td').length") == 2 * 11
+    for period, view in (("24h", "by=validator"), ("1h", "period=1h"), ("all", "period=all&type=text")):
+        await tab.evaluate(f"location.hash = {view!r}")
+        words = f"Accepted, {period.replace('h', ' h')}"
+        await tab.until(f"document.querySelector('#tiles h3').textContent === {words!r} && {DRAWN}")
+        assert await tab.evaluate(CHECKS) == FINE
+    assert tab.problems == []
+
+
+async def test_choosing_and_zooming(full_site: Site, browser: Browser) -> None:
+    tab = await browser.open(f"{full_site.url}/#period=all", size=(1400, 900))
+    await tab.until(DRAWN)
+    judged = "document.querySelector('#tiles small').textContent"
+    whole = await tab.evaluate(judged)
+    names = await tab.evaluate("[...document.querySelectorAll('#phase option')].map((one) => one.textContent)")
+    assert names == ["all phases", "baseline 9f0c5a1b", "phase3 1a2b3c4d"]
+    await tab.evaluate("document.querySelector('#phase').value = 'phase3 1a2b3c4d5e6f'")
+    await tab.evaluate("document.querySelector('#phase').dispatchEvent(new Event('change'))")
+    await tab.until(f"{judged} !== {whole!r}")
+    assert await tab.evaluate("document.querySelectorAll('#phases tbody tr').length") == 1
+    assert "phase=phase3" in await tab.evaluate("location.hash")
+
+    # A range that is drawn over a plot.
+    await tab.evaluate("document.querySelector('#over-time').scrollIntoView()")
+    box = json.loads(
+        await tab.evaluate("JSON.stringify(document.querySelector('#over-time figure').getBoundingClientRect())")
+    )
+    before = await tab.evaluate(judged)
+    y = box["y"] + 100
+    await tab.drag((box["x"] + 0.4 * box["width"], y), (box["x"] + 0.6 * box["width"], y))
+    await tab.until(f"{judged} !== {before!r} && document.querySelector('#range').textContent.includes(' to ')")
+    assert await tab.evaluate("document.querySelectorAll('#periods [aria-pressed=true]').length") == 0
+    start, end = (float(part) for part in re.findall(r"(?:since|until)=(\d+)", await tab.evaluate("location.hash")))
+    # Of the time since the phase's first task, which ran in the last two thirds.
+    shown = 20_000 / TASKS_PER_HOUR * 3600 * 2 / 3
+    assert (end - start) / shown == pytest.approx(0.2, abs=0.03)
+    # The address leads others to the same.
+    other = await browser.open(f"{full_site.url}/{await tab.evaluate('location.hash')}", size=(1400, 900))
+    await other.until(DRAWN)
+    assert await other.evaluate(judged) == await tab.evaluate(judged)
+
+    # By keys: closer, and the cursor.
+    await tab.evaluate("document.querySelector('#closer').click()")
+    await tab.until(f"!location.hash.includes('since={start:.0f}&') && {DRAWN}")
+    await tab.evaluate("document.querySelector('#over-time figure').focus()")
+    await tab.press("ArrowRight", 39)
+    await tab.until("!document.querySelector('.tooltip').hidden")
+    first = await tab.evaluate("document.querySelector('.tooltip').textContent")
+    await tab.press("ArrowRight", 39)
+    await tab.until(f"document.querySelector('.tooltip').textContent !== {first!r}")
+    await tab.evaluate("document.querySelector('#reset').click()")
+    await tab.until(f"{judged} === {before!r}")
+    assert tab.problems == []
+
+
+async def test_many_tasks_are_shown_at_once(full_site: Site, browser: Browser) -> None:
+    """How long that takes is in scripts/validation/page.md."""
+    tab = await browser.open(full_site.url)
+    for period in PERIODS:
+        await tab.evaluate(f"document.querySelector('#periods [value=\"{period}\"]').click()")
+        words = f"Accepted, {period.replace('h', ' h').replace('d', ' d')}"
+        await tab.until(f"document.querySelector('#tiles h3')?.textContent === {words!r} && {DRAWN}")
+    assert tab.problems == []
