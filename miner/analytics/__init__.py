@@ -8,7 +8,7 @@ from miner.analytics.assignment import Experiment
 from miner.analytics.calibration import Bools, Calibration, Prior, fit_calibration
 from miner.analytics.dashboard_view import PERIODS, read_dashboard_view
 from miner.analytics.experiments import ExperimentSummary, summarise_experiment
-from miner.analytics.figures import Json
+from miner.analytics.figures import Json, task_figures
 from miner.analytics.intervals import Z_95, Floats
 from miner.analytics.pass_model import (
     MAX_OUTCOMES,
@@ -31,5 +31,5 @@ __all__ = [
     "PASS_MODEL_COLUMNS", "PENALTY", "PERIODS", "WHOLE_PRIOR", "WINDOW_TASKS", "Z_95", "AcceptanceRate", "Bools",
     "By", "Calibration", "ContingencyTables", "Experiment", "ExperimentResult", "ExperimentSummary", "Floats", "Json",
     "Measured", "Observation", "PassModel", "Prior", "Scale", "Slots", "TaskFilter", "TaskTable", "break_even_chance",
-    "fit_calibration", "learn_pass_model", "measure", "read_dashboard_view", "summarise_experiment",
+    "fit_calibration", "learn_pass_model", "measure", "read_dashboard_view", "summarise_experiment", "task_figures",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 from miner.analytics.aggregate import Bin, Summary
 from miner.analytics.gate_summary import GateSummary
 from miner.analytics.slots import break_even_chance
+from miner.ledger import TaskRow
 
 Json = dict[str, Any]
 
@@ -41,6 +42,18 @@ def bin_figures(found: Bin) -> Json:
     return {
         "start": found.start, "tasks": found.tasks, "accepted": rate.accepted, "judged": rate.judged,
         "rate": rate.share, "interval": rate.interval, "score": found.score, "seconds": found.seconds,
+    }  # fmt: skip
+
+
+def task_figures(task: TaskRow) -> Json:
+    """Return what an operator asks of one task: where from, how made, and what became of it."""
+    return {
+        # As text, since JavaScript's numbers have only 53 bits.
+        "key": str(task.key), "task_id": task.task_id, "assigned_at": task.assigned_at,
+        "answered_at": task.answered_at, "validator": task.validator, "uid": task.uid, "type": task.task_type,
+        "phase": task.phase, "hash": task.config_hash, "answer": task.outcome, "score": task.score,
+        "estimated_score": task.estimated_score, "quality": task.quality, "gate": task.gate,
+        "seconds": task.generation_seconds, "gaussians": task.gaussians, "error": task.error,
     }  # fmt: skip
 
 

@@ -39,7 +39,8 @@ class TaskFilter:
         """
         phases = self._resolve_phases(reader.task_phases()) if self.phases else None
         validators = self._resolve_validators(reader) if self.validators else None
-        tasks = reader.tasks(self.since, without=without, until=self.until)
+        chooses = bool(self.phases or self.validators or self.types)
+        tasks = reader.tasks(self.since, without=without, until=self.until, last=None if chooses else self.last)
         if phases is not None:
             tasks = [task for task in tasks if (task.phase, task.config_hash) in phases]
         if validators is not None:

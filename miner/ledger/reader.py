@@ -154,19 +154,23 @@ class LedgerReader:
         self._database.close()
 
     def tasks(
-        self, since: float = 0.0, experiment: str | None = None, without: Collection[str] = (), until: float = math.inf
-    ) -> list[TaskRow]:
+        self, since: float = 0.0, experiment: str | None = None, without: Collection[str] = (),
+        until: float = math.inf, last: int | None = None,
+    ) -> list[TaskRow]:  # fmt: skip
         """Return the tasks assigned from `since` until before `until`, unix seconds, in the order of their assignment.
 
-        With `experiment`, return only the tasks of that experiment. Columns in `without` are not read and are None.
+        With `experiment`, return only the tasks of that experiment; with `last`, only so many, the latest ones. Columns
+        in `without` are not read and are None.
         """
         if experiment is not None and self._version < FIRST_VERSION_WITH_EXPERIMENTS:
             return []
-        where = "assigned_at >= ? AND assigned_at < ?"
-        if experiment is None:
-            return self._rows(TaskRow, f"tasks WHERE {where} ORDER BY key", (since, until), without)
-        where += " AND experiment = ?"
-        return self._rows(TaskRow, f"tasks WHERE {where} ORDER BY key", (since, until, experiment), without)
+        where, values = "assigned_at >= ? AND assigned_at < ?", (since, until)
+        if experiment is not None:
+            where, values = f"{where} AND experiment = ?", (*values, experiment)
+        if last is None:
+            return self._rows(TaskRow, f"tasks WHERE {where} ORDER BY key", values, without)
+        limited = f"tasks WHERE {where} ORDER BY key DESC LIMIT ?"
+        return self._rows(TaskRow, limited, (*values, last), without)[::-1]
 
     def task_phases(self) -> list[tuple[str, str]]:
         """Return the names and hashes of the phases that tasks were generated with, in alphabetical order."""

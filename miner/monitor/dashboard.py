@@ -8,11 +8,12 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from aiohttp import web
 
-from miner.analytics import DEFAULT_SCALE, PERIODS, Json, Scale, TaskFilter, read_dashboard_view
+from miner.analytics import DEFAULT_SCALE, PERIODS, Json, Scale, TaskFilter, read_dashboard_view, task_figures
 from miner.errors import OperatorError
 from miner.ledger import LedgerReader, TaskRow
 from miner.monitor.gallery import Gallery, StoredResult, read_upright
@@ -23,6 +24,8 @@ from pipeline import UP_AXES, FormatError, flip_up_axis, ply
 STATIC = Path(__file__).parent / "static"
 # The number of results that the page shows.
 MAX_RESULTS = 24
+# The most tasks that are told at once.
+MAX_TASKS = 1000
 # Seconds for which all pages get what was read from the ledger once.
 CACHE_SECONDS = 10.0
 # Answers that are kept so long; a query may name any moments.
@@ -79,6 +82,7 @@ class Dashboard:
             web.get("/viewer", self.viewer),
             web.get("/status.json", self.status),
             web.get("/figures.json", self.figures),
+            web.get("/tasks.json", self.tasks),
             web.get("/results.json", self.results),
             web.get("/results/{key:[0-9]{1,19}}.ply", self.splats),
             web.get(r"/pictures/{name:[0-9]{1,19}(\.prompt)?\.webp}", self.picture),
@@ -118,6 +122,18 @@ class Dashboard:
             return error_response(400, str(error))
         key = request.query_string
         return web.json_response(await self._cached(key, lambda: self._read_figures(task_filter)))
+
+    async def tasks(self, request: web.Request) -> web.Response:
+        """Return the latest ?last= tasks of the ledger as JSON, the newest last, chosen as for the figures."""
+        try:
+            task_filter = _parse_filter(request, default="all")
+            last = int(request.query.get("last", "20"))
+        except ValueError as error:
+            return error_response(400, str(error))
+        if not 0 < last <= MAX_TASKS:
+            return error_response(400, f"last must be from 1 to {MAX_TASKS}")
+        key = f"tasks {request.query_string}"
+        return web.json_response(await self._cached(key, lambda: self._read_latest(replace(task_filter, last=last))))
 
     async def results(self, _request: web.Request) -> web.Response:
         """Return the latest results and their outcomes as JSON, the newest first."""
@@ -165,6 +181,15 @@ class Dashboard:
         except OperatorError as problem:
             return read_dashboard_view(Path(), task_filter, self._scale) | {"problem": str(problem)}
 
+    def _read_latest(self, task_filter: TaskFilter) -> Json:
+        if not self._ledger.is_file():
+            return {"tasks": [], "problem": ""}
+        try:
+            with LedgerReader(self._ledger) as reader:
+                return {"tasks": [task_figures(task) for task in task_filter.read(reader)], "problem": ""}
+        except OperatorError as problem:
+            return {"tasks": [], "problem": str(problem)}
+
     def _read_results(self) -> list[Json]:
         stored = self._gallery.read_latest(MAX_RESULTS) if self._gallery else []
         if not stored:
@@ -185,10 +210,10 @@ class Dashboard:
             return None
 
 
-def _parse_filter(request: web.Request) -> TaskFilter:
+def _parse_filter(request: web.Request, default: str = "24h") -> TaskFilter:
     """Return the filter that a request's query describes. Raise ValueError with the reason."""
     query = request.query
-    period = query.get("period", "24h")
+    period = query.get("period", default)
     if period not in PERIODS:
         raise ValueError(f"period must be one of {', '.join(PERIODS)}")
     try:

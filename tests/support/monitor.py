@@ -275,7 +275,7 @@ class Tab:
     async def until(self, condition: str) -> None:
         """Wait until an expression is true."""
         look = f"const look = () => ({condition}) ? done(true) : setTimeout(look, 20); look()"
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(50):
             assert await self.evaluate(f"new Promise(done => {{ {look} }})")
 
     async def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
