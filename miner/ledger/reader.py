@@ -5,7 +5,7 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
@@ -171,6 +171,11 @@ class LedgerReader:
             return self._rows(TaskRow, f"tasks WHERE {where} ORDER BY key", values, without)
         limited = f"tasks WHERE {where} ORDER BY key DESC LIMIT ?"
         return self._rows(TaskRow, limited, (*values, last), without)[::-1]
+
+    def tasks_of(self, keys: Iterable[int]) -> list[TaskRow]:
+        """Return the tasks with these keys, at most some hundreds; those that the ledger does not have are left out."""
+        values = tuple(keys)
+        return self._rows(TaskRow, f"tasks WHERE key IN ({', '.join('?' * len(values))}) ORDER BY key", values)
 
     def task_phases(self) -> list[tuple[str, str]]:
         """Return the names and hashes of the phases that tasks were generated with, in alphabetical order."""

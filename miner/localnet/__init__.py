@@ -14,5 +14,6 @@ from miner.localnet.validator_rules import MinerState, SubmissionVerdict, Valida
 
 __all__ = [
     "LOOPBACK", "TASKS_PER_HOUR", "Delivery", "LocalValidator", "MinerState", "SubmissionVerdict", "ValidatorRules",
-    "ValidatorTiming", "check_result", "fill_ledger", "free_port", "make_wallet", "synthesise_events", "write_chain_file",
+    "ValidatorTiming", "check_result", "fill_ledger", "free_port", "make_wallet", "synthesise_events",
+    "write_chain_file",
 ]  # fmt: skip

@@ -1,7 +1,8 @@
 """The process that draws thumbnails: one order in JSON a line on stdin, one answer a line on stdout; ends with stdin.
 
-An order is {"results": folder, "key": number, "pictures": folder}: KEY.spz or KEY.ply of the first folder is drawn as
-KEY.webp in the second, VIEWS views side by side, and KEY.prompt as KEY.prompt.webp. The answer is "ok" or the error.
+An order is {"results": folder, "key": number, "pictures": folder, "what": "thumbnails" or "views"}. KEY.spz or KEY.ply
+of the first folder is drawn into the second: as KEY.webp, VIEWS views side by side, with KEY.prompt as KEY.prompt.webp,
+or as KEY.views.webp, the 16 views of a validator in four rows. The answer is "ok" or the error.
 """
 
 import io
@@ -16,9 +17,10 @@ from PIL import Image
 
 from miner.monitor.gallery import read_upright
 from miner.runtime import write_atomically
-from pipeline import FormatError, PromptError, Splats, decode_image_prompt, normalise, orbit, render
+from pipeline import PipelineError, Splats, decode_image_prompt, normalise, orbit, render, render_validator_views
 
 VIEWS = 8
+COLUMNS = 4
 SIZE = 176
 # The longest side of the bounding box is scaled to this, as validators do before they render.
 EXTENT = 1.5
@@ -48,6 +50,18 @@ def draw_result(results: Path, key: int, pictures: Path) -> None:
     _save(draw_turntable(read_upright(results, key)), pictures / f"{key}.webp")
 
 
+def draw_validator_views(results: Path, key: int, pictures: Path) -> None:
+    """Draw a result as validators see it. Raises OSError, ValueError, FormatError or PipelineError."""
+    pictures.mkdir(parents=True, exist_ok=True)
+    with torch.inference_mode():
+        views = render_validator_views(read_upright(results, key)).numpy()
+    size = views.shape[1]
+    sheet = Image.new("RGB", (COLUMNS * size, -(-len(views) // COLUMNS) * size))
+    for index, view in enumerate(views):
+        sheet.paste(Image.fromarray(view), (index % COLUMNS * size, index // COLUMNS * size))
+    _save(sheet, pictures / f"{key}.views.webp")
+
+
 def _save(picture: Image.Image, path: Path) -> None:
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
@@ -69,9 +83,10 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         try:
-            draw_result(Path(order["results"]), order["key"], Path(order["pictures"]))
+            draw = draw_validator_views if order["what"] == "views" else draw_result
+            draw(Path(order["results"]), order["key"], Path(order["pictures"]))
             answer = "ok"
-        except (OSError, ValueError, FormatError, PromptError) as error:
+        except (OSError, ValueError, PipelineError) as error:
             answer = " ".join(f"{type(error).__name__}: {error}".split())
         print(answer, flush=True)  # noqa: T201
 

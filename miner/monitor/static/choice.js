@@ -5,12 +5,12 @@ import { el, utc, validatorWords } from "./dom.js";
 export const PERIODS = { "1h": "1 h", "6h": "6 h", "24h": "24 h", "7d": "7 d", "30d": "30 d", all: "all" };
 const NAMES = ["period", "since", "until", "phase", "validator", "type", "by"];
 const place = (id) => document.getElementById(id);
-const chosen = new URLSearchParams(location.hash.slice(1));
+const state = new URLSearchParams(location.hash.slice(1));
 
-export const period = () => (Object.hasOwn(PERIODS, chosen.get("period")) ? chosen.get("period") : "24h");
-export const by = () => (chosen.get("by") === "validator" ? "validator" : "phase");
+export const period = () => (Object.hasOwn(PERIODS, state.get("period")) ? state.get("period") : "24h");
+export const by = () => (state.get("by") === "validator" ? "validator" : "phase");
 const range = () => {
-  const [since, until] = [Number(chosen.get("since")), Number(chosen.get("until"))];
+  const [since, until] = [Number(state.get("since")), Number(state.get("until"))];
   return since > 0 && until > since ? [since, until] : null;
 };
 
@@ -21,19 +21,21 @@ export function query() {
   const asked = new URLSearchParams();
   if (range()) for (const [name, value] of [["since", range()[0]], ["until", range()[1]]]) asked.set(name, value);
   else asked.set("period", period());
-  for (const name of ["phase", "validator", "type"]) if (chosen.get(name)) asked.set(name, chosen.get(name));
+  for (const name of ["phase", "validator", "type"]) if (state.get(name)) asked.set(name, state.get(name));
   return asked.toString();
 }
+
+export const chosen = () => ({ phase: state.get("phase") ?? "", validator: state.get("validator") ?? "" });
 
 let changed = () => {};
 
 function choose(changes) {
   for (const [name, value] of Object.entries(changes)) {
-    if (value) chosen.set(name, value);
-    else chosen.delete(name);
+    if (value) state.set(name, value);
+    else state.delete(name);
   }
-  for (const name of [...chosen.keys()]) if (!NAMES.includes(name)) chosen.delete(name);
-  history.replaceState(null, "", `#${chosen}`);
+  for (const name of [...state.keys()]) if (!NAMES.includes(name)) state.delete(name);
+  history.replaceState(null, "", `#${state}`);
   show();
   changed();
 }
@@ -49,7 +51,7 @@ function show() {
 }
 
 function options(select, name, all, entries) {
-  const wanted = chosen.get(name) ?? "";
+  const wanted = state.get(name) ?? "";
   // A choice in the address that the ledger does not know stays visible.
   if (wanted && !entries.some(([value]) => value === wanted)) entries = [...entries, [wanted, wanted]];
   const lines = [["", all], ...entries];
@@ -91,8 +93,8 @@ export function start(onChange, shown) {
     });
   }
   addEventListener("hashchange", () => {
-    for (const name of NAMES) chosen.delete(name);
-    for (const [name, value] of new URLSearchParams(location.hash.slice(1))) chosen.set(name, value);
+    for (const name of NAMES) state.delete(name);
+    for (const [name, value] of new URLSearchParams(location.hash.slice(1))) state.set(name, value);
     show();
     changed();
   });

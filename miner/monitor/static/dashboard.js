@@ -1,13 +1,13 @@
 // The page: asks for the status every few seconds, for figures and results now and then, and draws what came.
 
 import { intervalPlot } from "./charts.js";
-import { by, chooseRange, offer, periodWords, query, start } from "./choice.js";
+import { by, chooseRange, chosen, offer, periodWords, query, start } from "./choice.js";
 import { duration, el, empty, gibibytes, interval, number, percent, plural, table, utc } from "./dom.js";
 import { drawGate, drawGrid, drawOverTime, drawPhases, drawStages } from "./figures.js";
 import { drawResults } from "./results.js";
 
 const place = (id) => document.getElementById(id);
-const known = { status: null, figures: null, results: null, asked: 0 };
+const known = { status: null, figures: null, results: [], searched: null, asked: 0 };
 
 // Seconds of the miner's clock, which need not be the browser's.
 const now = () => known.status.now + (performance.now() - known.asked) / 1000;
@@ -157,12 +157,37 @@ async function readFigures() {
   }
 }
 
+// What the results are searched for: the phase and the validator of the page, an answer and a text.
+function search() {
+  const { phase, validator } = chosen();
+  const wanted = { phase: phase.replace(/ [^ ]*$/, ""), validator, answer: place("answer").value, text: place("text").value.trim() };
+  return new URLSearchParams(Object.entries(wanted).filter(([, value]) => value)).toString();
+}
+
 async function readResults() {
-  const { results } = await get("/results.json");
+  const asked = search();
+  const { results, more } = await get(`/results.json?${asked}`);
+  if (asked !== search()) return;
+  // Those that were asked for in addition stay below, unless something else is searched for.
+  const oldest = results.at(-1);
+  const kept = asked === known.searched && oldest ? known.results.filter((one) => BigInt(one.key) < BigInt(oldest.key)) : [];
+  if (!kept.length) place("more").hidden = !more;
+  showResults([...results, ...kept], asked);
+}
+
+async function readOlder() {
+  const asked = known.searched;
+  const { results, more } = await get(`/results.json?${asked}&before=${known.results.at(-1).key}`);
+  if (asked !== known.searched) return;
+  place("more").hidden = !more;
+  showResults([...known.results, ...results], asked);
+}
+
+function showResults(results, asked) {
   // Drawn anew only when something has changed, so that what the pointer turns stays turned.
-  if (JSON.stringify(results) === JSON.stringify(known.results)) return;
-  known.results = results;
-  drawResults(results);
+  const isSame = asked === known.searched && JSON.stringify(results) === JSON.stringify(known.results);
+  Object.assign(known, { results, searched: asked });
+  if (!isSame) drawResults(results, asked);
 }
 
 // Calls again after `seconds`, less often than that while it fails, not at all while nobody looks.
@@ -174,7 +199,11 @@ function every(seconds, read) {
   again();
 }
 
-start(() => readFigures().catch(() => {}), () => known.figures);
+const readNow = (read) => () => read().catch(() => {});
+start(() => [readFigures, readResults].forEach((read) => readNow(read)()), () => known.figures);
+place("search").addEventListener("submit", (event) => event.preventDefault());
+for (const id of ["answer", "text"]) place(id).addEventListener("input", readNow(readResults));
+place("more").addEventListener("click", readNow(readOlder));
 every(3, readStatus);
 every(15, readFigures);
 every(8, readResults);

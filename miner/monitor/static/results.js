@@ -1,10 +1,11 @@
-// The latest results as cards, each with a turntable.
+// The kept results as cards, each with a turntable: searched, and chosen to be compared.
 
 import { el, empty, number, thousands, utc } from "./dom.js";
 
 const VIEWS = 8;
 const place = (id) => document.getElementById(id);
-const shorten = (task) => (task.length > 13 ? `${task.slice(0, 12)}…` : task);
+// Keys of the results to compare, the latest choice last.
+let compared = [];
 
 function badge(result) {
   if (result.outcome === "accepted") return el("span", { class: "badge good" }, result.score === null ? "accepted" : result.score.toFixed(2));
@@ -12,7 +13,7 @@ function badge(result) {
   return el("span", { class: "badge" }, result.outcome?.replaceAll("_", " ") ?? "sent");
 }
 
-function card(result) {
+function turntable(result) {
   const stand = el("div", { class: "turntable" });
   if (result.picture) {
     const views = el("img", { class: "views", src: `/pictures/${result.key}.webp`, alt: "eight views of the result", loading: "lazy" });
@@ -26,22 +27,44 @@ function card(result) {
   } else {
     stand.append(el("span", { class: "none" }, "not drawn"));
   }
-  if (result.prompt_picture) stand.append(el("img", { class: "prompt", src: `/pictures/${result.key}.prompt.webp`, alt: "the prompt", loading: "lazy" }));
   stand.append(badge(result));
-  const words = result.prompt ?? `task ${shorten(result.task_id)}`;
+  return stand;
+}
+
+// A sentence, or the picture of an image task.
+function prompt(result) {
+  if (result.prompt_picture) return el("p", { class: "words" }, el("img", { class: "prompt", src: `/pictures/${result.key}.prompt.webp`, alt: "the prompt", loading: "lazy" }));
+  const words = result.prompt ?? "a picture, not drawn yet";
+  return el("p", { class: "words", title: words }, words);
+}
+
+function card(result, query) {
   const scores = ["quality", "alignment", "estimated_score"].filter((name) => result[name] !== null);
   const scored = scores.map((name) => ` · ${name.replace("_", " ")} ${number(result[name], 2)}`).join("");
   const facts = `${thousands(result.gaussians)} · ${number(result.seconds, 1)} s · ${result.phase}${scored}`;
-  return el(
+  const link = el(
     "a",
-    { class: "result", href: `/viewer?key=${result.key}`, "data-key": result.key },
-    stand,
-    el("p", { class: "words", title: words }, words),
-    el("p", { class: "muted" }, `${facts} · ${utc(result.made_at)}${result.uid === null ? "" : ` · uid ${result.uid}`}`),
+    { href: `/viewer?key=${result.key}${query && `&${query}`}`, "data-key": result.key },
+    turntable(result),
+    prompt(result),
+    el("p", { class: "muted" }, `${facts} · ${utc(result.made_at, true)}${result.uid === null ? "" : ` · uid ${result.uid}`}`),
   );
+  const box = el("input", { type: "checkbox", checked: compared.includes(result.key) });
+  box.addEventListener("change", () => choose(result.key, box.checked));
+  return el("div", { class: "result" }, link, el("label", {}, box, " compare"));
 }
 
-export function drawResults(results) {
-  const cards = results.map(card);
-  place("results").replaceChildren(...(cards.length ? cards : [empty("No result is kept yet.")]));
+function choose(key, isChosen) {
+  compared = compared.filter((other) => other !== key);
+  // The third choice takes the place of the first.
+  if (isChosen) compared = [...compared, key].slice(-2);
+  for (const shown of document.querySelectorAll(".result")) shown.querySelector("input").checked = compared.includes(shown.querySelector("a").dataset.key);
+  place("compare").hidden = compared.length < 2;
+  if (compared.length === 2) place("compare").href = `/compare?a=${compared[0]}&b=${compared[1]}`;
+}
+
+// `query` is the search that the results came of.
+export function drawResults(results, query) {
+  const cards = results.map((result) => card(result, query));
+  place("results").replaceChildren(...(cards.length ? cards : [empty(query ? "No kept result is like that." : "No result is kept yet.")]));
 }
