@@ -30,10 +30,14 @@ controls.addEventListener("change", redraw);
 scene.add(new SparkRenderer({ renderer, onDirty: redraw }));
 
 function front() {
+  // Ends what is left of an earlier turn.
+  controls.enableDamping = false;
+  controls.update();
   const elevation = (ELEVATION * Math.PI) / 180;
   camera.position.set(0, DISTANCE * Math.sin(elevation), DISTANCE * Math.cos(elevation));
   controls.target.set(0, 0, 0);
   controls.update();
+  controls.enableDamping = true;
 }
 
 function fit() {

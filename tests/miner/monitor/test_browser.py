@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 import re
+import shlex
 import time
 from dataclasses import replace
 
@@ -19,7 +21,7 @@ from pipeline import Splats, normalise, spz
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.rasterizer import render
 from tests.support.generated import make_picture, make_splats, png
-from tests.support.monitor import HOSTILE, OK, Browser, Site, Tab, one_task, some_result, write_ledger
+from tests.support.monitor import HOSTILE, HOTKEYS, OK, Browser, Site, Tab, one_task, some_result, write_ledger
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
@@ -131,7 +133,7 @@ async def test_the_viewer_shows_what_the_validator_sees(site: Site, browser: Bro
     await tab.until("document.getElementById('progress').hidden && document.querySelector('dd')")
     assert HOSTILE in await tab.evaluate("document.getElementById('title').textContent")
     assert "accepted, 0.71" in await tab.evaluate("document.getElementById('numbers').textContent")
-    await tab.evaluate("document.getElementById('facts').remove(); document.getElementById('controls').remove()")
+    await tab.evaluate("document.querySelector('aside').remove(); document.getElementById('controls').remove()")
     expected = render(normalise(splats, EXTENT), orbit((0,), size=SIZE))[0].numpy()
     shown = await picture_of(tab)
     while np.abs(shown - 1).max() < 0.2:
@@ -254,4 +256,115 @@ async def test_many_tasks_are_shown_at_once(full_site: Site, browser: Browser) -
         await tab.evaluate(f"document.querySelector('#periods [value=\"{period}\"]').click()")
         words = f"Accepted, {period.replace('h', ' h').replace('d', ' d')}"
         await tab.until(f"document.querySelector('#tiles h3')?.textContent === {words!r} && {DRAWN}")
+    assert tab.problems == []
+
+
+CAMERA = "document.getElementById('canvas').dataset.camera"
+READY = f"document.getElementById('progress').hidden && document.querySelector('dd') && {CAMERA}"
+
+
+@pytest.fixture
+def few_results(site: Site) -> tuple[str, str, str]:
+    """Keys of three results, the newest first: a sentence's accepted, a picture's rejected, one that is still open."""
+    now = time.time_ns()
+    keys = [now - number * 10**9 for number in range(3)]
+    events = [one_task(keys[0]), one_task(keys[1], outcome="rejected", phase="test3"), one_task(keys[2])[:2]]
+    write_ledger(site.ledger, [event for task in events for event in task])
+    assert site.gallery._save(some_result(keys[0], prompt="a duck that isn't red", data=spz.to_bytes(uneven_splats())))
+    assert site.gallery._save(some_result(keys[1], picture=png(make_picture()), phase="test3"))
+    assert site.gallery._save(some_result(keys[2], prompt="a blue chair"))
+    draw_result(site.gallery.results, keys[1], site.gallery.pictures)
+    return str(keys[0]), str(keys[1]), str(keys[2])
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+async def test_an_object_is_turned_by_mouse_finger_and_keys(
+    site: Site, browser: Browser, few_results: tuple[str, str, str], width: int
+) -> None:
+    tab = await browser.open(f"{site.url}/viewer?key={few_results[0]}", dark=width == 400, size=(width, 800))
+    await tab.until(READY)
+    assert await tab.evaluate(CHECKS) == FINE
+    assert await tab.evaluate("document.getElementById('facts').open") is (width == 1400)
+    places = [await tab.evaluate(CAMERA)]
+    left, right = (0.6 * width, 500.0), (0.85 * width, 480.0)
+    for turn in (tab.drag(left, right), tab.swipe(right, left)):
+        await turn
+        await tab.until(f"{CAMERA} !== {places[-1]!r}")
+        places.append(await tab.evaluate(CAMERA))
+    await tab.evaluate("document.getElementById('front').click()")
+    await tab.until(f"{CAMERA} === {places[0]!r}")
+    await tab.evaluate("document.getElementById('canvas').focus()")
+    await tab.press("ArrowRight", 39)
+    await tab.until(f"{CAMERA} !== {places[0]!r}")
+    x, _, z = (float(part) for part in (await tab.evaluate(CAMERA)).split())
+    assert math.degrees(math.atan2(x, z)) == pytest.approx(10, abs=0.5)
+    assert tab.problems == []
+
+
+async def test_all_that_is_known_of_a_result(site: Site, browser: Browser, few_results: tuple[str, str, str]) -> None:
+    first, second, third = few_results
+    tab = await browser.open(f"{site.url}/viewer?key={first}", size=(1400, 900))
+    await tab.until(READY)
+    numbers = await tab.evaluate("document.getElementById('numbers').textContent")
+    assert HOTKEYS[0] in numbers
+    assert str(2**62 + 1) in numbers
+    command = await tab.evaluate("document.getElementById('command').textContent")
+    assert shlex.split(command) == [
+        *("sn17-miner", "generate", "--phase", "phase3", "--seed", str(2**62 + 1)),
+        *("-o", f"{first}-phase3.ply", "--", "a duck that isn't red"),
+    ]
+    assert await tab.evaluate("document.getElementById('newer').hidden") is True
+    # The views that a validator judges.
+    await tab.evaluate("document.getElementById('see').click()")
+    await tab.until("document.getElementById('views-picture').naturalWidth === 4 * 518")
+    await tab.evaluate("document.querySelector('dialog button').click()")
+
+    await tab.load(f"{site.url}{await tab.evaluate('document.getElementById(`older`).getAttribute(`href`)')}")
+    await tab.until(READY)
+    # A picture, not an id.
+    await tab.until("document.getElementById('prompt').naturalWidth > 0")
+    command = await tab.evaluate("document.getElementById('command').textContent")
+    assert shlex.split(command)[-1] == str(site.gallery.results / f"{second}.prompt")
+    assert await tab.evaluate("document.getElementById('newer').getAttribute('href')") == f"/viewer?key={first}"
+    # Neighbours are those that were searched for.
+    await tab.load(f"{site.url}/viewer?key={first}&phase=phase3")
+    await tab.until(READY)
+    older = await tab.evaluate("document.getElementById('older').getAttribute('href')")
+    assert older == f"/viewer?key={third}&phase=phase3"
+    assert tab.problems == []
+
+
+async def test_results_are_searched_and_compared(
+    site: Site, browser: Browser, few_results: tuple[str, str, str]
+) -> None:
+    tab = await browser.open(site.url, size=(1400, 900))
+    shown = "[...document.querySelectorAll('.result a')].map((one) => one.dataset.key).join(' ')"
+    await tab.until(f"{shown} === {' '.join(few_results)!r}")
+    # The picture of an image task stands where others have their sentence.
+    await tab.evaluate("document.querySelector('#results').scrollIntoView()")
+    await tab.until("document.querySelector('.result .words .prompt')?.naturalWidth > 0")
+    await tab.evaluate("document.getElementById('answer').value = 'open'")
+    await tab.evaluate("document.getElementById('answer').dispatchEvent(new Event('input'))")
+    await tab.until(f"{shown} === {few_results[2]!r}")
+    assert "answer=open" in await tab.evaluate("document.querySelector('.result a').getAttribute('href')")
+    await tab.evaluate("document.getElementById('answer').value = ''")
+    await tab.evaluate("document.getElementById('text').value = 'DUCK'")
+    await tab.evaluate("document.getElementById('text').dispatchEvent(new Event('input'))")
+    await tab.until(f"{shown} === {few_results[0]!r}")
+    await tab.evaluate("document.getElementById('text').value = ''")
+    await tab.evaluate("document.getElementById('text').dispatchEvent(new Event('input'))")
+    await tab.until(f"{shown} === {' '.join(few_results)!r}")
+    await tab.evaluate("[...document.querySelectorAll('.result input')].slice(0, 2).forEach((one) => one.click())")
+    link = await tab.evaluate("document.getElementById('compare').getAttribute('href')")
+    assert link == f"/compare?a={few_results[0]}&b={few_results[1]}"
+
+    await tab.load(f"{site.url}{link}")
+    inside = "[...document.querySelectorAll('iframe')].map((one) => one.contentDocument)"
+    await tab.until(f"{inside}.length === 2 && {inside}.every((one) => one?.getElementById('progress')?.hidden)")
+    cameras = f"{inside}.map((one) => one.getElementById('canvas').dataset.camera)"
+    await tab.until(f"new Set({cameras}).size === 1 && {cameras}[0]")
+    before = await tab.evaluate(f"{cameras}[0]")
+    # What turns one turns both.
+    await tab.drag((300, 500), (450, 480))
+    await tab.until(f"new Set({cameras}).size === 1 && {cameras}[0] !== {before!r}")
     assert tab.problems == []
