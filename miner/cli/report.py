@@ -12,8 +12,6 @@ from miner.cli.task_filter import task_filter_options
 if TYPE_CHECKING:
     from miner.analytics import By, TaskFilter
 
-DIMENSIONS = ("phase", "validator", "type", "hour")
-
 
 class Dimensions(click.ParamType["By"]):
     """Dimensions of the ledger, each once, separated by commas."""
@@ -24,13 +22,16 @@ class Dimensions(click.ParamType["By"]):
         """Parse phase, or phase,validator."""
         if not isinstance(value, str):
             return value
+        from miner.analytics import DIMENSIONS
+
+        known = {str(dimension): dimension for dimension in DIMENSIONS}
         names = [name.strip() for name in value.split(",")]
         for name in names:
-            if name not in DIMENSIONS:
-                self.fail(f"{name!r} is none of {', '.join(DIMENSIONS)}", param, ctx)
+            if name not in known:
+                self.fail(f"{name!r} is none of {', '.join(known)}", param, ctx)
         if len(set(names)) < len(names):
             self.fail(f"{value!r} names one twice", param, ctx)
-        return tuple(names)  # type: ignore[return-value]  # checked above
+        return tuple(known[name] for name in names)
 
 
 @click.command()

@@ -164,7 +164,8 @@ class LedgerReader:
         """
         if experiment is not None and self._version < FIRST_VERSION_WITH_EXPERIMENTS:
             return []
-        where, values = "assigned_at >= ? AND assigned_at < ?", (since, until)
+        where = "assigned_at >= ? AND assigned_at < ?"
+        values: tuple[float | str, ...] = (since, until)
         if experiment is not None:
             where, values = f"{where} AND experiment = ?", (*values, experiment)
         if last is None:
