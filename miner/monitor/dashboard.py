@@ -10,7 +10,16 @@ from pathlib import Path
 
 from aiohttp import web
 
-from miner.analytics import DEFAULT_SCALE, PERIODS, Json, Scale, TaskFilter, read_dashboard_view, task_figures
+from miner.analytics import (
+    DEFAULT_SCALE,
+    PERIODS,
+    Json,
+    Scale,
+    TaskFilter,
+    read_dashboard_view,
+    read_experiments,
+    task_figures,
+)
 from miner.errors import OperatorError
 from miner.ledger import LedgerReader
 from miner.monitor.answer_cache import AnswerCache
@@ -73,6 +82,7 @@ class Dashboard:
             web.get("/compare", self.compare),
             web.get("/status.json", self.status),
             web.get("/figures.json", self.figures),
+            web.get("/experiments.json", self.experiments),
             web.get("/tasks.json", self.tasks),
             *self._results.routes(),
             web.get("/static/{path:.+}", self.file),
@@ -118,6 +128,10 @@ class Dashboard:
         key = request.query_string
         return web.json_response(await self._cache.get(key, lambda: self._read_figures(task_filter)))
 
+    async def experiments(self, _request: web.Request) -> web.Response:
+        """Return the latest experiments as JSON, the newest first."""
+        return web.json_response(await self._cache.get("experiments", self._read_experiments))
+
     async def tasks(self, request: web.Request) -> web.Response:
         """Return the latest ?last= tasks of the ledger as JSON, the newest last, chosen as for the figures."""
         try:
@@ -135,6 +149,12 @@ class Dashboard:
             return read_dashboard_view(self._ledger, task_filter, self._scale) | {"problem": ""}
         except OperatorError as problem:
             return read_dashboard_view(Path(), task_filter, self._scale) | {"problem": str(problem)}
+
+    def _read_experiments(self) -> Json:
+        try:
+            return {"experiments": read_experiments(self._ledger), "problem": ""}
+        except OperatorError as problem:
+            return {"experiments": [], "problem": str(problem)}
 
     def _read_latest(self, task_filter: TaskFilter) -> Json:
         if not self._ledger.is_file():

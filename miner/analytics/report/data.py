@@ -31,6 +31,7 @@ def as_json(report: Report) -> str:
         "markers": [asdict(marker) for marker in report.markers],
         "experiments": [
             {"row": e.row._asdict(), "arms": e.arms, "decision": asdict(e.result), "state": e.result.state}
+            | {"forecasts": [forecast._asdict() for forecast in e.forecasts]}
             for e in report.experiments
         ],
         "gate": gate_figures(report.gate),

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from miner.analytics.aggregate import Contrast, Summary
 from miner.analytics.calibration import ReliabilityBin
+from miner.analytics.experiments import ExperimentSummary
 from miner.analytics.gate_summary import CalibrationSummary, GateSummary
 from miner.analytics.pass_model import MIN_OUTCOMES
 from miner.analytics.report.build import Report, ReportRow
@@ -134,6 +135,16 @@ def scope(report: Report) -> str:
     parts += [f"until {moment(until)}"] if until < report.now else []
     parts += [str(report.filter)] if str(report.filter) else []
     return ", ".join([*parts, f"as of {moment(report.now)} UTC"])
+
+
+def forecast_lines(summary: ExperimentSummary) -> list[str]:
+    """Return what it would take to tell arms apart, a sentence each."""
+    counted = {arm.phase: arm.counted for arm in summary.arms}
+    return [
+        f"At these rates, {better} would be called better than {worse} after some {tasks:,} tasks of both; "
+        f"{counted[better] + counted[worse]:,} are counted"
+        for better, worse, tasks in summary.forecasts
+    ]
 
 
 def explain_emptiness(report: Report) -> str:

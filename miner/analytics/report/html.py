@@ -9,7 +9,7 @@ from miner.analytics.gate_summary import GateSummary
 from miner.analytics.report import formatting
 from miner.analytics.report.build import Report, ReportRow
 from miner.analytics.report.formatting import moment, number, percent
-from miner.analytics.report.plots import calibration_plot, effect_plot, rate_plot, time_plot
+from miner.analytics.report.plots import calibration_plot, effect_plot, evidence_plot, rate_plot, time_plot
 
 # Rows of a plot; the tables have all rows.
 MAX_ROWS = 30
@@ -175,3 +175,6 @@ def _experiment(experiment: ExperimentSummary) -> Iterable[str]:
         evidence = [formatting.evidence(comparison.highest_e_value), f"{result.threshold:.0f}", odds_ratio]
         rows.append(_row([comparison.better, comparison.worse, *evidence]))
     yield _table(["is better than", "", "evidence", "needed", "odds ratio, at any time"], rows)
+    yield from (f"<p>{escape(line)}.</p>" for line in formatting.forecast_lines(experiment))
+    if any(comparison.path for comparison in result.comparisons):
+        yield evidence_plot(experiment)

@@ -1,10 +1,12 @@
 """The report's plots as inline SVG, coloured by the style sheet of the page."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from miner.analytics.aggregate import Bin, Contrast
+from miner.analytics.experiments import ExperimentSummary
 from miner.analytics.gate_summary import CalibrationSummary
 from miner.analytics.rating import Scale
 from miner.analytics.report.build import Report, ReportRow
@@ -129,6 +131,36 @@ def time_plot(report: Report) -> str:
     parts.append(f'<polyline class="trend" points="{trend}"/>')
     parts += [_time_mark(middle, y, b) for middle, b in zip(middles, bins, strict=True)]
     return _svg(bottom + 26, parts, "Acceptance rate over time with 95 % intervals")
+
+
+def evidence_plot(experiment: ExperimentSummary) -> str:
+    """Draw the e-value of each comparison over time, on a logarithmic axis, and the threshold that decides."""
+    left, right, top, bottom = 66, WIDTH - 20, 14, 194
+    result = experiment.result
+    comparisons = [comparison for comparison in result.comparisons if comparison.path]
+    ends = [at for comparison in comparisons for at, _ in comparison.path]
+    start, end = min(experiment.row.started_at, *ends), max(*ends, experiment.row.started_at + 60)
+    highest = max(result.threshold * 10, *(value for comparison in comparisons for _, value in comparison.path))
+    x, y = Axis((start, end), (left, right)), Axis((-1, math.log10(highest)), (bottom, top))
+    parts = []
+    for power in range(-1, math.floor(math.log10(highest)) + 1, max(1, math.ceil(math.log10(highest) / 6))):
+        parts += [_line(left, y(power), right, y(power), "grid")]
+        parts += [_text(left - 8, y(power) + 4, f"{10.0**power:g}", "muted end")]
+    threshold = math.log10(result.threshold)
+    parts += [_line(left, y(threshold), right, y(threshold), "mark")]
+    parts += [_text(right, y(threshold) - 5, f"decided from {result.threshold:.0f}", "muted end")]
+    for comparison in comparisons:
+        # Below a tenth, more evidence against it makes no difference.
+        points = " ".join(f"{x(at):.1f},{y(math.log10(max(value, 0.1))):.1f}" for at, value in comparison.path)
+        parts.append(f'<polyline class="trend" points="{x(start):.1f},{y(0):.1f} {points}"/>')
+        at, value = comparison.path[-1]
+        words = f"{comparison.better} better"
+        parts.append(_text(x(at) - 6, y(math.log10(max(value, 0.1))) - 6, words[:40], "muted end"))
+    for step in range(6):
+        at = start + (end - start) * step / 5
+        anchor = "end" if step == 5 else "middle" if step else ""
+        parts.append(_text(x(at), bottom + 18, moment(at, "%d %b %H:%M"), f"muted {anchor}"))
+    return _svg(bottom + 26, parts, f"Evidence of experiment {experiment.row.name} over time")
 
 
 def calibration_plot(summary: CalibrationSummary) -> str:

@@ -91,6 +91,7 @@ def _experiment(summary: ExperimentSummary) -> Iterable[str]:
         evidence = f"{formatting.evidence(comparison.highest_e_value)} of {result.threshold:.0f}"
         arms = f"{comparison.better} better than {comparison.worse}"
         yield f"  {arms}: evidence {evidence}, odds ratio {low:.2f} to {high:.2f} at any time"
+    yield from (f"  {line}" for line in formatting.forecast_lines(summary))
     if result.winner is not None:
         yield f"  Winner: {result.winner}"
     elif result.losers:

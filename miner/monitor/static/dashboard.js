@@ -3,6 +3,7 @@
 import { intervalPlot } from "./charts.js";
 import { by, chooseRange, chosen, offer, periodWords, query, start } from "./choice.js";
 import { duration, el, empty, gibibytes, interval, number, percent, plural, table, utc } from "./dom.js";
+import { drawExperiments } from "./experiments.js";
 import { drawGate, drawGrid, drawOverTime, drawPhases, drawStages } from "./figures.js";
 import { drawResults } from "./results.js";
 
@@ -157,6 +158,10 @@ async function readFigures() {
   }
 }
 
+async function readExperiments() {
+  drawExperiments((await get("/experiments.json")).experiments);
+}
+
 // What the results are searched for: the phase and the validator of the page, an answer and a text.
 function search() {
   const { phase, validator } = chosen();
@@ -207,3 +212,4 @@ place("more").addEventListener("click", readNow(readOlder));
 every(3, readStatus);
 every(15, readFigures);
 every(8, readResults);
+every(20, readExperiments);

@@ -446,7 +446,7 @@ def test_the_page_is_whole_and_fetches_nothing(ledger: Path, tmp_path: Path, by:
     checked.feed(text)
     assert checked.open == []
     # With a calibration of each type of task.
-    assert checked.seen["svg"] == 5
+    assert checked.seen["svg"] == 6
     assert "prefers-color-scheme: dark" in text
     # A dot for each group and all, each bin of the time axis, each column.
     groups, bins = {"phase": 2, "validator": 7, "hour": 8}[by], 8
@@ -474,7 +474,7 @@ def test_a_browser_shows_the_page(ledger: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [*browser, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
-    assert done.stdout.count("<svg") == 5
+    assert done.stdout.count("<svg") == 6
     assert "Accepted against rejected results" in done.stdout
 
 

@@ -191,7 +191,12 @@ FINE = {"cut": [], "pale": [], "unnamed": []}
 async def test_the_page_of_many_tasks_at_every_width(full_site: Site, browser: Browser, width: int, dark: bool) -> None:
     tab = await browser.open(f"{full_site.url}/#period=all", dark, (width, 800))
     await tab.until(f"{DRAWN} && document.querySelector('.result')")
+    await tab.until("document.querySelector('#experiments svg[width]')")
+    await tab.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     assert await tab.evaluate(CHECKS) == FINE
+    experiment = await tab.evaluate("document.querySelector('#experiments').textContent")
+    assert "phase3 has won" in experiment
+    assert "phase3 better: over 10" in experiment
     # The newest point lies inside the plot, and every column is there.
     assert await tab.evaluate("document.querySelectorAll('#grid tbody td').length") == 2 * 8
     assert await tab.evaluate("document.querySelectorAll('#phases tbody td').length") == 2 * 11
