@@ -1,36 +1,68 @@
 """The process that draws thumbnails: one order in JSON a line on stdin, one answer a line on stdout; ends with stdin.
 
-An order is {"results": folder, "key": number, "pictures": folder, "splats": whether to draw them}: KEY.prompt of the
-first folder is drawn as KEY.prompt.webp in the second, and KEY.spz or KEY.ply as KEY.webp. The answer is "ok" or the
-error.
+An order is {"results": folder, "key": number, "pictures": folder, "what": a Picture of miner.monitor.thumbnails}.
+KEY.spz or KEY.ply of the first folder is drawn into the second: as KEY.webp, a turntable, with KEY.prompt as
+KEY.prompt.webp; or the prompt alone; or as KEY.views.webp, the 16 views of a validator in four rows. The answer is "ok"
+or the error.
 """
 
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from miner.monitor.gallery import read_upright
+from miner.monitor.thumbnails import Picture
 from miner.monitor.turntable import SIZE, draw_turntable, encode_webp
 from miner.runtime import write_atomically
-from pipeline import FormatError, PromptError, decode_image_prompt
+from pipeline import PipelineError, decode_image_prompt, render_validator_views
 
+COLUMNS = 4
 LOWEST_PRIORITY = 19
 
 
-def draw_result(results: Path, key: int, pictures: Path, *, splats: bool = True) -> None:
-    """Draw a result's prompt, and its splats if asked to. Raises OSError, ValueError, FormatError or PromptError."""
+def draw_prompt(results: Path, key: int, pictures: Path) -> None:
+    """Draw a result's prompt if it is a picture. Raises OSError or PromptError."""
     pictures.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         # Drawn anew, so that nothing but the pixels of a file from outside reaches the operator's browser.
         prompt = decode_image_prompt((results / f"{key}.prompt").read_bytes()).image
         prompt.thumbnail((2 * SIZE, 2 * SIZE))
         write_atomically(pictures / f"{key}.prompt.webp", encode_webp(prompt))
-    if splats:
-        write_atomically(pictures / f"{key}.webp", encode_webp(draw_turntable(read_upright(results, key))))
+
+
+def draw_splats(results: Path, key: int, pictures: Path) -> None:
+    """Draw a result's turntable. Raises OSError, ValueError or FormatError."""
+    pictures.mkdir(parents=True, exist_ok=True)
+    write_atomically(pictures / f"{key}.webp", encode_webp(draw_turntable(read_upright(results, key))))
+
+
+def draw_result(results: Path, key: int, pictures: Path) -> None:
+    """Draw a result and its prompt. Raises OSError, ValueError, FormatError or PromptError."""
+    draw_prompt(results, key, pictures)
+    draw_splats(results, key, pictures)
+
+
+def draw_validator_views(results: Path, key: int, pictures: Path) -> None:
+    """Draw a result as validators see it. Raises OSError, ValueError, FormatError or PipelineError."""
+    pictures.mkdir(parents=True, exist_ok=True)
+    with torch.inference_mode():
+        views = render_validator_views(read_upright(results, key)).numpy()
+    size = views.shape[1]
+    sheet = Image.new("RGB", (COLUMNS * size, -(-len(views) // COLUMNS) * size))
+    for index, view in enumerate(views):
+        sheet.paste(Image.fromarray(view), (index % COLUMNS * size, index // COLUMNS * size))
+    write_atomically(pictures / f"{key}.views.webp", encode_webp(sheet))
+
+
+DRAWINGS: Mapping[Picture, Callable[[Path, int, Path], None]] = {
+    "thumbnails": draw_result, "prompt": draw_prompt, "views": draw_validator_views,
+}  # fmt: skip
 
 
 def lower_priority() -> None:
@@ -48,9 +80,9 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         try:
-            draw_result(Path(order["results"]), order["key"], Path(order["pictures"]), splats=order["splats"])
+            DRAWINGS[order["what"]](Path(order["results"]), order["key"], Path(order["pictures"]))
             answer = "ok"
-        except (OSError, ValueError, FormatError, PromptError) as error:
+        except (OSError, ValueError, PipelineError) as error:
             answer = " ".join(f"{type(error).__name__}: {error}".split())
         print(answer, flush=True)  # noqa: T201
 
