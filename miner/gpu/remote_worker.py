@@ -8,14 +8,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
 from miner.gpu import messages
+from miner.gpu.link import Link
 from miner.gpu.statistics import CandidateCounter
 from miner.gpu.worker import LoadedPhase, Worker, WorkerState, WorkerStatus
-from miner.runtime.clock import backoff
+from miner.runtime import backoff
 from miner.runtime.gpu_memory import GpuMemory
 from pipeline import Attempt, Cancelled, FinishedCandidate, GenerationJob, WorkerLost
 
@@ -28,25 +28,6 @@ LAST_RESTART_DELAY = 300.0
 MAX_LOSSES = 8
 # Seconds between two looks at a worker that reports nothing.
 LOOK_INTERVAL = 0.5
-
-
-class Link(Protocol):
-    """One life of a worker: carries orders to it and reports from it. `send` and `kill` may be called on any thread."""
-
-    def send(self, order: messages.Order) -> None:
-        """Send an order, without waiting for it to arrive; one that cannot be sent is dropped."""
-
-    def receive(self, timeout: float) -> messages.Report | None:
-        """Return the next report, None if there is none within `timeout` seconds. Raises EOFError once it has ended."""
-
-    def kill(self) -> None:
-        """End the life, whatever it is doing."""
-
-    def close(self) -> None:
-        """End the life, if it has not, and free what it held; call this last."""
-
-    def epitaph(self) -> str:
-        """Return how it ended; call this after EOFError."""
 
 
 @dataclass(eq=False)
