@@ -32,10 +32,14 @@ LOOK_INTERVAL = 0.5
 
 @dataclass(eq=False)
 class _Models:
-    """Models that a worker is to have; `loaded` ends when they are first loaded."""
+    """Models that a worker is to have.
+
+    loaded: ends when they are first loaded. attempts: how often that was tried.
+    """
 
     phase: NamedPhase
     loaded: "Future[LoadedPhase]" = field(default_factory=Future)
+    attempts: int = 0
 
 
 class RemoteWorker(Worker):
@@ -249,7 +253,8 @@ class RemoteWorker(Worker):
         entry = self._models.get(models)
         if entry is None:
             return
-        if entry.loaded.done():
+        if entry.attempts > 1:
+            # Nobody waits for it any more, and without its models the worker is of no use.
             self._condemn(reason)
             return
         del self._models[models]
@@ -286,8 +291,10 @@ class RemoteWorker(Worker):
         self._on_change()
 
     def _send_load(self, link: Link, models: str) -> None:
+        entry = self._models[models]
+        entry.attempts += 1
         self._loading[models] = time.monotonic()
-        link.send(messages.Load(models, self._models[models].phase))
+        link.send(messages.Load(models, entry.phase))
 
     def _send(self, order: messages.Order) -> None:
         with self._lock:
