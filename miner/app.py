@@ -206,7 +206,7 @@ class Miner:
         if self.server is not None:
             start("the axon's watch", self.server.watch)
         start("the workers' watch", lambda: watch_workers(self.pool))
-        self.observability.supervise(self.supervisor)
+        self.observability.supervise(self.supervisor, self.pool.workers)
 
     async def _stop_server(self, timeout: float) -> None:  # noqa: ASYNC109
         if self.server is not None:

@@ -51,6 +51,7 @@ from pipeline.scoring.candidate import (
 from pipeline.scoring.score import PARTS, Part, Score
 from pipeline.scoring.scorer import Scorer, ScorerSources, ScoreSplats, ValidatorScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
+from pipeline.scoring.views import render_validator_views
 from pipeline.splats import (
     Splats,
     Statistics,
@@ -89,5 +90,6 @@ __all__ = [
     "choose_compute", "choose_drawing_device", "compute_statistics", "count_non_finite", "count_zero_rotations",
     "decode_image_prompt", "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis",
     "has_fixed_place", "invalid_reason", "is_embedded", "load_backend", "measure_similarity", "normalise", "orbit",
-    "parse_text_prompt", "ply", "recognise_format", "render", "run_best_of_n", "spz", "with_faint",
+    "parse_text_prompt", "ply", "recognise_format", "render", "render_validator_views", "run_best_of_n", "spz",
+    "with_faint",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -31,6 +32,7 @@ from pipeline import (
 
 log = logging.getLogger(__name__)
 
+Outcome = TypeVar("Outcome")
 LoadModels = Callable[[NamedPhase], LoadedModels]
 _DONE = object()
 
@@ -130,6 +132,10 @@ class LocalWorker(Worker):
         work = self._thread.submit(lambda on_step: self._make(maker, job, attempt, making, on_step))
         work.add_done_callback(partial(self._end, making))
         return making.future
+
+    def run_in_background(self, job: Callable[[], Outcome]) -> "Future[Outcome]":
+        """Run something else on the device, once there is a moment without candidates."""
+        return self._thread.submit_background(lambda _: job())
 
     def cancel(self, job: GenerationJob, seed: int) -> None:
         """Stop making a candidate at its next step, if it still is."""

@@ -45,6 +45,12 @@ class ValidatorRecord:
         """The validator's uid and the beginning of its hotkey, for the log."""
         return f"validator {self.neuron.uid} ({self.neuron.hotkey[:8]})"
 
+    @property
+    def phase_words(self) -> str:
+        """The phase of the last task, for the end of a sentence in the log; "" before its generation."""
+        assignment = self.task_record.assignment if self.task_record else None
+        return f", phase {sanitise_name(assignment.phase)}" if assignment else ""
+
 
 @dataclass(frozen=True)
 class SessionContext:
@@ -232,5 +238,6 @@ class ValidatorSession:
         level = logging.INFO if is_expected else logging.WARNING
         what = plural(len(results), "byte") if results else "empty result"
         done = f"{what} submitted" if reply.connected else f"{what} could not be submitted"
-        log.log(level, "Task %s: %s to %s: %s", sanitise_name(held.id), done, record.name, response.reason)
+        to = f"{record.name}{record.phase_words}"
+        log.log(level, "Task %s: %s to %s: %s", sanitise_name(held.id), done, to, response.reason)
         return machine.SubmissionCompleted(response, sent, reply.delivered, date)
