@@ -1,21 +1,19 @@
 """The GPUs: the models in their memory, the workers that drive them, and the plan of what they make."""
 
 from miner.gpu.build import build_workers
-from miner.gpu.local_worker import LocalWorker
 from miner.gpu.models import (
     LoadedModels,
     PhaseModels,
     RetiredModels,
     choose_phase_compute,
     load_models,
-    load_phase_models,
 )
+from miner.gpu.order import GenerationOrder
 from miner.gpu.plan import Claim, choose_claim
-from miner.gpu.pool import GenerationOrder, WorkerPool
+from miner.gpu.pool import WorkerPool
 from miner.gpu.worker import LoadedPhase, Worker, WorkerState, WorkerStatus
 
 __all__ = [
-    "Claim", "GenerationOrder", "LoadedModels", "LoadedPhase", "LocalWorker", "PhaseModels", "RetiredModels", "Worker",
-    "WorkerPool", "WorkerState", "WorkerStatus", "build_workers", "choose_claim", "choose_phase_compute", "load_models",
-    "load_phase_models",
+    "Claim", "GenerationOrder", "LoadedModels", "LoadedPhase", "PhaseModels", "RetiredModels", "Worker", "WorkerPool",
+    "WorkerState", "WorkerStatus", "build_workers", "choose_claim", "choose_phase_compute", "load_models",
 ]  # fmt: skip

@@ -20,8 +20,7 @@ from typing import Any
 
 import torch
 
-from miner.config import MinerSettings
-from miner.config.loader import shipped_config
+from miner.config import MinerSettings, shipped_config
 from miner.config.phase import CandidateSettings, CheckpointSettings, ScorerSettings, VoxelSettings
 from miner.config.phase_files import NamedPhase, load_phase
 from miner.gpu import GenerationOrder, WorkerPool, build_workers
