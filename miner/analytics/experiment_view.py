@@ -18,8 +18,10 @@ from miner.ledger import LedgerReader, PhaseRow, TaskRow
 # The latest experiments that are shown.
 SHOWN = 3
 # Columns of the ledger that an experiment needs.
-NEEDED = ("key", "assigned_at", "validator", "task_id", "task_type", "config_hash", "experiment", "arm", "turn")
-NEEDED += ("answered_at", "outcome")
+NEEDED = (
+    *("key", "assigned_at", "validator", "task_id", "task_type", "config_hash", "experiment", "arm", "turn"),
+    *("answered_at", "outcome"),
+)
 UNUSED = tuple(name for name in TaskRow._fields if name not in NEEDED)
 # Keys of a phase that are texts for people.
 TEXTS = ("note", "hypothesis")
