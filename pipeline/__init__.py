@@ -3,7 +3,7 @@
 from pipeline.backends.loading import load_backend
 from pipeline.compute import ComputeConfig, choose_compute, choose_drawing_device
 from pipeline.conditioning.decoder import DecoderProcess, DecodingLimits
-from pipeline.conditioning.mattings import CutOut, Matting
+from pipeline.conditioning.mattings import CutOut, CutOutRecord, Matting
 from pipeline.conditioning.preprocessing import PreparedPicture
 from pipeline.conditioning.prompt import (
     MAX_IMAGE_BYTES,
@@ -37,6 +37,7 @@ from pipeline.errors import (
     TextToImageError,
     TooManyVoxels,
     UnsupportedPrompt,
+    WorkerLost,
 )
 from pipeline.generator import CheckpointSource, Generator
 from pipeline.params import CutOutParams, SamplerParams, TextToImageParams, VoxelLimit
@@ -44,7 +45,16 @@ from pipeline.rendering.cameras import orbit
 from pipeline.rendering.contact_sheet import draw_contact_sheet, draw_views
 from pipeline.rendering.rasterizer import render
 from pipeline.request import STAGES, Asset, Backend, Conditioning, OnStep, Request
-from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate
+from pipeline.scoring.best_of_n import BestOfN, BestResult, run_best_of_n
+from pipeline.scoring.candidate import (
+    Attempt,
+    Candidate,
+    CandidateMaker,
+    FinishedCandidate,
+    GenerationJob,
+    PackedAsset,
+    Stage,
+)
 from pipeline.scoring.score import PARTS, Part, Score
 from pipeline.scoring.scorer import Scorer, ScorerSources, ScoreSplats, ValidatorScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
@@ -77,17 +87,18 @@ from pipeline.weights.scorers import TEXT_ALIGNMENT as DEFAULT_TEXT_ALIGNMENT
 __all__ = [
     "BACKGROUND_MODELS", "DEFAULT_IMAGE_ALIGNMENT", "DEFAULT_LPIPS", "DEFAULT_SCORER", "DEFAULT_TEXT_ALIGNMENT",
     "MAX_IMAGE_BYTES", "MAX_TEXT_LENGTH", "PARTS", "SENTENCE_PLACE", "SH_COEFFICIENTS", "STAGES", "UP_AXES", "Asset",
-    "Backend", "BackgroundModelError", "BestOfN", "BestResult", "Cancelled", "Candidate", "CheckpointError",
-    "CheckpointSource", "Combine", "ComputeConfig", "Conditioning", "Container", "CutOut", "CutOutParams",
-    "DecoderProcess", "DecodingLimits", "DownloadError", "EmptyForeground", "EmptyStructure", "FormatError",
-    "FullForeground", "Generator", "HubReference", "ImagePrompt", "ImagesPrompt", "Matting", "NoCutOut",
-    "NonFiniteOutput", "OnStep", "OutOfMemory", "PackedSplats", "Part", "PipelineError", "PreparedPicture", "Prompt",
-    "PromptError", "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer",
-    "ScorerSources", "Similarity", "Splats", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams",
-    "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "check_weights", "choose_compute",
-    "choose_drawing_device", "compute_statistics", "count_non_finite", "count_zero_rotations", "decode_image_prompt",
-    "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis", "has_fixed_place",
-    "invalid_reason", "is_embedded", "is_template", "load_backend", "measure_similarity", "normalise", "orbit",
-    "parse_text_prompt", "ply", "recognise_format", "render", "render_validator_views", "spz", "voxel_splats",
-    "with_cut_out", "with_template",
+    "Attempt", "Backend", "BackgroundModelError", "BestOfN", "BestResult", "Cancelled", "Candidate", "CandidateMaker",
+    "CheckpointError", "CheckpointSource", "Combine", "ComputeConfig", "Conditioning", "Container", "CutOut",
+    "CutOutParams", "CutOutRecord", "DecoderProcess", "DecodingLimits", "DownloadError", "EmptyForeground",
+    "EmptyStructure", "FinishedCandidate", "FormatError", "FullForeground", "GenerationJob", "Generator",
+    "HubReference", "ImagePrompt", "ImagesPrompt", "Matting", "NoCutOut", "NonFiniteOutput", "OnStep", "OutOfMemory",
+    "PackedAsset", "PackedSplats", "Part", "PipelineError", "PreparedPicture", "Prompt", "PromptError",
+    "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer", "ScorerSources",
+    "Similarity", "Splats", "Stage", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams",
+    "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "WorkerLost", "check_weights",
+    "choose_compute", "choose_drawing_device", "compute_statistics", "count_non_finite", "count_zero_rotations",
+    "decode_image_prompt", "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis",
+    "has_fixed_place", "invalid_reason", "is_embedded", "is_template", "load_backend", "measure_similarity",
+    "normalise", "orbit", "parse_text_prompt", "ply", "recognise_format", "render", "render_validator_views",
+    "run_best_of_n", "spz", "voxel_splats", "with_cut_out", "with_template",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Sums of the ledger's tasks by phase, validator, type or hour, for the report and the dashboard."""
+"""Sums of the ledger's tasks by phase, validator, type and hour, for the report and the dashboard."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ from miner.analytics.rating import DEFAULT_SCALE, AcceptanceRate, Scale
 from miner.ledger import SPLAT_COLUMNS, Outcome, TaskRow
 
 Indices = npt.NDArray[np.int64]
-By = Literal["phase", "validator", "type", "hour"]
-GROUPINGS: tuple[By, ...] = ("phase", "validator", "type", "hour")
+Dimension = Literal["phase", "validator", "type", "hour"]
+DIMENSIONS: tuple[Dimension, ...] = ("phase", "validator", "type", "hour")
+By = tuple[Dimension, ...]
+"""The dimensions whose combinations are the groups, at least one."""
 
 SCORE_COLUMNS = ("quality", "alignment", "ssim", "lpips", "estimated_score")
 """Columns of a task with the parts of its score that were computed here, and the whole."""
@@ -32,6 +34,10 @@ COMPARED = (
 """Columns in which accepted and rejected results are compared: those of a task, its alignment split by type."""
 
 HOUR = 3600
+# The most bins that a time axis is cut into.
+MAX_BINS = 56
+# Between the labels of a group's dimensions.
+SEPARATOR = " · "
 
 
 @dataclass(frozen=True)
@@ -74,23 +80,40 @@ class Summary:
 
 @dataclass(frozen=True)
 class Bin:
-    """The judged tasks among those assigned from `start`, unix seconds, until the next bin."""
+    """The tasks assigned from `start`, unix seconds, until the next bin.
+
+    `score` is the mean of the accepted ones', `seconds` the median of the generation times.
+    """
 
     start: float
+    tasks: int
     rate: AcceptanceRate
+    score: float | None
+    seconds: float | None
 
 
 @dataclass(frozen=True)
 class Group:
-    """The tasks at `indices` of a table, which have the same phase, validator, type or hour.
+    """The tasks at `indices` of a table that agree in some dimensions.
 
-    `key` is a validator's full hotkey, and the label for all other groupings. `latest` is the task assigned last.
+    `keys` and `labels` have an entry for each dimension; a validator's key is the full hotkey, every other key is the
+    label. `latest` is the task assigned last.
     """
 
-    key: str
-    label: str
+    keys: tuple[str, ...]
+    labels: tuple[str, ...]
     latest: TaskRow
     indices: Indices
+
+    @property
+    def key(self) -> str:
+        """The keys as one text."""
+        return SEPARATOR.join(self.keys)
+
+    @property
+    def label(self) -> str:
+        """The labels as one text."""
+        return SEPARATOR.join(self.labels)
 
 
 @dataclass(frozen=True)
@@ -104,7 +127,7 @@ class GroupDifference:
 
 
 # Phases of the same name with other settings are different groups.
-_KEYS: dict[By, Callable[[TaskRow], object]] = {
+_KEYS: dict[Dimension, Callable[[TaskRow], object]] = {
     "phase": attrgetter("phase", "config_hash"),
     "validator": attrgetter("validator"),
     "type": attrgetter("task_type"),
@@ -112,7 +135,7 @@ _KEYS: dict[By, Callable[[TaskRow], object]] = {
 }
 
 
-_LABELS: dict[By, Callable[[TaskRow], str]] = {
+_LABELS: dict[Dimension, Callable[[TaskRow], str]] = {
     "phase": lambda task: f"{task.phase} {task.config_hash[:8]}",
     "validator": lambda task: task.validator[:8] + ("" if task.uid is None else f" (uid {task.uid})"),
     "type": attrgetter("task_type"),
@@ -135,6 +158,7 @@ class TaskTable:
         types = np.array([task.task_type for task in tasks], np.str_)
         for task_type, name in _ALIGNMENTS.items():
             self._columns[name] = np.where(types == task_type, self._columns["alignment"], np.nan)
+        self._unanswered = np.array(list(map(is_unanswered, tasks)), np.bool_)
         self._accepted, self._rejected, self._skipped = (
             np.array([task.outcome == outcome for task in tasks], np.bool_)
             for outcome in (Outcome.ACCEPTED, Outcome.REJECTED, Outcome.SKIPPED)
@@ -145,17 +169,24 @@ class TaskTable:
         """The indices of all tasks."""
         return np.arange(len(self._tasks))
 
-    def group(self, by: By) -> list[Group]:
-        """Return the groups in the order in which they first occur."""
+    def group(self, *by: Dimension) -> list[Group]:
+        """Return the groups of all combinations that occur, in the order in which they first do."""
         members = dict[object, list[int]]()
-        for index, key in enumerate(map(_KEYS[by], self._tasks)):
+        for index, key in enumerate(zip(*(map(_KEYS[dimension], self._tasks) for dimension in by), strict=True)):
             members.setdefault(key, []).append(index)
+        # A validator's uid may change, so the label is that of its latest task.
+        latest_of = {task.validator: task for task in self._tasks} if "validator" in by else {}
+        validators = {hotkey: _LABELS["validator"](task) for hotkey, task in latest_of.items()}
         groups = []
         for indices in members.values():
-            # A validator's uid may change, so the label is that of the latest task.
             latest = self._tasks[indices[-1]]
-            label = _LABELS[by](latest)
-            groups.append(Group(latest.validator if by == "validator" else label, label, latest, np.array(indices)))
+            labels = {dimension: _LABELS[dimension](latest) for dimension in by}
+            keys = labels | {"validator": latest.validator}
+            labels["validator"] = validators.get(latest.validator, "")
+            group = Group(
+                tuple(keys[name] for name in by), tuple(labels[name] for name in by), latest, np.array(indices)
+            )
+            groups.append(group)
         return groups
 
     def rate(self, indices: Indices) -> AcceptanceRate:
@@ -165,13 +196,12 @@ class TaskTable:
 
     def summarise(self, indices: Indices) -> Summary:
         """Sum up some tasks."""
-        score = _finite(self._columns["score"][indices[self._accepted[indices]]])
         return Summary(
             tasks=len(indices),
             skipped=int(self._skipped[indices].sum()),
-            unanswered=sum(is_unanswered(self._tasks[index]) for index in indices.tolist()),
+            unanswered=int(self._unanswered[indices].sum()),
             rate=self.rate(indices),
-            score=float(score.mean()) if len(score) else None,
+            score=self._mean_score(indices),
             quality=self._quantiles("quality", indices),
             text_alignment=self._quantiles("text_alignment", indices),
             image_alignment=self._quantiles("image_alignment", indices),
@@ -191,15 +221,16 @@ class TaskTable:
         return tuple(contrasts)
 
     def bins(self, indices: Indices, width: int) -> tuple[Bin, ...]:
-        """Return the bins, `width` seconds each, that hold judged tasks, in the order of time."""
-        judged = indices[self._accepted[indices] | self._rejected[indices]]
-        numbers, bin_of = np.unique(self._columns["assigned_at"][judged] // width, return_inverse=True)
-        accepted = np.bincount(bin_of, self._accepted[judged]).tolist()
-        totals = np.bincount(bin_of).tolist()
-        return tuple(
-            Bin(number * width, AcceptanceRate(int(count), total))
-            for number, count, total in zip(numbers.tolist(), accepted, totals, strict=True)
-        )
+        """Return the bins, `width` seconds each, that hold tasks, in the order of time."""
+        numbers = self._columns["assigned_at"][indices] // width
+        order = np.argsort(numbers, kind="stable")
+        starts, firsts = np.unique(numbers[order], return_index=True)
+        bins = []
+        for start, members in zip(starts.tolist(), np.split(indices[order], firsts[1:]), strict=False):
+            seconds = _finite(self._columns["generation_seconds"][members])
+            median = float(np.median(seconds)) if len(seconds) else None
+            bins.append(Bin(start * width, len(members), self.rate(members), self._mean_score(members), median))
+        return tuple(bins)
 
     def stages(self, indices: Indices) -> dict[str, Quantiles | None]:
         """Return the quantiles of the seconds of each stage."""
@@ -208,6 +239,11 @@ class TaskTable:
             for stage, value in self._tasks[index].seconds.items():
                 seconds.setdefault(stage, []).append(value)
         return {stage: quantiles(np.array(values, np.float64)) for stage, values in seconds.items()}
+
+    def _mean_score(self, indices: Indices) -> float | None:
+        """Return the mean score of the accepted among some tasks."""
+        score = _finite(self._columns["score"][indices[self._accepted[indices]]])
+        return float(score.mean()) if len(score) else None
 
     def _quantiles(self, column: str, indices: Indices) -> Quantiles | None:
         return quantiles(_finite(self._columns[column][indices]))
@@ -220,6 +256,11 @@ def is_unanswered(task: TaskRow) -> bool:
 
 def _finite(values: Floats) -> Floats:
     return values[np.isfinite(values)]
+
+
+def bin_width(span: float, widths: Sequence[int]) -> int:
+    """Return the narrowest width, in seconds, of which MAX_BINS cover a span of seconds, or the widest there is."""
+    return next((width for width in widths if span / width < MAX_BINS - 1), widths[-1])
 
 
 def compare_groups(groups: Iterable[tuple[str, AcceptanceRate]]) -> tuple[GroupDifference, ...]:

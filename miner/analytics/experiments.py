@@ -2,16 +2,20 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any, NamedTuple
 
 from miner.analytics.assignment import Experiment
+from miner.analytics.forecast import tasks_to_decide
 from miner.analytics.sequential_test import ExperimentResult, Observation, evaluate
 from miner.ledger import CLOSING, ExperimentRow, Outcome, Stratum, TaskRow
 
 # Seconds after which a task without a verdict is taken to get none; validators recycle their tasks after as long.
 VERDICT_LIMIT = 3600.0
+# Counted tasks of an arm below which its rate says nothing of what it would take.
+MIN_COUNTED = 20
 
 
 class ArmCounts(NamedTuple):
@@ -22,13 +26,25 @@ class ArmCounts(NamedTuple):
     counted: int
 
 
+class Forecast(NamedTuple):
+    """After how many judged tasks of two arms together one would be called better, if their rates stay as they are."""
+
+    better: str
+    worse: str
+    tasks: int
+
+
 @dataclass(frozen=True)
 class ExperimentSummary:
-    """An experiment as the ledger has it, the counts of its arms and its result so far."""
+    """An experiment as the ledger has it, the counts of its arms, its result so far, and what it would take.
+
+    `forecasts` are of the pairs of arms that are not told apart yet and have enough tasks to guess from.
+    """
 
     row: ExperimentRow
     arms: tuple[ArmCounts, ...]
     result: ExperimentResult
+    forecasts: tuple[Forecast, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the experiment's name, its arms, its winner and its losers in JSON's types."""
@@ -71,4 +87,18 @@ def summarise_experiment(row: ExperimentRow, tasks: Iterable[TaskRow], now: floa
     counted = Counter(observation.arm for observation in observations if observation.accepted is not None)
     accepted = Counter(observation.arm for observation in observations if observation.accepted)
     arms = tuple(ArmCounts(arm, accepted[arm], counted[arm]) for arm in weights)
-    return ExperimentSummary(row, arms, evaluate(Experiment(row.seed, weights), observations))
+    experiment = Experiment(row.seed, weights)
+    result = evaluate(experiment, observations)
+    return ExperimentSummary(row, arms, result, tuple(_forecast(experiment, arms, result)))
+
+
+def _forecast(experiment: Experiment, arms: Sequence[ArmCounts], result: ExperimentResult) -> Iterable[Forecast]:
+    told_apart = {frozenset((c.better, c.worse)) for c in result.comparisons if c.highest_e_value >= result.threshold}
+    sizes = Counter(experiment.block)
+    for first, second in permutations((arm for arm in arms if arm.counted >= MIN_COUNTED), 2):
+        if frozenset((first.phase, second.phase)) in told_apart:
+            continue
+        rates = first.accepted / first.counted, second.accepted / second.counted
+        tasks = tasks_to_decide(*rates, (sizes[first.phase], sizes[second.phase]), result.threshold)
+        if tasks is not None:
+            yield Forecast(first.phase, second.phase, tasks)

@@ -37,6 +37,8 @@ LOG_PRIOR = LOG_PRIOR - np.logaddexp.reduce(LOG_PRIOR)
 MAX_LOG_ODDS = 6.0
 # exp() of more overflows.
 MAX_LOG_E_VALUE = 700.0
+# Blocks, evenly spread, after which a comparison's e-value is kept.
+PATH_POINTS = 160
 
 # [blocks, 4]: accepted and judged of one arm, accepted and judged of another.
 ContingencyTables = npt.NDArray[np.int64]
@@ -61,8 +63,9 @@ class ArmComparison:
     """The evidence that one arm is better than another.
 
     `e_value` is that after the last block, starting from 1, and `highest_e_value`, on which decisions rest, the most it
-    ever was. `odds_ratio` is the interval of the odds of acceptance, better to worse, that holds at any time: 1 means
-    equal, and its ends may be 0 and infinity.
+    ever was. `path` has the e-value after some of the blocks, the last one among them, as (unix seconds, e-value).
+    `odds_ratio` is the interval of the odds of acceptance, better to worse, that holds at any time: 1 means equal, and
+    its ends may be 0 and infinity.
     """
 
     better: str
@@ -70,6 +73,7 @@ class ArmComparison:
     e_value: float
     highest_e_value: float
     odds_ratio: tuple[float, float]
+    path: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,13 +126,15 @@ def evaluate(experiment: Experiment, observations: Iterable[Observation], alpha:
 
 def _compare(blocks: Sequence[Sequence[Observation]], better: str, worse: str, alpha: float) -> ArmComparison:
     tables = np.array([(*_count(block, better), *_count(block, worse)) for block in blocks], np.int64).reshape(-1, 4)
-    path = np.concatenate([[0.0], log_e_values(tables)])
+    values = np.exp(np.minimum(log_e_values(tables), MAX_LOG_E_VALUE)).tolist()
+    shown = np.unique(np.linspace(0, len(blocks) - 1, min(PATH_POINTS, len(blocks))).round().astype(int)).tolist()
     return ArmComparison(
         better,
         worse,
-        e_value=math.exp(min(path[-1], MAX_LOG_E_VALUE)),
-        highest_e_value=math.exp(min(path.max(), MAX_LOG_E_VALUE)),
+        e_value=[1.0, *values][-1],
+        highest_e_value=max([1.0, *values]),
         odds_ratio=odds_ratio_interval(tables, alpha),
+        path=tuple((blocks[index][-1].ended, values[index]) for index in shown),
     )
 
 
@@ -155,7 +161,7 @@ def log_e_values(tables: ContingencyTables) -> Floats:
     if not len(tables):
         return np.zeros(0)
     distinct, indices = np.unique(tables, axis=0, return_inverse=True)
-    gains = np.cumsum(_log_ratios(distinct, DELTAS)[indices.reshape(-1)], axis=0)
+    gains = np.cumsum(log_ratios(distinct, DELTAS)[indices.reshape(-1)], axis=0)
     return np.asarray(np.logaddexp.reduce(gains + LOG_PRIOR, axis=1))
 
 
@@ -167,7 +173,7 @@ def odds_ratio_interval(tables: ContingencyTables, alpha: float) -> tuple[float,
     distinct, times = np.unique(tables, axis=0, return_counts=True)
 
     def log_likelihood(deltas: Floats) -> Floats:
-        return np.asarray(times @ _log_ratios(distinct, deltas)) if len(distinct) else np.zeros(len(deltas))
+        return np.asarray(times @ log_ratios(distinct, deltas)) if len(distinct) else np.zeros(len(deltas))
 
     bets = np.concatenate([-DELTAS[::-1], DELTAS])
     prior = np.concatenate([LOG_PRIOR[::-1], LOG_PRIOR]) - math.log(2)
@@ -178,7 +184,7 @@ def odds_ratio_interval(tables: ContingencyTables, alpha: float) -> tuple[float,
     return (0.0 if low == -MAX_LOG_ODDS else math.exp(low)), (math.inf if high == MAX_LOG_ODDS else math.exp(high))
 
 
-def _log_ratios(tables: ContingencyTables, deltas: Floats) -> Floats:
+def log_ratios(tables: ContingencyTables, deltas: Floats) -> Floats:
     """Return [tables, deltas]: the log likelihood of each table, given its margins, at each delta less that at 0."""
     return np.stack([_log_ratio(table, deltas) for table in tables.tolist()])
 

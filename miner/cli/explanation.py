@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from pipeline import BestResult, Candidate, Matting, PreparedPicture, Prompt
+    from pipeline import BestResult, Candidate, Matting, PreparedPicture, Prompt, Splats
 
 PAGE = "index.html"
 SIDE = 256
@@ -80,8 +80,8 @@ class Explanation:
         """Say why there is no object."""
         self.sections.append(f'<section><h2>No object</h2><p class="error">{escape(message)}</p></section>')
 
-    def add_result(self, best: "BestResult") -> None:
-        """Show the structure, the validator's sixteen views, and all candidates with the parts of their scores."""
+    def add_result(self, best: "BestResult", splats: "Splats") -> None:
+        """Show the structure, a validator's views of the splats, and all candidates with the parts of their scores."""
         from pipeline import draw_views, render_validator_views, voxel_splats
 
         asset = best.asset
@@ -91,7 +91,7 @@ class Explanation:
             words = [f"{asset.voxels} voxels at {azimuth}°" for azimuth in azimuths]
             names = [f"voxels{azimuth}" for azimuth in azimuths]
             self._add("Structure", [self._figure(*each) for each in zip(names, drawn, words, strict=True)])
-        views = render_validator_views(best.packed.splats).cpu().numpy()
+        views = render_validator_views(splats).cpu().numpy()
         self._add("What a validator sees", [self._figure("views", _grid(views), "sixteen views from the front on")])
         rows = [_row(("candidate", "seed", "seconds", "score", "fate"), "th")]
         rows += [_row(_cells(number, candidate)) for number, candidate in enumerate(best.candidates, 1)]

@@ -16,6 +16,7 @@ from miner.cli.run import run
 from miner.cli.serve import serve
 from miner.cli.splats import splats
 from miner.cli.status import status
+from miner.cli.tail import tail
 from miner.cli.weights import weights
 from miner.errors import ExitCode, MinerError
 
@@ -49,7 +50,7 @@ def program() -> None:
     prepare_for_sdk()
 
 
-for command in (run, status, phase, blacklist, report, generate, serve, weights, splats, completion):
+for command in (run, status, tail, phase, blacklist, report, generate, serve, weights, splats, completion):
     program.add_command(command)
 
 

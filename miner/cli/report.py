@@ -1,43 +1,47 @@
 """sn17-miner report: acceptance rates from the ledger, with how certain they are."""
 
-import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from miner.cli.options import FILE, ledger_option, load_files, operator_files, parse_time
+from miner.cli.options import FILE, ledger_option, load_files, operator_files
 from miner.cli.output import write_output
+from miner.cli.task_filter import task_filter_options
 
 if TYPE_CHECKING:
-    from miner.analytics import By
-
-SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+    from miner.analytics import By, TaskFilter
 
 
-class Since(click.ParamType[float]):
-    """A moment as unix seconds, given as a period before now or as an ISO 8601 time, UTC unless it names a zone."""
+class Dimensions(click.ParamType["By"]):
+    """Dimensions of the ledger, each once, separated by commas."""
 
-    name = "time"
+    name = "dimensions"
 
-    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse a period such as 24h (m, h, d, w) or a time such as 2025-11-04."""
+    def convert(self, value: "str | By", param: click.Parameter | None, ctx: click.Context | None) -> "By":
+        """Parse phase, or phase,validator."""
         if not isinstance(value, str):
             return value
-        if match := re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", value):
-            return time.time() - float(match[1]) * SECONDS[match[2]]
-        try:
-            return parse_time(value).timestamp()
-        except ValueError:
-            self.fail(f"{value!r} is neither a period such as 24h or 7d nor a time such as 2025-11-04", param, ctx)
+        from miner.analytics import DIMENSIONS
+
+        known = {str(dimension): dimension for dimension in DIMENSIONS}
+        names = [name.strip() for name in value.split(",")]
+        for name in names:
+            if name not in known:
+                self.fail(f"{name!r} is none of {', '.join(known)}", param, ctx)
+        if len(set(names)) < len(names):
+            self.fail(f"{value!r} names one twice", param, ctx)
+        return tuple(known[name] for name in names)
 
 
 @click.command()
-@click.option("--since", type=Since(), default=0.0, show_default="everything", help="24h, 7d, or an ISO 8601 time.")
 @click.option(
-    "--by", type=click.Choice(["phase", "validator", "type", "hour"]), default="phase", help="The groups of tasks."
+    "--by",
+    type=Dimensions(),
+    default="phase",
+    help="The groups of tasks: phase, validator, type, hour, or several: phase,validator.",
 )
+@task_filter_options
 @ledger_option
 @click.option(
     "--format",
@@ -49,8 +53,8 @@ class Since(click.ParamType[float]):
 @click.option("-o", "--output", type=FILE, show_default="the standard output", help="The file to write.")
 @operator_files
 def report(
-    since: float,
     by: "By",
+    task_filter: "TaskFilter",
     ledger: Path | None,
     output_format: Literal["text", "json", "csv", "html"],
     output: Path | None,
@@ -60,7 +64,8 @@ def report(
     """Report how much validators accept.
 
     By phase, validator, type or hour, and how certain that is. A rate is that of the accepted among the judged results,
-    with its 95 % Wilson interval. The miner may run meanwhile.
+    with its 95 % Wilson interval. Several dimensions give a group for each combination that occurs, and compare the
+    first among groups that are alike in the others. The miner may run meanwhile.
     """
     import gc
 
@@ -72,7 +77,7 @@ def report(
     from miner.analytics.report import as_csv, as_html, as_json, as_text, explain_emptiness, read_report
 
     files = load_files(config, state)
-    content = read_report(ledger or files.ledger, by, since, Scale.of(files.settings.bands))
+    content = read_report(ledger or files.ledger, by, task_filter, Scale.of(files.settings.bands))
     if not content.total.summary.tasks and output_format != "text":
         click.echo(explain_emptiness(content), err=True)
     text = {"text": as_text, "json": as_json, "csv": as_csv, "html": as_html}[output_format](content)

@@ -2,25 +2,36 @@
 
 import json
 import math
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import click
 
 from miner.cli.options import dotted_option, load_files, operator_files
+from miner.cli.task_lines import HEAD, Json, task_line
 from miner.errors import ExitCode, MinerError, OperatorError
 from miner.words import plural
 
 # Seconds that the miner gets to answer; it does so at once even while it generates.
 TIMEOUT = 5.0
+SHOWN_TASKS = 8
 GIB = 1024**3
-
-Json = dict[str, Any]
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the monitor's JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the monitor's JSON, with --watch an object a line.")
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value=2.0,
+    type=click.FloatRange(min=0.1),
+    metavar="[SECONDS]",
+    show_default="once",
+    help="Show it again every two or so many seconds, until Ctrl-C.",
+)
+@click.option("--strict", is_flag=True, help="End with 1 if there are problems, too.")
 @dotted_option(
     "--monitor.port",
     type=click.IntRange(1, 65535),
@@ -30,11 +41,18 @@ Json = dict[str, Any]
 @operator_files
 @click.pass_context
 def status(
-    context: click.Context, as_json: bool, monitor_port: int | None, config: Path | None, state: Path | None
+    context: click.Context,
+    as_json: bool,
+    watch: float | None,
+    strict: bool,
+    monitor_port: int | None,
+    config: Path | None,
+    state: Path | None,
 ) -> None:
-    """Show how the running miner is doing.
+    """Show how the running miner is doing: phases, validators, the latest tasks, problems.
 
-    Exit codes: 0 it works, 1 it is starting, stopping or cannot be reached, 2 the monitor is switched off.
+    Exit codes, with --watch that of the last look: 0 it works, 1 it is starting, stopping or cannot be reached, or has
+    problems and --strict is given, 2 the monitor is switched off.
     """
     monitor = load_files(config, state).settings.monitor
     if not monitor.enabled and monitor_port is None:
@@ -43,12 +61,38 @@ def status(
             "the miner was started with"
         )
     url = monitor_url(monitor.host, monitor_port or monitor.port)
-    content = fetch(url)
-    if as_json:
-        click.echo(json.dumps(content, indent=1))
-    else:
-        click.echo("\n".join(screen(content, url)))
-    context.exit(ExitCode.CLEAN if content["able_to_work"] else ExitCode.FAILURE)
+    if watch is None:
+        content = fetch(url)
+        click.echo(json.dumps(content, indent=1) if as_json else "\n".join(screen(content, url)))
+        context.exit(_exit_code(content, strict))
+    code = ExitCode.CLEAN
+    # Ctrl-C is how it ends.
+    with suppress(KeyboardInterrupt):
+        while True:
+            code = _show_again(url, as_json, strict)
+            time.sleep(watch)
+    context.exit(code)
+
+
+def _show_again(url: str, as_json: bool, strict: bool) -> ExitCode:
+    """Show the status in place of what the terminal shows; a miner that does not answer may come back."""
+    try:
+        content = fetch(url)
+        code, lines = _exit_code(content, strict), screen(content, url)
+    except MinerError as error:
+        content = {"able_to_work": False, "problems": [str(error)]}
+        code, lines = error.exit_code, [str(error)]
+    text = json.dumps(content) if as_json else "\n".join(lines)
+    if not as_json:
+        # Does nothing unless the output is a terminal.
+        click.clear()
+    click.echo(text)
+    return code
+
+
+def _exit_code(content: Json, strict: bool) -> ExitCode:
+    has_problems = strict and any(_problems(content))
+    return ExitCode.CLEAN if content["able_to_work"] and not has_problems else ExitCode.FAILURE
 
 
 def monitor_url(host: str, port: int) -> str:
@@ -59,14 +103,20 @@ def monitor_url(host: str, port: int) -> str:
 
 
 def fetch(url: str) -> Json:
-    """Return the status that the monitor at `url` reports. Raise MinerError if no miner answers there."""
+    """Return the status that the monitor at `url` reports, and the latest tasks as its "tasks".
+
+    Raises MinerError if no miner answers there.
+    """
     from http.client import HTTPException
     from urllib.request import ProxyHandler, build_opener
 
+    # The monitor is on this machine or in this network; a proxy for the internet cannot reach it.
+    opener = build_opener(ProxyHandler({}))
     try:
-        # The monitor is on this machine or in this network; a proxy for the internet cannot reach it.
-        with build_opener(ProxyHandler({})).open(f"{url}/status.json", timeout=TIMEOUT) as response:
+        with opener.open(f"{url}/status.json", timeout=TIMEOUT) as response:
             content = json.load(response)
+        with opener.open(f"{url}/tasks.json?last={SHOWN_TASKS}", timeout=TIMEOUT) as response:
+            latest = json.load(response)
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise MinerError(
@@ -75,12 +125,13 @@ def fetch(url: str) -> Json:
         ) from None
     if not isinstance(content, dict) or "able_to_work" not in content:
         raise MinerError(f"what answers at {url} is not a miner: name the miner's port with --monitor.port")
-    return content
+    return content | {"tasks": latest["tasks"]}
 
 
 def screen(content: Json, url: str) -> Iterable[str]:
     """Yield the lines of the screen."""
     now = content["now"]
+    devices = {worker["device"] for worker in content["workers"]}
     state = {"ok": "working"}.get(content["status"], content["status"])
     yield f"{content['service']} {content['version']} at {url}: {state}"
     yield from _fields(
@@ -90,12 +141,19 @@ def screen(content: Json, url: str) -> Iterable[str]:
             ("uptime", f"{duration(content['uptime'])}; last success {_ago(content['last_success'], now)}"),
             ("queue", f"{plural(content['queue'], 'task')} waiting"),
             ("counters", ", ".join(f"{count} {name}" for name, count in content["counters"].items()) or "nothing yet"),
-            *((gpu["device"], _gpu(gpu)) for gpu in content["gpus"]),
+            *((worker["device"], _worker(worker)) for worker in content["workers"]),
+            *((gpu["device"], _gpu(gpu)) for gpu in content["gpus"] if gpu["device"] not in devices),
             ("ledger", _ledger(content["ledger"])),
             ("metagraph", "not read yet" if (age := content["metagraph_age"]) is None else f"{duration(age)} old"),
         ]
     )
     yield from _validators(content["validators"], now)
+    yield ""
+    if content["tasks"]:
+        yield f"  {HEAD}"
+        yield from (f"  {task_line(task)}" for task in content["tasks"])
+    else:
+        yield "No task yet."
     problems = list(_problems(content))
     yield ""
     yield "Problems:" if problems else "No problems."
@@ -132,6 +190,13 @@ def _experiment(experiment: Json | None) -> str:
     elif experiment["losers"]:
         result = f"{', '.join(experiment['losers'])} clearly worse"
     return f"{experiment['experiment']}: {result}; accepted: {arms}"
+
+
+def _worker(worker: Json) -> str:
+    state = f"busy for {duration(worker['busy_seconds'])}" if worker["state"] == "busy" else worker["state"]
+    made = f"{worker['per_minute']:.1f} candidates a minute, {worker['candidates']} in all"
+    memory = f"; {_gpu(worker['memory'])}" if worker["memory"] else ""
+    return f"{worker['place']}, {state}; {made}{memory}"
 
 
 def _gpu(gpu: Json) -> str:
@@ -172,6 +237,10 @@ def _problems(content: Json) -> Iterable[str]:
     if not content["pipeline_loaded"]:
         yield "the models are not loaded yet"
     yield from content["problems"]
+    for worker in content["workers"]:
+        if worker["fault"]:
+            ending = {"restarting": "; it is started again", "lost": ""}.get(worker["state"], "; it works again")
+            yield f"the worker on {worker['device']} was lost: {worker['fault']}{ending}"
     for name, count in content["restarts"].items():
         yield f"{name} was restarted {plural(count, 'time')}; the log says why"
     ledger = content["ledger"]

@@ -1,16 +1,19 @@
-"""The GPU: the models in its memory, and the one thread that works on it."""
+"""The GPUs: the models in their memory, the workers that drive them, and the plan of what they make."""
 
+from miner.gpu.build import build_workers
 from miner.gpu.models import (
     LoadedModels,
+    PhaseModels,
     RetiredModels,
     choose_phase_compute,
-    free_memory,
-    load_and_warm_up,
     load_models,
 )
-from miner.gpu.scheduler import Scheduler, Urgency, most_urgent
+from miner.gpu.order import GenerationOrder
+from miner.gpu.plan import Claim, choose_claim
+from miner.gpu.pool import WorkerPool
+from miner.gpu.worker import LoadedPhase, Worker, WorkerState, WorkerStatus
 
 __all__ = [
-    "LoadedModels", "RetiredModels", "Scheduler", "Urgency", "choose_phase_compute", "free_memory", "load_and_warm_up",
-    "load_models", "most_urgent",
+    "Claim", "GenerationOrder", "LoadedModels", "LoadedPhase", "PhaseModels", "RetiredModels", "Worker", "WorkerPool",
+    "WorkerState", "WorkerStatus", "build_workers", "choose_claim", "choose_phase_compute", "load_models",
 ]  # fmt: skip

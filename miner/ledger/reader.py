@@ -2,9 +2,10 @@
 
 import json
 import logging
+import math
 import sqlite3
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
@@ -117,7 +118,14 @@ class ValidatorRow(NamedTuple):
     assigned_at: float
 
 
-Row = TypeVar("Row", TaskRow, PhaseRow, ExperimentRow, ValidatorRow)
+class PhaseOfTasksRow(NamedTuple):
+    """A phase that tasks were generated with."""
+
+    phase: str
+    config_hash: str
+
+
+Row = TypeVar("Row", TaskRow, PhaseRow, ExperimentRow, ValidatorRow, PhaseOfTasksRow)
 
 
 class LedgerReader:
@@ -146,17 +154,35 @@ class LedgerReader:
         """Close the connection."""
         self._database.close()
 
-    def tasks(self, since: float = 0.0, experiment: str | None = None, without: Collection[str] = ()) -> list[TaskRow]:
-        """Return the tasks assigned at `since` (unix seconds) or later, in the order of their assignment.
+    def tasks(
+        self, since: float = 0.0, experiment: str | None = None, without: Collection[str] = (),
+        until: float = math.inf, last: int | None = None,
+    ) -> list[TaskRow]:  # fmt: skip
+        """Return the tasks assigned from `since` until before `until`, unix seconds, in the order of their assignment.
 
-        With `experiment`, return only the tasks of that experiment. Columns in `without` are not read and are None.
+        With `experiment`, return only the tasks of that experiment; with `last`, only so many, the latest ones. Columns
+        in `without` are not read and are None.
         """
         if experiment is not None and self._version < FIRST_VERSION_WITH_EXPERIMENTS:
             return []
-        if experiment is None:
-            return self._rows(TaskRow, "tasks WHERE assigned_at >= ? ORDER BY key", (since,), without)
-        where = "assigned_at >= ? AND experiment = ?"
-        return self._rows(TaskRow, f"tasks WHERE {where} ORDER BY key", (since, experiment), without)
+        where = "assigned_at >= ? AND assigned_at < ?"
+        values: tuple[float | str, ...] = (since, until)
+        if experiment is not None:
+            where, values = f"{where} AND experiment = ?", (*values, experiment)
+        if last is None:
+            return self._rows(TaskRow, f"tasks WHERE {where} ORDER BY key", values, without)
+        limited = f"tasks WHERE {where} ORDER BY key DESC LIMIT ?"
+        return self._rows(TaskRow, limited, (*values, last), without)[::-1]
+
+    def tasks_of(self, keys: Iterable[int]) -> list[TaskRow]:
+        """Return the tasks with these keys, at most some hundreds; those that the ledger does not have are left out."""
+        values = tuple(keys)
+        return self._rows(TaskRow, f"tasks WHERE key IN ({', '.join('?' * len(values))}) ORDER BY key", values)
+
+    def task_phases(self) -> list[tuple[str, str]]:
+        """Return the names and hashes of the phases that tasks were generated with, in alphabetical order."""
+        rows = self._rows(PhaseOfTasksRow, "tasks GROUP BY phase, config_hash ORDER BY phase, config_hash")
+        return [(row.phase, row.config_hash) for row in rows]
 
     def open_tasks(self, since: float) -> list[TaskRow]:
         """Return pulled tasks assigned since then without a final outcome, which validators may hand back."""

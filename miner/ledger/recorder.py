@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +13,7 @@ from miner.ledger.schema import splat_columns
 from miner.ledger.writer import LedgerWriter
 
 if TYPE_CHECKING:
-    from pipeline import BestResult, Candidate, CutOut, PreparedPicture, Score, Statistics
+    from pipeline import BestResult, Candidate, CutOutRecord, Score
 
 Transport = Literal["pull", "push"]
 TaskType = Literal["text", "image"]
@@ -100,7 +100,6 @@ class TaskRecord:
     def generated(
         self,
         best: "BestResult",
-        statistics: "Statistics",
         submission_bytes: int | None,
         threshold: float | None = None,
         gate: events.GateVerdict | None = None,
@@ -115,7 +114,7 @@ class TaskRecord:
                 seed=best.asset.seed,
                 seeds=tuple(candidate.seed for candidate in best.candidates),
                 seconds=best.asset.seconds,
-                statistics=splat_columns(vars(statistics)),
+                statistics=splat_columns(vars(best.asset.statistics)),
                 submission_bytes=submission_bytes,
                 candidates=tuple(_columns(candidate) for candidate in best.candidates),
                 quality=score["quality"],
@@ -126,7 +125,7 @@ class TaskRecord:
                 threshold=threshold,
                 gate=gate,
                 pass_probability=pass_probability,
-                mattings=_mattings(best.asset.pictures),
+                mattings=tuple(map(_cut_out_columns, best.asset.cut_outs)),
             )
         )
 
@@ -151,12 +150,8 @@ def _score_columns(score: "Score | None") -> dict[str, float | None]:
     return {name: value if value is not None and math.isfinite(value) else None for name, value in columns.items()}
 
 
-def _mattings(pictures: "Sequence[PreparedPicture]") -> tuple[dict[str, object], ...]:
-    """Return what models made of each picture, and which one was chosen; see `ResultGenerated`."""
-    return tuple(_columns_of_cut_out(picture.cut_out) for picture in pictures if picture.cut_out.mattings)
-
-
-def _columns_of_cut_out(cut_out: "CutOut") -> dict[str, object]:
+def _cut_out_columns(cut_out: "CutOutRecord") -> dict[str, object]:
+    """Return what models made of a picture, and which one was chosen; see `ResultGenerated`."""
     numbers = [
         {
             "model": matting.model,
@@ -173,6 +168,7 @@ def _columns(candidate: "Candidate") -> dict[str, events.Value]:
     """Return the fields of a candidate, flat."""
     return {
         "seed": candidate.seed, "seconds": candidate.seconds, "fate": candidate.fate, "problem": candidate.problem,
+        "voxels": candidate.voxels,
         **_score_columns(candidate.score),
     }  # fmt: skip
 

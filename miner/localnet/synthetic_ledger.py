@@ -21,17 +21,17 @@ EXPERIMENT_NAME = "2025-11 phase3 baseline"
 EXPERIMENT = Experiment(17, {"phase3": 50, "baseline": 50})
 
 
-def synthesise_events(tasks: int, seed: int = 0) -> Iterator[Event]:
-    """Yield the events of a number of tasks: a third in each of two phases, then an experiment with both."""
+def synthesise_events(tasks: int, seed: int = 0, start: float = START) -> Iterator[Event]:
+    """Yield the events of tasks from `start`, unix seconds: a third in each of two phases, then a test of both."""
     # Parts of the score are drawn apart, so that they change nothing else.
     rng, score_rng = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     seconds = tasks / TASKS_PER_HOUR * 3600
-    yield events.PhaseChanged(START, "baseline", "start", CONFIG_HASHES["baseline"], "note: upstream's values\n")
-    yield events.PhaseChanged(START + seconds / 3, "phase3", "apply", CONFIG_HASHES["phase3"], "note: the default\n")
-    yield events.ExperimentStarted(EXPERIMENT_NAME, START + seconds * 2 / 3, EXPERIMENT.seed, EXPERIMENT.weights)
+    yield events.PhaseChanged(start, "baseline", "start", CONFIG_HASHES["baseline"], "note: upstream's values\n")
+    yield events.PhaseChanged(start + seconds / 3, "phase3", "apply", CONFIG_HASHES["phase3"], "note: the default\n")
+    yield events.ExperimentStarted(EXPERIMENT_NAME, start + seconds * 2 / 3, EXPERIMENT.seed, EXPERIMENT.weights)
     turns: dict[Stratum, int] = {}
     for number in range(tasks):
-        at = START + seconds * number / tasks
+        at = start + seconds * number / tasks
         uid = int(rng.choice(list(VALIDATORS)))
         stratum = Stratum(f"5Validator{uid:038d}", "text" if rng.random() < 0.2 else "image")
         arm, phase = None, "baseline" if number < tasks / 3 else "phase3"
@@ -96,10 +96,10 @@ def _sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value))
 
 
-def fill_ledger(path: Path, tasks: int) -> None:
+def fill_ledger(path: Path, tasks: int, start: float = START) -> None:
     """Write a synthetic ledger in one transaction, unlike the miner, which writes each event by itself."""
     with closing(open_for_writing(path)) as database:
         database.execute("BEGIN")
-        for event in synthesise_events(tasks):
+        for event in synthesise_events(tasks, start=start):
             database.execute(*event.statement())
         database.execute("COMMIT")

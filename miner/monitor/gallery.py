@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from miner.monitor.gpu_drawing import DrawTurntable
 from miner.monitor.thumbnails import ThumbnailError, ThumbnailWorker
+from miner.monitor.turntable import encode_webp
 from miner.runtime import write_atomically
 from miner.tasks import Result, Task
 from pipeline import ImagePrompt, ResultFormat, Splats, TextPrompt, UpAxis, flip_up_axis, ply, spz
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 # Results in memory until they are saved, and saved results until they are drawn; the oldest are dropped.
 MAX_UNSAVED = 8
 MAX_UNDRAWN = 4
+# Results whose facts are kept in memory, some kilobytes each.
+MAX_FACTS = 4096
 
 
 def read_upright(results: Path, key: int) -> Splats:
@@ -63,7 +67,7 @@ class GalleryResult:
         return GalleryResult(
             key=time.time_ns() if task.record is None else task.record.key,
             task_id=task.id, task_type=task.type, prompt=prompt, phase=result.phase.name, seed=result.asset.seed,
-            gaussians=len(result.asset.splats), seconds=result.asset.total_seconds,
+            gaussians=result.asset.gaussians, seconds=result.asset.total_seconds,
             data=result.data, data_format=task.format, up=task.up,
         )  # fmt: skip
 
@@ -90,14 +94,17 @@ class Gallery:
         self._undrawn: deque[int] = deque(maxlen=MAX_UNDRAWN)
         self._has_new = asyncio.Event()
         self._problem = ""
+        self._facts: dict[int, dict[str, Any]] = {}
+        self._views_worker = ThumbnailWorker()
+        self._views_lock = asyncio.Lock()
 
     def offer(self, result: GalleryResult) -> None:
         """Queue a result to be saved and drawn, on the event loop; returns at once."""
         self._unsaved.append(result)
         self._has_new.set()
 
-    async def run(self) -> None:
-        """Save and draw results until cancelled."""
+    async def run(self, draw_on_gpu: DrawTurntable | None = None) -> None:
+        """Save and draw results until cancelled, their splats on a GPU if there is one to draw on."""
         worker = ThumbnailWorker()
         try:
             while True:
@@ -107,29 +114,40 @@ class Gallery:
                         self._undrawn.append(result.key)
                 if self._undrawn:
                     # The newest first: while results come faster than they are drawn, older ones are not drawn.
-                    await self._draw(worker, self._undrawn.pop())
+                    await self._draw(worker, self._undrawn.pop(), draw_on_gpu)
                     continue
                 self._has_new.clear()
                 if not self._unsaved:
                     await self._has_new.wait()
         finally:
             await worker.close()
+            await self._views_worker.close()
 
-    def read_latest(self, count: int) -> list[StoredResult]:
-        """Return the newest results, the newest first. Blocks."""
-        keys = sorted(
-            (int(path.stem) for path in self.results.glob("*.json") if re.fullmatch("[0-9]+", path.stem)), reverse=True
-        )
-        results = map(self._read, keys[:count])
-        return [result for result in results if result is not None]
+    async def draw_views(self, key: int) -> None:
+        """Draw the views that a validator judges of a result, unless they are drawn. Raises ThumbnailError."""
+        # One at a time, with a worker of their own, so that thumbnails need not wait for them.
+        async with self._views_lock:
+            if not await asyncio.to_thread((self.pictures / f"{key}.views.webp").is_file):
+                await self._views_worker.draw(self.results, key, self.pictures, "views")
 
-    def _read(self, key: int) -> StoredResult | None:
+    def keys(self) -> list[int]:
+        """Return the keys of the results on disk, the newest first. Blocks."""
+        stems = (path.stem for path in self.results.glob("*.json"))
+        return sorted((int(stem) for stem in stems if re.fullmatch("[0-9]{1,19}", stem)), reverse=True)
+
+    def read(self, key: int) -> StoredResult | None:
+        """Return a result, None if it is not kept any more. Blocks."""
         try:
-            facts = json.loads((self.results / f"{key}.json").read_text(encoding="utf-8"))
+            facts = self._facts.get(key) or json.loads((self.results / f"{key}.json").read_text(encoding="utf-8"))
             size = (self.results / f"{key}.{facts['data_format']}").stat().st_size
         except (OSError, ValueError, KeyError, TypeError):
             # Deleted meanwhile, or not a file of this gallery.
+            self._facts.pop(key, None)
             return None
+        # They never change, and a search reads all of them.
+        self._facts[key] = facts
+        while len(self._facts) > MAX_FACTS:
+            self._facts.pop(next(iter(self._facts)))
         pictures = ((self.pictures / name).is_file() for name in (f"{key}.webp", f"{key}.prompt.webp"))
         return StoredResult(key, facts, size, *pictures)
 
@@ -155,13 +173,25 @@ class Gallery:
             return False
         return True
 
-    async def _draw(self, worker: ThumbnailWorker, key: int) -> None:
+    async def _draw(self, worker: ThumbnailWorker, key: int, draw_on_gpu: DrawTurntable | None) -> None:
+        is_drawn = draw_on_gpu is not None and await self._draw_splats(key, draw_on_gpu)
         try:
-            await worker.draw(self.results, key, self.pictures)
+            await worker.draw(self.results, key, self.pictures, "prompt" if is_drawn else "thumbnails")
         except ThumbnailError as error:
             self._warn_once(f"a result could not be drawn: {error}")
         else:
             self._problem = ""
+
+    async def _draw_splats(self, key: int, draw: DrawTurntable) -> bool:
+        """Draw a result's splats on the GPU; return whether that went well, since the worker can do it, too."""
+        try:
+            strip = await draw(await asyncio.to_thread(read_upright, self.results, key))
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(lambda: write_atomically(self.pictures / f"{key}.webp", encode_webp(strip)))
+        except Exception as error:  # such as a GPU without memory to spare
+            log.debug("Result %d is not drawn on the GPU: %s: %s", key, type(error).__name__, error)
+            return False
+        return True
 
     def _warn_once(self, problem: str) -> None:
         """Log a problem unless the last one was the same."""

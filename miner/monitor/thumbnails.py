@@ -6,11 +6,15 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 # Seconds for one result; the largest take some ten seconds of an idle core.
 DRAWING_TIMEOUT = 180.0
 # The folder of the packages.
 ROOT = Path(__file__).parents[2]
+
+
+Picture = Literal["thumbnails", "prompt", "views"]
 
 
 class ThumbnailError(Exception):
@@ -24,9 +28,12 @@ class ThumbnailWorker:
         """Start no process yet."""
         self._process: asyncio.subprocess.Process | None = None
 
-    async def draw(self, results: Path, key: int, pictures: Path) -> None:
-        """Draw the result `key` of the folder `results` into the folder `pictures`. Raises ThumbnailError."""
-        order: dict[str, object] = {"results": str(results), "key": key, "pictures": str(pictures)}
+    async def draw(self, results: Path, key: int, pictures: Path, what: Picture = "thumbnails") -> None:
+        """Draw the result `key` of the folder `results` into the folder `pictures`. Raises ThumbnailError.
+
+        See `thumbnail_worker` for what is drawn.
+        """
+        order: dict[str, object] = {"results": str(results), "key": key, "pictures": str(pictures), "what": what}
         try:
             async with asyncio.timeout(DRAWING_TIMEOUT):
                 if self._process is None or self._process.returncode is not None:

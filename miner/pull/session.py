@@ -45,6 +45,12 @@ class ValidatorRecord:
         """The validator's uid and the beginning of its hotkey, for the log."""
         return f"validator {self.neuron.uid} ({self.neuron.hotkey[:8]})"
 
+    @property
+    def phase_words(self) -> str:
+        """The phase of the last task, for the end of a sentence in the log; "" before its generation."""
+        assignment = self.task_record.assignment if self.task_record else None
+        return f", phase {sanitise_name(assignment.phase)}" if assignment else ""
+
 
 @dataclass(frozen=True)
 class SessionContext:
@@ -70,7 +76,6 @@ class ValidatorSession:
     connect: Callable[[], Transport]
     on_transition: Callable[[], None]
     is_retiring: bool = False
-    _packing_seconds: float = 0.0
     _last_denial: str = ""
     _has_reported_skew: bool = False
 
@@ -205,7 +210,6 @@ class ValidatorSession:
             raise
         except PipelineError:
             return SKIP
-        self._packing_seconds = result.packing_seconds
         return result.data
 
     async def _submit(self, transport: Transport, held: HeldTask) -> machine.SubmissionCompleted:
@@ -225,7 +229,7 @@ class ValidatorSession:
             validator_time=record.state.clock.with_date(date, received).validator_time(received, context.clock.wall()),
         )
         if results and response.outcome.closes:
-            record.overhead = record.overhead.with_sample(self._packing_seconds + received - started)
+            record.overhead = record.overhead.with_sample(received - started)
         if reply.connected:
             context.runner.counters[response.outcome] += 1
             if record.task_record is not None:
@@ -234,5 +238,6 @@ class ValidatorSession:
         level = logging.INFO if is_expected else logging.WARNING
         what = plural(len(results), "byte") if results else "empty result"
         done = f"{what} submitted" if reply.connected else f"{what} could not be submitted"
-        log.log(level, "Task %s: %s to %s: %s", sanitise_name(held.id), done, record.name, response.reason)
+        to = f"{record.name}{record.phase_words}"
+        log.log(level, "Task %s: %s to %s: %s", sanitise_name(held.id), done, to, response.reason)
         return machine.SubmissionCompleted(response, sent, reply.delivered, date)

@@ -82,6 +82,10 @@ class UpstreamGenerator(Backend):
         """Whether there is a text checkpoint."""
         return self.text is not None
 
+    def samples_on_structures(self, prompt: Prompt) -> bool:
+        """Return False: upstream's pipelines keep their structures to themselves."""
+        return False
+
     def warm_up_steps(self) -> Iterator[None]:
         """Generate one object of each kind, so that the first request is as fast as any other; yield after each."""
         return generate_first(self, self.device, image=self.supports_image, text=self.supports_text)
@@ -139,7 +143,7 @@ class UpstreamGenerator(Backend):
             except Exception as error:  # upstream raises whatever its dependencies raise
                 raise BackendError(f"the trellis package failed: {type(error).__name__}: {error}") from error
             splats = gaussian_to_splats(result["gaussian"][0])
-        return Asset(splats, request.seed, measurements.voxels, measurements.seconds, conditioning.pictures)
+        return Asset(splats, request.seed, measurements.voxels, measurements.seconds, pictures=conditioning.pictures)
 
     def _encode(self, prompt: Prompt) -> tuple[_EncodedPrompt, tuple[PreparedPicture, ...]]:
         if isinstance(prompt, TextPrompt):

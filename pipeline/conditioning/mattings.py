@@ -34,6 +34,24 @@ class Matting:
         return expect_iou(self.measures)
 
 
+@dataclass(frozen=True)
+class MattingRecord:
+    """What is told of a matting: all of it but the picture."""
+
+    model: str
+    expected_iou: float
+    flaw: Flaw
+    measures: MatteMeasures
+
+
+@dataclass(frozen=True)
+class CutOutRecord:
+    """What is told of a cut-out: the model whose matte was taken, and what all models made of the picture."""
+
+    model: str
+    mattings: tuple[MattingRecord, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class CutOut:
     """A picture's object, and where the matte comes from.
@@ -52,6 +70,11 @@ class CutOut:
         if not self.mattings:
             return 1.0
         return next((matting.expected_iou for matting in self.mattings if matting.model == self.model), 0.0)
+
+    def record(self) -> CutOutRecord:
+        """Return what is told of it."""
+        mattings = (MattingRecord(m.model, m.expected_iou, m.flaw, m.measures) for m in self.mattings)
+        return CutOutRecord(self.model, tuple(mattings))
 
 
 class MattingModels:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from miner.analytics import GROUPINGS
+from miner.analytics import DIMENSIONS
 from miner.ledger import LedgerWriter
 from miner.localnet import fill_ledger, synthesise_events
 
@@ -64,7 +64,7 @@ def main() -> int:
         record_us, write_ms = write_one_by_one(state / "one-by-one.sqlite")
         figures: dict[str, float] = {"tasks": options.tasks, "megabytes": ledger.stat().st_size / 1e6}
         figures |= {"record_us": record_us, "write_ms": write_ms}
-        reports: dict[str, tuple[str, str]] = {f"by {grouping}": ("--by", grouping) for grouping in GROUPINGS}
+        reports: dict[str, tuple[str, str]] = {f"by {name}": ("--by", name) for name in DIMENSIONS}
         reports |= {name: ("--format", name) for name in FORMATS}
         for name, arguments in reports.items():
             figures[f"{name}, wall"], figures[f"{name}, processor"] = report_seconds(state, *arguments)

@@ -278,6 +278,39 @@ class Tab:
         async with asyncio.timeout(50):
             assert await self.evaluate(f"new Promise(done => {{ {look} }})")
 
+    async def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Press the mouse's button at one place, and let it go at another."""
+        middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
+        for kind, (x, y), button in (
+            ("mouseMoved", start, "none"),
+            ("mousePressed", start, "left"),
+            ("mouseMoved", middle, "left"),
+            ("mouseMoved", end, "left"),
+            ("mouseReleased", end, "left"),
+        ):
+            await self.call(
+                "Input.dispatchMouseEvent",
+                type=kind,
+                x=x,
+                y=y,
+                button=button,
+                clickCount=1,
+                buttons=int(button == "left"),
+            )
+
+    async def swipe(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Move a finger from one place to another."""
+        for step in range(6):
+            x, y = (a + (b - a) * step / 5 for a, b in zip(start, end, strict=True))
+            kind = "touchStart" if step == 0 else "touchMove"
+            await self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+        await self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    async def press(self, key: str, code: int) -> None:
+        """Press a key by its name and its virtual key code."""
+        for kind in ("rawKeyDown", "keyUp"):
+            await self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
     async def screenshot(self) -> bytes:
         """PNG."""
         return base64.b64decode((await self.call("Page.captureScreenshot", format="png"))["data"])

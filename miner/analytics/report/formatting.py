@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from miner.analytics.aggregate import Contrast, Summary
 from miner.analytics.calibration import ReliabilityBin
+from miner.analytics.experiments import ExperimentSummary
 from miner.analytics.gate_summary import CalibrationSummary, GateSummary
 from miner.analytics.pass_model import MIN_OUTCOMES
 from miner.analytics.report.build import Report, ReportRow
@@ -24,7 +25,7 @@ PARTLY_RANDOMISED = (
 def note_on_assignment(report: Report) -> str:
     """Return what the differences between phases are worth, "" if an experiment assigned all of the tasks."""
     notes = {"at random": "", "partly at random": PARTLY_RANDOMISED, "not at random": NOT_RANDOMISED}
-    return notes[report.assigned] if report.differences and report.by == "phase" else ""
+    return notes[report.assigned] if report.differences and report.by[0] == "phase" else ""
 
 
 def moment(seconds: float, form: str = "%Y-%m-%d %H:%M") -> str:
@@ -127,9 +128,30 @@ def gate_lines(gate: GateSummary) -> list[str]:
     return lines
 
 
+def scope(report: Report) -> str:
+    """Return which tasks the report is on, to follow a noun."""
+    since, until = report.filter.since, report.filter.until
+    parts = [f" since {moment(since)}" if since else ""]
+    parts += [f"until {moment(until)}"] if until < report.now else []
+    parts += [str(report.filter)] if str(report.filter) else []
+    return ", ".join([*parts, f"as of {moment(report.now)} UTC"])
+
+
+def forecast_lines(summary: ExperimentSummary) -> list[str]:
+    """Return what it would take to tell arms apart, a sentence each."""
+    counted = {arm.phase: arm.counted for arm in summary.arms}
+    return [
+        f"At these rates, {better} would be called better than {worse} after some {tasks:,} tasks of both; "
+        f"{counted[better] + counted[worse]:,} are counted"
+        for better, worse, tasks in summary.forecasts
+    ]
+
+
 def explain_emptiness(report: Report) -> str:
     """Return why there is nothing to report."""
     if not report.ledger.exists():
         return f"There is no ledger {report.ledger} yet, so there is nothing to report."
-    since = f" since {moment(report.since)} UTC" if report.since else ""
-    return f"The ledger {report.ledger} has no tasks{since}, so there is nothing to report."
+    since = f" since {moment(report.filter.since)} UTC" if report.filter.since else ""
+    until = f" until {moment(report.filter.until)} UTC" if report.filter.until < report.now else ""
+    kind = f" of {report.filter}" if str(report.filter) else ""
+    return f"The ledger {report.ledger} has no tasks{kind}{since}{until}, so there is nothing to report."

@@ -9,7 +9,7 @@ from miner.analytics.gate_summary import GateSummary
 from miner.analytics.report import formatting
 from miner.analytics.report.build import Report, ReportRow
 from miner.analytics.report.formatting import moment, number, percent
-from miner.analytics.report.plots import calibration_plot, effect_plot, rate_plot, time_plot
+from miner.analytics.report.plots import calibration_plot, effect_plot, evidence_plot, rate_plot, time_plot
 
 # Rows of a plot; the tables have all rows.
 MAX_ROWS = 30
@@ -43,7 +43,10 @@ svg .muted { fill: var(--muted); } svg .end { text-anchor: end; } svg .middle { 
 
 def as_html(report: Report) -> str:
     """Write the whole document."""
-    body = [f"<h1>Acceptance by {report.by}</h1>", f'<p class="muted">{escape(_scope(report))}</p>']
+    body = [
+        f"<h1>Acceptance by {report.title}</h1>",
+        f'<p class="muted">{escape(f"{report.ledger}{formatting.scope(report)}")}</p>',
+    ]
     if report.total.summary.tasks:
         body += [_headline(report.total), *_rates(report), *_over_time(report), *_contrasts(report.total.contrasts)]
         body += _gate(report.gate)
@@ -58,11 +61,6 @@ def as_html(report: Report) -> str:
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
-
-
-def _scope(report: Report) -> str:
-    since = f"since {moment(report.since)}" if report.since else "all there is"
-    return f"{report.ledger}, {since}, as of {moment(report.until)} UTC"
 
 
 def _headline(total: ReportRow) -> str:
@@ -92,8 +90,8 @@ def _row(cells: Sequence[str], row_class: str = "", last_class: str = "") -> str
 
 
 def _rates(report: Report) -> Iterable[str]:
-    yield f"<h2>Rate of each {report.by}, with 95 % intervals</h2>"
-    shown = report.groups[-MAX_ROWS:] if report.by == "hour" else report.groups[:MAX_ROWS]
+    yield f"<h2>Rate of each {report.title}, with 95 % intervals</h2>"
+    shown = report.groups[-MAX_ROWS:] if report.has_hours else report.groups[:MAX_ROWS]
     yield rate_plot((*shown, report.total), report.scale)
     if len(shown) < len(report.groups):
         yield f'<p class="muted">{len(shown)} of {len(report.groups)} are drawn; the table has all.</p>'
@@ -119,14 +117,14 @@ def _summary_row(row: ReportRow) -> str:
 
 
 def _over_time(report: Report) -> Iterable[str]:
-    if len(report.bins) < 2:
+    if sum(found.rate.judged > 0 for found in report.bins) < 2:
         return
     hours = report.bin_seconds // 3600
     width = f"{hours} h" if hours < 48 else f"{hours // 24} days"
     yield f"<h2>Over time, in bins of {width}</h2>"
     yield time_plot(report)
-    if report.phases:
-        yield '<p class="muted">Dashed lines are changes of phase.</p>'
+    if report.markers:
+        yield '<p class="muted">Dashed lines are changes of the phase and of the code, and experiments.</p>'
 
 
 def _contrasts(contrasts: Sequence[Contrast]) -> Iterable[str]:
@@ -177,3 +175,6 @@ def _experiment(experiment: ExperimentSummary) -> Iterable[str]:
         evidence = [formatting.evidence(comparison.highest_e_value), f"{result.threshold:.0f}", odds_ratio]
         rows.append(_row([comparison.better, comparison.worse, *evidence]))
     yield _table(["is better than", "", "evidence", "needed", "odds ratio, at any time"], rows)
+    yield from (f"<p>{escape(line)}.</p>" for line in formatting.forecast_lines(experiment))
+    if any(comparison.path for comparison in result.comparisons):
+        yield evidence_plot(experiment)

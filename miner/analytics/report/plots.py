@@ -1,10 +1,12 @@
 """The report's plots as inline SVG, coloured by the style sheet of the page."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from miner.analytics.aggregate import Bin, Contrast
+from miner.analytics.experiments import ExperimentSummary
 from miner.analytics.gate_summary import CalibrationSummary
 from miner.analytics.rating import Scale
 from miner.analytics.report.build import Report, ReportRow
@@ -101,9 +103,10 @@ def effect_plot(contrasts: Sequence[Contrast]) -> str:
 
 
 def time_plot(report: Report) -> str:
-    """Draw the acceptance rate of each bin with its interval, and the changes of phase."""
+    """Draw the acceptance rate of each bin that has judged tasks, with its interval, and the markers."""
+    bins = [found for found in report.bins if found.rate.judged]
     left, right, top, bottom = 46, WIDTH - 20, 24, 224
-    start, end = report.bins[0].start, report.bins[-1].start + report.bin_seconds
+    start, end = bins[0].start, bins[-1].start + report.bin_seconds
     x, y = Axis((start, end), (left, right)), Axis((0, 1), (bottom, top))
     parts = []
     for tick in range(0, 101, 20):
@@ -115,19 +118,49 @@ def time_plot(report: Report) -> str:
         anchor = "end" if step == 5 else "middle" if step else ""
         parts.append(_text(x(at), bottom + 18, moment(at, form), f"muted {anchor}"))
     last_label = -200.0
-    for phase in report.phases:
-        if not start <= phase.at <= end:
+    for marker in report.markers:
+        if not start <= marker.at <= end:
             continue
-        parts.append(_line(x(phase.at), top, x(phase.at), bottom, "mark"))
+        parts.append(_line(x(marker.at), top, x(marker.at), bottom, "mark"))
         # Where changes crowd, only the first is named.
-        if x(phase.at) - last_label > 90:
-            last_label = x(phase.at)
-            parts.append(_text(last_label + 4, top - 8, phase.phase[:18], "muted"))
-    middles = [x(b.start + report.bin_seconds / 2) for b in report.bins]
-    trend = " ".join(f"{middle:.1f},{y(_share(b)):.1f}" for middle, b in zip(middles, report.bins, strict=True))
+        if x(marker.at) - last_label > 130:
+            last_label = x(marker.at)
+            parts.append(_text(last_label + 4, top - 8, marker.text[:24], "muted"))
+    middles = [x(b.start + report.bin_seconds / 2) for b in bins]
+    trend = " ".join(f"{middle:.1f},{y(_share(b)):.1f}" for middle, b in zip(middles, bins, strict=True))
     parts.append(f'<polyline class="trend" points="{trend}"/>')
-    parts += [_time_mark(middle, y, b) for middle, b in zip(middles, report.bins, strict=True)]
+    parts += [_time_mark(middle, y, b) for middle, b in zip(middles, bins, strict=True)]
     return _svg(bottom + 26, parts, "Acceptance rate over time with 95 % intervals")
+
+
+def evidence_plot(experiment: ExperimentSummary) -> str:
+    """Draw the e-value of each comparison over time, on a logarithmic axis, and the threshold that decides."""
+    left, right, top, bottom = 66, WIDTH - 20, 14, 194
+    result = experiment.result
+    comparisons = [comparison for comparison in result.comparisons if comparison.path]
+    ends = [at for comparison in comparisons for at, _ in comparison.path]
+    start, end = min(experiment.row.started_at, *ends), max(*ends, experiment.row.started_at + 60)
+    highest = max(result.threshold * 10, *(value for comparison in comparisons for _, value in comparison.path))
+    x, y = Axis((start, end), (left, right)), Axis((-1, math.log10(highest)), (bottom, top))
+    parts = []
+    for power in range(-1, math.floor(math.log10(highest)) + 1, max(1, math.ceil(math.log10(highest) / 6))):
+        parts += [_line(left, y(power), right, y(power), "grid")]
+        parts += [_text(left - 8, y(power) + 4, f"{10.0**power:g}", "muted end")]
+    threshold = math.log10(result.threshold)
+    parts += [_line(left, y(threshold), right, y(threshold), "mark")]
+    parts += [_text(right, y(threshold) - 5, f"decided from {result.threshold:.0f}", "muted end")]
+    for comparison in comparisons:
+        # Below a tenth, more evidence against it makes no difference.
+        points = " ".join(f"{x(at):.1f},{y(math.log10(max(value, 0.1))):.1f}" for at, value in comparison.path)
+        parts.append(f'<polyline class="trend" points="{x(start):.1f},{y(0):.1f} {points}"/>')
+        at, value = comparison.path[-1]
+        words = f"{comparison.better} better"
+        parts.append(_text(x(at) - 6, y(math.log10(max(value, 0.1))) - 6, words[:40], "muted end"))
+    for step in range(6):
+        at = start + (end - start) * step / 5
+        anchor = "end" if step == 5 else "middle" if step else ""
+        parts.append(_text(x(at), bottom + 18, moment(at, "%d %b %H:%M"), f"muted {anchor}"))
+    return _svg(bottom + 26, parts, f"Evidence of experiment {experiment.row.name} over time")
 
 
 def calibration_plot(summary: CalibrationSummary) -> str:

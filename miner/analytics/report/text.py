@@ -17,9 +17,8 @@ def as_text(report: Report) -> str:
         for experiment in report.experiments:
             lines += ["", *_experiment(experiment)]
         return "\n".join(lines) + "\n"
-    since = f" since {moment(report.since)}" if report.since else ""
-    lines = [f"{report.ledger}: {plural(total.tasks, 'task')}{since}, as of {moment(report.until)} UTC", ""]
-    head = ["by " + report.by, "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 % interval", "score"]
+    lines = [f"{report.ledger}: {plural(total.tasks, 'task')}{formatting.scope(report)}", ""]
+    head = [f"by {report.title}", "tasks", "accepted", "rejected", "skipped", "other", "rate", "95 % interval", "score"]
     head += ["quality", "alignment text/image", "p50 s", "p95 s", "gaussians", "verdict"]
     lines += _table([head, *map(formatting.summary_cells, (*report.groups, report.total))])
     lines.append(report.scale.explanation)
@@ -92,6 +91,7 @@ def _experiment(summary: ExperimentSummary) -> Iterable[str]:
         evidence = f"{formatting.evidence(comparison.highest_e_value)} of {result.threshold:.0f}"
         arms = f"{comparison.better} better than {comparison.worse}"
         yield f"  {arms}: evidence {evidence}, odds ratio {low:.2f} to {high:.2f} at any time"
+    yield from (f"  {line}" for line in formatting.forecast_lines(summary))
     if result.winner is not None:
         yield f"  Winner: {result.winner}"
     elif result.losers:

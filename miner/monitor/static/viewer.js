@@ -3,13 +3,18 @@
 import * as THREE from "three";
 import { OrbitControls } from "/static/vendor/three-0.180.0/OrbitControls.js";
 import { SparkRenderer, SplatMesh } from "/static/vendor/spark-2.2.0/spark.module.min.js";
-import { el, number, utc } from "/static/dom.js";
+import { offerViews, showFacts } from "/static/facts.js";
 
 // The validator's view: degrees, and the distance at which the box's longest side is 1.5.
 const [FIELD_OF_VIEW, DISTANCE, ELEVATION, SIDE] = [49.1, 2.5, 15, 1.5];
 const BACKDROPS = [0xffffff, 0x17181b, 0x8a8a8a];
 const place = (id) => document.getElementById(id);
-const key = new URLSearchParams(location.search).get("key") ?? "";
+const asked = new URLSearchParams(location.search);
+const key = asked.get("key") ?? "";
+// Part of a page that compares two results.
+const isPart = asked.has("part");
+asked.delete("key");
+asked.delete("part");
 
 const canvas = place("canvas");
 const renderer = new THREE.WebGLRenderer({ canvas, antialias: false });
@@ -25,21 +30,66 @@ controls.addEventListener("change", redraw);
 scene.add(new SparkRenderer({ renderer, onDirty: redraw }));
 
 function front() {
+  // Ends what is left of an earlier turn.
+  controls.enableDamping = false;
+  controls.update();
   const elevation = (ELEVATION * Math.PI) / 180;
   camera.position.set(0, DISTANCE * Math.sin(elevation), DISTANCE * Math.cos(elevation));
   controls.target.set(0, 0, 0);
   controls.update();
+  controls.enableDamping = true;
 }
 
 function fit() {
   renderer.setPixelRatio(Math.min(devicePixelRatio, 2));
   renderer.setSize(innerWidth, innerHeight, false);
+  // The object stands in the middle of what the panel leaves free, and fits into its narrower side.
+  const isWide = innerWidth > 640;
+  const panel = document.querySelector("aside")?.getBoundingClientRect();
+  const left = isWide && panel ? panel.right : 0;
+  const half = Math.tan((FIELD_OF_VIEW * Math.PI) / 360) / Math.min(1, (innerWidth - left) / innerHeight);
+  camera.fov = (Math.atan(half) * 360) / Math.PI;
   camera.aspect = innerWidth / innerHeight;
-  // The object stands in the middle of what the panel leaves free.
-  const covered = innerWidth > 640 ? place("facts").getBoundingClientRect().right : 0;
-  camera.setViewOffset(innerWidth, innerHeight, -covered / 2, 0, innerWidth, innerHeight);
+  camera.setViewOffset(innerWidth, innerHeight, -left / 2, 0, innerWidth, innerHeight);
   camera.updateProjectionMatrix();
   redraw();
+}
+
+// Angles in degrees; the distance is multiplied by `closer`.
+function move(azimuth, elevation, closer = 1) {
+  const offset = new THREE.Spherical().setFromVector3(camera.position.clone().sub(controls.target));
+  offset.theta += (azimuth * Math.PI) / 180;
+  offset.phi = Math.min(Math.max(offset.phi - (elevation * Math.PI) / 180, 0.05), Math.PI - 0.05);
+  offset.radius *= closer;
+  camera.position.setFromSpherical(offset).add(controls.target);
+  controls.update();
+}
+
+const KEYS = { ArrowLeft: [-10, 0], ArrowRight: [10, 0], ArrowUp: [0, 10], ArrowDown: [0, -10], "+": [0, 0, 0.9], "-": [0, 0, 1 / 0.9] };
+canvas.addEventListener("keydown", (event) => {
+  if (!KEYS[event.key]) return;
+  event.preventDefault();
+  controls.autoRotate = false;
+  showTurning();
+  move(...KEYS[event.key]);
+});
+
+// Where the camera is, for whoever tests the page or looks at two results at once.
+const whereabouts = () => camera.position.toArray().map((part) => part.toFixed(3)).join(" ");
+controls.addEventListener("change", () => (canvas.dataset.camera = whereabouts()));
+function followOther() {
+  const channel = new BroadcastChannel("camera");
+  let heard = "";
+  channel.addEventListener("message", (event) => {
+    heard = event.data;
+    controls.autoRotate = false;
+    showTurning();
+    camera.position.fromArray(heard.split(" ").map(Number));
+    controls.update();
+  });
+  controls.addEventListener("change", () => {
+    if (whereabouts() !== heard) channel.postMessage(whereabouts());
+  });
 }
 
 let backdrop = matchMedia("(prefers-color-scheme: dark)").matches ? 1 : 0;
@@ -82,33 +132,12 @@ async function download() {
   }
 }
 
-async function showFacts() {
-  const { results } = await (await fetch("/results.json")).json();
-  const result = results.find((one) => one.key === key);
-  if (!result) return;
-  place("title").textContent = result.prompt ?? `Task ${result.task_id}`;
-  if (result.prompt_picture) {
-    place("prompt").src = `/pictures/${key}.prompt.webp`;
-    place("prompt").hidden = false;
-  }
-  const facts = {
-    answer: result.outcome === "accepted" && result.score !== null ? `accepted, ${result.score.toFixed(2)}` : (result.outcome?.replaceAll("_", " ") ?? "none yet"),
-    validator: result.uid === null ? "–" : `uid ${result.uid}`,
-    phase: result.phase,
-    seed: result.seed,
-    gaussians: number(result.gaussians),
-    generated: `in ${number(result.seconds, 1)} s`,
-    sent: `${number(result.size)} bytes ${result.data_format}`,
-    made: `${utc(result.made_at, true)} UTC`,
-  };
-  place("numbers").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
-}
-
 async function show() {
   if (!/^[0-9]{1,19}$/.test(key)) throw new Error("the address names no result");
   // As most viewers of such files expect it: the upper side at -y.
-  place("file").href = `/results/${key}.ply?up=-y`;
-  showFacts().catch(() => {});
+  for (const form of ["ply", "spz"]) place(form).href = `/results/${key}.${form}?up=-y`;
+  offerViews(key);
+  showFacts(key, asked.toString()).catch(() => {});
   const mesh = new SplatMesh({ fileBytes: await download(), fileType: "ply" });
   await mesh.initialized;
   const box = mesh.getBoundingBox();
@@ -121,9 +150,13 @@ async function show() {
   place("progress").hidden = true;
 }
 
+if (innerWidth <= 640 || isPart) place("facts").open = false;
+document.body.classList.toggle("part", isPart);
+if (isPart) controls.autoRotate = false;
 paint();
 fit();
 front();
+if (isPart) followOther();
 showTurning();
 renderer.setAnimationLoop(() => {
   controls.update();

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from miner.analytics.aggregate import COMPARED, By
+from miner.analytics.aggregate import COMPARED, MAX_BINS, Dimension
 from miner.analytics.intervals import compare_proportions, tasks_to_distinguish, wilson_interval
-from miner.analytics.report.build import MAX_BINS, Report, build_report
+from miner.analytics.report.build import Report, build_report
+from miner.analytics.task_filter import TaskFilter
 from miner.ledger.outcomes import Outcome
 from miner.ledger.reader import PhaseRow, TaskRow
 from tests.support.task_rows import NOW
@@ -13,8 +14,8 @@ from tests.support.task_rows import task_row as task
 HOUR = 3600.0
 
 
-def report_on(tasks: list[TaskRow], by: By = "phase", since: float = 0.0) -> Report:
-    return build_report(Path("ledger.sqlite"), tasks, by, since, NOW)
+def report_on(tasks: list[TaskRow], *by: Dimension) -> Report:
+    return build_report(Path("ledger.sqlite"), tasks, by or ("phase",), TaskFilter(), NOW)
 
 
 OUTCOMES = [
@@ -144,4 +145,37 @@ def test_the_time_axis_has_as_many_bins_as_fit(hours: int, width: float) -> None
 
 def test_only_changes_of_phase_in_the_time_that_is_report_on() -> None:
     phases = [PhaseRow(at, "p", "apply", "h", "") for at in (10.0, 20.0, 30.0)]
-    assert [p.at for p in build_report(Path("x"), [], "phase", 15.0, 25.0, phases).phases] == [20.0]
+    assert [p.at for p in build_report(Path("x"), [], ("phase",), TaskFilter(15.0), 25.0, phases).phases] == [20.0]
+
+
+def test_groups_of_several_dimensions() -> None:
+    tasks = [
+        *many(30, 10, phase="a", config_hash="a" * 12, validator="5Alpha", uid=1),
+        *many(10, 30, phase="b", config_hash="b" * 12, validator="5Alpha", uid=2),
+        *many(5, 15, phase="a", config_hash="a" * 12, validator="5Beta", uid=3),
+    ]
+    found = report_on(tasks, "phase", "validator")
+    assert [(row.keys, row.label, row.summary.rate.accepted) for row in found.groups] == [
+        # The uid that a validator had last, in all of its groups.
+        (("a aaaaaaaa", "5Alpha"), "a aaaaaaaa · 5Alpha (uid 2)", 30),
+        (("a aaaaaaaa", "5Beta"), "a aaaaaaaa · 5Beta (uid 3)", 5),
+        (("b bbbbbbbb", "5Alpha"), "b bbbbbbbb · 5Alpha (uid 2)", 10),
+    ]
+    # Phases are compared among the tasks of one validator.
+    (difference,) = found.differences
+    assert (difference.label, difference.reference) == ("b bbbbbbbb · 5Alpha (uid 2)", "a aaaaaaaa · 5Alpha (uid 2)")
+    assert difference.difference == compare_proportions((10, 40), (30, 40))
+    assert (found.total.label, found.total.key, found.title) == ("all", "", "phase and validator")
+    assert report_on(tasks, "type", "hour").differences == ()
+
+
+def test_bins_hold_scores_and_times() -> None:
+    tasks = [
+        task(2, "accepted", score=0.7, assigned_at=NOW - 7000),
+        task(4, "accepted", score=0.8, assigned_at=NOW - 6900),
+        task(9, "skipped", generation_seconds=None, assigned_at=NOW - 10),
+    ]
+    first, last = report_on(tasks).bins
+    assert (first.tasks, first.rate.accepted, first.seconds, last.tasks, last.rate.judged) == (2, 2, 3.0, 1, 0)
+    assert first.score == pytest.approx(0.75)
+    assert (last.score, last.seconds) == (None, None)

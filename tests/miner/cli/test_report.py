@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,7 @@ import click
 import pytest
 
 from miner.analytics.aggregate import COMPARED
-from miner.cli.report import Since
+from miner.cli.task_filter import Moment
 from miner.ledger.events import (
     ArmAssignment,
     ExperimentEnded,
@@ -25,6 +26,7 @@ from miner.ledger.events import (
     TaskStarted,
 )
 from miner.ledger.outcomes import Outcome
+from miner.ledger.reader import LedgerReader, TaskRow
 from miner.ledger.writer import LedgerWriter
 from miner.localnet.synthetic_ledger import fill_ledger
 from tests.support.cli import run as run_command
@@ -148,7 +150,7 @@ def test_text_of_a_ledger_with_everything(ledger: Path) -> None:
 def test_json(ledger: Path, by: str, groups: int) -> None:
     code, out, _ = run("--ledger", ledger, "--by", by, "--format", "json")
     content = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert (code, content["by"], content["total"]["tasks"]) == (0, by, 600)
+    assert (code, content["by"], content["total"]["tasks"]) == (0, [by], 600)
     assert len(content["groups"]) == groups
     for name in ("tasks", "accepted", "rejected", "skipped", "other"):
         assert sum(group[name] for group in content["groups"]) == content["total"][name]
@@ -187,15 +189,114 @@ def test_since(tmp_path: Path) -> None:
     assert (code, "has no tasks since 2998-12-31 23:00 UTC" in out) == (0, True)
 
 
+def test_several_dimensions(ledger: Path) -> None:
+    content = json.loads(run("--ledger", ledger, "--by", "phase,validator", "--format", "json")[1])
+    assert content["by"] == ["phase", "validator"]
+    assert len(content["groups"]) == 14
+    assert sum(group["judged"] for group in content["groups"]) == content["total"]["judged"]
+    assert content["groups"][0]["keys"][0] == "baseline 9f0c5a1b"
+    # Each validator's tasks of one phase against those of the other.
+    pairs = [(one["label"].split(" · "), one["reference"].split(" · ")) for one in content["differences"]]
+    assert len(pairs) == 7
+    assert all(label[0] != reference[0] and label[1] == reference[1] for label, reference in pairs)
+    rows = list(csv.DictReader(io.StringIO(run("--ledger", ledger, "--by", "phase,type", "--format", "csv")[1])))
+    assert [(row["phase"], row["type"]) for row in rows] == [
+        *((phase, kind) for phase in ("baseline 9f0c5a1b", "phase3 1a2b3c4d") for kind in ("image", "text")),
+        ("", ""),
+    ]
+    text = run("--ledger", ledger, "--by", "type,hour")[1]
+    assert "by type and hour" in text
+
+
+@pytest.mark.parametrize(
+    ("by", "words"), [("phase,day", "'day' is none of phase,"), ("phase,phase", "names one twice"), ("", "'' is none")]
+)
+def test_dimensions_that_are_none(by: str, words: str) -> None:
+    code, _, err = run("--by", by)
+    assert (code, words in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        (("--phase", "phase3"), lambda task: task.phase == "phase3"),
+        (("--phase", "1a2b3c4d5e"), lambda task: task.phase == "phase3"),
+        (("--phase", "baseline 9f0c5a1b", "--phase", "phase3"), lambda task: True),
+        (("--validator", "142"), lambda task: task.uid == 142),
+        (("--validator", "27", "--validator", "5Validator00000000000000000000000000000000000142"),
+         lambda task: task.uid in (27, 142)),
+        (("--type", "text"), lambda task: task.task_type == "text"),
+        (("--since", "2025-11-01T14:00", "--until", "2025-11-01T15:00"),
+         lambda task: 1_762_005_600 <= task.assigned_at < 1_762_009_200),
+        (("--phase", "phase3", "--validator", "142", "--type", "image"),
+         lambda task: (task.phase, task.uid, task.task_type) == ("phase3", 142, "image")),
+    ],
+)  # fmt: skip
+def test_filters(ledger: Path, arguments: tuple[str, ...], kept: Callable[[TaskRow], bool]) -> None:
+    with LedgerReader(ledger) as reader:
+        keys = [task.key for task in reader.tasks() if kept(task)]
+        outcomes = {task.key: task.outcome for task in reader.tasks()}
+    assert keys
+    for last in (None, 7):
+        options = (*arguments, "--last", str(last)) if last else arguments
+        total = json.loads(run("--ledger", ledger, *options, "--format", "json")[1])["total"]
+        latest = keys if last is None else keys[-last:]
+        assert (total["tasks"], total["accepted"]) == (len(latest), [outcomes[key] for key in latest].count("accepted"))
+
+
+def test_filters_are_named(ledger: Path) -> None:
+    arguments = (
+        "--phase",
+        "phase3",
+        "--validator",
+        "142",
+        "--validator",
+        "27",
+        "--until",
+        "2026-01-01",
+        "--last",
+        "50",
+    )
+    words = ", until 2026-01-01 00:00, phase phase3, validator 142 or 27, the last 50 tasks, as of "
+    assert f"50 tasks{words}" in run("--ledger", ledger, *arguments)[1]
+    assert words in run("--ledger", ledger, *arguments, "--format", "html")[1]
+    out = run("--ledger", ledger, "--type", "text", "--until", "2025-01-01")[1]
+    assert "has no tasks of type text until 2025-01-01 00:00 UTC" in out
+
+
+def test_only_experiments_that_assigned_the_chosen_tasks_are_shown(ledger: Path) -> None:
+    words = "Experiment 2025-11 phase3 baseline since"
+    whole = run("--ledger", ledger)[1].partition(words)[2]
+    assert whole
+    # Whole, although it assigned only some of the tasks.
+    assert run("--ledger", ledger, "--validator", "142")[1].partition(words)[2] == whole
+    assert words not in run("--ledger", ledger, "--phase", "baseline", "--until", "2025-11-01T13:00")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--phase", "phase4"), "no task of phase 'phase4'; it has baseline, phase3"),
+        (("--validator", "5Nobody"), "no task of validator '5Nobody'; it has 5Validat (uid 27), "),
+        (("--since", "1h", "--until", "2h"), "--since lies after --until"),
+        (("--last", "0"), "0 is not in the range x>=1"),
+    ],
+)
+def test_what_nothing_can_be_of(ledger: Path, arguments: tuple[str, ...], words: str) -> None:
+    code, out, err = run("--ledger", ledger, *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
 def test_times() -> None:
     def parse(text: str) -> float:
-        return Since().convert(text, None, None)
+        return Moment().convert(text, None, None)
 
     assert parse("2025-11-04") == 1_762_214_400
     assert parse("2025-11-04T01:00+01:00") == 1_762_214_400
     assert parse("1.5d") == pytest.approx(time.time() - 129_600, abs=60)
     with pytest.raises(click.BadParameter, match="neither a period such as 24h"):
-        Since().convert("9999-12-31T23:59-12:00", None, None)
+        Moment().convert("9999-12-31T23:59-12:00", None, None)
     with pytest.raises(click.BadParameter, match="neither a period such as 24h or 7d nor a time such as 2025-11-04"):
         parse("yesterday")
     assert run("--since", "yesterday")[0] == 2
@@ -345,7 +446,7 @@ def test_the_page_is_whole_and_fetches_nothing(ledger: Path, tmp_path: Path, by:
     checked.feed(text)
     assert checked.open == []
     # With a calibration of each type of task.
-    assert checked.seen["svg"] == 5
+    assert checked.seen["svg"] == 6
     assert "prefers-color-scheme: dark" in text
     # A dot for each group and all, each bin of the time axis, each column.
     groups, bins = {"phase": 2, "validator": 7, "hour": 8}[by], 8
@@ -373,7 +474,7 @@ def test_a_browser_shows_the_page(ledger: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [*browser, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
-    assert done.stdout.count("<svg") == 5
+    assert done.stdout.count("<svg") == 6
     assert "Accepted against rejected results" in done.stdout
 
 

@@ -1,4 +1,7 @@
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -8,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from miner.analytics import task_figures
 from miner.cli.status import duration, monitor_url
+from miner.gpu.worker import WorkerStatus
 from miner.ledger.writer import LedgerStatus
 from miner.localnet.validator import free_port
 from miner.monitor.status import Status, ValidatorView
 from miner.runtime.gpu_memory import GpuMemory
 from tests.support.cli import run
+from tests.support.task_rows import task_row
 
 NOW = 1_762_250_400.0
 HOTKEY = "5F3sa2TJAWMqDhXG6jhV4N8ko9SxwGy8TpaNS1repo5EYjQX"
@@ -44,14 +50,18 @@ class FakeMonitor:
 
     def __init__(self) -> None:
         self.content = b""
+        self.tasks: list[dict[str, Any]] = []
+        self.has_answered = threading.Event()
         monitor = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                assert self.path == "/status.json"
+                assert self.path in ("/status.json", "/tasks.json?last=8")
                 self.send_response(200)
                 self.end_headers()
-                self.wfile.write(monitor.content)
+                is_status = self.path == "/status.json"
+                self.wfile.write(monitor.content if is_status else json.dumps({"tasks": monitor.tasks}).encode())
+                monitor.has_answered.set()
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -105,8 +115,24 @@ def test_one_screen_of_a_miner_that_works(monitor: FakeMonitor, tmp_path: Path) 
         "   27  5F3sa2TJ      waiting         2 min      1 min 30 s        0",
         "   49  XQjYE5op      idle            now        -                 0",
         "",
+        "No task yet.",
+        "",
         "No problems.",
     ]
+
+
+def test_each_worker_has_a_line_and_a_lost_one_is_a_problem(monitor: FakeMonitor) -> None:
+    memory = GpuMemory("cuda:0", "H100", 5 * GIB, 8 * GIB, 80 * GIB)
+    first = WorkerStatus("this machine", "cuda:0", "busy", 1.5, 340, 37.5, memory)
+    second = WorkerStatus("this machine", "cuda:1", "restarting", fault="its process was ended by SIGKILL")
+    monitor.show(changed(gpus=(memory,), workers=(first, second)))
+    lines = run("status", "--monitor.port", monitor.port).stdout.splitlines()
+    assert [line for line in lines if line.startswith("  cuda")] == [
+        "  cuda:0      this machine, busy for 2 s; 37.5 candidates a minute, 340 in all; "
+        "H100: 5.0 GiB in use, 8.0 of 80.0 GiB reserved",
+        "  cuda:1      this machine, restarting; 0.0 candidates a minute, 0 in all",
+    ]
+    assert lines[-1] == ("  the worker on cuda:1 was lost: its process was ended by SIGKILL; it is started again")
 
 
 def test_problems_are_listed(monitor: FakeMonitor) -> None:
@@ -148,6 +174,65 @@ def test_an_experiment_is_shown(monitor: FakeMonitor) -> None:
         out = run("status", "--monitor.port", monitor.port).stdout
         assert f"experiment  e1: {words}; accepted: a 5 of 9, b 1 of 9" in out
         assert "phase       a=50 b=50, a (1), b (2)" in out
+
+
+def test_the_latest_tasks_are_shown(monitor: FakeMonitor) -> None:
+    rows = [
+        task_row(1, "accepted", uid=27, validator=HOTKEY, score=0.713, assigned_at=NOW),
+        task_row(2, "skipped", uid=None, validator=HOTKEY, assigned_at=NOW, gate="withheld", generation_seconds=None),
+        task_row(3, None, validator=HOTKEY, assigned_at=NOW, error="InvalidResult: \x1b[31mtoo few"),
+    ]
+    monitor.tasks = [task_figures(row) for row in rows]
+    lines = run("status", "--monitor.port", monitor.port).stdout.splitlines()
+    first = next(number for number, line in enumerate(lines) if "answered, UTC" in line)
+    assert [" ".join(line.split()) for line in lines[first + 1 : first + 4]] == [
+        "2025-11-04 10:00:20 5F3sa2TJ uid 27 phase3 1a2b3c4d image accepted 0.713 1.0",
+        "2025-11-04 10:00:20 5F3sa2TJ phase3 1a2b3c4d image skipped, withheld - -",
+        "2025-11-04 10:00:00 5F3sa2TJ uid 27 phase3 1a2b3c4d image open - 3.0 InvalidResult: ?[31mtoo few",
+    ]
+    assert json.loads(run("status", "--json", "--monitor.port", monitor.port).stdout)["tasks"] == monitor.tasks
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, 0),
+        ({"problems": ("the file of phase a has changed",)}, 1),
+        ({"ledger": LedgerStatus(written=1, waiting=0, dropped=4, failures=5, problem="")}, 1),
+    ],
+)
+def test_scripts_may_ask_for_no_problems(monitor: FakeMonitor, changes: dict[str, Any], code: int) -> None:
+    monitor.show(changed(**changes))
+    assert run("status", "--strict", "--monitor.port", monitor.port).exit_code == code
+    assert run("status", "--monitor.port", monitor.port).exit_code == 0
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_it_watches_until_it_is_interrupted(monitor: FakeMonitor, arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "miner", "status", "--watch=0.1", "--monitor.port", str(monitor.port), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first = process.stdout.readline()
+        # A miner that goes away and comes back.
+        monitor.content = b"[]"
+        for line in process.stdout:
+            if "is not a miner" in line:
+                break
+        monitor.show(changed(status="stopping"))
+        for line in process.stdout:
+            if "stopping" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.stdout.read(), process.stderr.read()
+    assert (process.returncode, errors) == (1, "")
+    assert "Traceback" not in rest
+    if arguments:
+        assert json.loads(first)["able_to_work"] is True
+        assert json.loads(line)["status"] == "stopping"
+    else:
+        assert first.endswith(": working\n")
 
 
 @pytest.mark.parametrize("state", ["starting", "stopping"])

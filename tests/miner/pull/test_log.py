@@ -1,6 +1,7 @@
 """The lines that the log has of submissions, as operators' pipes read them."""
 
 import logging
+import re
 
 import pytest
 
@@ -37,6 +38,8 @@ async def test_the_pipes_count_what_was_judged(miner: PullingMiner, caplog: pyte
     assert cut(SECONDS, log) == ["1.2"] * 8
     assert log.count(": rejected, Score=0.00, ") == 4
     assert log.count(": not validated, ") == 1
+    # Each answer names the phase that made the result.
+    assert len(re.findall(r" submitted to validator \d+ \(\w{8}\), phase [\w-]+: ", log)) == 10
 
 
 def test_the_readme_has_the_pipe() -> None:
