@@ -15,7 +15,6 @@ from miner.gpu.pool import WorkerPool
 from miner.gpu.worker import LoadedPhase, Worker, WorkerState, WorkerStatus
 
 __all__ = [
-    "Claim", "GenerationOrder", "LoadedModels", "LoadedPhase", "LocalWorker", "PhaseModels", "RetiredModels",
-    "Worker", "WorkerPool", "WorkerState", "WorkerStatus", "build_workers", "choose_claim", "choose_phase_compute",
-    "load_models",
+    "Claim", "GenerationOrder", "LoadedModels", "LoadedPhase", "LocalWorker", "PhaseModels", "RetiredModels", "Worker",
+    "WorkerPool", "WorkerState", "WorkerStatus", "build_workers", "choose_claim", "choose_phase_compute", "load_models",
 ]  # fmt: skip
