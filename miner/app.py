@@ -15,14 +15,13 @@ import bittensor as bt
 from miner.axon import AxonServer, check_port_free, make_axon
 from miner.config.run_settings import RunSettings
 from miner.errors import ExitCode, MinerError
-from miner.gpu import Scheduler, free_memory, load_and_warm_up
+from miner.gpu import WorkerPool, build_workers
 from miner.ledger import LedgerWriter, TaskRecorder, read_open_tasks
 from miner.monitor import Observability, StartingMiner, Status, StatusBoard, view_validators
 from miner.phases import ExperimentMonitor, ModelOwner, PhaseFiles, PhaseManager, StateFile
 from miner.policy import Blacklist
 from miner.pull import CooldownStore, Puller, SessionContext
 from miner.runtime import SYSTEM_CLOCK, Supervisor, claim_folder, code_version, installed_version, log_to_files
-from miner.runtime.gpu_memory import read_gpu_memory
 from miner.subnet.metagraph import SavingChain, open_chain
 from miner.subnet.metagraph_sync import MetagraphSync
 from miner.subnet.registration import check_chain_file, find_external_ip, find_registration
@@ -97,12 +96,12 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     blacklist = Blacklist(files.blacklist, settings.rules, lambda: sync.snapshot)
     if config.serving.enabled:
         check_port_free(options.axon_ip, options.axon_port)
-    scheduler = Scheduler()
-    stack.push_async_callback(_stop_scheduler, scheduler)
+    pool = WorkerPool(build_workers(config))
+    stack.push_async_callback(_stop_workers, pool)
     owner = ModelOwner(
         check_allowed=settings.check_allowed,
-        load=lambda phase: load_and_warm_up(phase, config, scheduler),
-        schedule_free=lambda: scheduler.submit(lambda _: free_memory(), 0.0),
+        load=pool.load,
+        unload=pool.unload,
     )
     phase_files = PhaseFiles(files.config, StateFile(files.state_dir))
     manager = await unless_stopped(stop, PhaseManager.open(phase_files, settings.configured, owner, ledger))
@@ -110,7 +109,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
     stack.callback(decoder.close)
     calibration = CalibrationMonitor(ledger.path, manager.selector)
     runner = TaskRunner(
-        scheduler,
+        pool,
         manager.selector,
         config.spz,
         observability.on_result,
@@ -139,7 +138,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
         sync=sync,
         blacklist=blacklist,
         ledger=ledger,
-        scheduler=scheduler,
+        pool=pool,
         manager=manager,
         experiments=ExperimentMonitor(ledger.path, manager),
         calibration=calibration,
@@ -162,7 +161,7 @@ class Miner:
     sync: MetagraphSync
     blacklist: Blacklist
     ledger: LedgerWriter
-    scheduler: Scheduler
+    pool: WorkerPool
     manager: PhaseManager
     experiments: ExperimentMonitor
     calibration: CalibrationMonitor
@@ -206,8 +205,8 @@ class Miner:
         start("the gate's calibration", self.calibration.run, vital=False)
         if self.server is not None:
             start("the axon's watch", self.server.watch)
-        start("the generator's watch", lambda: watch_generator(self.scheduler))
-        self.observability.supervise(self.supervisor)
+        start("the workers' watch", lambda: watch_workers(self.pool))
+        self.observability.supervise(self.supervisor, self.pool.workers)
 
     async def _stop_server(self, timeout: float) -> None:  # noqa: ASYNC109
         if self.server is not None:
@@ -234,17 +233,19 @@ class Miner:
     def status(self) -> Status:
         """Return the present status for the monitor."""
         choice, experiment = self.manager.selector.choice, self.experiments.status
+        workers = self.pool.statuses
         return Status(
             status="stopping" if self.stopping.is_set() else "ok",
             pipeline_loaded=True,
             phase=choice.short_label,
-            queue=self.scheduler.waiting,
+            queue=self.pool.waiting,
             metagraph_age=self.sync.age,
             last_success=self.runner.last_success,
             uptime=time.monotonic() - self.started_at,
             counters=self.counters,
             restarts=self.supervisor.restarts,
-            gpus=read_gpu_memory(),
+            gpus=tuple(worker.memory for worker in workers if worker.memory is not None),
+            workers=workers,
             ledger=self.ledger.status,
             validators=view_validators(self.puller.records.values(), SYSTEM_CLOCK),
             config_hashes={phase.name: phase.config_hash for phase in choice.phases},
@@ -255,15 +256,9 @@ class Miner:
         )
 
 
-async def watch_generator(scheduler: Scheduler) -> None:
+async def watch_workers(pool: WorkerPool) -> None:
     """Raise MinerError once nothing more can be generated in this process."""
-    failure = asyncio.wrap_future(scheduler.failure)
-    while not failure.done():
-        await asyncio.wait({failure}, timeout=GENERATION_LIMIT / 10)
-        if scheduler.running_for > GENERATION_LIMIT:
-            raise MinerError(f"a generation has hung for {GENERATION_LIMIT:.0f} s; only a new process can go on")
-    error = failure.result()
-    raise MinerError(f"the generator cannot go on in this process: {type(error).__name__}: {error}")
+    await pool.watch(GENERATION_LIMIT)
 
 
 def _log_totals(board: StatusBoard) -> None:
@@ -271,8 +266,8 @@ def _log_totals(board: StatusBoard) -> None:
     log.info("Stopped. Totals: %s", totals or "nothing done")
 
 
-async def _stop_scheduler(scheduler: Scheduler) -> None:
-    if not await asyncio.to_thread(scheduler.stop, STOP_TIMEOUT):
+async def _stop_workers(pool: WorkerPool) -> None:
+    if not await pool.stop(STOP_TIMEOUT):
         log.warning("The current generation did not stop within %.0f s and is abandoned", STOP_TIMEOUT)
 
 

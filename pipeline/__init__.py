@@ -30,6 +30,7 @@ from pipeline.errors import (
     TextToImageError,
     TooManyVoxels,
     UnsupportedPrompt,
+    WorkerLost,
 )
 from pipeline.generator import CheckpointSource, Generator
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
@@ -37,7 +38,16 @@ from pipeline.rendering.cameras import orbit
 from pipeline.rendering.contact_sheet import draw_contact_sheet, draw_views
 from pipeline.rendering.rasterizer import render
 from pipeline.request import STAGES, Asset, Backend, Conditioning, OnStep, Request
-from pipeline.scoring.best_of_n import BestOfN, BestResult, Candidate
+from pipeline.scoring.best_of_n import BestOfN, BestResult, run_best_of_n
+from pipeline.scoring.candidate import (
+    Attempt,
+    Candidate,
+    CandidateMaker,
+    FinishedCandidate,
+    GenerationJob,
+    PackedAsset,
+    Stage,
+)
 from pipeline.scoring.score import PARTS, Part, Score
 from pipeline.scoring.scorer import Scorer, ScorerSources, ScoreSplats, ValidatorScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
@@ -68,16 +78,18 @@ from pipeline.weights.scorers import TEXT_ALIGNMENT as DEFAULT_TEXT_ALIGNMENT
 
 __all__ = [
     "BACKGROUND_MODELS", "DEFAULT_IMAGE_ALIGNMENT", "DEFAULT_LPIPS", "DEFAULT_SCORER", "DEFAULT_TEXT_ALIGNMENT",
-    "MAX_IMAGE_BYTES", "MAX_TEXT_LENGTH", "PARTS", "SH_COEFFICIENTS", "STAGES", "UP_AXES", "Asset", "Backend",
-    "BackgroundModelError", "BestOfN", "BestResult", "Cancelled", "Candidate", "CheckpointError",
-    "CheckpointSource", "Combine", "ComputeConfig", "Conditioning", "Container", "DecoderProcess", "DecodingLimits",
-    "DownloadError", "EmptyForeground", "EmptyStructure", "FormatError", "Generator", "HubReference", "ImagePrompt",
-    "ImagesPrompt", "NonFiniteOutput", "OnStep", "OutOfMemory", "PackedSplats", "Part", "PipelineError", "Prompt",
-    "PromptError", "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer",
-    "ScorerSources", "Similarity", "Splats", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams",
-    "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "check_weights",
+    "MAX_IMAGE_BYTES", "MAX_TEXT_LENGTH", "PARTS", "SH_COEFFICIENTS", "STAGES", "UP_AXES", "Asset", "Attempt",
+    "Backend", "BackgroundModelError", "BestOfN", "BestResult", "Cancelled", "Candidate", "CandidateMaker",
+    "CheckpointError", "CheckpointSource", "Combine", "ComputeConfig", "Conditioning", "Container",
+    "DecoderProcess", "DecodingLimits", "DownloadError", "EmptyForeground", "EmptyStructure", "FinishedCandidate",
+    "FormatError", "GenerationJob", "Generator", "HubReference", "ImagePrompt", "ImagesPrompt", "NonFiniteOutput",
+    "OnStep", "OutOfMemory", "PackedAsset", "PackedSplats", "Part", "PipelineError", "Prompt", "PromptError",
+    "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer", "ScorerSources",
+    "Similarity", "Splats", "Stage", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams",
+    "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "WorkerLost", "check_weights",
     "choose_compute", "choose_drawing_device", "compute_statistics", "count_non_finite", "count_zero_rotations",
     "decode_image_prompt", "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis",
     "has_fixed_place", "invalid_reason", "is_embedded", "load_backend", "measure_similarity", "normalise", "orbit",
-    "parse_text_prompt", "ply", "recognise_format", "render", "render_validator_views", "spz", "with_faint",
+    "parse_text_prompt", "ply", "recognise_format", "render", "render_validator_views", "run_best_of_n", "spz",
+    "with_faint",
 ]  # fmt: skip

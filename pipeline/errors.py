@@ -60,3 +60,7 @@ class TextToImageError(PipelineError):
 
 class Cancelled(PipelineError):  # noqa: N818
     """Work that the caller asked to stop."""
+
+
+class WorkerLost(PipelineError):  # noqa: N818
+    """A worker that ended with the candidate that it was making, or workers of which none is left."""

@@ -114,6 +114,10 @@ class Generator(Backend):
         """Whether there is a text checkpoint."""
         return self.text is not None
 
+    def samples_on_structures(self, prompt: Prompt) -> bool:
+        """Return True: structures are what the latents are sampled on."""
+        return True
+
     def warm_up_steps(self) -> Iterator[None]:
         """Generate one object of each kind, then sample structures of every size that the flows treat differently.
 

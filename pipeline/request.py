@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from torch import Tensor
+
 from pipeline.conditioning.prompt import Prompt
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
 from pipeline.splats.splats import Splats
@@ -21,6 +23,8 @@ class Request:
     """A prompt, the seed of all noise, the settings of both samplers and a limit to the structure.
 
     text_to_image_params: used for sentences where a text-to-image model is loaded.
+    structure: the voxels [N, 3] of an earlier asset of the same prompt, on which only latents are sampled; None samples
+    a structure first. With the seed of that asset, the latents are those that it would have had with these settings.
     """
 
     prompt: Prompt
@@ -29,6 +33,7 @@ class Request:
     slat_sampler_params: SamplerParams
     voxel_limit: VoxelLimit | None = None
     text_to_image_params: TextToImageParams = field(default_factory=TextToImageParams)
+    structure: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,16 +50,18 @@ class Conditioning(Generic[Encoded]):
 
 @dataclass(frozen=True, eq=False)
 class Asset:
-    """A generated object, its seed, its number of occupied voxels and the seconds that each stage took.
+    """A generated object, its seed, its occupied voxels and the seconds that each stage took.
 
-    seconds has a key for each of STAGES, preceded by PICTURE_STAGE where a sentence was drawn. Those of the encoding
-    are zero unless they were added: of several assets of one prompt, only the first has them.
+    structure: the positions of the voxels, [N, 3] uint8 on the CPU; None if the backend does not tell them.
+    seconds: a key for each of STAGES, preceded by PICTURE_STAGE where a sentence was drawn. Those of the encoding are
+    zero unless they were added: of several assets of one prompt, only the first has them.
     """
 
     splats: Splats
     seed: int
     voxels: int
     seconds: dict[str, float]
+    structure: Tensor | None = None
 
     @property
     def total_seconds(self) -> float:
@@ -80,6 +87,9 @@ class Backend(Protocol):
     @property
     def supports_text(self) -> bool:
         """Whether it generates from sentences."""
+
+    def samples_on_structures(self, prompt: Prompt) -> bool:
+        """Return whether objects of a prompt can be sampled on given structures; see `Request.structure`."""
 
     def warm_up_steps(self) -> Iterator[None]:
         """Generate one object of each kind, so that the first request is as fast as any other.

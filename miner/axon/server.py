@@ -160,7 +160,7 @@ class AxonServer:
             log.warning("Task %s: result withheld, %s is no longer served: %s", task_id, caller, decision.reason)
             return set_failure(synapse, 403, "this miner does not work for this hotkey any more")
         synapse.results = await asyncio.to_thread(encode_result, result.data)
-        synapse.gaussians = len(result.asset.splats)
+        synapse.gaussians = result.asset.gaussians
         synapse.seconds = result.asset.seconds
         # A validator that pushes does not report its score.
         record.answered(Outcome.UNKNOWN)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from miner.config.phase import Phase
     from miner.gpu import LoadedModels
-    from pipeline import BestResult, Container, Prompt, Request
+    from pipeline import BestResult, GenerationJob, Prompt, Splats
 
 Combine = Literal["stochastic", "multidiffusion"]
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -68,8 +68,8 @@ def generate(
     """
     from miner.errors import OperatorError
     from miner.gpu import choose_phase_compute, load_models
-    from miner.tasks import make_request
-    from pipeline import Container, PipelineError
+    from miner.tasks import make_container, make_request
+    from pipeline import GenerationJob, PipelineError
 
     files = load_files(config, state)
     if output is not None and output.suffix.lower() not in OUTPUT_SUFFIXES:
@@ -92,17 +92,22 @@ def generate(
         for path in (output, sheet or output):
             path.parent.mkdir(parents=True, exist_ok=True)
         models = load_models(phase, choose_phase_compute(phase, settings))
-        best = _run(models, request, phase, Container("spz", up, settings.spz.level, settings.spz.workers))
-        data = best.packed.data
-        if output.suffix.lower() == ".ply":
-            data = Container("ply", up).pack(phase.export.apply(best.asset.splats)).data
+        submitted = make_container("spz", up, settings.spz, phase)
+        copies = (make_container("ply", up, settings.spz, phase),) if output.suffix.lower() == ".ply" else ()
+        best = _run(
+            models,
+            GenerationJob("generate", request, submitted, copies, preview_steps=phase.candidates.preview_steps or 0),
+            phase,
+        )
+        (data,) = best.asset.copies or (best.asset.data,)
         write_output(output, data)
+        splats = submitted.unpack(best.asset.data)
         if sheet is not None:
-            _draw_sheet(decoded, best, sheet)
+            _draw_sheet(decoded, splats, best.asset.seed, sheet)
     except PipelineError as error:
         raise OperatorError(str(error)) from None
-    _report(best, phase)
-    click.echo(f"{output}: {plural(len(best.packed.splats), 'gaussian')}, {plural(len(data), 'byte')}")
+    _report(best, splats, phase)
+    click.echo(f"{output}: {plural(len(splats), 'gaussian')}, {plural(len(data), 'byte')}")
 
 
 def _read_prompt(words: tuple[str, ...], combine: Combine) -> "Prompt":
@@ -152,12 +157,14 @@ def _for_prompt(phase: "Phase", prompt: "Prompt", checkpoint: str | None) -> "Ph
     return phase.model_copy(update={"text": section("text", phase.text), "image": None})
 
 
-def _run(models: "LoadedModels", request: "Request", phase: "Phase", container: "Container") -> "BestResult":
+def _run(models: "LoadedModels", job: "GenerationJob", phase: "Phase") -> "BestResult":
     """Make the phase's candidates, with a progress bar."""
     from tqdm import tqdm
 
     from miner.tasks import best_of_n
+    from pipeline import CandidateMaker, run_best_of_n
 
+    request = job.request
     steps = request.sparse_structure_sampler_params.steps + request.slat_sampler_params.steps
     with tqdm(total=phase.candidates.count * steps, unit="step", leave=False) as bar:
 
@@ -165,10 +172,11 @@ def _run(models: "LoadedModels", request: "Request", phase: "Phase", container: 
             bar.set_description(stage, refresh=False)
             bar.update()
 
-        return best_of_n(models, request, phase, container).run(advance)
+        choice = best_of_n(request, phase, models.scorer is not None)
+        return run_best_of_n(CandidateMaker(models.backend, models.scorer), job, choice, advance)
 
 
-def _draw_sheet(prompt: "Prompt", best: "BestResult", sheet: Path) -> None:
+def _draw_sheet(prompt: "Prompt", splats: "Splats", seed: int, sheet: Path) -> None:
     from pipeline import ImagesPrompt, TextPrompt, draw_contact_sheet
 
     shown: Image.Image | str
@@ -176,10 +184,10 @@ def _draw_sheet(prompt: "Prompt", best: "BestResult", sheet: Path) -> None:
         shown = prompt.text
     else:
         shown = (prompt.images[0] if isinstance(prompt, ImagesPrompt) else prompt).image
-    write_picture(sheet, draw_contact_sheet(shown, best.packed.splats, f"seed {best.asset.seed}"))
+    write_picture(sheet, draw_contact_sheet(shown, splats, f"seed {seed}"))
 
 
-def _report(best: "BestResult", phase: "Phase") -> None:
+def _report(best: "BestResult", splats: "Splats", phase: "Phase") -> None:
     """Print how the best candidate was found, and what it is."""
     from dataclasses import asdict
 
@@ -196,8 +204,8 @@ def _report(best: "BestResult", phase: "Phase") -> None:
         decision = decide_by_limit(phase.gate, best.score, len(best.candidates))
         if not decision.is_sent:
             click.echo(f"the miner would withhold it: {decision.reason}")
-    click.echo(f"seed {asset.seed}, {plural(asset.voxels, 'voxel')}, {plural(len(best.packed.splats), 'gaussian')}")
+    click.echo(f"seed {asset.seed}, {plural(asset.voxels, 'voxel')}, {plural(len(splats), 'gaussian')}")
     click.echo("seconds: " + ", ".join(f"{stage} {value:.2f}" for stage, value in asset.seconds.items()))
-    for name, value in asdict(compute_statistics(best.packed.splats)).items():
+    for name, value in asdict(compute_statistics(splats)).items():
         click.echo(f"{name}: {value}")
     click.echo(f"a validator would find it {best.problem or 'valid'}")

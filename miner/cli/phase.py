@@ -111,7 +111,7 @@ def diff(first: str, second: str, config: Path | None, state: Path | None) -> No
         click.echo(f"  {key}: {before.get(key)} -> {after.get(key)}")
     if not changed:
         click.echo("  the same settings")
-    elif a.settings.models_key != b.settings.models_key:
+    elif not a.settings.models_key.can_be_shared(b.settings.models_key):
         click.echo("  they need different models in memory: both are loaded for a change, and no split is possible")
 
 
@@ -227,7 +227,8 @@ def _choose(state_file: "StateFile", choice: "PhaseChoice", reason: str) -> "Pha
 def _announce(choice: "PhaseChoice", before: "PhaseState | None") -> None:
     instead = f" instead of {before.current.label}" if before else ""
     click.echo(f"To run: {choice.label}{instead}")
-    if before and before.current.phases[0].settings.models_key != choice.phases[0].settings.models_key:
+    needed = choice.most_demanding.settings.models_key
+    if before and not before.current.most_demanding.settings.models_key.serves(needed):
         click.echo("It needs other models, which a running miner loads while it goes on with those that it has")
 
 

@@ -50,12 +50,11 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, up: UpAxis | No
     import time
     from contextlib import AsyncExitStack
 
-    from miner.app import first_or_stop, watch_generator
-    from miner.gpu import Scheduler, load_and_warm_up
+    from miner.app import first_or_stop, watch_workers
+    from miner.gpu import WorkerPool, build_workers
     from miner.monitor import LocalApi, Monitor, Status
     from miner.phases import PhaseChoice, PhaseSelector
     from miner.runtime import installed_version
-    from miner.runtime.gpu_memory import read_gpu_memory
     from miner.tasks import PromptDecoder, TaskRunner
 
     log = logging.getLogger("miner.cli.serve")
@@ -63,31 +62,33 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, up: UpAxis | No
     stop, started_at = asyncio.Event(), time.monotonic()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    scheduler = Scheduler()
+    pool = WorkerPool(build_workers(files.settings))
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(asyncio.to_thread, scheduler.stop, 5.0)
-        models = await first_or_stop(stop, load_and_warm_up(phase, files.settings, scheduler))
+        stack.push_async_callback(pool.stop, 5.0)
+        models = await first_or_stop(stop, pool.load(phase))
         if models is None:
             return ExitCode.CLEAN
         selector = PhaseSelector(PhaseChoice.single(phase), models)
         decoder = PromptDecoder()
         stack.callback(decoder.close)
-        runner = TaskRunner(scheduler, selector, files.settings.spz, decoder=decoder)
+        runner = TaskRunner(pool, selector, files.settings.spz, decoder=decoder)
 
         class Source:
             """The status of this server."""
 
             def status(self) -> Status:
                 """Return the present status."""
+                workers = pool.statuses
                 return Status(
                     status="stopping" if stop.is_set() else "ok",
                     pipeline_loaded=True,
                     phase=phase.name,
-                    queue=scheduler.waiting,
+                    queue=pool.waiting,
                     last_success=runner.last_success,
                     uptime=time.monotonic() - started_at,
                     counters=runner.counters,
-                    gpus=read_gpu_memory(),
+                    gpus=tuple(worker.memory for worker in workers if worker.memory is not None),
+                    workers=workers,
                     config_hashes={phase.name: phase.config_hash},
                     unanswered={phase.name: phase.settings.unanswered},
                     version=installed_version(),
@@ -100,5 +101,5 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, up: UpAxis | No
         await monitor.start()
         stack.push_async_callback(monitor.stop)
         log.info("Serving %s at http://%s:%d/generate", phase.label, host, port)
-        await first_or_stop(stop, watch_generator(scheduler))
+        await first_or_stop(stop, watch_workers(pool))
     return ExitCode.CLEAN

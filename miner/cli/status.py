@@ -131,6 +131,7 @@ def fetch(url: str) -> Json:
 def screen(content: Json, url: str) -> Iterable[str]:
     """Yield the lines of the screen."""
     now = content["now"]
+    devices = {worker["device"] for worker in content["workers"]}
     state = {"ok": "working"}.get(content["status"], content["status"])
     yield f"{content['service']} {content['version']} at {url}: {state}"
     yield from _fields(
@@ -140,7 +141,8 @@ def screen(content: Json, url: str) -> Iterable[str]:
             ("uptime", f"{duration(content['uptime'])}; last success {_ago(content['last_success'], now)}"),
             ("queue", f"{plural(content['queue'], 'task')} waiting"),
             ("counters", ", ".join(f"{count} {name}" for name, count in content["counters"].items()) or "nothing yet"),
-            *((gpu["device"], _gpu(gpu)) for gpu in content["gpus"]),
+            *((worker["device"], _worker(worker)) for worker in content["workers"]),
+            *((gpu["device"], _gpu(gpu)) for gpu in content["gpus"] if gpu["device"] not in devices),
             ("ledger", _ledger(content["ledger"])),
             ("metagraph", "not read yet" if (age := content["metagraph_age"]) is None else f"{duration(age)} old"),
         ]
@@ -190,6 +192,13 @@ def _experiment(experiment: Json | None) -> str:
     return f"{experiment['experiment']}: {result}; accepted: {arms}"
 
 
+def _worker(worker: Json) -> str:
+    state = f"busy for {duration(worker['busy_seconds'])}" if worker["state"] == "busy" else worker["state"]
+    made = f"{worker['per_minute']:.1f} candidates a minute, {worker['candidates']} in all"
+    memory = f"; {_gpu(worker['memory'])}" if worker["memory"] else ""
+    return f"{worker['place']}, {state}; {made}{memory}"
+
+
 def _gpu(gpu: Json) -> str:
     allocated, reserved, total = (gpu[name] / GIB for name in ("allocated", "reserved", "total"))
     return f"{gpu['name']}: {allocated:.1f} GiB in use, {reserved:.1f} of {total:.1f} GiB reserved"
@@ -228,6 +237,10 @@ def _problems(content: Json) -> Iterable[str]:
     if not content["pipeline_loaded"]:
         yield "the models are not loaded yet"
     yield from content["problems"]
+    for worker in content["workers"]:
+        if worker["fault"]:
+            ending = {"restarting": "; it is started again", "lost": ""}.get(worker["state"], "; it works again")
+            yield f"the worker on {worker['device']} was lost: {worker['fault']}{ending}"
     for name, count in content["restarts"].items():
         yield f"{name} was restarted {plural(count, 'time')}; the log says why"
     ledger = content["ledger"]

@@ -1,13 +1,28 @@
 """The settings of a phase: everything that shapes a result, typed."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, field_validator, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 import pipeline
 from miner.config.loader import Section
+
+
+class ModelsKey(NamedTuple):
+    """What identifies models in memory: those that generate, and those that score, "" for none."""
+
+    generation: str
+    scorer: str
+
+    def serves(self, wanted: "ModelsKey") -> bool:
+        """Return whether a phase with the wanted models can run with these; one without a scorer needs none."""
+        return self.generation == wanted.generation and wanted.scorer in ("", self.scorer)
+
+    def can_be_shared(self, other: "ModelsKey") -> bool:
+        """Return whether one set of models serves both."""
+        return self.serves(other) or other.serves(self)
 
 
 class _Section(Section):
@@ -88,10 +103,6 @@ class ExportSettings(_Section):
             raise ValueError("leave upright out: what is submitted always stands upright")
         return content
 
-    def apply(self, splats: pipeline.Splats) -> pipeline.Splats:
-        """Return the splats to write. Raise ValueError if they cannot be scaled."""
-        return splats if self.extent is None else pipeline.normalise(splats, self.extent)
-
 
 class AccelerationSettings(_Section):
     """Approximations that save time: products of 8-bit floats, and guided steps that reuse the last velocity."""
@@ -112,10 +123,21 @@ class TextToImageSettings(_Section):
 
 
 class CandidateSettings(_Section):
-    """The most candidates of one task, and the seconds from the start of the first within which they must be done."""
+    """The most candidates of one task, and the seconds from the start of the first within which they must be done.
+
+    preview_steps: steps of the latents of previews, after which only the most promising candidates are finished; None
+    makes every candidate whole.
+    """
 
     count: int = Field(default=1, ge=1, le=100)
     seconds: float = Field(default=20.0, gt=0, le=600, allow_inf_nan=False)
+    preview_steps: int | None = Field(default=None, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _can_preview(self) -> "CandidateSettings":
+        if self.preview_steps is not None and self.count < 3:
+            raise ValueError("preview_steps needs a count of 3 or more: the first candidate is always made whole")
+        return self
 
 
 class ScorerSettings(_Section):
@@ -255,9 +277,10 @@ class Phase(_Section):
         return tuple(section.checkpoint for section in (self.image, self.text) if section)
 
     @property
-    def models_key(self) -> str:
-        """A text that is equal for phases that run with the same models in memory."""
-        whole = dict.fromkeys(("image", "text", "backend", "scorer"), True)
+    def models_key(self) -> ModelsKey:
+        """The models in memory that the phase runs with."""
+        whole = dict.fromkeys(("image", "text", "backend"), True)
         parts = {"background": {"model", "provider"}, "text_to_image": {"model"}}
-        content = self.model_dump(mode="json", include={**whole, **parts})
-        return json.dumps(content | {"fp8": self.acceleration.fp8}, sort_keys=True)
+        content = self.model_dump(mode="json", include={**whole, **parts}) | {"fp8": self.acceleration.fp8}
+        scorer = self.scorer.model_dump_json() if self.scorer else ""
+        return ModelsKey(json.dumps(content, sort_keys=True), scorer)

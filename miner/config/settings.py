@@ -1,11 +1,12 @@
 """config/miner.yaml as typed values, and the files that it and the command line point to."""
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from miner.config.loader import Section, check, read_mapping, shipped_config
 
@@ -120,6 +121,27 @@ class LedgerSettings(Section):
 BANDS = {"excellent": 0.70, "good": 0.60, "minimum": 0.55, "modest": 0.45}
 
 
+class WorkerSettings(Section):
+    """The devices that candidates are made on: several have a process each; `auto` is what `device` says."""
+
+    devices: Literal["auto", "all"] | tuple[str, ...] = "auto"
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _name_each_once(cls, content: Any) -> Any:
+        if content in ("auto", "all"):
+            return content
+        if not isinstance(content, list | tuple) or not content:
+            raise ValueError("must be auto, all, or a list such as [cuda:0, cuda:1]")
+        names = ["cuda:0" if name == "cuda" else name for name in content]
+        for name in names:
+            if not isinstance(name, str) or not re.fullmatch(r"cpu|cuda:(0|[1-9]\d{0,3})", name):
+                raise ValueError(f"{name!r} is no device: name cuda:0, cuda:1 and so on, or cpu")
+            if names.count(name) > 1:
+                raise ValueError(f"names {name} twice: leave one of the two out")
+        return tuple(names)
+
+
 class MinerSettings(Section):
     """The content of config/miner.yaml."""
 
@@ -128,6 +150,7 @@ class MinerSettings(Section):
     device: str = "auto"
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     kernels: Literal["auto", "plain", "fused"] = "auto"
+    workers: WorkerSettings = WorkerSettings()
     serving: ServingSettings = ServingSettings()
     pulling: PullingSettings = PullingSettings()
     chain: ChainSettings = ChainSettings()
@@ -137,6 +160,12 @@ class MinerSettings(Section):
     notifications: NotificationSettings = NotificationSettings()
     housekeeping: HousekeepingSettings = HousekeepingSettings()
     bands: dict[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0, lt=1)]] = BANDS
+
+    @model_validator(mode="after")
+    def _name_devices_once(self) -> "MinerSettings":
+        if self.device != "auto" and self.workers.devices != "auto":
+            raise ValueError("device and workers.devices both name devices: leave one of the two out")
+        return self
 
     @field_validator("bands")
     @classmethod

@@ -1,16 +1,21 @@
-"""The GPU: the models in its memory, and the one thread that works on it."""
+"""The GPUs: the models in their memory, the workers that drive them, and the plan of what they make."""
 
+from miner.gpu.build import build_workers
+from miner.gpu.local_worker import LocalWorker
 from miner.gpu.models import (
     LoadedModels,
+    PhaseModels,
     RetiredModels,
     choose_phase_compute,
-    free_memory,
-    load_and_warm_up,
     load_models,
+    load_phase_models,
 )
-from miner.gpu.scheduler import Scheduler, Urgency, most_urgent
+from miner.gpu.plan import Claim, choose_claim
+from miner.gpu.pool import GenerationOrder, WorkerPool
+from miner.gpu.worker import LoadedPhase, Worker, WorkerState, WorkerStatus
 
 __all__ = [
-    "LoadedModels", "RetiredModels", "Scheduler", "Urgency", "choose_phase_compute", "free_memory", "load_and_warm_up",
-    "load_models", "most_urgent",
+    "Claim", "GenerationOrder", "LoadedModels", "LoadedPhase", "LocalWorker", "PhaseModels", "RetiredModels", "Worker",
+    "WorkerPool", "WorkerState", "WorkerStatus", "build_workers", "choose_claim", "choose_phase_compute", "load_models",
+    "load_phase_models",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from miner.ledger.schema import splat_columns
 from miner.ledger.writer import LedgerWriter
 
 if TYPE_CHECKING:
-    from pipeline import BestResult, Candidate, Score, Statistics
+    from pipeline import BestResult, Candidate, Score
 
 Transport = Literal["pull", "push"]
 TaskType = Literal["text", "image"]
@@ -100,7 +100,6 @@ class TaskRecord:
     def generated(
         self,
         best: "BestResult",
-        statistics: "Statistics",
         submission_bytes: int | None,
         threshold: float | None = None,
         gate: events.GateVerdict | None = None,
@@ -115,7 +114,7 @@ class TaskRecord:
                 seed=best.asset.seed,
                 seeds=tuple(candidate.seed for candidate in best.candidates),
                 seconds=best.asset.seconds,
-                statistics=splat_columns(vars(statistics)),
+                statistics=splat_columns(vars(best.asset.statistics)),
                 submission_bytes=submission_bytes,
                 candidates=tuple(_columns(candidate) for candidate in best.candidates),
                 quality=score["quality"],
@@ -154,6 +153,7 @@ def _columns(candidate: "Candidate") -> dict[str, events.Value]:
     """Return the fields of a candidate, flat."""
     return {
         "seed": candidate.seed, "seconds": candidate.seconds, "fate": candidate.fate, "problem": candidate.problem,
+        "voxels": candidate.voxels,
         **_score_columns(candidate.score),
     }  # fmt: skip
 

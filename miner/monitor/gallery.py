@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from miner.monitor.gpu_drawing import DrawTurntable
 from miner.monitor.thumbnails import ThumbnailError, ThumbnailWorker
+from miner.monitor.turntable import encode_webp
 from miner.runtime import write_atomically
 from miner.tasks import Result, Task
 from pipeline import ImagePrompt, ResultFormat, Splats, TextPrompt, UpAxis, flip_up_axis, ply, spz
@@ -65,7 +67,7 @@ class GalleryResult:
         return GalleryResult(
             key=time.time_ns() if task.record is None else task.record.key,
             task_id=task.id, task_type=task.type, prompt=prompt, phase=result.phase.name, seed=result.asset.seed,
-            gaussians=len(result.asset.splats), seconds=result.asset.total_seconds,
+            gaussians=result.asset.gaussians, seconds=result.asset.total_seconds,
             data=result.data, data_format=task.format, up=task.up,
         )  # fmt: skip
 
@@ -101,8 +103,8 @@ class Gallery:
         self._unsaved.append(result)
         self._has_new.set()
 
-    async def run(self) -> None:
-        """Save and draw results until cancelled."""
+    async def run(self, draw_on_gpu: DrawTurntable | None = None) -> None:
+        """Save and draw results until cancelled, their splats on a GPU if there is one to draw on."""
         worker = ThumbnailWorker()
         try:
             while True:
@@ -112,7 +114,7 @@ class Gallery:
                         self._undrawn.append(result.key)
                 if self._undrawn:
                     # The newest first: while results come faster than they are drawn, older ones are not drawn.
-                    await self._draw(worker, self._undrawn.pop())
+                    await self._draw(worker, self._undrawn.pop(), draw_on_gpu)
                     continue
                 self._has_new.clear()
                 if not self._unsaved:
@@ -171,13 +173,25 @@ class Gallery:
             return False
         return True
 
-    async def _draw(self, worker: ThumbnailWorker, key: int) -> None:
+    async def _draw(self, worker: ThumbnailWorker, key: int, draw_on_gpu: DrawTurntable | None) -> None:
+        is_drawn = draw_on_gpu is not None and await self._draw_splats(key, draw_on_gpu)
         try:
-            await worker.draw(self.results, key, self.pictures)
+            await worker.draw(self.results, key, self.pictures, "prompt" if is_drawn else "thumbnails")
         except ThumbnailError as error:
             self._warn_once(f"a result could not be drawn: {error}")
         else:
             self._problem = ""
+
+    async def _draw_splats(self, key: int, draw: DrawTurntable) -> bool:
+        """Draw a result's splats on the GPU; return whether that went well, since the worker can do it, too."""
+        try:
+            strip = await draw(await asyncio.to_thread(read_upright, self.results, key))
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(lambda: write_atomically(self.pictures / f"{key}.webp", encode_webp(strip)))
+        except Exception as error:  # such as a GPU without memory to spare
+            log.debug("Result %d is not drawn on the GPU: %s: %s", key, type(error).__name__, error)
+            return False
+        return True
 
     def _warn_once(self, problem: str) -> None:
         """Log a problem unless the last one was the same."""

@@ -82,7 +82,7 @@ class LocalApi:
             return error_response(status, str(problem))
         finally:
             self._requests -= 1
-        headers = {"X-Seed": str(result.asset.seed), "X-Gaussians": str(len(result.asset.splats))}
+        headers = {"X-Seed": str(result.asset.seed), "X-Gaussians": str(result.asset.gaussians)}
         return web.Response(body=result.data, content_type="application/octet-stream", headers=headers)
 
     async def _read_task(self, request: web.Request, runner: TaskRunner) -> Task:

@@ -33,7 +33,7 @@ EXPECTED = (Outcome.ACCEPTED, Outcome.REJECTED, Outcome.SKIPPED)
 EXPECTED_EVENTS = ("pulled", "pushed", "generated", *EXPECTED)
 
 # The time at which a series was created, a series more for each of them, which nothing here needs.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class _Validator(NamedTuple):
@@ -169,6 +169,7 @@ def _labelled_gauges(status: Status) -> Iterable[Metric]:
     kinds = ("allocated", "reserved", "total")
     memory = [((gpu.device, kind), float(getattr(gpu, kind))) for gpu in status.gpus for kind in kinds]
     yield _family(GaugeMetricFamily, "gpu_memory_bytes", "Memory of the GPUs.", ("device", "kind"), memory)
+    yield from _worker_metrics(status)
     restarts = [((task,), count) for task, count in status.restarts.items()]
     yield _family(CounterMetricFamily, "restarts", "Restarts of background tasks that failed.", ("task",), restarts)
     counts = dict.fromkeys(map(str, EXPECTED_EVENTS), 0) | dict(status.counters)
@@ -188,6 +189,20 @@ def _labelled_gauges(status: Status) -> Iterable[Metric]:
     stages = [((*labels, view.stage), 1) for labels, view in validators]
     text = "1 for the present stage of a validator."
     yield _family(GaugeMetricFamily, "validator_stage", text, (*names, "stage"), stages)
+
+
+def _worker_metrics(status: Status) -> Iterable[Metric]:
+    names, workers = ("place", "device"), [((worker.place, worker.device), worker) for worker in status.workers]
+    states = [((*labels, worker.state), 1.0) for labels, worker in workers]
+    yield _family(GaugeMetricFamily, "worker_state", "1 for the present state of a worker.", (*names, "state"), states)
+    text = "Seconds since a worker began its present candidate, 0 if it has none."
+    busy = [(labels, worker.busy_seconds) for labels, worker in workers]
+    yield _family(GaugeMetricFamily, "worker_busy_seconds", text, names, busy)
+    made = [(labels, float(worker.candidates)) for labels, worker in workers]
+    yield _family(CounterMetricFamily, "worker_candidates", "Candidates that a worker has made.", names, made)
+    pace = [(labels, worker.per_minute) for labels, worker in workers]
+    text = "Candidates that a worker made each minute of the last five."
+    yield _family(GaugeMetricFamily, "worker_candidates_per_minute", text, names, pace)
 
 
 def _family(

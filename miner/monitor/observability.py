@@ -1,14 +1,16 @@
 """Everything that lets the operator observe the miner: the HTTP server, the metrics, the gallery and retention."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from miner.analytics import Scale
 from miner.config import OperatorFiles
+from miner.gpu import Worker
 from miner.ledger import LedgerWriter
 from miner.monitor.dashboard import Dashboard
 from miner.monitor.gallery import Gallery, GalleryResult
+from miner.monitor.gpu_drawing import choose_gpu_drawing
 from miner.monitor.local_api import LocalApi
 from miner.monitor.metrics import Metrics
 from miner.monitor.retention import Retention
@@ -62,10 +64,11 @@ class Observability:
         if self._gallery is not None:
             self._gallery.offer(GalleryResult.of(task, result))
 
-    def supervise(self, supervisor: Supervisor) -> None:
-        """Start the background tasks."""
-        if self._gallery is not None:
-            supervisor.start("the gallery", self._gallery.run, vital=False)
+    def supervise(self, supervisor: Supervisor, workers: Sequence[Worker]) -> None:
+        """Start the background tasks; results are drawn on the workers' GPU if this process drives it."""
+        if (gallery := self._gallery) is not None:
+            draw_on_gpu = choose_gpu_drawing(workers)
+            supervisor.start("the gallery", lambda: gallery.run(draw_on_gpu), vital=False)
         if self._watch is not None:
             supervisor.start("the notifications", self._watch.run, vital=False)
         housekeeping = self._files.settings.housekeeping

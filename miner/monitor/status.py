@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
+from miner.gpu import WorkerStatus
 from miner.ledger import LedgerStatus, LedgerWriter
 from miner.pull import ValidatorRecord
 from miner.runtime import Clock, installed_version
@@ -74,6 +75,7 @@ class Status:
     counters: Mapping[str, int] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
     gpus: tuple[GpuMemory, ...] = ()
+    workers: tuple[WorkerStatus, ...] = ()
     ledger: LedgerStatus | None = None
     validators: tuple[ValidatorView, ...] = ()
     config_hashes: Mapping[str, str] = field(default_factory=dict)
@@ -96,6 +98,7 @@ class Status:
             **{name: value for name, value in vars(self).items() if name not in plain},
             **plain,
             "gpus": [asdict(gpu) for gpu in self.gpus],
+            "workers": [asdict(worker) for worker in self.workers],
             "ledger": None if self.ledger is None else asdict(self.ledger),
             "validators": [asdict(view) for view in self.validators],
         }

@@ -1,14 +1,15 @@
 """The process that draws thumbnails: one order in JSON a line on stdin, one answer a line on stdout; ends with stdin.
 
-An order is {"results": folder, "key": number, "pictures": folder, "what": "thumbnails" or "views"}. KEY.spz or KEY.ply
-of the first folder is drawn into the second: as KEY.webp, VIEWS views side by side, with KEY.prompt as KEY.prompt.webp,
-or as KEY.views.webp, the 16 views of a validator in four rows. The answer is "ok" or the error.
+An order is {"results": folder, "key": number, "pictures": folder, "what": a Picture of miner.monitor.thumbnails}.
+KEY.spz or KEY.ply of the first folder is drawn into the second: as KEY.webp, a turntable, with KEY.prompt as
+KEY.prompt.webp; or the prompt alone; or as KEY.views.webp, the 16 views of a validator in four rows. The answer is "ok"
+or the error.
 """
 
-import io
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,38 +17,35 @@ import torch
 from PIL import Image
 
 from miner.monitor.gallery import read_upright
+from miner.monitor.thumbnails import Picture
+from miner.monitor.turntable import SIZE, draw_turntable, encode_webp
 from miner.runtime import write_atomically
-from pipeline import PipelineError, Splats, decode_image_prompt, normalise, orbit, render, render_validator_views
+from pipeline import PipelineError, decode_image_prompt, render_validator_views
 
-VIEWS = 8
 COLUMNS = 4
-SIZE = 176
-# The longest side of the bounding box is scaled to this, as validators do before they render.
-EXTENT = 1.5
 LOWEST_PRIORITY = 19
-WEBP_QUALITY = 82
 
 
-def draw_turntable(splats: Splats) -> Image.Image:
-    """Draw VIEWS views from around the splats side by side, on white: RGB, SIZE pixels high."""
-    cameras = orbit([360 / VIEWS * view for view in range(VIEWS)], size=SIZE)
-    with torch.inference_mode():
-        views = (render(normalise(splats, EXTENT), cameras) * 255).round().to(torch.uint8).numpy()
-    strip = Image.new("RGB", (VIEWS * SIZE, SIZE))
-    for index, view in enumerate(views):
-        strip.paste(Image.fromarray(view), (index * SIZE, 0))
-    return strip
-
-
-def draw_result(results: Path, key: int, pictures: Path) -> None:
-    """Draw a result and its prompt. Raises OSError, ValueError, FormatError or PromptError."""
+def draw_prompt(results: Path, key: int, pictures: Path) -> None:
+    """Draw a result's prompt if it is a picture. Raises OSError or PromptError."""
     pictures.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         # Drawn anew, so that nothing but the pixels of a file from outside reaches the operator's browser.
         prompt = decode_image_prompt((results / f"{key}.prompt").read_bytes()).image
         prompt.thumbnail((2 * SIZE, 2 * SIZE))
-        _save(prompt, pictures / f"{key}.prompt.webp")
-    _save(draw_turntable(read_upright(results, key)), pictures / f"{key}.webp")
+        write_atomically(pictures / f"{key}.prompt.webp", encode_webp(prompt))
+
+
+def draw_splats(results: Path, key: int, pictures: Path) -> None:
+    """Draw a result's turntable. Raises OSError, ValueError or FormatError."""
+    pictures.mkdir(parents=True, exist_ok=True)
+    write_atomically(pictures / f"{key}.webp", encode_webp(draw_turntable(read_upright(results, key))))
+
+
+def draw_result(results: Path, key: int, pictures: Path) -> None:
+    """Draw a result and its prompt. Raises OSError, ValueError, FormatError or PromptError."""
+    draw_prompt(results, key, pictures)
+    draw_splats(results, key, pictures)
 
 
 def draw_validator_views(results: Path, key: int, pictures: Path) -> None:
@@ -59,13 +57,12 @@ def draw_validator_views(results: Path, key: int, pictures: Path) -> None:
     sheet = Image.new("RGB", (COLUMNS * size, -(-len(views) // COLUMNS) * size))
     for index, view in enumerate(views):
         sheet.paste(Image.fromarray(view), (index % COLUMNS * size, index // COLUMNS * size))
-    _save(sheet, pictures / f"{key}.views.webp")
+    write_atomically(pictures / f"{key}.views.webp", encode_webp(sheet))
 
 
-def _save(picture: Image.Image, path: Path) -> None:
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
-    write_atomically(path, buffer.getvalue())
+DRAWINGS: Mapping[Picture, Callable[[Path, int, Path], None]] = {
+    "thumbnails": draw_result, "prompt": draw_prompt, "views": draw_validator_views,
+}  # fmt: skip
 
 
 def lower_priority() -> None:
@@ -83,8 +80,7 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         try:
-            draw = draw_validator_views if order["what"] == "views" else draw_result
-            draw(Path(order["results"]), order["key"], Path(order["pictures"]))
+            DRAWINGS[order["what"]](Path(order["results"]), order["key"], Path(order["pictures"]))
             answer = "ok"
         except (OSError, ValueError, PipelineError) as error:
             answer = " ".join(f"{type(error).__name__}: {error}".split())

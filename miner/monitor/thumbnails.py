@@ -14,7 +14,7 @@ DRAWING_TIMEOUT = 180.0
 ROOT = Path(__file__).parents[2]
 
 
-Picture = Literal["thumbnails", "views"]
+Picture = Literal["thumbnails", "prompt", "views"]
 
 
 class ThumbnailError(Exception):

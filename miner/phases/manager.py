@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
-from miner.gpu import LoadedModels, RetiredModels
+from miner.gpu import PhaseModels, RetiredModels
 from miner.ledger import (
     ExperimentEnded,
     ExperimentRow,
@@ -30,15 +30,15 @@ POLL_INTERVAL = 0.5
 
 @dataclass(frozen=True)
 class ModelOwner:
-    """What the manager needs of the GPU's side.
+    """What the manager needs of the workers.
 
-    `check_allowed` raises OperatorError for phases that must not run here. `load` loads and warms up a phase's models
-    and raises OperatorError. `schedule_free` has unused memory returned to the GPU.
+    `check_allowed` raises OperatorError for phases that must not run here. `load` has a phase's models loaded and
+    warmed up, and raises OperatorError. `unload` has them dropped, by their id.
     """
 
     check_allowed: Callable[[NamedPhase], None]
-    load: Callable[[NamedPhase], Awaitable[LoadedModels]]
-    schedule_free: Callable[[], object]
+    load: Callable[[NamedPhase], Awaitable[PhaseModels]]
+    unload: Callable[[str], object]
 
 
 @dataclass(eq=False)
@@ -75,12 +75,12 @@ class PhaseManager:
             beginning = None
             state = PhaseState(at=time.time(), action="start", current=PhaseChoice.single(configured))
         _check(state.current, owner)
-        models = await owner.load(state.current.phases[0])
+        models = await owner.load(state.current.most_demanding)
         if beginning is not None:
             state = await asyncio.to_thread(files.confirm, beginning)
         turns = await asyncio.to_thread(_next_turns, ledger, state.current)
         selector = PhaseSelector(state.current, models, turns)
-        manager = PhaseManager(files, selector, watcher, state, owner, ledger, RetiredModels(owner.schedule_free))
+        manager = PhaseManager(files, selector, watcher, state, owner, ledger, RetiredModels(owner.unload))
         manager._record("start", state.reason, await asyncio.to_thread(_experiments, ledger))
         await manager._report_ignored_edits()
         return manager
@@ -170,9 +170,9 @@ class PhaseManager:
         """Write down that what was wanted runs, unless something else has been written meanwhile."""
         self._change_state(lambda state: wanted.taken_over() if state == written else None)
 
-    async def _models_for(self, choice: PhaseChoice) -> LoadedModels:
-        phase = choice.phases[0]
-        if phase.settings.models_key == self.selector.models.key:
+    async def _models_for(self, choice: PhaseChoice) -> PhaseModels:
+        phase = choice.most_demanding
+        if self.selector.models.key.serves(phase.settings.models_key):
             return self.selector.models
         log.info("Loading the models of %s; %s goes on in the meantime", choice.label, self.selector.choice.label)
         try:
@@ -209,7 +209,7 @@ class PhaseManager:
         except OperatorError as error:
             log.warning("%s", error)
 
-    def _swap(self, state: PhaseState, models: LoadedModels) -> None:
+    def _swap(self, state: PhaseState, models: PhaseModels) -> None:
         old_choice, old_models = self.selector.choice, self.selector.models
         self.selector.swap(state.current, models)
         self._refusal = ""

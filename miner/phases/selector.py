@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from miner.config.phase_files import NamedPhase
-from miner.gpu import LoadedModels
+from miner.gpu import PhaseModels
 from miner.ledger import ArmAssignment, PhaseAssignment, Stratum
 from miner.phases.state import PhaseChoice
 
@@ -24,7 +24,7 @@ class TaskPlan:
     """The phase and models that one task keeps from its assignment on, whatever is swapped in the meantime."""
 
     phase: NamedPhase
-    models: LoadedModels
+    models: PhaseModels
     arm: ArmAssignment | None = None
 
     @property
@@ -36,11 +36,11 @@ class TaskPlan:
 class PhaseSelector:
     """The `choice` and the `models` that new tasks get, and the turn of each stratum if that is an experiment."""
 
-    def __init__(self, choice: PhaseChoice, models: LoadedModels, turns: Turns = EMPTY_TURNS) -> None:
+    def __init__(self, choice: PhaseChoice, models: PhaseModels, turns: Turns = EMPTY_TURNS) -> None:
         """Begin with a choice; see `swap`. An experiment that continues does so with these turns."""
         self.swap(choice, models, turns)
 
-    def swap(self, choice: PhaseChoice, models: LoadedModels, turns: Turns = EMPTY_TURNS) -> None:
+    def swap(self, choice: PhaseChoice, models: PhaseModels, turns: Turns = EMPTY_TURNS) -> None:
         """Give this to every task from the next one on. Raise ValueError if the arms of a split cannot be compared."""
         self._experiment = choice.assignment if choice.is_split else None
         self._turns = Counter({Stratum(*stratum): turn for stratum, turn in turns.items()})

@@ -49,9 +49,9 @@ class ClockOffset:
 
 @dataclass(frozen=True)
 class OverheadEstimator:
-    """The seconds from the end of a generation to the validator's answer: packing, upload and validation.
+    """The seconds from the end of a generation to the validator's answer: upload and validation.
 
-    A validator's cooldown counts from the end of its validation, so all three use up the free period.
+    A validator's cooldown counts from the end of its validation, so both use up the free period.
     """
 
     mean: float = INITIAL_OVERHEAD

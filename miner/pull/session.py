@@ -76,7 +76,6 @@ class ValidatorSession:
     connect: Callable[[], Transport]
     on_transition: Callable[[], None]
     is_retiring: bool = False
-    _packing_seconds: float = 0.0
     _last_denial: str = ""
     _has_reported_skew: bool = False
 
@@ -211,7 +210,6 @@ class ValidatorSession:
             raise
         except PipelineError:
             return SKIP
-        self._packing_seconds = result.packing_seconds
         return result.data
 
     async def _submit(self, transport: Transport, held: HeldTask) -> machine.SubmissionCompleted:
@@ -231,7 +229,7 @@ class ValidatorSession:
             validator_time=record.state.clock.with_date(date, received).validator_time(received, context.clock.wall()),
         )
         if results and response.outcome.closes:
-            record.overhead = record.overhead.with_sample(self._packing_seconds + received - started)
+            record.overhead = record.overhead.with_sample(received - started)
         if reply.connected:
             context.runner.counters[response.outcome] += 1
             if record.task_record is not None:

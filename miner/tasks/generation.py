@@ -1,19 +1,18 @@
-"""From a phase, its models and a prompt to packed candidates: the one way of the miner, the commands and benchmarks."""
+"""From a phase and a prompt to what is made of it: the one way of the miner, the commands and the scripts."""
 
 import math
 import secrets
 
+from miner.config import SpzSettings
 from miner.config.phase import Phase
-from miner.gpu import LoadedModels
-from miner.tasks.task import InvalidResult
 from pipeline import (
     BestOfN,
     Container,
-    PackedSplats,
     Prompt,
     Request,
-    Splats,
+    ResultFormat,
     TextToImageParams,
+    UpAxis,
     with_faint,
 )
 
@@ -32,20 +31,19 @@ def make_request(prompt: Prompt, seed: int | None, phase: Phase) -> Request:
     )
 
 
-def best_of_n(
-    models: LoadedModels, request: Request, phase: Phase, container: Container, deadline: float = math.inf
-) -> BestOfN:
-    """Return the search for the best of a phase's candidates; none is begun after `deadline` of time.monotonic()."""
+def make_container(data_format: ResultFormat, up: UpAxis, spz: SpzSettings, phase: Phase) -> Container:
+    """Return the file that a phase's results are delivered in."""
+    return Container(data_format, up, spz.level, spz.workers, phase.export.extent)
 
-    def pack(splats: Splats) -> PackedSplats:
-        try:
-            exported = phase.export.apply(splats)
-        except ValueError as error:
-            raise InvalidResult(f"export is impossible: {error}") from None
-        return container.pack(exported)
 
-    # Without a scorer, whose weights may be missing, no candidate is known to be better than another.
-    count = phase.candidates.count if models.scorer else 1
+def best_of_n(request: Request, phase: Phase, can_score: bool, deadline: float = math.inf) -> BestOfN:
+    """Return the choice among a phase's candidates; none is begun after `deadline` of time.monotonic().
+
+    Without a scorer, whose weights may be missing, no candidate is known to be better than another: there is one. The
+    models may have a scorer that the phase does not, see `ModelsKey.serves`.
+    """
+    candidates = phase.candidates
+    count = candidates.count if can_score and phase.scorer else 1
     return BestOfN(
-        models.backend, request, pack, models.scorer, count=count, seconds=phase.candidates.seconds, deadline=deadline
+        request, count, candidates.seconds, deadline, has_previews=count > 1 and candidates.preview_steps is not None
     )

@@ -1,6 +1,7 @@
 """Runs tasks: plans, generates, checks and records each, and counts how they end."""
 
 import asyncio
+import itertools
 import logging
 import random
 import time
@@ -11,32 +12,23 @@ from dataclasses import dataclass, field
 from miner.analytics import PassModel
 from miner.config import SpzSettings
 from miner.config.phase import Phase
-from miner.gpu import Scheduler
+from miner.gpu import GenerationOrder, WorkerPool
 from miner.ledger import TaskRecord
 from miner.phases import PhaseSelector, TaskPlan
 from miner.runtime import ResultLine, sanitise_name, sanitise_text
 from miner.subnet.encoding import encoded_size
 from miner.tasks.decoding import PromptDecoder
 from miner.tasks.gate import GateDecision, decide_by_chance, decide_by_limit
-from miner.tasks.generation import best_of_n, make_request
+from miner.tasks.generation import best_of_n, make_container, make_request
 from miner.tasks.task import InvalidResult, Result, Task, Withheld
-from pipeline import (
-    BestOfN,
-    BestResult,
-    Cancelled,
-    Container,
-    PipelineError,
-    UnsupportedPrompt,
-    compute_statistics,
-    flip_up_axis,
-)
+from pipeline import BestResult, Cancelled, GenerationJob, PipelineError, UnsupportedPrompt
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class TaskRunner:
-    """Has the scheduler generate tasks with the phase that the selector plans for them.
+    """Has the workers generate tasks with the phase that the selector plans for them.
 
     `counters` hold how tasks ended; `last_success` is the unix time of the last result, None before the first.
     `on_result` is called on the event loop with each result and must return at once. `decoder` decodes the prompts of
@@ -44,7 +36,7 @@ class TaskRunner:
     returns a uniform number in [0, 1). Both serve `gate: auto`, and are called from any thread.
     """
 
-    scheduler: Scheduler
+    pool: WorkerPool
     selector: PhaseSelector
     spz: SpzSettings
     on_result: Callable[[Task, Result], None] = lambda _task, _result: None
@@ -53,12 +45,13 @@ class TaskRunner:
     draw: Callable[[], float] = random.random
     counters: Counter[str] = field(default_factory=Counter)
     last_success: float | None = None
-    _is_draining: bool = False
+    # Names of tasks, since two validators may use the same id.
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _logged_failures: set[str] = field(default_factory=set)
 
     def drain(self) -> None:
         """Make no further candidates for tasks that have a valid one: the miner is stopping."""
-        self._is_draining = True
+        self.pool.drain()
 
     async def run(self, task: Task) -> Result:
         """Return the task's result. Raise PipelineError, already logged and counted, if there is none."""
@@ -75,7 +68,7 @@ class TaskRunner:
         self.counters["generated"] += 1
         self.last_success = time.time()
         asset, tried = result.asset, len(result.candidates)
-        sizes = (len(asset.splats), len(result.data), tried)
+        sizes = (asset.gaussians, len(result.data), tried)
         log.info("%s", ResultLine(sanitise_name(task.id), asset.seconds, *sizes, str(result.score or "")))
         self.on_result(task, result)
         return result
@@ -110,50 +103,30 @@ class TaskRunner:
         # Checked here, so that such tasks do not wait for the generator.
         if not (phase.takes_text if task.type == "text" else phase.image):
             raise UnsupportedPrompt(f"the phase has no checkpoint for {task.type} tasks")
-        container = Container(task.format, task.up, self.spz.level, self.spz.workers)
         request = make_request(task.prompt, task.seed, phase)
-        search = best_of_n(plan.models, request, phase, container, task.deadline)
-        await self._make_candidates(task, search)
-        return await asyncio.to_thread(self._finish, task, search, plan)
+        container = make_container(task.format, task.up, self.spz, phase)
+        name = f"{next(self._numbers)}-{sanitise_name(task.id)}"
+        steps = phase.candidates.preview_steps or 0
+        job = GenerationJob(name, request, container, is_scored=phase.scorer is not None, preview_steps=steps)
+        kind = f"{plan.phase.config_hash} {task.type}"
+        choice = best_of_n(request, phase, plan.models.can_score, task.deadline)
+        best = await self.pool.run(GenerationOrder(job, plan.models, kind, task.priority), choice)
+        return await asyncio.to_thread(self._finish, task, best, plan)
 
-    async def _make_candidates(self, task: Task, search: BestOfN) -> None:
-        """Make the candidates there is time for, each in its own turn of the scheduler."""
-        priority = task.priority
-        while search.wants_another and not (self._is_draining and search.has_valid):
-            try:
-                await asyncio.wrap_future(self.scheduler.submit(search.make_one, priority, task.deadline))
-            except PipelineError:
-                raise
-            except Exception:  # a failure of one more candidate must not lose the ones there are
-                if not search.has_valid:
-                    raise
-                self.counters["internal_error"] += 1
-                task_id = sanitise_name(task.id)
-                log.exception("Task %s: a candidate failed unexpectedly; taking the best so far", task_id)
-                return
-            # No other task waits for a further candidate while it would be late.
-            priority = 0.0
-
-    def _finish(self, task: Task, search: BestOfN, plan: TaskPlan) -> Result:
-        """Pack and check the best candidate, and record it."""
-        started = time.monotonic()
-        best = search.best()
-        self._note_unscored(best)
+    def _finish(self, task: Task, best: BestResult, plan: TaskPlan) -> Result:
+        """Check the best candidate, and record it."""
+        self._note_problems(task, best)
         if best.problem:
             raise InvalidResult(f"the validator would score it 0: {best.problem}")
-        data = best.packed.data
-        packing_seconds = time.monotonic() - started
         decision = self._decide(task, best, plan.phase.settings)
         is_sent = decision is None or decision.is_sent
         if task.record is not None:
-            size = encoded_size(data) if is_sent else None
-            # The statistics of all releases are those before SPZ rounds anything off.
-            exported = flip_up_axis(plan.phase.settings.export.apply(best.asset.splats))
+            size = encoded_size(best.asset.data) if is_sent else None
             gate = (decision.verdict, decision.pass_probability) if decision else (None, None)
-            task.record.generated(best, compute_statistics(exported), size, task.threshold, *gate)
+            task.record.generated(best, size, task.threshold, *gate)
         if decision is not None and not is_sent:
             raise Withheld(decision.reason)
-        return Result(best.asset, plan.phase, data, packing_seconds, best.score, best.candidates)
+        return Result(best.asset, plan.phase, best.score, best.candidates)
 
     def _decide(self, task: Task, best: BestResult, phase: Phase) -> GateDecision | None:
         """Return what the phase's gate makes of a result; None without one, and for what no validator judges."""
@@ -170,8 +143,15 @@ class TaskRunner:
             log.info("Task %s: %s", sanitise_name(task.id), decision.reason)
         return decision
 
-    def _note_unscored(self, best: BestResult) -> None:
-        """Count the candidates that could not be scored, and log each reason once."""
+    def _note_problems(self, task: Task, best: BestResult) -> None:
+        """Count the candidates that failed unexpectedly or could not be scored, and log each reason once."""
+        if best.break_off is not None:
+            self.counters["internal_error"] += 1
+            log.error(
+                "Task %s: a candidate failed unexpectedly; taking the best so far",
+                sanitise_name(task.id),
+                exc_info=best.break_off,
+            )
         for problem in (candidate.problem for candidate in best.candidates if candidate.is_unscored):
             self.counters["not_scored"] += 1
             # The rest of it may have other numbers each time.

@@ -6,7 +6,7 @@ from typing import Literal
 
 from miner.config.phase_files import NamedPhase
 from miner.ledger import TaskRecord
-from pipeline import Asset, Candidate, PipelineError, Prompt, ResultFormat, Score, TextPrompt, UpAxis
+from pipeline import Candidate, PackedAsset, PipelineError, Prompt, ResultFormat, Score, TextPrompt, UpAxis
 
 
 class InvalidResult(PipelineError):  # noqa: N818 - the names that operators see in the log
@@ -44,11 +44,14 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """The best candidate, its phase and file, seconds from generation to file, and score, None if not scored."""
+    """The best candidate's files, its phase and score, None if not scored, and all candidates."""
 
-    asset: Asset
+    asset: PackedAsset
     phase: NamedPhase
-    data: bytes
-    packing_seconds: float
     score: Score | None
     candidates: tuple[Candidate, ...]
+
+    @property
+    def data(self) -> bytes:
+        """The file that is delivered."""
+        return self.asset.data

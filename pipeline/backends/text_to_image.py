@@ -122,6 +122,10 @@ class TextToImageBackend(Backend):
         """True: sentences are drawn."""
         return True
 
+    def samples_on_structures(self, prompt: Prompt) -> bool:
+        """Return whether the image backend can; never for sentences, whose picture would be drawn again."""
+        return not isinstance(prompt, TextPrompt) and self.backend.samples_on_structures(prompt)
+
     def warm_up_steps(self) -> Iterator[None]:
         """Warm up the image backend, then generate one object from a sentence; yield after each part."""
         yield from self.backend.warm_up_steps()

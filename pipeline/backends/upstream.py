@@ -81,6 +81,10 @@ class UpstreamGenerator(Backend):
         """Whether there is a text checkpoint."""
         return self.text is not None
 
+    def samples_on_structures(self, prompt: Prompt) -> bool:
+        """Return False: upstream's pipelines keep their structures to themselves."""
+        return False
+
     def warm_up_steps(self) -> Iterator[None]:
         """Generate one object of each kind, so that the first request is as fast as any other; yield after each."""
         return generate_first(self, self.device, image=self.supports_image, text=self.supports_text)

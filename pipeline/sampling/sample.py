@@ -47,10 +47,13 @@ def sample_asset(
     source = torch.Generator("cpu").manual_seed(request.seed)
     with measurements.stage("structure"):
         noise = torch.randn(1, *engine.structure_shape, generator=source)
-        sample = engine.sample_structure(
-            conditions, structure, noise, lambda done: on_step("structure", done, structure.steps)
-        )
-        voxels = _voxels(engine.decode_structure(sample), request.voxel_limit)
+        if request.structure is None:
+            sample = engine.sample_structure(
+                conditions, structure, noise, lambda done: on_step("structure", done, structure.steps)
+            )
+            voxels = _voxels(engine.decode_structure(sample), request.voxel_limit)
+        else:
+            voxels = request.structure.to(engine.device, torch.int32)
         measurements.voxels = len(voxels)
     with measurements.stage("latents"):
         noise = torch.randn(len(voxels), engine.latent_channels, generator=source)
@@ -60,7 +63,7 @@ def sample_asset(
         )
     with measurements.stage("gaussians"):
         splats = engine.decode_latents(sample, grid)
-    return Asset(splats, request.seed, len(voxels), measurements.seconds)
+    return Asset(splats, request.seed, len(voxels), measurements.seconds, voxels.to("cpu", torch.uint8))
 
 
 def _voxels(logits: Tensor, limit: VoxelLimit | None) -> Tensor:

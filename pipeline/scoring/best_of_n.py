@@ -1,14 +1,12 @@
-"""Best of N: generate one request with several seeds while there is time, and keep the object that scores best."""
+"""Best of N: which seeds a request is tried with while there is time, and which candidate is taken."""
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
 
 from pipeline.conditioning.prompt import TextPrompt
 from pipeline.errors import (
-    Cancelled,
     EmptyStructure,
     FormatError,
     NonFiniteOutput,
@@ -17,12 +15,17 @@ from pipeline.errors import (
     TooManyVoxels,
     UnsupportedPrompt,
 )
-from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
+from pipeline.request import OnStep, Request, ignore_steps
+from pipeline.scoring.candidate import (
+    Attempt,
+    Candidate,
+    CandidateMaker,
+    FinishedCandidate,
+    GenerationJob,
+    PackedAsset,
+    Stage,
+)
 from pipeline.scoring.score import Score
-from pipeline.scoring.scorer import Scorer, ScoreSplats
-from pipeline.splats.container import PackedSplats
-from pipeline.splats.splats import Splats
-from pipeline.splats.validation import invalid_reason
 
 # Odd, so that no two candidates share a seed until all seeds are used (Knuth's multiplicative hash).
 _STRIDE = 2_654_435_761
@@ -32,59 +35,23 @@ MAX_ATTEMPTS = 10
 # Errors that another seed may not meet.
 _SEED_DEPENDENT = (EmptyStructure, FormatError, NonFiniteOutput, TooManyVoxels)
 
-Pack = Callable[[Splats], PackedSplats]
-"""Encodes and decodes splats as they will be delivered; may raise PipelineError. See Container.pack."""
-
-# What became of a candidate: it was sent, another one was better, validators would score it 0, or it was never made.
-Fate = Literal["chosen", "beaten", "invalid", "failed"]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One attempt: its seed, the seconds that generation and scoring took, its score, its fate and what is wrong.
-
-    `score` is None if it was not scored; `problem` is "" for a valid object that was scored if there is a scorer.
-    """
-
-    seed: int
-    seconds: float
-    score: Score | None
-    problem: str = ""
-    fate: Fate = "beaten"
-
-    @property
-    def is_unscored(self) -> bool:
-        """Whether a valid object could not be scored."""
-        return self.fate in ("chosen", "beaten") and bool(self.problem)
+Expect = Callable[[Stage], float]
+"""Returns the seconds that a stage of a candidate is expected to take, 0.0 if nothing tells."""
 
 
 @dataclass(frozen=True, eq=False)
 class BestResult:
-    """The best object, packed for delivery, and all candidates in the order in which they were made.
+    """The best object, packed for delivery, and all candidates in the order of their seeds.
 
     `score` is None if the object was not scored. `problem` says why validators would score it 0; it is "" if they
-    would score it.
+    would score it. `break_off` is the unexpected error that ended the search, None if there was none.
     """
 
-    asset: Asset
-    packed: PackedSplats
+    asset: PackedAsset
     score: Score | None
     problem: str
     candidates: tuple[Candidate, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Leader:
-    """The best object so far; without a scorer it is not packed."""
-
-    asset: Asset
-    packed: PackedSplats | None = None
-    score: Score | None = None
-    problem: str = ""
-
-    @property
-    def rank(self) -> tuple[bool, bool, float]:
-        return not self.problem, self.score is not None, self.score.rank if self.score else 0.0
+    break_off: Exception | None = None
 
 
 def candidate_seed(seed: int, index: int) -> int:
@@ -97,112 +64,156 @@ def candidate_seed(seed: int, index: int) -> int:
 
 @dataclass(eq=False)
 class BestOfN:
-    """Generates one candidate at a time, so that the owner of the device may do other work in between.
+    """Decides which candidates of a request are made, by any number of workers, and which is the best.
 
-    The first candidate has the request's own seed and is always made. Another one is started while there are fewer
-    than `count`, or fewer than MAX_ATTEMPTS of which none is valid, and only if, taking as long as the average
-    candidate so far, it would end within `seconds` of the start of the first one and before the deadline, a time of the
-    clock `now`. With a scorer, every candidate is packed, checked and scored when it is made. Without one, it is only
-    checked, and packed in `best`.
+    The first candidate has the request's own seed and is always made. Another one is begun while there are fewer than
+    `count`, those in the making included, and only if it would be done within `seconds` of the start of the first one
+    and before `deadline`; all moments are on one clock. While none is valid and another seed may help, there are up to
+    MAX_ATTEMPTS, one after the other. It makes nothing itself: `begin` tells the next attempt, and `finish`, `lose` or
+    `break_off` what became of it.
 
-    Raises ValueError if several candidates are requested without a scorer. Not thread-safe; one call at a time.
+    With previews, all candidates after the first one are previewed, as long as one can be finished afterwards; then
+    those whose previews score best are finished, one after the other, while there is time. Candidates whose previews
+    were not finished are dropped. scripts/validation/candidates.md has what that gains.
     """
 
-    backend: Backend
     request: Request
-    pack: Pack
-    scorer: Scorer | None = None
-    _: KW_ONLY
     count: int = 1
     seconds: float = math.inf
     deadline: float = math.inf
-    now: Callable[[], float] = time.monotonic
-    _conditioning: Conditioning[Any] | None = field(default=None, init=False)
-    _score_splats: ScoreSplats | None = field(default=None, init=False)
-    _candidates: list[Candidate] = field(default_factory=list, init=False)
-    _leader: _Leader | None = field(default=None, init=False)
-    _first_error: PipelineError | None = field(default=None, init=False)
+    has_previews: bool = False
+    # The attempt of each candidate that is being made, by index, and those that were begun, lost, and are to be made
+    # again.
+    _running: dict[int, Attempt] = field(default_factory=dict, init=False)
+    _lost: dict[int, Attempt] = field(default_factory=dict, init=False)
+    _begun: int = field(default=0, init=False)
+    # The latest of each candidate, which is its preview until it is finished.
+    _finished: dict[int, FinishedCandidate] = field(default_factory=dict, init=False)
+    _break_off: Exception | None = field(default=None, init=False)
     # Whether the last candidate was bad luck, and not what any other seed would end in.
     _may_be_mended: bool = field(default=False, init=False)
 
-    def __post_init__(self) -> None:
-        """Check that several candidates can be told apart."""
-        if self.count > 1 and self.scorer is None:
-            raise ValueError(f"{self.count} candidates need a scorer")
+    @property
+    def has_begun(self) -> bool:
+        """Whether a candidate was made or is being made."""
+        return bool(self._finished or self._running)
 
     @property
-    def wants_another(self) -> bool:
-        """Whether another candidate is allowed and would be finished in time."""
-        made = len(self._candidates)
-        if made == 0:
-            return True
-        expected = sum(candidate.seconds for candidate in self._candidates) / made
-        wanted = MAX_ATTEMPTS if not self.has_valid and self._may_be_mended else self.count
-        return made < max(wanted, self.count) and not self._is_hopeless and self.now() + expected <= self.deadline
+    def is_running(self) -> bool:
+        """Whether a candidate is being made."""
+        return bool(self._running)
 
     @property
     def has_valid(self) -> bool:
         """Whether there is an object that can be sent."""
-        return self._leader is not None and not self._leader.problem
+        leader = self._leader
+        return leader is not None and leader.candidate.fate != "invalid"
 
-    def make_one(self, on_step: OnStep = ignore_steps) -> Candidate | None:
-        """Make and score the next candidate; return None without making one if no other is wanted any more.
+    def wants(self, now: float, expect: Expect) -> Stage | None:
+        """Return the stage of the attempt that is wanted next, if it would be done in time; None if none is.
 
-        An object that cannot be made becomes a candidate with a problem instead of an error. Raises whatever `on_step`
-        raises, and errors other than PipelineError.
+        expect: the seconds that whoever asks takes for a stage.
         """
-        if not self.wants_another:
+        if self._break_off is not None:
             return None
-        started = self.now()
-        if not self._candidates:
-            self.deadline = min(self.deadline, started + self.seconds)
-        seed = candidate_seed(self.request.seed, len(self._candidates))
-        try:
-            result, problem = self._evaluate(self._sample(seed, on_step))
-        except Cancelled:
-            raise
-        except PipelineError as error:
-            # No more than one, since its traceback keeps the tensors of the failed candidate.
-            self._first_error = self._first_error or error
-            self._may_be_mended = isinstance(error, _SEED_DEPENDENT)
-            candidate = Candidate(seed, self.now() - started, None, f"{type(error).__name__}: {error}", "failed")
+        if not self.has_begun:
+            return "whole"
+        if self._is_hopeless:
+            return None
+        if self._lost:
+            stage = self._lost[min(self._lost)].stage
+            return stage if now + expect(stage) <= self.deadline else None
+        made = len(self._finished) + len(self._running)
+        if not self._running and not self.has_valid and self._may_be_mended and made < MAX_ATTEMPTS:
+            return "whole" if now + expect("whole") <= self.deadline else None
+        if made < self.count:
+            if not self.has_previews and now + expect("whole") <= self.deadline:
+                return "whole"
+            if self.has_previews and now + expect("preview") + expect("finish") <= self.deadline:
+                return "preview"
+        return "finish" if self._previews and now + expect("finish") <= self.deadline else None
+
+    def begin(self, now: float, stage: Stage) -> Attempt:
+        """Return the attempt to make next; it counts as being made from now on."""
+        if not self._begun:
+            self.deadline = min(self.deadline, now + self.seconds)
+        if self._lost:
+            index = min(self._lost)
+            attempt = self._lost.pop(index)
+        elif stage == "finish":
+            index = max(self._previews, key=lambda index: _rank(self._finished[index]))
+            preview = self._finished[index]
+            attempt = Attempt(preview.candidate.seed, "finish", preview.structure, preview.seconds)
         else:
-            fate: Fate = "invalid" if result.problem else "beaten"
-            candidate = Candidate(seed, self.now() - started, result.score, problem, fate)
-            self._may_be_mended = bool(result.problem)
-            if self._leader is None or result.rank > self._leader.rank:
-                self._leader = result
-        self._candidates.append(candidate)
-        return candidate
+            index = self._begun
+            self._begun += 1
+            attempt = Attempt(candidate_seed(self.request.seed, index), stage)
+        self._running[index] = attempt
+        return attempt
 
-    def run(self, on_step: OnStep = ignore_steps) -> BestResult:
-        """Make candidates until no other is wanted, and return the best.
+    def finish(self, finished: FinishedCandidate) -> None:
+        """Take a candidate that was begun, or its preview; the seconds of a preview count for its candidate, too."""
+        index = self._index_of(finished.candidate.seed)
+        self._running.pop(index)
+        if (preview := self._finished.get(index)) is not None:
+            candidate = finished.candidate
+            seconds = preview.candidate.seconds + candidate.seconds
+            finished = replace(finished, candidate=replace(candidate, seconds=seconds))
+        self._finished[index] = finished
+        if finished.error is not None:
+            self._may_be_mended = isinstance(finished.error, _SEED_DEPENDENT)
+        else:
+            self._may_be_mended = finished.candidate.fate == "invalid"
 
-        Raises the errors of `make_one` and `best`.
-        """
-        while self.wants_another:
-            self.make_one(on_step)
-        return self.best()
+    def lose(self, seed: int) -> None:
+        """Note that whoever made a candidate was lost with it; its attempt is the next to be made."""
+        index = self._index_of(seed)
+        self._lost[index] = self._running.pop(index)
+
+    def break_off(self, seed: int, error: Exception) -> None:
+        """Begin no further candidates after an unexpected error in making one."""
+        self._running.pop(self._index_of(seed))
+        self._break_off = self._break_off or error
 
     def best(self) -> BestResult:
-        """Return the best candidate, packed.
+        """Return the best candidate.
 
         A valid object is better than one that validators score 0, and a scored one is better than one that could not
-        be scored; the first of equals wins. Raises the PipelineError of the first candidate that failed if no object
-        could be made or packed.
+        be scored; the first of equals, in the order of seeds, wins. Raises the unexpected error if there was one and no
+        object is valid, else the PipelineError of the first candidate if no object could be made or packed.
         """
         leader = self._leader
-        if leader is None:
-            raise self._first_error or RuntimeError("no candidate was made: call make_one first")
-        packed, problem = leader.packed, leader.problem
-        if packed is None:
-            packed = self.pack(leader.asset.splats)
-            problem = invalid_reason(packed.splats) or ""
-        candidates = (
-            replace(candidate, fate="chosen") if candidate.seed == leader.asset.seed and not problem else candidate
-            for candidate in self._candidates
+        if self._break_off is not None and not self.has_valid:
+            raise self._break_off
+        if leader is None or leader.asset is None:
+            raise self._first_error or RuntimeError("no candidate was made")
+        best, is_valid = leader.candidate, self.has_valid
+        candidates = tuple(
+            replace(finished.candidate, fate="chosen") if finished is leader and is_valid else finished.candidate
+            for _, finished in sorted(self._finished.items())
         )
-        return BestResult(leader.asset, packed, leader.score, problem, tuple(candidates))
+        problem = "" if is_valid else best.problem
+        return BestResult(leader.asset, best.score, problem, candidates, self._break_off)
+
+    def _index_of(self, seed: int) -> int:
+        return next(index for index, attempt in self._running.items() if attempt.seed == seed)
+
+    @property
+    def _previews(self) -> list[int]:
+        """The candidates whose previews wait to be finished."""
+        waiting = (index for index, finished in self._finished.items() if finished.structure is not None)
+        return [index for index in waiting if index not in self._running and index not in self._lost]
+
+    @property
+    def _leader(self) -> FinishedCandidate | None:
+        """The best object so far."""
+        made = [finished for _, finished in sorted(self._finished.items()) if finished.asset is not None]
+        return max(made, key=_rank) if made else None
+
+    @property
+    def _first_error(self) -> PipelineError | None:
+        errors = (finished.error for _, finished in sorted(self._finished.items()))
+        return next((error for error in errors if error is not None), None)
 
     @property
     def _is_hopeless(self) -> bool:
@@ -211,31 +222,29 @@ class BestOfN:
         kinds = UnsupportedPrompt if isinstance(self.request.prompt, TextPrompt) else PromptError
         return self._leader is None and isinstance(self._first_error, kinds)
 
-    def _sample(self, seed: int, on_step: OnStep) -> Asset:
-        """Generate an object; the first one's seconds include those of encoding the prompt."""
-        request = replace(self.request, seed=seed)
-        if self._conditioning is not None:
-            return self.backend.sample(self._conditioning, request, on_step)
-        self._conditioning = self.backend.encode(request.prompt)
-        asset = self.backend.sample(self._conditioning, request, on_step)
-        return asset.with_added_seconds(self._conditioning.seconds)
 
-    def _evaluate(self, asset: Asset) -> tuple[_Leader, str]:
-        """Pack, check and score an object; also return what is wrong with it. Raises PipelineError if packing fails."""
-        if self.scorer is None:
-            problem = invalid_reason(asset.splats) or ""
-            return _Leader(asset, problem=problem), problem
-        packed = self.pack(asset.splats)
-        if problem := invalid_reason(packed.splats) or "":
-            return _Leader(asset, packed, problem=problem), problem
-        try:
-            return _Leader(asset, packed, self._score(packed.splats, self.scorer)), ""
-        except Cancelled:
-            raise
-        except Exception as error:  # a scorer that fails in any way does not cost the result
-            return _Leader(asset, packed), f"not scored, {type(error).__name__}: {error}"
+def run_best_of_n(
+    maker: CandidateMaker, job: GenerationJob, choice: BestOfN, on_step: OnStep = ignore_steps,
+    now: Callable[[], float] = time.monotonic,
+) -> BestResult:  # fmt: skip
+    """Make candidates one after the other until no other is wanted, and return the best.
 
-    def _score(self, splats: Splats, scorer: Scorer) -> Score:
-        if self._score_splats is None:
-            self._score_splats = scorer.for_prompt(self.request.prompt)
-        return self._score_splats(splats)
+    A stage is expected to take as long as the average so far, or as a whole candidate. Raises the errors of
+    `CandidateMaker.make` and `BestOfN.best`.
+    """
+    taken: dict[Stage, list[float]] = {}
+
+    def expect(stage: Stage) -> float:
+        seconds = taken.get(stage) or taken.get("whole") or [0.0]
+        return sum(seconds) / len(seconds)
+
+    while (stage := choice.wants(now(), expect)) is not None:
+        finished = maker.make(job, choice.begin(now(), stage), on_step)
+        taken.setdefault(stage, []).append(finished.candidate.seconds)
+        choice.finish(finished)
+    return choice.best()
+
+
+def _rank(finished: FinishedCandidate) -> tuple[bool, bool, float]:
+    candidate = finished.candidate
+    return candidate.fate != "invalid", candidate.score is not None, candidate.score.rank if candidate.score else 0.0

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pipeline.errors import FormatError
 from pipeline.splats import ply, spz
-from pipeline.splats.splats import Splats, flip_up_axis
+from pipeline.splats.splats import Splats, flip_up_axis, normalise
 
 ResultFormat = Literal["spz", "ply"]
 UpAxis = Literal["y", "-y"]
@@ -31,22 +32,37 @@ class PackedSplats:
 
 @dataclass(frozen=True)
 class Container:
-    """A file format with its settings, and which way up the object is in it.
+    """A file format with its settings, and how the object lies in it.
 
     up: "y" for validators, which draw with +y up and look from +z first; "-y" as upstream's files, which most viewers
-    show upright. level, workers: those of `spz.to_bytes`; they mean nothing to PLY.
+    show upright. level, workers: those of `spz.to_bytes`; they mean nothing to PLY. extent: the length to which the
+    object's longest side is scaled, centred; None leaves it as it is.
     """
 
     format: ResultFormat = "spz"
     up: UpAxis = "y"
     level: int = 1
     workers: int = 0
+    extent: float | None = None
+
+    def place(self, splats: Splats) -> Splats:
+        """Return splats as a backend generates them, centred and scaled as the file asks for.
+
+        Raises FormatError if they cannot be scaled.
+        """
+        if self.extent is None:
+            return splats
+        try:
+            return normalise(splats, self.extent)
+        except ValueError as error:
+            raise FormatError(f"export is impossible: {error}") from None
 
     def pack(self, splats: Splats) -> PackedSplats:
         """Encode splats as a backend generates them, with -y up, and decode the file once to verify it.
 
         Raises FormatError if the format cannot hold the splats, or if they come back changed by more than it allows.
         """
+        splats = self.place(splats)
         if self.up == "y":
             splats = flip_up_axis(splats)
         if self.format == "ply":
@@ -56,3 +72,8 @@ class Container:
             data = spz.to_bytes(splats, level=self.level, workers=self.workers)
             decoded = spz.verify_round_trip(splats, data)
         return PackedSplats(data, decoded if self.up == "y" else flip_up_axis(decoded))
+
+    def unpack(self, data: bytes) -> Splats:
+        """Return what a reader of a file that was packed gets, turned upright. Raises FormatError."""
+        splats = ply.from_bytes(data) if self.format == "ply" else spz.from_bytes(data)
+        return splats if self.up == "y" else flip_up_axis(splats)

@@ -36,7 +36,7 @@ from scripts.train_tiny.eval.samples import encode, load_model, make_samples
 
 STRUCTURES, LATENTS = 6, 5
 # Steps of the latents that are sampled to see what a structure promises.
-PROBE_STEPS = 3
+PREVIEW_STEPS = 3
 Floats = npt.NDArray[np.float64]
 
 
@@ -45,13 +45,13 @@ class Scores:
     """What each result of P prompts, S structures of each, and L latents on each structure is worth.
 
     final: the validator's score, [P, S, L]; seen: what the miner sees of it; half: what it sees of the first latents
-    after half of their steps, [P, S]; probe: what it sees of latents in PROBE_STEPS steps, [P, S].
+    after half of their steps, [P, S]; preview: what it sees of latents in PREVIEW_STEPS steps, [P, S].
     """
 
     final: Floats
     seen: Floats
     half: Floats
-    probe: Floats
+    preview: Floats
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Prompt:
     final: Floats
     seen: Floats
     half: Floats
-    probe: Floats
+    preview: Floats
 
     def best(self, made: list[tuple[int, int]]) -> float:
         """Return the validator's score of the result that looks best to the miner."""
@@ -148,19 +148,19 @@ def drop_half_way(prompt: Prompt, costs: Costs, budget: Budget) -> list[tuple[in
     return made
 
 
-def probe(structures: int, kept: int = 1) -> Policy:
+def preview(structures: int, kept: int = 1) -> Policy:
     """Return the policy that tries so many structures with few steps of latents, and finishes the most promising."""
 
     def play(prompt: Prompt, costs: Costs, budget: Budget) -> list[tuple[int, int]]:
         tried = []
         finish = costs.latents + costs.look
         for structure in range(structures):
-            attempt = costs.structure + costs.latents * PROBE_STEPS / 35 + costs.look
+            attempt = costs.structure + costs.latents * PREVIEW_STEPS / 35 + costs.look
             if budget.left < attempt + finish or not budget.spend(attempt):
                 break
             tried.append(structure)
         made = []
-        for structure in sorted(tried, key=lambda place: -float(prompt.probe[place]))[:kept]:
+        for structure in sorted(tried, key=lambda place: -float(prompt.preview[place]))[:kept]:
             if budget.spend(finish):
                 made.append((structure, 0))
         best = made[0][0]
@@ -177,8 +177,8 @@ POLICIES: Mapping[str, Policy] = {
     "independent": independent,
     **{f"resample after {count}": resample(count) for count in (1, 2, 3)},
     "drop half way": drop_half_way,
-    **{f"probe {count}": probe(count) for count in (2, 4, 6)},
-    "probe 6, finish 2": probe(6, 2),
+    **{f"preview {count}": preview(count) for count in (2, 4, 6)},
+    "preview 6, finish 2": preview(6, 2),
 }
 
 
@@ -190,7 +190,7 @@ def compare(scores: Scores, costs: Costs, candidates: int) -> dict[str, tuple[fl
     results = {}
     for name, policy in POLICIES.items():
         values = []
-        for arrays in zip(scores.final, scores.seen, scores.half, scores.probe, strict=True):
+        for arrays in zip(scores.final, scores.seen, scores.half, scores.preview, strict=True):
             prompt = Prompt(*arrays)
             made = policy(prompt, costs, Budget(candidates * costs.candidate))
             values.append(prompt.best(made) if made else 0.0)
@@ -224,7 +224,7 @@ class Table:
         engine = self.model.engine
         structures, latents = self.size
         final, seen = np.zeros(self.size), np.zeros(self.size)
-        half, probed = np.zeros(structures), np.zeros(structures)
+        half, previews = np.zeros(structures), np.zeros(structures)
         for i in range(structures):
             source = torch.Generator().manual_seed(1000 * seed + i)
             noise = torch.randn(1, *engine.structure_shape, generator=source)
@@ -232,15 +232,15 @@ class Table:
             if not bool((logits > 0).any()):
                 continue
             grid = VoxelGrid(occupied_voxels(logits))
-            few = replace(self.latents, steps=PROBE_STEPS)
+            few = replace(self.latents, steps=PREVIEW_STEPS)
             for j in range(latents):
                 noise = torch.randn(len(grid), engine.latent_channels, generator=source)
                 middle, sample = self._sample(conditions, grid, noise, self.latents)
                 final[i, j], seen[i, j] = self._look(sample, grid, reference)
                 if j == 0:
                     half[i] = self._look(middle, grid, reference)[1]
-                    probed[i] = self._look(self._sample(conditions, grid, noise, few)[1], grid, reference)[1]
-        return final, seen, half, probed
+                    previews[i] = self._look(self._sample(conditions, grid, noise, few)[1], grid, reference)[1]
+        return final, seen, half, previews
 
     def _sample(
         self, conditions: Conditions, grid: VoxelGrid, noise: Tensor, params: SamplerParams

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import bittensor as bt
 
-from miner.gpu import Urgency, most_urgent
+from miner.gpu import Claim, choose_claim
 from miner.localnet import MinerState, SubmissionVerdict, ValidatorRules, ValidatorTiming
 from miner.subnet.dendrite import AnySynapse, Reply
 from miner.subnet.metagraph import Neuron
@@ -195,18 +195,19 @@ def _failed(synapse: AnySynapse, code: int, delivered: bool) -> Reply[AnySynapse
 
 @dataclass(eq=False)
 class SimulatedRunner:
-    """Takes the place of the task runner: generates one task at a time, in the scheduler's order."""
+    """Takes the place of the task runner: generates one task at a time, in the order of the miner's plan."""
 
     rng: random.Random
     decoder: PromptDecoder = field(default_factory=PromptDecoder)
     counters: Counter[str] = field(default_factory=Counter)
-    _waiting: list[tuple[Urgency, asyncio.Event]] = field(default_factory=list)
+    _waiting: list[tuple[Claim, asyncio.Event]] = field(default_factory=list)
     _is_free: bool = True
 
     async def run(self, task: Task) -> Any:
         """Return a result eight seconds after the task's turn came. Raise PipelineError for some tasks."""
         turn = asyncio.Event()
-        self._waiting.append((Urgency(task.deadline, task.priority), turn))
+        claim = Claim(loop_time(), task.deadline, task.priority, GENERATION_SECONDS, is_first=True)
+        self._waiting.append((claim, turn))
         self._start_next()
         await turn.wait()
         try:
@@ -216,12 +217,12 @@ class SimulatedRunner:
             self._start_next()
         if self.rng.random() < FAILED_SHARE:
             raise PipelineError("simulated")
-        return SimpleNamespace(data=b"Result", packing_seconds=0.5)
+        return SimpleNamespace(data=b"Result")
 
     def _start_next(self) -> None:
         if self._is_free and self._waiting:
-            urgencies = [urgency for urgency, _ in self._waiting]
-            _, turn = self._waiting.pop(most_urgent(urgencies, loop_time(), GENERATION_SECONDS))
+            claims = [claim for claim, _ in self._waiting]
+            _, turn = self._waiting.pop(choose_claim(claims, loop_time(), GENERATION_SECONDS))
             self._is_free = False
             turn.set()
 

@@ -2,7 +2,7 @@
 
     python -m scripts.validation.swap
 
-Two checkpoints of text-xlarge's size with random weights run in the miner's own scheduler, loader and phase manager,
+Two checkpoints of text-xlarge's size with random weights run in the miner's own worker and phase manager,
 with two tasks waiting at any time; there is no network and no background model. Prints the number of tasks that each
 checkpoint generated, the time from the changed state to the first task of the new phase, the longest time that a task
 took, and the GPU memory: with one checkpoint, with both, and after the last task of the old one, also as /health tells
@@ -16,25 +16,25 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from miner.config import MinerSettings
 from miner.config.phase_files import load_phase
-from miner.gpu import Scheduler, free_memory, load_and_warm_up
+from miner.gpu import GenerationOrder, WorkerPool, build_workers
 from miner.phases import ModelOwner, PhaseChoice, PhaseFiles, PhaseManager, PhaseState, StateFile
 from miner.runtime.gpu_memory import read_gpu_memory
-from pipeline import Backend, EmptyStructure, OnStep, Request, VoxelLimit, parse_text_prompt
+from pipeline import BestOfN, EmptyStructure, GenerationJob, Request, VoxelLimit, parse_text_prompt
 from pipeline.weights import random_init
 from scripts.benchmarks.timing import GIB, device_name
 
 CONCURRENT_TASKS = 2
 # Of each task, in seconds, as pulled ones have it.
 DEADLINE = 25.0
+# After the last task, until the worker has returned the memory of the old phase.
+FREEING_SECONDS = 2.0
 # Tasks of each phase that are waited for.
 TASKS = 4
 PHASE = """
@@ -47,11 +47,11 @@ background: {{model: u2netp}}
 
 @dataclass
 class PhaseSwap:
-    """The phases "old" and "new" with the miner's scheduler, loader and phase manager; counts the tasks of each."""
+    """The phases "old" and "new" with the miner's worker and phase manager; counts the tasks of each."""
 
     config: Path
     state: StateFile
-    scheduler: Scheduler
+    pool: WorkerPool
     manager: PhaseManager
     submitted: int = 0
     generated: Counter[str] = field(default_factory=Counter)
@@ -63,18 +63,14 @@ class PhaseSwap:
     @staticmethod
     async def open(folder: Path, checkpoints: dict[str, Path], device: str) -> "PhaseSwap":
         """Write the phases below the folder, one for each checkpoint, and load the old one."""
-        config, state, scheduler = folder / "miner.yaml", StateFile(folder / "state"), Scheduler()
+        config, state = folder / "miner.yaml", StateFile(folder / "state")
         (folder / "phases").mkdir()
         for name, checkpoint in checkpoints.items():
             (folder / "phases" / f"{name}.yaml").write_text(PHASE.format(checkpoint=checkpoint))
-        settings = MinerSettings(phase="old", device=device)
-        owner = ModelOwner(
-            check_allowed=lambda _: None,
-            load=lambda phase: load_and_warm_up(phase, settings, scheduler),
-            schedule_free=lambda: scheduler.submit(lambda _: free_memory(), 0.0),
-        )
+        pool = WorkerPool(build_workers(MinerSettings(phase="old", device=device)))
+        owner = ModelOwner(check_allowed=lambda _: None, load=pool.load, unload=pool.unload)
         manager = await PhaseManager.open(PhaseFiles(config, state), load_phase("old", config), owner)
-        return PhaseSwap(config, state, scheduler, manager)
+        return PhaseSwap(config, state, pool, manager)
 
     async def run(self) -> dict[str, object]:
         """Swap under load; return what was measured."""
@@ -94,10 +90,11 @@ class PhaseSwap:
         with_both = torch.cuda.max_memory_allocated()
         stopping.set()
         await asyncio.gather(*workers)
-        # Has the memory of the old phase freed, which is done before the job after it.
+        # Has the memory of the old phase freed, which is done before the worker ends.
         await self.manager.poll(at_once=True)
-        await asyncio.wrap_future(self.scheduler.submit(lambda _: None, 0.0))
+        await asyncio.sleep(FREEING_SECONDS)
         manager.cancel()
+        await self.pool.stop(DEADLINE)
         swap_seconds = self.first_generated.get("new", float("nan")) - started
         return {
             "asked": self.submitted, "made": self.generated, "errors": self.errors,
@@ -112,35 +109,35 @@ class PhaseSwap:
         """Generate tasks one after the other."""
         while not stopping.is_set():
             self.submitted += 1
-            choice, models = self.manager.selector.choice, self.manager.selector.models
-            (phase,) = choice.phases
+            models, (phase,) = self.manager.selector.models, self.manager.selector.choice.phases
             prompt, limit = parse_text_prompt("a red chair"), VoxelLimit(12_000, "drop")
             request = Request(prompt, self.submitted, *phase.settings.samplers, limit)
             started = time.monotonic()
-            job = self.scheduler.submit(partial(_generate, models.backend, request), 1.0, started + DEADLINE)
+            job = GenerationJob(str(self.submitted), request)
+            choice = BestOfN(request, deadline=started + DEADLINE)
             try:
-                await asyncio.wrap_future(job)
+                await self.pool.run(GenerationOrder(job, models, phase.name, 1.0), choice)
+            except EmptyStructure:
+                # Random weights may leave every voxel empty, which counts as generated.
+                self._count(phase.name, started)
             except Exception as error:  # whatever it is, the task is lost
                 self.errors.append(f"{type(error).__name__}: {error}")
             else:
-                self.generated[phase.name] += 1
-                self.longest = max(self.longest, time.monotonic() - started)
-                self.first_generated.setdefault(phase.name, time.monotonic())
+                self._count(phase.name, started)
             # Like a task of the miner's, it refers to the models until it is done and no longer.
-            del models, job
+            del models
             self.progress.set()
+
+    def _count(self, phase: str, started: float) -> None:
+        self.generated[phase] += 1
+        self.longest = max(self.longest, time.monotonic() - started)
+        self.first_generated.setdefault(phase, time.monotonic())
 
     async def _wait_for(self, phase: str) -> None:
         """Wait until TASKS tasks of a phase are generated, or one failed."""
         while self.generated[phase] < TASKS and not self.errors:
             self.progress.clear()
             await self.progress.wait()
-
-
-def _generate(backend: Backend, request: Request, on_step: OnStep) -> None:
-    # Random weights may leave every voxel empty, which counts as generated.
-    with suppress(EmptyStructure):
-        backend.generate(request, on_step)
 
 
 def main() -> int:

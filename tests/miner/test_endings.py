@@ -19,7 +19,7 @@ from miner.localnet.validator import write_chain_file
 from miner.runtime import find_owner
 from miner.subnet.protocol import ImageTask
 from pipeline import Asset, OnStep, Request
-from tests.support.factories import loaded_at_once
+from tests.support.factories import workers_with
 from tests.support.generated import FakeBackend, make_asset
 from tests.support.local_subnet import LocalSubnet
 
@@ -50,7 +50,7 @@ async def subnet(
     wallets: dict[str, bt.Wallet], tmp_path: Path, image_base64: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[PullingSubnet]:
     subnet = PullingSubnet(wallets, tmp_path, image_base64)
-    monkeypatch.setattr(app, "load_and_warm_up", loaded_at_once(FakeBackend(subnet.work)))
+    monkeypatch.setattr(app, "build_workers", workers_with(FakeBackend(subnet.work)))
     await subnet.validator.start()
     yield subnet
     await subnet.validator.stop()
@@ -102,9 +102,9 @@ async def test_a_background_task_that_keeps_dying_ends_the_process(
     async def die(_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(app, "watch_generator", die)
+    monkeypatch.setattr(app, "watch_workers", die)
     monkeypatch.setattr("miner.runtime.supervisor.FIRST_RESTART_DELAY", 0.001)
-    with pytest.raises(MinerError, match="the generator's watch failed 8 times in a row") as caught:
+    with pytest.raises(MinerError, match="the workers' watch failed 8 times in a row") as caught:
         await asyncio.wait_for(mine(subnet.settings), TIMEOUT)
     assert caught.value.exit_code is ExitCode.FAILURE
 

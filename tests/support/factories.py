@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from miner.cli.run import run as run_command
-from miner.config.phase_files import NamedPhase
 from miner.config.run_settings import RunOptions, RunSettings
+from miner.gpu.local_worker import LocalWorker
 from miner.gpu.models import LoadedModels
+from miner.gpu.worker import Worker
 from miner.localnet.raw_client import AxonAddress, RawRequest
 from miner.runtime.clock import Clock
 
@@ -78,13 +79,9 @@ class TwoClocks:
         self.unix += seconds
 
 
-def loaded_at_once(backend: object) -> Callable[..., Awaitable[LoadedModels]]:
-    """In the place of miner.gpu.models.load_and_warm_up: the test's backend, whatever the phase."""
-
-    async def load(phase: NamedPhase, *_: object) -> LoadedModels:
-        return LoadedModels(backend, phase.settings.models_key)  # type: ignore[arg-type]
-
-    return load
+def workers_with(backend: object) -> Callable[[object], tuple[Worker, ...]]:
+    """In the place of miner.gpu.build_workers: one in this process, with the test's backend, whatever the phase."""
+    return lambda _settings: (LocalWorker("cpu", lambda _phase: LoadedModels(backend)),)  # type: ignore[arg-type]
 
 
 def raw_headers(request: RawRequest, axon: AxonAddress) -> list[tuple[bytes, bytes]]:

@@ -45,6 +45,9 @@ class FakeBackend:
 
     supports_image = supports_text = True
 
+    def samples_on_structures(self, prompt: Prompt) -> bool:
+        return False
+
     def __init__(self, generate: Callable[[Request, OnStep], Asset] = instant_generate) -> None:
         self._generate = generate
         self.encoded: list[Prompt] = []

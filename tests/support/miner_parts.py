@@ -1,6 +1,7 @@
 """The parts of a miner that work on tasks, without a process and a network around them."""
 
 import asyncio
+import itertools
 import math
 import threading
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from pathlib import Path
 from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase
 from miner.config.settings import SpzSettings
-from miner.gpu.models import LoadedModels
-from miner.gpu.scheduler import Scheduler
+from miner.gpu.local_worker import LocalWorker
+from miner.gpu.models import LoadedModels, PhaseModels
+from miner.gpu.pool import WorkerPool
 from miner.ledger.reader import LedgerReader, TaskRow, read_open_tasks
 from miner.ledger.recorder import TaskRecorder, Transport
 from miner.ledger.writer import LedgerWriter
@@ -27,7 +29,7 @@ UID = 7
 
 
 class MinerParts:
-    """A scheduler, a ledger, a phase selector, a recorder and a runner.
+    """A worker, a ledger, a phase selector, a recorder and a runner.
 
     The test replaces `generate`, which makes the objects, and `score`, which phases with a scorer judge them with.
     `requests` lists what the backend was asked for.
@@ -38,14 +40,16 @@ class MinerParts:
         self.score: Callable[[Splats], float] = lambda _: 0.5
         self.requests: list[Request] = []
         self.backend = FakeBackend(self._generate)
-        self.scheduler = Scheduler()
+        self.worker = LocalWorker("cpu", self.load_models)
+        self.pool = WorkerPool((self.worker,))
+        self._loads = itertools.count()
         self.ledger = LedgerWriter(folder / "ledger.sqlite")
         self.restart(PhaseSelector(*self._choose(phase)))
 
     def restart(self, selector: PhaseSelector) -> None:
         """Work like a miner that has just started: with this selector and what is in the ledger."""
         self.selector = selector
-        self.runner = TaskRunner(self.scheduler, selector, SpzSettings())
+        self.runner = TaskRunner(self.pool, selector, SpzSettings())
         self.recorder = TaskRecorder(self.ledger, "1.0", lambda _hotkey: UID, read_open_tasks(self.ledger.path))
 
     def use_phase(self, phase: Phase) -> None:
@@ -73,13 +77,18 @@ class MinerParts:
 
     def close(self) -> None:
         """Stop the threads."""
-        assert self.scheduler.stop(TIMEOUT)
+        assert self.worker.stop(TIMEOUT)
         assert self.ledger.close(TIMEOUT)
 
-    def _choose(self, phase: Phase) -> tuple[PhaseChoice, LoadedModels]:
-        scorer = FakeScorer(lambda splats: self.score(splats)) if phase.scorer else None
-        models = LoadedModels(self.backend, phase.models_key, scorer)
-        return PhaseChoice.single(NamedPhase("demo", phase)), models
+    def load_models(self, phase: NamedPhase) -> LoadedModels:
+        """Return what the worker makes candidates with."""
+        scorer = FakeScorer(lambda splats: self.score(splats)) if phase.settings.scorer else None
+        return LoadedModels(self.backend, scorer)
+
+    def _choose(self, phase: Phase) -> tuple[PhaseChoice, PhaseModels]:
+        named, models = NamedPhase("demo", phase), f"test {next(self._loads)}"
+        loaded = self.worker.load(models, named).result(TIMEOUT)
+        return PhaseChoice.single(named), PhaseModels(models, phase.models_key, loaded.can_score)
 
     def _generate(self, request: Request, on_step: OnStep) -> Asset:
         self.requests.append(request)

@@ -70,7 +70,16 @@ function drawTiles() {
   tiles.push(tile("Queue", number(status.queue), refused));
   tiles.push(tile("Last result", status.last_success === null ? "–" : `${duration(now() - status.last_success)}`, status.last_success === null ? "none since the start" : `ago, ${utc(status.last_success)}`));
   tiles.push(tile("Metagraph", duration(status.metagraph_age), "since it was seen"));
-  for (const gpu of status.gpus) {
+  for (const worker of status.workers) {
+    const memory = worker.memory;
+    const label = `Memory of ${worker.device}`;
+    const bar = memory ? [el("meter", { min: 0, max: memory.total, value: memory.reserved, "aria-label": label })] : [];
+    const details = [worker.state, worker.place, memory ? `${gibibytes(memory.reserved)} of ${gibibytes(memory.total)} GiB, ${memory.name}` : ""];
+    if (worker.fault) details.push(`lost before: ${worker.fault}`);
+    tiles.push(tile(worker.device, `${number(worker.per_minute, 1)} / min`, details.filter(Boolean).join(" · "), ...bar));
+  }
+  const seen = new Set(status.workers.map((worker) => worker.device));
+  for (const gpu of status.gpus.filter((one) => !seen.has(one.device))) {
     const bar = el("meter", { min: 0, max: gpu.total, value: gpu.reserved, "aria-label": `Memory of ${gpu.device}` });
     tiles.push(tile(gpu.device, `${gibibytes(gpu.reserved)} GiB`, `of ${gibibytes(gpu.total)} GiB · ${gpu.name}`, bar));
   }

@@ -201,7 +201,7 @@ async def test_a_full_queue_says_so(miner: ServingMiner, wallets: dict[str, bt.W
     asks = [push()]
     await held.begins()
     asks += [push(), push()]
-    await until(lambda: miner.scheduler.waiting == 2)
+    await until(lambda: miner.pool.waiting == 2)
     refused = await push()
     assert refused.dendrite.status_code == 503
     assert "busy" in refused.dendrite.status_message
@@ -224,7 +224,7 @@ async def test_the_validator_with_more_stake_goes_first(
     await held.begins()
     for waiting, who in enumerate(("stranger", "validator"), 1):
         asks.append(push(who, waiting + 1))
-        await until(lambda waiting=waiting: miner.scheduler.waiting == waiting)  # type: ignore[misc]
+        await until(lambda waiting=waiting: miner.pool.waiting == waiting)  # type: ignore[misc]
     held.release()
     assert all(done.results for done in await asyncio.gather(*asks))
     assert [request.seed for request in miner.requests] == [1, 3, 2]
@@ -239,8 +239,8 @@ async def test_what_nobody_waits_for_is_not_made(
     call = signed_request(wallets["validator"].hotkey, Generate(prompt=image_base64, seed=2))
     async with connect(miner.address) as (_, writer):
         writer.write(call.head(miner.address) + call.body)
-        await until(lambda: miner.scheduler.waiting == 1)
-    await until(lambda: miner.scheduler.waiting == 0)
+        await until(lambda: miner.pool.waiting == 1)
+    await until(lambda: miner.pool.waiting == 0)
     held.release()
     assert (await first).results
     assert (await ask(miner, wallets["validator"], Generate(prompt=image_base64, seed=3))).results

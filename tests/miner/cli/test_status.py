@@ -13,6 +13,7 @@ import pytest
 
 from miner.analytics import task_figures
 from miner.cli.status import duration, monitor_url
+from miner.gpu.worker import WorkerStatus
 from miner.ledger.writer import LedgerStatus
 from miner.localnet.validator import free_port
 from miner.monitor.status import Status, ValidatorView
@@ -118,6 +119,20 @@ def test_one_screen_of_a_miner_that_works(monitor: FakeMonitor, tmp_path: Path) 
         "",
         "No problems.",
     ]
+
+
+def test_each_worker_has_a_line_and_a_lost_one_is_a_problem(monitor: FakeMonitor) -> None:
+    memory = GpuMemory("cuda:0", "H100", 5 * GIB, 8 * GIB, 80 * GIB)
+    first = WorkerStatus("this machine", "cuda:0", "busy", 1.5, 340, 37.5, memory)
+    second = WorkerStatus("this machine", "cuda:1", "restarting", fault="its process was ended by SIGKILL")
+    monitor.show(changed(gpus=(memory,), workers=(first, second)))
+    lines = run("status", "--monitor.port", monitor.port).stdout.splitlines()
+    assert [line for line in lines if line.startswith("  cuda")] == [
+        "  cuda:0      this machine, busy for 2 s; 37.5 candidates a minute, 340 in all; "
+        "H100: 5.0 GiB in use, 8.0 of 80.0 GiB reserved",
+        "  cuda:1      this machine, restarting; 0.0 candidates a minute, 0 in all",
+    ]
+    assert lines[-1] == ("  the worker on cuda:1 was lost: its process was ended by SIGKILL; it is started again")
 
 
 def test_problems_are_listed(monitor: FakeMonitor) -> None:

@@ -57,12 +57,15 @@ def test_few_step_replaces_both_flows_and_says_that_it_is_untested() -> None:
 
 
 def test_shipped_phases_that_share_models_can_be_split() -> None:
-    loaded = {name: load_phase(name, shipped_config() / "miner.yaml").settings.models_key for name in SHIPPED}
-    assert loaded["baseline"] == loaded["test3"] == loaded["phase3"]
-    assert len(set(loaded.values())) == 3
+    keys = {name: load_phase(name, shipped_config() / "miner.yaml").settings.models_key for name in SHIPPED}
+    assert keys["baseline"] == keys["test3"] == keys["phase3"]
+    assert keys["phase3"].can_be_shared(keys["best-of-n"])
+    assert keys["best-of-n"].serves(keys["phase3"])
+    assert not keys["phase3"].serves(keys["best-of-n"])
+    assert len({key.generation for key in keys.values()}) == 3
 
 
-SHIPPED = ("baseline", "demo", "few-step", "phase3", "test3")
+SHIPPED = ("baseline", "best-of-n", "demo", "few-step", "phase3", "test3")
 
 
 def test_all_those_shipped_are_listed() -> None:
@@ -129,6 +132,10 @@ def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
         ("extends: base\nscorer: {weights: ''}\n", r"scorer.weights: .*at least 1 character"),
         ("extends: base\ngate: {quality: 0.5}\n", r"top.yaml: .*gate needs scorer: \{\}"),
         ("extends: base\nscorer: {}\ngate: {quality: 1.5}\n", r"gate.quality: .*less than or equal to 1"),
+        (
+            "extends: base\nscorer: {}\ncandidates: {count: 2, preview_steps: 3}\n",
+            r"candidates: .*count of 3 or",
+        ),
         ("extends: base\nscorer: {}\ngate: {}\n", r"gate: .*needs either quality or score"),
         ("extends: base\nscorer: {}\ngate: {quality: 0.5, score: 0.5}\n", r"gate: .*needs either quality or score"),
         ("extends: base\nscorer: {}\ngate: {score: 0.6}\n", r"gate.score needs scorer: {parts: \[quality, align"),
@@ -228,7 +235,8 @@ def test_the_hash_of_a_phase_does_not_change_with_the_software(config: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "unanswered"), [("phase3", ()), ("baseline", ()), ("test3", ()), ("demo", ()), ("few-step", ("text",))]
+    ("name", "unanswered"),
+    [("phase3", ()), ("baseline", ()), ("test3", ()), ("demo", ()), ("few-step", ("text",)), ("best-of-n", ())],
 )
 def test_the_shipped_phases_answer_what_is_asked(name: str, unanswered: tuple[str, ...]) -> None:
     phase = load_phase(name, shipped_config() / "miner.yaml").settings

@@ -2,13 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import pytest_asyncio
 import torch
 
 from miner.config.phase import Phase, ScorerSettings, TextToImageSettings
@@ -16,9 +15,21 @@ from miner.config.phase_files import NamedPhase
 from miner.config.settings import MinerSettings
 from miner.errors import OperatorError
 from miner.gpu import models
-from miner.gpu.scheduler import Scheduler
-from pipeline import BackgroundModelError, CheckpointError, OutOfMemory, TextPrompt, TextToImageError, ValidatorScorer
-from tests.support.generated import make_splats
+from miner.gpu.local_worker import LocalWorker
+from miner.gpu.models import load_phase_models
+from pipeline import (
+    Attempt,
+    BackgroundModelError,
+    CheckpointError,
+    GenerationJob,
+    OnStep,
+    OutOfMemory,
+    Request,
+    TextPrompt,
+    TextToImageError,
+    ValidatorScorer,
+)
+from tests.support.generated import FakeBackend, make_asset, make_splats
 from tests.support.scorers import write_scorer
 from tests.support.waiting import TIMEOUT
 
@@ -26,11 +37,11 @@ WARM = SimpleNamespace(warm_up_steps=lambda: iter(()))
 SETTINGS = MinerSettings(phase="demo", device="cpu")
 
 
-@pytest_asyncio.fixture
-async def scheduler() -> AsyncIterator[Scheduler]:
-    scheduler = Scheduler()
-    yield scheduler
-    assert await asyncio.to_thread(scheduler.stop, TIMEOUT)
+@pytest.fixture
+def worker() -> Iterator[LocalWorker]:
+    worker = LocalWorker("cpu", partial(load_phase_models, settings=SETTINGS, device="cpu"))
+    yield worker
+    assert worker.stop(TIMEOUT)
 
 
 @pytest.fixture
@@ -38,47 +49,51 @@ def named(phase: Phase) -> NamedPhase:
     return NamedPhase("demo", phase)
 
 
-async def test_the_warm_up_never_runs_beside_a_generation(
-    scheduler: Scheduler, named: NamedPhase, monkeypatch: pytest.MonkeyPatch
+def test_the_warm_up_never_runs_beside_a_generation(
+    worker: LocalWorker, named: NamedPhase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Graphs of the device are recorded in it, and a generation waits for the device meanwhile."""
     order: list[str] = []
     loaded, release, begun = threading.Event(), threading.Event(), threading.Event()
+    job = GenerationJob("t", Request(TextPrompt("x"), 0, None, None))  # type: ignore[arg-type]
 
-    def warm_up_steps() -> Iterator[None]:
-        for number in (1, 2, 3):
-            order.append(f"warm {number}")
-            if number == 2:
-                urgent.append(scheduler.submit(lambda _: order.append("urgent"), 5.0, deadline=0.0))
-            yield
+    class Warming(FakeBackend):
+        def warm_up_steps(self) -> Iterator[None]:
+            for number in (1, 2, 3):
+                order.append(f"warm {number}")
+                if number == 2:
+                    urgent.append(worker.make("first", job, Attempt(2)))
+                yield
 
-    urgent: list[Future[None]] = []
-    backend = SimpleNamespace(warm_up_steps=warm_up_steps)
-
-    def load_backend(*_: object, **__: object) -> object:
-        order.append("loaded")
-        loaded.set()
-        return backend
-
-    def generate(_: object) -> None:
+    def generate(request: Request, _: OnStep) -> object:
         begun.set()
         assert release.wait(TIMEOUT)
-        order.append("generated")
+        order.append(f"generated {request.seed}")
+        return make_asset(request)
+
+    urgent: list[object] = []
+    backends = iter([FakeBackend(generate), Warming()])  # type: ignore[arg-type]
+
+    def load_backend(*_: object, **__: object) -> object:
+        backend = next(backends)
+        if isinstance(backend, Warming):
+            order.append("loaded")
+            loaded.set()
+        return backend
 
     monkeypatch.setattr(models, "load_backend", load_backend)
-    task = scheduler.submit(generate, 0.0)
-    assert await asyncio.to_thread(begun.wait, TIMEOUT)
-    loads = asyncio.create_task(models.load_and_warm_up(named, SETTINGS, scheduler))
-    assert await asyncio.to_thread(loaded.wait, TIMEOUT)
-    later = scheduler.submit(generate, 5.0, deadline=0.0)
+    worker.load("first", named).result(TIMEOUT)
+    generation = worker.make("first", job, Attempt(1))
+    assert begun.wait(TIMEOUT)
+    loads = worker.load("second", named)
+    assert loaded.wait(TIMEOUT)
+    assert not worker.has("second")
     release.set()
-    found = await asyncio.wait_for(loads, TIMEOUT)
-    assert found.backend is backend
-    assert found.key == named.settings.models_key
-    await asyncio.wrap_future(task)
-    await asyncio.wrap_future(later)
-    # A task that is late comes first, also between the steps.
-    assert order == ["loaded", "generated", "generated", "warm 1", "warm 2", "urgent", "warm 3"]
+    loads.result(TIMEOUT)
+    generation.result(TIMEOUT)
+    assert worker.has("second")
+    # A candidate comes first, also between the steps.
+    assert order == ["loaded", "generated 1", "warm 1", "warm 2", "generated 2", "warm 3"]
 
 
 @pytest.mark.parametrize("where", ["load_backend", "warm_up"])
@@ -98,8 +113,8 @@ async def test_the_warm_up_never_runs_beside_a_generation(
         ),
     ],
 )
-async def test_what_is_missing_is_the_operators_to_mend(
-    scheduler: Scheduler,
+def test_what_is_missing_is_the_operators_to_mend(
+    worker: LocalWorker,
     named: NamedPhase,
     monkeypatch: pytest.MonkeyPatch,
     where: str,
@@ -112,33 +127,33 @@ async def test_what_is_missing_is_the_operators_to_mend(
     backend = SimpleNamespace(warm_up_steps=fail if where == "warm_up" else lambda: iter(()))
     monkeypatch.setattr(models, "load_backend", fail if where == "load_backend" else lambda *_, **__: backend)
     with pytest.raises(OperatorError, match=message):
-        await models.load_and_warm_up(named, SETTINGS, scheduler)
-    # Nothing of it keeps the scheduler from going on.
-    assert scheduler.submit(lambda _: 3, 0.0).result(TIMEOUT) == 3
+        worker.load("1", named).result(TIMEOUT)
+    # Nothing of it keeps the worker from going on.
+    monkeypatch.setattr(models, "load_backend", lambda *_, **__: WARM)
+    worker.load("2", named).result(TIMEOUT)
+    assert [worker.has("1"), worker.has("2"), worker.is_free] == [False, True, True]
 
 
-async def test_what_a_phase_needs_for_choosing_and_for_sentences_is_loaded_and_warm(
-    scheduler: Scheduler, named: NamedPhase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_what_a_phase_needs_for_choosing_and_for_sentences_is_loaded_and_warm(
+    worker: LocalWorker, named: NamedPhase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: dict[str, object] = {}
     monkeypatch.setattr(models, "load_backend", lambda *_, **options: asked.update(options) or WARM)
-    warmed: list[object] = []
+    warmed: list[ValidatorScorer] = []
     monkeypatch.setattr(ValidatorScorer, "warm_up", lambda scorer: warmed.append(scorer))
-    plain = await models.load_and_warm_up(named, SETTINGS, scheduler)
-    assert (plain.scorer, asked["text_to_image"], warmed) == (None, None, [])
+    plain = worker.load("1", named).result(TIMEOUT)
+    assert (plain.can_score, asked["text_to_image"], warmed) == (False, None, [])
     scorer = ScorerSettings(weights=str(write_scorer(tmp_path)))
     changes = {"scorer": scorer, "text_to_image": TextToImageSettings(model="org/turbo")}
     more = NamedPhase("more", named.settings.model_copy(update=changes))
-    loaded = await models.load_and_warm_up(more, SETTINGS, scheduler)
-    assert isinstance(loaded.scorer, ValidatorScorer)
-    assert (asked["text_to_image"], warmed) == ("org/turbo", [loaded.scorer])
-    score = loaded.scorer.for_prompt(TextPrompt("a chair"))(make_splats(100))
-    assert score.parts == ("quality",)
-    assert loaded.problems == ()
+    loaded = worker.load("2", more).result(TIMEOUT)
+    assert (loaded.can_score, loaded.problems, asked["text_to_image"]) == (True, (), "org/turbo")
+    (warm,) = warmed
+    assert warm.for_prompt(TextPrompt("a chair"))(make_splats(100)).parts == ("quality",)
 
 
-async def test_a_scorer_that_is_not_here_is_left_out_and_named_with_the_command(
-    scheduler: Scheduler,
+def test_a_scorer_that_is_not_here_is_left_out_and_named_with_the_command(
+    worker: LocalWorker,
     named: NamedPhase,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -147,14 +162,17 @@ async def test_a_scorer_that_is_not_here_is_left_out_and_named_with_the_command(
     monkeypatch.setattr(models, "load_backend", lambda *_, **__: WARM)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     settings = named.settings.model_copy(update={"scorer": ScorerSettings()})
-    loaded = await models.load_and_warm_up(NamedPhase("demo", settings), SETTINGS, scheduler)
-    assert loaded.scorer is None
+    loaded = worker.load("1", NamedPhase("demo", settings)).result(TIMEOUT)
+    assert not loaded.can_score
     (problem,) = loaded.problems
     assert problem.startswith("results are not scored by quality: ")
     assert "sn17-miner weights download 404-Gen/validation@948" in problem
     assert caplog.text.count("Results are not scored by quality") == 1
 
 
-async def test_an_unknown_device_is_the_operators_mistake(scheduler: Scheduler, named: NamedPhase) -> None:
+async def test_an_unknown_device_is_the_operators_mistake(named: NamedPhase) -> None:
+    load: Callable[[NamedPhase], models.LoadedModels] = partial(load_phase_models, settings=SETTINGS, device="cpuu")
+    worker = LocalWorker("cpuu", load)
     with pytest.raises(OperatorError, match="unknown device 'cpuu'"):
-        await models.load_and_warm_up(named, MinerSettings(phase="demo", device="cpuu"), scheduler)
+        await asyncio.wrap_future(worker.load("1", named))
+    assert worker.stop(TIMEOUT)

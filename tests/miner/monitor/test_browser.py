@@ -15,7 +15,8 @@ from PIL import Image
 
 from miner.analytics import PERIODS
 from miner.localnet.synthetic_ledger import TASKS_PER_HOUR, fill_ledger
-from miner.monitor.thumbnail_worker import EXTENT, draw_result
+from miner.monitor.thumbnail_worker import draw_result
+from miner.monitor.turntable import EXTENT
 from miner.runtime.gpu_memory import GpuMemory
 from pipeline import Splats, normalise, spz
 from pipeline.rendering.cameras import orbit

@@ -6,22 +6,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from miner.gpu.local_worker import LocalWorker
 from miner.monitor.gallery import MAX_UNSAVED, Gallery, GalleryResult, read_upright
-from miner.monitor.thumbnail_worker import SIZE, VIEWS
+from miner.monitor.gpu_drawing import DrawTurntable, choose_gpu_drawing
+from miner.monitor.turntable import SIZE, VIEWS, draw_turntable
 from miner.tasks.task import Result, Task
-from pipeline import TextPrompt, decode_image_prompt, flip_up_axis, ply
+from pipeline import STAGES, PackedAsset, Splats, TextPrompt, compute_statistics, decode_image_prompt, flip_up_axis, ply
 from tests.support.full_disk import file_limit
-from tests.support.generated import make_asset, make_picture, make_splats, png
+from tests.support.generated import make_picture, make_splats, png
 from tests.support.monitor import HOSTILE, some_result, until
 
 
 @asynccontextmanager
-async def at_work(gallery: Gallery) -> AsyncIterator[None]:
-    task = asyncio.create_task(gallery.run())
+async def at_work(gallery: Gallery, draw_on_gpu: DrawTurntable | None = None) -> AsyncIterator[None]:
+    task = asyncio.create_task(gallery.run(draw_on_gpu))
     try:
         yield
     finally:
@@ -62,6 +65,43 @@ async def test_results_are_saved_and_drawn(tmp_path: Path, caplog: pytest.LogCap
         assert strip.size == (VIEWS * SIZE, SIZE)
     with Image.open(gallery.pictures / "3.prompt.webp") as prompt:
         assert prompt.size == (64, 64)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+async def test_splats_are_drawn_on_the_gpu_if_there_is_one_and_prompts_are_not(tmp_path: Path) -> None:
+    """What strangers sent is decoded in the process that can be killed, whoever draws the splats."""
+    gallery, drawn = Gallery(tmp_path), 0
+
+    async def draw(splats: Splats) -> Image.Image:
+        nonlocal drawn
+        drawn += 1
+        if drawn == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        assert torch.allclose(splats.means, make_splats().means, atol=1e-3)
+        return Image.new("RGB", (VIEWS * SIZE, SIZE), "teal")
+
+    async with at_work(gallery, draw):
+        gallery.offer(some_result(1, picture=png(make_picture())))
+        await until(lies(gallery.pictures / "1.webp", gallery.pictures / "1.prompt.webp"))
+        gallery.offer(some_result(2))
+        await until(lies(gallery.pictures / "2.webp"))
+    with Image.open(gallery.pictures / "1.webp") as strip:
+        assert strip.convert("RGB").getpixel((5, 5)) == pytest.approx((0, 128, 128), abs=4)
+    # Without memory on the GPU, the process draws.
+    expected = np.asarray(draw_turntable(make_splats()), np.float32)
+    with Image.open(gallery.pictures / "2.webp") as strip:
+        assert np.abs(np.asarray(strip.convert("RGB"), np.float32) - expected).mean() < 8
+
+
+def test_only_a_gpu_that_this_process_drives_is_drawn_on(tmp_path: Path) -> None:
+    parts = [LocalWorker(device, lambda _: None) for device in ("cpu", "cuda:1")]  # type: ignore[arg-type, return-value]
+    try:
+        assert choose_gpu_drawing(parts[:1]) is None
+        assert choose_gpu_drawing(parts[1:]) is not None
+        assert choose_gpu_drawing([SimpleNamespace(device="cuda:0")]) is None  # type: ignore[list-item]
+    finally:
+        assert all(worker.stop(5) for worker in parts)
 
 
 @pytest.mark.process
@@ -114,8 +154,8 @@ def test_results_with_either_axis_up_are_read_upright(tmp_path: Path) -> None:
 
 def test_a_task_and_its_result_become_a_gallery_result() -> None:
     phase: Any = SimpleNamespace(name="phase3")
-    asset = make_asset(SimpleNamespace(seed=5))  # type: ignore[arg-type]
-    result = Result(asset, phase, b"data", 0.1, None, ())
+    asset = PackedAsset(b"data", (), 5, 200, compute_statistics(make_splats()), dict.fromkeys(STAGES, 0.25))
+    result = Result(asset, phase, None, ())
     record: Any = SimpleNamespace(key=17)
     sentence = GalleryResult.of(Task("t", TextPrompt("a chair"), 0.0, record=record), result)
     assert (sentence.key, sentence.task_type, sentence.prompt, sentence.data_format) == (17, "text", "a chair", "spz")

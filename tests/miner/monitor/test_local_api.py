@@ -52,7 +52,7 @@ class ServedApi:
             self.working -= 1
         if self.error is not None:
             raise self.error
-        asset = SimpleNamespace(splats=make_splats(), seed=7)
+        asset = SimpleNamespace(gaussians=7000, seed=7)
         result: Any = SimpleNamespace(asset=asset, data=PLY)
         return result
 

@@ -5,6 +5,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from miner.gpu.worker import WorkerStatus
 from miner.ledger.events import Event, GenerationFailed, ResultGenerated, SubmissionAnswered, TaskStarted
 from miner.ledger.outcomes import Outcome
 from miner.monitor import metrics as module
@@ -94,7 +95,11 @@ async def test_the_present_state(site: Site) -> None:
     cooling = ValidatorView(27, HOTKEYS[0], "waiting", now + 200, now + 100, 0, None)
     working = ValidatorView(142, HOTKEYS[1], "holding a task", None, None, 0, "t")
     site.status = replace(
-        OK, validators=(cooling, working), gpus=(GpuMemory("cuda:0", "H200", 1, 2, 3),), restarts={"a loop": 4}
+        OK,
+        validators=(cooling, working),
+        gpus=(GpuMemory("cuda:0", "H200", 1, 2, 3),),
+        workers=(WorkerStatus("this machine", "cuda:0", "busy", 1.5, 40, 37.5), WorkerStatus("far", "cuda:1", "lost")),
+        restarts={"a loop": 4},
     )
     samples = await scrape(site)
     assert value(samples, "up") == value(samples, "pipeline_loaded") == 1
@@ -109,6 +114,11 @@ async def test_the_present_state(site: Site) -> None:
     assert value(samples, "validator_next_pull_timestamp_seconds", hotkey=HOTKEYS[0]) == now + 200
     assert value(samples, "validator_cooldown_end_timestamp_seconds", uid="142") == 0
     assert value(samples, "validator_failures", uid="142") == 0
+    assert value(samples, "worker_state", device="cuda:0", state="busy") == 1
+    assert value(samples, "worker_state", place="far", device="cuda:1", state="lost") == 1
+    assert value(samples, "worker_busy_seconds", device="cuda:0") == 1.5
+    assert value(samples, "worker_candidates_total", device="cuda:0") == 40
+    assert value(samples, "worker_candidates_per_minute", device="cuda:0") == 37.5
     assert value(samples, "validator_stage", uid="142", stage="holding a task") == 1
     assert value(samples, "info", phase="phase3", version="1.2.3") == 1
 

@@ -24,7 +24,7 @@ from miner.runtime.supervisor import Supervisor
 from miner.subnet.metagraph import read_snapshot
 from miner.subnet.protocol import ImageTask, TextTask
 from pipeline import ply
-from tests.support.factories import ManualClock, loaded_at_once
+from tests.support.factories import ManualClock, workers_with
 from tests.support.generated import FakeBackend, make_picture, png, png_base64
 from tests.support.local_subnet import LocalSubnet
 from tests.support.monitor import until
@@ -80,7 +80,7 @@ async def subnet(
     wallets: dict[str, bt.Wallet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, our_log: None
 ) -> AsyncIterator[ObservedSubnet]:
     subnet = ObservedSubnet(wallets, tmp_path)
-    monkeypatch.setattr(app, "load_and_warm_up", loaded_at_once(FakeBackend()))
+    monkeypatch.setattr(app, "build_workers", workers_with(FakeBackend()))
     await subnet.validator.start()
     yield subnet
     await subnet.validator.stop()

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from miner.errors import OperatorError
+from miner.gpu.worker import WorkerStatus
 from miner.ledger.writer import LedgerStatus, LedgerWriter
 from miner.localnet.validator import LOOPBACK, free_port
 from miner.monitor import Monitor, StartingMiner, Status, StatusBoard, view_validators
@@ -25,7 +26,9 @@ GPU = GpuMemory("cuda:0", "NVIDIA H200", 1 << 30, 2 << 30, 140 << 30)
 
 
 async def test_a_miner_that_works(site: Site) -> None:
-    site.status = replace(OK, gpus=(GPU,), ledger=LedgerStatus(5, 0, 0, 0, ""), counters=Counter(generated=3))
+    worker = WorkerStatus("this machine", "cuda:1", "busy", 1.5, 40, 37.5, GPU)
+    ledger = LedgerStatus(5, 0, 0, 0, "")
+    site.status = replace(OK, gpus=(GPU,), workers=(worker,), ledger=ledger, counters=Counter(generated=3))
     reply = await site.get("/health")
     assert (reply.status, reply.content_type, reply.headers["Cache-Control"]) == (200, "application/json", "no-store")
     assert await reply.json() == {
@@ -40,6 +43,24 @@ async def test_a_miner_that_works(site: Site) -> None:
         "restarts": {"the loop of validator 5F3sa2TJ": 1},
         "gpus": [
             {"device": "cuda:0", "name": "NVIDIA H200", "allocated": 1 << 30, "reserved": 2 << 30, "total": 140 << 30}
+        ],
+        "workers": [
+            {
+                "place": "this machine",
+                "device": "cuda:1",
+                "state": "busy",
+                "busy_seconds": 1.5,
+                "candidates": 40,
+                "per_minute": 37.5,
+                "memory": {
+                    "device": "cuda:0",
+                    "name": "NVIDIA H200",
+                    "allocated": 1 << 30,
+                    "reserved": 2 << 30,
+                    "total": 140 << 30,
+                },
+                "fault": "",
+            }
         ],
         "ledger": {"written": 5, "waiting": 0, "dropped": 0, "failures": 0, "problem": ""},
         "config_hashes": {},

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from miner.monitor.gallery import Gallery
-from miner.monitor.thumbnail_worker import EXTENT, SIZE, VIEWS, draw_result, draw_turntable
+from miner.monitor.thumbnail_worker import draw_result
 from miner.monitor.thumbnails import ThumbnailError, ThumbnailWorker
+from miner.monitor.turntable import EXTENT, SIZE, VIEWS, draw_turntable
 from pipeline import normalise
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.rasterizer import render

@@ -14,7 +14,7 @@ from miner.phases.files import PhaseFiles
 from miner.phases.manager import ModelOwner, PhaseManager
 from miner.phases.state import Arm, PhaseChoice, PhaseState, StateFile
 from pipeline import Asset, OnStep, Request
-from tests.support.generated import FakeBackend, make_asset
+from tests.support.generated import FakeBackend, FakeScorer, make_asset
 from tests.support.miner_parts import MinerParts
 from tests.support.waiting import TIMEOUT
 
@@ -51,10 +51,14 @@ class ManagedMiner(MinerParts):
         self.write("b", 5)
         self.write("other", 7, "/elsewhere")
         super().__init__(folder, self.phase("a").settings)
+        # What the base class loaded is none of the manager's.
+        self.loads.clear()
+        # A warm-up would wait for the generations that tests hold.
+        self.worker._warm_up = lambda _: 0.0  # type: ignore[method-assign]
 
     async def start(self, configured: str = "a") -> None:
         """Start, or start again, with the phase that the settings name."""
-        owner = ModelOwner(self.check_allowed, self.load, self.freed.set)
+        owner = ModelOwner(self.check_allowed, self.pool.load, self.unload)
         files = PhaseFiles(self.config, self.state)
         self.manager = await PhaseManager.open(files, self.phase(configured), owner, self.ledger)
         await asyncio.to_thread(self.restart, self.manager.selector)
@@ -75,9 +79,13 @@ class ManagedMiner(MinerParts):
         if phase.name == self.refused:
             raise OperatorError(f"phase {phase.name} is a toy")
 
-    async def load(self, phase: NamedPhase) -> LoadedModels:
+    def unload(self, models: str) -> None:
+        self.pool.unload(models)
+        self.freed.set()
+
+    def load_models(self, phase: NamedPhase) -> LoadedModels:
         self.loads.append(phase.name)
-        await asyncio.to_thread(self.loading)
+        self.loading()
         assert phase.settings.image is not None
         checkpoint = phase.settings.image.checkpoint
 
@@ -88,7 +96,7 @@ class ManagedMiner(MinerParts):
 
         backend = FakeBackend(generate)
         self.backends[phase.name] = weakref.ref(backend)
-        return LoadedModels(backend, phase.settings.models_key)
+        return LoadedModels(backend, FakeScorer(lambda _: 0.5) if phase.settings.scorer else None)
 
     def split(self, **weights: int) -> PhaseChoice:
         arms = {name: Arm(weight=weight, settings=self.phase(name).settings) for name, weight in weights.items()}

@@ -24,7 +24,7 @@ from miner.pull import state_machine
 from miner.subnet.protocol import ImageTask
 from pipeline import Asset, OnStep, Request
 from tests.support.cli import run
-from tests.support.factories import loaded_at_once
+from tests.support.factories import workers_with
 from tests.support.generated import FakeBackend, make_asset
 from tests.support.local_subnet import LocalSubnet
 from tests.support.waiting import TIMEOUT, until
@@ -99,7 +99,7 @@ async def miner(
     wallets: dict[str, bt.Wallet], tmp_path: Path, image_base64: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[LiveMiner]:
     miner = LiveMiner(wallets, tmp_path, image_base64)
-    monkeypatch.setattr("miner.app.load_and_warm_up", loaded_at_once(miner.backend))
+    monkeypatch.setattr("miner.app.build_workers", workers_with(miner.backend))
     monkeypatch.setattr(experiment_monitor, "INTERVAL", 0.1)
     monkeypatch.setattr(state_machine, "CLOCK_MARGIN", 0.0)
     monkeypatch.setattr(state_machine, "IDLE_DELAY", 0.1)

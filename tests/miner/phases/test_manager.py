@@ -97,15 +97,15 @@ async def test_other_models_are_loaded_beside_and_swapped_whole(miner: ManagedMi
     miner.generating = hold(started, release)
     in_hand = [asyncio.create_task(miner.run(seed)) for seed in (2, 3, 4)]
     assert await asyncio.to_thread(started.wait, TIMEOUT)
-    await until(lambda: miner.runner.scheduler.waiting == 2)
+    await until(lambda: miner.pool.waiting == 2)
     proceed.set()
     await asyncio.wait_for(looking, TIMEOUT)
     later = asyncio.create_task(miner.run(5))
-    await until(lambda: miner.runner.scheduler.waiting == 3)
+    await until(lambda: miner.pool.waiting == 3)
     # Three tasks still need them.
     assert miner.backends["a"]() is not None
     release.set()
-    assert all(len(result.asset.splats) for result in await asyncio.gather(*in_hand, later))
+    assert all(result.asset.gaussians for result in await asyncio.gather(*in_hand, later))
     assert {seed: miner.made[seed] for seed in (2, 3, 4, 5)} == {
         **dict.fromkeys((2, 3, 4), ("embedded", 3)),
         5: ("/elsewhere", 7),
@@ -119,12 +119,13 @@ async def test_models_that_no_task_needs_any_more_go(miner: ManagedMiner, caplog
     miner.apply("other")
     await miner.manager.poll(at_once=True)
 
+    await miner.manager.poll()
+
     def gone() -> bool:
         gc.collect()
         return miner.backends["a"]() is None
 
     await until(gone)
-    await miner.manager.poll()
     assert f"The models of phase {miner.phase('a').label} are no longer in use" in caplog.text
     assert miner.freed.is_set()
     assert miner.backends["other"]() is not None

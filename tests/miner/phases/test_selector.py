@@ -2,10 +2,9 @@ import pytest
 
 from miner.config import shipped_config
 from miner.config.phase_files import NamedPhase, load_phase
-from miner.gpu.models import LoadedModels
+from miner.gpu.models import PhaseModels
 from miner.phases.selector import PhaseSelector
 from miner.phases.state import PhaseChoice
-from tests.support.generated import FakeBackend
 
 
 @pytest.mark.parametrize(
@@ -17,7 +16,7 @@ def test_a_phase_that_cannot_answer_one_type_says_so(
 ) -> None:
     demo = load_phase("demo", shipped_config() / "miner.yaml").settings
     named = NamedPhase("partial", demo if missing is None else demo.model_copy(update={missing: None}))
-    PhaseSelector(PhaseChoice.single(named), LoadedModels(FakeBackend(), named.settings.models_key))
+    PhaseSelector(PhaseChoice.single(named), PhaseModels("0", named.settings.models_key))
     assert caplog.messages == (
         [f"Phase partial has no checkpoint for {words}: they get the empty result"] if words else []
     )

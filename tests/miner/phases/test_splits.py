@@ -4,19 +4,18 @@ import asyncio
 import gc
 import shutil
 import weakref
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from miner.config.phase_files import NamedPhase
 from miner.config.settings import MinerSettings
-from miner.gpu import models
-from miner.gpu.models import LoadedModels
+from miner.gpu.models import LoadedModels, load_phase_models
 from miner.ledger.events import Stratum
 from miner.ledger.reader import LedgerReader
 from miner.tasks.task import Result
-from pipeline import Candidate, Generator, OnStep, spz
+from pipeline import Asset, Backend, Generator, OnStep, Request, spz
 from pipeline.weights.locate import locate
 from tests.miner.phases.conftest import ManagedMiner
 from tests.support.waiting import TIMEOUT, until
@@ -47,6 +46,22 @@ async def test_a_split_draws_for_each_validator_and_type_and_writes_it_down_befo
         (experiment,) = reader.experiments()
     assert (experiment.name, experiment.seed, experiment.weights) == ("e1", 7, {"a": 1, "b": 1})
     assert miner.history() == [("start", "a"), ("apply", "a"), ("apply", "b")]
+
+
+async def test_an_arm_with_a_scorer_shares_its_models_with_one_without(miner: ManagedMiner) -> None:
+    (miner.config.parent / "phases" / "s.yaml").write_text("extends: a\nscorer: {}\n")
+    miner.choose(miner.split(a=1, s=1))
+    await miner.manager.poll(at_once=True)
+    # Those of the first arm would have no scorer.
+    assert miner.loads == ["a", "s"]
+    for seed in range(4):
+        await miner.run(seed)
+    rows = miner.rows()
+    assert sorted(str(row.arm) for row in rows) == ["a", "a", "s", "s"]
+    assert {row.arm: row.quality for row in rows} == {"a": None, "s": 0.5}
+    miner.apply("a")
+    await miner.manager.poll(at_once=True)
+    assert miner.loads == ["a", "s"]
 
 
 async def test_what_nobody_judges_takes_no_turn(miner: ManagedMiner) -> None:
@@ -166,7 +181,7 @@ async def test_a_ledger_that_cannot_be_written_stops_nothing(tmp_path: Path) -> 
     await miner.manager.poll(at_once=True)
     assert len({await miner.made_with(seed) for seed in range(4)}) == 2
     assert miner.ledger.status.problem != "" or miner.ledger.status.waiting > 0
-    assert await asyncio.to_thread(miner.scheduler.stop, TIMEOUT)
+    assert await miner.pool.stop(TIMEOUT)
     miner.ledger.close(0.0)
 
 
@@ -178,61 +193,63 @@ async def test_real_models_are_swapped_under_load(tmp_path: Path, monkeypatch: p
     """The embedded checkpoint and a copy of it, with tasks in hand all the time; none is lost or mixed."""
     monkeypatch.setattr(Generator, "warm_up", lambda _: None)
     miner = ManagedMiner(tmp_path)
+    del miner.worker._warm_up
     shutil.copytree(locate("embedded", "pipeline.json"), tmp_path / "copy")
     for name, count, checkpoint in (("a", 1, "embedded"), ("b", 3, "embedded"), ("other", 2, str(tmp_path / "copy"))):
         miner.write(name, count, checkpoint)
         with (tmp_path / "phases" / f"{name}.yaml").open("a") as file:
             file.write("max_voxels: {count: 500, excess: drop}\n")
     steps: dict[int, int] = {}
+    sample = Generator.sample
 
-    async def load_real(phase: NamedPhase) -> LoadedModels:
+    def counting(self: Generator, conditioning: Any, request: Request, on_step: OnStep) -> Asset:
+        taken = 0
+
+        def count(stage: str, done: int, of: int) -> None:
+            nonlocal taken
+            taken += stage == "structure"
+            on_step(stage, done, of)
+
+        asset = sample(self, conditioning, request, count)
+        steps[request.seed] = taken
+        return asset
+
+    old: list[weakref.ref[Backend]] = []
+
+    def load_real(phase: NamedPhase) -> LoadedModels:
         miner.loads.append(phase.name)
-        return await models.load_and_warm_up(phase, MinerSettings(phase=phase.name, device="cpu"), miner.scheduler)
+        loaded = load_phase_models(phase, MinerSettings(phase=phase.name, device="cpu"), "cpu")
+        old.append(weakref.ref(loaded.backend))
+        return loaded
 
-    miner.load = load_real  # type: ignore[method-assign]
+    miner.worker._load_models = load_real
     await miner.start()
-    old = weakref.ref(miner.manager.selector.models.backend)
-    submit = miner.scheduler.submit
-
-    def counting(work: Callable[[OnStep], object], *arguments: float) -> object:
-        def counted(on_step: OnStep) -> object:
-            taken = 0
-
-            def count(stage: str, done: int, of: int) -> None:
-                nonlocal taken
-                taken += stage == "structure"
-                on_step(stage, done, of)
-
-            made = work(count)
-            if isinstance(made, Candidate):
-                steps[made.seed] = taken
-            return made
-
-        return submit(counted, *arguments)
-
-    miner.scheduler.submit = counting  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(Generator, "sample", counting)
     tasks: list[asyncio.Task[Result]] = []
     for number, name in enumerate(("b", "other")):
-        tasks += [asyncio.create_task(miner.run(10 * number + task)) for task in range(2)]
+        tasks += [asyncio.create_task(miner.run(10 * number + task + 1)) for task in range(2)]
         await asyncio.sleep(0)
         miner.apply(name)
         await miner.manager.poll(at_once=True)
-    tasks += [asyncio.create_task(miner.run(20))]
+    tasks += [asyncio.create_task(miner.run(21))]
     results = await asyncio.gather(*tasks)
+    # Of the warm-up.
+    del steps[0]
     wanted = {"a": 1, "b": 3, "other": 2}
     rows = {int(row.task_id): row for row in miner.rows()}
     assert sorted(rows) == sorted(steps) == sorted(result.asset.seed for result in results)
     assert {seed: wanted[row.phase] for seed, row in rows.items()} == steps
     assert len({row.phase for row in rows.values()}) == 3
     assert all(len(spz.from_bytes(result.data)) >= 7000 for result in results)
-    assert all(row.gaussians == len(result.asset.splats) for row, result in zip(rows.values(), results, strict=True))
+    assert all(row.gaussians == result.asset.gaussians for row, result in zip(rows.values(), results, strict=True))
     assert miner.loads == ["a", "other"]
     del tasks, results
+    await miner.manager.poll()
 
     def gone() -> bool:
         gc.collect()
-        return old() is None
+        return old[0]() is None
 
     await until(gone)
-    assert await asyncio.to_thread(miner.scheduler.stop, TIMEOUT)
+    assert await miner.pool.stop(TIMEOUT)
     assert await asyncio.to_thread(miner.ledger.close, TIMEOUT)

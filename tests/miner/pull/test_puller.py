@@ -1,16 +1,16 @@
 """Pulling from a validator on loopback: real axon, real client, real signatures, clocks that the test moves."""
 
 import base64
-from concurrent.futures import Future
+from collections.abc import Awaitable
 
 import pytest
 
-from miner.gpu.scheduler import Job
+from miner.gpu.pool import GenerationOrder
 from miner.ledger.outcomes import Outcome
 from miner.localnet.validator import free_port
 from miner.localnet.validator_rules import MinerState
 from miner.subnet.protocol import ImageTask, TextTask
-from pipeline import Asset, Candidate, OnStep, Request
+from pipeline import Asset, BestOfN, BestResult, OnStep, Request
 from tests.support.generated import make_asset
 from tests.support.pulling import FaultyDendrite, PullingMiner
 
@@ -151,13 +151,13 @@ async def test_a_crash_of_the_generator_costs_one_task(miner: PullingMiner) -> N
 
 async def test_deadlines_leave_what_encoding_and_submitting_have_taken(miner: PullingMiner) -> None:
     deadlines = []
-    submit = miner.scheduler.submit
+    run = miner.pool.run
 
-    def record(job: Job[Candidate], priority: float, deadline: float) -> Future[Candidate]:
-        deadlines.append(deadline - miner.time.now())
-        return submit(job, priority, deadline)
+    def record(order: GenerationOrder, choice: BestOfN) -> Awaitable[BestResult]:
+        deadlines.append(choice.deadline - miner.time.now())
+        return run(order, choice)
 
-    miner.scheduler.submit = record  # type: ignore[method-assign, assignment]
+    miner.pool.run = record  # type: ignore[method-assign, assignment]
     miner.validator.checking = lambda: miner.time.__dict__.update(passed=miner.time.passed + 4)
     miner.give("a", "b")
     miner.update()

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from miner.config.phase import ExportSettings
 from pipeline import Container, Splats, UpAxis, normalise, orbit, ply, render, spz
 from pipeline.backends.upstream import gaussian_to_splats
 from pipeline.trellis.gaussians import GaussianConfig, RawGaussians, offset_perturbation, to_gaussians, to_splats
@@ -88,8 +87,7 @@ def assert_upright_from_the_front(splats: Splats) -> None:
 def test_what_validators_get_stands_upright_with_its_front_to_the_camera(
     backend: Callable[[], Splats], extent: float | None
 ) -> None:
-    splats = ExportSettings(extent=extent).apply(backend())
-    packed = Container().pack(splats)
+    packed = Container(extent=extent).pack(backend())
     assert_upright_from_the_front(spz.from_bytes(packed.data))
     assert_upright_from_the_front(packed.splats)
 

@@ -17,6 +17,7 @@ from miner.analytics.pass_model import PassModel, ScoreKind
 from miner.analytics.slots import Slots
 from miner.config.phase import CandidateSettings, ExportSettings, GateSettings, Phase, ScorerSettings
 from miner.config.phase_files import NamedPhase
+from miner.gpu.pace import Sample
 from miner.tasks.task import InvalidResult, Result, Withheld
 from pipeline import (
     Asset,
@@ -181,9 +182,8 @@ def packing(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 async def test_a_result_is_packed_and_decoded_once(parts: MinerParts, packing: Counter[str]) -> None:
-    result = await parts.run(5)
+    await parts.run(5)
     assert packing == {"to_bytes": 1, "from_bytes": 1}
-    assert result.packing_seconds > 0
 
 
 async def test_each_scored_candidate_is_packed_and_decoded_once(
@@ -228,7 +228,8 @@ async def test_the_best_candidate_is_the_result(
     assert (result.asset.seed, result.score) == (SEEDS[1], Score(0.8))
     assert [(c.seed, c.score and c.score.quality) for c in result.candidates] == list(qualities.items())
     sent = flip_up_axis(spz.from_bytes(result.data)).means
-    assert (sent - result.asset.splats.means).abs().max() <= 2**-13
+    made = make_asset(Request(None, SEEDS[1], None, None)).splats  # type: ignore[arg-type]
+    assert (sent - made.means).abs().max() <= 2**-13
     assert "; best of 3, quality 0.800" in caplog.text
 
 
@@ -275,12 +276,12 @@ async def test_nobody_waits_for_more_candidates_of_another_task(parts: MinerPart
         return make_asset(request)
 
     async def reached(begun: int, waiting: int) -> None:
-        await until(lambda: (len(parts.requests), parts.scheduler.waiting) == (begun, waiting))
+        await until(lambda: (len(parts.requests), parts.pool.waiting) == (begun, waiting))
 
     parts.generate = generate
     parts.use_phase(scored(phase, count=2))
     # As if a generation took 20 s, so that whoever waits for another is late.
-    parts.scheduler._expected_seconds = 20.0
+    parts.pool._pace.add(f"{parts.selector.choice.phases[0].config_hash} image", Sample(0, "whole", 20.0))
     soon = time.monotonic() + 13
     tasks = [replace(parts.make_task(5, deadline=soon), priority=9.0)]
     tasks += [parts.make_task(seed, deadline=soon + 1) for seed in (6, 7)]
@@ -290,7 +291,7 @@ async def test_nobody_waits_for_more_candidates_of_another_task(parts: MinerPart
         await reached(1, number)
     proceed.release()
     # The first task's second candidate waits with the third task now.
-    await reached(2, 2)
+    await reached(2, 1)
     for _ in range(5):
         proceed.release()
     assert [len(result.candidates) for result in await asyncio.gather(*running)] == [2, 2, 2]
@@ -298,8 +299,10 @@ async def test_nobody_waits_for_more_candidates_of_another_task(parts: MinerPart
 
 
 async def test_while_draining_the_best_so_far_is_taken(parts: MinerParts, phase: Phase) -> None:
+    loop = asyncio.get_running_loop()
+
     def generate(request: Request, _: OnStep) -> Asset:
-        parts.runner.drain()
+        loop.call_soon_threadsafe(parts.runner.drain)
         if request.seed == SEEDS[0]:
             raise EmptyStructure("nothing")
         return make_asset(request)
@@ -339,7 +342,7 @@ async def test_splats_that_cannot_be_exported_are_one_candidate_less(parts: Mine
     parts.generate = generate
     result = await run_with(parts, scored(phase, count=2, export=ExportSettings(extent=1.5)))
     assert result.asset.seed == SEEDS[1]
-    assert result.candidates[0].problem.startswith("InvalidResult: export is impossible: means")
+    assert result.candidates[0].problem.startswith("FormatError: export is impossible: means")
 
 
 async def test_the_gate_is_not_for_those_who_judge_nothing(parts: MinerParts, phase: Phase) -> None:

@@ -1,8 +1,10 @@
-"""Best of N: which candidate is taken, what ends the search, and that one candidate is what the generator makes."""
+"""Best of N: which candidate is taken, what ends the search, and that a candidate is what the generator makes."""
 
 import math
-from collections.abc import Mapping
+import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from PIL import Image, ImageDraw
 from pipeline import (
     STAGES,
     Asset,
+    Attempt,
     Cancelled,
     EmptyForeground,
     EmptyStructure,
@@ -27,9 +30,12 @@ from pipeline import (
     Splats,
     TextPrompt,
     UnsupportedPrompt,
+    compute_statistics,
+    ply,
 )
 from pipeline.request import Conditioning, ignore_steps
-from pipeline.scoring.best_of_n import BestOfN, BestResult, Pack, candidate_seed
+from pipeline.scoring.best_of_n import MAX_ATTEMPTS, BestOfN, BestResult, candidate_seed, run_best_of_n
+from pipeline.scoring.candidate import Candidate, CandidateMaker, FinishedCandidate, GenerationJob
 from pipeline.splats.container import Container, PackedSplats
 from pipeline.splats.splats import flip_up_axis
 from tests.support.generated import FakeScorer
@@ -52,6 +58,44 @@ def cloud(seed: int, count: int = 7000) -> Splats:
 
 def pack(splats: Splats) -> PackedSplats:
     return PackedSplats(b"packed", splats)
+
+
+Pack = Callable[[Splats], PackedSplats]
+
+
+@dataclass(frozen=True)
+class PackedBy(Container):
+    """A container whose files a function of the test makes."""
+
+    function: Pack = pack
+
+    def pack(self, splats: Splats) -> PackedSplats:
+        return self.function(splats)
+
+
+@dataclass
+class Search:
+    """A request, with the one worker that makes its candidates."""
+
+    maker: CandidateMaker
+    job: GenerationJob
+    choice: BestOfN
+    seconds: list[float] = field(default_factory=list)
+
+    def make_one(self) -> None:
+        """Make another candidate if it is wanted."""
+        if self.wants_another:
+            finished = self.maker.make(self.job, self.choice.begin(self.maker.now(), "whole"))
+            self.seconds.append(finished.candidate.seconds)
+            self.choice.finish(finished)
+
+    @property
+    def wants_another(self) -> bool:
+        mean = sum(self.seconds) / len(self.seconds) if self.seconds else 0.0
+        return self.choice.wants(self.maker.now(), lambda _: mean) is not None
+
+    def run(self, on_step: OnStep = ignore_steps) -> BestResult:
+        return run_best_of_n(self.maker, self.job, self.choice, on_step, self.maker.now)
 
 
 @dataclass
@@ -91,8 +135,17 @@ class ScriptedModels:
         assert not isinstance(outcome, Exception)
         return outcome
 
-    def search(self, count: int, request: Request = REQUEST, pack: Pack = pack, **limits: float) -> BestOfN:
-        return BestOfN(self, request, pack, FakeScorer(self.score), count=count, now=lambda: self.now, **limits)
+    def search(
+        self,
+        count: int,
+        request: Request = REQUEST,
+        pack: Pack = pack,
+        scorer: FakeScorer | Literal["own"] | None = "own",
+        **limits: float,
+    ) -> Search:
+        scorer = FakeScorer(self.score) if scorer == "own" else scorer
+        maker = CandidateMaker(self, scorer, lambda: self.now)  # type: ignore[arg-type]
+        return Search(maker, GenerationJob("t", request, PackedBy(function=pack)), BestOfN(request, count, **limits))
 
     def best(self, count: int, request: Request = REQUEST, pack: Pack = pack, **limits: float) -> BestResult:
         return self.search(count, request, pack, **limits).run()
@@ -157,7 +210,7 @@ def test_the_seconds_count_from_the_first_candidates_beginning_and_a_wait_betwee
     models.now += 4.0
     # Another task had the device: there is no time left, and nothing is made.
     search.make_one()
-    assert len(search.best().candidates) == len(models.asked) == 1
+    assert len(search.choice.best().candidates) == len(models.asked) == 1
 
 
 def test_an_object_that_cannot_be_made_or_is_invalid_never_wins() -> None:
@@ -201,14 +254,13 @@ def test_the_scorer_sees_what_the_validator_receives() -> None:
 
     best = models.best(2, pack=swap)
     assert [c.score for c in best.candidates] == [Score(0.8), Score(0.2)]
-    # The asset is as it was generated, and its file was made once.
-    assert float(best.asset.splats.f_dc[0, 0]) == 0
-    assert (best.packed.data, float(best.packed.splats.f_dc[0, 0])) == (b"0", 2)
+    # Each file was made once.
+    assert best.asset.data == b"0"
     assert packings == [0, 1]
 
 
 @pytest.mark.parametrize(("count", "problem"), [(7000, ""), (6999, "6999 gaussians")])
-def test_without_a_scorer_the_candidate_is_checked_and_packed_at_the_end(count: int, problem: str) -> None:
+def test_without_a_scorer_a_candidate_is_packed_when_the_device_may_go_on(count: int, problem: str) -> None:
     models = ScriptedModels({0: 0.5}, counts={0: count})
     packings: list[Splats] = []
 
@@ -216,23 +268,23 @@ def test_without_a_scorer_the_candidate_is_checked_and_packed_at_the_end(count: 
         packings.append(splats)
         return pack(splats)
 
-    search = BestOfN(models, REQUEST, note)
-    search.make_one()
-    assert search.has_valid is not bool(problem)
+    search = models.search(1, pack=note, scorer=None)
+    finish = search.maker.begin(search.job, search.choice.begin(models.now, "whole"))
     assert not packings
-    best = search.best()
+    search.choice.finish(finish())
+    assert search.choice.has_valid is not bool(problem)
     assert len(packings) == 1
-    assert best.packed.splats is best.asset.splats
+    best = search.choice.best()
     assert best.score is None
     assert best.problem.startswith(problem)
     assert bool(best.problem) == bool(problem)
 
 
-def test_a_file_that_cannot_be_written_is_an_error_without_a_scorer_too() -> None:
-    search = BestOfN(ScriptedModels({0: 0.5}), REQUEST, pack_if_near)
-    search.make_one()
+def test_a_file_that_cannot_be_written_is_another_seeds_chance_without_a_scorer_too() -> None:
+    best = ScriptedModels({0: 0.5, 1: 0.5}).search(1, pack=pack_if_near, scorer=None).run()
+    assert (best.asset.seed, best.candidates[0].problem) == (SEEDS[1], "FormatError: too far out")
     with pytest.raises(FormatError, match="too far out"):
-        search.best()
+        ScriptedModels({0: 0.5}).search(1, pack=pack_if_near, scorer=None, seconds=1).run()
 
 
 def test_the_prompt_is_encoded_once_and_the_first_object_carries_its_seconds() -> None:
@@ -248,7 +300,7 @@ def test_the_prompt_is_encoded_once_and_the_first_object_carries_its_seconds() -
 
 def test_nothing_made_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="no candidate was made"):
-        ScriptedModels({}).search(1).best()
+        BestOfN(REQUEST).best()
 
 
 def test_an_object_that_could_not_be_scored_is_sent_if_there_is_no_other() -> None:
@@ -256,7 +308,7 @@ def test_an_object_that_could_not_be_scored_is_sent_if_there_is_no_other() -> No
         raise OutOfMemory("no room")
 
     models = ScriptedModels({0: 0.9, 1: 0.1})
-    best = BestOfN(models, REQUEST, pack, FakeScorer(fail), count=2, now=lambda: models.now).run()
+    best = models.search(2, scorer=FakeScorer(fail)).run()
     assert (best.asset.seed, best.score, best.problem) == (11, None, "")
     assert best.candidates[0].problem == "not scored, OutOfMemory: no room"
     assert best.candidates[0].is_unscored
@@ -268,11 +320,11 @@ def test_a_scorer_that_breaks_does_not_cost_the_result() -> None:
             raise RuntimeError("no kernel image")
         return 0.3
 
-    best = BestOfN(ScriptedModels({0: 0.9, 1: 0.1}), REQUEST, pack, FakeScorer(fail), count=2).run()
+    best = ScriptedModels({0: 0.9, 1: 0.1}).search(2, scorer=FakeScorer(fail)).run()
     assert (best.asset.seed, best.score) == (11, Score(0.3))
     assert best.candidates[1].problem == "not scored, RuntimeError: no kernel image"
     models = ScriptedModels({0: 0.9})
-    assert BestOfN(models, REQUEST, pack, FakeScorer(lambda _: 1 / 0)).run().packed.data == b"packed"
+    assert models.search(1, scorer=FakeScorer(lambda _: 1 / 0)).run().asset.data == b"packed"
 
 
 def test_a_scored_object_is_better_than_one_whose_score_is_not_a_number() -> None:
@@ -290,7 +342,7 @@ def test_every_candidate_has_a_fate() -> None:
 def test_a_prompt_is_encoded_once_for_all_scores() -> None:
     models = ScriptedModels({0: 0.4, 1: 0.9})
     scorer = FakeScorer(models.score)
-    BestOfN(models, REQUEST, pack, scorer, count=2).run()
+    models.search(2, scorer=scorer).run()
     assert scorer.prompts == [REQUEST.prompt]
 
 
@@ -327,8 +379,8 @@ def test_whoever_stops_it_or_breaks_the_device_is_heard_at_once(error: Exception
     search.make_one()
     with pytest.raises(type(error)):
         search.make_one()
-    assert search.has_valid
-    assert search.best().score == Score(0.5)
+    assert search.choice.has_valid
+    assert search.choice.best().score == Score(0.5)
 
 
 def test_steps_are_told() -> None:
@@ -336,11 +388,6 @@ def test_steps_are_told() -> None:
     models = ScriptedModels({0: 0.1, 1: 0.2})
     models.search(2).run(lambda stage, done, of: steps.append(stage))
     assert steps == ["structure", "structure"]
-
-
-def test_several_need_a_scorer() -> None:
-    with pytest.raises(ValueError, match="2 candidates need a scorer"):
-        BestOfN(ScriptedModels({}), REQUEST, pack, count=2)
 
 
 def request_of_an_egg() -> Request:
@@ -357,9 +404,13 @@ def same(a: Splats, b: Splats) -> bool:
 @pytest.mark.parametrize("scorer", [None, FakeScorer(lambda splats: 0.5)])
 def test_one_candidate_is_what_the_generator_makes(generator: Generator, scorer: FakeScorer | None) -> None:
     request = request_of_an_egg()
-    best = BestOfN(generator, request, Container("ply").pack, scorer, count=1, seconds=math.inf).run()
-    assert same(best.asset.splats, generator.generate(request).splats)
-    assert same(best.packed.splats, flip_up_axis(best.asset.splats))
+    job = GenerationJob("egg", request, Container("ply"), copies=(Container("ply", "-y"),))
+    best = run_best_of_n(CandidateMaker(generator, scorer), job, BestOfN(request))
+    made = generator.generate(request)
+    assert same(job.container.unpack(best.asset.data), flip_up_axis(made.splats))
+    assert same(ply.from_bytes(best.asset.copies[0]), made.splats)
+    assert best.asset.statistics == compute_statistics(flip_up_axis(made.splats))
+    assert (best.asset.gaussians, best.asset.voxels) == (len(made.splats), made.voxels)
     assert [c.seed for c in best.candidates] == [best.asset.seed] == [3]
     assert best.score == (scorer and Score(0.5))
     assert all(seconds > 0 for seconds in best.asset.seconds.values())
@@ -368,6 +419,85 @@ def test_one_candidate_is_what_the_generator_makes(generator: Generator, scorer:
 def test_candidates_are_what_their_seeds_give_alone(generator: Generator) -> None:
     request = request_of_an_egg()
     scorer = FakeScorer(lambda splats: float(splats.means.std()))
-    best = BestOfN(generator, request, Container().pack, scorer, count=3).run()
+    job = GenerationJob("egg", request, Container("ply"))
+    best = run_best_of_n(CandidateMaker(generator, scorer), job, BestOfN(request, 3))
     alone = generator.generate(replace(request, seed=best.asset.seed))
-    assert same(best.asset.splats, alone.splats)
+    assert same(job.container.unpack(best.asset.data), flip_up_axis(alone.splats))
+
+
+# With several workers.
+
+
+def finished(seed: int, quality: float) -> FinishedCandidate:
+    models = ScriptedModels({0: quality})
+    return replace(models.search(1).maker.make(GenerationJob("t", REQUEST, PackedBy()), Attempt(seed)))
+
+
+def begin(choice: BestOfN, now: float = 0.0) -> int:
+    return choice.begin(now, "whole").seed
+
+
+def wants_another(choice: BestOfN, now: float, seconds: float) -> bool:
+    return choice.wants(now, lambda _: seconds) is not None
+
+
+def test_those_in_the_making_count() -> None:
+    choice = BestOfN(REQUEST, 3, seconds=10.0)
+    assert [begin(choice, 100.0), begin(choice, 101.0)] == list(SEEDS[:2])
+    assert wants_another(choice, 104.0, 6.0)
+    assert not wants_another(choice, 104.0, 6.1)
+    assert begin(choice, 104.0) == SEEDS[2]
+    assert not wants_another(choice, 104.0, 0.1)
+    for seed in (SEEDS[2], SEEDS[0], SEEDS[1]):
+        choice.finish(finished(seed, 0.5))
+    # Of equals the first, in whatever order they were done.
+    assert choice.best().asset.seed == SEEDS[0]
+    assert [candidate.seed for candidate in choice.best().candidates] == list(SEEDS[:3])
+
+
+def test_what_is_lost_is_made_again_before_anything_new() -> None:
+    choice = BestOfN(REQUEST, 3)
+    first, second = begin(choice), begin(choice)
+    choice.lose(second)
+    choice.lose(first)
+    assert [begin(choice, 1.0), begin(choice, 1.0), begin(choice, 1.0)] == [first, second, SEEDS[2]]
+
+
+def test_the_first_that_is_lost_is_made_again_whatever_the_time() -> None:
+    choice = BestOfN(REQUEST, 1, deadline=1.0)
+    choice.lose(begin(choice))
+    assert wants_another(choice, 9.0, 5.0)
+
+
+def test_attempts_beyond_the_count_are_made_one_after_the_other() -> None:
+    choice = BestOfN(REQUEST)
+    for _ in range(MAX_ATTEMPTS):
+        assert wants_another(choice, 0.0, 1.0)
+        seed = begin(choice)
+        assert not wants_another(choice, 0.0, 1.0)
+        choice.finish(FinishedCandidate.failed(seed, 1.0, EmptyStructure("none")))
+    assert not wants_another(choice, 0.0, 1.0)
+
+
+def test_an_unexpected_error_ends_the_search_and_costs_no_valid_object() -> None:
+    choice = BestOfN(REQUEST, 5)
+    first, second = begin(choice), begin(choice)
+    choice.break_off(second, RuntimeError("a bug"))
+    assert not wants_another(choice, 0.0, 0.0)
+    with pytest.raises(RuntimeError, match="a bug"):
+        choice.best()
+    choice.finish(finished(first, 0.5))
+    assert str(choice.best().break_off) == "a bug"
+
+
+def test_a_candidate_travels_between_processes() -> None:
+    made = finished(SEEDS[1], 0.5)
+    came = pickle.loads(pickle.dumps(made))
+    assert isinstance(came.candidate, Candidate)
+    assert (came.candidate, vars(came.asset)) == (made.candidate, vars(made.asset))
+    try:
+        raise EmptyStructure("nothing")
+    except EmptyStructure as error:
+        failed = FinishedCandidate.failed(5, 1.0, error)
+    came = pickle.loads(pickle.dumps(failed))
+    assert (came.candidate, repr(came.error)) == (failed.candidate, "EmptyStructure('nothing')")

@@ -1,0 +1,314 @@
+"""A worker that lives elsewhere, seen from the miner: it is started, watched, and started again when it is lost."""
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from miner.config.phase_files import NamedPhase
+from miner.errors import OperatorError
+from miner.gpu import messages
+from miner.gpu.statistics import CandidateCounter
+from miner.gpu.worker import LoadedPhase, Worker, WorkerState, WorkerStatus
+from miner.runtime.clock import backoff
+from miner.runtime.gpu_memory import GpuMemory
+from pipeline import Attempt, Cancelled, FinishedCandidate, GenerationJob, WorkerLost
+
+log = logging.getLogger(__name__)
+
+FIRST_RESTART_DELAY = 1.0
+LAST_RESTART_DELAY = 300.0
+# Losses without a candidate in between after which a worker counts as lost: some four minutes of back-off. It is
+# started again all the same, in case that it helps.
+MAX_LOSSES = 8
+# Seconds between two looks at a worker that reports nothing.
+LOOK_INTERVAL = 0.5
+
+
+class Link(Protocol):
+    """One life of a worker: carries orders to it and reports from it. `send` and `kill` may be called on any thread."""
+
+    def send(self, order: messages.Order) -> None:
+        """Send an order, without waiting for it to arrive; one that cannot be sent is dropped."""
+
+    def receive(self, timeout: float) -> messages.Report | None:
+        """Return the next report, None if there is none within `timeout` seconds. Raises EOFError once it has ended."""
+
+    def kill(self) -> None:
+        """End the life, whatever it is doing."""
+
+    def close(self) -> None:
+        """End the life, if it has not, and free what it held; call this last."""
+
+    def epitaph(self) -> str:
+        """Return how it ended; call this after EOFError."""
+
+
+@dataclass(eq=False)
+class _Models:
+    """Models that a worker is to have; `loaded` ends when they are first loaded."""
+
+    phase: NamedPhase
+    loaded: "Future[LoadedPhase]" = field(default_factory=Future)
+
+
+class RemoteWorker(Worker):
+    """Keeps one life of a worker after another; a thread waits for its reports.
+
+    A life ends by itself, with a fault that it reports, or because a candidate or a load takes longer than the limit of
+    `check`. All models that are still in use are loaded again in the next.
+    """
+
+    def __init__(self, device: str, open_link: Callable[[], Link], place: str) -> None:
+        """Take the device's name, and the function that begins a life, which blocks and may raise OSError."""
+        self.device = device
+        self._place = place
+        self._open_link = open_link
+        self._on_change: Callable[[], None] = lambda: None
+        self._stopping = threading.Event()
+        self._counter = CandidateCounter()
+        self._numbers = itertools.count(1)
+        # Guards what follows.
+        self._lock = threading.RLock()
+        self._link: Link | None = None
+        self._models: dict[str, _Models] = {}
+        self._ready: set[str] = set()
+        self._loading: dict[str, float] = {}
+        self._making: dict[int, Future[FinishedCandidate]] = {}
+        self._begun: set[str] = set()
+        # The number of the order that keeps it busy, and since when.
+        self._busy: tuple[int, float] | None = None
+        self._memory: GpuMemory | None = None
+        self._losses = 0
+        self._verdict = ""
+        self._fault = ""
+        self._is_up = True
+        self._thread = threading.Thread(target=self._keep_alive, name=f"worker {device}", daemon=True)
+        self._thread.start()
+
+    def listen(self, on_change: Callable[[], None]) -> None:
+        """Have `on_change` called whenever `is_free`, `has` or `can_come_back` may have changed."""
+        self._on_change = on_change
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it would begin a candidate at once."""
+        return self._link is not None and self._busy is None and not self._verdict
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it lives, or is about to for the first time."""
+        return self._is_up
+
+    @property
+    def can_come_back(self) -> bool:
+        """Whether it lives, or has not been lost too often."""
+        return self._losses < MAX_LOSSES and not self._stopping.is_set()
+
+    def has(self, models: str) -> bool:
+        """Return whether models are loaded and warm."""
+        return models in self._ready
+
+    def load(self, models: str, phase: NamedPhase) -> "Future[LoadedPhase]":
+        """Load the models of a phase, in this life and in all to come. The future may fail with OperatorError."""
+        with self._lock:
+            entry = self._models[models] = _Models(phase)
+            if self._link is not None:
+                self._send_load(self._link, models)
+        return entry.loaded
+
+    def unload(self, models: str) -> None:
+        """Drop models after their last candidate."""
+        with self._lock:
+            self._models.pop(models, None)
+            self._loading.pop(models, None)
+            self._ready.discard(models)
+            self._send(messages.Unload(models))
+
+    def make(self, models: str, job: GenerationJob, attempt: Attempt) -> "Future[FinishedCandidate]":
+        """Make a candidate; see Worker."""
+        making: Future[FinishedCandidate] = Future()
+        with self._lock:
+            if self._link is None:
+                making.set_exception(WorkerLost(f"the worker on {self.device} was lost"))
+                return making
+            number = next(self._numbers)
+            self._making[number] = making
+            self._busy = number, time.monotonic()
+            if job.task not in self._begun:
+                self._begun.add(job.task)
+                self._send(messages.Begin(job))
+            self._send(messages.Make(number, models, job.task, attempt))
+        return making
+
+    def cancel(self, job: GenerationJob, seed: int) -> None:
+        """Stop making a candidate at its next step, if it still is."""
+        self._send(messages.Cancel(job.task, seed))
+
+    def forget(self, task: str) -> None:
+        """Drop what is kept of a task."""
+        with self._lock:
+            self._begun.discard(task)
+            self._send(messages.Forget(task))
+
+    def check(self, limit: float) -> None:
+        """End the present life if a candidate or a load takes longer than `limit` seconds."""
+        now = time.monotonic()
+        with self._lock:
+            if self._busy is not None and now - self._busy[1] > limit:
+                self._condemn(f"a generation has hung for {limit:.0f} s")
+            elif any(now - since > limit for since in self._loading.values()):
+                self._condemn(f"loading has hung for {limit:.0f} s")
+
+    def status(self) -> WorkerStatus:
+        """Return the present status."""
+        with self._lock:
+            busy = self._busy
+            state: WorkerState = "busy" if busy is not None else "idle" if self._ready else "starting"
+            if not self.can_come_back:
+                state = "lost"
+            elif not self._is_up:
+                state = "restarting"
+            return WorkerStatus(
+                self._place, self.device, state, 0.0 if busy is None else time.monotonic() - busy[1],
+                self._counter.total, self._counter.per_minute, self._memory, self._fault,
+            )  # fmt: skip
+
+    def stop(self, timeout: float) -> bool:
+        """End it at the next step of its candidate, and by force after `timeout` seconds."""
+        self._stopping.set()
+        self._send(messages.Stop())
+        self._thread.join(timeout)
+        ended = not self._thread.is_alive()
+        with self._lock:
+            if self._link is not None:
+                self._link.kill()
+        return ended
+
+    def _keep_alive(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                reason = self._live()
+            except Exception as error:  # whatever keeps a life from beginning is told, and tried again
+                reason = f"{type(error).__name__}: {error}"
+            if self._stopping.is_set():
+                self._end(Cancelled("the miner is stopping"))
+                return
+            self._losses += 1
+            delay = backoff(self._losses, FIRST_RESTART_DELAY, LAST_RESTART_DELAY)
+            log.error("The worker on %s was lost: %s; it is started again in %.0f s", self.device, reason, delay)
+            self._fault = reason
+            self._end(WorkerLost(f"the worker on {self.device} was lost: {reason}"))
+            self._stopping.wait(delay)
+
+    def _live(self) -> str:
+        """Begin a life, load what it needs and take its reports; return how it ended."""
+        link = self._open_link()
+        with self._lock:
+            self._link, self._is_up, self._verdict = link, True, ""
+            if self._stopping.is_set():
+                link.send(messages.Stop())
+            # The last ones first, since all new tasks need them.
+            for models in reversed(self._models):
+                self._send_load(link, models)
+        self._on_change()
+        try:
+            while not self._verdict:
+                report = link.receive(LOOK_INTERVAL)
+                if report is not None:
+                    self._take(report)
+        except EOFError:
+            return self._verdict or link.epitaph()
+        finally:
+            link.close()
+        return self._verdict
+
+    def _take(self, report: messages.Report) -> None:
+        with self._lock:
+            match report:
+                case messages.Loaded(models, phase, memory):
+                    self._set_memory(memory)
+                    self._loading.pop(models, None)
+                    if models in self._models:
+                        self._ready.add(models)
+                        with suppress(InvalidStateError):
+                            self._models[models].loaded.set_result(phase)
+                case messages.NotLoaded(models, reason, is_mistake):
+                    self._refuse(models, reason, is_mistake)
+                case messages.Free(number):
+                    self._set_free(number)
+                case messages.Made(number, finished, memory):
+                    self._set_memory(memory)
+                    self._losses = 0
+                    self._counter.count()
+                    if number in self._making:
+                        self._making.pop(number).set_result(finished)
+                    self._set_free(number)
+                case messages.NotMade(number, reason, details, is_cancelled):
+                    error = Cancelled(reason) if is_cancelled else RuntimeError(reason)
+                    error.add_note(details)
+                    if number in self._making:
+                        self._making.pop(number).set_exception(error)
+                    self._set_free(number)
+                case messages.Fault(reason):
+                    self._condemn(reason)
+                case messages.LogLine(logger, level, text):
+                    logging.getLogger(logger).log(level, "%s: %s", self.device, text)
+        if not isinstance(report, messages.LogLine):
+            self._on_change()
+
+    def _refuse(self, models: str, reason: str, is_mistake: bool) -> None:
+        """Take note that models cannot be loaded: for whoever asked for them, or else as the end of this life."""
+        self._loading.pop(models, None)
+        entry = self._models.get(models)
+        if entry is None:
+            return
+        if entry.loaded.done():
+            self._condemn(reason)
+            return
+        del self._models[models]
+        entry.loaded.set_exception(OperatorError(reason) if is_mistake else RuntimeError(reason))
+
+    def _set_memory(self, memory: GpuMemory | None) -> None:
+        # The worker may see its GPU under another name.
+        self._memory = None if memory is None else replace(memory, device=self.device)
+
+    def _set_free(self, number: int) -> None:
+        if self._busy is not None and self._busy[0] == number:
+            self._busy = None
+
+    def _condemn(self, reason: str) -> None:
+        """Have the present life ended."""
+        self._verdict = self._verdict or reason
+        if self._link is not None:
+            self._link.kill()
+
+    def _end(self, error: Exception) -> None:
+        """Forget the life that has ended, and tell those who wait for its candidates."""
+        with self._lock:
+            self._link, self._is_up, self._busy, self._memory = None, False, None, None
+            self._ready.clear()
+            self._loading.clear()
+            self._begun.clear()
+            making, self._making = self._making, {}
+        for lost in making.values():
+            lost.set_exception(error)
+        if isinstance(error, Cancelled):
+            for models in self._models.values():
+                with suppress(InvalidStateError):
+                    models.loaded.set_exception(error)
+        self._on_change()
+
+    def _send_load(self, link: Link, models: str) -> None:
+        self._loading[models] = time.monotonic()
+        link.send(messages.Load(models, self._models[models].phase))
+
+    def _send(self, order: messages.Order) -> None:
+        with self._lock:
+            if self._link is not None:
+                self._link.send(order)

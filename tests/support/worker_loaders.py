@@ -1,0 +1,73 @@
+"""What the workers of tests load, also in other processes: functions that can be pickled by their name."""
+
+import logging
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+from miner.config.phase_files import NamedPhase
+from miner.config.settings import MinerSettings
+from miner.gpu.local_worker import LoadModels
+from miner.gpu.models import LoadedModels, load_phase_models
+from pipeline import Asset, OnStep, Request
+from tests.support.generated import FakeBackend, FakeScorer, make_asset
+from tests.support.waiting import TIMEOUT
+
+log = logging.getLogger("miner.told")
+
+
+def real_models(device: str) -> LoadModels:
+    """The models that a phase names, and a scorer that needs no weights."""
+
+    def load(phase: NamedPhase) -> LoadedModels:
+        # Two of a test are told apart by the words after the device.
+        loaded = load_phase_models(phase, MinerSettings(phase=phase.name), device.split()[0])
+        return LoadedModels(loaded.backend, FakeScorer(lambda splats: float(splats.means.std())))
+
+    return load
+
+
+def told_models(device: str, folder: Path) -> LoadModels:
+    """A backend that does what files in a folder tell it, see `ToldWorkers`."""
+    return partial(_load_told, folder=folder)
+
+
+def _load_told(phase: NamedPhase, folder: Path) -> LoadedModels:
+    log.warning("told to load phase %s", phase.name)
+    (folder / f"loaded-{phase.name}-{os.getpid()}").touch()
+
+    def generate(request: Request, on_step: OnStep) -> Asset:
+        (folder / f"begun-{request.seed}-{os.getpid()}").touch()
+        if (folder / f"break-{request.seed}").exists():
+            (folder / f"break-{request.seed}").unlink()
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if (folder / f"kill-{request.seed}").exists():
+            os._exit(9)
+        if (folder / f"fail-{request.seed}").exists():
+            raise KeyError("a bug")
+        deadline = time.monotonic() + TIMEOUT
+        while (folder / f"hold-{request.seed}").exists() and time.monotonic() < deadline:
+            on_step("structure", 1, 2)
+            time.sleep(0.01)
+        return make_asset(request)
+
+    return LoadedModels(FakeBackend(generate), FakeScorer(lambda splats: float(splats.means[0, 0])))
+
+
+class ToldWorkers:
+    """The folder of `told_models`: which candidates are held, broken or failed, and by whom they were begun."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def tell(self, what: str, seed: int) -> None:
+        """Have the making of a seed `hold`, `break` the device once, `kill` the process, or `fail`."""
+        (self.folder / f"{what}-{seed}").touch()
+
+    def release(self, seed: int) -> None:
+        (self.folder / f"hold-{seed}").unlink()
+
+    def processes(self, what: str, name: object) -> list[int]:
+        """The processes in which something was `begun` or `loaded`."""
+        return [int(path.name.rpartition("-")[2]) for path in self.folder.glob(f"{what}-{name}-*")]
