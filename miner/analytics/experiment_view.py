@@ -19,8 +19,8 @@ from miner.ledger import LedgerReader, PhaseRow, TaskRow
 SHOWN = 3
 # Columns of the ledger that an experiment needs.
 NEEDED = (
-    *("key", "assigned_at", "validator", "task_id", "task_type", "config_hash", "experiment", "arm", "turn"),
-    *("answered_at", "outcome"),
+    *("key", "assigned_at", "validator", "task_id", "task_type", "config_hash"),
+    *("experiment", "arm", "turn", "answered_at", "outcome"),
 )
 UNUSED = tuple(name for name in TaskRow._fields if name not in NEEDED)
 # Keys of a phase that are texts for people.

@@ -1,6 +1,7 @@
 """The GPUs: the models in their memory, the workers that drive them, and the plan of what they make."""
 
 from miner.gpu.build import build_workers
+from miner.gpu.local_worker import LocalWorker
 from miner.gpu.models import (
     LoadedModels,
     PhaseModels,
@@ -14,6 +15,6 @@ from miner.gpu.pool import WorkerPool
 from miner.gpu.worker import LoadedPhase, Worker, WorkerState, WorkerStatus
 
 __all__ = [
-    "Claim", "GenerationOrder", "LoadedModels", "LoadedPhase", "PhaseModels", "RetiredModels", "Worker", "WorkerPool",
-    "WorkerState", "WorkerStatus", "build_workers", "choose_claim", "choose_phase_compute", "load_models",
+    "Claim", "GenerationOrder", "LoadedModels", "LoadedPhase", "LocalWorker", "PhaseModels", "RetiredModels", "Worker",
+    "WorkerPool", "WorkerState", "WorkerStatus", "build_workers", "choose_claim", "choose_phase_compute", "load_models",
 ]  # fmt: skip

@@ -33,7 +33,7 @@ EXPECTED = (Outcome.ACCEPTED, Outcome.REJECTED, Outcome.SKIPPED)
 EXPECTED_EVENTS = ("pulled", "pushed", "generated", *EXPECTED)
 
 # The time at which a series was created, a series more for each of them, which nothing here needs.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class _Validator(NamedTuple):

@@ -34,7 +34,7 @@ class Notifier:
     def __init__(self, settings: NotificationSettings) -> None:
         """Deliver by what the settings name."""
         self._settings = settings
-        self._standing: set[tuple[str, str]] = set()
+        self._standing: set[tuple[Kind, str]] = set()
 
     async def tell(self, present: tuple[Notification, ...]) -> None:
         """Deliver those of all present notifications that are new."""

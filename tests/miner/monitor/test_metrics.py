@@ -110,15 +110,15 @@ async def test_the_present_state(site: Site) -> None:
     assert value(samples, "restarts_total", task="a loop") == 4
     assert value(samples, "events_total", event="generated") == 3
     assert [value(samples, "gpu_memory_bytes", kind=kind) for kind in ("allocated", "reserved", "total")] == [1, 2, 3]
+    assert value(samples, "validator_cooldown_end_timestamp_seconds", hotkey=HOTKEYS[0]) == now + 100
+    assert value(samples, "validator_next_pull_timestamp_seconds", hotkey=HOTKEYS[0]) == now + 200
+    assert value(samples, "validator_cooldown_end_timestamp_seconds", uid="142") == 0
+    assert value(samples, "validator_failures", uid="142") == 0
     assert value(samples, "worker_state", device="cuda:0", state="busy") == 1
     assert value(samples, "worker_state", place="far", device="cuda:1", state="lost") == 1
     assert value(samples, "worker_busy_seconds", device="cuda:0") == 1.5
     assert value(samples, "worker_candidates_total", device="cuda:0") == 40
     assert value(samples, "worker_candidates_per_minute", device="cuda:0") == 37.5
-    assert value(samples, "validator_cooldown_end_timestamp_seconds", hotkey=HOTKEYS[0]) == now + 100
-    assert value(samples, "validator_next_pull_timestamp_seconds", hotkey=HOTKEYS[0]) == now + 200
-    assert value(samples, "validator_cooldown_end_timestamp_seconds", uid="142") == 0
-    assert value(samples, "validator_failures", uid="142") == 0
     assert value(samples, "validator_stage", uid="142", stage="holding a task") == 1
     assert value(samples, "info", phase="phase3", version="1.2.3") == 1
 

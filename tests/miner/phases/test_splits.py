@@ -173,13 +173,6 @@ async def test_arms_that_need_different_models_are_refused(
 async def test_the_arms_of_a_split_have_all_their_background_models_loaded(miner: ManagedMiner) -> None:
     path = miner.config.parent / "phases" / "b.yaml"
     path.write_text(path.read_text().replace("model: u2netp", "models: [u2net, u2netp]"))
-    loaded, load = [], miner.load_models
-
-    def note(phase: NamedPhase) -> LoadedModels:
-        loaded.append(phase.settings.background.names)
-        return load(phase)
-
-    miner.load_models = note  # type: ignore[method-assign]
     await miner.start()
     miner.choose(miner.split(a=1, b=1))
     await miner.manager.poll(at_once=True)
@@ -187,7 +180,7 @@ async def test_the_arms_of_a_split_have_all_their_background_models_loaded(miner
     miner.apply("b")
     await miner.manager.poll(at_once=True)
     assert miner.current == "b"
-    assert loaded == [("u2netp",), ("u2netp", "u2net")]
+    assert miner.backgrounds == [("u2netp",), ("u2netp", "u2net")]
 
 
 # With a ledger that fails.
