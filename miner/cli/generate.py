@@ -83,6 +83,7 @@ def generate(
     candidates: an .spz with --up y exactly as it would be submitted, a .ply without what SPZ rounds off. Candidates are
     scored as validators receive them. Exit code 2 if the prompt, the phase or the weights are at fault.
     """
+    from miner.config.phase_files import NamedPhase
     from miner.errors import OperatorError
     from miner.gpu import choose_phase_compute, load_models
     from miner.tasks import make_container, make_request
@@ -107,6 +108,9 @@ def generate(
             stored = find_stored_task(files, task)
             decoded, seed = stored.prompt, stored.seed if seed is None else seed
             named = load_phase(phase_name, files.config) if phase_name else stored.find_phase(files.config)
+            # The seed is that of the candidate that was sent.
+            once = named.settings.candidates.model_copy(update={"count": 1})
+            named = NamedPhase(named.name, named.settings.model_copy(update={"candidates": once}))
         phase = _for_prompt(named.settings, decoded, checkpoint)
         settings = files.settings.model_copy(update={"device": device or files.settings.device})
         request = make_request(decoded, seed, phase)

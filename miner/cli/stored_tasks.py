@@ -32,7 +32,8 @@ class StoredTask:
 
         if self.ledger.is_file():
             with LedgerReader(self.ledger) as reader:
-                row = next((row for row in reader.tasks() if row.key == self.key), None)
+                # Keys are nanoseconds of about when the task came.
+                row = next((row for row in reader.tasks(self.key / 1e9 - 60) if row.key == self.key), None)
                 found = [phase for phase in reader.phases() if row and phase.config_hash == row.config_hash]
             if found:
                 return NamedPhase(self.phase, Phase.model_validate(parse_yaml(found[-1].yaml)))

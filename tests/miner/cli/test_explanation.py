@@ -139,3 +139,17 @@ def test_a_task_keeps_the_settings_that_it_ran_with(files: OperatorFiles, config
     assert task.find_phase(config).config_hash == before.config_hash
     files.ledger.unlink()
     assert task.find_phase(config).config_hash == load_phase("fast", config).config_hash != before.config_hash
+
+
+@pytest.mark.slow
+def test_the_object_of_a_task_is_made_again_and_explained(files: OperatorFiles, config: Path, tmp_path: Path) -> None:
+    store(files, 5, task_id="t1", prompt="a red ball")
+    folder = tmp_path / "why"
+    result = run(
+        "generate", "--task", "t1", "--config", config, "--state", files.state_dir, "--device", "cpu",
+        "-o", tmp_path / "again.ply", "--explain", folder,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "seed 5," in result.output
+    assert pictures_of(folder) == {"views.png", *(f"voxels{azimuth}.png" for azimuth in (0, 90, 180, 270))}
+    assert "a red ball" in (folder / "index.html").read_text()
