@@ -7,6 +7,7 @@ from miner.analytics.aggregate import DIMENSIONS, By, TaskTable
 from miner.analytics.assignment import Experiment
 from miner.analytics.calibration import Bools, Calibration, Prior, fit_calibration
 from miner.analytics.dashboard_view import PERIODS, read_dashboard_view
+from miner.analytics.drop_detection import DROP_COLUMNS, find_drops
 from miner.analytics.experiment_view import read_experiments
 from miner.analytics.experiments import ExperimentSummary, summarise_experiment
 from miner.analytics.figures import Json, task_figures
@@ -28,10 +29,10 @@ from miner.analytics.slots import COOLDOWN, PENALTY, WINDOW_TASKS, Slots, break_
 from miner.analytics.task_filter import TaskFilter
 
 __all__ = [
-    "ALPHA", "COOLDOWN", "DEFAULT_SCALE", "DIMENSIONS", "MAX_OUTCOMES", "MIN_OUTCOMES", "PARTIAL_PRIOR",
+    "ALPHA", "COOLDOWN", "DEFAULT_SCALE", "DIMENSIONS", "DROP_COLUMNS", "MAX_OUTCOMES", "MIN_OUTCOMES", "PARTIAL_PRIOR",
     "PASS_MODEL_COLUMNS", "PENALTY", "PERIODS", "WHOLE_PRIOR", "WINDOW_TASKS", "Z_95", "AcceptanceRate", "Bools",
     "By", "Calibration", "ContingencyTables", "Experiment", "ExperimentResult", "ExperimentSummary", "Floats", "Json",
     "Measured", "Observation", "PassModel", "Prior", "Scale", "Slots", "TaskFilter", "TaskTable", "break_even_chance",
-    "fit_calibration", "learn_pass_model", "measure", "read_dashboard_view", "read_experiments", "summarise_experiment",
-    "task_figures",
+    "find_drops", "fit_calibration", "learn_pass_model", "measure", "read_dashboard_view", "read_experiments",
+    "summarise_experiment", "task_figures",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from miner.config.settings import (
     GenerateSettings,
     HousekeepingSettings,
     MinerSettings,
+    NotificationSettings,
     OperatorFiles,
     PullingSettings,
     RetentionSettings,
@@ -27,7 +28,8 @@ from miner.config.settings import (
 from miner.config.ss58 import check_address
 
 __all__ = [
-    "BANDS", "LIST_NAMES", "GenerateSettings", "HousekeepingSettings", "ListName", "MinerSettings", "OperatorFiles",
-    "PolicyEntry", "PolicyRules", "PullingSettings", "RetentionSettings", "Section", "ServingSettings", "SpzSettings",
-    "check_address", "load_yaml", "parse_json_or_yaml", "parse_yaml", "phase_folders", "phase_names", "shipped_config",
+    "BANDS", "LIST_NAMES", "GenerateSettings", "HousekeepingSettings", "ListName", "MinerSettings",
+    "NotificationSettings", "OperatorFiles", "PolicyEntry", "PolicyRules", "PullingSettings", "RetentionSettings",
+    "Section", "ServingSettings", "SpzSettings", "check_address", "load_yaml", "parse_json_or_yaml", "parse_yaml",
+    "phase_folders", "phase_names", "shipped_config",
 ]  # fmt: skip

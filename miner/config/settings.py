@@ -94,6 +94,23 @@ class HousekeepingSettings(Section):
     ledger: RetentionSettings = RetentionSettings(max_days=730, max_bytes=2_000_000_000)
 
 
+class NotificationSettings(Section):
+    """Messages to the operator: a command that gets each as JSON on its stdin, and a URL to which it is posted.
+
+    `silence_minutes` is the time without a result, and `disk_free_gb` the free space, that are told of.
+    """
+
+    command: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    webhook: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    silence_minutes: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    disk_free_gb: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anybody is to be told."""
+        return bool(self.command or self.webhook)
+
+
 class LedgerSettings(Section):
     """The ledger's file; None stands for ledger.sqlite in the state folder."""
 
@@ -140,6 +157,7 @@ class MinerSettings(Section):
     spz: SpzSettings = SpzSettings()
     ledger: LedgerSettings = LedgerSettings()
     monitor: MonitorSettings = MonitorSettings()
+    notifications: NotificationSettings = NotificationSettings()
     housekeeping: HousekeepingSettings = HousekeepingSettings()
     bands: dict[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0, lt=1)]] = BANDS
 

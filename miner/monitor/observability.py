@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from miner.analytics import Scale
 from miner.config import OperatorFiles
@@ -16,6 +16,7 @@ from miner.monitor.metrics import Metrics
 from miner.monitor.retention import Retention
 from miner.monitor.server import Monitor
 from miner.monitor.status import StatusSource
+from miner.monitor.watch import Watch
 from miner.runtime import Supervisor
 from miner.tasks import Result, Task
 
@@ -37,6 +38,8 @@ class Observability:
         routes = [*self.metrics.routes(), *dashboard.routes()]
         if settings.monitor.generate.enabled:
             routes += self.local_api.routes()
+        told = settings.notifications
+        self._watch = Watch(told, source, ledger.path, files.state_dir) if told.enabled else None
         monitor = settings.monitor
         self._monitor = Monitor(source, monitor.host, monitor.port, routes, allowed_hosts=monitor.allowed_hosts)
 
@@ -47,15 +50,14 @@ class Observability:
     ) -> "AsyncIterator[Observability]":
         """Serve HTTP, if the monitor is enabled, while the context lasts. Raises OperatorError if it cannot."""
         observability, settings = cls(files, ledger, source), files.settings.monitor
-        if not settings.enabled:
+        async with AsyncExitStack() as stack:
+            if settings.enabled:
+                await observability._monitor.start()
+                stack.push_async_callback(observability._monitor.stop)
+                log.info("The miner's page is http://%s:%d/", settings.host, settings.port)
+            if observability._watch is not None:
+                await stack.enter_async_context(observability._watch.telling_of_the_end())
             yield observability
-            return
-        await observability._monitor.start()
-        log.info("The miner's page is http://%s:%d/", settings.host, settings.port)
-        try:
-            yield observability
-        finally:
-            await observability._monitor.stop()
 
     def on_result(self, task: Task, result: Result) -> None:
         """Offer a result to the gallery, on the event loop; returns at once."""
@@ -67,6 +69,8 @@ class Observability:
         if (gallery := self._gallery) is not None:
             draw_on_gpu = choose_gpu_drawing(workers)
             supervisor.start("the gallery", lambda: gallery.run(draw_on_gpu), vital=False)
+        if self._watch is not None:
+            supervisor.start("the notifications", self._watch.run, vital=False)
         housekeeping = self._files.settings.housekeeping
         if housekeeping.enabled:
             retention = Retention(housekeeping, self._files.state_dir, self._ledger.path, self._ledger.record)

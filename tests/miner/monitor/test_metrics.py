@@ -1,6 +1,7 @@
 import time
 from dataclasses import replace
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -13,7 +14,7 @@ from miner.monitor.status import ValidatorView
 from miner.runtime.gpu_memory import GpuMemory
 from tests.support.monitor import HOTKEYS, OK, FixedStatus, Site, one_task
 
-TASK = {"transport": "pull", "type": "image", "phase": "phase3"}
+TASK = {"transport": "pull", "type": "image", "phase": "phase3", "uid": "27", "hotkey": HOTKEYS[0]}
 
 
 async def scrape(site: Site) -> list[Sample]:
@@ -50,7 +51,7 @@ async def test_a_task_from_assignment_to_verdict(site: Site) -> None:
     assert value(samples, "generation_seconds_sum", type="image", phase="phase3") == 7.0
     assert value(samples, "gaussians_bucket", phase="phase3", le="300000.0") == 0
     assert value(samples, "gaussians_bucket", phase="phase3", le="400000.0") == 2
-    assert value(samples, "score_sum", phase="phase3") == 0.71
+    assert value(samples, "score_sum", phase="phase3", uid="27") == 0.71
 
 
 async def test_only_a_verdict_ends_a_task_and_only_the_first(site: Site) -> None:
@@ -60,7 +61,7 @@ async def test_only_a_verdict_ends_a_task_and_only_the_first(site: Site) -> None
     feed(site.metrics, accepted, SubmissionAnswered(1, 10.0, Outcome.REJECTED))
     samples = await scrape(site)
     assert value(samples, "tasks_total", outcome="accepted") == 1
-    assert value(samples, "tasks_total", outcome="rejected") is None
+    assert value(samples, "tasks_total", outcome="rejected") == 0
 
 
 async def test_a_pushed_task_and_one_without_a_result(site: Site) -> None:
@@ -103,20 +104,21 @@ async def test_the_present_state(site: Site) -> None:
     samples = await scrape(site)
     assert value(samples, "up") == value(samples, "pipeline_loaded") == 1
     assert value(samples, "queue_length") == 2
-    assert value(samples, "metagraph_age_seconds") == 12.5
+    assert value(samples, "metagraph_timestamp_seconds") == pytest.approx(now - 12.5, abs=60)
+    assert value(samples, "start_timestamp_seconds") == pytest.approx(now - 60, abs=60)
     assert value(samples, "last_success_timestamp_seconds") == 1_700_000_000.0
     assert value(samples, "restarts_total", task="a loop") == 4
     assert value(samples, "events_total", event="generated") == 3
     assert [value(samples, "gpu_memory_bytes", kind=kind) for kind in ("allocated", "reserved", "total")] == [1, 2, 3]
+    assert value(samples, "validator_cooldown_end_timestamp_seconds", hotkey=HOTKEYS[0]) == now + 100
+    assert value(samples, "validator_next_pull_timestamp_seconds", hotkey=HOTKEYS[0]) == now + 200
+    assert value(samples, "validator_cooldown_end_timestamp_seconds", uid="142") == 0
+    assert value(samples, "validator_failures", uid="142") == 0
     assert value(samples, "worker_state", device="cuda:0", state="busy") == 1
     assert value(samples, "worker_state", place="far", device="cuda:1", state="lost") == 1
     assert value(samples, "worker_busy_seconds", device="cuda:0") == 1.5
     assert value(samples, "worker_candidates_total", device="cuda:0") == 40
     assert value(samples, "worker_candidates_per_minute", device="cuda:0") == 37.5
-    left = value(samples, "validator_cooldown_seconds", hotkey=HOTKEYS[0])
-    assert left is not None
-    assert 0 < left <= 100
-    assert value(samples, "validator_cooldown_seconds", uid="142") == 0
     assert value(samples, "validator_stage", uid="142", stage="holding a task") == 1
     assert value(samples, "info", phase="phase3", version="1.2.3") == 1
 
@@ -125,7 +127,7 @@ async def test_what_is_not_known_yet_is_left_out(site: Site) -> None:
     site.status = replace(OK, status="starting", metagraph_age=None, last_success=None, validators=())
     samples = await scrape(site)
     assert value(samples, "up") == 0
-    assert value(samples, "metagraph_age_seconds") is value(samples, "last_success_timestamp_seconds") is None
+    assert value(samples, "metagraph_timestamp_seconds") is value(samples, "last_success_timestamp_seconds") is None
 
 
 def test_two_servers_in_one_process_count_apart() -> None:
@@ -133,3 +135,29 @@ def test_two_servers_in_one_process_count_apart() -> None:
     first.observe(one_task(1)[0])
     assert second.registry.get_sample_value("sn17_miner_tasks_assigned_total", TASK) is None
     assert first.registry.get_sample_value("sn17_miner_tasks_assigned_total", TASK) == 1
+
+
+async def test_counters_begin_with_0(site: Site) -> None:
+    site.status = replace(OK, counters={}, config_hashes={"phase3": "cda3", "test3": "1a2b"})
+    samples = await scrape(site)
+    for phase in ("phase3", "test3"):
+        for uid in ("27", "142"):
+            for outcome in ("accepted", "rejected", "skipped"):
+                labels = {"phase": phase, "uid": uid, "outcome": outcome, "type": "text"}
+                assert value(samples, "tasks_total", **labels) == 0
+            assert value(samples, "tasks_assigned_total", phase=phase, uid=uid, type="image") == 0
+    assert value(samples, "events_total", event="accepted") == 0
+    assert not [sample.name for sample in samples if sample.name.endswith("_created")]
+
+
+async def test_validators_are_labels_only_as_long_as_they_are_few(site: Site) -> None:
+    """Whoever is not in the metagraph, or comes after hundreds of others, has no series of their own."""
+    assigned = one_task(1)[0]
+    assert isinstance(assigned, TaskStarted)
+    feed(site.metrics, replace(assigned, validator="5Unknown", uid=None))
+    strangers = [replace(assigned, key=key, validator=f"5Hotkey{key}", uid=key % 256) for key in range(2, 400)]
+    feed(site.metrics, *strangers)
+    samples = await scrape(site)
+    hotkeys = {sample.labels["hotkey"] for sample in samples if sample.name == "sn17_miner_tasks_assigned_total"}
+    assert len(hotkeys) == module.MAX_VALIDATORS + 1
+    assert value(samples, "tasks_assigned_total", hotkey="other", uid="") == 1 + len(strangers) - module.MAX_VALIDATORS
