@@ -40,7 +40,7 @@ def make_phase(checkpoint: Path, scorer: ScorerSettings, voxels: int, seconds: f
         "text": TextCheckpointSettings(checkpoint=str(checkpoint)),
         "scorer": scorer,
         "max_voxels": VoxelSettings(count=voxels, excess="drop"),
-        "candidates": CandidateSettings(count=100, seconds=seconds),
+        "candidates": CandidateSettings(count=1000, seconds=seconds),
     }
     phase = load_phase("phase3", shipped_config() / "miner.yaml").settings
     return NamedPhase("random", phase.model_copy(update=changes))
