@@ -3,6 +3,8 @@
 from pipeline.backends.loading import load_backend
 from pipeline.compute import ComputeConfig, choose_compute, choose_drawing_device
 from pipeline.conditioning.decoder import DecoderProcess, DecodingLimits
+from pipeline.conditioning.mattings import CutOut, CutOutRecord, Matting
+from pipeline.conditioning.preprocessing import PreparedPicture
 from pipeline.conditioning.prompt import (
     MAX_IMAGE_BYTES,
     MAX_TEXT_LENGTH,
@@ -13,8 +15,11 @@ from pipeline.conditioning.prompt import (
     TextPrompt,
     decode_image_prompt,
     parse_text_prompt,
-    with_faint,
+    with_cut_out,
+    with_template,
 )
+from pipeline.conditioning.sentences import PLACE as SENTENCE_PLACE
+from pipeline.conditioning.sentences import is_template
 from pipeline.errors import (
     BackgroundModelError,
     Cancelled,
@@ -23,6 +28,7 @@ from pipeline.errors import (
     EmptyForeground,
     EmptyStructure,
     FormatError,
+    FullForeground,
     NonFiniteOutput,
     OutOfMemory,
     PipelineError,
@@ -33,7 +39,7 @@ from pipeline.errors import (
     WorkerLost,
 )
 from pipeline.generator import CheckpointSource, Generator
-from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
+from pipeline.params import CutOutParams, SamplerParams, TextToImageParams, VoxelLimit
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.contact_sheet import draw_contact_sheet, draw_views
 from pipeline.rendering.rasterizer import render
@@ -78,18 +84,19 @@ from pipeline.weights.scorers import TEXT_ALIGNMENT as DEFAULT_TEXT_ALIGNMENT
 
 __all__ = [
     "BACKGROUND_MODELS", "DEFAULT_IMAGE_ALIGNMENT", "DEFAULT_LPIPS", "DEFAULT_SCORER", "DEFAULT_TEXT_ALIGNMENT",
-    "MAX_IMAGE_BYTES", "MAX_TEXT_LENGTH", "PARTS", "SH_COEFFICIENTS", "STAGES", "UP_AXES", "Asset", "Attempt",
-    "Backend", "BackgroundModelError", "BestOfN", "BestResult", "Cancelled", "Candidate", "CandidateMaker",
-    "CheckpointError", "CheckpointSource", "Combine", "ComputeConfig", "Conditioning", "Container",
-    "DecoderProcess", "DecodingLimits", "DownloadError", "EmptyForeground", "EmptyStructure", "FinishedCandidate",
-    "FormatError", "GenerationJob", "Generator", "HubReference", "ImagePrompt", "ImagesPrompt", "NonFiniteOutput",
-    "OnStep", "OutOfMemory", "PackedAsset", "PackedSplats", "Part", "PipelineError", "Prompt", "PromptError",
-    "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer", "ScorerSources",
-    "Similarity", "Splats", "Stage", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams",
-    "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "WorkerLost", "check_weights",
-    "choose_compute", "choose_drawing_device", "compute_statistics", "count_non_finite", "count_zero_rotations",
-    "decode_image_prompt", "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis",
-    "has_fixed_place", "invalid_reason", "is_embedded", "load_backend", "measure_similarity", "normalise", "orbit",
-    "parse_text_prompt", "ply", "recognise_format", "render", "render_validator_views", "run_best_of_n", "spz",
-    "with_faint",
+    "MAX_IMAGE_BYTES", "MAX_TEXT_LENGTH", "PARTS", "SENTENCE_PLACE", "SH_COEFFICIENTS", "STAGES", "UP_AXES",
+    "Asset", "Attempt", "Backend", "BackgroundModelError", "BestOfN", "BestResult", "Cancelled", "Candidate",
+    "CandidateMaker", "CheckpointError", "CheckpointSource", "Combine", "ComputeConfig", "Conditioning",
+    "Container", "CutOut", "CutOutParams", "CutOutRecord", "DecoderProcess", "DecodingLimits", "DownloadError",
+    "EmptyForeground", "EmptyStructure", "FinishedCandidate", "FormatError", "FullForeground", "GenerationJob",
+    "Generator", "HubReference", "ImagePrompt", "ImagesPrompt", "Matting", "NonFiniteOutput", "OnStep",
+    "OutOfMemory", "PackedAsset", "PackedSplats", "Part", "PipelineError", "PreparedPicture", "Prompt",
+    "PromptError", "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer",
+    "ScorerSources", "Similarity", "Splats", "Stage", "Statistics", "TextPrompt", "TextToImageError",
+    "TextToImageParams", "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit",
+    "WorkerLost", "check_weights", "choose_compute", "choose_drawing_device", "compute_statistics",
+    "count_non_finite", "count_zero_rotations", "decode_image_prompt", "download_weights", "draw_contact_sheet",
+    "draw_views", "drop_invalid", "flip_up_axis", "has_fixed_place", "invalid_reason", "is_embedded", "is_template",
+    "load_backend", "measure_similarity", "normalise", "orbit", "parse_text_prompt", "ply", "recognise_format",
+    "render", "render_validator_views", "run_best_of_n", "spz", "with_cut_out", "with_template",
 ]  # fmt: skip

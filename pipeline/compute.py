@@ -99,6 +99,11 @@ def current_device(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
+def capability(device: torch.device) -> tuple[int, int]:
+    """Return the compute capability of a GPU, or (0, 0) of a CPU, where kernels run in Triton's interpreter."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+
+
 def triton_obstacle(device: torch.device) -> str | None:
     """Return why Triton's kernels cannot run on a device; None if they can."""
     if device.type != "cuda":

@@ -13,6 +13,10 @@ class EmptyForeground(PromptError):  # noqa: N818 - the names operators see in t
     """An image without a visible object, before or after background removal."""
 
 
+class FullForeground(PromptError):  # noqa: N818
+    """An image of which background removal leaves everything: its ground would become the object."""
+
+
 class UnsupportedPrompt(PromptError):  # noqa: N818
     """A prompt of a type for which no checkpoint is loaded."""
 

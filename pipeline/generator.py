@@ -1,7 +1,7 @@
 """Generation with this package's own networks: a prompt in, splats out."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -9,9 +9,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from pipeline.compute import ComputeConfig
-from pipeline.conditioning.background import BackgroundRemover, Provider
+from pipeline.conditioning.background import Provider
 from pipeline.conditioning.image_encoder import ImageEncoder
-from pipeline.conditioning.preprocessing import PICTURE_SIZE, prepare_picture
+from pipeline.conditioning.mattings import MattingModels
+from pipeline.conditioning.preprocessing import PICTURE_SIZE, PreparedPicture, prepare_picture
 from pipeline.conditioning.prompt import ImagePrompt, ImagesPrompt, Prompt, TextPrompt
 from pipeline.conditioning.text_encoder import TextEncoder
 from pipeline.errors import CheckpointError, EmptyForeground, EmptyStructure, OutOfMemory, UnsupportedPrompt
@@ -46,7 +47,7 @@ class ImageRoute:
 
     engine: Engine
     encoder: ImageEncoder
-    remove_background: BackgroundRemover
+    remove_background: MattingModels
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ class Generator(Backend):
         *,
         image: CheckpointSource | None = None,
         text: CheckpointSource | None = None,
-        background_model: str,
+        background_models: Sequence[str],
         background_provider: Provider = "cpu",
     ) -> "Generator":
         """Load everything that generation from images, from sentences or from both needs.
@@ -92,7 +93,7 @@ class Generator(Backend):
         if image is not None:
             # What is missing shows before the networks are loaded, which takes long.
             locate(image.checkpoint, "pipeline.json")
-            remover = BackgroundRemover(background_model, background_provider)
+            remover = MattingModels(background_models, background_provider)
             engine = _load_engine(image, compute, loaded)
             encoder = ImageEncoder(engine.checkpoint.locate_encoder("image_cond_model"), compute.device)
             _check_width(engine, encoder.channels)
@@ -135,7 +136,8 @@ class Generator(Backend):
     def encode(self, prompt: Prompt) -> Conditioning[EncodedPrompt]:
         """Encode a prompt, for any number of samples. Raises PromptError."""
         measurements = Measurements(self._device)
-        return Conditioning(self._encode(prompt, measurements), measurements.seconds)
+        encoded, pictures = self._encode(prompt, measurements)
+        return Conditioning(encoded, measurements.seconds, pictures)
 
     @torch.inference_mode()
     def sample(
@@ -150,7 +152,8 @@ class Generator(Backend):
         encoded = conditioning.encoded
         measurements = Measurements(self._device)
         try:
-            return sample_asset(encoded.engine, encoded.conditions, request, on_step, measurements)
+            asset = sample_asset(encoded.engine, encoded.conditions, request, on_step, measurements)
+            return replace(asset, pictures=conditioning.pictures)
         except torch.OutOfMemoryError as error:
             reason = str(error).partition(". ")[0]
         # Outside the handler, since the error holds on to the tensors of every frame it came through.
@@ -161,29 +164,30 @@ class Generator(Backend):
             request = replace(request, voxel_limit=VoxelLimit(max(1, voxels // 2), "drop"))
         log.warning("The GPU's memory did not suffice for %s (%s); trying once more with less", size, reason)
         with suppress(torch.OutOfMemoryError):
-            return sample_asset(encoded.engine, encoded.conditions, request, on_step, Measurements(self._device))
+            asset = sample_asset(encoded.engine, encoded.conditions, request, on_step, Measurements(self._device))
+            return replace(asset, pictures=conditioning.pictures)
         torch.cuda.empty_cache()
         raise OutOfMemory(
             f"the GPU's memory does not suffice for {size} ({reason}), and a second attempt with less failed too: "
             "lower max_voxels in the phase, or free the GPU of other processes"
         )
 
-    def _encode(self, prompt: Prompt, measurements: Measurements) -> EncodedPrompt:
+    def _encode(self, prompt: Prompt, measurements: Measurements) -> tuple[EncodedPrompt, tuple[PreparedPicture, ...]]:
         if isinstance(prompt, TextPrompt):
             if self.text is None:
                 raise UnsupportedPrompt("no text checkpoint is loaded; the phase needs text: {checkpoint: ...}")
             with measurements.stage("conditioning"):
-                tokens = self.text.encoder(prompt.text)
-            return EncodedPrompt(self.text.engine, Conditions((tokens,), self.text.encoder.null))
+                tokens = self.text.encoder(prompt.filled)
+            return EncodedPrompt(self.text.engine, Conditions((tokens,), self.text.encoder.null)), ()
         if self.image is None:
             raise UnsupportedPrompt("no image checkpoint is loaded; the phase needs image: {checkpoint: ...}")
         views = prompt if isinstance(prompt, ImagesPrompt) else ImagesPrompt((prompt,))
         with measurements.stage("background"):
-            pictures = [prepare_picture(view, self.image.remove_background) for view in views.images]
+            pictures = tuple(prepare_picture(view, self.image.remove_background) for view in views.images)
         with measurements.stage("conditioning"):
-            contexts = tuple(self.image.encoder(picture) for picture in pictures)
+            contexts = tuple(self.image.encoder(prepared.picture) for prepared in pictures)
         # The negative condition of images is a context of zeros.
-        return EncodedPrompt(self.image.engine, Conditions(contexts, None, views.combine))
+        return EncodedPrompt(self.image.engine, Conditions(contexts, None, views.combine)), pictures
 
     def _warm_up_prompts(self) -> Iterator[EncodedPrompt]:
         if self.image is not None:

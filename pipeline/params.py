@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -91,8 +91,42 @@ class VoxelLimit:
 
 
 @dataclass(frozen=True)
+class CutOutParams:
+    """How the object of a picture is cut out of its ground and framed.
+
+    models:    which of the loaded models are run, in this order; all of them if none is named.
+    choose:    of the mattes of several models, the one that the rule expects most of, or the first usable one, for
+               which later models are not run.
+    unusable:  a picture of which no model makes a cut-out is refused, or the whole of it becomes the object.
+    pieces:    what is kept of an object: all pieces, the largest, or those of at least this share of it.
+    clean_edges: whether colours of the ground are taken out of soft edges.
+    faint:     an object too faint to be framed is refused, or its alpha scaled up until it is opaque.
+    margin:    side of the framing square over the longest side of the object.
+    min_side:  an object whose longest side has fewer pixels is refused.
+    enlarge:   pictures with a shorter longest side are enlarged to it before they are cut out; None leaves them small.
+    """
+
+    models: tuple[str, ...] = ()
+    choose: Literal["rule", "first"] = "rule"
+    unusable: Literal["refuse", "whole"] = "refuse"
+    pieces: Literal["all", "largest"] | float = "all"
+    clean_edges: bool = False
+    faint: Literal["refuse", "scale"] = "refuse"
+    margin: float = 1.2
+    min_side: int = 2
+    enlarge: int | None = None
+
+
+@dataclass(frozen=True)
 class TextToImageParams:
-    """Settings of a text-to-image model; models distilled to few steps take no guidance."""
+    """Settings of a text-to-image model, and of how the objects of its drawings are cut out.
+
+    guidance: 0 for models that are distilled to few steps.
+    drawings: pictures that are drawn of a sentence before the first object is made, the best matte first. With more
+              than one, an object depends on how many were made before it.
+    """
 
     steps: int = 4
     guidance: float = 0.0
+    drawings: int = 1
+    cut_out: CutOutParams = field(default_factory=CutOutParams)

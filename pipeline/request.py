@@ -6,6 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
+from pipeline.conditioning.preprocessing import PreparedPicture
 from pipeline.conditioning.prompt import Prompt
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
 from pipeline.splats.splats import Splats
@@ -42,10 +43,12 @@ class Conditioning(Generic[Encoded]):
 
     encoded: what the backend samples from; each backend has its own type.
     seconds: time of each stage of the encoding.
+    pictures: what was encoded, with the mattes; none for a sentence.
     """
 
     encoded: Encoded
     seconds: Mapping[str, float]
+    pictures: tuple[PreparedPicture, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,7 @@ class Asset:
     structure: the positions of the voxels, [N, 3] uint8 on the CPU; None if the backend does not tell them.
     seconds: a key for each of STAGES, preceded by PICTURE_STAGE where a sentence was drawn. Those of the encoding are
     zero unless they were added: of several assets of one prompt, only the first has them.
+    pictures: those of its conditioning.
     """
 
     splats: Splats
@@ -62,6 +66,7 @@ class Asset:
     voxels: int
     seconds: dict[str, float]
     structure: Tensor | None = None
+    pictures: tuple[PreparedPicture, ...] = ()
 
     @property
     def total_seconds(self) -> float:

@@ -14,7 +14,7 @@ from tests.support.text_checkpoint import write_text_checkpoint
 @pytest.fixture(scope="session")
 def generator() -> Generator:
     """The embedded checkpoint on the CPU in float32, with the demo's background model."""
-    return Generator.load(choose_compute("cpu"), image=CheckpointSource("embedded"), background_model="u2netp")
+    return Generator.load(choose_compute("cpu"), image=CheckpointSource("embedded"), background_models=["u2netp"])
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,7 @@ def _for_prompt(phase: "Phase", prompt: "Prompt", checkpoint: str | None) -> "Ph
 
     Raises OperatorError if there is none.
     """
-    from miner.config.phase import CheckpointSettings
+    from miner.config.phase import CheckpointSettings, TextCheckpointSettings
     from miner.errors import OperatorError
     from pipeline import TextPrompt
 
@@ -154,7 +154,8 @@ def _for_prompt(phase: "Phase", prompt: "Prompt", checkpoint: str | None) -> "Ph
         return phase.model_copy(update={"image": section("image", phase.image), "text": None, "text_to_image": None})
     if phase.text_to_image is not None:
         return phase.model_copy(update={"image": section("image", phase.image), "text": None})
-    return phase.model_copy(update={"text": section("text", phase.text), "image": None})
+    text = section("text", phase.text)
+    return phase.model_copy(update={"text": TextCheckpointSettings(**dict(text)), "image": None})
 
 
 def _run(models: "LoadedModels", job: "GenerationJob", phase: "Phase") -> "BestResult":

@@ -227,8 +227,8 @@ def _choose(state_file: "StateFile", choice: "PhaseChoice", reason: str) -> "Pha
 def _announce(choice: "PhaseChoice", before: "PhaseState | None") -> None:
     instead = f" instead of {before.current.label}" if before else ""
     click.echo(f"To run: {choice.label}{instead}")
-    needed = choice.most_demanding.settings.models_key
-    if before and not before.current.most_demanding.settings.models_key.serves(needed):
+    needed = choice.to_load.settings.models_key
+    if before and not before.current.to_load.settings.models_key.serves(needed):
         click.echo("It needs other models, which a running miner loads while it goes on with those that it has")
 
 

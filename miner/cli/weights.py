@@ -41,7 +41,9 @@ def targets_of(phase: "Phase") -> Iterator[Target]:
         yield Target(name, reference, key=f"scorer.{key}")
     if phase.text_to_image:
         yield Target("text_to_image", phase.text_to_image.model, key="text_to_image.model")
-    yield Target("background", phase.background.model, key="background.model")
+    key = "background.model" if phase.background.model else "background.models"
+    for name in phase.background.names:
+        yield Target("background", name, key=key)
 
 
 def _scorer_networks(phase: "Phase") -> Iterator[tuple[str, str, str]]:

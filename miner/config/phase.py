@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, GetCoreSchemaHandler, field_validator, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 import pipeline
@@ -11,18 +11,24 @@ from miner.config.loader import Section
 
 
 class ModelsKey(NamedTuple):
-    """What identifies models in memory: those that generate, and those that score, "" for none."""
+    """What identifies models in memory: those that generate, those that cut out, and those that score, "" for none."""
 
     generation: str
+    backgrounds: tuple[str, ...]
     scorer: str
 
     def serves(self, wanted: "ModelsKey") -> bool:
-        """Return whether a phase with the wanted models can run with these; one without a scorer needs none."""
-        return self.generation == wanted.generation and wanted.scorer in ("", self.scorer)
+        """Return whether a phase with the wanted models can run with these, which may be more than it needs."""
+        return (
+            self.generation == wanted.generation
+            and set(wanted.backgrounds) <= set(self.backgrounds)
+            and wanted.scorer in ("", self.scorer)
+        )
 
     def can_be_shared(self, other: "ModelsKey") -> bool:
-        """Return whether one set of models serves both."""
-        return self.serves(other) or other.serves(self)
+        """Return whether one set of models can serve both: background models add up, scorers do not."""
+        scorers = {self.scorer, other.scorer} - {""}
+        return self.generation == other.generation and len(scorers) <= 1
 
 
 class _Section(Section):
@@ -51,6 +57,15 @@ class SamplerSettings(_Section):
 Role = Literal["sparse_structure_flow_model", "sparse_structure_decoder", "slat_flow_model", "slat_decoder_gs"]
 
 
+def _check_template(template: str) -> str:
+    if not pipeline.is_template(template):
+        raise ValueError(f"needs {pipeline.SENTENCE_PLACE} once, where the sentence goes, and no other braces")
+    return template
+
+
+Template = Annotated[str, AfterValidator(_check_template)]
+
+
 class CheckpointSettings(_Section):
     """The checkpoint for prompts of one type, and networks that replace some of its own."""
 
@@ -62,19 +77,62 @@ class CheckpointSettings(_Section):
         return pipeline.CheckpointSource(self.checkpoint, dict[str, str](self.overrides.items()))
 
 
-class BackgroundSettings(_Section):
-    """The model that removes backgrounds, what it runs on, and what becomes of cut-outs too faint to be framed."""
+class TextCheckpointSettings(CheckpointSettings):
+    """The checkpoint for sentences, and the template in which it reads them, by default the bare sentence."""
 
-    model: str
+    template: Template = pipeline.SENTENCE_PLACE
+
+
+class BackgroundSettings(_Section):
+    """The models that remove backgrounds, what they run on, and how their cut-outs are chosen and mended.
+
+    One model stands under `model`, several under `models`. See CutOutParams for the other keys.
+    """
+
+    model: str | None = None
+    # YAML has lists, and no tuples.
+    models: Annotated[tuple[str, ...], Field(strict=False)] = ()
     provider: Literal["auto", "cpu", "cuda"] = "cpu"
+    choose: Literal["rule", "first"] = "rule"
+    unusable: Literal["refuse", "whole"] = "refuse"
+    pieces: Literal["all", "largest"] | Annotated[float, Field(gt=0, lt=1)] = "all"
+    clean_edges: bool = False
     faint: Literal["refuse", "scale"] = "refuse"
 
     @field_validator("model")
     @classmethod
-    def _known(cls, model: str) -> str:
-        if model not in pipeline.BACKGROUND_MODELS:
+    def _known(cls, model: str | None) -> str | None:
+        if model is not None and model not in pipeline.BACKGROUND_MODELS:
             raise ValueError(f"must be one of {', '.join(pipeline.BACKGROUND_MODELS)}")
         return model
+
+    @field_validator("models")
+    @classmethod
+    def _all_known(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [model for model in models if model not in pipeline.BACKGROUND_MODELS]:
+            raise ValueError(f"{', '.join(unknown)}: each must be one of {', '.join(pipeline.BACKGROUND_MODELS)}")
+        if len(set(models)) < len(models):
+            raise ValueError("name each model once")
+        return models
+
+    @model_validator(mode="after")
+    def _names_models(self) -> "BackgroundSettings":
+        if (self.model is None) == (not self.models):
+            raise ValueError("needs either model: NAME or models: [NAME, NAME]; `model: null` removes an inherited one")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models in their order."""
+        return self.models or ((self.model,) if self.model is not None else ())
+
+
+class FramingSettings(_Section):
+    """How the object of a picture is framed: the square's side over its own, and limits to its size in pixels."""
+
+    margin: float = Field(default=1.2, ge=1, le=4, allow_inf_nan=False)
+    min_side: int = Field(default=2, ge=2, le=1024)
+    enlarge: int | None = Field(default=None, ge=16, le=1024)
 
 
 class VoxelSettings(_Section):
@@ -114,12 +172,15 @@ class AccelerationSettings(_Section):
 class TextToImageSettings(_Section):
     """The diffusers model that draws sentences for the image checkpoint; checking its licence is up to the operator.
 
-    Models distilled to few steps are run without guidance.
+    Models distilled to few steps are run without guidance. Sentences are drawn in the template; of several drawings,
+    the one with the best matte is taken first.
     """
 
     model: str = Field(min_length=1)
     steps: int = Field(default=4, ge=1, le=1000)
     guidance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    template: Template = pipeline.SENTENCE_PLACE
+    drawings: int = Field(default=1, ge=1, le=16)
 
 
 class CandidateSettings(_Section):
@@ -212,10 +273,11 @@ class Phase(_Section):
     note: str = ""
     hypothesis: str = ""
     image: CheckpointSettings | None = None
-    text: CheckpointSettings | None = None
+    text: TextCheckpointSettings | None = None
     sparse_structure_sampler_params: SamplerSettings
     slat_sampler_params: SamplerSettings
     background: BackgroundSettings
+    framing: FramingSettings = FramingSettings()
     text_to_image: TextToImageSettings | None = None
     max_voxels: VoxelSettings | None = None
     export: ExportSettings = ExportSettings()
@@ -262,6 +324,26 @@ class Phase(_Section):
         return structure, pipeline.SamplerParams(**dict(self.slat_sampler_params), reuse=reuse)
 
     @property
+    def template(self) -> str:
+        """The template in which sentences are read or drawn."""
+        route = self.text or self.text_to_image
+        return route.template if route else pipeline.SENTENCE_PLACE
+
+    @property
+    def text_to_image_params(self) -> pipeline.TextToImageParams:
+        """How sentences are drawn, for the pipeline."""
+        if self.text_to_image is None:
+            return pipeline.TextToImageParams()
+        drawing = self.text_to_image
+        return pipeline.TextToImageParams(drawing.steps, drawing.guidance, drawing.drawings, self.cut_out)
+
+    @property
+    def cut_out(self) -> pipeline.CutOutParams:
+        """How the objects of pictures are cut out and framed, for the pipeline."""
+        background = self.background.model_dump(exclude={"model", "models", "provider"})
+        return pipeline.CutOutParams(self.background.names, **background, **dict(self.framing))
+
+    @property
     def takes_text(self) -> bool:
         """Whether sentences can be generated from."""
         return self.text is not None or self.text_to_image is not None
@@ -279,8 +361,8 @@ class Phase(_Section):
     @property
     def models_key(self) -> ModelsKey:
         """The models in memory that the phase runs with."""
-        whole = dict.fromkeys(("image", "text", "backend"), True)
-        parts = {"background": {"model", "provider"}, "text_to_image": {"model"}}
+        whole = dict.fromkeys(("image", "backend"), True)
+        parts = {"text": {"checkpoint", "overrides"}, "background": {"provider"}, "text_to_image": {"model"}}
         content = self.model_dump(mode="json", include={**whole, **parts}) | {"fp8": self.acceleration.fp8}
         scorer = self.scorer.model_dump_json() if self.scorer else ""
-        return ModelsKey(json.dumps(content, sort_keys=True), scorer)
+        return ModelsKey(json.dumps(content, sort_keys=True), self.background.names, scorer)

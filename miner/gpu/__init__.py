@@ -8,14 +8,13 @@ from miner.gpu.models import (
     RetiredModels,
     choose_phase_compute,
     load_models,
-    load_phase_models,
 )
+from miner.gpu.order import GenerationOrder
 from miner.gpu.plan import Claim, choose_claim
-from miner.gpu.pool import GenerationOrder, WorkerPool
+from miner.gpu.pool import WorkerPool
 from miner.gpu.worker import LoadedPhase, Worker, WorkerState, WorkerStatus
 
 __all__ = [
     "Claim", "GenerationOrder", "LoadedModels", "LoadedPhase", "LocalWorker", "PhaseModels", "RetiredModels", "Worker",
     "WorkerPool", "WorkerState", "WorkerStatus", "build_workers", "choose_claim", "choose_phase_compute", "load_models",
-    "load_phase_models",
 ]  # fmt: skip

@@ -67,7 +67,7 @@ def load_models(phase: Phase, compute: ComputeConfig) -> LoadedModels:
         compute,
         image=phase.image.source() if phase.image else None,
         text=phase.text.source() if phase.text else None,
-        background_model=phase.background.model,
+        background_models=phase.background.names,
         background_provider=phase.background.provider,
         text_to_image=phase.text_to_image.model if phase.text_to_image else None,
     )

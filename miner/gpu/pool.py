@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -13,10 +13,11 @@ from functools import partial
 from miner.config.phase_files import NamedPhase
 from miner.errors import MinerError, OperatorError
 from miner.gpu.models import PhaseModels
+from miner.gpu.order import GenerationOrder, TaskInHand
 from miner.gpu.pace import Pace, Sample
 from miner.gpu.plan import Claim, choose_claim
 from miner.gpu.worker import LoadedPhase, Worker, WorkerStatus
-from pipeline import Attempt, BestOfN, BestResult, Cancelled, FinishedCandidate, GenerationJob, Stage, WorkerLost
+from pipeline import Attempt, BestOfN, BestResult, Cancelled, FinishedCandidate, Stage, WorkerLost
 
 log = logging.getLogger(__name__)
 
@@ -24,39 +25,6 @@ log = logging.getLogger(__name__)
 MAX_LOSSES = 2
 # A timer may fire a little before its time, when what it waits for has not come yet.
 _TIMER_MARGIN = 0.001
-
-
-@dataclass(frozen=True, eq=False)
-class GenerationOrder:
-    """A task for the workers.
-
-    models: those that its candidates are made with. kind: candidates of one kind take about as long as one another.
-    priority: see Claim.
-    """
-
-    job: GenerationJob
-    models: PhaseModels
-    kind: str = ""
-    priority: float = 0.0
-
-
-@dataclass(eq=False)
-class _Task:
-    """A task in hand: `making` maps the seed of each candidate in the making to the number of its worker."""
-
-    order: GenerationOrder
-    choice: BestOfN
-    arrived: float
-    done: "asyncio.Future[BestResult]"
-    making: dict[int, int] = field(default_factory=dict)
-    samples: list[Sample] = field(default_factory=list)
-    losses: Counter[int] = field(default_factory=Counter)
-    workers: set[int] = field(default_factory=set)
-    timer: asyncio.TimerHandle | None = None
-
-    @property
-    def is_open(self) -> bool:
-        return not self.done.done()
 
 
 @dataclass(eq=False)
@@ -68,9 +36,12 @@ class WorkerPool:
     """
 
     workers: Sequence[Worker]
-    _tasks: list[_Task] = field(default_factory=list, init=False)
+    _tasks: list[TaskInHand] = field(default_factory=list, init=False)
     _pace: Pace = field(default_factory=Pace, init=False)
-    _begun: dict[int, float] = field(default_factory=dict, init=False)
+    # What each worker makes, by its number, until it is taken.
+    _making: "defaultdict[int, set[Future[FinishedCandidate]]]" = field(
+        default_factory=lambda: defaultdict(set), init=False
+    )
     _ids: "itertools.count[int]" = field(default_factory=itertools.count, init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _is_draining: bool = field(default=False, init=False)
@@ -117,7 +88,7 @@ class WorkerPool:
         Raises what `BestOfN.best` raises, WorkerLost if no worker is left, and Cancelled if the workers stop.
         """
         loop = self._follow()
-        task = _Task(order, choice, loop.time(), loop.create_future())
+        task = TaskInHand(order, choice, loop.time(), loop.create_future())
         self._tasks.append(task)
         self._assign()
         try:
@@ -201,15 +172,17 @@ class WorkerPool:
         """Give each free worker a task, and end the tasks that want no more."""
         now = asyncio.get_running_loop().time()
         for number, worker in enumerate(self.workers):
-            if worker.is_free and (task := self._choose(number, now)) is not None:
+            # A candidate that is done, but was not taken yet, may change what its task wants.
+            is_free = worker.is_free and not any(made.done() for made in self._making[number])
+            if is_free and (task := self._choose(number, now)) is not None:
                 self._begin(task, number, now)
         for task in tuple(self._tasks):
             if task.is_open:
                 self._end_if_done(task, now)
 
-    def _choose(self, number: int, now: float) -> _Task | None:
+    def _choose(self, number: int, now: float) -> TaskInHand | None:
         """Return the task that a worker serves next; None if none wants it."""
-        claims: list[tuple[_Task, Claim]] = []
+        claims: list[tuple[TaskInHand, Claim]] = []
         for task in self._tasks:
             order, choice = task.order, task.choice
             if not task.is_open or not self.workers[number].has(order.models.id):
@@ -225,32 +198,35 @@ class WorkerPool:
         next_turn = sum(claim.seconds for _, claim in claims) / len(claims) / max(able, 1)
         return claims[choose_claim([claim for _, claim in claims], now, next_turn)][0]
 
-    def _wants(self, task: _Task, number: int, now: float) -> Stage | None:
+    def _wants(self, task: TaskInHand, number: int, now: float) -> Stage | None:
         """Return the stage of a candidate that a task wants of a worker."""
         choice = task.choice
         if self._is_draining and choice.has_valid:
             return None
         return choice.wants(now, lambda stage: self._expect(task, number, stage))
 
-    def _expect(self, task: _Task, number: int, stage: Stage) -> float:
+    def _expect(self, task: TaskInHand, number: int, stage: Stage) -> float:
         return self._pace.expect(number, task.order.kind, stage, task.samples)
 
-    def _begin(self, task: _Task, number: int, now: float) -> None:
+    def _begin(self, task: TaskInHand, number: int, now: float) -> None:
         stage = self._wants(task, number, now)
         assert stage is not None, "the task was chosen because it wants one"
         attempt = task.choice.begin(now, stage)
         task.making[attempt.seed] = number
         task.workers.add(number)
         made = self.workers[number].make(task.order.models.id, task.order.job, attempt)
+        self._making[number].add(made)
         loop = task.done.get_loop()
         made.add_done_callback(lambda done: _tell(loop, partial(self._take, task, attempt, done)))
 
-    def _take(self, task: _Task, attempt: Attempt, made: "Future[FinishedCandidate]") -> None:
+    def _take(self, task: TaskInHand, attempt: Attempt, made: "Future[FinishedCandidate]") -> None:
         """Take a stage of a candidate that a worker has ended, or an error."""
         seed = attempt.seed
         number = task.making.pop(seed)
+        self._making[number].discard(made)
         error = made.exception()
         if not task.is_open:
+            self._assign()
             return
         if error is None:
             finished = made.result()
@@ -271,7 +247,7 @@ class WorkerPool:
             task.choice.break_off(seed, error)
         self._assign()
 
-    def _end_if_done(self, task: _Task, now: float) -> None:
+    def _end_if_done(self, task: TaskInHand, now: float) -> None:
         """End a task that wants nothing more or has no time left, and else look again when it may be so."""
         choice = task.choice
         if not self._is_alive and not choice.has_valid and not choice.is_running:
@@ -289,7 +265,7 @@ class WorkerPool:
         except Exception as error:  # belongs to whoever waits for the task
             task.done.set_exception(error)
 
-    def _set_timer(self, task: _Task, moment: float) -> None:
+    def _set_timer(self, task: TaskInHand, moment: float) -> None:
         if task.timer is not None:
             task.timer.cancel()
             task.timer = None

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
 from miner.gpu import messages
+from miner.gpu.link import Link
 from miner.gpu.statistics import CandidateCounter
 from miner.gpu.worker import LoadedPhase, Worker, WorkerState, WorkerStatus
-from miner.runtime.clock import backoff
+from miner.runtime import backoff
 from miner.runtime.gpu_memory import GpuMemory
 from pipeline import Attempt, Cancelled, FinishedCandidate, GenerationJob, WorkerLost
 
@@ -30,31 +30,16 @@ MAX_LOSSES = 8
 LOOK_INTERVAL = 0.5
 
 
-class Link(Protocol):
-    """One life of a worker: carries orders to it and reports from it. `send` and `kill` may be called on any thread."""
-
-    def send(self, order: messages.Order) -> None:
-        """Send an order, without waiting for it to arrive; one that cannot be sent is dropped."""
-
-    def receive(self, timeout: float) -> messages.Report | None:
-        """Return the next report, None if there is none within `timeout` seconds. Raises EOFError once it has ended."""
-
-    def kill(self) -> None:
-        """End the life, whatever it is doing."""
-
-    def close(self) -> None:
-        """End the life, if it has not, and free what it held; call this last."""
-
-    def epitaph(self) -> str:
-        """Return how it ended; call this after EOFError."""
-
-
 @dataclass(eq=False)
 class _Models:
-    """Models that a worker is to have; `loaded` ends when they are first loaded."""
+    """Models that a worker is to have.
+
+    loaded: ends when they are first loaded. attempts: how often that was tried.
+    """
 
     phase: NamedPhase
     loaded: "Future[LoadedPhase]" = field(default_factory=Future)
+    attempts: int = 0
 
 
 class RemoteWorker(Worker):
@@ -268,7 +253,8 @@ class RemoteWorker(Worker):
         entry = self._models.get(models)
         if entry is None:
             return
-        if entry.loaded.done():
+        if entry.attempts > 1:
+            # Nobody waits for it any more, and without its models the worker is of no use.
             self._condemn(reason)
             return
         del self._models[models]
@@ -305,8 +291,10 @@ class RemoteWorker(Worker):
         self._on_change()
 
     def _send_load(self, link: Link, models: str) -> None:
+        entry = self._models[models]
+        entry.attempts += 1
         self._loading[models] = time.monotonic()
-        link.send(messages.Load(models, self._models[models].phase))
+        link.send(messages.Load(models, entry.phase))
 
     def _send(self, order: messages.Order) -> None:
         with self._lock:

@@ -15,9 +15,10 @@ from typing import Any
 
 from miner.config import MinerSettings
 from miner.gpu import messages
+from miner.gpu.link import Link
 from miner.gpu.local_worker import LoadModels, LocalWorker
 from miner.gpu.models import load_phase_models
-from miner.gpu.remote_worker import Link, RemoteWorker
+from miner.gpu.remote_worker import RemoteWorker
 from miner.gpu.worker_server import WorkerServer, log_to
 
 _SPAWN = multiprocessing.get_context("spawn")

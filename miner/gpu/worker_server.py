@@ -9,7 +9,7 @@ from miner.errors import OperatorError
 from miner.gpu import messages
 from miner.gpu.local_worker import LocalWorker
 from miner.gpu.worker import LoadedPhase
-from miner.runtime.logging import PACKAGES
+from miner.runtime import PACKAGES
 from pipeline import Cancelled, FinishedCandidate, GenerationJob, WorkerLost
 
 SendReport = Callable[[messages.Report], None]

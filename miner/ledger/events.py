@@ -83,6 +83,10 @@ class ResultGenerated:
     None if it is withheld. `candidates` hold the fields of a `pipeline.Candidate` each, those of its score flat, in
     the order in which they were made.
 
+    `mattings` hold, for each picture whose background was removed, the model that was chosen, "" if none was, and what
+    each model made of it: its name, the measures of its matte, the IoU expected of it, and its flaw. They are those of
+    the result alone where candidates have pictures of their own.
+
     `quality`, `alignment`, `ssim` and `lpips` are the parts of the validator's score that were computed here, None if
     they were not; `estimated_score` is the whole of it if all parts are there. `threshold` is the score from which the
     validator accepts, None if it told none. `gate` is what the phase's gate decided, None without one, and
@@ -105,6 +109,7 @@ class ResultGenerated:
     threshold: float | None = None
     pass_probability: float | None = None
     gate: GateVerdict | None = None
+    mattings: tuple[Mapping[str, object], ...] = ()
 
     def statement(self) -> Statement:
         """Return the SQL that records the event."""
@@ -123,6 +128,7 @@ class ResultGenerated:
             "pass_probability": self.pass_probability,
             "gate": self.gate,
             "submission_bytes": self.submission_bytes,
+            "mattings": json.dumps(self.mattings) if self.mattings else None,
             "candidates": json.dumps([dict(candidate) for candidate in self.candidates]) if self.candidates else None,
         }
         return _update(self.key, columns | {name: self.statistics.get(name) for name in SPLAT_COLUMNS})

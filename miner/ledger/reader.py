@@ -68,6 +68,7 @@ class TaskRow(NamedTuple):
     threshold: float | None
     pass_probability: float | None
     gate: str | None
+    mattings: str | None
     candidates: str | None
     submission_bytes: int | None
     answered_at: float | None

@@ -13,7 +13,7 @@ from miner.ledger.schema import splat_columns
 from miner.ledger.writer import LedgerWriter
 
 if TYPE_CHECKING:
-    from pipeline import BestResult, Candidate, Score
+    from pipeline import BestResult, Candidate, CutOutRecord, Score
 
 Transport = Literal["pull", "push"]
 TaskType = Literal["text", "image"]
@@ -125,6 +125,7 @@ class TaskRecord:
                 threshold=threshold,
                 gate=gate,
                 pass_probability=pass_probability,
+                mattings=tuple(map(_cut_out_columns, best.asset.cut_outs)),
             )
         )
 
@@ -147,6 +148,20 @@ def _score_columns(score: "Score | None") -> dict[str, float | None]:
         return dict.fromkeys(("quality", "alignment", "ssim", "lpips", "estimated_score"))
     columns = vars(score) | {"estimated_score": score.total}
     return {name: value if value is not None and math.isfinite(value) else None for name, value in columns.items()}
+
+
+def _cut_out_columns(cut_out: "CutOutRecord") -> dict[str, object]:
+    """Return what models made of a picture, and which one was chosen; see `ResultGenerated`."""
+    numbers = [
+        {
+            "model": matting.model,
+            "expected_iou": round(matting.expected_iou, 4),
+            "flaw": matting.flaw,
+            **{name: value and round(value, 4) for name, value in vars(matting.measures).items()},
+        }
+        for matting in cut_out.mattings
+    ]
+    return {"chosen": cut_out.model, "models": numbers}
 
 
 def _columns(candidate: "Candidate") -> dict[str, events.Value]:

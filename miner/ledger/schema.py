@@ -84,7 +84,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ("ALTER TABLE tasks ADD COLUMN candidates TEXT",),
     # Outcomes in snake case, as everywhere else.
     ("UPDATE tasks SET outcome = replace(outcome, ' ', '_')",),
-    # The score's other parts, the threshold that it was to reach, and what the phase's gate made of both.
+    # The score's other parts, the threshold that it was to reach, what the phase's gate made of both, and how the
+    # objects of pictures were cut out.
     (
         "ALTER TABLE tasks RENAME COLUMN local_score TO quality",
         "ALTER TABLE tasks ADD COLUMN alignment REAL",
@@ -94,6 +95,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE tasks ADD COLUMN threshold REAL",
         "ALTER TABLE tasks ADD COLUMN pass_probability REAL",
         "ALTER TABLE tasks ADD COLUMN gate TEXT CHECK (gate IN ('sent', 'withheld', 'explored'))",
+        "ALTER TABLE tasks ADD COLUMN mattings TEXT",
     ),
 )
 VERSION = len(MIGRATIONS)

@@ -75,7 +75,7 @@ class PhaseManager:
             beginning = None
             state = PhaseState(at=time.time(), action="start", current=PhaseChoice.single(configured))
         _check(state.current, owner)
-        models = await owner.load(state.current.most_demanding)
+        models = await owner.load(state.current.to_load)
         if beginning is not None:
             state = await asyncio.to_thread(files.confirm, beginning)
         turns = await asyncio.to_thread(_next_turns, ledger, state.current)
@@ -171,7 +171,7 @@ class PhaseManager:
         self._change_state(lambda state: wanted.taken_over() if state == written else None)
 
     async def _models_for(self, choice: PhaseChoice) -> PhaseModels:
-        phase = choice.most_demanding
+        phase = choice.to_load
         if self.selector.models.key.serves(phase.settings.models_key):
             return self.selector.models
         log.info("Loading the models of %s; %s goes on in the meantime", choice.label, self.selector.choice.label)

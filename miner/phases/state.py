@@ -76,9 +76,14 @@ class PhaseChoice(Section):
         return tuple(NamedPhase(name, arm.settings) for name, arm in self.arms.items())
 
     @property
-    def most_demanding(self) -> NamedPhase:
-        """The first phase with a scorer, or the first of all: with its models, all arms can run."""
-        return next((phase for phase in self.phases if phase.settings.scorer), self.phases[0])
+    def to_load(self) -> NamedPhase:
+        """The first arm's phase that has a scorer, or the first one, with the background models of all arms."""
+        first = next((phase for phase in self.phases if phase.settings.scorer), self.phases[0])
+        names = tuple(dict.fromkeys(name for phase in self.phases for name in phase.settings.background.names))
+        if names == first.settings.background.names:
+            return first
+        background = first.settings.background.model_copy(update={"model": None, "models": names})
+        return NamedPhase(first.name, first.settings.model_copy(update={"background": background}))
 
     @property
     def weights(self) -> dict[str, int]:
@@ -103,12 +108,12 @@ class PhaseChoice(Section):
     @property
     def assignment(self) -> Experiment:
         """The rule that assigns tasks to arms. Raises ValueError if these arms cannot be compared."""
-        needed = self.most_demanding.settings.models_key
+        needed = self.to_load.settings.models_key
         if not all(needed.serves(phase.settings.models_key) for phase in self.phases):
             raise ValueError(
                 "the arms need different models in memory, and a split has one set: compare phases with the same "
-                "image, text, text_to_image.model, background.model, background.provider, backend and "
-                "acceleration.fp8, and with the same scorer or none, or apply one after the other"
+                "image, text, text_to_image.model, background.provider, backend and acceleration.fp8, and with the "
+                "same scorer or none, or apply one after the other"
             )
         if len({phase.config_hash for phase in self.phases}) < len(self.arms):
             raise ValueError("two of the arms have the same settings, so there is nothing to compare")

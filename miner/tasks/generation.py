@@ -11,23 +11,22 @@ from pipeline import (
     Prompt,
     Request,
     ResultFormat,
-    TextToImageParams,
     UpAxis,
-    with_faint,
+    with_cut_out,
+    with_template,
 )
 
 
 def make_request(prompt: Prompt, seed: int | None, phase: Phase) -> Request:
     """Return the request that a phase makes of a prompt; a seed of None is replaced by a random one."""
     structure, latents = phase.samplers
-    drawing = phase.text_to_image
     return Request(
-        prompt=with_faint(prompt, phase.background.faint),
+        prompt=with_template(with_cut_out(prompt, phase.cut_out), phase.template),
         seed=secrets.randbelow(2**31) if seed is None else seed,
         sparse_structure_sampler_params=structure,
         slat_sampler_params=latents,
         voxel_limit=phase.max_voxels.limit() if phase.max_voxels else None,
-        text_to_image_params=TextToImageParams(drawing.steps, drawing.guidance) if drawing else TextToImageParams(),
+        text_to_image_params=phase.text_to_image_params,
     )
 
 

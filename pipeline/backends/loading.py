@@ -1,6 +1,6 @@
 """Loading of the backend that a phase names, with a text-to-image model in front of it if there is one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from pipeline.backends.text_to_image import TextToImage, TextToImageBackend
@@ -14,7 +14,7 @@ BackendName = Literal["native", "trellis"]
 
 def load_backend(
     name: BackendName, compute: ComputeConfig, *, image: CheckpointSource | None, text: CheckpointSource | None,
-    background_model: str, background_provider: Provider = "cpu", text_to_image: str | None = None,
+    background_models: Sequence[str], background_provider: Provider = "cpu", text_to_image: str | None = None,
 ) -> Backend:  # fmt: skip
     """Load everything that generation from images, from sentences or from both needs; see Generator.load.
 
@@ -29,6 +29,6 @@ def load_backend(
         from pipeline.backends.upstream import UpstreamGenerator
 
         load = UpstreamGenerator.load
-    background = {"background_model": background_model, "background_provider": background_provider}
+    background = {"background_models": background_models, "background_provider": background_provider}
     backend = load(compute, image=image, text=text, **background)
     return backend if model is None else TextToImageBackend(backend, model, compute.device)

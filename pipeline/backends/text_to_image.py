@@ -6,7 +6,7 @@ diffusers is an optional dependency (the extra text-to-image) that is imported o
 import importlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,20 +17,35 @@ from pipeline.backends.diffusers_networks import find_variant, load_networks
 from pipeline.compute import ComputeConfig
 from pipeline.conditioning.pretrained import silence_transformers
 from pipeline.conditioning.prompt import ImagePrompt, Prompt, TextPrompt
-from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory, TextToImageError
+from pipeline.conditioning.sentences import CutNotice
+from pipeline.errors import (
+    CheckpointError,
+    NonFiniteOutput,
+    OutOfMemory,
+    PromptError,
+    TextToImageError,
+    UnsupportedPrompt,
+)
 from pipeline.generator import generate_first
 from pipeline.params import TextToImageParams
 from pipeline.request import PICTURE_STAGE, Asset, Backend, Conditioning, OnStep, Request, ignore_steps
+from pipeline.scoring.best_of_n import candidate_seed
 from pipeline.weights.files import MODEL_INDEX, check_model
 from pipeline.weights.hub_cache import cure
 from pipeline.weights.locate import locate
 
+_NO_LIMIT = 1_000_000
+
 
 @dataclass(frozen=True, eq=False)
 class TextToImage:
-    """A text-to-image model: any pipeline that diffusers' AutoPipelineForText2Image knows; one call at a time."""
+    """A text-to-image model: any pipeline that diffusers' AutoPipelineForText2Image knows; one call at a time.
+
+    notices: its tokenizers, and what tells of sentences that they cut.
+    """
 
     pipe: Any
+    notices: tuple[tuple[Any, CutNotice], ...] = ()
 
     @staticmethod
     def load(reference: str, compute: ComputeConfig) -> "TextToImage":
@@ -62,7 +77,7 @@ class TextToImage:
                 **load_networks(diffusers, directory, dtype),
             )
             pipe.set_progress_bar_config(disable=True)
-            return TextToImage(pipe.to(compute.device))
+            return TextToImage(pipe.to(compute.device), tuple(_notices(pipe)))
         except (torch.OutOfMemoryError, CheckpointError):
             raise
         except Exception as error:  # diffusers raises whatever its components raise
@@ -77,6 +92,8 @@ class TextToImage:
 
         Raises OutOfMemory, TextToImageError, or NonFiniteOutput if the picture has a single colour.
         """
+        for tokenizer, notice in self.notices:
+            notice.check(len(tokenizer(sentence, verbose=False)["input_ids"]))
         try:
             result = self.pipe(
                 prompt=sentence,
@@ -99,6 +116,31 @@ class TextToImage:
         # Outside the handler, since the error holds on to the tensors of every frame it came through.
         torch.cuda.empty_cache()
         raise OutOfMemory(f"the GPU's memory does not suffice for text_to_image ({reason})")
+
+
+def _notices(pipe: Any) -> Iterator[tuple[Any, CutNotice]]:
+    """Yield the tokenizers of a pipeline whose encoders read a number of tokens."""
+    for name, component in sorted(getattr(pipe, "components", {}).items()):
+        limit = getattr(component, "model_max_length", None) if name.startswith("tokenizer") else None
+        # Tokenizers without a limit have a number of thirty digits.
+        if limit is not None and limit < _NO_LIMIT:
+            yield component, CutNotice(f"the text-to-image model's {name}", limit)
+
+
+@dataclass(eq=False)
+class _Sentence:
+    """The conditioning of a sentence: its drawings as an image backend encoded them, the best matte first.
+
+    They are drawn for the first object; each object takes the next one in turn.
+    """
+
+    prompt: TextPrompt
+    drawings: list[Conditioning[Any]] = field(default_factory=list)
+    taken: int = 0
+
+    def take(self) -> Conditioning[Any]:
+        self.taken += 1
+        return self.drawings[(self.taken - 1) % len(self.drawings)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,22 +175,59 @@ class TextToImageBackend(Backend):
 
     def encode(self, prompt: Prompt) -> Conditioning[Any]:
         """Encode images with the image backend; leave a sentence as it is. Raises PromptError."""
-        return Conditioning(prompt, {}) if isinstance(prompt, TextPrompt) else self.backend.encode(prompt)
+        return Conditioning(_Sentence(prompt), {}) if isinstance(prompt, TextPrompt) else self.backend.encode(prompt)
 
     def sample(self, conditioning: Conditioning[Any], request: Request, on_step: OnStep = ignore_steps) -> Asset:
         """Generate one object, drawing a sentence first; its asset's seconds then include all stages of the picture.
 
         Raises what the image backend and TextToImage raise.
         """
-        if not isinstance(conditioning.encoded, TextPrompt):
+        sentence = conditioning.encoded
+        if not isinstance(sentence, _Sentence):
             return self.backend.sample(conditioning, request, on_step)
-        params = request.text_to_image_params
+        seconds: dict[str, float] = {}
+        if request.text_to_image_params.drawings == 1:
+            prompt = self._draw(sentence.prompt, request.seed, request.text_to_image_params, seconds)
+            drawn = self.backend.encode(prompt)
+        else:
+            if not sentence.drawings:
+                sentence.drawings += self._draw_several(sentence.prompt, request, seconds)
+            drawn = sentence.take()
+        # Lets the caller cancel before the longer part begins.
+        steps = request.text_to_image_params.steps
+        on_step(PICTURE_STAGE, steps, steps)
+        asset = self.backend.sample(drawn, request, on_step)
+        if sentence.taken <= 1:
+            asset = asset.with_added_seconds(drawn.seconds)
+        return replace(asset, seconds={PICTURE_STAGE: seconds.get(PICTURE_STAGE, 0.0), **asset.seconds})
+
+    def _draw(self, prompt: TextPrompt, seed: int, params: TextToImageParams, seconds: dict[str, float]) -> ImagePrompt:
+        """Draw a sentence, and add the time to the seconds of PICTURE_STAGE."""
         started = time.perf_counter()
-        picture = self.text_to_image(conditioning.encoded.text, request.seed, params)
+        picture = self.text_to_image(prompt.filled, seed, params)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        seconds = time.perf_counter() - started
-        # Lets the caller cancel before the longer part begins.
-        on_step(PICTURE_STAGE, params.steps, params.steps)
-        asset = self.backend.generate(replace(request, prompt=ImagePrompt(picture, picture.tobytes())), on_step)
-        return replace(asset, seconds={PICTURE_STAGE: seconds, **asset.seconds})
+        seconds[PICTURE_STAGE] = seconds.get(PICTURE_STAGE, 0.0) + time.perf_counter() - started
+        return ImagePrompt(picture, picture.tobytes(), params.cut_out)
+
+    def _draw_several(self, prompt: TextPrompt, request: Request, seconds: dict[str, float]) -> list[Conditioning[Any]]:
+        """Return the drawings of a sentence that can be cut out, encoded, the best matte first.
+
+        Raises the PromptError of the first if there is none, and what TextToImage raises.
+        """
+        params, first_error = request.text_to_image_params, None
+        encoded: list[Conditioning[Any]] = []
+        for index in range(params.drawings):
+            drawing = self._draw(prompt, candidate_seed(request.seed, index), params, seconds)
+            try:
+                encoded.append(self.backend.encode(drawing))
+            except PromptError as error:
+                first_error = first_error or error
+        if not encoded:
+            raise first_error or UnsupportedPrompt("no drawing was asked for")
+        # Stable, so that equals stay in the order in which they were drawn.
+        return sorted(encoded, key=_expected_iou, reverse=True)
+
+
+def _expected_iou(conditioning: Conditioning[Any]) -> float:
+    return sum(picture.cut_out.expected_iou for picture in conditioning.pictures)

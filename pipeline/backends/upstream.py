@@ -5,7 +5,7 @@ Preprocessing, splats and limits are this package's own; conditioning, sampling 
 
 import importlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from pipeline.compute import ComputeConfig
-from pipeline.conditioning.background import BackgroundRemover, Provider
-from pipeline.conditioning.preprocessing import has_alpha, prepare_picture
+from pipeline.conditioning.background import Provider
+from pipeline.conditioning.mattings import MattingModels
+from pipeline.conditioning.preprocessing import PreparedPicture, has_alpha, prepare_picture
 from pipeline.conditioning.prompt import ImagesPrompt, Prompt, TextPrompt
 from pipeline.errors import CheckpointError, NonFiniteOutput, OutOfMemory, PipelineError, UnsupportedPrompt
 from pipeline.generator import CheckpointSource, generate_first
@@ -49,12 +50,12 @@ class UpstreamGenerator(Backend):
     device: torch.device
     image: Any | None
     text: Any | None
-    remove_background: BackgroundRemover | None
+    remove_background: MattingModels | None
 
     @staticmethod
     def load(
         compute: ComputeConfig, *, image: CheckpointSource | None = None, text: CheckpointSource | None = None,
-        background_model: str, background_provider: Provider = "cpu",
+        background_models: Sequence[str], background_provider: Provider = "cpu",
     ) -> "UpstreamGenerator":  # fmt: skip
         """Load upstream's pipelines for checkpoints in directories or in the local Hugging Face cache.
 
@@ -66,7 +67,7 @@ class UpstreamGenerator(Backend):
         image_pipeline = text_pipeline = remover = None
         if image is not None:
             image_pipeline = _pipeline("TrellisImageTo3DPipeline", image.checkpoint, compute.device)
-            remover = BackgroundRemover(background_model, background_provider)
+            remover = MattingModels(background_models, background_provider)
         if text is not None:
             text_pipeline = _pipeline("TrellisTextTo3DPipeline", text.checkpoint, compute.device)
         return UpstreamGenerator(compute.device, image_pipeline, text_pipeline, remover)
@@ -92,7 +93,8 @@ class UpstreamGenerator(Backend):
     def encode(self, prompt: Prompt) -> Conditioning[_EncodedPrompt]:
         """Cut out and frame the object of images; upstream encodes when it samples. Raises PromptError."""
         started = time.perf_counter()
-        return Conditioning(self._encode(prompt), {"background": time.perf_counter() - started})
+        encoded, pictures = self._encode(prompt)
+        return Conditioning(encoded, {"background": time.perf_counter() - started}, pictures)
 
     def sample(
         self, conditioning: Conditioning[_EncodedPrompt], request: Request, on_step: OnStep = ignore_steps
@@ -141,23 +143,24 @@ class UpstreamGenerator(Backend):
             except Exception as error:  # upstream raises whatever its dependencies raise
                 raise BackendError(f"the trellis package failed: {type(error).__name__}: {error}") from error
             splats = gaussian_to_splats(result["gaussian"][0])
-        return Asset(splats, request.seed, measurements.voxels, measurements.seconds)
+        return Asset(splats, request.seed, measurements.voxels, measurements.seconds, pictures=conditioning.pictures)
 
-    def _encode(self, prompt: Prompt) -> _EncodedPrompt:
+    def _encode(self, prompt: Prompt) -> tuple[_EncodedPrompt, tuple[PreparedPicture, ...]]:
         if isinstance(prompt, TextPrompt):
             if self.text is None:
                 raise UnsupportedPrompt("no text checkpoint is loaded; the phase needs text: {checkpoint: ...}")
-            return self.text, partial(self.text.run, prompt.text)
+            return (self.text, partial(self.text.run, prompt.filled)), ()
         if self.image is None or self.remove_background is None:
             raise UnsupportedPrompt("no image checkpoint is loaded; the phase needs image: {checkpoint: ...}")
         images = prompt.images if isinstance(prompt, ImagesPrompt) else (prompt,)
         # Upstream takes any alpha below 255 for a cut-out.
-        pictures = [prepare_picture(image, self.remove_background, has_alpha) for image in images]
+        prepared = tuple(prepare_picture(image, self.remove_background, has_alpha) for image in images)
+        pictures = [one.picture for one in prepared]
         if isinstance(prompt, ImagesPrompt):
             run = partial(self.image.run_multi_image, pictures, preprocess_image=False, mode=prompt.combine)
         else:
             run = partial(self.image.run, pictures[0], preprocess_image=False)
-        return self.image, run
+        return (self.image, run), prepared
 
 
 def _pipeline(class_name: str, reference: str, device: torch.device) -> Any:

@@ -4,18 +4,21 @@ Steps and rounding: microsoft/TRELLIS, `TrellisImageTo3DPipeline.preprocess_imag
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
+from pipeline.conditioning.foreground import decontaminate, keep_pieces
 from pipeline.conditioning.image_file import OPAQUE_ALPHA
+from pipeline.conditioning.mattings import CutOut
 from pipeline.conditioning.prompt import ImagePrompt
 from pipeline.errors import EmptyForeground
+from pipeline.params import CutOutParams
 
 PICTURE_SIZE = 518
 # Longest side of an image given to background removal.
 _MAX_MATTING_SIDE = 1024
-_MARGIN = 1.2
 # An alpha channel marks the background if this share of the pixels is below this alpha. Less is a rounded corner, a
 # border, or what a program wrote into a channel that nobody drew.
 _CUT_OUT_SHARE = 0.05
@@ -37,33 +40,61 @@ def has_alpha(image: Image.Image) -> bool:
     return image.mode == "RGBA" and int(np.asarray(image.getchannel("A")).min()) < 255
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedPicture:
+    """A picture for the image encoder, RGB of PICTURE_SIZE on black, and the cut-out that was framed."""
+
+    picture: Image.Image
+    cut_out: CutOut
+
+
+RemoveBackground = Callable[[Image.Image, CutOutParams], CutOut]
+"""Cuts the object out of an RGB picture; see MattingModels."""
+
+
 def prepare_picture(
     prompt: ImagePrompt,
-    remove_background: Callable[[Image.Image], Image.Image],
+    remove_background: RemoveBackground,
     is_background_gone: Callable[[Image.Image], bool] = is_cut_out,
-) -> Image.Image:
-    """Cut out and frame the object of a prompt as `cut_out` and `frame_object` do. Raises EmptyForeground."""
-    cutout = cut_out(prompt.image, remove_background, is_background_gone)
-    return frame_object(scale_faint_alpha(cutout) if prompt.faint == "scale" else cutout)
+) -> PreparedPicture:
+    """Cut out and frame the object of a prompt as its params say. Raises EmptyForeground or FullForeground."""
+    params = prompt.params
+    cut = cut_out(prompt.image, remove_background, params, is_background_gone)
+    image = keep_pieces(cut.image, params.pieces)
+    if params.faint == "scale":
+        image = scale_faint_alpha(image)
+    return PreparedPicture(frame_object(image, params.margin, params.min_side), replace(cut, image=image))
 
 
 def cut_out(
     image: Image.Image,
-    remove_background: Callable[[Image.Image], Image.Image],
+    remove_background: RemoveBackground,
+    params: CutOutParams,
     is_background_gone: Callable[[Image.Image], bool] = is_cut_out,
-) -> Image.Image:
+) -> CutOut:
     """Return the image as RGBA with a transparent background, as it is if its background is gone already.
 
-    remove_background takes an RGB image and returns an RGBA image of the same size. Large images are shrunk first.
+    Large images are shrunk before the background is removed, and small ones enlarged if params say so.
     """
     if is_background_gone(image):
+        return CutOut(image)
+    resized = _resize_for_matting(image.convert("RGB"), params.enlarge)
+    cut = remove_background(resized, params)
+    if params.clean_edges and cut.model:
+        return replace(cut, image=decontaminate(resized, cut.image.getchannel("A")))
+    return cut
+
+
+def _resize_for_matting(image: Image.Image, enlarge: int | None) -> Image.Image:
+    longest = max(image.size)
+    if longest > _MAX_MATTING_SIDE:
+        scale = _MAX_MATTING_SIDE / longest
+    elif enlarge is not None and longest < enlarge:
+        scale = enlarge / longest
+    else:
         return image
-    image = image.convert("RGB")
-    shrink = min(1.0, _MAX_MATTING_SIDE / max(image.size))
-    if shrink < 1:
-        size = (max(1, int(image.width * shrink)), max(1, int(image.height * shrink)))
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    return remove_background(image)
+    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def scale_faint_alpha(cutout: Image.Image) -> Image.Image:
@@ -82,19 +113,28 @@ def scale_faint_alpha(cutout: Image.Image) -> Image.Image:
     return result
 
 
-def frame_object(cutout: Image.Image) -> Image.Image:
+def frame_object(
+    cutout: Image.Image, margin: float = CutOutParams.margin, min_side: int = CutOutParams.min_side
+) -> Image.Image:
     """Turn an RGBA image into an RGB image of 518 x 518 pixels with the object centred on black.
 
-    Raises EmptyForeground if no object is visible, with how opaque it is and how opaque it has to be.
+    The square around the object is `margin` times its longest side. Raises EmptyForeground if no object is visible,
+    with how opaque it is and how opaque it has to be, or if its longest side has fewer than `min_side` pixels.
     """
     alpha = np.asarray(cutout.getchannel("A"))
     rows, columns = np.nonzero(alpha > OPAQUE_ALPHA)
     if len(rows) == 0:
         raise EmptyForeground(f"the image shows no object: nothing in it is opaque{_explain_faint(int(alpha.max()))}")
     left, right, top, bottom = (int(v) for v in (columns.min(), columns.max(), rows.min(), rows.max()))
-    half = int(max(right - left, bottom - top) * _MARGIN) // 2
+    longest = max(right - left, bottom - top)
+    half = int(longest * margin) // 2
     if half == 0:
         raise EmptyForeground("the image shows no object: its opaque part is only a few pixels large")
+    if longest + 1 < min_side:
+        raise EmptyForeground(
+            f"the image's object is too small: its longest side has {longest + 1} pixels, and framing.min_side in the "
+            f"phase asks for {min_side}"
+        )
     x, y = (left + right) / 2, (top + bottom) / 2
     # Pillow rounds the box half to even and fills what lies outside with transparent black.
     square = cutout.crop((x - half, y - half, x + half, y + half))

@@ -1,14 +1,16 @@
 """Prompts, with the limits that protect against what untrusted senders submit."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 from PIL import Image
 
 from pipeline.conditioning.image_file import read_image
+from pipeline.conditioning.sentences import PLACE
 from pipeline.errors import PromptError
+from pipeline.params import CutOutParams
 
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
 MAX_IMAGE_SIDE = 4096
@@ -17,15 +19,22 @@ MAX_TEXT_LENGTH = 1024
 
 # How several images of one object are combined into one condition; the names are upstream's.
 Combine = Literal["stochastic", "multidiffusion"]
-# What becomes of an image whose alpha channel cuts out an object, but an object that is too faint to be framed.
-FaintObject = Literal["refuse", "scale"]
 
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """A sentence without surrounding whitespace, not empty."""
+    """A sentence without surrounding whitespace, not empty.
+
+    template: what is encoded or drawn, with the sentence in its place; scores are of the sentence alone.
+    """
 
     text: str
+    template: str = PLACE
+
+    @property
+    def filled(self) -> str:
+        """The template with the sentence in its place."""
+        return self.template.replace(PLACE, self.text)
 
     @property
     def label(self) -> str:
@@ -37,12 +46,12 @@ class TextPrompt:
 class ImagePrompt:
     """A decoded image of mode RGB or RGBA, and the bytes of its file; a drawn image has its raw pixels as file.
 
-    faint: whether a faint object is refused, or its alpha scaled up until it is opaque.
+    params: how its object is cut out and framed.
     """
 
     image: Image.Image
     file: bytes
-    faint: FaintObject = "refuse"
+    params: CutOutParams = field(default_factory=CutOutParams)
 
     @cached_property
     def digest(self) -> str:
@@ -102,10 +111,15 @@ def decode_image_prompt(file: bytes) -> ImagePrompt:
     return ImagePrompt(read_image(file, MAX_IMAGE_SIDE), file)
 
 
-def with_faint(prompt: Prompt, faint: FaintObject) -> Prompt:
-    """Return the prompt with all its images treated as `faint` says; a sentence is returned as it is."""
+def with_cut_out(prompt: Prompt, params: CutOutParams) -> Prompt:
+    """Return the prompt with all its images to be cut out as `params` say; a sentence is returned as it is."""
     if isinstance(prompt, ImagePrompt):
-        return replace(prompt, faint=faint)
+        return replace(prompt, params=params)
     if isinstance(prompt, ImagesPrompt):
-        return replace(prompt, images=tuple(replace(image, faint=faint) for image in prompt.images))
+        return replace(prompt, images=tuple(replace(image, params=params) for image in prompt.images))
     return prompt
+
+
+def with_template(prompt: Prompt, template: str) -> Prompt:
+    """Return a sentence to be read in a template; images are returned as they are."""
+    return replace(prompt, template=template) if isinstance(prompt, TextPrompt) else prompt

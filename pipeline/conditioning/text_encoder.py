@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.conditioning.pretrained import load_pretrained
+from pipeline.conditioning.sentences import CutNotice
 from pipeline.errors import CheckpointError
 from pipeline.weights.hub_cache import describe_missing
 
@@ -42,12 +43,17 @@ class TextEncoder:
                 f"{directory / 'config.json'} has {config.max_position_embeddings} positions and {config.vocab_size} "
                 f"tokens, but {TOKENS} and the {len(self._tokenizer)} of the tokenizer are needed"
             )
+        self._notice = CutNotice("the text checkpoint's encoder", TOKENS)
         self.channels: int = config.hidden_size
         self.null = self("")
 
     @torch.inference_mode()
     def __call__(self, text: str) -> Tensor:
-        """Encode text of any length, truncated to 75 tokens, to tokens [1, 77, C] float32 on the encoder's device."""
+        """Encode text of any length, truncated to 75 tokens, to tokens [1, 77, C] float32 on the encoder's device.
+
+        The first text that is truncated is told in the log.
+        """
+        self._notice.check(len(self._tokenizer(text, verbose=False)["input_ids"]))
         encoded = self._tokenizer(text, max_length=TOKENS, padding="max_length", truncation=True, return_tensors="pt")
         tokens: Tensor = self._model(input_ids=encoded["input_ids"].to(self._device)).last_hidden_state
         return tokens

@@ -11,7 +11,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_ROWS, _KEYS, _WARPS, _PIPELINE_STAGES = 64, 64, 4, 3
+from pipeline.compute import capability
+
+_WARPS, _PIPELINE_STAGES = 4, 3
+# Queries and keys of a block.
+_BLOCK = 64
+# Where operands of matrix products are in registers, blocks of heads wider than 64 spill them, and have to be smaller.
+# Two such blocks fit the 99 KiB of shared memory of consumers' cards.
+_WIDE_HEAD, _SMALL_BLOCK = 64, 32
+# Hopper's products read their operands from shared memory, and so do those of datacentres' Blackwell.
+_SHARED_OPERANDS = (9, 10)
 
 
 @triton.jit
@@ -76,13 +85,14 @@ def flash_attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     batch, queries, heads, head_dim = q.shape
     out = q.new_empty(batch, queries, heads, head_dim)
     block_dim = triton.next_power_of_2(head_dim)
-    _attention_kernel[(triton.cdiv(queries, _ROWS), heads, batch)](
+    block = _SMALL_BLOCK if block_dim > _WIDE_HEAD and capability(q.device)[0] not in _SHARED_OPERANDS else _BLOCK
+    _attention_kernel[(triton.cdiv(queries, block), heads, batch)](
         q, k, v, out,
         queries, k.shape[1],
         *q.stride()[:2], *k.stride()[:2], *out.stride()[:2],
         # The hardware computes exp2.
         head_dim, math.log2(math.e) / math.sqrt(head_dim),
-        ROWS=_ROWS, KEYS=_KEYS, BLOCK_DIM=block_dim, PADDED_DIM=block_dim != head_dim,
+        ROWS=block, KEYS=block, BLOCK_DIM=block_dim, PADDED_DIM=block_dim != head_dim,
         num_warps=_WARPS, num_stages=_PIPELINE_STAGES,
     )  # fmt: skip
     return out

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from pipeline.conditioning.mattings import CutOutRecord
 from pipeline.errors import Cancelled, PipelineError
 from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
 from pipeline.scoring.score import Score
@@ -80,7 +81,7 @@ class PackedAsset:
     """A generated object as files, and what is told of it.
 
     data, copies: the files of the job's container and of its copies. statistics: those of the splats with +y up,
-    before any file rounds them. seconds: of each stage, see Asset.
+    before any file rounds them. seconds: of each stage, see Asset. cut_outs: how models cut out each picture.
     """
 
     data: bytes
@@ -89,6 +90,7 @@ class PackedAsset:
     voxels: int
     statistics: Statistics
     seconds: dict[str, float]
+    cut_outs: tuple[CutOutRecord, ...] = ()
 
     @property
     def gaussians(self) -> int:
@@ -248,7 +250,9 @@ def _pack(job: GenerationJob, asset: Asset) -> tuple[PackedAsset, Splats]:
     packed = job.container.pack(asset.splats)
     copies = tuple(container.pack(asset.splats).data for container in job.copies)
     statistics = compute_statistics(flip_up_axis(job.container.place(asset.splats)))
-    return PackedAsset(packed.data, copies, asset.seed, asset.voxels, statistics, asset.seconds), packed.splats
+    cut_outs = tuple(picture.cut_out.record() for picture in asset.pictures if picture.cut_out.mattings)
+    whole = PackedAsset(packed.data, copies, asset.seed, asset.voxels, statistics, asset.seconds, cut_outs)
+    return whole, packed.splats
 
 
 def _unscored(asset: PackedAsset, seconds: float, problem: str) -> FinishedCandidate:

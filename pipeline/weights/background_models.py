@@ -82,6 +82,9 @@ def download_model(model: str) -> Path:
             from rembg.bg import download_models
 
             download_models((model,))
+            # rembg prints what went wrong.
+            if not path.is_file():
+                raise DownloadError(f"rembg could not download the background model {model}", retry=True)
     return check_model_file(model)
 
 

@@ -52,17 +52,22 @@ PROMPTS: dict[str, Prompt] = {
 }
 
 
+def write_score_networks(folder: Path, device: torch.device) -> ScorerSources:
+    """Write the networks of all parts with random weights of the published sizes, drawn on a device."""
+    text, image, quality = (folder / name for name in PARTS)
+    for directory in (text, image, quality):
+        directory.mkdir()
+    write_scorer(quality)
+    write_text_alignment(text, str(device))
+    write_image_alignment(image, str(device))
+    alexnet = write_alexnet(folder)
+    return ScorerSources(("quality", "alignment", "similarity"), *map(str, (quality, text, image, alexnet)))
+
+
 def load_scorer(device: torch.device) -> ValidatorScorer:
     """Load all parts with random weights of the published sizes."""
     with tempfile.TemporaryDirectory() as folder:
-        text, image, quality = (Path(folder) / name for name in PARTS)
-        for directory in (text, image, quality):
-            directory.mkdir()
-        write_scorer(quality)
-        write_text_alignment(text, str(device))
-        write_image_alignment(image, str(device))
-        alexnet = write_alexnet(Path(folder))
-        sources = ScorerSources(("quality", "alignment", "similarity"), *map(str, (quality, text, image, alexnet)))
+        sources = write_score_networks(Path(folder), device)
         scorer = ValidatorScorer.load(sources, device, text=True, image=True)
     if scorer.missing:
         raise SystemExit("; ".join(scorer.missing))

@@ -1,12 +1,12 @@
 """Count the scored candidates that one GPU and several make in 25 seconds, through the miner's own pool of workers.
 
-    python -m scripts.validation.workers [--devices cuda:0,cuda:1] [--voxels 12000] [--seconds 25] [--rounds 3]
+    python -m scripts.validation.workers [--devices cuda:0,cuda:1] [--voxels 12000] [--seconds 25] [--whole-score]
 
-The phase is phase3 with a text checkpoint of the published size and random weights, the quality scorer likewise, and
-`max_voxels` to drop what exceeds the number of voxels. First the first device works alone in this process, as a miner
-with one GPU does, then a process each drives all devices. In each round, one task asks for candidates until its
-deadline; those that are done by then count. Prints the seconds of a candidate and the share of what as many times one
-GPU would make; the last line is JSON. Needs neither bittensor nor rembg.
+The phase is phase3 with a text checkpoint of the published size and random weights, the quality scorer or all parts of
+the score likewise, and `max_voxels` to drop what exceeds the number of voxels. First the first device works alone in
+this process, as a miner with one GPU does, then a process each drives all devices. In each round, one task asks for
+candidates until its deadline; those that are done by then count. Prints the seconds of a candidate and the share of
+what as many times one GPU would make; the last line is JSON. Needs neither bittensor nor rembg.
 """
 
 import argparse
@@ -20,25 +20,25 @@ from typing import Any
 
 import torch
 
-from miner.config import MinerSettings
-from miner.config.loader import shipped_config
+from miner.config import MinerSettings, shipped_config
 from miner.config.phase import CandidateSettings, CheckpointSettings, ScorerSettings, VoxelSettings
 from miner.config.phase_files import NamedPhase, load_phase
 from miner.gpu import GenerationOrder, WorkerPool, build_workers
 from miner.tasks import best_of_n, make_container, make_request
 from pipeline import BestResult, GenerationJob, parse_text_prompt
 from pipeline.weights import random_init
+from scripts.benchmarks.scoring import write_score_networks
 from scripts.benchmarks.timing import device_name
 
 WORKER_TIMEOUT = 30.0
 
 
-def make_phase(checkpoint: Path, scorer: Path, voxels: int, seconds: float) -> NamedPhase:
+def make_phase(checkpoint: Path, scorer: ScorerSettings, voxels: int, seconds: float) -> NamedPhase:
     """Return phase3 with the checkpoint for sentences alone, and candidates for so many seconds."""
     changes = {
         "image": None,
         "text": CheckpointSettings(checkpoint=str(checkpoint)),
-        "scorer": ScorerSettings(weights=str(scorer)),
+        "scorer": scorer,
         "max_voxels": VoxelSettings(count=voxels, excess="drop"),
         "candidates": CandidateSettings(count=100, seconds=seconds),
     }
@@ -88,6 +88,7 @@ def main() -> int:
     every = ",".join(f"cuda:{index}" for index in range(torch.cuda.device_count()))
     parser.add_argument("--devices", default=every, help="two or more, with commas between them; default: all GPUs")
     parser.add_argument("--checkpoint", default="text-xlarge", choices=["text-xlarge", "embedded-text"])
+    parser.add_argument("--whole-score", action="store_true", help="compute all parts of the score")
     parser.add_argument("--voxels", type=int, default=12_000)
     parser.add_argument("--seconds", type=float, default=25.0)
     parser.add_argument("--rounds", type=int, default=3)
@@ -97,9 +98,12 @@ def main() -> int:
         print("this validation needs two devices: name them with --devices", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
-        scorer, checkpoint = Path(folder) / "scorer", Path(folder) / "checkpoint"
-        scorer.mkdir()
-        random_init.write_scorer(scorer)
+        sources = write_score_networks(Path(folder), torch.device(devices[0]))
+        scorer = ScorerSettings(
+            parts=sources.parts if arguments.whole_score else ("quality",), weights=sources.quality,
+            text_alignment=sources.text_alignment, image_alignment=sources.image_alignment, lpips=sources.lpips,
+        )  # fmt: skip
+        checkpoint = Path(folder) / "checkpoint"
         if arguments.checkpoint != "embedded-text":
             random_init.write_checkpoint(arguments.checkpoint, checkpoint, devices[0])
             if torch.cuda.is_initialized():

@@ -140,8 +140,15 @@ def test_it_does_with_the_settings_the_checkpoint_recommends(generator: Generato
 def test_an_opaque_picture_goes_through_background_removal(generator: Generator) -> None:
     picture = Image.new("RGB", (240, 200), (220, 220, 215))
     ImageDraw.Draw(picture).ellipse((70, 50, 170, 150), fill=(190, 40, 30))
-    check(generator.generate(Request(ImagePrompt(picture, b"opaque"), 5, DEMO, FEWER)))
-    assert generator.image.remove_background.provider == "CPUExecutionProvider"
+    asset = generator.generate(Request(ImagePrompt(picture, b"opaque"), 5, DEMO, FEWER))
+    check(asset)
+    (prepared,) = asset.pictures
+    (matting,) = prepared.cut_out.mattings
+    assert (prepared.cut_out.model, matting.model, matting.flaw) == ("u2netp", "u2netp", "")
+    # The ellipse of 100 x 100 pixels in 240 x 200.
+    assert matting.measures.area == pytest.approx(0.164, abs=0.02)
+    assert prepared.picture.size == (518, 518)
+    assert generator.image.remove_background.removers["u2netp"].provider == "CPUExecutionProvider"
 
 
 @torch.no_grad()
@@ -308,7 +315,9 @@ def test_warming_up_needs_no_more_memory_than_a_task(generator: Generator, monke
 
 def test_bfloat16_makes_valid_splats_too(asset: Asset) -> None:
     compute = choose_compute("cpu", "bfloat16")
-    other = Generator.load(compute, image=CheckpointSource("embedded"), background_model="u2netp").generate(request())
+    other = Generator.load(compute, image=CheckpointSource("embedded"), background_models=["u2netp"]).generate(
+        request()
+    )
     assert not same(other.splats, asset.splats)
     assert other.splats.means.dtype == torch.float32
     assert invalid_reason(other.splats) is None
@@ -323,4 +332,4 @@ def test_bfloat16_makes_valid_splats_too(asset: Asset) -> None:
 )
 def test_what_cannot_be_loaded_is_named(checkpoint: str, model: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        Generator.load(choose_compute("cpu"), image=CheckpointSource(checkpoint), background_model=model)
+        Generator.load(choose_compute("cpu"), image=CheckpointSource(checkpoint), background_models=[model])

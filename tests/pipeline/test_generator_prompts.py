@@ -77,7 +77,7 @@ def both() -> Generator:
         choose_compute("cpu"),
         image=CheckpointSource("embedded"),
         text=CheckpointSource("embedded-text"),
-        background_model="u2netp",
+        background_models=["u2netp"],
     )
 
 
@@ -130,7 +130,9 @@ def test_an_encoder_of_another_width_is_refused(tiny_text_checkpoint: Path, tmp_
         role: str(embedded / name) for role, name in zip(flows, ("ss_flow_tiny", "slat_flow_tiny"), strict=True)
     }
     with pytest.raises(CheckpointError, match=r"makes tokens of width \d+, the flows take \d+"):
-        Generator.load(choose_compute("cpu"), text=CheckpointSource(str(folder), overrides), background_model="u2netp")
+        Generator.load(
+            choose_compute("cpu"), text=CheckpointSource(str(folder), overrides), background_models=["u2netp"]
+        )
 
 
 @pytest.fixture

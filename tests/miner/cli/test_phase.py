@@ -71,7 +71,7 @@ def test_another_checkpoint_is_announced(run: Run) -> None:
 def test_an_unknown_phase_names_those_there_are(run: Run, state: StateFile, command: tuple[str, ...]) -> None:
     code, out = run(*command, "phase9")
     assert code == 2
-    assert "no phase 'phase9'; there are: baseline, best-of-n, demo, few-step, phase3, test3" in out
+    assert "no phase 'phase9'; there are: baseline, best-of-n, demo, few-step, phase3, phase4, test3" in out
     assert state.read() is None
 
 
@@ -269,7 +269,8 @@ def completions(arguments: list[str], incomplete: str) -> list[str]:
 
 
 def test_names_of_phases_are_completed(tmp_path: Path) -> None:
-    assert completions(["phase", "apply"], "") == ["baseline", "best-of-n", "demo", "few-step", "phase3", "test3"]
+    shipped = ["baseline", "best-of-n", "demo", "few-step", "phase3", "phase4", "test3"]
+    assert completions(["phase", "apply"], "") == shipped
     assert completions(["phase", "diff", "demo"], "few") == ["few-step"]
     (tmp_path / "phases").mkdir()
     (tmp_path / "phases" / "fewer.yaml").touch()

@@ -7,6 +7,7 @@ from miner.config.loader import load_yaml, phase_names, shipped_config
 from miner.config.phase import GateSettings, Phase
 from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import OperatorError
+from pipeline import CutOutParams
 
 COMPLETE = """
 image: {checkpoint: embedded}
@@ -60,12 +61,57 @@ def test_shipped_phases_that_share_models_can_be_split() -> None:
     keys = {name: load_phase(name, shipped_config() / "miner.yaml").settings.models_key for name in SHIPPED}
     assert keys["baseline"] == keys["test3"] == keys["phase3"]
     assert keys["phase3"].can_be_shared(keys["best-of-n"])
+    assert keys["phase4"].can_be_shared(keys["best-of-n"])
+    # What best-of-n and phase4 have in memory is more than what phase3 needs.
     assert keys["best-of-n"].serves(keys["phase3"])
     assert not keys["phase3"].serves(keys["best-of-n"])
+    assert keys["phase4"].serves(keys["phase3"])
+    assert not keys["phase3"].serves(keys["phase4"])
+    assert not keys["phase3"].can_be_shared(keys["demo"])
     assert len({key.generation for key in keys.values()}) == 3
 
 
-SHIPPED = ("baseline", "best-of-n", "demo", "few-step", "phase3", "test3")
+def test_sentences_are_read_or_drawn_in_the_template_of_their_route(config: Path) -> None:
+    def loaded(content: str) -> Phase:
+        write(config, "x", COMPLETE + content)
+        return load_phase("x", config).settings
+
+    read = loaded("text: {checkpoint: embedded-text, template: 'a toy, {prompt}'}\n")
+    assert read.template == "a toy, {prompt}"
+    assert read.models_key == loaded("text: {checkpoint: embedded-text}\n").models_key
+    drawn = loaded("text_to_image: {model: m, drawings: 3, template: '{prompt}, alone'}\nframing: {margin: 2.0}\n")
+    assert drawn.template == "{prompt}, alone"
+    assert (drawn.text_to_image_params.drawings, drawn.text_to_image_params.cut_out.margin) == (3, 2.0)
+    assert loaded("").template == "{prompt}"
+
+
+def test_phase4_is_phase3_with_other_cut_outs() -> None:
+    phase3, phase4 = (load_phase(name, shipped_config() / "miner.yaml") for name in ("phase3", "phase4"))
+    before, after = phase3.flat(), phase4.flat()
+    changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    assert changed == {"background.model", "background.models", "background.clean_edges"}
+    assert "Unproven on the live network" in phase4.settings.note
+    cut_out = phase4.settings.cut_out
+    assert (cut_out.models, cut_out.choose, cut_out.clean_edges) == (("u2net", "u2netp"), "rule", True)
+
+
+def test_how_pictures_are_cut_out_and_framed(config: Path) -> None:
+    write(
+        config,
+        "x",
+        COMPLETE.replace(
+            "u2netp", "null, models: [u2net, u2netp], choose: first, unusable: whole, pieces: 0.1, faint: scale"
+        )
+        + "framing: {margin: 1.5, min_side: 20, enlarge: 256}\n",
+    )
+    phase = load_phase("x", config).settings
+    assert phase.cut_out == CutOutParams(
+        models=("u2net", "u2netp"), choose="first", unusable="whole", pieces=0.1, faint="scale",
+        margin=1.5, min_side=20, enlarge=256,
+    )  # fmt: skip
+
+
+SHIPPED = ("baseline", "best-of-n", "demo", "few-step", "phase3", "phase4", "test3")
 
 
 def test_all_those_shipped_are_listed() -> None:
@@ -114,6 +160,20 @@ def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
         ("extends: base\nslat_sampler_params: {cfg_strength: .inf}\n", r"cfg_strength: .*finite"),
         ("extends: base\nslat_sampler_params: 3\n", r"top.yaml: slat_sampler_params: .*dictionary"),
         ("extends: base\nbackground: {model: rmbg}\n", r"background.model: .*must be one of u2net, u2netp"),
+        (
+            "extends: base\ntext_to_image: {model: m, template: a chair}\n",
+            r"text_to_image.template: .*needs \{prompt\} once",
+        ),
+        ("extends: base\ntext: {checkpoint: x, template: '{prompt} {x}'}\n", r"text.template: .*no other braces"),
+        ("extends: base\nbackground: {models: [u2net]}\n", r"needs either model: NAME or models: .*`model: null`"),
+        ("extends: base\nbackground: {model: null}\n", r"needs either model: NAME or models:"),
+        (
+            "extends: base\nbackground: {model: null, models: [u2net, rmbg]}\n",
+            r"background.models: .*rmbg: each must be",
+        ),
+        ("extends: base\nbackground: {model: null, models: [u2net, u2net]}\n", r"background.models: .*each model once"),
+        ("extends: base\nbackground: {pieces: 1.5}\n", r"background.pieces"),
+        ("extends: base\nframing: {margin: 0.5}\n", r"framing.margin: .*greater than or equal to 1"),
         ("extends: base\nbackground: {faint: scaled}\n", r"background.faint: .*'refuse' or 'scale'"),
         ("extends: base\nimage: {overrides: {decoder: x}}\n", r"image.overrides.decoder: .*slat_flow_model"),
         ("extends: base\nimage: null\n", r"needs image: \{checkpoint: ...\}, text:"),
@@ -236,7 +296,10 @@ def test_the_hash_of_a_phase_does_not_change_with_the_software(config: Path) -> 
 
 @pytest.mark.parametrize(
     ("name", "unanswered"),
-    [("phase3", ()), ("baseline", ()), ("test3", ()), ("demo", ()), ("few-step", ("text",)), ("best-of-n", ())],
+    [
+        *((name, ()) for name in ("phase3", "phase4", "baseline", "test3", "demo", "best-of-n")),
+        ("few-step", ("text",)),
+    ],
 )
 def test_the_shipped_phases_answer_what_is_asked(name: str, unanswered: tuple[str, ...]) -> None:
     phase = load_phase(name, shipped_config() / "miner.yaml").settings
@@ -253,6 +316,7 @@ def test_what_has_to_be_loaded_for_a_phase(config: Path) -> None:
     for same in (
         COMPLETE.replace("steps: 9", "steps: 10"),
         COMPLETE.replace("u2netp", "u2netp, faint: scale"),
+        COMPLETE.replace("model: u2netp", "models: [u2netp], choose: first, pieces: largest, clean_edges: true"),
         COMPLETE + "note: x\nexport: {extent: 1.5}\nmax_voxels: {count: 9}\nacceleration: {reuse: 2}\n",
     ):
         assert loaded(same) == base

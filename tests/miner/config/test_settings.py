@@ -53,7 +53,7 @@ def test_either_of_the_embedded_checkpoints_is_refused_on_a_live_network(config_
 
 
 def test_unknown_phase_lists_those_there_are() -> None:
-    with pytest.raises(OperatorError, match=r"no phase 'phase9'.*baseline, best-of-n, demo, few-step, phase3, test3"):
+    with pytest.raises(OperatorError, match=r"no phase 'phase9'.*best-of-n, demo, few-step, phase3, phase4, test3"):
         run_settings("--phase", "phase9")
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from miner.errors import MinerError
 from miner.gpu.models import PhaseModels
-from miner.gpu.pool import GenerationOrder, WorkerPool
+from miner.gpu.order import GenerationOrder
+from miner.gpu.pool import WorkerPool
 from pipeline import BestOfN, BestResult, GenerationJob, Request, SamplerParams, TextPrompt, WorkerLost
 from scripts.validation.simulated_network import VirtualTimeLoop
 from scripts.validation.simulated_workers import MODELS, SimulatedWorker

@@ -18,7 +18,8 @@ from miner.errors import MinerError, OperatorError
 from miner.gpu import remote_worker
 from miner.gpu.local_worker import LocalWorker
 from miner.gpu.models import PhaseModels
-from miner.gpu.pool import GenerationOrder, WorkerPool
+from miner.gpu.order import GenerationOrder
+from miner.gpu.pool import WorkerPool
 from miner.gpu.worker_process import process_worker
 from pipeline import BestOfN, BestResult, GenerationJob, Request, SamplerParams, TextPrompt, WorkerLost
 from pipeline.scoring.best_of_n import candidate_seed

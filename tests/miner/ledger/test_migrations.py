@@ -1,5 +1,6 @@
 """Ledgers of earlier and later versions, and reading, which makes and changes nothing."""
 
+import json
 import sqlite3
 import time
 from contextlib import closing
@@ -206,6 +207,7 @@ def test_the_quality_of_an_old_file_is_read_and_migrated_under_its_new_name(path
         threshold=0.6,
         pass_probability=0.7,
         gate="sent",
+        mattings=({"chosen": "u2net", "models": [{"model": "u2net", "area": 0.25, "agreement": None}]},),
     )
     ledger.record(scored)
     assert ledger.close(10)
@@ -213,7 +215,9 @@ def test_the_quality_of_an_old_file_is_read_and_migrated_under_its_new_name(path
     assert first == before
     assert (second.quality, second.alignment, second.ssim, second.lpips) == (0.64, 0.9, 0.85, 0.2)
     assert (second.estimated_score, second.threshold, second.pass_probability) == (0.66, 0.6, 0.7)
-    assert second.gate == "sent"
+    assert (first.mattings, second.gate) == (None, "sent")
+    assert second.mattings is not None
+    assert json.loads(second.mattings)[0]["models"] == [{"model": "u2net", "area": 0.25, "agreement": None}]
 
 
 def test_tasks_of_an_old_file_are_taken_up_after_the_restart_with_a_new_release(path: Path, old_version: int) -> None:

@@ -41,6 +41,7 @@ class ManagedMiner(MinerParts):
         self.state = StateFile(folder / "state")
         self.made: dict[int, tuple[str, int]] = {}
         self.loads: list[str] = []
+        self.backgrounds: list[tuple[str, ...]] = []
         self.backends: dict[str, weakref.ref[FakeBackend]] = {}
         self.loading: Callable[[], object] = lambda: None
         self.generating: Callable[[], object] = lambda: None
@@ -53,6 +54,7 @@ class ManagedMiner(MinerParts):
         super().__init__(folder, self.phase("a").settings)
         # What the base class loaded is none of the manager's.
         self.loads.clear()
+        self.backgrounds.clear()
         # A warm-up would wait for the generations that tests hold.
         self.worker._warm_up = lambda _: 0.0  # type: ignore[method-assign]
 
@@ -85,6 +87,7 @@ class ManagedMiner(MinerParts):
 
     def load_models(self, phase: NamedPhase) -> LoadedModels:
         self.loads.append(phase.name)
+        self.backgrounds.append(phase.settings.background.names)
         self.loading()
         assert phase.settings.image is not None
         checkpoint = phase.settings.image.checkpoint

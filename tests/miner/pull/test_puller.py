@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from miner.gpu.pool import GenerationOrder
+from miner.gpu.order import GenerationOrder
 from miner.ledger.outcomes import Outcome
 from miner.localnet.validator import free_port
 from miner.localnet.validator_rules import MinerState

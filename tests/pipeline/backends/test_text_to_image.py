@@ -20,6 +20,8 @@ from pipeline import (
     Cancelled,
     CheckpointError,
     CheckpointSource,
+    CutOutParams,
+    EmptyForeground,
     Generator,
     ImagePrompt,
     NonFiniteOutput,
@@ -32,6 +34,7 @@ from pipeline import (
     load_backend,
 )
 from pipeline.backends.text_to_image import TextToImage, TextToImageBackend
+from pipeline.scoring.best_of_n import candidate_seed
 from tests.pipeline.test_generator import FEW, FEWER, drawing, same
 from tests.support.published_names import autoencoder_of_diffusers_0_16, clip_text_of_transformers_4
 
@@ -120,7 +123,8 @@ class Square:
     def __call__(self, sentence: str, seed: int, params: TextToImageParams) -> Image.Image:
         self.calls.append((sentence, seed, params))
         picture = Image.new("RGB", (96, 96), "white")
-        picture.paste((200, 30, 30), (34 + seed, 14, 46 + seed, 82))
+        left = 34 + seed % 7
+        picture.paste((200, 30, 30), (left, 14, left + 12, 82))
         return picture
 
 
@@ -135,6 +139,29 @@ def backend(generator: Generator, square: Square) -> TextToImageBackend:
 
 
 REQUEST = Request(TextPrompt("a red box"), 3, FEW, FEWER, text_to_image_params=TextToImageParams(2, 1.5))
+
+
+def test_of_several_drawings_the_best_matte_comes_first_and_the_others_in_turn(
+    backend: TextToImageBackend, square: Square
+) -> None:
+    params = TextToImageParams(2, drawings=3, cut_out=CutOutParams(models=("u2netp",)))
+    request = replace(REQUEST, prompt=TextPrompt("a red box", "{prompt}, alone"), text_to_image_params=params)
+    conditioning = backend.encode(request.prompt)
+    seeds = [candidate_seed(request.seed, index) for index in range(3)]
+    assets = [backend.sample(conditioning, replace(request, seed=seed)) for seed in seeds + seeds[:1]]
+    assert square.calls == [("a red box, alone", seed, params) for seed in seeds]
+    expected = [asset.pictures[0].cut_out.expected_iou for asset in assets]
+    assert expected[:3] == sorted(expected[:3], reverse=True)
+    assert expected[3] == expected[0]
+    assert [asset.seconds["picture"] > 0 for asset in assets] == [True, False, False, False]
+    assert [asset.seconds["background"] > 0 for asset in assets] == [True, False, False, False]
+
+
+def test_drawings_that_cannot_be_cut_out_are_left_out(backend: TextToImageBackend, square: Square) -> None:
+    params = TextToImageParams(2, drawings=2, cut_out=CutOutParams(min_side=1000))
+    with pytest.raises(EmptyForeground, match=r"framing.min_side"):
+        backend.generate(replace(REQUEST, text_to_image_params=params))
+    assert len(square.calls) == 2
 
 
 def test_what_the_model_is_loaded_and_asked_with(draw: TextToImage, model: Path) -> None:
@@ -231,7 +258,7 @@ def test_pictures_go_through_as_before(backend: TextToImageBackend, generator: G
 
 def test_each_seed_draws_its_own_picture_of_an_encoded_sentence(backend: TextToImageBackend, square: Square) -> None:
     conditioning = backend.encode(REQUEST.prompt)
-    assert (conditioning.encoded, dict(conditioning.seconds), square.calls) == (REQUEST.prompt, {}, [])
+    assert (conditioning.encoded.prompt, dict(conditioning.seconds), square.calls) == (REQUEST.prompt, {}, [])
     for seed in (3, 4):
         asset = backend.sample(conditioning, replace(REQUEST, seed=seed))
         assert all(asset.seconds[stage] > 0 for stage in ("picture", *STAGES))
@@ -257,7 +284,7 @@ def test_it_is_loaded_and_warmed_up_with_the_rest(package: Path, model: Path) ->
         CPU,
         image=CheckpointSource("embedded"),
         text=None,
-        background_model="u2netp",
+        background_models=["u2netp"],
         text_to_image=str(model),
     )
     assert isinstance(backend, TextToImageBackend)

@@ -143,7 +143,7 @@ def checkpoint(tmp_path: Path) -> Path:
 @pytest.fixture
 def upstream(package: Path, checkpoint: Path) -> UpstreamGenerator:
     source = CheckpointSource(str(checkpoint))
-    return UpstreamGenerator.load(choose_compute("cpu"), image=source, text=source, background_model="u2netp")
+    return UpstreamGenerator.load(choose_compute("cpu"), image=source, text=source, background_models=["u2netp"])
 
 
 def test_pipelines_are_loaded_from_the_checkpoint_s_directory_onto_the_device(
@@ -289,17 +289,17 @@ def test_an_empty_picture_is_refused(upstream: UpstreamGenerator) -> None:
 
 def test_prompts_without_a_checkpoint_are_refused(package: Path, checkpoint: Path) -> None:
     source = CheckpointSource(str(checkpoint))
-    only_text = UpstreamGenerator.load(choose_compute("cpu"), text=source, background_model="u2netp")
+    only_text = UpstreamGenerator.load(choose_compute("cpu"), text=source, background_models=["u2netp"])
     with pytest.raises(UnsupportedPrompt, match="no image checkpoint"):
         only_text.generate(replace(TEXT, prompt=picture("red")))
-    only_image = UpstreamGenerator.load(choose_compute("cpu"), image=source, background_model="u2netp")
+    only_image = UpstreamGenerator.load(choose_compute("cpu"), image=source, background_models=["u2netp"])
     with pytest.raises(UnsupportedPrompt, match="no text checkpoint"):
         only_image.generate(TEXT)
 
 
 def load(checkpoint: Path) -> Any:
     source = CheckpointSource(str(checkpoint))
-    return UpstreamGenerator.load(choose_compute("cpu"), text=source, background_model="u2netp")
+    return UpstreamGenerator.load(choose_compute("cpu"), text=source, background_models=["u2netp"])
 
 
 def test_a_missing_package_names_where_to_get_it(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

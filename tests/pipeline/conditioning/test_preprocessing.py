@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.conditioning.mattings import CutOut
 from pipeline.conditioning.preprocessing import (
     PICTURE_SIZE,
     cut_out,
@@ -13,13 +14,25 @@ from pipeline.conditioning.preprocessing import (
 )
 from pipeline.conditioning.prompt import ImagePrompt
 from pipeline.errors import EmptyForeground
+from pipeline.params import CutOutParams
 from tests.support.paths import DATA
 
 GOLDEN = DATA / "trellis"
+PARAMS = CutOutParams()
 
 
-def refuse(image: Image.Image) -> Image.Image:
+def refuse(image: Image.Image, params: CutOutParams) -> CutOut:
     raise AssertionError("background removal was called")
+
+
+def into(seen: list[Image.Image]):
+    """Background removal that keeps what it is given, and gives it back."""
+
+    def remove(image: Image.Image, params: CutOutParams) -> CutOut:
+        seen.append(image)
+        return CutOut(image)
+
+    return remove
 
 
 def rectangle(size: tuple[int, int], box: tuple[int, int, int, int], colour=(200, 100, 50, 255)) -> Image.Image:
@@ -31,7 +44,7 @@ def rectangle(size: tuple[int, int], box: tuple[int, int, int, int], colour=(200
 
 @pytest.mark.parametrize("name", ["image0", "image1"])
 def test_pictures_are_upstream_s(name: str) -> None:
-    framed = frame_object(cut_out(Image.open(GOLDEN / f"{name}_in.png"), refuse))
+    framed = frame_object(cut_out(Image.open(GOLDEN / f"{name}_in.png"), refuse, PARAMS).image)
     expected = Image.open(GOLDEN / f"{name}_out.png")
     assert framed.mode == expected.mode == "RGB"
     assert np.array_equal(framed, expected)
@@ -92,32 +105,27 @@ def test_an_alpha_channel_that_cuts_nothing_out_leaves_the_background_to_be_remo
     image, seen = with_alpha(NOT_CUT_OUT[name]), []
     assert not is_cut_out(image)
     # For upstream, it is a cut-out all the same.
-    assert cut_out(image, refuse, has_alpha) is image
-    cut_out(image, lambda given: seen.append(given) or given)
+    assert cut_out(image, refuse, PARAMS, has_alpha).image is image
+    cut_out(image, into(seen), PARAMS)
     assert np.array_equal(seen[0], Image.new("RGB", (100, 100), (10, 20, 30)))
 
 
 @pytest.mark.parametrize("name", CUT_OUT)
 def test_an_alpha_channel_that_cuts_something_out_is_taken(name: str) -> None:
     image = with_alpha(CUT_OUT[name])
-    assert cut_out(image, refuse) is image
+    assert cut_out(image, refuse, PARAMS).image is image
 
 
 def test_a_picture_with_alpha_is_not_touched() -> None:
     image = rectangle((3000, 2000), (10, 10, 500, 900))
-    assert cut_out(image, refuse) is image
+    assert cut_out(image, refuse, PARAMS).image is image
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_an_opaque_picture_goes_to_background_removal_as_rgb(mode: str) -> None:
-    seen = []
-
-    def remove(image: Image.Image) -> Image.Image:
-        seen.append(image)
-        return rectangle(image.size, (1, 1, 5, 5))
-
+    seen: list[Image.Image] = []
     image = Image.new(mode, (64, 48), (10, 20, 30) if mode == "RGB" else (10, 20, 30, 255))
-    assert cut_out(image, remove).mode == "RGBA"
+    cut_out(image, into(seen), PARAMS)
     assert (seen[0].mode, seen[0].size) == ("RGB", (64, 48))
     assert seen[0].getpixel((5, 5)) == (10, 20, 30)
 
@@ -134,8 +142,8 @@ def test_an_opaque_picture_goes_to_background_removal_as_rgb(mode: str) -> None:
     ],
 )
 def test_a_large_picture_is_shrunk_for_background_removal(size: tuple[int, int], shrunk: tuple[int, int]) -> None:
-    seen = []
-    cut_out(Image.new("RGB", size), lambda image: seen.append(image) or image)
+    seen: list[Image.Image] = []
+    cut_out(Image.new("RGB", size), into(seen), PARAMS)
     assert seen[0].size == shrunk
 
 
@@ -196,10 +204,10 @@ def test_a_faint_object_is_framed_like_an_opaque_one_if_the_phase_says_so(alpha:
     faint = rectangle((200, 200), box, (*colour, alpha))
     for stray in range(strays):
         faint.putpixel((60 + stray, 50), (*colour, 255))
-    framed = prepare_picture(ImagePrompt(faint, b"", "scale"), refuse)
+    framed = prepare_picture(ImagePrompt(faint, b"", CutOutParams(faint="scale")), refuse).picture
     assert np.array_equal(framed, frame_object(rectangle((200, 200), box, (*colour, 255))))
     with pytest.raises(EmptyForeground, match=r"is needed" if not strays else "a few pixels large"):
-        prepare_picture(ImagePrompt(faint, b"", "refuse"), refuse)
+        prepare_picture(ImagePrompt(faint, b""), refuse)
 
 
 @pytest.mark.parametrize("alpha", [205, 255])

@@ -151,7 +151,7 @@ def test_whole_objects_are_close_to_the_plain_ones() -> None:
     params = SamplerParams(steps=12, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
     request = Request(TextPrompt("a red chair"), 3, params, params)
     plain, fused = (
-        Generator.load(compute(kernels), text=CheckpointSource("embedded-text"), background_model="u2netp")
+        Generator.load(compute(kernels), text=CheckpointSource("embedded-text"), background_models=["u2netp"])
         for kernels in ("plain", "fused")
     )
     expected, made = plain.generate(request), fused.generate(request)

@@ -60,7 +60,7 @@ def test_the_second_gpu_makes_what_the_first_makes() -> None:
     results = []
     for name in ("cuda:0", "cuda:1"):
         compute = choose_compute(name, kernels="fused")
-        generator = Generator.load(compute, text=CheckpointSource("embedded-text"), background_model="u2netp")
+        generator = Generator.load(compute, text=CheckpointSource("embedded-text"), background_models=["u2netp"])
         generator.warm_up()
         requests = [Request(TextPrompt("a yellow duck"), seed, PARAMS, PARAMS) for seed in (0, 1)]
         results.append([generator.generate(request).splats for request in requests])

@@ -178,7 +178,7 @@ def test_all_stages_and_both_checkpoints(tmp_path: Path, monkeypatch: pytest.Mon
         choose_compute("cpu"),
         image=CheckpointSource(str(checkpoints / "tiny")),
         text=CheckpointSource(str(checkpoints / "tiny-text")),
-        background_model="u2netp",
+        background_models=["u2netp"],
     )
     assert generator.image is not None and generator.text is not None
     # The same networks serve both.
