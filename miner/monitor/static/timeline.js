@@ -82,7 +82,7 @@ export class Timeline {
     }
     const spansDays = axis.until - axis.since > 1.5 * DAY;
     let free = 0;
-    for (const at of timeTicks(axis.since, axis.until, width / 62)) {
+    for (const at of timeTicks(axis.since, axis.until, width / (spansDays ? 88 : 56))) {
       const words = spansDays ? (at % DAY ? utc(at, true) : utc(at, true).slice(0, 5)) : utc(at);
       const half = 3.3 * words.length;
       if (this.x(at) - half < free || this.x(at) + half > width) continue;
