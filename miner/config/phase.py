@@ -190,7 +190,7 @@ class CandidateSettings(_Section):
     makes every candidate whole.
     """
 
-    count: int = Field(default=1, ge=1, le=100)
+    count: int = Field(default=1, ge=1, le=1000)
     seconds: float = Field(default=20.0, gt=0, le=600, allow_inf_nan=False)
     preview_steps: int | None = Field(default=None, ge=1, le=100)
 

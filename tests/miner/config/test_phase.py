@@ -180,7 +180,7 @@ def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
         ("extends: base\nbackend: trellis\nimage: {overrides: {slat_flow_model: x}}\n", r"leave overrides out"),
         ("extends: base\ncandidates: {number: 4}\n", r"unknown key candidates.number; allowed here: count, seconds"),
         ("extends: base\ncandidates: {count: 0}\n", r"top.yaml: candidates.count: .*greater than or equal to 1"),
-        ("extends: base\ncandidates: {count: 101}\n", r"candidates.count: .*less than or equal to 100"),
+        ("extends: base\ncandidates: {count: 1001}\n", r"candidates.count: .*less than or equal to 1000"),
         ("extends: base\ncandidates: {count: true}\n", r"candidates.count: .*valid integer"),
         ("extends: base\ncandidates: {seconds: 0}\n", r"candidates.seconds: .*greater than 0"),
         ("extends: base\ncandidates: {seconds: .inf}\n", r"candidates.seconds: .*"),

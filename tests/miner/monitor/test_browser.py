@@ -253,7 +253,8 @@ async def test_choosing_and_zooming(full_site: Site, browser: Browser) -> None:
     await other.until(DRAWN)
     assert await other.evaluate(judged) == await tab.evaluate(judged)
 
-    # By keys: closer, and the cursor.
+    # By keys: closer, and the cursor. A page that nobody sees is not drawn.
+    await tab.call("Page.bringToFront")
     await tab.evaluate("document.querySelector('#closer').click()")
     await tab.until(f"!location.hash.includes('since={start:.0f}&') && {DRAWN}")
     await tab.evaluate("document.querySelector('#over-time figure').focus()")
