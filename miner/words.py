@@ -16,6 +16,6 @@ def shortened(text: str, length: int) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a question for the known names most like an unknown one, "; did you mean …?", or "" if none is like it."""
+    """Return " (did you mean …?)" with the known names that are most like an unknown one, or "" if none is."""
     similar = get_close_matches(name, list(known), n=2)
-    return f"; did you mean {' or '.join(similar)}?" if similar else ""
+    return f" (did you mean {' or '.join(similar)}?)" if similar else ""

@@ -145,7 +145,7 @@ def generate(
     seeds = tuple(secrets.randbelow(2**31) if seed is None else seed for _ in readable)
     targets = GenerationFiles.choose(readable, seeds, files.state_dir, output, sheet, opened)
     settings = files.settings.model_copy(update={"device": device or files.settings.device})
-    pages = explain and tuple(explain / path.stem if len(readable) > 1 else explain for path in targets.objects)
+    pages = tuple(explain / path.stem if explain and len(readable) > 1 else explain for path in targets.objects)
     work = Generation(named, phase, settings, up, _load(named.name, phase, settings))
     failed = len(sources) - len(readable)
     rows: list[Image.Image] = []
@@ -154,7 +154,7 @@ def generate(
             for number, source in enumerate(readable):
                 try:
                     bar.begin(source.name)
-                    made = work.make(source, seeds[number], targets.objects[number], pages and pages[number], bar)
+                    made = work.make(source, seeds[number], targets.objects[number], pages[number], bar)
                     if targets.sheet is not None:
                         rows.append(made.draw(source.read()))
                 except PipelineError as error:
@@ -163,7 +163,10 @@ def generate(
                     bar.echo_error(f"{source.name}: {error}")
                     failed += 1
                 else:
-                    made.report(phase, bar.echo) if len(sources) == 1 else bar.echo(made.summary)
+                    if len(sources) == 1:
+                        made.report(phase, bar.echo)
+                    else:
+                        bar.echo(made.summary)
             bar.end()
     finally:
         # Also of what was made before an interruption.
