@@ -20,15 +20,15 @@ class HelpfulCommand(click.Command):
         self, *arguments: Any, option_groups: Mapping[str, Sequence[str]] | None = None,
         examples: Sequence[str] = (), **attributes: Any,
     ) -> None:  # fmt: skip
-        """Build the command; options that no group names come last."""
+        """Build the command; options that no group names come after the groups, before what commands have in common."""
         super().__init__(*arguments, **attributes)
-        self.option_groups = {**(option_groups or {}), **COMMON_GROUPS}
+        self.option_groups = {**(option_groups or {}), OTHERS: (), **COMMON_GROUPS}
         self.examples = tuple(f"sn17-miner {example}" for example in examples)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each group of options under its title."""
         titles = {name: title for title, names in self.option_groups.items() for name in names}
-        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in (*self.option_groups, OTHERS)}
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in self.option_groups}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None and isinstance(parameter, click.Option):

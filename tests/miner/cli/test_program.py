@@ -67,7 +67,7 @@ def test_options_stand_in_groups_and_each_once() -> None:
         assert len(set(grouped)) == len(grouped), path
     shown = run("run", "--help").stdout
     titles = re.findall(r"^(\w[\w ]+):$", shown, re.MULTILINE)
-    assert titles == ["Wallet and chain", "Axon", "Work", "Files of the miner", "Options", "Examples"]
+    assert titles == ["Wallet and chain", "Axon", "Work", "Options", "Files of the miner", "Examples"]
     assert shown.index("Axon:") < shown.index("--axon.port INTEGER") < shown.index("Work:")
     for parameter in ALL["run",].params:
         assert len(re.findall(rf"^  {re.escape(parameter.opts[0])}\b", shown, re.MULTILINE)) == 1
