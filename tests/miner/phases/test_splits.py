@@ -173,7 +173,6 @@ async def test_arms_that_need_different_models_are_refused(
 async def test_the_arms_of_a_split_have_all_their_background_models_loaded(miner: ManagedMiner) -> None:
     path = miner.config.parent / "phases" / "b.yaml"
     path.write_text(path.read_text().replace("model: u2netp", "models: [u2net, u2netp]"))
-    await miner.start()
     miner.choose(miner.split(a=1, b=1))
     await miner.manager.poll(at_once=True)
     # The winner runs on with what there is.
