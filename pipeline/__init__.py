@@ -29,6 +29,7 @@ from pipeline.errors import (
     EmptyStructure,
     FormatError,
     FullForeground,
+    NoCutOut,
     NonFiniteOutput,
     OutOfMemory,
     PipelineError,
@@ -73,6 +74,7 @@ from pipeline.splats import (
 )
 from pipeline.splats.container import UP_AXES, Container, PackedSplats, ResultFormat, UpAxis, recognise_format
 from pipeline.splats.splats import SH_COEFFICIENTS
+from pipeline.trellis.voxel_splats import voxel_splats
 from pipeline.weights.background_models import BACKGROUND_MODELS
 from pipeline.weights.check import check_weights
 from pipeline.weights.download import download_weights, has_fixed_place
@@ -84,19 +86,19 @@ from pipeline.weights.scorers import TEXT_ALIGNMENT as DEFAULT_TEXT_ALIGNMENT
 
 __all__ = [
     "BACKGROUND_MODELS", "DEFAULT_IMAGE_ALIGNMENT", "DEFAULT_LPIPS", "DEFAULT_SCORER", "DEFAULT_TEXT_ALIGNMENT",
-    "MAX_IMAGE_BYTES", "MAX_TEXT_LENGTH", "PARTS", "SENTENCE_PLACE", "SH_COEFFICIENTS", "STAGES", "UP_AXES",
-    "Asset", "Attempt", "Backend", "BackgroundModelError", "BestOfN", "BestResult", "Cancelled", "Candidate",
-    "CandidateMaker", "CheckpointError", "CheckpointSource", "Combine", "ComputeConfig", "Conditioning",
-    "Container", "CutOut", "CutOutParams", "CutOutRecord", "DecoderProcess", "DecodingLimits", "DownloadError",
-    "EmptyForeground", "EmptyStructure", "FinishedCandidate", "FormatError", "FullForeground", "GenerationJob",
-    "Generator", "HubReference", "ImagePrompt", "ImagesPrompt", "Matting", "NonFiniteOutput", "OnStep",
-    "OutOfMemory", "PackedAsset", "PackedSplats", "Part", "PipelineError", "PreparedPicture", "Prompt",
-    "PromptError", "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer",
-    "ScorerSources", "Similarity", "Splats", "Stage", "Statistics", "TextPrompt", "TextToImageError",
-    "TextToImageParams", "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit",
-    "WorkerLost", "check_weights", "choose_compute", "choose_drawing_device", "compute_statistics",
-    "count_non_finite", "count_zero_rotations", "decode_image_prompt", "download_weights", "draw_contact_sheet",
-    "draw_views", "drop_invalid", "flip_up_axis", "has_fixed_place", "invalid_reason", "is_embedded", "is_template",
-    "load_backend", "measure_similarity", "normalise", "orbit", "parse_text_prompt", "ply", "recognise_format",
-    "render", "render_validator_views", "run_best_of_n", "spz", "with_cut_out", "with_template",
+    "MAX_IMAGE_BYTES", "MAX_TEXT_LENGTH", "PARTS", "SENTENCE_PLACE", "SH_COEFFICIENTS", "STAGES", "UP_AXES", "Asset",
+    "Attempt", "Backend", "BackgroundModelError", "BestOfN", "BestResult", "Cancelled", "Candidate", "CandidateMaker",
+    "CheckpointError", "CheckpointSource", "Combine", "ComputeConfig", "Conditioning", "Container", "CutOut",
+    "CutOutParams", "CutOutRecord", "DecoderProcess", "DecodingLimits", "DownloadError", "EmptyForeground",
+    "EmptyStructure", "FinishedCandidate", "FormatError", "FullForeground", "GenerationJob", "Generator",
+    "HubReference", "ImagePrompt", "ImagesPrompt", "Matting", "NoCutOut", "NonFiniteOutput", "OnStep", "OutOfMemory",
+    "PackedAsset", "PackedSplats", "Part", "PipelineError", "PreparedPicture", "Prompt", "PromptError",
+    "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer", "ScorerSources",
+    "Similarity", "Splats", "Stage", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams",
+    "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "WorkerLost", "check_weights",
+    "choose_compute", "choose_drawing_device", "compute_statistics", "count_non_finite", "count_zero_rotations",
+    "decode_image_prompt", "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis",
+    "has_fixed_place", "invalid_reason", "is_embedded", "is_template", "load_backend", "measure_similarity",
+    "normalise", "orbit", "parse_text_prompt", "ply", "recognise_format", "render", "render_validator_views",
+    "run_best_of_n", "spz", "voxel_splats", "with_cut_out", "with_template",
 ]  # fmt: skip

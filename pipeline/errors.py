@@ -1,5 +1,10 @@
 """Errors of the pipeline, as a small tree."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.conditioning.mattings import Matting
+
 
 class PipelineError(Exception):
     """Base of every expected failure of the pipeline; the message says what to do."""
@@ -9,11 +14,20 @@ class PromptError(PipelineError):
     """A prompt that cannot be used: undecodable, too large or empty."""
 
 
-class EmptyForeground(PromptError):  # noqa: N818 - the names operators see in the log
+class NoCutOut(PromptError):  # noqa: N818 - the names operators see in the log
+    """An image of which no object can be cut out; `mattings` are what background removal made of it, if anything."""
+
+    def __init__(self, message: str, mattings: "tuple[Matting, ...]" = ()) -> None:
+        """Take the message, and what the models made of the image."""
+        super().__init__(message)
+        self.mattings = mattings
+
+
+class EmptyForeground(NoCutOut):
     """An image without a visible object, before or after background removal."""
 
 
-class FullForeground(PromptError):  # noqa: N818
+class FullForeground(NoCutOut):
     """An image of which background removal leaves everything: its ground would become the object."""
 
 

@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
-from miner.cli.options import FILE, UpAxis, load_files, load_phase, operator_files, refuse_same_file
+from miner.cli.explanation import Explanation
+from miner.cli.options import FILE, FOLDER, UpAxis, load_files, load_phase, operator_files, refuse_same_file
 from miner.cli.output import write_output, write_picture
+from miner.cli.stored_tasks import find_stored_task
 from miner.words import plural
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from miner.config.phase import Phase
+    from miner.config.phase_files import NamedPhase
     from miner.gpu import LoadedModels
-    from pipeline import BestResult, GenerationJob, Prompt, Splats
+    from pipeline import BestResult, GenerationJob, Prompt, Request, Splats
 
 Combine = Literal["stochastic", "multidiffusion"]
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -23,7 +26,7 @@ OUTPUT_SUFFIXES = (".ply", ".spz")
 
 
 @click.command()
-@click.argument("prompt", nargs=-1, required=True)
+@click.argument("prompt", nargs=-1)
 @click.option(
     "-o", "--output", type=FILE, show_default="a new .ply file in the state folder", help="A .ply or .spz file."
 )
@@ -46,6 +49,18 @@ OUTPUT_SUFFIXES = (".ply", ".spz")
     help="The axis of the object's upper side: -y as in upstream's files, for most viewers; y as submitted.",
 )
 @click.option("--sheet", type=FILE, show_default="none", help="Draw the prompt beside four views into this picture.")
+@click.option(
+    "--explain",
+    type=FOLDER,
+    show_default="none",
+    help="Write a page into this folder, with pictures of every step from the prompt to the score.",
+)
+@click.option(
+    "--task",
+    metavar="ID",
+    show_default="none",
+    help="Instead of PROMPT: a task whose result is still in the state folder, with its phase and seed.",
+)
 @operator_files
 def generate(
     prompt: tuple[str, ...],
@@ -57,6 +72,8 @@ def generate(
     combine: Combine,
     up: UpAxis,
     sheet: Path | None,
+    explain: Path | None,
+    task: str | None,
     config: Path | None,
     state: Path | None,
 ) -> None:
@@ -66,12 +83,15 @@ def generate(
     candidates: an .spz with --up y exactly as it would be submitted, a .ply without what SPZ rounds off. Candidates are
     scored as validators receive them. Exit code 2 if the prompt, the phase or the weights are at fault.
     """
+    from miner.config.phase_files import NamedPhase
     from miner.errors import OperatorError
     from miner.gpu import choose_phase_compute, load_models
     from miner.tasks import make_container, make_request
     from pipeline import GenerationJob, PipelineError
 
     files = load_files(config, state)
+    if bool(prompt) == (task is not None):
+        raise OperatorError("give either PROMPT, a picture or a sentence, or --task ID")
     if output is not None and output.suffix.lower() not in OUTPUT_SUFFIXES:
         raise OperatorError(f"--output must end in .ply or .spz, not {output.suffix!r}")
     if sheet is not None and sheet.suffix.lower() not in PICTURE_SUFFIXES:
@@ -81,8 +101,16 @@ def generate(
             if path is not None:
                 refuse_same_file(Path(word), path, "PROMPT and the file to write")
     try:
-        decoded = _read_prompt(prompt, combine)
-        named = load_phase(phase_name or files.settings.phase, files.config)
+        if task is None:
+            decoded = _read_prompt(prompt, combine)
+            named = load_phase(phase_name or files.settings.phase, files.config)
+        else:
+            stored = find_stored_task(files, task)
+            decoded, seed = stored.prompt, stored.seed if seed is None else seed
+            named = load_phase(phase_name, files.config) if phase_name else stored.find_phase(files.config)
+            # The seed is that of the candidate that was sent.
+            once = named.settings.candidates.model_copy(update={"count": 1})
+            named = NamedPhase(named.name, named.settings.model_copy(update={"candidates": once}))
         phase = _for_prompt(named.settings, decoded, checkpoint)
         settings = files.settings.model_copy(update={"device": device or files.settings.device})
         request = make_request(decoded, seed, phase)
@@ -91,14 +119,15 @@ def generate(
         # Before the work, so that none is lost to a folder that cannot be made.
         for path in (output, sheet or output):
             path.parent.mkdir(parents=True, exist_ok=True)
+        page = Explanation.begin(explain, "From the prompt to the object", _facts(named, request)) if explain else None
         models = load_models(phase, choose_phase_compute(phase, settings))
         submitted = make_container("spz", up, settings.spz, phase)
         copies = (make_container("ply", up, settings.spz, phase),) if output.suffix.lower() == ".ply" else ()
-        best = _run(
-            models,
-            GenerationJob("generate", request, submitted, copies, preview_steps=phase.candidates.preview_steps or 0),
-            phase,
-        )
+        job = GenerationJob(
+            "generate", request, submitted, copies,
+            preview_steps=phase.candidates.preview_steps or 0, is_explained=page is not None,
+        )  # fmt: skip
+        best = _run_explained(models, job, phase, page)
         (data,) = best.asset.copies or (best.asset.data,)
         write_output(output, data)
         splats = submitted.unpack(best.asset.data)
@@ -175,6 +204,33 @@ def _run(models: "LoadedModels", job: "GenerationJob", phase: "Phase") -> "BestR
 
         choice = best_of_n(request, phase, models.scorer is not None)
         return run_best_of_n(CandidateMaker(models.backend, models.scorer), job, choice, advance)
+
+
+def _facts(named: "NamedPhase", request: "Request") -> dict[str, str]:
+    return {"phase": named.label, "seed": str(request.seed), "prompt": request.prompt.label}
+
+
+def _run_explained(
+    models: "LoadedModels", job: "GenerationJob", phase: "Phase", page: Explanation | None
+) -> "BestResult":
+    """Make the phase's candidates, and write the page, if there is one, whether there is a result or not."""
+    from pipeline import NoCutOut, PipelineError
+
+    if page is None:
+        return _run(models, job, phase)
+    page.add_prompt(job.request.prompt)
+    try:
+        best = _run(models, job, phase)
+    except PipelineError as error:
+        if isinstance(error, NoCutOut):
+            page.add_mattings(error.mattings, "")
+        page.add_error(f"{type(error).__name__}: {error}")
+        click.echo(f"{page.write()}: why there is no object")
+        raise
+    page.add_pictures(best.asset.pictures)
+    page.add_result(best, job.container.unpack(best.asset.data))
+    click.echo(f"{page.write()}: how it came about")
+    return best
 
 
 def _draw_sheet(prompt: "Prompt", splats: "Splats", seed: int, sheet: Path) -> None:

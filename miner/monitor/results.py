@@ -170,6 +170,7 @@ class Results:
         return _describe(result, row) | {
             **{name: getattr(row, name, None) for name in _MORE_FACTS},
             "candidates": _candidates(row),
+            "mattings": json.loads(row.mattings) if row and row.mattings else [],
             "newer": str(newer[0].key) if newer else None,
             "older": str(older[0].key) if older else None,
             "folder": str(self._gallery.results),

@@ -1,6 +1,6 @@
 """Changes to a cut-out: pieces that are left out, and edges without the colours of the old ground."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,12 @@ Pieces = Literal["all", "largest"] | float
 
 # Pieces are connected by pixels of a higher alpha, so that haze between objects does not make them one.
 _CONNECTING_ALPHA = 25
+Floats = NDArray[np.floating[Any]]
+
 # Radii in pixels over which colours are averaged, the second to refine the first (Forte, "Approximate Fast Foreground
 # Colour Estimation", ICIP 2021).
 _RADII = (45, 3)
+_TINY = np.float32(1e-5)
 
 
 def keep_pieces(cutout: Image.Image, pieces: Pieces) -> Image.Image:
@@ -42,8 +45,8 @@ def decontaminate(picture: Image.Image, matte: Image.Image) -> Image.Image:
 
     picture: RGB; matte: mode L, of the same size.
     """
-    alpha = np.asarray(matte)[..., None] / 255
-    colours = np.asarray(picture) / 255
+    alpha: Floats = np.asarray(matte, np.float32)[..., None] / np.float32(255)
+    colours: Floats = np.asarray(picture, np.float32) / np.float32(255)
     foreground = background = colours
     for radius in _RADII:
         foreground, background = _estimate(colours, alpha, foreground, background, radius)
@@ -53,17 +56,16 @@ def decontaminate(picture: Image.Image, matte: Image.Image) -> Image.Image:
 
 
 def _estimate(
-    colours: NDArray[np.float64], alpha: NDArray[np.float64], foreground: NDArray[np.float64],
-    background: NDArray[np.float64], radius: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+    colours: Floats, alpha: Floats, foreground: Floats, background: Floats, radius: int
+) -> tuple[Floats, Floats]:
     """Return better estimates of what is mixed in each pixel: means around it, corrected to mix to its colour."""
-    near_foreground = _mean(foreground * alpha, radius) / np.maximum(_mean(alpha, radius), 1e-5)
-    near_background = _mean(background * (1 - alpha), radius) / np.maximum(_mean(1 - alpha, radius), 1e-5)
+    near_foreground = _mean(foreground * alpha, radius) / np.maximum(_mean(alpha, radius), _TINY)
+    near_background = _mean(background * (1 - alpha), radius) / np.maximum(_mean(1 - alpha, radius), _TINY)
     error = colours - alpha * near_foreground - (1 - alpha) * near_background
     return (near_foreground + alpha * error).clip(0, 1), near_background
 
 
-def _mean(values: NDArray[np.float64], radius: int) -> NDArray[np.float64]:
+def _mean(values: Floats, radius: int) -> Floats:
     """Return the mean over a square of so many pixels to each side, for each channel of [H, W, C]."""
     size = 2 * radius + 1
     return np.asarray(ndimage.uniform_filter(values, (size, size, 1), mode="nearest"))

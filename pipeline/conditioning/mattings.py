@@ -106,7 +106,8 @@ class MattingModels:
         raise FullForeground(
             f"the image shows no object before a ground: {' and '.join(matting.model for matting in full)} keep "
             f"{measures.area:.0%} of it and {measures.border:.0%} of its border; background.unusable: whole in the "
-            "phase makes an object of the whole picture"
+            "phase makes an object of the whole picture",
+            mattings,
         )
 
     def _run(self, picture: Image.Image, params: CutOutParams) -> tuple[Matting, ...]:

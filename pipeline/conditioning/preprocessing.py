@@ -63,7 +63,11 @@ def prepare_picture(
     image = keep_pieces(cut.image, params.pieces)
     if params.faint == "scale":
         image = scale_faint_alpha(image)
-    return PreparedPicture(frame_object(image, params.margin, params.min_side), replace(cut, image=image))
+    try:
+        framed = frame_object(image, params.margin, params.min_side)
+    except EmptyForeground as error:
+        raise EmptyForeground(str(error), cut.mattings) from None
+    return PreparedPicture(framed, replace(cut, image=image))
 
 
 def cut_out(

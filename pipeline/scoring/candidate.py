@@ -8,7 +8,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from pipeline.conditioning.mattings import CutOutRecord
-from pipeline.errors import Cancelled, PipelineError
+from pipeline.conditioning.preprocessing import PreparedPicture
+from pipeline.errors import Cancelled, NoCutOut, PipelineError
 from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
 from pipeline.scoring.score import Score
 from pipeline.scoring.scorer import Scorer, ScoreSplats
@@ -31,7 +32,7 @@ class GenerationJob:
 
     task: a name that no other task has. container: the file that validators would receive, which is scored. copies:
     further files of the same object. is_scored: whether to score results, if there is a scorer. preview_steps: those of
-    the latents of a preview.
+    the latents of a preview. is_explained: whether results keep the pictures and the structure they were made from.
     """
 
     task: str
@@ -40,6 +41,7 @@ class GenerationJob:
     copies: tuple[Container, ...] = ()
     is_scored: bool = True
     preview_steps: int = 0
+    is_explained: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,7 @@ class PackedAsset:
 
     data, copies: the files of the job's container and of its copies. statistics: those of the splats with +y up,
     before any file rounds them. seconds: of each stage, see Asset. cut_outs: how models cut out each picture.
+    pictures, structure: see Asset; only of a job that is explained.
     """
 
     data: bytes
@@ -91,6 +94,8 @@ class PackedAsset:
     statistics: Statistics
     seconds: dict[str, float]
     cut_outs: tuple[CutOutRecord, ...] = ()
+    pictures: tuple[PreparedPicture, ...] = ()
+    structure: Tensor | None = None
 
     @property
     def gaussians(self) -> int:
@@ -179,6 +184,8 @@ class CandidateMaker:
         except Cancelled:
             raise
         except PipelineError as error:
+            if isinstance(error, NoCutOut) and not job.is_explained:
+                error.mattings = ()
             failed = FinishedCandidate.failed(attempt.seed, self.now() - started, error)
             return lambda: failed
         # Packed beside the next candidate, which has the device to itself.
@@ -251,7 +258,8 @@ def _pack(job: GenerationJob, asset: Asset) -> tuple[PackedAsset, Splats]:
     copies = tuple(container.pack(asset.splats).data for container in job.copies)
     statistics = compute_statistics(flip_up_axis(job.container.place(asset.splats)))
     cut_outs = tuple(picture.cut_out.record() for picture in asset.pictures if picture.cut_out.mattings)
-    whole = PackedAsset(packed.data, copies, asset.seed, asset.voxels, statistics, asset.seconds, cut_outs)
+    kept = (asset.pictures, asset.structure) if job.is_explained else ()
+    whole = PackedAsset(packed.data, copies, asset.seed, asset.voxels, statistics, asset.seconds, cut_outs, *kept)
     return whole, packed.splats
 
 

@@ -55,7 +55,7 @@ def make_composite(number: int, *, tested: bool, azimuth: float | None = None) -
     seed = FIRST_HELD_OUT_SEED + 2 * number + tested
     rng = np.random.default_rng(seed)
     kind = KINDS[number % len(KINDS)]
-    grounds = {"plain": _PLAIN, "textured": _TEXTURES[tested], "photographed": _photographs(tested)}[kind]
+    grounds = grounds_of(kind, tested=tested)
     name = [*grounds][number // len(KINDS) % len(grounds)]
     ground = grounds[name](rng)
     colours, alpha = _place_object(seed, rng, azimuth)
@@ -173,6 +173,11 @@ _TEXTURES: Mapping[bool, Mapping[str, Ground]] = {
     False: {"stripes": _stripes, "checkers": _checkers, "clouds": _clouds},
     True: {"dots": _dots, "wood": _wood, "mosaic": _mosaic},
 }
+
+
+def grounds_of(kind: Kind, *, tested: bool) -> Mapping[str, Ground]:
+    """Return the grounds of a kind in one of the halves by name; each draws [SIZE, SIZE, 3] in 0..1."""
+    return {"plain": _PLAIN, "textured": _TEXTURES[tested], "photographed": _photographs(tested)}[kind]
 
 
 def _photographs(tested: bool) -> Mapping[str, Ground]:

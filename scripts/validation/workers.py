@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from miner.config import MinerSettings, shipped_config
-from miner.config.phase import CandidateSettings, CheckpointSettings, ScorerSettings, VoxelSettings
+from miner.config.phase import CandidateSettings, ScorerSettings, TextCheckpointSettings, VoxelSettings
 from miner.config.phase_files import NamedPhase, load_phase
 from miner.gpu import GenerationOrder, WorkerPool, build_workers
 from miner.tasks import best_of_n, make_container, make_request
@@ -37,7 +37,7 @@ def make_phase(checkpoint: Path, scorer: ScorerSettings, voxels: int, seconds: f
     """Return phase3 with the checkpoint for sentences alone, and candidates for so many seconds."""
     changes = {
         "image": None,
-        "text": CheckpointSettings(checkpoint=str(checkpoint)),
+        "text": TextCheckpointSettings(checkpoint=str(checkpoint)),
         "scorer": scorer,
         "max_voxels": VoxelSettings(count=voxels, excess="drop"),
         "candidates": CandidateSettings(count=1000, seconds=seconds),

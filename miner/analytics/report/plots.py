@@ -14,6 +14,8 @@ from miner.analytics.report.formatting import moment
 
 WIDTH = 860
 LABELS = 210
+# The most letters of a name that there is room for.
+MAX_LABEL = 46
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ def rate_plot(rows: Sequence[ReportRow], scale: Scale) -> str:
     """Draw the acceptance rate of each group with its interval, over the bands of the rating."""
     top, row_height = 38, 26
     bottom = top + row_height * len(rows)
-    x = Axis((0, 1), (LABELS, WIDTH - 70))
+    names = [row.label[:MAX_LABEL] for row in rows]
+    left = max(LABELS, 7 * max(map(len, names)) + 12)
+    x = Axis((0, 1), (left, WIDTH - 70))
     parts = []
     ceilings = (1.0, *(band.floor for band in scale.bands))
     for strength, (band, ceiling) in enumerate(zip(reversed(scale.bands), reversed(ceilings[:-1]), strict=True), 1):
@@ -75,7 +79,7 @@ def rate_plot(rows: Sequence[ReportRow], scale: Scale) -> str:
     parts += _vertical_grid(x, top, bottom, ((tick / 100, f"{tick} %", "grid") for tick in range(0, 101, 20)))
     for index, row in enumerate(rows):
         rate, y = row.summary.rate, top + row_height * (index + 0.5)
-        parts.append(_text(LABELS - 12, y + 4, row.label[:34], "end"))
+        parts.append(_text(left - 12, y + 4, names[index], "end"))
         parts.append(_text(x(1) + 10, y + 4, f"n {rate.judged:,}", "muted"))
         if rate.share is not None:
             low, high = rate.interval
@@ -135,7 +139,7 @@ def time_plot(report: Report) -> str:
 
 def evidence_plot(experiment: ExperimentSummary) -> str:
     """Draw the e-value of each comparison over time, on a logarithmic axis, and the threshold that decides."""
-    left, right, top, bottom = 66, WIDTH - 20, 14, 194
+    left, right, top, bottom = 66, WIDTH - 20, 26, 206
     result = experiment.result
     comparisons = [comparison for comparison in result.comparisons if comparison.path]
     ends = [at for comparison in comparisons for at, _ in comparison.path]
@@ -145,7 +149,7 @@ def evidence_plot(experiment: ExperimentSummary) -> str:
     parts = []
     for power in range(-1, math.floor(math.log10(highest)) + 1, max(1, math.ceil(math.log10(highest) / 6))):
         parts += [_line(left, y(power), right, y(power), "grid")]
-        parts += [_text(left - 8, y(power) + 4, f"{10.0**power:g}", "muted end")]
+        parts += [_text(left - 8, y(power) + 4, f"{10.0**power:g}" if power < 5 else f"10^{power}", "muted end")]
     threshold = math.log10(result.threshold)
     parts += [_line(left, y(threshold), right, y(threshold), "mark")]
     parts += [_text(right, y(threshold) - 5, f"decided from {result.threshold:.0f}", "muted end")]

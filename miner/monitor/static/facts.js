@@ -39,6 +39,13 @@ function table(candidates) {
   return el("details", {}, el("summary", {}, `${candidates.length} candidates`), el("ol", {}, lines));
 }
 
+// Which model's matte was taken of each picture, and what was expected of it and of the others.
+function cutOuts(mattings) {
+  const matte = (one) => el("li", {}, `${one.model}: ${one.flaw ? `no cut-out, ${one.flaw}` : `IoU of ${number(one.expected_iou, 2)} expected`}`, el("br"), el("span", { class: "muted" }, measures(one)));
+  const measures = (one) => ["area", "border", "pieces", "largest", "holes", "softness", "roughness", "agreement"].filter((name) => typeof one[name] === "number").map((name) => `${name} ${number(one[name], 2)}`).join(", ");
+  return mattings.map((picture) => el("details", {}, el("summary", {}, picture.chosen ? `Cut out by ${picture.chosen}` : "The whole picture"), el("ul", {}, picture.models.map(matte))));
+}
+
 export async function showFacts(key, query) {
   const reply = await fetch(`/results/${key}.json?${query}`);
   if (!reply.ok) return;
@@ -66,6 +73,7 @@ export async function showFacts(key, query) {
   };
   place("numbers").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
   if (result.candidates.length > 1) place("candidates").replaceChildren(table(result.candidates));
+  place("mattings").replaceChildren(...cutOuts(result.mattings));
   for (const side of ["newer", "older"]) {
     place(side).hidden = result[side] === null;
     if (result[side] !== null) place(side).href = `/viewer?key=${result[side]}${query && `&${query}`}`;

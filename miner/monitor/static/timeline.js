@@ -43,13 +43,13 @@ export class Timeline {
     Object.assign(this, { plot, axis, onRange, dragged: null, at: null });
     this.tooltip = el("div", { class: "tooltip", role: "status", hidden: true });
     this.figure = el("figure", { tabindex: "0", "aria-label": `${plot.title}. Arrow keys move the cursor.` }, el("figcaption", {}, plot.title), this.tooltip);
-    this.figure.addEventListener("pointerdown", (event) => this.down(event));
-    this.figure.addEventListener("pointermove", (event) => this.move(event));
-    this.figure.addEventListener("pointerup", (event) => this.up(event));
+    // The pointer may be there before the first picture is.
+    for (const [name, handle] of [["pointerdown", this.down], ["pointermove", this.move], ["pointerup", this.up], ["keydown", this.key]]) {
+      this.figure.addEventListener(name, (event) => this.cursor && handle.call(this, event));
+    }
     this.figure.addEventListener("pointercancel", () => this.leave());
     this.figure.addEventListener("pointerleave", () => this.dragged === null && this.leave());
     this.figure.addEventListener("blur", () => this.leave());
-    this.figure.addEventListener("keydown", (event) => this.key(event));
     new ResizeObserver(() => this.draw()).observe(this.figure);
   }
 
@@ -82,7 +82,7 @@ export class Timeline {
     }
     const spansDays = axis.until - axis.since > 1.5 * DAY;
     let free = 0;
-    for (const at of timeTicks(axis.since, axis.until, width / 62)) {
+    for (const at of timeTicks(axis.since, axis.until, width / (spansDays ? 88 : 56))) {
       const words = spansDays ? (at % DAY ? utc(at, true) : utc(at, true).slice(0, 5)) : utc(at);
       const half = 3.3 * words.length;
       if (this.x(at) - half < free || this.x(at) + half > width) continue;
@@ -159,7 +159,7 @@ export class Timeline {
   up(event) {
     const { dragged } = this;
     this.dragged = null;
-    this.selected?.setAttribute("width", 0);
+    this.selected.setAttribute("width", 0);
     if (!dragged || Math.abs(event.clientX - dragged.x) < MIN_DRAG) return;
     this.onRange(...[dragged.from, this.moment(event)].sort((a, b) => a - b));
   }

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from miner.analytics import PERIODS
+from miner.ledger import ResultGenerated
 from miner.localnet.synthetic_ledger import TASKS_PER_HOUR, fill_ledger
 from miner.monitor.thumbnail_worker import draw_result
 from miner.monitor.turntable import EXTENT
@@ -128,12 +129,23 @@ async def check_that_words_stay_words(tab: Tab) -> None:
 async def test_the_viewer_shows_what_the_validator_sees(site: Site, browser: Browser) -> None:
     splats = uneven_splats()
     key = time.time_ns()
-    write_ledger(site.ledger, one_task(key))
+    models = [
+        {"model": "u2net", "expected_iou": 0.81, "flaw": "", "area": 0.2, "agreement": None},
+        {"model": HOSTILE, "expected_iou": 0.0, "flaw": "full", "area": 1.0, "agreement": None},
+    ]
+    mattings = ({"chosen": "u2net", "models": models},)
+    events = [
+        replace(event, mattings=mattings) if isinstance(event, ResultGenerated) else event for event in one_task(key)
+    ]
+    write_ledger(site.ledger, events)
     assert site.gallery._save(some_result(key, prompt=HOSTILE, data=spz.to_bytes(splats)))
     tab = await browser.open(f"{site.url}/viewer?key={key}", size=(SIZE, SIZE))
     await tab.until("document.getElementById('progress').hidden && document.querySelector('dd')")
     assert HOSTILE in await tab.evaluate("document.getElementById('title').textContent")
     assert "accepted, 0.71" in await tab.evaluate("document.getElementById('numbers').textContent")
+    shown = await tab.evaluate("document.getElementById('mattings').textContent")
+    assert "Cut out by u2netu2net: IoU of 0.81 expectedarea 0.2" in shown
+    assert f"{HOSTILE}: no cut-out, full" in shown
     await tab.evaluate("document.querySelector('aside').remove(); document.getElementById('controls').remove()")
     expected = render(normalise(splats, EXTENT), orbit((0,), size=SIZE))[0].numpy()
     shown = await picture_of(tab)
@@ -241,7 +253,8 @@ async def test_choosing_and_zooming(full_site: Site, browser: Browser) -> None:
     await other.until(DRAWN)
     assert await other.evaluate(judged) == await tab.evaluate(judged)
 
-    # By keys: closer, and the cursor.
+    # By keys: closer, and the cursor. A page that nobody sees is not drawn.
+    await tab.call("Page.bringToFront")
     await tab.evaluate("document.querySelector('#closer').click()")
     await tab.until(f"!location.hash.includes('since={start:.0f}&') && {DRAWN}")
     await tab.evaluate("document.querySelector('#over-time figure').focus()")

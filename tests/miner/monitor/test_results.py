@@ -83,11 +83,14 @@ async def test_a_result_that_is_deleted_is_not_found_any_more(site: Site, keys: 
 async def test_all_facts_of_a_result(site: Site, keys: list[int]) -> None:
     candidates = ({"seed": 2**62 + 3, "fate": "best"}, {"seed": 1, "fate": "worse"})
     event = next(event for event in one_task(keys[1]) if isinstance(event, ResultGenerated))
-    write_ledger(site.ledger, [replace(event, candidates=candidates, threshold=0.6, pass_probability=0.4, gate="sent")])
+    mattings = ({"chosen": "u2net", "models": [{"model": "u2net", "expected_iou": 0.8, "flaw": "", "area": 0.2}]},)
+    event = replace(event, candidates=candidates, mattings=mattings)
+    write_ledger(site.ledger, [replace(event, threshold=0.6, pass_probability=0.4, gate="sent")])
     told = await (await site.get(f"/results/{keys[1]}.json")).json()
     assert (told["outcome"], told["validator"], told["config_hash"]) == ("rejected", HOTKEYS[0], "phase3-hash")
     assert (told["threshold"], told["pass_probability"], told["gate"]) == (0.6, 0.4, "sent")
     assert [one["seed"] for one in told["candidates"]] == [str(2**62 + 3), "1"]
+    assert told["mattings"] == list(mattings)
     assert (told["newer"], told["older"]) == (str(keys[0]), str(keys[2]))
     assert told["folder"] == str(site.gallery.results)
     told = await (await site.get(f"/results/{keys[1]}.json?text=chair")).json()
