@@ -23,8 +23,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RESTART_DELAY = 1.0
 LAST_RESTART_DELAY = 300.0
-# Losses without a candidate in between after which a worker counts as lost: some four minutes of back-off. It is
-# started again all the same, in case that it helps.
+# Losses in a row after which a worker counts as lost: some four minutes of back-off. It is started again all the same.
 MAX_LOSSES = 8
 # Seconds between two looks at a worker that reports nothing.
 LOOK_INTERVAL = 0.5
@@ -45,8 +44,8 @@ class _Models:
 class RemoteWorker(Worker):
     """Keeps one life of a worker after another; a thread waits for its reports.
 
-    A life ends by itself, with a fault that it reports, or because a candidate or a load takes longer than the limit of
-    `check`. All models that are still in use are loaded again in the next.
+    A life ends by itself, with a fault that it reports, or because something takes longer than the limit of `check`.
+    All models that are still in use are loaded again in the next.
     """
 
     def __init__(self, device: str, open_link: Callable[[], Link], place: str) -> None:
@@ -179,7 +178,7 @@ class RemoteWorker(Worker):
         while not self._stopping.is_set():
             try:
                 reason = self._live()
-            except Exception as error:  # whatever keeps a life from beginning is told, and tried again
+            except Exception as error:  # whatever keeps a life from beginning is tried again
                 reason = f"{type(error).__name__}: {error}"
             if self._stopping.is_set():
                 self._end(Cancelled("the miner is stopping"))
