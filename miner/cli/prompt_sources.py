@@ -90,6 +90,8 @@ def _sources(word: str) -> tuple[PromptSource, ...]:
         if not files:
             raise OperatorError(f"the folder {path} has no picture: none of its files ends in .png or the like")
         return tuple(_picture(file) for file in files)
+    if word.endswith("/"):
+        raise OperatorError(f"the folder {word} does not exist")
     if path.suffix.lower() == LIST_SUFFIX and " " not in word.strip():
         return tuple(_lines(path.read_bytes(), str(path)))
     return (_line(word),)
@@ -146,7 +148,8 @@ def _read_picture(path: Path) -> "ImagePrompt":
 
 def _is_path(word: str) -> bool:
     path = Path(word)
-    return path.suffix.lower() in (*PICTURE_SUFFIXES, LIST_SUFFIX) or _is(word, "is_file") or _is(word, "is_dir")
+    is_named_so = word.endswith("/") or path.suffix.lower() in (*PICTURE_SUFFIXES, LIST_SUFFIX)
+    return is_named_so or _is(word, "is_file") or _is(word, "is_dir")
 
 
 def _is(word: str, kind: Literal["is_file", "is_dir"]) -> bool:

@@ -1,12 +1,16 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from click.testing import Result
 from PIL import Image
 
+from miner.cli.generation import Generation
+from miner.cli.generation_report import MadeObject
+from miner.cli.prompt_sources import PromptSource
 from pipeline import flip_up_axis, ply, spz
 from pipeline.rendering.cameras import validator_cameras
 from pipeline.scoring.best_of_n import candidate_seed
@@ -169,6 +173,25 @@ def test_a_prompt_that_fails_does_not_stop_the_others(picture: Path, tmp_path: P
     pages = {path.parent.name for path in (tmp_path / "why").glob("*/index.html")}
     assert made.stem in pages
     assert len(pages) == 2
+
+
+def test_an_interruption_leaves_what_was_made_and_its_sheet(
+    tmp_path: Path, quick: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Generation.make
+
+    def interrupt_the_second(work: Generation, source: PromptSource, *others: Any) -> MadeObject:
+        if source.name == "a blue car":
+            raise KeyboardInterrupt
+        return make(work, source, *others)
+
+    monkeypatch.setattr(Generation, "make", interrupt_the_second)
+    out = ("-o", tmp_path / "objects", "--sheet", tmp_path / "all.png")
+    result = generate("a red chair", "a blue car", "a yellow duck", *quick, *out)
+    assert result.exit_code == 1
+    assert [path.name.startswith("a-red-chair") for path in (tmp_path / "objects").iterdir()] == [True]
+    with Image.open(tmp_path / "all.png") as sheet:
+        assert 256 < sheet.height < 512
 
 
 def test_if_no_prompt_can_be_read_nothing_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,16 @@ def test_a_folder_without_pictures(folder: Path) -> None:
         find_prompts(("empty",), None)
 
 
+def test_what_is_named_like_a_folder_is_no_sentence(folder: Path) -> None:
+    with pytest.raises(OperatorError, match="the folder picturse/ does not exist"):
+        find_prompts(("picturse/",), None)
+
+
+def test_a_list_that_is_missing(folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.txt"):
+        find_prompts(("none.txt",), None)
+
+
 def test_several_pictures_of_one_object(folder: Path) -> None:
     (source,) = find_prompts(("pictures",), "multidiffusion")
     prompt = source.read()
