@@ -299,8 +299,17 @@ class Phase(_Section):
             raise ValueError("text_to_image needs image: {checkpoint: ...}, which makes objects of what it draws")
         if self.scorer is None and self.candidates.count > 1:
             raise ValueError("candidates.count: only 1 is allowed without scorer: {}, which tells which one is best")
+        self._check_previews()
         self._check_gate()
         return self
+
+    def _check_previews(self) -> None:
+        steps, whole = self.candidates.preview_steps, self.slat_sampler_params.steps
+        if steps is not None and steps >= whole:
+            raise ValueError(
+                f"candidates.preview_steps: {steps} is as much work as a whole candidate, since "
+                f"slat_sampler_params.steps is {whole}; take fewer or leave it out"
+            )
 
     def _check_gate(self) -> None:
         if self.gate is None:

@@ -112,7 +112,12 @@ class PhaseManager:
     @property
     def problems(self) -> tuple[str, ...]:
         """What the operator should know: `file_problems`, and the parts of the score that cannot be computed."""
-        return (*self.file_problems, *self.selector.models.problems)
+        # The models may have been loaded with a scorer for a phase that is not in use any more.
+        if not any(phase.settings.scorer for phase in self.selector.choice.phases):
+            return self.file_problems
+        # Loaded models serve as they are for as long as phases need no others.
+        missing = (f"{problem}; then restart the miner" for problem in self.selector.models.problems)
+        return (*self.file_problems, *missing)
 
     async def _follow(self) -> None:
         while True:

@@ -196,6 +196,10 @@ def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
             "extends: base\nscorer: {}\ncandidates: {count: 2, preview_steps: 3}\n",
             r"candidates: .*count of 3 or",
         ),
+        (
+            "extends: base\nscorer: {}\nslat_sampler_params: {steps: 3}\ncandidates: {count: 3, preview_steps: 3}\n",
+            r"preview_steps: 3 is as much work as a whole candidate, since slat_sampler_params.steps is 3; take fewer",
+        ),
         ("extends: base\nscorer: {}\ngate: {}\n", r"gate: .*needs either quality or score"),
         ("extends: base\nscorer: {}\ngate: {quality: 0.5, score: 0.5}\n", r"gate: .*needs either quality or score"),
         ("extends: base\nscorer: {}\ngate: {score: 0.6}\n", r"gate.score needs scorer: {parts: \[quality, align"),

@@ -69,7 +69,12 @@ async def test_parts_of_the_score_without_weights_are_among_the_problems(miner: 
     miner.load_problems = ("results are not scored by quality: run …",)
     miner.apply("s")
     await miner.manager.poll(at_once=True)
-    assert miner.manager.problems == miner.load_problems
+    # What is downloaded meanwhile would have no effect.
+    assert miner.manager.problems == (f"{miner.load_problems[0]}; then restart the miner",)
+    # It has the same models, and does without their scorer.
+    miner.apply("a")
+    await miner.manager.poll(at_once=True)
+    assert (miner.loads, miner.manager.problems) == (["a", "s"], ())
     miner.load_problems = ()
     miner.apply("other")
     await miner.manager.poll(at_once=True)
