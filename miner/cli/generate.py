@@ -145,39 +145,55 @@ def generate(
     seeds = tuple(secrets.randbelow(2**31) if seed is None else seed for _ in readable)
     targets = GenerationFiles.choose(readable, seeds, files.state_dir, output, sheet, opened)
     settings = files.settings.model_copy(update={"device": device or files.settings.device})
-    pages = tuple(explain / path.stem if explain and len(readable) > 1 else explain for path in targets.objects)
+    if explain is not None:
+        # Before the work, as the other folders.
+        explain.mkdir(parents=True, exist_ok=True)
     work = Generation(named, phase, settings, up, _load(named.name, phase, settings))
-    failed = len(sources) - len(readable)
+    made = _make_all(work, readable, seeds, targets, explain, is_single=len(sources) == 1)
+    if opened and made and targets.sheet is not None:
+        open_picture(targets.sheet)
+    if made < len(sources):
+        raise OperatorError(f"{len(sources) - made} of {plural(len(sources), 'prompt')} did not become an object")
+
+
+def _make_all(
+    work: Generation, sources: tuple[PromptSource, ...], seeds: tuple[int, ...], targets: GenerationFiles,
+    explain: Path | None, is_single: bool,
+) -> int:  # fmt: skip
+    """Make an object of each prompt, and return how many there are.
+
+    Failures are told, but that of the single prompt of a command is raised as OperatorError.
+    """
+    from pipeline import PipelineError
+
+    made = 0
     rows: list[Image.Image] = []
     try:
-        with GenerationBar(len(readable)) as bar:
-            for number, source in enumerate(readable):
+        with GenerationBar(len(sources)) as bar:
+            for source, seed, path in zip(sources, seeds, targets.objects, strict=True):
+                bar.begin(source.name)
+                page = explain / path.stem if explain and len(sources) > 1 else explain
                 try:
-                    bar.begin(source.name)
-                    made = work.make(source, seeds[number], targets.objects[number], pages[number], bar)
+                    one = work.make(source, seed, path, page, bar)
                     if targets.sheet is not None:
-                        rows.append(made.draw(source.read()))
+                        rows.append(one.draw(source.read()))
                 except PipelineError as error:
-                    if len(sources) == 1:
+                    if is_single:
                         raise OperatorError(str(error)) from None
                     bar.echo_error(f"{source.name}: {error}")
-                    failed += 1
+                    continue
+                made += 1
+                if is_single:
+                    one.report(work.phase, bar.echo)
                 else:
-                    if len(sources) == 1:
-                        made.report(phase, bar.echo)
-                    else:
-                        bar.echo(made.summary)
+                    bar.echo(one.summary)
             bar.end()
     finally:
         # Also of what was made before an interruption.
         if targets.sheet is not None and rows:
             write_sheet(targets.sheet, rows)
-    if targets.sheet is not None and rows:
-        click.echo(f"{targets.sheet}: the sheet")
-        if opened:
-            open_picture(targets.sheet)
-    if failed:
-        raise OperatorError(f"{failed} of {plural(len(sources), 'prompt')} did not become an object")
+            click.echo(f"{targets.sheet}: the sheet")
+    return made
 
 
 def _check(sources: tuple[PromptSource, ...]) -> tuple[PromptSource, ...]:

@@ -43,7 +43,7 @@ def phase() -> None:
     """
 
 
-@phase.command("list", examples=("phase list",))
+@phase.command("list")
 @operator_files
 def list_phases(config: Path | None, state: Path | None) -> None:
     """List all phases, those to run marked with *, each with the hash of its settings."""
@@ -134,12 +134,7 @@ def apply(name: str, no_wait: bool, config: Path | None, state: Path | None) -> 
     _report_answer(state_file, choice, no_wait)
 
 
-@phase.command(
-    examples=(
-        "phase split phase3=50 baseline=50",
-        "phase split phase3=50 test3=50 --promote --rollback",
-    )
-)
+@phase.command(examples=("phase split phase3=50 baseline=50", "phase split phase3=50 test3=50 --promote"))
 @click.argument("arms", metavar="NAME=SHARE...", nargs=-1, required=True, shell_complete=complete_phase)
 @click.option("--promote", is_flag=True, help="Make the arm that wins the phase.")
 @click.option("--rollback", is_flag=True, help="Go back to the phase from before once an arm is clearly worse.")
