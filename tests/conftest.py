@@ -5,10 +5,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pipeline import CheckpointSource, Generator, choose_compute
 from tests.support.text_checkpoint import write_text_checkpoint
+
+# Examples take as long as a busy machine lets them.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
