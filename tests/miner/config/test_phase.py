@@ -207,7 +207,10 @@ def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
         ("extends: base\ngate: auto\n", r"top.yaml: .*gate needs scorer: \{\}"),
         ("extends: base\nscorer: {}\ngate: aut\n", r"top.yaml: gate: must be auto, \{quality: 0.6\} or \{score: 0.6\}"),
         ("extends: base\nscorer: {}\ngate: [auto]\n", r"top.yaml: gate: must be auto, \{quality: 0.6\} or"),
-        ("extends: base\nscorer: {}\ngate: {qualty: 0.6}\n", r"unknown key gate.qualty; allowed here: quality, score"),
+        (
+            "extends: base\nscorer: {}\ngate: {qualty: 0.6}\n",
+            r"unknown key gate.qualty \(did you mean quality\?\); allowed here: quality, score",
+        ),
         ("extends: base\nscorer: {parts: [similarity]}\ngate: auto\n", r"gate: auto needs quality or alignment among"),
         ("extends: base\nscorer: {parts: []}\n", r"scorer.parts: .*at least 1 item"),
         ("extends: base\nscorer: {parts: [quality, clip]}\n", r"scorer.parts.*'quality', 'alignment' or 'similarity'"),
