@@ -220,7 +220,7 @@ def _for_prompts(phase: "Phase", sources: tuple[PromptSource, ...], checkpoint: 
 
     Raises OperatorError if there is none.
     """
-    from miner.config.phase import CheckpointSettings, TextCheckpointSettings
+    from miner.config.phase_sections import CheckpointSettings, TextCheckpointSettings
 
     sentences = any(source.is_text for source in sources)
     is_drawn = sentences and phase.text_to_image is not None

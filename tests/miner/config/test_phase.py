@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from miner.config.choice_sections import GateSettings
 from miner.config.loader import load_yaml, phase_names, shipped_config
-from miner.config.phase import GateSettings, Phase
+from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import OperatorError
 from pipeline import CutOutParams
