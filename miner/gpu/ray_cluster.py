@@ -133,7 +133,7 @@ class Driver:
     def _take(self, message: FromDriver) -> None:
         address = self._owner.cluster.address
         match message:
-            case ray_driver.Waiting(reason):
+            case ray_driver.Waiting(reason) if not self._owner.was_there:
                 log.warning("Waiting up to %.0f s for the Ray cluster at %s: %s", self._patience, address, reason)
             case ray_driver.Connected(is_authenticated):
                 log.info("Connected to the Ray cluster at %s", address)

@@ -17,10 +17,9 @@ MARK = "TEST_RAY_CLUSTER"
 TOKEN = "a token of tests, which opens nothing but them"
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """What Ray and its drivers need in their environment, besides what is there."""
     return {
-        MARK: str(folder),
         # Only then does Ray listen on 127.0.0.1 alone.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -58,7 +57,7 @@ class LocalRay:
         ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, env=os.environ | environment(self.folder), stdout=log, stderr=subprocess.STDOUT
+                command, env=os.environ | environment() | {MARK: str(self.folder)}, stdout=log, stderr=subprocess.STDOUT
             )
         deadline = time.monotonic() + START_TIMEOUT
         while (self.folder / "log").read_text().count("Ray runtime started") == 0:
