@@ -268,13 +268,17 @@ class WorkerPool:
         if not self._is_in_reach and not choice.has_valid and not choice.is_running:
             task.done.set_exception(WorkerLost(self._epitaph()))
             return
-        able = [number for number, worker in enumerate(self.workers) if worker.is_up]
-        wanted = [(number, stage) for number in able if (stage := self._wants(task, number, now)) is not None]
-        is_late = choice.has_valid and now >= choice.deadline
-        if not is_late and (choice.is_running or wanted or not (able or choice.has_valid)):
-            seconds = min((self._expect(task, *each) for each in wanted), default=0.0)
-            self._set_timer(task, choice.deadline - (0.0 if choice.is_running else seconds))
-            return
+        if not (choice.has_valid and now >= choice.deadline):
+            # First what costs little, since there may be many workers.
+            if choice.is_running:
+                self._set_timer(task, choice.deadline)
+                return
+            able = [number for number, worker in enumerate(self.workers) if worker.is_up]
+            wanted = [(number, stage) for number in able if (stage := self._wants(task, number, now)) is not None]
+            if wanted or not (able or choice.has_valid):
+                seconds = min((self._expect(task, *each) for each in wanted), default=0.0)
+                self._set_timer(task, choice.deadline - seconds)
+                return
         try:
             task.done.set_result(choice.best())
         except Exception as error:  # belongs to whoever waits for the task

@@ -10,7 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 from queue import Empty, SimpleQueue
 
-from miner.config.settings import RaySettings
+from miner.config import RaySettings
 from miner.errors import OperatorError
 from miner.gpu import messages, ray_driver
 from miner.gpu.child_process import ChildProcess
