@@ -6,6 +6,8 @@ from setuptools import find_packages, setup
 TEXT_TO_IMAGE = ["accelerate", "diffusers>=0.42,<1"]
 # Only for the parts alignment and similarity of a phase's scorer.
 SCORE = ["ftfy>=6.3,<7", "regex", "torchmetrics>=1.9,<2"]
+# Only for workers on the machines of a Ray cluster, all of which must have the same version.
+RAY = ["ray>=2.60,<2.61"]
 # Has the photograph of scripts/demo.py.
 DEMO = ["scikit-image"]
 
@@ -58,9 +60,11 @@ setup(
         "gpu": ["onnxruntime-gpu>=1.23.2"],
         "text-to-image": TEXT_TO_IMAGE,
         "score": SCORE,
+        "ray": RAY,
         "demo": DEMO,
         "dev": [
             *DEMO,
+            *RAY,
             *SCORE,
             *TEXT_TO_IMAGE,
             "hypothesis",

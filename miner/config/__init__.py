@@ -21,6 +21,7 @@ from miner.config.settings import (
     NotificationSettings,
     OperatorFiles,
     PullingSettings,
+    RaySettings,
     RetentionSettings,
     ServingSettings,
     SpzSettings,
@@ -29,7 +30,7 @@ from miner.config.ss58 import check_address
 
 __all__ = [
     "BANDS", "LIST_NAMES", "GenerateSettings", "HousekeepingSettings", "ListName", "MinerSettings",
-    "NotificationSettings", "OperatorFiles", "PolicyEntry", "PolicyRules", "PullingSettings", "RetentionSettings",
-    "Section", "ServingSettings", "SpzSettings", "check_address", "load_yaml", "parse_json_or_yaml", "parse_yaml",
-    "phase_folders", "phase_names", "shipped_config",
+    "NotificationSettings", "OperatorFiles", "PolicyEntry", "PolicyRules", "PullingSettings", "RaySettings",
+    "RetentionSettings", "Section", "ServingSettings", "SpzSettings", "check_address", "load_yaml",
+    "parse_json_or_yaml", "parse_yaml", "phase_folders", "phase_names", "shipped_config",
 ]  # fmt: skip

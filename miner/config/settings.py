@@ -121,10 +121,33 @@ class LedgerSettings(Section):
 BANDS = {"excellent": 0.70, "good": 0.60, "minimum": 0.55, "modest": 0.45}
 
 
+class RaySettings(Section):
+    """A Ray cluster, and how many of its GPUs work for the miner; CPUs are for trying it out."""
+
+    address: Annotated[str, Field(pattern=r"^(auto|[^\s:/]+:\d{1,5})$")] = "auto"
+    gpus: int = Field(default=0, ge=0, le=1024)
+    cpus: int = Field(default=0, ge=0, le=1024)
+
+    @model_validator(mode="after")
+    def _ask_for_one_kind(self) -> "RaySettings":
+        if (self.gpus > 0) == (self.cpus > 0):
+            raise ValueError("give the number of GPUs that work for the miner: {gpus: 8}; or cpus, to try it out")
+        return self
+
+    @property
+    def count(self) -> int:
+        """The number of GPUs, or of CPUs."""
+        return self.gpus or self.cpus
+
+
 class WorkerSettings(Section):
-    """The devices that candidates are made on: several have a process each; `auto` is what `device` says."""
+    """The devices that candidates are made on: several have a process each, and those of a Ray cluster an actor.
+
+    `auto` is what `device` says, or none beside a Ray cluster.
+    """
 
     devices: Literal["auto", "all"] | tuple[str, ...] = "auto"
+    ray: RaySettings | None = None
 
     @field_validator("devices", mode="before")
     @classmethod
@@ -165,6 +188,8 @@ class MinerSettings(Section):
     def _name_devices_once(self) -> "MinerSettings":
         if self.device != "auto" and self.workers.devices != "auto":
             raise ValueError("device and workers.devices both name devices: leave one of the two out")
+        if self.device != "auto" and self.workers.ray is not None:
+            raise ValueError("device has no effect beside workers.ray: name it in workers.devices to use both")
         return self
 
     @field_validator("bands")

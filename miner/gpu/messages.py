@@ -68,6 +68,13 @@ Order = Load | Unload | Begin | Make | Cancel | Forget | Stop
 
 
 @dataclass(frozen=True)
+class Placed:
+    """The worker lives, on the machine with this address; only of workers whose machine is chosen at that moment."""
+
+    place: str
+
+
+@dataclass(frozen=True)
 class Loaded:
     """Models are loaded and warm; `memory` is that of the device."""
 
@@ -127,4 +134,4 @@ class LogLine:
     text: str
 
 
-Report = Loaded | NotLoaded | Free | Made | NotMade | Fault | LogLine
+Report = Placed | Loaded | NotLoaded | Free | Made | NotMade | Fault | LogLine

@@ -22,13 +22,14 @@ class Sample:
 class Pace:
     """Running estimates by worker, kind and stage; those of one kind have the same settings and type of prompt."""
 
-    _seconds: dict[tuple[int, str, Stage], float] = field(default_factory=dict)
+    # By kind and stage, then by worker: what one is expected to take is asked for each worker at each change.
+    _seconds: dict[tuple[str, Stage], dict[int, float]] = field(default_factory=dict)
 
     def add(self, kind: str, sample: Sample) -> None:
         """Take a stage of a candidate into account."""
-        key = sample.worker, kind, sample.stage
-        known = self._seconds.setdefault(key, sample.seconds)
-        self._seconds[key] = known + GAIN * (sample.seconds - known)
+        paces = self._seconds.setdefault((kind, sample.stage), {})
+        known = paces.setdefault(sample.worker, sample.seconds)
+        paces[sample.worker] = known + GAIN * (sample.seconds - known)
 
     def expect(self, worker: int, kind: str, stage: Stage, samples: Sequence[Sample] = ()) -> float:
         """Return the seconds that a worker is expected to take for a stage of a task, 0.0 if nothing tells.
@@ -38,7 +39,7 @@ class Pace:
         nothing is known is expected to take as long as a whole candidate.
         """
         own = [sample for sample in samples if sample.stage == stage]
-        paces = {number: seconds for (number, *of), seconds in self._seconds.items() if of == [kind, stage]}
+        paces = self._seconds.get((kind, stage), {})
         if stage != "whole" and not own and not paces:
             return self.expect(worker, kind, "whole", samples)
         if own:

@@ -16,7 +16,7 @@ from miner.gpu.models import PhaseModels
 from miner.gpu.order import GenerationOrder, TaskInHand
 from miner.gpu.pace import Pace, Sample
 from miner.gpu.plan import Claim, choose_claim
-from miner.gpu.worker import LoadedPhase, Worker, WorkerStatus
+from miner.gpu.worker import LeftOut, LoadedPhase, Worker, WorkerStatus
 from pipeline import Attempt, BestOfN, BestResult, Cancelled, FinishedCandidate, Stage, WorkerLost
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,8 @@ class WorkerPool:
         """Have all workers load the models of a phase and warm them up, while they go on with their tasks.
 
         Returns once all that are there have them; those that are lost meanwhile take no tasks of the phase until they
-        have loaded it. Raises OperatorError if a worker cannot load them, and MinerError if no worker is left.
+        have loaded it. Raises OperatorError if a worker cannot load them and cannot be left out, or none can, and
+        MinerError if no worker is left.
         """
         loop = self._follow()
         models = str(next(self._ids))
@@ -144,8 +145,12 @@ class WorkerPool:
     def _are_loaded(self, loads: "Sequence[Future[LoadedPhase]]") -> bool:
         """Return whether all workers that are there have loaded a phase. Raise OperatorError or MinerError."""
         has_loaded = False
+        left_out: list[LeftOut] = []
         for worker, load in zip(self.workers, loads, strict=True):
             error = load.exception() if load.done() else None
+            if isinstance(error, LeftOut):
+                left_out.append(error)
+                continue
             if isinstance(error, OperatorError) and len(self.workers) > 1:
                 raise OperatorError(f"{worker.device}: {error}")
             if error is not None and not isinstance(error, WorkerLost):
@@ -153,6 +158,8 @@ class WorkerPool:
             has_loaded |= load.done() and error is None
         if has_loaded:
             return all(load.done() or not worker.is_up for worker, load in zip(self.workers, loads, strict=True))
+        if len(left_out) == len(loads):
+            raise OperatorError("; ".join(dict.fromkeys(str(error) for error in left_out)))
         if not self._is_alive:
             raise MinerError(self._epitaph())
         return False
@@ -161,12 +168,20 @@ class WorkerPool:
     def _is_alive(self) -> bool:
         return any(worker.can_come_back for worker in self.workers)
 
+    @property
+    def _is_in_reach(self) -> bool:
+        """Whether there is a worker that tasks may wait for."""
+        return any(worker.can_come_back and not worker.is_out_of_reach for worker in self.workers)
+
     def _epitaph(self) -> str:
-        """Return why no worker is left."""
-        faults = [(status.device, status.fault) for status in self.statuses]
-        if len(faults) == 1:
-            return faults[0][1]
-        return "no worker is left: " + "; ".join(f"{device}: {fault}" for device, fault in faults)
+        """Return why no worker is left, or none is within reach."""
+        devices: defaultdict[str, list[str]] = defaultdict(list)
+        for status in self.statuses:
+            devices[status.fault].append(status.device)
+        if len(self.workers) == 1:
+            return next(iter(devices))
+        words = "no worker is within reach" if self._is_alive else "no worker is left"
+        return f"{words}: " + "; ".join(f"{', '.join(names)}: {fault}" for fault, names in devices.items())
 
     def _assign(self) -> None:
         """Give each free worker a task, and end the tasks that want no more."""
@@ -250,16 +265,20 @@ class WorkerPool:
     def _end_if_done(self, task: TaskInHand, now: float) -> None:
         """End a task that wants nothing more or has no time left, and else look again when it may be so."""
         choice = task.choice
-        if not self._is_alive and not choice.has_valid and not choice.is_running:
+        if not self._is_in_reach and not choice.has_valid and not choice.is_running:
             task.done.set_exception(WorkerLost(self._epitaph()))
             return
-        able = [number for number, worker in enumerate(self.workers) if worker.is_up]
-        wanted = [(number, stage) for number in able if (stage := self._wants(task, number, now)) is not None]
-        is_late = choice.has_valid and now >= choice.deadline
-        if not is_late and (choice.is_running or wanted or not (able or choice.has_valid)):
-            seconds = min((self._expect(task, *each) for each in wanted), default=0.0)
-            self._set_timer(task, choice.deadline - (0.0 if choice.is_running else seconds))
-            return
+        if not (choice.has_valid and now >= choice.deadline):
+            # First what costs little, since there may be many workers.
+            if choice.is_running:
+                self._set_timer(task, choice.deadline)
+                return
+            able = [number for number, worker in enumerate(self.workers) if worker.is_up]
+            wanted = [(number, stage) for number in able if (stage := self._wants(task, number, now)) is not None]
+            if wanted or not (able or choice.has_valid):
+                seconds = min((self._expect(task, *each) for each in wanted), default=0.0)
+                self._set_timer(task, choice.deadline - seconds)
+                return
         try:
             task.done.set_result(choice.best())
         except Exception as error:  # belongs to whoever waits for the task

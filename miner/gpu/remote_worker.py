@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
 from miner.gpu import messages
-from miner.gpu.link import Link
+from miner.gpu.link import Link, OutOfReach
 from miner.gpu.statistics import CandidateCounter
-from miner.gpu.worker import LoadedPhase, Worker, WorkerState, WorkerStatus
+from miner.gpu.worker import LeftOut, LoadedPhase, Worker, WorkerState, WorkerStatus
 from miner.runtime import backoff
 from miner.runtime.gpu_memory import GpuMemory
 from pipeline import Attempt, Cancelled, FinishedCandidate, GenerationJob, WorkerLost
@@ -27,32 +27,41 @@ LAST_RESTART_DELAY = 300.0
 MAX_LOSSES = 8
 # Seconds between two looks at a worker that reports nothing.
 LOOK_INTERVAL = 0.5
+# Seconds after which what only the operator can put right is tried again.
+MEND_INTERVAL = 60.0
 
 
 @dataclass(eq=False)
 class _Models:
     """Models that a worker is to have.
 
-    loaded: ends when they are first loaded. attempts: how often that was tried.
+    loaded: ends when they are first loaded. attempts: how often that was tried. retry_at: when to try it again in the
+    same life, if it was refused.
     """
 
     phase: NamedPhase
     loaded: "Future[LoadedPhase]" = field(default_factory=Future)
     attempts: int = 0
+    retry_at: float = float("inf")
 
 
 class RemoteWorker(Worker):
     """Keeps one life of a worker after another; a thread waits for its reports.
 
-    A life ends by itself, with a fault that it reports, or because something takes longer than the limit of `check`.
-    All models that are still in use are loaded again in the next.
+    A life ends by itself, with a fault that it reports, or because a candidate or a load takes longer than the limit of
+    `check`. All models that are still in use are loaded again in the next. Where no life can begin at present, or not
+    until the operator has put something right, it is out of reach, and is tried again for ever.
     """
 
-    def __init__(self, device: str, open_link: Callable[[], Link], place: str) -> None:
-        """Take the device's name, and the function that begins a life, which blocks and may raise OSError."""
+    def __init__(self, device: str, open_link: Callable[[], Link], place: str, *, is_optional: bool = False) -> None:
+        """Take the device's name, and the function that begins a life, which may raise OSError.
+
+        is_optional: whether the worker is left out of phases that it cannot load, until it can, and others go on.
+        """
         self.device = device
         self._place = place
         self._open_link = open_link
+        self._is_optional = is_optional
         self._on_change: Callable[[], None] = lambda: None
         self._stopping = threading.Event()
         self._counter = CandidateCounter()
@@ -69,9 +78,13 @@ class RemoteWorker(Worker):
         self._busy: tuple[int, float] | None = None
         self._memory: GpuMemory | None = None
         self._losses = 0
+        self._failures = 0
         self._verdict = ""
         self._fault = ""
         self._is_up = True
+        self._is_out_of_reach = False
+        # What keeps a life from beginning, if only the operator can put it right.
+        self._mistake: OperatorError | None = None
         self._thread = threading.Thread(target=self._keep_alive, name=f"worker {device}", daemon=True)
         self._thread.start()
 
@@ -94,6 +107,11 @@ class RemoteWorker(Worker):
         """Whether it lives, or has not been lost too often."""
         return self._losses < MAX_LOSSES and not self._stopping.is_set()
 
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether no life can begin at present."""
+        return self._is_out_of_reach
+
     def has(self, models: str) -> bool:
         """Return whether models are loaded and warm."""
         return models in self._ready
@@ -102,6 +120,8 @@ class RemoteWorker(Worker):
         """Load the models of a phase, in this life and in all to come. The future may fail with OperatorError."""
         with self._lock:
             entry = self._models[models] = _Models(phase)
+            if self._mistake is not None:
+                entry.loaded.set_exception(self._mistake)
             if self._link is not None:
                 self._send_load(self._link, models)
         return entry.loaded
@@ -176,16 +196,26 @@ class RemoteWorker(Worker):
 
     def _keep_alive(self) -> None:
         while not self._stopping.is_set():
+            is_lost = True
             try:
                 reason = self._live()
-            except Exception as error:  # whatever keeps a life from beginning is tried again
+            except (OutOfReach, OperatorError) as error:
+                reason, is_lost = str(error), False
+                self._set_out_of_reach(error if isinstance(error, OperatorError) else None)
+            except Exception as error:  # whatever keeps a life from beginning is told, and tried again
                 reason = f"{type(error).__name__}: {error}"
             if self._stopping.is_set():
                 self._end(Cancelled("the miner is stopping"))
                 return
-            self._losses += 1
-            delay = backoff(self._losses, FIRST_RESTART_DELAY, LAST_RESTART_DELAY)
-            log.error("The worker on %s was lost: %s; it is started again in %.0f s", self.device, reason, delay)
+            self._losses += is_lost
+            self._failures += 1
+            delay = backoff(self._failures, FIRST_RESTART_DELAY, LAST_RESTART_DELAY if is_lost else MEND_INTERVAL)
+            if is_lost:
+                log.error("The worker on %s was lost: %s; it is started again in %.0f s", self.device, reason, delay)
+            elif reason != self._fault:
+                log.error(
+                    "The worker on %s is out of reach: %s; it is tried again until it is there", self.device, reason
+                )
             self._fault = reason
             self._end(WorkerLost(f"the worker on {self.device} was lost: {reason}"))
             self._stopping.wait(delay)
@@ -194,7 +224,8 @@ class RemoteWorker(Worker):
         """Begin a life, load what it needs and take its reports; return how it ended."""
         link = self._open_link()
         with self._lock:
-            self._link, self._is_up, self._verdict = link, True, ""
+            self._link, self._verdict = link, ""
+            self._is_up = not self._is_out_of_reach
             if self._stopping.is_set():
                 link.send(messages.Stop())
             # The last ones first, since all new tasks need them.
@@ -206,6 +237,7 @@ class RemoteWorker(Worker):
                 report = link.receive(LOOK_INTERVAL)
                 if report is not None:
                     self._take(report)
+                self._retry_loads(link)
         except EOFError:
             return self._verdict or link.epitaph()
         finally:
@@ -215,6 +247,8 @@ class RemoteWorker(Worker):
     def _take(self, report: messages.Report) -> None:
         with self._lock:
             match report:
+                case messages.Placed(place):
+                    self._place, self._is_up, self._is_out_of_reach, self._mistake = place, True, False, None
                 case messages.Loaded(models, phase, memory):
                     self._set_memory(memory)
                     self._loading.pop(models, None)
@@ -228,7 +262,7 @@ class RemoteWorker(Worker):
                     self._set_free(number)
                 case messages.Made(number, finished, memory):
                     self._set_memory(memory)
-                    self._losses = 0
+                    self._losses = self._failures = 0
                     self._counter.count()
                     if number in self._making:
                         self._making.pop(number).set_result(finished)
@@ -252,12 +286,42 @@ class RemoteWorker(Worker):
         entry = self._models.get(models)
         if entry is None:
             return
+        if self._is_optional:
+            self._leave_out(entry, reason)
+            return
         if entry.attempts > 1:
             # Nobody waits for it any more, and without its models the worker is of no use.
             self._condemn(reason)
             return
         del self._models[models]
         entry.loaded.set_exception(OperatorError(reason) if is_mistake else RuntimeError(reason))
+
+    def _leave_out(self, entry: _Models, reason: str) -> None:
+        """Do without a phase that cannot be loaded here, and try it again later."""
+        entry.retry_at = time.monotonic() + MEND_INTERVAL
+        reason = f"{reason} (on {self._place})"
+        if reason != self._fault:
+            log.error("The worker on %s is left out of phase %s: %s", self.device, entry.phase.name, reason)
+        self._fault = reason
+        with suppress(InvalidStateError):
+            entry.loaded.set_exception(LeftOut(f"{self.device}: {reason}"))
+
+    def _retry_loads(self, link: Link) -> None:
+        """Load again what was refused, if it is time to."""
+        now = time.monotonic()
+        with self._lock:
+            for models, entry in self._models.items():
+                if entry.retry_at <= now:
+                    self._send_load(link, models)
+
+    def _set_out_of_reach(self, mistake: OperatorError | None) -> None:
+        """Take note that no life can begin, and tell those who wait for models if that is the operator's mistake."""
+        with self._lock:
+            self._is_out_of_reach, self._mistake = True, mistake
+            for entry in self._models.values():
+                if mistake is not None:
+                    with suppress(InvalidStateError):
+                        entry.loaded.set_exception(mistake)
 
     def _set_memory(self, memory: GpuMemory | None) -> None:
         # The worker may see its GPU under another name.
@@ -292,6 +356,7 @@ class RemoteWorker(Worker):
     def _send_load(self, link: Link, models: str) -> None:
         entry = self._models[models]
         entry.attempts += 1
+        entry.retry_at = float("inf")
         self._loading[models] = time.monotonic()
         link.send(messages.Load(models, entry.phase))
 

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from miner.config.phase_files import NamedPhase
+from miner.errors import OperatorError
 from miner.runtime.gpu_memory import GpuMemory
 from pipeline import Attempt, FinishedCandidate, GenerationJob
 
 WorkerState = Literal["starting", "idle", "busy", "restarting", "lost"]
+
+
+class LeftOut(OperatorError):  # noqa: N818 - a state of the worker
+    """A worker cannot be used until the operator has put something right, while others can."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class WorkerStatus:
     place: the machine or process that it runs in. device: its name in the settings. state: `restarting` if it was lost
     and comes back, `lost` if it does not. busy_seconds: since the present candidate was begun, 0.0 if there is none.
     candidates: those it has made. per_minute: those of the last minutes, each minute. memory: that of its device, as
-    last told. fault: why it was lost the last time, "" if it never was.
+    last told. fault: why it was lost or left out the last time, "" if it never was.
     """
 
     place: str
@@ -67,11 +72,16 @@ class Worker(Protocol):
     def can_come_back(self) -> bool:
         """Whether it is there, or will be again without help."""
 
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether it is not there for a reason that may last, so that no task waits for it."""
+        return False
+
     def has(self, models: str) -> bool:
         """Return whether models are loaded and warm."""
 
     def load(self, models: str, phase: NamedPhase) -> "Future[LoadedPhase]":
-        """Load the models of a phase and warm them up. The future may fail with OperatorError."""
+        """Load the models of a phase and warm them up. The future may fail with OperatorError, or its kind LeftOut."""
 
     def unload(self, models: str) -> None:
         """Drop models after their last candidate, and free their memory."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from pipeline.scoring.formula import final_score
@@ -36,7 +37,8 @@ class Score:
         """The score that a validator compares with its threshold, which may be NaN; None if a part is missing."""
         return self._weighted() if self.parts == PARTS else None
 
-    @property
+    # Of a task with hundreds of candidates, each is compared again with every further one.
+    @cached_property
     def rank(self) -> float:
         """A number by which results with the same parts are ordered as validators would order them, NaN last."""
         weighted = self._weighted()

@@ -42,10 +42,11 @@ class SimulatedWorker(Worker):
         self._making: tuple[GenerationJob, int, Future[FinishedCandidate]] | None = None
         self._is_up = True
         self._is_gone = False
+        self._is_out_of_reach = False
 
-    def lose(self, comes_back_after: float | None) -> None:
+    def lose(self, comes_back_after: float | None, is_out_of_reach: bool = False) -> None:
         """Lose the worker now, with its candidate; it comes back after so many seconds, or never."""
-        self._is_up, self._is_gone = False, comes_back_after is None
+        self._is_up, self._is_gone, self._is_out_of_reach = False, comes_back_after is None, is_out_of_reach
         if self._making is not None:
             _, _, future = self._making
             self._making = None
@@ -72,6 +73,11 @@ class SimulatedWorker(Worker):
     def can_come_back(self) -> bool:
         """Whether it is there, or will be."""
         return not self._is_gone
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether no task waits for it."""
+        return self._is_out_of_reach
 
     def has(self, models: str) -> bool:
         """Return whether it is there, and these are MODELS."""
@@ -126,5 +132,5 @@ class SimulatedWorker(Worker):
         self._on_change()
 
     def _come_back(self) -> None:
-        self._is_up = True
+        self._is_up, self._is_out_of_reach = True, False
         self._on_change()

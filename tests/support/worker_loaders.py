@@ -3,14 +3,17 @@
 import logging
 import os
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from miner.config.phase_files import NamedPhase
 from miner.config.settings import MinerSettings
+from miner.gpu import ray_driver
 from miner.gpu.local_worker import LoadModels
 from miner.gpu.models import LoadedModels, load_phase_models
-from pipeline import Asset, OnStep, Request
+from pipeline import Asset, CheckpointError, OnStep, Request
 from tests.support.generated import FakeBackend, FakeScorer, make_asset
 from tests.support.waiting import TIMEOUT
 
@@ -46,13 +49,17 @@ def _load_told(phase: NamedPhase, folder: Path) -> LoadedModels:
             os._exit(9)
         if (folder / f"fail-{request.seed}").exists():
             raise KeyError("a bug")
-        deadline = time.monotonic() + TIMEOUT
-        while (folder / f"hold-{request.seed}").exists() and time.monotonic() < deadline:
-            on_step("structure", 1, 2)
-            time.sleep(0.01)
+        _wait_while_held(folder, request.seed, on_step)
         return make_asset(request)
 
     return LoadedModels(FakeBackend(generate), FakeScorer(lambda splats: float(splats.means[0, 0])))
+
+
+def _wait_while_held(folder: Path, seed: int, on_step: OnStep) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while (folder / f"hold-{seed}").exists() and time.monotonic() < deadline:
+        on_step("structure", 1, 2)
+        time.sleep(0.01)
 
 
 class ToldWorkers:
@@ -71,3 +78,42 @@ class ToldWorkers:
     def processes(self, what: str, name: object) -> list[int]:
         """The processes in which something was `begun` or `loaded`."""
         return [int(path.name.rpartition("-")[2]) for path in self.folder.glob(f"{what}-{name}-*")]
+
+
+def held_models(device: str, folder: Path) -> LoadModels:
+    """`real_models`, held before a candidate while a file in a folder says so, see `ToldWorkers`."""
+
+    def load(phase: NamedPhase) -> LoadedModels:
+        loaded = real_models(device)(phase)
+        backend: Any = loaded.backend
+        sample = backend.sample
+
+        def hold_and_sample(conditioning: Any, request: Request, on_step: OnStep) -> Asset:
+            (folder / f"begun-{request.seed}-{os.getpid()}").touch()
+            _wait_while_held(folder, request.seed, on_step)
+            made: Asset = sample(conditioning, request, on_step)
+            return made
+
+        backend.sample = hold_and_sample
+        return loaded
+
+    return load
+
+
+def models_that_one_lacks(device: str, folder: Path) -> LoadModels:
+    """`told_models`, which a process lacks for each of the files `lack-1`, `lack-2` and so on in a folder."""
+
+    def load(phase: NamedPhase) -> LoadedModels:
+        for path in folder.glob("lack-*"):
+            with suppress(FileNotFoundError):
+                path.rename(folder / f"lacked-{os.getpid()}")
+                raise CheckpointError("weights of chairs have not been downloaded: sn17-miner weights download chairs")
+        return _load_told(phase, folder)
+
+    return load
+
+
+def drive_with_another_version(*arguments: Any) -> None:
+    """Drive a Ray cluster as if the miner were of another version than the nodes."""
+    ray_driver.comparable_version = lambda: "9.9"  # type: ignore[assignment]
+    ray_driver.drive(*arguments)

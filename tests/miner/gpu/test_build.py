@@ -7,6 +7,7 @@ import torch
 
 from miner.config.settings import MinerSettings, OperatorFiles
 from miner.errors import OperatorError
+from miner.gpu import ray_cluster
 from miner.gpu.build import build_workers, choose_devices
 from miner.gpu.local_worker import LocalWorker
 from miner.gpu.worker_process import _hide_others
@@ -27,6 +28,9 @@ def settings(folder: Path, text: str) -> MinerSettings:
         ("workers: {devices: all}", ("cuda:0", "cuda:1")),
         ("workers: {devices: [cuda:1, cuda:0]}", ("cuda:1", "cuda:0")),
         ("workers: {devices: [cuda, cpu]}", ("cuda:0", "cpu")),
+        ("workers: {ray: {gpus: 8}}", ()),
+        ("workers: {devices: auto, ray: {address: 10.0.0.1:6379, gpus: 8}}", ()),
+        ("workers: {devices: [cuda:1], ray: {gpus: 8}}", ("cuda:1",)),
     ],
 )
 def test_the_devices_that_the_settings_name(
@@ -46,6 +50,11 @@ def test_the_devices_that_the_settings_name(
         ("workers: {devices: []}", "workers.devices: must be auto, all, or a list"),
         ("workers: {devices: two}", "workers.devices: must be auto, all, or a list"),
         ("device: cuda:1\nworkers: {devices: all}", "device and workers.devices both name devices"),
+        ("workers: {ray: {}}", "workers.ray: give the number of GPUs that work for the miner: {gpus: 8}"),
+        ("workers: {ray: {gpus: 1, cpus: 1}}", "workers.ray: give the number of GPUs"),
+        ("workers: {ray: {gpus: 1, address: local}}", "workers.ray.address"),
+        ("workers: {ray: {gpus: 1, address: ray://10.0.0.1:10001}}", "workers.ray.address"),
+        ("device: cuda:1\nworkers: {ray: {gpus: 1}}", "device has no effect beside workers.ray"),
         ("workers: {devices: [cuda:0, cuda:7]}", "workers.devices names cuda:7, but torch sees cuda:0, cuda:1"),
     ],
 )
@@ -61,6 +70,12 @@ def test_all_of_none_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(OperatorError, match=r"workers.devices is all, but torch sees no CUDA device"):
         build_workers(settings(tmp_path, "workers: {devices: all}"))
+
+
+def test_ray_without_its_extra_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda _: None)
+    with pytest.raises(OperatorError, match=r"workers.ray needs Ray, .* pip install 'sn17-miner\[ray\]'"):
+        build_workers(settings(tmp_path, "workers: {ray: {gpus: 1}}"))
 
 
 def test_one_device_is_driven_in_this_process(tmp_path: Path) -> None:

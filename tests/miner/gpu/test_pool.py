@@ -117,6 +117,24 @@ def test_while_all_are_gone_for_a_moment_tasks_wait_and_when_they_are_gone_for_g
     assert virtually(run) == pytest.approx(109.0)
 
 
+def test_no_task_waits_for_what_is_out_of_reach_and_those_within_reach_go_on() -> None:
+    async def run() -> tuple[float, int, float]:
+        near, far = SimulatedWorker("near", lambda: 8.0), SimulatedWorker("far", lambda: 8.0)
+        pool = WorkerPool([near, far])
+        tasks = Tasks(pool)
+        far.lose(comes_back_after=1000.0, is_out_of_reach=True)
+        await tasks.run(count=2)
+        near.lose(comes_back_after=None)
+        with pytest.raises(WorkerLost, match="no worker is within reach"):
+            await tasks.run(count=1)
+        skipped = now()
+        await asyncio.sleep(1000.0)
+        best = await tasks.run(count=1)
+        return skipped, best.asset.seed, now()
+
+    assert virtually(run) == (pytest.approx(16.0), 3, pytest.approx(1024.0))
+
+
 def test_draining_takes_what_there_is() -> None:
     async def run() -> tuple[int, int, float]:
         pool = WorkerPool([SimulatedWorker("0", lambda: 2.0)])
