@@ -288,6 +288,8 @@ class Tab:
             ("mouseMoved", end, "left"),
             ("mouseReleased", end, "left"),
         ):
+            if kind == "mouseReleased":
+                await self.next_frame()
             await self.call(
                 "Input.dispatchMouseEvent",
                 type=kind,
@@ -304,7 +306,12 @@ class Tab:
             x, y = (a + (b - a) * step / 5 for a, b in zip(start, end, strict=True))
             kind = "touchStart" if step == 0 else "touchMove"
             await self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+        await self.next_frame()
         await self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    async def next_frame(self) -> None:
+        """Wait until the page is drawn again: one that is drawn seldom would miss what begins and ends in between."""
+        await self.evaluate("new Promise(done => requestAnimationFrame(() => done(true)))")
 
     async def press(self, key: str, code: int) -> None:
         """Press a key by its name and its virtual key code."""
