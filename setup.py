@@ -33,7 +33,7 @@ setup(
     install_requires=[
         "aiohttp",
         "bittensor>=10.5,<11",
-        "click>=8.2",
+        "click>=8.4",
         "fastapi",
         "filelock>=3.16",
         "huggingface_hub",

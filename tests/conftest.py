@@ -3,12 +3,21 @@ import os
 # Before torch is imported; see neurons/miner.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from pipeline import CheckpointSource, Generator, choose_compute
 from tests.support.text_checkpoint import write_text_checkpoint
+
+# The GPU machine does without it.
+if find_spec("hypothesis") is not None:
+    from hypothesis import settings
+
+    # Examples take as long as a busy machine lets them.
+    settings.register_profile("suite", deadline=None)
+    settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

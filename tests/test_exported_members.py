@@ -14,8 +14,10 @@ from tests.support.paths import ROOT
 WITHOUT_EXPORTS = {"miner.cli", "miner.subnet"}
 # Modules outside their package's exports, and why.
 IMPORTED_DIRECTLY = {
+    "miner.config.choice_sections": "loads pipeline",
     "miner.config.phase": "loads pipeline, which the report and the status do without",
     "miner.config.phase_files": "loads pipeline",
+    "miner.config.phase_sections": "loads pipeline",
     "miner.config.policy_file": "loads ruamel.yaml, which only `blacklist add` and `remove` need",
     "miner.config.run_settings": "loads pipeline",
     "miner.localnet.raw_client": "is used by scripts.validation and tests alone",

@@ -12,6 +12,7 @@ of that number shifts it a little, until new outcomes have replaced the old ones
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median_high
 from typing import NamedTuple
 
 import numpy as np
@@ -25,9 +26,11 @@ from miner.ledger import Outcome, TaskRow
 DEFAULT_THRESHOLD = 0.6
 # Outcomes of one kind after which those before are forgotten, and without which a part of the score tells nothing.
 MAX_OUTCOMES, MIN_OUTCOMES = 2000, 50
+# How far from the usual threshold that of an outcome may be.
+THRESHOLD_TOLERANCE = 0.05
 
 PASS_MODEL_COLUMNS = (
-    *("assigned_at", "transport", "task_type", "outcome"),
+    *("assigned_at", "transport", "validator", "task_type", "outcome"),
     *("quality", "alignment", "estimated_score", "threshold"),
 )
 """The columns of a task that are learnt from; the others may be left unread."""
@@ -89,11 +92,29 @@ class Outcomes:
     passed: Bools
 
 
+def usual_threshold(tasks: Sequence[TaskRow]) -> float:
+    """Return the median of the thresholds that validators told last, among tasks in their order.
+
+    Each validator counts once, so that none shifts it with many tasks, and the subnet's own once, so that a single one
+    among two does not. Of two in the middle, it is the higher.
+    """
+    told = {task.validator: task.threshold for task in tasks if task.threshold is not None}
+    return median_high([DEFAULT_THRESHOLD, *told.values()])
+
+
 def collect_outcomes(tasks: Sequence[TaskRow]) -> dict[ScoreKind, Outcomes]:
-    """Return the latest MAX_OUTCOMES accepted and rejected results of each kind among tasks in their order."""
+    """Return the latest MAX_OUTCOMES accepted and rejected results of each kind among tasks in their order.
+
+    Those to be judged by a threshold that is more than THRESHOLD_TOLERANCE from the usual one are left out: far from
+    all others, a few outcomes would flatten the whole curve, so that a validator which tells a false threshold would
+    decide what all others are sent.
+    """
+    usual = usual_threshold(tasks)
     found = dict[ScoreKind, list[tuple[float, bool]]]()
     for task in reversed(tasks):
         if task.outcome not in (Outcome.ACCEPTED, Outcome.REJECTED):
+            continue
+        if task.threshold is not None and abs(task.threshold - usual) > THRESHOLD_TOLERANCE:
             continue
         measured = measure(task.task_type, task.quality, task.alignment, task.estimated_score)
         if measured is not None and len(of_kind := found.setdefault(measured.kind, [])) < MAX_OUTCOMES:

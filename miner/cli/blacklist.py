@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from miner.cli.environment import default_chain
+from miner.cli.help import HelpfulGroup
 from miner.cli.options import FILE, group_operator_files, ledger_option, load_files, operator_files, parse_time
 from miner.errors import OperatorError
 from miner.words import plural
@@ -55,7 +56,7 @@ def _policy_file(file: Path | None, files: "OperatorFiles") -> "PolicyFile":
     return PolicyFile(file or files.blacklist)
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 @group_operator_files
 def blacklist() -> None:
     """Choose which validators the miner works for.
@@ -64,7 +65,12 @@ def blacklist() -> None:
     """
 
 
-@blacklist.command()
+@blacklist.command(
+    examples=(
+        'blacklist add 5F3sa2TJ --reason "rejects everything" --days 7',
+        'blacklist add 27 --uid --reason "rejects everything"',
+    )
+)
 @click.argument("key")
 @click.option("--coldkey", is_flag=True, help="KEY is a coldkey: deny all of its hotkeys.")
 @click.option("--uid", is_flag=True, help="KEY is a uid: list the hotkey that holds it.")
@@ -203,7 +209,12 @@ def list_entries(file: Path | None, config: Path | None, state: Path | None) -> 
         click.echo(f"{'':<14} now as of block {known.snapshot.block}, which the miner on {files.state_dir} saw last")
 
 
-@blacklist.command()
+@blacklist.command(
+    examples=(
+        'blacklist add 5F3sa2TJ --reason "rejects everything" --days 7',
+        'blacklist add 27 --uid --reason "rejects everything"',
+    )
+)
 @ledger_option
 @click.option("--below", type=float, default=0.1, help="The share of accepted results that is too low.")
 @file_option

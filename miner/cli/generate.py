@@ -1,36 +1,60 @@
-"""sn17-miner generate: one object from a picture, several pictures of it, or a sentence, without a network."""
+"""sn17-miner generate: objects from pictures and sentences, without a network."""
 
-import time
+import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
-from miner.cli.explanation import Explanation
-from miner.cli.options import FILE, FOLDER, UpAxis, load_files, load_phase, operator_files, refuse_same_file
-from miner.cli.output import write_output, write_picture
+from miner.cli.generation import Generation
+from miner.cli.generation_bar import GenerationBar
+from miner.cli.generation_files import GenerationFiles
+from miner.cli.generation_report import open_picture, write_sheet
+from miner.cli.help import HelpfulCommand
+from miner.cli.options import FILE, FOLDER, UpAxis, complete_phase, load_files, load_phase, operator_files
+from miner.cli.prompt_sources import Combine, PromptSource, find_prompts
 from miner.cli.stored_tasks import find_stored_task
+from miner.errors import OperatorError
 from miner.words import plural
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from miner.config import MinerSettings
     from miner.config.phase import Phase
-    from miner.config.phase_files import NamedPhase
     from miner.gpu import LoadedModels
-    from pipeline import BestResult, GenerationJob, Prompt, Request, Splats
-
-Combine = Literal["stochastic", "multidiffusion"]
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-OUTPUT_SUFFIXES = (".ply", ".spz")
 
 
-@click.command()
-@click.argument("prompt", nargs=-1)
-@click.option(
-    "-o", "--output", type=FILE, show_default="a new .ply file in the state folder", help="A .ply or .spz file."
+@click.command(
+    cls=HelpfulCommand,
+    option_groups={
+        "What is written": ("output", "up", "sheet", "opened", "explain"),
+        "How it is made": ("phase_name", "checkpoint", "seed", "combine", "task", "device"),
+    },
+    examples=(
+        'generate "a yellow duck" --phase demo --open',
+        "generate chair.png -o chair.spz --up y",
+        'generate "a red chair" "a blue car" table.png -o objects/',
+        "generate pictures/ --sheet all.png",
+        "generate - < prompts.txt",
+        "generate front.png back.png --combine stochastic",
+    ),
 )
-@click.option("--phase", "phase_name", show_default="phase of the settings file", help="The phase to generate with.")
+@click.argument("prompts", metavar="[PROMPT]...", nargs=-1)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    show_default="a new file in the state folder",
+    help="A .ply or .spz file, or a folder for new files.",
+)
+@click.option(
+    "--phase",
+    "phase_name",
+    show_default="phase of the settings file",
+    shell_complete=complete_phase,
+    help="The phase to generate with; demo needs no weights.",
+)
 @click.option(
     "--checkpoint",
     metavar="REFERENCE",
@@ -40,7 +64,10 @@ OUTPUT_SUFFIXES = (".ply", ".spz")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), show_default="random", help="The seed of all noise.")
 @click.option("--device", show_default="device of the settings file", help="auto, cpu, cuda or cuda:N.")
 @click.option(
-    "--combine", type=click.Choice(get_args(Combine)), default="stochastic", help="How several pictures are combined."
+    "--combine",
+    type=click.Choice(get_args(Combine)),
+    show_default="an object of each picture",
+    help="Make one object of several pictures of it, combined like this.",
 )
 @click.option(
     "--up",
@@ -48,7 +75,13 @@ OUTPUT_SUFFIXES = (".ply", ".spz")
     default="-y",
     help="The axis of the object's upper side: -y as in upstream's files, for most viewers; y as submitted.",
 )
-@click.option("--sheet", type=FILE, show_default="none", help="Draw the prompt beside four views into this picture.")
+@click.option(
+    "--sheet",
+    type=FILE,
+    show_default="none",
+    help="Draw each prompt beside four views of its object into this picture.",
+)
+@click.option("--open", "opened", is_flag=True, help="Show the sheet when it is done; without --sheet, a new one.")
 @click.option(
     "--explain",
     type=FOLDER,
@@ -63,115 +96,140 @@ OUTPUT_SUFFIXES = (".ply", ".spz")
 )
 @operator_files
 def generate(
-    prompt: tuple[str, ...],
+    prompts: tuple[str, ...],
     output: Path | None,
     phase_name: str | None,
     checkpoint: str | None,
     seed: int | None,
     device: str | None,
-    combine: Combine,
+    combine: Combine | None,
     up: UpAxis,
     sheet: Path | None,
+    opened: bool,
     explain: Path | None,
     task: str | None,
     config: Path | None,
     state: Path | None,
 ) -> None:
-    """Generate one object, without a network.
+    """Generate objects, without a network.
 
-    PROMPT is a picture, several pictures of the same object, or a sentence. The file is the best of the phase's
-    candidates: an .spz with --up y exactly as it would be submitted, a .ply without what SPZ rounds off. Candidates are
-    scored as validators receive them. Exit code 2 if the prompt, the phase or the weights are at fault.
+    Each PROMPT is a picture, a folder of pictures, a sentence in quotes, a .txt file with a prompt a line, or - for the
+    standard input (lines, or a picture). Words without quotes are one sentence.
+
+    A file is the best of the phase's candidates: an .spz with --up y exactly as it would be submitted, a .ply without
+    what SPZ rounds off. Candidates are scored as validators receive them.
+
+    If one of several prompts fails, the others go on. Exit code 2 if a prompt, the phase or the weights are at fault.
     """
     from miner.config.phase_files import NamedPhase
-    from miner.errors import OperatorError
-    from miner.gpu import choose_phase_compute, load_models
-    from miner.tasks import make_container, make_request
-    from pipeline import GenerationJob, PipelineError
+    from pipeline import PipelineError
 
     files = load_files(config, state)
-    if bool(prompt) == (task is not None):
-        raise OperatorError("give either PROMPT, a picture or a sentence, or --task ID")
-    if output is not None and output.suffix.lower() not in OUTPUT_SUFFIXES:
-        raise OperatorError(f"--output must end in .ply or .spz, not {output.suffix!r}")
-    if sheet is not None and sheet.suffix.lower() not in PICTURE_SUFFIXES:
-        raise OperatorError(f"--sheet must end in .png or another suffix of pictures, not {sheet.suffix!r}")
-    for path in (output, sheet):
-        for word in prompt:
-            if path is not None:
-                refuse_same_file(Path(word), path, "PROMPT and the file to write")
+    if bool(prompts) == (task is not None):
+        raise OperatorError("give either PROMPT, a picture or a sentence, or --task ID; see --help")
     try:
         if task is None:
-            decoded = _read_prompt(prompt, combine)
+            sources = find_prompts(prompts, combine)
             named = load_phase(phase_name or files.settings.phase, files.config)
         else:
             stored = find_stored_task(files, task)
-            decoded, seed = stored.prompt, stored.seed if seed is None else seed
+            sources, seed = (PromptSource.of(stored.prompt, task),), stored.seed if seed is None else seed
             named = load_phase(phase_name, files.config) if phase_name else stored.find_phase(files.config)
             # The seed is that of the candidate that was sent.
             once = named.settings.candidates.model_copy(update={"count": 1})
             named = NamedPhase(named.name, named.settings.model_copy(update={"candidates": once}))
-        phase = _for_prompt(named.settings, decoded, checkpoint)
-        settings = files.settings.model_copy(update={"device": device or files.settings.device})
-        request = make_request(decoded, seed, phase)
-        if output is None:
-            output = files.state_dir / "generated" / f"{time.strftime('%Y%m%d-%H%M%S')}-{request.seed}.ply"
-        # Before the work, so that none is lost to a folder that cannot be made.
-        for path in (output, sheet or output):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        page = Explanation.begin(explain, "From the prompt to the object", _facts(named, request)) if explain else None
-        models = load_models(phase, choose_phase_compute(phase, settings))
-        submitted = make_container("spz", up, settings.spz, phase)
-        copies = (make_container("ply", up, settings.spz, phase),) if output.suffix.lower() == ".ply" else ()
-        job = GenerationJob(
-            "generate", request, submitted, copies,
-            preview_steps=phase.candidates.preview_steps or 0, is_explained=page is not None,
-        )  # fmt: skip
-        best = _run_explained(models, job, phase, page)
-        (data,) = best.asset.copies or (best.asset.data,)
-        write_output(output, data)
-        splats = submitted.unpack(best.asset.data)
-        if sheet is not None:
-            _draw_sheet(decoded, splats, best.asset.seed, sheet)
     except PipelineError as error:
         raise OperatorError(str(error)) from None
-    _report(best, splats, phase)
-    click.echo(f"{output}: {plural(len(splats), 'gaussian')}, {plural(len(data), 'byte')}")
+    readable = _check(sources)
+    phase = _for_prompts(named.settings, readable, checkpoint)
+    seeds = tuple(secrets.randbelow(2**31) if seed is None else seed for _ in readable)
+    targets = GenerationFiles.choose(readable, seeds, files.state_dir, output, sheet, opened)
+    settings = files.settings.model_copy(update={"device": device or files.settings.device})
+    if explain is not None:
+        # Before the work, as the other folders.
+        explain.mkdir(parents=True, exist_ok=True)
+    work = Generation(named, phase, settings, up, _load(named.name, phase, settings))
+    made = _make_all(work, readable, seeds, targets, explain, is_single=len(sources) == 1)
+    if opened and made and targets.sheet is not None:
+        open_picture(targets.sheet)
+    if made < len(sources):
+        raise OperatorError(f"{len(sources) - made} of {plural(len(sources), 'prompt')} did not become an object")
 
 
-def _read_prompt(words: tuple[str, ...], combine: Combine) -> "Prompt":
-    """Read pictures if the words name files, else take them as a sentence. Raise PromptError."""
-    from pipeline import ImagePrompt, ImagesPrompt, PromptError, decode_image_prompt, parse_text_prompt
+def _make_all(
+    work: Generation, sources: tuple[PromptSource, ...], seeds: tuple[int, ...], targets: GenerationFiles,
+    explain: Path | None, is_single: bool,
+) -> int:  # fmt: skip
+    """Make an object of each prompt, and return how many there are.
 
-    def read_picture(path: Path) -> ImagePrompt:
-        try:
-            return decode_image_prompt(path.read_bytes())
-        except OSError as error:
-            raise PromptError(f"{path} cannot be read: {error.strerror}") from None
+    Failures are told, but that of the single prompt of a command is raised as OperatorError.
+    """
+    from pipeline import PipelineError
 
-    paths = [Path(word) for word in words]
-    if not any(path.suffix.lower() in PICTURE_SUFFIXES or _is_file(path) for path in paths):
-        return parse_text_prompt(" ".join(words))
-    images = tuple(read_picture(path) for path in paths)
-    return images[0] if len(images) == 1 else ImagesPrompt(images, combine)
-
-
-def _is_file(path: Path) -> bool:
-    """Return whether there is such a file; a sentence may be too long for a name."""
+    made = 0
+    rows: list[Image.Image] = []
     try:
-        return path.is_file()
-    except OSError:
-        return False
+        with GenerationBar(len(sources)) as bar:
+            for source, seed, path in zip(sources, seeds, targets.objects, strict=True):
+                bar.begin(source.name)
+                page = explain / path.stem if explain and len(sources) > 1 else explain
+                try:
+                    one = work.make(source, seed, path, page, bar)
+                    if targets.sheet is not None:
+                        rows.append(one.draw(source.read()))
+                except PipelineError as error:
+                    if is_single:
+                        raise OperatorError(str(error)) from None
+                    bar.echo_error(f"{source.name}: {error}")
+                    continue
+                made += 1
+                if is_single:
+                    one.report(work.phase, bar.echo)
+                else:
+                    bar.echo(one.summary)
+            bar.end()
+    finally:
+        # Also of what was made before an interruption.
+        if targets.sheet is not None and rows:
+            write_sheet(targets.sheet, rows)
+            click.echo(f"{targets.sheet}: the sheet")
+    return made
 
 
-def _for_prompt(phase: "Phase", prompt: "Prompt", checkpoint: str | None) -> "Phase":
-    """Return the phase with only the checkpoints that the prompt needs, so that no others are loaded.
+def _check(sources: tuple[PromptSource, ...]) -> tuple[PromptSource, ...]:
+    """Return the prompts that can be read, and name the others; raise OperatorError if none can."""
+    from pipeline import PromptError
+
+    readable = []
+    for source in sources:
+        try:
+            source.read()
+        except PromptError as error:
+            if len(sources) == 1:
+                raise OperatorError(str(error)) from None
+            click.echo(f"ERROR: {source.name}: {error}", err=True)
+        else:
+            readable.append(source)
+    if not readable:
+        raise OperatorError("none of the prompts can be read")
+    return tuple(readable)
+
+
+def _for_prompts(phase: "Phase", sources: tuple[PromptSource, ...], checkpoint: str | None) -> "Phase":
+    """Return the phase with only the checkpoints that the prompts need, so that no others are loaded.
 
     Raises OperatorError if there is none.
     """
-    from miner.config.phase import CheckpointSettings, TextCheckpointSettings
-    from miner.errors import OperatorError
-    from pipeline import TextPrompt
+    from miner.config.phase_sections import CheckpointSettings, TextCheckpointSettings
+
+    sentences = any(source.is_text for source in sources)
+    is_drawn = sentences and phase.text_to_image is not None
+    takes_images = is_drawn or not all(source.is_text for source in sources)
+    takes_text = sentences and not is_drawn
+    if checkpoint and takes_images and takes_text:
+        raise OperatorError(
+            "--checkpoint is for pictures or for sentences, and there are both: give one kind at a time"
+        )
 
     def section(name: str, own: CheckpointSettings | None) -> CheckpointSettings:
         chosen = CheckpointSettings(checkpoint=checkpoint) if checkpoint else own
@@ -179,90 +237,28 @@ def _for_prompt(phase: "Phase", prompt: "Prompt", checkpoint: str | None) -> "Ph
             raise OperatorError(f"the phase has no {name}.checkpoint: name one with --checkpoint")
         return chosen
 
-    if not isinstance(prompt, TextPrompt):
-        return phase.model_copy(update={"image": section("image", phase.image), "text": None, "text_to_image": None})
-    if phase.text_to_image is not None:
-        return phase.model_copy(update={"image": section("image", phase.image), "text": None})
-    text = section("text", phase.text)
-    return phase.model_copy(update={"text": TextCheckpointSettings(**dict(text)), "image": None})
+    text = TextCheckpointSettings(**dict(section("text", phase.text))) if takes_text else None
+    return phase.model_copy(
+        update={
+            "image": section("image", phase.image) if takes_images else None,
+            "text": text,
+            "text_to_image": phase.text_to_image if is_drawn else None,
+        }
+    )
 
 
-def _run(models: "LoadedModels", job: "GenerationJob", phase: "Phase") -> "BestResult":
-    """Make the phase's candidates, with a progress bar."""
-    from tqdm import tqdm
+def _load(name: str, phase: "Phase", settings: "MinerSettings") -> "LoadedModels":
+    """Load the models. Raise OperatorError, which for want of weights begins with what needs none."""
+    from miner.gpu import choose_phase_compute, load_models
+    from pipeline import CheckpointError, PipelineError, is_embedded
 
-    from miner.tasks import best_of_n
-    from pipeline import CandidateMaker, run_best_of_n
-
-    request = job.request
-    steps = request.sparse_structure_sampler_params.steps + request.slat_sampler_params.steps
-    with tqdm(total=phase.candidates.count * steps, unit="step", leave=False) as bar:
-
-        def advance(stage: str, _done: int, _steps: int) -> None:
-            bar.set_description(stage, refresh=False)
-            bar.update()
-
-        choice = best_of_n(request, phase, models.scorer is not None)
-        return run_best_of_n(CandidateMaker(models.backend, models.scorer), job, choice, advance)
-
-
-def _facts(named: "NamedPhase", request: "Request") -> dict[str, str]:
-    return {"phase": named.label, "seed": str(request.seed), "prompt": request.prompt.label}
-
-
-def _run_explained(
-    models: "LoadedModels", job: "GenerationJob", phase: "Phase", page: Explanation | None
-) -> "BestResult":
-    """Make the phase's candidates, and write the page, if there is one, whether there is a result or not."""
-    from pipeline import NoCutOut, PipelineError
-
-    if page is None:
-        return _run(models, job, phase)
-    page.add_prompt(job.request.prompt)
     try:
-        best = _run(models, job, phase)
+        return load_models(phase, choose_phase_compute(phase, settings))
+    except CheckpointError as error:
+        if all(map(is_embedded, phase.checkpoints)):
+            raise OperatorError(str(error)) from None
+        raise OperatorError(
+            f"phase {name} cannot be loaded, try `--phase demo`, which needs no weights: {error}"
+        ) from None
     except PipelineError as error:
-        if isinstance(error, NoCutOut):
-            page.add_mattings(error.mattings, "")
-        page.add_error(f"{type(error).__name__}: {error}")
-        click.echo(f"{page.write()}: why there is no object")
-        raise
-    page.add_pictures(best.asset.pictures)
-    page.add_result(best, job.container.unpack(best.asset.data))
-    click.echo(f"{page.write()}: how it came about")
-    return best
-
-
-def _draw_sheet(prompt: "Prompt", splats: "Splats", seed: int, sheet: Path) -> None:
-    from pipeline import ImagesPrompt, TextPrompt, draw_contact_sheet
-
-    shown: Image.Image | str
-    if isinstance(prompt, TextPrompt):
-        shown = prompt.text
-    else:
-        shown = (prompt.images[0] if isinstance(prompt, ImagesPrompt) else prompt).image
-    write_picture(sheet, draw_contact_sheet(shown, splats, f"seed {seed}"))
-
-
-def _report(best: "BestResult", splats: "Splats", phase: "Phase") -> None:
-    """Print how the best candidate was found, and what it is."""
-    from dataclasses import asdict
-
-    from miner.tasks import decide_by_limit
-    from pipeline import compute_statistics
-
-    asset = best.asset
-    if phase.scorer is not None:
-        for number, candidate in enumerate(best.candidates, 1):
-            score = candidate.score or "not scored"
-            problem = f", {candidate.problem}" if candidate.problem else ""
-            click.echo(f"candidate {number}: seed {candidate.seed}, {candidate.seconds:.2f} s, {score}{problem}")
-    if phase.gate is not None and phase.gate != "auto":
-        decision = decide_by_limit(phase.gate, best.score, len(best.candidates))
-        if not decision.is_sent:
-            click.echo(f"the miner would withhold it: {decision.reason}")
-    click.echo(f"seed {asset.seed}, {plural(asset.voxels, 'voxel')}, {plural(len(splats), 'gaussian')}")
-    click.echo("seconds: " + ", ".join(f"{stage} {value:.2f}" for stage, value in asset.seconds.items()))
-    for name, value in asdict(compute_statistics(splats)).items():
-        click.echo(f"{name}: {value}")
-    click.echo(f"a validator would find it {best.problem or 'valid'}")
+        raise OperatorError(str(error)) from None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from miner.cli.help import HelpfulGroup
 from miner.cli.options import (
     complete_phase,
     group_operator_files,
@@ -29,7 +30,7 @@ SHARE_DIGITS = 6
 no_wait_option = click.option("--no-wait", is_flag=True, help="Do not wait for the answer of the running miner.")
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 @group_operator_files
 def phase() -> None:
     """Show, compare and change the phases.
@@ -96,7 +97,7 @@ def show(name: str, config: Path | None, state: Path | None) -> None:
     click.echo(named.yaml, nl=False)
 
 
-@phase.command()
+@phase.command(examples=("phase diff phase3 test3",))
 @click.argument("first", metavar="A", shell_complete=complete_phase)
 @click.argument("second", metavar="B", shell_complete=complete_phase)
 @operator_files
@@ -115,7 +116,7 @@ def diff(first: str, second: str, config: Path | None, state: Path | None) -> No
         click.echo("  they need different models in memory: both are loaded for a change, and no split is possible")
 
 
-@phase.command()
+@phase.command(examples=("phase apply test3",))
 @click.argument("name", shell_complete=complete_phase)
 @no_wait_option
 @operator_files
@@ -133,7 +134,7 @@ def apply(name: str, no_wait: bool, config: Path | None, state: Path | None) -> 
     _report_answer(state_file, choice, no_wait)
 
 
-@phase.command()
+@phase.command(examples=("phase split phase3=50 baseline=50", "phase split phase3=50 test3=50 --promote"))
 @click.argument("arms", metavar="NAME=SHARE...", nargs=-1, required=True, shell_complete=complete_phase)
 @click.option("--promote", is_flag=True, help="Make the arm that wins the phase.")
 @click.option("--rollback", is_flag=True, help="Go back to the phase from before once an arm is clearly worse.")

@@ -17,6 +17,7 @@ from miner.cli.serve import serve
 from miner.cli.splats import splats
 from miner.cli.status import status
 from miner.cli.tail import tail
+from miner.cli.version import version_option
 from miner.cli.weights import weights
 from miner.errors import ExitCode, MinerError
 
@@ -40,7 +41,7 @@ class Program(click.Group):
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.version_option(package_name="sn17-miner", prog_name="sn17-miner")
+@version_option
 @group_operator_files
 def program() -> None:
     """Mine on Bittensor subnet 17 (404-GEN), and look after the miner.

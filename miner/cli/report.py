@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from miner.cli.help import HelpfulCommand
 from miner.cli.options import FILE, ledger_option, load_files, operator_files
 from miner.cli.output import write_output
-from miner.cli.task_filter import task_filter_options
+from miner.cli.task_filter import FILTER_NAMES, task_filter_options
 
 if TYPE_CHECKING:
     from miner.analytics import By, TaskFilter
@@ -34,7 +35,15 @@ class Dimensions(click.ParamType["By"]):
         return tuple(known[name] for name in names)
 
 
-@click.command()
+@click.command(
+    cls=HelpfulCommand,
+    option_groups={"Which tasks": FILTER_NAMES, "How they are reported": ("by", "output_format", "output")},
+    examples=(
+        "report --since 24h",
+        "report --by phase,validator --type image --last 500",
+        "report --phase phase3 --by hour --format html -o report.html",
+    ),
+)
 @click.option(
     "--by",
     type=Dimensions(),

@@ -10,12 +10,24 @@ from typing import Any, NoReturn
 import click
 
 from miner.cli.environment import unused_variables
+from miner.cli.help import HelpfulCommand
 from miner.cli.options import dotted_option, operator_files, sdk_option, unless_network_is_typed
 from miner.early_stop import end_on_signals
 from miner.errors import ExitCode, MinerError
 
 
-@click.command()
+@click.command(
+    cls=HelpfulCommand,
+    option_groups={
+        "Wallet and chain": ("netuid", "wallet_name", "wallet_hotkey", "wallet_path", "network", "chain_endpoint"),
+        "Axon": ("axon_ip", "axon_port", "axon_external_ip", "axon_external_port"),
+        "Work": ("phase", "allow_demo_checkpoint", "monitor_port", "debug"),
+    },
+    examples=(
+        "run --netuid 17 --wallet.name miner --wallet.hotkey default",
+        "run --wallet.name miner --phase test3 --axon.port 8091",
+    ),
+)
 @click.option("--netuid", type=int, default=17, help="The subnet.")
 @sdk_option("--wallet.name", default="default", help="The wallet (coldkey) whose hotkey mines.")
 @sdk_option("--wallet.hotkey", default="default", help="The hotkey that mines.")

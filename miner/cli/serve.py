@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from miner.cli.help import HelpfulCommand
 from miner.cli.options import UpAxis, load_files, load_phase, operator_files, sdk_option
 from miner.cli.run import run_to_the_end
 from miner.errors import ExitCode
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from miner.config import OperatorFiles
 
 
-@click.command()
+@click.command(cls=HelpfulCommand, examples=("serve", "serve --phase demo --port 10006"))
 @click.option("--host", default="127.0.0.1", help="The address to listen on; POST /generate is for this machine only.")
 @click.option("--port", type=click.IntRange(1, 65535), default=10006, help="The port to listen on.")
 @click.option("--phase", "phase_name", show_default="phase of the settings file", help="The phase to generate with.")

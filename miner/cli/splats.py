@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from miner.cli.help import HelpfulGroup
 from miner.cli.options import FILE, UpAxis, refuse_same_file
 from miner.cli.output import write_output, write_picture
 from miner.errors import OperatorError
@@ -61,12 +62,12 @@ def read_splats(path: Path) -> SplatFile:
     return SplatFile(path, len(data), header, content)
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def splats() -> None:
     """Describe, convert and draw files of gaussian splats (.ply, .spz)."""
 
 
-@splats.command()
+@splats.command(examples=("splats info duck.ply",))
 @click.argument("file", type=FILE, callback=require_suffix)
 def info(file: Path) -> None:
     """Print the header and the statistics of FILE, and whether validators would score it."""
@@ -125,7 +126,7 @@ def _statistics(content: "Splats") -> list[tuple[str, str]]:
     ]
 
 
-@splats.command()
+@splats.command(examples=("splats convert duck.ply duck.spz",))
 @click.argument("source", metavar="IN", type=FILE, callback=require_suffix)
 @click.argument("target", metavar="OUT", type=FILE, callback=require_suffix)
 @click.option("--drop-invalid", is_flag=True, help="Leave out gaussians with a NaN, an infinity or no rotation.")
@@ -165,7 +166,7 @@ def convert(source: Path, target: Path, drop_invalid: bool, extent: float | None
     click.echo(f"{target}: {plural(len(content), 'gaussian')}, {plural(len(data), 'byte')}")
 
 
-@splats.command()
+@splats.command(examples=("splats render duck.ply -o duck.png --views 8",))
 @click.argument("file", type=FILE, callback=require_suffix)
 @click.option("-o", "--output", type=FILE, required=True, metavar="PICTURE.png", help="The picture to write.")
 @click.option("--views", type=click.IntRange(1, 64), default=4, help="Number of views, evenly around the object.")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from miner.cli.help import HelpfulCommand
 from miner.cli.options import dotted_option, load_files, operator_files
 from miner.cli.task_lines import HEAD, Json, task_line
 from miner.errors import ExitCode, MinerError, OperatorError
@@ -20,7 +21,7 @@ SHOWN_TASKS = 8
 GIB = 1024**3
 
 
-@click.command()
+@click.command(cls=HelpfulCommand, examples=("status", "status --watch", "status --strict --json"))
 @click.option("--json", "as_json", is_flag=True, help="Print the monitor's JSON, with --watch an object a line.")
 @click.option(
     "--watch",

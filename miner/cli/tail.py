@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from miner.cli.help import HelpfulCommand
 from miner.cli.options import ledger_option, load_files, operator_files
-from miner.cli.task_filter import task_choice_options
+from miner.cli.task_filter import CHOICE_NAMES, task_choice_options
 from miner.cli.task_lines import HEAD, Json, task_line
 
 if TYPE_CHECKING:
@@ -58,7 +59,11 @@ class Follower:
             return [task_figures(task) for task in task_filter.read(reader)]
 
 
-@click.command()
+@click.command(
+    cls=HelpfulCommand,
+    option_groups={"Which tasks": ("last", *CHOICE_NAMES)},
+    examples=("tail -f --validator 27", "tail -n 100 --phase test3 --json"),
+)
 @click.option("-n", "--last", type=click.IntRange(min=0), default=10, help="So many tasks at first.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with every answer that comes, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")

@@ -36,6 +36,9 @@ class Moment(click.ParamType[float]):
             self.fail(f"{value!r} is neither a period such as 24h or 7d nor a time such as 2025-11-04", param, ctx)
 
 
+# The parameters of the options for phase, validator and type, and of all that choose tasks.
+CHOICE_NAMES = ("phases", "validators", "types")
+FILTER_NAMES = ("since", "until", *CHOICE_NAMES, "last")
 PERIOD = (
     click.option("--since", type=Moment(), default=0.0, show_default="everything", help="24h, 7d or an ISO 8601 time."),
     click.option("--until", type=Moment(), default=math.inf, show_default="now", help="24h ago or an ISO 8601 time."),

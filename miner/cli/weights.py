@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from miner.cli.help import HelpfulGroup
 from miner.cli.options import FOLDER, complete_phase, group_operator_files, load_files, load_phase, operator_files
 from miner.errors import MinerError, OperatorError
 
@@ -67,7 +68,7 @@ def collect_targets(references: tuple[str, ...], phase: "Phase | None") -> list[
     return [*of_phase, *(Target(text.partition("@")[0].replace("/", "--"), text) for text in references)]
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 @group_operator_files
 def weights() -> None:
     """Download and check the weights that phases need.
@@ -78,7 +79,12 @@ def weights() -> None:
     """
 
 
-@weights.command()
+@weights.command(
+    examples=(
+        "weights download --phase phase3",
+        "weights download u2netp",
+    )
+)
 @click.argument("references", nargs=-1, metavar="[REFERENCE]...")
 @click.option("--phase", **PHASE, show_default="none", help="Download everything that this phase needs.")
 @click.option(
@@ -134,7 +140,7 @@ def download(
         raise MinerError("interrupted; run the command again to resume") from None
 
 
-@weights.command()
+@weights.command(examples=("weights check --phase phase3",))
 @click.argument("references", nargs=-1, metavar="[REFERENCE]...")
 @click.option("--phase", **PHASE, show_default=OF_SETTINGS, help="Check everything that this phase needs.")
 @operator_files

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from miner.errors import OperatorError
+from miner.words import did_you_mean
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
 # A place in a file: keys, and indices of list items.
@@ -133,7 +134,9 @@ def check(content: dict[str, Any], section: type[AnySection], origin: Callable[[
             location = error["loc"]
             key = ".".join(str(part) for part in location if part != "[key]")
             if error["type"] == "extra_forbidden":
-                problem = f"unknown key {key}; allowed here: {_allowed_keys(section, location)}"
+                allowed = _allowed_keys(section, location)
+                similar = did_you_mean(str(location[-1]), allowed)
+                problem = f"unknown key {key}{similar}; allowed here: {', '.join(allowed)}"
             else:
                 message = error["msg"].removeprefix("Value error, ")
                 problem = f"{key}: {message}" if key else message
@@ -141,11 +144,11 @@ def check(content: dict[str, Any], section: type[AnySection], origin: Callable[[
         raise OperatorError("; ".join(f"{path}: {'; '.join(lines)}" for path, lines in problems.items())) from None
 
 
-def _allowed_keys(section: type[BaseModel], location: Location) -> str:
+def _allowed_keys(section: type[BaseModel], location: Location) -> tuple[str, ...]:
     for name in location[:-1]:
         annotation = section.model_fields[name].annotation if name in section.model_fields else None
         section = next(_sections_in(annotation), section)
-    return ", ".join(section.model_fields)
+    return tuple(section.model_fields)
 
 
 def _sections_in(annotation: object) -> Iterator[type[BaseModel]]:

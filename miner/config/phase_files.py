@@ -12,6 +12,7 @@ import yaml
 from miner.config.loader import Location, check, phase_folders, phase_names, read_mapping
 from miner.config.phase import Phase
 from miner.errors import OperatorError
+from miner.words import did_you_mean
 
 EXTENDS = "extends"
 # Texts for people: they change nothing in what is generated, and are not inherited.
@@ -119,5 +120,6 @@ def find_phase(name: str, config: Path) -> Path:
     for folder in phase_folders(config):
         if name and (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    known = ", ".join(phase_names(config))
-    raise OperatorError(f"there is no phase {name!r}; there are: {known} (files in {config.parent}/phases)")
+    known = phase_names(config)
+    names = f"{', '.join(known)} (files in {config.parent}/phases)"
+    raise OperatorError(f"there is no phase {name!r}{did_you_mean(name, known)}; there are: {names}")

@@ -23,8 +23,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RESTART_DELAY = 1.0
 LAST_RESTART_DELAY = 300.0
-# Losses without a candidate in between after which a worker counts as lost: some four minutes of back-off. It is
-# started again all the same, in case that it helps.
+# Losses in a row after which a worker counts as lost: some four minutes of back-off. It is started again all the same.
 MAX_LOSSES = 8
 # Seconds between two looks at a worker that reports nothing.
 LOOK_INTERVAL = 0.5

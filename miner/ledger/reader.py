@@ -217,7 +217,7 @@ class LedgerReader:
             if not present:
                 return []
             selected = {name: name if name in present and name not in without else "NULL" for name in kind._fields}
-            if "local_score" in present and "quality" not in without:
+            if "quality" in selected and "local_score" in present and "quality" not in without:
                 # Its name in files before version 5.
                 selected["quality"] = "local_score"
             if selected.get("outcome") == "outcome":

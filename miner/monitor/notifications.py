@@ -3,20 +3,19 @@
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import aiohttp
 
 from miner.config import NotificationSettings
+from miner.monitor.told import Kind, ToldStore
 
 log = logging.getLogger(__name__)
 
 # Seconds in which a command must end, and a webhook answer.
 DELIVERY_TIMEOUT = 20.0
-
-Kind = Literal["experiment_decided", "acceptance_fell", "no_result", "disk", "deregistered"]
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,40 @@ class Notification:
 class Notifier:
     """Delivers notifications: the first of its kind and subject, and again once it was not true meanwhile."""
 
-    def __init__(self, settings: NotificationSettings) -> None:
-        """Deliver by what the settings name."""
+    def __init__(self, settings: NotificationSettings, store: ToldStore) -> None:
+        """Deliver by what the settings name, but not what the store says was told before a restart."""
         self._settings = settings
-        self._standing: set[tuple[Kind, str]] = set()
+        self._store = store
+        self._told = store.load()
 
-    async def tell(self, present: tuple[Notification, ...]) -> None:
-        """Deliver those of all present notifications that are new."""
-        standing = {(one.kind, one.subject) for one in present}
-        new = [one for one in present if (one.kind, one.subject) not in self._standing]
-        self._standing = standing
-        for one in new:
-            await self.deliver(one)
+    async def tell(
+        self,
+        present: tuple[Notification, ...],
+        is_unknown: Callable[[Kind, str], bool] = lambda _kind, _subject: False,
+    ) -> None:
+        """Deliver those of all present notifications that are new.
+
+        `is_unknown` returns whether nothing shows at present if a kind and subject is still true; then what was told of
+        it stays told.
+        """
+        true = {(one.kind, one.subject) for one in present}
+        await self._remember({told for told in self._told if told in true or is_unknown(*told)})
+        for one in present:
+            await self.tell_also(one)
+
+    async def tell_also(self, notification: Notification) -> None:
+        """Deliver one more notification if it is new."""
+        key = (notification.kind, notification.subject)
+        if key in self._told:
+            return
+        await self.deliver(notification)
+        # Afterwards: after a crash, it is better told twice than not at all.
+        await self._remember(self._told | {key})
+
+    async def _remember(self, told: set[tuple[Kind, str]]) -> None:
+        if told != self._told:
+            self._told = told
+            await asyncio.to_thread(self._store.save, told)
 
     async def deliver(self, notification: Notification) -> None:
         """Log a notification and deliver it; failures are logged."""

@@ -62,7 +62,7 @@ class Status:
     `metagraph_age` and `last_success` are None before the first. `config_hashes` are those of the phases that tasks are
     generated with, by name; `unanswered` are the types of tasks that each of them has no checkpoint for. `experiment`
     is a miner.analytics.experiments.ExperimentSummary as JSON, None if no experiment runs. `problems` are what the
-    operator should know of the phase files, in words.
+    operator should know of the phase files and of the models, in words.
     """
 
     status: Literal["starting", "ok", "stopping"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +16,7 @@ from miner.errors import HotkeyNotRegistered, OperatorError
 from miner.ledger import LedgerReader, TaskRow
 from miner.monitor.notifications import Notification, Notifier
 from miner.monitor.status import Status, StatusSource
+from miner.monitor.told import Kind, ToldStore
 from miner.words import plural
 
 log = logging.getLogger(__name__)
@@ -37,8 +39,9 @@ class Watch:
         self._source = source
         self._ledger = ledger
         self._state_dir = state_dir
-        self._notifier = Notifier(settings)
-        self._drops: tuple[Notification, ...] = ()
+        self._notifier = Notifier(settings, ToldStore(state_dir / "notifications.json"))
+        # None if they cannot be told.
+        self._drops: tuple[Notification, ...] | None = None
         self._next_drops = 0.0
 
     async def run(self) -> None:
@@ -52,8 +55,14 @@ class Watch:
         if time.monotonic() >= self._next_drops:
             self._drops = await asyncio.to_thread(self._find_drops)
             self._next_drops = time.monotonic() + LEDGER_INTERVAL
-        disk = await asyncio.to_thread(self._find_full_disk)
-        await self._notifier.tell((*self._of_status(self._source.status()), *disk, *self._drops))
+        free = await asyncio.to_thread(self._read_free_space)
+        status = self._source.status()
+        present = (*self._of_status(status), *self._of_disk(free), *(self._drops or ()))
+
+        def is_unknown(kind: Kind, subject: str) -> bool:
+            return self._is_unknown(kind, subject, status, free)
+
+        await self._notifier.tell(present, is_unknown)
 
     @asynccontextmanager
     async def telling_of_the_end(self) -> AsyncIterator[None]:
@@ -61,7 +70,7 @@ class Watch:
         try:
             yield
         except HotkeyNotRegistered as error:
-            await self._notifier.deliver(Notification("deregistered", "", f"The miner ends: {error}"))
+            await self._notifier.tell_also(Notification("deregistered", "", f"The miner ends: {error}"))
             raise
 
     def _of_status(self, status: Status) -> Iterator[Notification]:
@@ -71,24 +80,39 @@ class Watch:
             verdict = f"{losers} clearly worse" if winner is None else f"{winner} has won"
             name = experiment["experiment"]
             yield Notification("experiment_decided", f"{name} {verdict}", f"Experiment {name}: {verdict}")
-        silence = status.uptime if status.last_success is None else time.time() - status.last_success
         # After a start, nothing is missed before it has lasted as long.
-        minutes = int(min(silence, status.uptime) // 60)
+        minutes = int(min(_silence(status), status.uptime) // 60)
         if status.able_to_work and minutes >= self._settings.silence_minutes:
             yield Notification("no_result", "", f"No result for {plural(minutes, 'minute')}; see `sn17-miner status`")
         if status.ledger is not None and status.ledger.problem:
             yield Notification("disk", "ledger", f"The ledger cannot be written: {status.ledger.problem}")
 
-    def _find_full_disk(self) -> Iterator[Notification]:
-        try:
-            free = shutil.disk_usage(self._state_dir).free / GIGABYTE
-        except OSError:
-            return iter(())
-        if free >= self._settings.disk_free_gb:
-            return iter(())
-        return iter((Notification("disk", "free", f"Only {free:.1f} GB are free on the disk of {self._state_dir}"),))
+    def _of_disk(self, free: float | None) -> Iterator[Notification]:
+        if free is not None and free < self._settings.disk_free_gb:
+            yield Notification("disk", "free", f"Only {free:.1f} GB are free on the disk of {self._state_dir}")
 
-    def _find_drops(self) -> tuple[Notification, ...]:
+    def _is_unknown(self, kind: Kind, subject: str, status: Status, free: float | None) -> bool:
+        """Return whether nothing shows if a notification is still true, as in the first minutes after a start."""
+        if kind == "no_result":
+            limit = 60 * self._settings.silence_minutes
+            return _silence(status) >= limit and (status.uptime < limit or not status.able_to_work)
+        if kind == "experiment_decided":
+            return status.experiment is None
+        if kind == "acceptance_fell":
+            return self._drops is None
+        if (kind, subject) == ("disk", "ledger"):
+            ledger = status.ledger
+            return ledger is None or (not ledger.written and not ledger.problem)
+        return kind == "disk" and free is None
+
+    def _read_free_space(self) -> float | None:
+        """Return the gigabytes that are free on the state folder's disk, None if nothing tells."""
+        try:
+            return shutil.disk_usage(self._state_dir).free / GIGABYTE
+        except OSError:
+            return None
+
+    def _find_drops(self) -> tuple[Notification, ...] | None:
         now = time.time()
         try:
             if not self._ledger.is_file():
@@ -97,7 +121,7 @@ class Watch:
                 drops = find_drops(reader.tasks(now - HISTORY_SECONDS, without=_UNUSED), now)
         except OperatorError as error:
             log.warning("Whether acceptance fell cannot be told: %s", error)
-            return ()
+            return None
         return tuple(
             Notification(
                 "acceptance_fell",
@@ -107,3 +131,8 @@ class Watch:
             )
             for drop in drops
         )
+
+
+def _silence(status: Status) -> float:
+    """Return the seconds since the last result; infinite if there is none yet."""
+    return math.inf if status.last_success is None else time.time() - status.last_success

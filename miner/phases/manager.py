@@ -45,7 +45,7 @@ class ModelOwner:
 class PhaseManager:
     """Decides what runs, loads what it needs, and records it; everything on the event loop. Made by `open`.
 
-    `problems` are what the files now hold and the miner does not run, in words.
+    `file_problems` are what the files now hold and the miner does not run, in words.
     """
 
     files: PhaseFiles
@@ -55,7 +55,7 @@ class PhaseManager:
     _owner: ModelOwner
     _ledger: LedgerWriter | None
     _retired: RetiredModels
-    problems: tuple[str, ...] = ()
+    file_problems: tuple[str, ...] = ()
     _poked: asyncio.Event = field(default_factory=asyncio.Event)
     _refusal: str = ""
 
@@ -97,7 +97,7 @@ class PhaseManager:
 
     def poke(self) -> None:
         """Read the files now, and report again what is wrong with them."""
-        self.problems, self._refusal = (), ""
+        self.file_problems, self._refusal = (), ""
         self._poked.set()
 
     async def poll(self, at_once: bool = False) -> None:
@@ -108,6 +108,16 @@ class PhaseManager:
             self._watcher.mark_read()
         if at_once or self._watcher.changed():
             await self._follow()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What the operator should know: `file_problems`, and the parts of the score that cannot be computed."""
+        # The models may have been loaded with a scorer for a phase that is not in use any more.
+        if not any(phase.settings.scorer for phase in self.selector.choice.phases):
+            return self.file_problems
+        # Loaded models serve as they are for as long as phases need no others.
+        missing = (f"{problem}; then restart the miner" for problem in self.selector.models.problems)
+        return (*self.file_problems, *missing)
 
     async def _follow(self) -> None:
         while True:
@@ -186,9 +196,9 @@ class PhaseManager:
     def _report(self, problems: Problems) -> None:
         """Log those of the present problems that are new."""
         for problem, level in problems.items():
-            if problem not in self.problems:
+            if problem not in self.file_problems:
                 log.log(level, "%s", problem)
-        self.problems = tuple(problems)
+        self.file_problems = tuple(problems)
 
     async def _report_ignored_edits(self) -> None:
         self._report(await asyncio.to_thread(self.files.find_ignored_edits, self.selector.choice))

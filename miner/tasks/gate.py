@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from miner.analytics import Measured, PassModel, break_even_chance, measure
-from miner.config.phase import GateSettings
+from miner.config.choice_sections import GateSettings
 from miner.ledger import GateVerdict
 from pipeline import Score
 

@@ -225,12 +225,12 @@ class BestOfN:
 
 def run_best_of_n(
     maker: CandidateMaker, job: GenerationJob, choice: BestOfN, on_step: OnStep = ignore_steps,
-    now: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] = time.monotonic, on_begin: Callable[[Attempt], object] = lambda _attempt: None,
 ) -> BestResult:  # fmt: skip
     """Make candidates one after the other until no other is wanted, and return the best.
 
-    A stage is expected to take as long as the average so far, or as a whole candidate. Raises the errors of
-    `CandidateMaker.make` and `BestOfN.best`.
+    A stage is expected to take as long as the average so far, or as a whole candidate. `on_begin` gets each attempt
+    before it is made. Raises the errors of `CandidateMaker.make` and `BestOfN.best`.
     """
     taken: dict[Stage, list[float]] = {}
 
@@ -239,7 +239,9 @@ def run_best_of_n(
         return sum(seconds) / len(seconds)
 
     while (stage := choice.wants(now(), expect)) is not None:
-        finished = maker.make(job, choice.begin(now(), stage), on_step)
+        attempt = choice.begin(now(), stage)
+        on_begin(attempt)
+        finished = maker.make(job, attempt, on_step)
         taken.setdefault(stage, []).append(finished.candidate.seconds)
         choice.finish(finished)
     return choice.best()

@@ -6,17 +6,23 @@ from pathlib import Path
 
 from pipeline.errors import CheckpointError, DownloadError
 from pipeline.weights.files import check_file
+from pipeline.weights.locate import HubReference
 from pipeline.weights.scorers import LPIPS
 
 ALEXNET_URL = f"https://download.pytorch.org/models/{LPIPS}"
 ALEXNET_SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
 _SUFFIXES = (".pth", ".safetensors")
+_FIRST_TENSOR = "features.0.weight"
 
 
 def is_alexnet(reference: str) -> bool:
-    """Return whether a reference is the published name of AlexNet's file, or a path alexnet*.safetensors or .pth."""
-    path = Path(reference)
-    return path.name.startswith("alexnet") and path.suffix in _SUFFIXES
+    """Return whether a reference is the published name of AlexNet's file, or the path of a file.
+
+    All other references are names and directories. A file that is missing is known by its suffix.
+    """
+    path = Path(reference).expanduser()
+    can_only_be_a_path = path.name.startswith("alexnet") or HubReference.parse(reference) is None
+    return path.is_file() or (path.suffix in _SUFFIXES and can_only_be_a_path)
 
 
 def locate_alexnet(reference: str) -> Path:
@@ -35,17 +41,19 @@ def locate_alexnet(reference: str) -> Path:
 def check_alexnet(reference: str) -> Path:
     """Return the path of AlexNet's file. Raise CheckpointError unless it is there and not damaged.
 
-    A pickle must be the published one, since any other could run code; a safetensors file must be readable.
+    A pickle must be the published one, since any other could run code; a safetensors file must have its tensors.
     """
     path = locate_alexnet(reference)
     if path.suffix == ".safetensors":
-        return check_file(path)
+        _check_tensors(path)
+        return path
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != ALEXNET_SHA256:
-        raise CheckpointError(
-            f"{path} has sha256 {digest}, not {ALEXNET_SHA256}: delete it and run `sn17-miner weights download {LPIPS}`"
-        )
+        cure = f"delete it and run `sn17-miner weights download {LPIPS}`"
+        if reference != LPIPS:
+            cure = f"name a safetensors file, or {LPIPS}, which `sn17-miner weights download` fetches"
+        raise CheckpointError(f"{path} has sha256 {digest}, not {ALEXNET_SHA256}: {cure}")
     return path
 
 
@@ -67,6 +75,16 @@ def download_alexnet(reference: str) -> Path:
         except RuntimeError as error:  # another checksum
             raise DownloadError(f"{ALEXNET_URL} arrived damaged: {error}", retry=True) from None
     return check_alexnet(reference)
+
+
+def _check_tensors(path: Path) -> None:
+    # Imported only when needed, because it is slow.
+    from safetensors import safe_open
+
+    with safe_open(check_file(path), framework="np") as file:
+        names = file.keys()
+    if _FIRST_TENSOR not in names:
+        raise CheckpointError(f"{path} is not AlexNet: it has no tensor {_FIRST_TENSOR}")
 
 
 def _published_path() -> Path:

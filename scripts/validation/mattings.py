@@ -125,6 +125,7 @@ def measure(halves: Sequence[Sequence[Judged]], models: Sequence[str]) -> dict[s
     worst = np.argsort(ious[:, best])[: max(1, len(judged) // 10)]
     columns = np.column_stack([ious, chosen])
     kinds = np.array([one.composite.kind for one in judged])
+    present = [kind for kind in KINDS if (kinds == kind).any()]
     edges = np.array([errors for one in judged if (errors := edge_errors(one)) is not None])
     return {
         "composites": len(judged),
@@ -132,7 +133,7 @@ def measure(halves: Sequence[Sequence[Judged]], models: Sequence[str]) -> dict[s
         "chosen": round(float(chosen.mean()), 4),
         "best_possible": round(float(ious.max(axis=1).mean()), 4),
         "gain_over": {model: np.round(interval(chosen - ious[:, i]), 4).tolist() for i, model in enumerate(models)},
-        "by_kind": {kind: np.round(columns[kinds == kind].mean(axis=0), 3).tolist() for kind in KINDS},
+        "by_kind": {kind: np.round(columns[kinds == kind].mean(axis=0), 3).tolist() for kind in present},
         "worst_tenth": {
             "of": models[best],
             "mean_iou": np.round(ious[worst].mean(axis=0), 3).tolist(),

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from miner.config import MinerSettings, shipped_config
-from miner.config.phase import CandidateSettings, ScorerSettings, TextCheckpointSettings, VoxelSettings
+from miner.config.choice_sections import CandidateSettings, ScorerSettings
 from miner.config.phase_files import NamedPhase, load_phase
+from miner.config.phase_sections import TextCheckpointSettings, VoxelSettings
 from miner.gpu import GenerationOrder, WorkerPool, build_workers
 from miner.tasks import best_of_n, make_container, make_request
 from pipeline import BestResult, GenerationJob, parse_text_prompt

@@ -5,8 +5,9 @@ import bittensor as bt
 import pytest
 
 from miner.config.loader import shipped_config
-from miner.config.phase import ExportSettings, Phase
+from miner.config.phase import Phase
 from miner.config.phase_files import load_phase
+from miner.config.phase_sections import ExportSettings
 from miner.localnet.validator import make_wallet
 from miner.subnet.metagraph import Neuron, Snapshot
 from tests.support.generated import make_picture, png_base64

@@ -119,9 +119,12 @@ def gate_lines(gate: GateSummary) -> list[str]:
             line += f"; Brier score {number(counts.brier, '.3f')} of {plural(counts.foretold, 'prediction')}"
         lines.append(line)
     if lines:
-        share = gate.slots.share
-        enough = percent(break_even_chance(share))
-        lines.append(f"{percent(share)} of the latest slots end accepted, so sending pays above a chance of {enough}")
+        slots = gate.slots
+        enough = percent(break_even_chance(slots.share))
+        lines.append(
+            f"{slots.accepted} of the latest {plural(round(slots.total), 'slot')} ended accepted, a share of "
+            f"{percent(slots.share)} with what is assumed at first, so sending pays above a chance of {enough}"
+        )
     if len(gate.phases) > 1:
         shares = ", ".join(f"{label} {percent(slots.accepted_share)}" for label, slots in gate.phases)
         lines.append(f"Slots that ended accepted, by which phases with and without a gate compare: {shares}")

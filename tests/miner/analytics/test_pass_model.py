@@ -54,11 +54,39 @@ def test_scores_of_different_parts_are_different_kinds(
     assert measure("text", None, None, None) is None
 
 
+@pytest.mark.parametrize(("told", "accepted"), [(0.01, False), (0.3, False), (1.4, True)])
+def test_a_validator_that_tells_a_false_threshold_does_not_decide_what_others_are_sent(
+    told: float, accepted: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0.55, 0.06, 400)
+    honest = [
+        scored(number, score, bool(rng.random() < 1 / (1 + math.exp(-40 * (score - 0.6)))), validator=f"5V{number % 4}")
+        for number, score in enumerate(scores.tolist())
+    ]
+    # Most of the tasks are its own.
+    liar = [scored(400 + number, 0.55, accepted, validator="5Liar", threshold=told) for number in range(500)]
+    good = Measured(IMAGE, 0.66)
+    expected = learn_pass_model(honest, NOW).chance(good, 0.6)
+    assert expected is not None
+    assert expected > 0.8
+    assert learn_pass_model([*honest, *liar], NOW).chance(good, 0.6) == expected
+    # Nor does it if there are only two of them.
+    two = [task._replace(validator="5V0") for task in honest]
+    assert learn_pass_model([*two, *liar], NOW).chance(good, 0.6) == expected
+
+
+def test_a_threshold_that_most_validators_tell_is_learnt_from() -> None:
+    tasks = [scored(number, 0.78, True, validator=f"5V{number}", threshold=0.75) for number in range(3)]
+    assert len(collect_outcomes(tasks)[IMAGE].margins) == 3
+    assert len(collect_outcomes(tasks[:1])[IMAGE].margins) == 1
+
+
 def test_only_judged_results_with_a_score_are_outcomes_and_kinds_are_not_mixed() -> None:
     tasks = [
         scored(1, 0.65, True),
         scored(2, 0.55, False, gate="explored"),
-        scored(3, 0.71, False, threshold=0.7),
+        scored(3, 0.65, False, threshold=0.64),
         scored(4, 0.62, True, threshold=None),
         scored(5, 0.62, True, task_type="text"),
         scored(6, 0.62, True, estimated_score=None, alignment=None),

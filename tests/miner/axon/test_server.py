@@ -11,7 +11,8 @@ import pytest
 
 from miner.axon import server as server_module
 from miner.axon.server import check_port_free
-from miner.config.phase import GateSettings, Phase, ScorerSettings
+from miner.config.choice_sections import GateSettings, ScorerSettings
+from miner.config.phase import Phase
 from miner.config.policy import PolicyRules
 from miner.errors import MinerError, OperatorError
 from miner.ledger.reader import LedgerReader

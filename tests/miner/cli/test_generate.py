@@ -1,12 +1,16 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from click.testing import Result
 from PIL import Image
 
+from miner.cli.generation import Generation
+from miner.cli.generation_report import MadeObject
+from miner.cli.prompt_sources import PromptSource
 from pipeline import flip_up_axis, ply, spz
 from pipeline.rendering.cameras import validator_cameras
 from pipeline.scoring.best_of_n import candidate_seed
@@ -50,7 +54,7 @@ def test_a_picture_becomes_files_and_figures(picture: Path, tmp_path: Path) -> N
         ((__file__, "--phase", "demo"), "not an image"),
         (("PICTURE", "--phase", "none"), "no phase 'none'"),
         (("PICTURE", "--phase", "demo", "--checkpoint", "/nowhere"), "/nowhere"),
-        (("PICTURE", "--phase", "demo", "-o", "out.obj"), "must end in .ply or .spz, not '.obj'"),
+        (("PICTURE", "--phase", "demo", "-o", "out.obj"), "must end in .ply or .spz, not '.obj', or be a folder"),
     ],
 )
 def test_mistakes_are_named(picture: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -91,7 +95,7 @@ def test_without_an_output_the_file_goes_into_the_state_folder(
 
 def test_a_sentence_is_a_prompt(tmp_path: Path) -> None:
     out, sheet = tmp_path / "chair.ply", tmp_path / "sheet.png"
-    result = generate("a red", "chair", "--phase", "demo", "--seed", 5, "-o", out, "--sheet", sheet)
+    result = generate("a", "red", "chair", "--phase", "demo", "--seed", 5, "-o", out, "--sheet", sheet)
     assert result.exit_code == 0
     assert len(ply.from_bytes(out.read_bytes())) >= 7000
     with Image.open(sheet) as opened:
@@ -113,6 +117,135 @@ def test_several_pictures_are_one_prompt(picture: Path, tmp_path: Path) -> None:
     assert len(clouds[0]) != len(clouds[1]) or not bool((clouds[0].means == clouds[1].means).all())
 
 
+QUICK = (
+    "extends: demo\nsparse_structure_sampler_params: {steps: 4}\nslat_sampler_params: {steps: 2}\n"
+    "max_voxels: {count: 250, excess: drop}\n"
+)
+
+
+@pytest.fixture
+def quick(phases: Path) -> tuple[object, ...]:
+    """Options for a phase of few steps, and a state folder."""
+    (phases / "quick.yaml").write_text(QUICK)
+    return ("--phase", "quick", "--config", phases.parent / "miner.yaml", "--state", phases.parent / "state")
+
+
+def test_each_prompt_becomes_a_file_in_the_folder(picture: Path, tmp_path: Path, quick: tuple[object, ...]) -> None:
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "objects" / "red-5.ply").write_text("not to be lost")
+    out = ("--seed", 5, "-o", tmp_path / "objects", "--sheet", tmp_path / "all.png")
+    result = generate("a red chair", picture, "a red chair", *quick, *out)
+    assert (result.exit_code, result.stderr) == (0, "")
+    names = ["a-red-chair-5.ply", "red-5-2.ply", "a-red-chair-5-2.ply"]
+    lines = result.stdout.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        *(str(tmp_path / "objects" / name) for name in names), str(tmp_path / "all.png"),
+    ]  # fmt: skip
+    assert all(re.search(r": \d+ gaussians, \d+ bytes, seed 5$", line) for line in lines[:3])
+    chair, red, again = (ply.from_bytes((tmp_path / "objects" / name).read_bytes()) for name in names)
+    torch.testing.assert_close(chair.means, again.means)
+    assert chair.means.shape != red.means.shape or not torch.equal(chair.means, red.means)
+    assert (tmp_path / "objects" / "red-5.ply").read_text() == "not to be lost"
+    with Image.open(tmp_path / "all.png") as sheet:
+        assert sheet.height > 3 * 256
+
+
+def test_without_an_output_several_get_a_folder_in_the_state_folder(tmp_path: Path, quick: tuple[object, ...]) -> None:
+    (tmp_path / "prompts.txt").write_text("a red chair\na blue car\n")
+    result = generate(tmp_path / "prompts.txt", *quick)
+    assert result.exit_code == 0
+    (folder,) = (tmp_path / "state" / "generated").iterdir()
+    made = sorted(folder.iterdir())
+    assert [re.sub(r"\d+", "N", path.name) for path in made] == ["a-blue-car-N.ply", "a-red-chair-N.ply"]
+    assert all(str(path) in result.stdout for path in made)
+
+
+def test_a_prompt_that_fails_does_not_stop_the_others(picture: Path, tmp_path: Path, quick: tuple[object, ...]) -> None:
+    Image.new("RGBA", (64, 64)).save(tmp_path / "nothing.png")
+    words = (tmp_path / "nothing.png", tmp_path / "none.png", picture)
+    result = generate(*words, *quick, "-o", tmp_path / "objects", "--explain", tmp_path / "why")
+    assert result.exit_code == 2
+    errors = result.stderr.splitlines()
+    assert errors[0].startswith(f"ERROR: {tmp_path}/none.png: ")
+    assert errors[1].startswith(f"ERROR: {tmp_path}/nothing.png: ")
+    assert errors[2:] == ["ERROR: 2 of 3 prompts did not become an object"]
+    (made,) = (tmp_path / "objects").iterdir()
+    pages = {path.parent.name for path in (tmp_path / "why").glob("*/index.html")}
+    assert made.stem in pages
+    assert len(pages) == 2
+
+
+def test_an_interruption_leaves_what_was_made_and_its_sheet(
+    tmp_path: Path, quick: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Generation.make
+
+    def interrupt_the_second(work: Generation, source: PromptSource, *others: Any) -> MadeObject:
+        if source.name == "a blue car":
+            raise KeyboardInterrupt
+        return make(work, source, *others)
+
+    monkeypatch.setattr(Generation, "make", interrupt_the_second)
+    out = ("-o", tmp_path / "objects", "--sheet", tmp_path / "all.png")
+    result = generate("a red chair", "a blue car", "a yellow duck", *quick, *out)
+    assert result.exit_code == 1
+    assert [path.name.startswith("a-red-chair") for path in (tmp_path / "objects").iterdir()] == [True]
+    with Image.open(tmp_path / "all.png") as sheet:
+        assert 256 < sheet.height < 512
+
+
+def test_if_no_prompt_can_be_read_nothing_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miner.gpu.load_models", lambda *_: pytest.fail("loaded"))
+    result = generate("a chair " * 200, tmp_path / "none.png", "--phase", "demo", "--state", tmp_path / "state")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == "ERROR: none of the prompts can be read"
+    assert not (tmp_path / "state").exists()
+
+
+def test_several_prompts_do_not_go_into_one_file(tmp_path: Path, quick: tuple[object, ...]) -> None:
+    result = generate("a red chair", "a blue car", *quick, "-o", tmp_path / "a.ply")
+    assert result.exit_code == 2
+    assert f"--output must be a folder for 2 prompts, not the file {tmp_path}/a.ply" in result.stderr
+
+
+@pytest.mark.parametrize("has_desktop", [True, False])
+def test_a_sheet_is_opened_where_there_is_a_desktop(
+    picture: Path, tmp_path: Path, quick: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, has_desktop: bool
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("click.launch", lambda path: bool(opened.append(path)))
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", ":0" if has_desktop else "")
+    # Beside the picture of the same name, which stays as it is.
+    content = picture.read_bytes()
+    result = generate(picture, *quick, "-o", tmp_path / "red.ply", "--open")
+    assert result.exit_code == 0
+    sheet = tmp_path / "red-sheet.png"
+    assert opened == [str(sheet)] * has_desktop
+    assert sheet.stat().st_size > 1000
+    assert picture.read_bytes() == content
+    assert ("no desktop to show" in result.stderr) is not has_desktop
+
+
+def test_without_weights_the_first_line_names_what_needs_none(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    result = generate("a red chair", "--phase", "phase3", "--state", tmp_path / "state")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("ERROR: phase phase3 cannot be loaded, try `--phase demo`, which needs no weights: ")
+    assert "sn17-miner weights download microsoft/TRELLIS-text-xlarge" in line
+    result = generate(picture, "--phase", "demo", "--checkpoint", tmp_path / "none", "--state", tmp_path / "state")
+    assert "try `--phase demo`" in result.stderr
+
+
+def test_one_checkpoint_is_not_for_pictures_and_sentences(picture: Path, tmp_path: Path) -> None:
+    words = ("a red chair", picture, "--phase", "demo", "--checkpoint", "embedded", "--state", tmp_path / "state")
+    assert "--checkpoint is for pictures or for sentences, and there are both" in generate(*words).stderr
+
+
 def test_a_phase_without_text_checkpoint_says_so(tmp_path: Path) -> None:
     result = generate("a red chair", "--phase", "few-step", "--state", tmp_path)
     assert result.exit_code == 2
@@ -132,10 +265,7 @@ def test_the_best_of_a_phases_candidates_is_written_and_each_is_told(
 ) -> None:
     # Drawing all sixteen is slow on a processor; pipeline.test_scoring does it.
     monkeypatch.setattr("pipeline.scoring.views.validator_cameras", lambda: validator_cameras()[:2])
-    (phases / "quick.yaml").write_text(
-        "extends: demo\nsparse_structure_sampler_params: {steps: 4}\nslat_sampler_params: {steps: 2}\n"
-        "max_voxels: {count: 250, excess: drop}\n"
-    )
+    (phases / "quick.yaml").write_text(QUICK)
     (phases / "two.yaml").write_text(
         f"extends: quick\nscorer: {{weights: {write_scorer(tmp_path)}}}\ncandidates: {{count: 2, seconds: 600}}\n"
         "gate: {quality: 1}\n"

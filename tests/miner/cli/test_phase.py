@@ -71,7 +71,8 @@ def test_another_checkpoint_is_announced(run: Run) -> None:
 def test_an_unknown_phase_names_those_there_are(run: Run, state: StateFile, command: tuple[str, ...]) -> None:
     code, out = run(*command, "phase9")
     assert code == 2
-    assert "no phase 'phase9'; there are: baseline, best-of-n, demo, few-step, phase3, phase4, test3" in out
+    names = "baseline, best-of-n, demo, few-step, phase3, phase4, test3"
+    assert f"no phase 'phase9' (did you mean phase4 or phase3?); there are: {names}" in out
     assert state.read() is None
 
 

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from miner.config.choice_sections import GateSettings
 from miner.config.loader import load_yaml, phase_names, shipped_config
-from miner.config.phase import GateSettings, Phase
+from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import OperatorError
 from pipeline import CutOutParams
@@ -196,6 +197,10 @@ def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
             "extends: base\nscorer: {}\ncandidates: {count: 2, preview_steps: 3}\n",
             r"candidates: .*count of 3 or",
         ),
+        (
+            "extends: base\nscorer: {}\nslat_sampler_params: {steps: 3}\ncandidates: {count: 3, preview_steps: 3}\n",
+            r"preview_steps: 3 is as much work as a whole candidate, since slat_sampler_params.steps is 3; take fewer",
+        ),
         ("extends: base\nscorer: {}\ngate: {}\n", r"gate: .*needs either quality or score"),
         ("extends: base\nscorer: {}\ngate: {quality: 0.5, score: 0.5}\n", r"gate: .*needs either quality or score"),
         ("extends: base\nscorer: {}\ngate: {score: 0.6}\n", r"gate.score needs scorer: {parts: \[quality, align"),
@@ -203,7 +208,10 @@ def test_a_phase_may_extend_one_that_is_shipped(config: Path) -> None:
         ("extends: base\ngate: auto\n", r"top.yaml: .*gate needs scorer: \{\}"),
         ("extends: base\nscorer: {}\ngate: aut\n", r"top.yaml: gate: must be auto, \{quality: 0.6\} or \{score: 0.6\}"),
         ("extends: base\nscorer: {}\ngate: [auto]\n", r"top.yaml: gate: must be auto, \{quality: 0.6\} or"),
-        ("extends: base\nscorer: {}\ngate: {qualty: 0.6}\n", r"unknown key gate.qualty; allowed here: quality, score"),
+        (
+            "extends: base\nscorer: {}\ngate: {qualty: 0.6}\n",
+            r"unknown key gate.qualty \(did you mean quality\?\); allowed here: quality, score",
+        ),
         ("extends: base\nscorer: {parts: [similarity]}\ngate: auto\n", r"gate: auto needs quality or alignment among"),
         ("extends: base\nscorer: {parts: []}\n", r"scorer.parts: .*at least 1 item"),
         ("extends: base\nscorer: {parts: [quality, clip]}\n", r"scorer.parts.*'quality', 'alignment' or 'similarity'"),

@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from miner.config.phase import Phase, ScorerSettings, TextToImageSettings
+from miner.config.choice_sections import ScorerSettings
+from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase
+from miner.config.phase_sections import TextToImageSettings
 from miner.config.settings import MinerSettings
 from miner.errors import OperatorError
 from miner.gpu import models

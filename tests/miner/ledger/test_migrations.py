@@ -193,6 +193,10 @@ def test_the_quality_of_an_old_file_is_read_and_migrated_under_its_new_name(path
     with LedgerReader(path) as reader:
         (before,) = reader.tasks()
         assert reader.tasks(without=("quality",)) == [before._replace(quality=None)]
+        # What other rows have has no new name.
+        assert [row.validator for row in reader.validators()] == [before.validator]
+        assert reader.task_phases() == [(before.phase, before.config_hash)]
+        assert reader.experiments() == []
     assert (before.quality, before.alignment, before.estimated_score, before.threshold) == (0.64, None, None, None)
     assert raw(path, "PRAGMA user_version") == [(version,)]
     ledger = LedgerWriter(path)

@@ -47,7 +47,7 @@ def keys(site: Site) -> list[int]:
         ("answer=open", [3, 4]),
         (f"validator={HOTKEYS[1][:6]}", [2]),
         ("validator=27&answer=rejected", [1]),
-        (f"text=chair&before={NOW - 1}", [3]),
+        pytest.param(f"text=chair&before={NOW - 1}", [3], id="before"),
         ("text=%3Cimg", [2]),
     ],
 )

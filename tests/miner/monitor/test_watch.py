@@ -18,6 +18,7 @@ from miner.errors import HotkeyNotRegistered
 from miner.ledger import LedgerStatus
 from miner.localnet import LOOPBACK, free_port
 from miner.monitor.notifications import Notification, Notifier
+from miner.monitor.told import ToldStore
 from miner.monitor.watch import Watch
 from tests.support.monitor import OK, FixedStatus, one_task, write_ledger
 
@@ -61,6 +62,10 @@ def quiet() -> FixedStatus:
 def watch(webhook: Webhook, folder: Path, source: FixedStatus, **settings: Any) -> Watch:
     told = NotificationSettings(webhook=webhook.url, disk_free_gb=0, **settings)
     return Watch(told, source, folder / "ledger.sqlite", folder)
+
+
+def notifier(folder: Path, **settings: Any) -> Notifier:
+    return Notifier(NotificationSettings(**settings), ToldStore(folder / "notifications.json"))
 
 
 async def test_each_event_is_told_once_and_again_when_it_comes_back(webhook: Webhook, tmp_path: Path) -> None:
@@ -137,12 +142,82 @@ async def test_a_hotkey_that_is_not_registered_any_more(webhook: Webhook, tmp_pa
     assert webhook.kinds == ["deregistered"]
 
 
+async def test_a_restart_repeats_nothing(webhook: Webhook, tmp_path: Path) -> None:
+    source = quiet()
+    trouble = LedgerStatus(written=0, waiting=0, dropped=4, failures=5, problem="disk full")
+    source.present = replace(source.present, last_success=0.0, ledger=trouble, experiment=EXPERIMENT | {"winner": "a"})
+    await watch(webhook, tmp_path, source).look()
+    told = ["experiment_decided", "no_result", "disk"]
+    assert webhook.kinds == told
+    before = source.present
+    nothing_yet = {"last_success": None, "experiment": None, "ledger": replace(trouble, failures=0, problem="")}
+    restarted = watch(webhook, tmp_path, source)
+    for changes in (
+        {**nothing_yet, "status": "starting", "uptime": 1.0},
+        {**nothing_yet, "uptime": 60.0},
+        {"last_success": None},
+    ):
+        source.present = replace(before, **changes)
+        await restarted.look()
+    assert webhook.kinds == told
+
+
+async def test_what_ends_during_a_restart_is_told_when_it_comes_back(webhook: Webhook, tmp_path: Path) -> None:
+    source = quiet()
+    for last_success, told in ((7200, 1), (0, 1), (7200, 2)):
+        source.present = replace(source.present, last_success=time.time() - last_success)
+        await watch(webhook, tmp_path, source).look()
+        assert len(webhook.told) == told
+
+
+async def test_a_miner_that_is_started_again_without_registration_tells_it_once(
+    webhook: Webhook, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        with pytest.raises(HotkeyNotRegistered):
+            async with watch(webhook, tmp_path, quiet()).telling_of_the_end():
+                raise HotkeyNotRegistered("hotkey 5F is not registered on subnet 17")
+    assert webhook.kinds == ["deregistered"]
+    # Once it works, it is registered.
+    await watch(webhook, tmp_path, quiet()).look()
+    with pytest.raises(HotkeyNotRegistered):
+        async with watch(webhook, tmp_path, quiet()).telling_of_the_end():
+            raise HotkeyNotRegistered("hotkey 5F is no longer registered on subnet 17")
+    assert webhook.kinds == ["deregistered", "deregistered"]
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'[["other", ""]]', b"\xff"])
+async def test_a_damaged_file_is_told_of_and_replaced(
+    webhook: Webhook, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    (tmp_path / "notifications.json").write_bytes(content)
+    source = quiet()
+    source.present = replace(source.present, last_success=0.0)
+    for _ in range(2):
+        await watch(webhook, tmp_path, source).look()
+    assert webhook.kinds == ["no_result"]
+    assert caplog.text.count("cannot be read and is told again") == 1
+
+
+async def test_a_file_that_cannot_be_written_does_not_keep_from_telling(
+    webhook: Webhook, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "notifications.json").mkdir()
+    source = quiet()
+    source.present = replace(source.present, last_success=0.0)
+    watched = watch(webhook, tmp_path, source)
+    for _ in range(2):
+        await watched.look()
+    assert webhook.kinds == ["no_result"]
+    assert "a restart repeats it" in caplog.text
+
+
 @pytest.mark.process
 async def test_a_command_gets_it_on_its_stdin(tmp_path: Path) -> None:
     target = tmp_path / "told.json"
     code = f"import sys; open({str(target)!r}, 'w').write(sys.stdin.read())"
-    notifier = Notifier(NotificationSettings(command=(sys.executable, "-c", code)))
-    await notifier.deliver(Notification("disk", "free", "full; rm -rf $HOME"))
+    telling = notifier(tmp_path, command=(sys.executable, "-c", code))
+    await telling.deliver(Notification("disk", "free", "full; rm -rf $HOME"))
     assert json.loads(target.read_text()) == {"kind": "disk", "subject": "free", "text": "full; rm -rf $HOME"}
 
 
@@ -156,25 +231,27 @@ async def test_a_command_gets_it_on_its_stdin(tmp_path: Path) -> None:
     ],
 )
 async def test_what_cannot_be_delivered_is_logged(
-    caplog: pytest.LogCaptureFixture, settings: dict[str, Any], words: str
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, settings: dict[str, Any], words: str
 ) -> None:
     with caplog.at_level(logging.WARNING, "miner"):
-        await Notifier(NotificationSettings(**settings)).deliver(Notification("disk", "free", "full"))
+        await notifier(tmp_path, **settings).deliver(Notification("disk", "free", "full"))
     assert "Notification (disk): full" in caplog.text
     assert words in caplog.text
 
 
-async def test_a_webhook_that_refuses(webhook: Webhook, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_webhook_that_refuses(webhook: Webhook, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     webhook.status = 500
-    await Notifier(NotificationSettings(webhook=webhook.url)).deliver(Notification("disk", "free", "full"))
+    await notifier(tmp_path, webhook=webhook.url).deliver(Notification("disk", "free", "full"))
     assert "not delivered by the webhook: HTTP 500" in caplog.text
 
 
 @pytest.mark.process
-async def test_a_command_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_command_that_hangs_is_ended(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     monkeypatch.setattr("miner.monitor.notifications.DELIVERY_TIMEOUT", 0.2)
     async with asyncio.timeout(30):
-        await Notifier(NotificationSettings(command=("sleep", "600"))).deliver(Notification("disk", "free", "full"))
+        await notifier(tmp_path, command=("sleep", "600")).deliver(Notification("disk", "free", "full"))
     assert "not delivered by the command: TimeoutError" in caplog.text
 
 

@@ -45,6 +45,7 @@ class ManagedMiner(MinerParts):
         self.backends: dict[str, weakref.ref[FakeBackend]] = {}
         self.loading: Callable[[], object] = lambda: None
         self.generating: Callable[[], object] = lambda: None
+        self.load_problems: tuple[str, ...] = ()
         self.freed = threading.Event()
         self.refused = ""
         (folder / "phases").mkdir()
@@ -99,7 +100,7 @@ class ManagedMiner(MinerParts):
 
         backend = FakeBackend(generate)
         self.backends[phase.name] = weakref.ref(backend)
-        return LoadedModels(backend, FakeScorer(lambda _: 0.5) if phase.settings.scorer else None)
+        return LoadedModels(backend, FakeScorer(lambda _: 0.5) if phase.settings.scorer else None, self.load_problems)
 
     def split(self, **weights: int) -> PhaseChoice:
         arms = {name: Arm(weight=weight, settings=self.phase(name).settings) for name, weight in weights.items()}

@@ -64,6 +64,23 @@ async def test_an_arm_with_a_scorer_shares_its_models_with_one_without(miner: Ma
     assert miner.loads == ["a", "s"]
 
 
+async def test_parts_of_the_score_without_weights_are_among_the_problems(miner: ManagedMiner) -> None:
+    (miner.config.parent / "phases" / "s.yaml").write_text("extends: a\nscorer: {}\n")
+    miner.load_problems = ("results are not scored by quality: run …",)
+    miner.apply("s")
+    await miner.manager.poll(at_once=True)
+    # What is downloaded meanwhile would have no effect.
+    assert miner.manager.problems == (f"{miner.load_problems[0]}; then restart the miner",)
+    # It has the same models, and does without their scorer.
+    miner.apply("a")
+    await miner.manager.poll(at_once=True)
+    assert (miner.loads, miner.manager.problems) == (["a", "s"], ())
+    miner.load_problems = ()
+    miner.apply("other")
+    await miner.manager.poll(at_once=True)
+    assert miner.manager.problems == ()
+
+
 async def test_what_nobody_judges_takes_no_turn(miner: ManagedMiner) -> None:
     miner.choose(miner.split(a=1, b=1))
     await miner.manager.poll(at_once=True)

@@ -11,7 +11,8 @@ import pytest
 from miner.analytics.calibration import Calibration
 from miner.analytics.pass_model import PassModel, ScoreKind
 from miner.analytics.slots import Slots
-from miner.config.phase import CandidateSettings, GateSettings, Phase, ScorerSettings
+from miner.config.choice_sections import CandidateSettings, GateSettings, ScorerSettings
+from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase
 from miner.localnet.validator_rules import ValidatorTiming
 from miner.subnet.metagraph import Snapshot

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from miner.analytics.pass_model import ScoreKind
-from miner.config.phase import Gate, GateSettings, Phase, ScorerSettings
+from miner.config.choice_sections import Gate, GateSettings, ScorerSettings
+from miner.config.phase import Phase
 from miner.ledger.events import PhaseAssignment, ResultGenerated, SubmissionAnswered, TaskStarted
 from miner.ledger.outcomes import Outcome
 from miner.tasks.calibration_monitor import HISTORY_SECONDS, CalibrationMonitor

@@ -8,7 +8,7 @@ import pytest
 from miner.analytics.calibration import Calibration
 from miner.analytics.pass_model import PassModel, ScoreKind, learn_pass_model
 from miner.analytics.slots import Slots, break_even_chance
-from miner.config.phase import GateSettings
+from miner.config.choice_sections import GateSettings
 from miner.ledger.outcomes import Outcome
 from miner.tasks.gate import EXPLORED_SHARE, GateDecision, decide_by_chance, decide_by_limit
 from pipeline import Score

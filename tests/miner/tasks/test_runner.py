@@ -15,8 +15,10 @@ import torch
 from miner.analytics.calibration import Calibration
 from miner.analytics.pass_model import PassModel, ScoreKind
 from miner.analytics.slots import Slots
-from miner.config.phase import CandidateSettings, ExportSettings, GateSettings, Phase, ScorerSettings
+from miner.config.choice_sections import CandidateSettings, GateSettings, ScorerSettings
+from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase
+from miner.config.phase_sections import ExportSettings
 from miner.gpu.pace import Sample
 from miner.tasks.task import InvalidResult, Result, Withheld
 from pipeline import (

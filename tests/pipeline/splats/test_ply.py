@@ -286,7 +286,7 @@ BASELINES = [
 ]
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(derandomize=True, max_examples=300)
 @given(
     base=st.sampled_from(BASELINES),
     cut=st.floats(0, 1),
@@ -306,7 +306,7 @@ def test_any_change_gives_splats_or_a_format_error(base: bytes, cut: float, leng
         assert len(read) >= 1
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(derandomize=True, max_examples=100)
 @given(st.binary(max_size=300), st.booleans())
 def test_any_bytes_give_splats_or_a_format_error(data: bytes, headed: bool) -> None:
     with pytest.raises(FormatError):

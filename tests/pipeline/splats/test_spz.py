@@ -378,7 +378,7 @@ def test_header_of_a_container() -> None:
     assert spz.read_header(bytes.fromhex(CONTAINERS["flags_1"]["spz_hex"])).antialiased
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(derandomize=True, max_examples=300)
 @given(cut=st.floats(0, 1), length=st.integers(0, 6), insert=st.binary(max_size=6))
 def test_any_changed_container_gives_splats_or_a_format_error(cut: float, length: int, insert: bytes) -> None:
     at = round(cut * len(BASELINE))
@@ -390,7 +390,7 @@ def test_any_changed_container_gives_splats_or_a_format_error(cut: float, length
         assert len(read) >= 1
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(derandomize=True, max_examples=300)
 @given(
     magic=st.sampled_from([0x5053474E, 0]),
     version=st.integers(0, 3),
@@ -410,7 +410,7 @@ def test_any_raw_container_gives_splats_or_a_format_error(
         assert len(read) == count
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(derandomize=True, max_examples=100)
 @given(st.binary(max_size=100), st.booleans())
 def test_any_bytes_are_refused_with_a_format_error(data: bytes, framed: bool) -> None:
     with pytest.raises(FormatError):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
+from safetensors.torch import save_file
 
 from pipeline.scoring import lpips
 from pipeline.scoring.image_alignment import ImageAlignment
@@ -235,3 +236,32 @@ def test_a_file_of_the_operators_is_checked(
     pickle.write_bytes(published[LPIPS])
     assert check(str(pickle)).exit_code == 0
     assert download(str(pickle)).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["own.safetensors", "convolutions.bin"])
+def test_a_file_of_any_name_that_the_scorer_takes_is_no_mistake(
+    published: dict[str, bytes],
+    check: Callable[..., Result],
+    download: Callable[..., Result],
+    tmp_path: Path,
+    name: str,
+) -> None:
+    own = tmp_path / name
+    if own.suffix == ".safetensors":
+        assert f"{own} is missing: name a file, or {LPIPS}" in check(str(own)).stdout
+        assert f"{own} is missing: name a file, or {LPIPS}" in download(str(own)).stderr
+        save_file(formula_weights(golden_shapes("lpips")), own)
+    else:
+        own.write_bytes(published[LPIPS])
+    ViewSimilarity.load(locate_alexnet(str(own)), CPU)
+    assert f"AlexNet: ok, {own}" in check(str(own)).stdout
+    assert download(str(own)).exit_code == 0
+
+
+def test_a_file_that_is_not_alexnet(check: Callable[..., Result], tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_file({"bias": torch.zeros(1)}, other)
+    assert f"{other} is not AlexNet: it has no tensor features.0.weight" in check(str(other)).stdout
+    pickle = tmp_path / "other.pth"
+    pickle.write_bytes(b"mine")
+    assert f"name a safetensors file, or {LPIPS}, which" in check(str(pickle)).stdout

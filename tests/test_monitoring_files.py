@@ -20,12 +20,12 @@ from miner.runtime.gpu_memory import GpuMemory
 from tests.support.monitor import OK, FixedStatus, one_task
 from tests.support.paths import ROOT
 
-DEPLOY = ROOT / "deploy"
+MONITORING = ROOT / "config" / "monitoring"
 PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="no promtool: sudo apt-get install -y prometheus")
 
 
-def promtool(*arguments: str, folder: Path = DEPLOY) -> str:
+def promtool(*arguments: str, folder: Path = MONITORING) -> str:
     """What it prints; it must find no fault."""
     assert PROMTOOL is not None
     done = subprocess.run([PROMTOOL, *arguments], cwd=folder, capture_output=True, text=True, check=False)
@@ -51,7 +51,7 @@ def series() -> dict[str, set[str]]:
 
 
 def board() -> dict[str, Any]:
-    return dict(json.loads((DEPLOY / "grafana.json").read_text()))
+    return dict(json.loads((MONITORING / "grafana.json").read_text()))
 
 
 def expressions() -> Iterator[str]:
@@ -64,7 +64,7 @@ def expressions() -> Iterator[str]:
 
 
 def rules() -> list[dict[str, Any]]:
-    (group,) = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"]
+    (group,) = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]
     return list(group["rules"])
 
 
