@@ -1,6 +1,6 @@
 """Simulate how many candidates a task gets from 1, 4, 16 and 64 GPUs, and what limits that.
 
-    python -m scripts.validation.scaling [--validators 27] [--minutes 30] [--uplink 100] [--cpu-ms 15]
+    python -m scripts.validation.scaling [--validators 27] [--minutes 30] [--uplink 100] [--cpu-ms 18]
 
 The miner's own pool serves simulated workers in virtual time. A candidate takes 1.6 s, its score 0.08 s and its way
 through Ray 0.03 s, each time up to a quarter more or less; a validator gives a task every 300 s, and wants the result
@@ -115,7 +115,7 @@ def main() -> int:
     parser.add_argument("--validators", type=int, default=27)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--uplink", type=float, default=100.0)
-    parser.add_argument("--cpu-ms", type=float, default=15.0)
+    parser.add_argument("--cpu-ms", type=float, default=18.0)
     arguments = parser.parse_args()
     seconds = 60 * arguments.minutes
     scales = [simulate(gpus, arguments.validators, seconds, arguments.uplink, arguments.cpu_ms) for gpus in GPUS]
