@@ -100,8 +100,11 @@ class Pipe:
             write(self._connection, message)
 
     def receive(self) -> Any:
-        """Wait for the next message. Raises EOFError or OSError once the miner has ended."""
-        return read(self._connection)
+        """Wait for the next message. Raises EOFError once the miner has ended."""
+        try:
+            return read(self._connection)
+        except OSError as error:
+            raise EOFError from error
 
 
 def ignore_signals() -> None:
@@ -123,7 +126,7 @@ def read(connection: Connection) -> Any:
 
 def _run(connection: Connection, work: Callable[..., None], *arguments: object) -> None:
     ignore_signals()
-    with contextlib.suppress(EOFError, OSError):
+    with contextlib.suppress(EOFError):
         work(Pipe(connection), *arguments)
     # Without waiting for threads that hang.
     os._exit(0)
