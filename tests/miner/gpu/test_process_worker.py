@@ -187,7 +187,7 @@ async def test_the_miner_ends_when_no_worker_comes_back(named: NamedPhase, monke
     monkeypatch.setattr(remote_worker, "FIRST_RESTART_DELAY", 0.001)
     monkeypatch.setattr(remote_worker, "MAX_LOSSES", 2)
     pool = WorkerPool([process_worker("cpu", no_models), process_worker("cpu again", no_models)])  # type: ignore[arg-type]
-    with pytest.raises(MinerError, match="no worker is left: cpu: its process ended with exit code 1; cpu again: its"):
+    with pytest.raises(MinerError, match="no worker is left: cpu, cpu again: its process ended with exit code 1"):
         await asyncio.wait_for(pool.load(named), TIMEOUT)
     with pytest.raises(MinerError, match="no worker is left"):
         await asyncio.wait_for(pool.watch(900.0), TIMEOUT)
