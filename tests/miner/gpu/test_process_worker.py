@@ -21,7 +21,7 @@ from miner.gpu.models import PhaseModels
 from miner.gpu.order import GenerationOrder
 from miner.gpu.pool import WorkerPool
 from miner.gpu.worker_process import process_worker
-from pipeline import BestOfN, BestResult, GenerationJob, Request, SamplerParams, TextPrompt, WorkerLost
+from pipeline import BestOfN, BestResult, GenerationJob, Request, SamplerParams, TextPrompt, VoxelLimit, WorkerLost
 from pipeline.scoring.best_of_n import candidate_seed
 from tests.support.waiting import until
 from tests.support.worker_loaders import ToldWorkers, real_models, told_models
@@ -31,11 +31,13 @@ pytestmark = pytest.mark.process
 # A process takes some seconds to start, longer on a busy machine.
 TIMEOUT = 120.0
 PARAMS = SamplerParams(steps=2, cfg_strength=1.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
+# As few as are valid, since drawing them for a score takes most of the time.
+FEW = VoxelLimit(300, "drop")
 SEEDS = [candidate_seed(5, index) for index in range(9)]
 
 
 def order(models: PhaseModels, task: str = "t", seed: int = 5) -> GenerationOrder:
-    return GenerationOrder(GenerationJob(task, Request(TextPrompt("a red chair"), seed, PARAMS, PARAMS)), models)
+    return GenerationOrder(GenerationJob(task, Request(TextPrompt("a red chair"), seed, PARAMS, PARAMS, FEW)), models)
 
 
 class Workers:

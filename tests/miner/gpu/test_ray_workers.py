@@ -24,7 +24,7 @@ from miner.gpu.pool import WorkerPool
 from miner.gpu.ray_cluster import ray_workers
 from miner.gpu.worker import Worker
 from miner.gpu.worker_process import MakeLoader, process_worker
-from pipeline import BestOfN, BestResult, GenerationJob, Request, SamplerParams, TextPrompt, WorkerLost
+from pipeline import BestOfN, BestResult, GenerationJob, Request, SamplerParams, TextPrompt, VoxelLimit, WorkerLost
 from pipeline.scoring.best_of_n import candidate_seed
 from tests.support.ray_cluster import LocalRay, environment, free_port
 from tests.support.waiting import until
@@ -42,10 +42,12 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 TIMEOUT = 120.0
 PARAMS = SamplerParams(steps=2, cfg_strength=1.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
+# As few as are valid, since drawing them for a score takes most of the time.
+FEW = VoxelLimit(300, "drop")
 
 
 def order(models: PhaseModels, task: str, seed: int) -> GenerationOrder:
-    return GenerationOrder(GenerationJob(task, Request(TextPrompt("a red chair"), seed, PARAMS, PARAMS)), models)
+    return GenerationOrder(GenerationJob(task, Request(TextPrompt("a red chair"), seed, PARAMS, PARAMS, FEW)), models)
 
 
 async def run(pool: WorkerPool, models: PhaseModels, seed: int, count: int = 1) -> BestResult:
