@@ -95,7 +95,8 @@ class Gallery:
         self._has_new = asyncio.Event()
         self._problem = ""
         self._facts: dict[int, dict[str, Any]] = {}
-        self._views_worker = ThumbnailWorker()
+        # Somebody waits for these.
+        self._views_worker = ThumbnailWorker(is_idle=False)
         self._views_lock = asyncio.Lock()
 
     def offer(self, result: GalleryResult) -> None:

@@ -67,7 +67,6 @@ DRAWINGS: Mapping[Picture, Callable[[Path, int, Path], None]] = {
 
 def lower_priority() -> None:
     """Let everything else on this machine run first."""
-    torch.set_num_threads(1)
     os.nice(LOWEST_PRIORITY)
     if hasattr(os, "SCHED_IDLE"):
         with suppress(OSError):
@@ -76,7 +75,9 @@ def lower_priority() -> None:
 
 def main() -> None:
     """Carry out orders until stdin ends."""
-    lower_priority()
+    torch.set_num_threads(1)
+    if "--idle" in sys.argv:
+        lower_priority()
     for line in sys.stdin:
         order = json.loads(line)
         try:

@@ -24,8 +24,9 @@ class ThumbnailError(Exception):
 class ThumbnailWorker:
     """Draws thumbnails in a process that is started when it is needed; one call at a time."""
 
-    def __init__(self) -> None:
-        """Start no process yet."""
+    def __init__(self, *, is_idle: bool = True) -> None:
+        """Start no process yet; an idle one runs only while the CPU has nothing else to do."""
+        self._is_idle = is_idle
         self._process: asyncio.subprocess.Process | None = None
 
     async def draw(self, results: Path, key: int, pictures: Path, what: Picture = "thumbnails") -> None:
@@ -37,7 +38,7 @@ class ThumbnailWorker:
         try:
             async with asyncio.timeout(DRAWING_TIMEOUT):
                 if self._process is None or self._process.returncode is not None:
-                    self._process = await _start_process()
+                    self._process = await _start_process(self._is_idle)
                 answer = await _request(self._process, order)
         except (OSError, TimeoutError) as error:
             await self.close()
@@ -61,7 +62,7 @@ class ThumbnailWorker:
             await process.wait()
 
 
-async def _start_process() -> asyncio.subprocess.Process:
+async def _start_process(is_idle: bool) -> asyncio.subprocess.Process:
     environment = os.environ | {
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
@@ -70,7 +71,7 @@ async def _start_process() -> asyncio.subprocess.Process:
         "PYTHONSAFEPATH": "1",
     }
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "miner.monitor.thumbnail_worker"),
+        *(sys.executable, "-m", "miner.monitor.thumbnail_worker", *(["--idle"] if is_idle else [])),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

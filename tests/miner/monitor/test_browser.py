@@ -310,8 +310,8 @@ async def test_an_object_is_turned_by_mouse_finger_and_keys(
         await turn
         await tab.until(f"{CAMERA} !== {places[-1]!r}")
         places.append(await tab.evaluate(CAMERA))
-    await tab.evaluate("document.getElementById('front').click()")
-    await tab.until(f"{CAMERA} === {places[0]!r}")
+    # Again and again, since what is left of the gesture may come later.
+    await tab.until(f"(document.getElementById('front').click(), {CAMERA} === {places[0]!r})")
     await tab.evaluate("document.getElementById('canvas').focus()")
     await tab.press("ArrowRight", 39)
     await tab.until(f"{CAMERA} !== {places[0]!r}")
