@@ -5,15 +5,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future
+from dataclasses import replace
 
 from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
 from miner.gpu import messages
 from miner.gpu.link import Link, OutOfReach
 from miner.gpu.statistics import CandidateCounter
+from miner.gpu.wanted_models import WantedModels, WantedPhase
 from miner.gpu.worker import LeftOut, LoadedPhase, Worker, WorkerState, WorkerStatus
 from miner.runtime import backoff
 from miner.runtime.gpu_memory import GpuMemory
@@ -29,20 +29,6 @@ MAX_LOSSES = 8
 LOOK_INTERVAL = 0.5
 # Seconds after which what only the operator can put right is tried again.
 MEND_INTERVAL = 60.0
-
-
-@dataclass(eq=False)
-class _Models:
-    """Models that a worker is to have.
-
-    loaded: ends when they are first loaded. attempts: how often that was tried. retry_at: when to try it again in the
-    same life, if it was refused.
-    """
-
-    phase: NamedPhase
-    loaded: "Future[LoadedPhase]" = field(default_factory=Future)
-    attempts: int = 0
-    retry_at: float = float("inf")
 
 
 class RemoteWorker(Worker):
@@ -69,9 +55,7 @@ class RemoteWorker(Worker):
         # Guards what follows.
         self._lock = threading.RLock()
         self._link: Link | None = None
-        self._models: dict[str, _Models] = {}
-        self._ready: set[str] = set()
-        self._loading: dict[str, float] = {}
+        self._models = WantedModels()
         self._making: dict[int, Future[FinishedCandidate]] = {}
         self._begun: set[str] = set()
         # The number of the order that keeps it busy, and since when.
@@ -114,24 +98,22 @@ class RemoteWorker(Worker):
 
     def has(self, models: str) -> bool:
         """Return whether models are loaded and warm."""
-        return models in self._ready
+        return models in self._models.ready
 
     def load(self, models: str, phase: NamedPhase) -> "Future[LoadedPhase]":
         """Load the models of a phase, in this life and in all to come. The future may fail with OperatorError."""
         with self._lock:
-            entry = self._models[models] = _Models(phase)
+            wanted = self._models.add(models, phase)
             if self._mistake is not None:
-                entry.loaded.set_exception(self._mistake)
+                wanted.fail(self._mistake)
             if self._link is not None:
-                self._send_load(self._link, models)
-        return entry.loaded
+                self._models.load(models, self._link.send)
+        return wanted.loaded
 
     def unload(self, models: str) -> None:
         """Drop models after their last candidate."""
         with self._lock:
-            self._models.pop(models, None)
-            self._loading.pop(models, None)
-            self._ready.discard(models)
+            self._models.drop(models)
             self._send(messages.Unload(models))
 
     def make(self, models: str, job: GenerationJob, attempt: Attempt) -> "Future[FinishedCandidate]":
@@ -162,18 +144,17 @@ class RemoteWorker(Worker):
 
     def check(self, limit: float) -> None:
         """End the present life if a candidate or a load takes longer than `limit` seconds."""
-        now = time.monotonic()
         with self._lock:
-            if self._busy is not None and now - self._busy[1] > limit:
+            if self._busy is not None and time.monotonic() - self._busy[1] > limit:
                 self._condemn(f"a generation has hung for {limit:.0f} s")
-            elif any(now - since > limit for since in self._loading.values()):
+            elif self._models.is_overdue(limit):
                 self._condemn(f"loading has hung for {limit:.0f} s")
 
     def status(self) -> WorkerStatus:
         """Return the present status."""
         with self._lock:
             busy = self._busy
-            state: WorkerState = "busy" if busy is not None else "idle" if self._ready else "starting"
+            state: WorkerState = "busy" if busy is not None else "idle" if self._models.ready else "starting"
             if not self.can_come_back:
                 state = "lost"
             elif not self._is_up:
@@ -228,16 +209,15 @@ class RemoteWorker(Worker):
             self._is_up = not self._is_out_of_reach
             if self._stopping.is_set():
                 link.send(messages.Stop())
-            # The last ones first, since all new tasks need them.
-            for models in reversed(self._models):
-                self._send_load(link, models)
+            self._models.load_all(link.send)
         self._on_change()
         try:
             while not self._verdict:
                 report = link.receive(LOOK_INTERVAL)
                 if report is not None:
                     self._take(report)
-                self._retry_loads(link)
+                with self._lock:
+                    self._models.load_due(link.send)
         except EOFError:
             return self._verdict or link.epitaph()
         finally:
@@ -251,11 +231,7 @@ class RemoteWorker(Worker):
                     self._place, self._is_up, self._is_out_of_reach, self._mistake = place, True, False, None
                 case messages.Loaded(models, phase, memory):
                     self._set_memory(memory)
-                    self._loading.pop(models, None)
-                    if models in self._models:
-                        self._ready.add(models)
-                        with suppress(InvalidStateError):
-                            self._models[models].loaded.set_result(phase)
+                    self._models.take(models, phase)
                 case messages.NotLoaded(models, reason, is_mistake):
                     self._refuse(models, reason, is_mistake)
                 case messages.Free(number):
@@ -282,46 +258,33 @@ class RemoteWorker(Worker):
 
     def _refuse(self, models: str, reason: str, is_mistake: bool) -> None:
         """Take note that models cannot be loaded: for whoever asked for them, or else as the end of this life."""
-        self._loading.pop(models, None)
-        entry = self._models.get(models)
-        if entry is None:
+        wanted = self._models.refuse(models)
+        if wanted is None:
             return
         if self._is_optional:
-            self._leave_out(entry, reason)
-            return
-        if entry.attempts > 1:
+            self._leave_out(wanted, reason)
+        elif wanted.attempts > 1:
             # Nobody waits for it any more, and without its models the worker is of no use.
             self._condemn(reason)
-            return
-        del self._models[models]
-        entry.loaded.set_exception(OperatorError(reason) if is_mistake else RuntimeError(reason))
+        else:
+            self._models.drop(models)
+            wanted.fail(OperatorError(reason) if is_mistake else RuntimeError(reason))
 
-    def _leave_out(self, entry: _Models, reason: str) -> None:
+    def _leave_out(self, wanted: WantedPhase, reason: str) -> None:
         """Do without a phase that cannot be loaded here, and try it again later."""
-        entry.retry_at = time.monotonic() + MEND_INTERVAL
+        wanted.retry_at = time.monotonic() + MEND_INTERVAL
         reason = f"{reason} (on {self._place})"
         if reason != self._fault:
-            log.error("The worker on %s is left out of phase %s: %s", self.device, entry.phase.name, reason)
+            log.error("The worker on %s is left out of phase %s: %s", self.device, wanted.phase.name, reason)
         self._fault = reason
-        with suppress(InvalidStateError):
-            entry.loaded.set_exception(LeftOut(f"{self.device}: {reason}"))
-
-    def _retry_loads(self, link: Link) -> None:
-        """Load again what was refused, if it is time to."""
-        now = time.monotonic()
-        with self._lock:
-            for models, entry in self._models.items():
-                if entry.retry_at <= now:
-                    self._send_load(link, models)
+        wanted.fail(LeftOut(f"{self.device}: {reason}"))
 
     def _set_out_of_reach(self, mistake: OperatorError | None) -> None:
         """Take note that no life can begin, and tell those who wait for models if that is the operator's mistake."""
         with self._lock:
             self._is_out_of_reach, self._mistake = True, mistake
-            for entry in self._models.values():
-                if mistake is not None:
-                    with suppress(InvalidStateError):
-                        entry.loaded.set_exception(mistake)
+            if mistake is not None:
+                self._models.fail_all(mistake)
 
     def _set_memory(self, memory: GpuMemory | None) -> None:
         # The worker may see its GPU under another name.
@@ -341,24 +304,14 @@ class RemoteWorker(Worker):
         """Forget the life that has ended, and tell those who wait for its candidates."""
         with self._lock:
             self._link, self._is_up, self._busy, self._memory = None, False, None, None
-            self._ready.clear()
-            self._loading.clear()
+            self._models.end_life()
             self._begun.clear()
             making, self._making = self._making, {}
         for lost in making.values():
             lost.set_exception(error)
         if isinstance(error, Cancelled):
-            for models in self._models.values():
-                with suppress(InvalidStateError):
-                    models.loaded.set_exception(error)
+            self._models.fail_all(error)
         self._on_change()
-
-    def _send_load(self, link: Link, models: str) -> None:
-        entry = self._models[models]
-        entry.attempts += 1
-        entry.retry_at = float("inf")
-        self._loading[models] = time.monotonic()
-        link.send(messages.Load(models, entry.phase))
 
     def _send(self, order: messages.Order) -> None:
         with self._lock:

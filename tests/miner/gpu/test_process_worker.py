@@ -47,7 +47,19 @@ class Workers:
         self.told = ToldWorkers(folder)
         loader = partial(told_models, folder=folder)
         self.workers = [process_worker(name, loader) for name in ("cpu", "cpu again")]
+        self._loaded: list[PhaseModels] = []
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Drop the tasks and the models of another test."""
         self.pool = WorkerPool(self.workers)
+        for models in self._loaded:
+            self.pool.unload(models.id)
+        self._loaded.clear()
+
+    async def load(self, phase: NamedPhase) -> PhaseModels:
+        self._loaded.append(await self.pool.load(phase))
+        return self._loaded[-1]
 
     @property
     def are_well(self) -> bool:
@@ -80,18 +92,14 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
 
 @pytest.fixture
 def workers(both: Workers) -> Workers:
-    """The two, with no task and no models of another test."""
-    both.pool = WorkerPool(both.workers)
-    for worker in both.workers:
-        for models in tuple(worker._models):
-            worker.unload(models)
+    both.begin_anew()
     return both
 
 
 async def test_a_worker_that_is_killed_in_the_middle_of_a_candidate_loses_nothing(
     workers: Workers, named: NamedPhase, caplog: pytest.LogCaptureFixture
 ) -> None:
-    models = await workers.pool.load(named)
+    models = await workers.load(named)
     loads = len(workers.told.processes("loaded", "demo"))
     workers.told.tell("hold", SEEDS[1])
     running = workers.run(models)
@@ -121,7 +129,7 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_candidate_loses_nothin
 async def test_a_broken_device_and_a_hang_cost_a_process_and_no_task(
     workers: Workers, named: NamedPhase, caplog: pytest.LogCaptureFixture
 ) -> None:
-    models = await workers.pool.load(named)
+    models = await workers.load(named)
     workers.told.tell("break", 70)
     best = await asyncio.wait_for(workers.run(models, 2, "breaks", 70), TIMEOUT)
     assert [candidate.seed for candidate in best.candidates] == [70, candidate_seed(70, 1)]
@@ -141,7 +149,7 @@ async def test_a_broken_device_and_a_hang_cost_a_process_and_no_task(
 
 
 async def test_an_unexpected_error_in_a_process_is_told_with_its_traceback(workers: Workers, named: NamedPhase) -> None:
-    models = await workers.pool.load(named)
+    models = await workers.load(named)
     workers.told.tell("fail", 60)
     with pytest.raises(RuntimeError, match="KeyError: 'a bug'") as caught:
         await asyncio.wait_for(workers.run(models, 1, "fails", 60), TIMEOUT)
@@ -150,7 +158,7 @@ async def test_an_unexpected_error_in_a_process_is_told_with_its_traceback(worke
 
 
 async def test_a_candidate_that_two_workers_were_lost_with_is_given_up(workers: Workers, named: NamedPhase) -> None:
-    models = await workers.pool.load(named)
+    models = await workers.load(named)
     workers.told.tell("kill", 90)
     with pytest.raises(WorkerLost, match="its process ended with exit code 9"):
         await asyncio.wait_for(workers.run(models, 1, "kills", 90), TIMEOUT)
@@ -159,11 +167,11 @@ async def test_a_candidate_that_two_workers_were_lost_with_is_given_up(workers: 
 
 
 async def test_a_swap_reaches_all_and_a_task_keeps_its_models(workers: Workers, named: NamedPhase) -> None:
-    first = await workers.pool.load(named)
+    first = await workers.load(named)
     workers.told.tell("hold", 50)
     running = workers.run(first, 1, "keeps", 50)
     await workers.begun(50)
-    loading = asyncio.create_task(workers.pool.load(NamedPhase("other", named.settings)))
+    loading = asyncio.create_task(workers.load(NamedPhase("other", named.settings)))
     await until(lambda: len(workers.told.processes("loaded", "other")) == 2, TIMEOUT)
     workers.pool.unload(first.id)
     assert not any(worker.has(first.id) for worker in workers.workers)
@@ -177,7 +185,7 @@ async def test_a_swap_reaches_all_and_a_task_keeps_its_models(workers: Workers, 
 async def test_the_log_of_a_process_is_the_miners(
     workers: Workers, named: NamedPhase, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await workers.pool.load(named)
+    await workers.load(named)
     await until(lambda: "cpu again: told to load phase demo" in caplog.text, TIMEOUT)
 
 
