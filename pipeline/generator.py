@@ -161,7 +161,8 @@ class Generator(Backend):
         voxels = measurements.voxels
         size = f"{voxels} voxels" if voxels else "the structure"
         if voxels:
-            request = replace(request, voxel_limit=VoxelLimit(max(1, voxels // 2), "drop"))
+            # A structure that was given does not tell which half of it is the likelier, so it is sampled again.
+            request = replace(request, structure=None, voxel_limit=VoxelLimit(max(1, voxels // 2), "drop"))
         log.warning("The GPU's memory did not suffice for %s (%s); trying once more with less", size, reason)
         with suppress(torch.OutOfMemoryError):
             asset = sample_asset(encoded.engine, encoded.conditions, request, on_step, Measurements(self._device))

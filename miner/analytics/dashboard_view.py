@@ -30,7 +30,7 @@ STAGE_TASKS = 1000
 # Columns of the ledger that the page does not show.
 UNUSED = (
     *(name for name in SPLAT_COLUMNS if name != "gaussians"),
-    *("generated_at", "seed", "seeds", "candidates", "submission_bytes", "cooldown_until", "task_id"),
+    *("generated_at", "seed", "seeds", "candidates", "mattings", "submission_bytes", "cooldown_until", "task_id"),
 )
 
 

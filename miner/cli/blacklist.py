@@ -209,12 +209,7 @@ def list_entries(file: Path | None, config: Path | None, state: Path | None) -> 
         click.echo(f"{'':<14} now as of block {known.snapshot.block}, which the miner on {files.state_dir} saw last")
 
 
-@blacklist.command(
-    examples=(
-        'blacklist add 5F3sa2TJ --reason "rejects everything" --days 7',
-        'blacklist add 27 --uid --reason "rejects everything"',
-    )
-)
+@blacklist.command(examples=("blacklist suggest", "blacklist suggest --below 0.05"))
 @ledger_option
 @click.option("--below", type=float, default=0.1, help="The share of accepted results that is too low.")
 @file_option

@@ -32,9 +32,8 @@ class StoredTask:
 
         if self.ledger.is_file():
             with LedgerReader(self.ledger) as reader:
-                # Keys are nanoseconds of about when the task came.
-                row = next((row for row in reader.tasks(self.key / 1e9 - 60) if row.key == self.key), None)
-                found = [phase for phase in reader.phases() if row and phase.config_hash == row.config_hash]
+                rows = reader.tasks_of([self.key])
+                found = [phase for phase in reader.phases() if rows and phase.config_hash == rows[0].config_hash]
             if found:
                 return NamedPhase(self.phase, Phase.model_validate(parse_yaml(found[-1].yaml)))
         return load_phase(self.phase, config)

@@ -38,11 +38,6 @@ class ChildProcess:
         self._outgoing: SimpleQueue[object] = SimpleQueue()
         threading.Thread(target=self._send_all, name=f"to {name}", daemon=True).start()
 
-    @property
-    def pid(self) -> int | None:
-        """The id of the process."""
-        return self._process.pid
-
     def send(self, message: object) -> None:
         """Send a message, which is not None, without waiting for it to arrive."""
         self._outgoing.put(message)

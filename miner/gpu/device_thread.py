@@ -87,7 +87,8 @@ class DeviceThread:
         with self._changed:
             self._is_stopping = True
             for queued in (*self._jobs, *self._background):
-                queued.future.set_exception(Cancelled("the miner is stopping"))
+                if queued.future.set_running_or_notify_cancel():
+                    queued.future.set_exception(Cancelled("the miner is stopping"))
             self._jobs.clear()
             self._background.clear()
             self._changed.notify()
@@ -128,7 +129,9 @@ class DeviceThread:
             self._fail(error)
 
     def _run_job(self, queued: _QueuedJob) -> Exception | None:
-        """Run a job; return its error if no more jobs can be run after it."""
+        """Run a job, unless nobody waits for it any more; return its error if no more jobs can be run after it."""
+        if not queued.future.set_running_or_notify_cancel():
+            return None
         self._running_since = time.monotonic()
         try:
             result = queued.job(self._stop_if_asked)

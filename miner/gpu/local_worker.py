@@ -75,6 +75,8 @@ class LocalWorker(Worker):
         # Packs what is not scored while the device works on.
         self._packer = ThreadPoolExecutor(1, "packer")
         self._makers: dict[str, CandidateMaker] = {}
+        # The ids of models that are loaded, or to be.
+        self._wanted: set[str] = set()
         self._on_change: Callable[[], None] = lambda: None
         self._counter = CandidateCounter()
         # The candidate that the device is busy with, and since when.
@@ -113,12 +115,14 @@ class LocalWorker(Worker):
         record graphs and so must have it to themselves; a candidate waits for one of them at most.
         """
         future: Future[LoadedPhase] = Future()
+        self._wanted.add(models)
         arguments = (models, phase, future)
         threading.Thread(target=self._load, args=arguments, name="loading", daemon=True).start()
         return future
 
     def unload(self, models: str) -> None:
         """Drop models after their last candidate, and free their memory."""
+        self._wanted.discard(models)
         self._makers.pop(models, None)
         self._thread.submit_background(lambda _: free_memory())
 
@@ -224,6 +228,9 @@ class LocalWorker(Worker):
             checkpoints = " and ".join(phase.settings.checkpoints)
             log.info("Loaded %s and warmed up in %.1f s", checkpoints, seconds)
             self._makers[models] = CandidateMaker(loaded.backend, loaded.scorer)
+            if models not in self._wanted:
+                # They were dropped while they loaded.
+                self.unload(models)
             future.set_result(LoadedPhase(loaded.scorer is not None, loaded.problems))
             self._on_change()
             return

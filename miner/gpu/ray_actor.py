@@ -1,7 +1,6 @@
 """What runs on a node of a Ray cluster: a worker that takes its orders as bytes, since versions may differ."""
 
 import pickle
-import threading
 from queue import SimpleQueue
 
 from miner.gpu import messages
@@ -21,7 +20,6 @@ class RayActor:
         """Wait for `start`."""
         self._reports: SimpleQueue[bytes | None] = SimpleQueue()
         self._server: WorkerServer | None = None
-        self._lock = threading.Lock()
 
     def hello(self) -> tuple[str, str]:
         """Return the version of this package here, and the node's address."""

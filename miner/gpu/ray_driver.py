@@ -141,7 +141,9 @@ def drive(pipe: Pipe, cluster: Cluster, make_loader: MakeLoader, level: int, pat
             case Open(number):
                 actors[number] = _Actor(pipe, number, cluster.resource, make_loader, level)
             case Forward(number, order):
-                actors[number].orders.put(order)
+                # Whoever sends it may not know yet that this life has ended.
+                if number in actors:
+                    actors[number].orders.put(order)
             case End(number):
                 actors.pop(number).end()
 

@@ -307,10 +307,10 @@ class RemoteWorker(Worker):
             self._models.end_life()
             self._begun.clear()
             making, self._making = self._making, {}
+            if isinstance(error, Cancelled):
+                self._models.fail_all(error)
         for lost in making.values():
             lost.set_exception(error)
-        if isinstance(error, Cancelled):
-            self._models.fail_all(error)
         self._on_change()
 
     def _send(self, order: messages.Order) -> None:

@@ -37,8 +37,10 @@ class WorkerServer:
             case messages.Begin(job):
                 self._jobs[job.task] = job
             case messages.Make(number, models, task, attempt):
-                self._number = number
                 made = self._worker.make(models, self._jobs[task], attempt)
+                # The worker is busy from here on, or done already.
+                self._number = number
+                self._report_state()
                 made.add_done_callback(lambda done: self._report_candidate(number, done))
             case messages.Cancel(task, seed):
                 if task in self._jobs:

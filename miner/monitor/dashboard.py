@@ -125,12 +125,11 @@ class Dashboard:
             task_filter = _parse_filter(request)
         except ValueError as error:
             return error_response(400, str(error))
-        key = request.query_string
-        return web.json_response(await self._cache.get(key, lambda: self._read_figures(task_filter)))
+        return web.json_response(await self._cache.get(request.path_qs, lambda: self._read_figures(task_filter)))
 
-    async def experiments(self, _request: web.Request) -> web.Response:
+    async def experiments(self, request: web.Request) -> web.Response:
         """Return the latest experiments as JSON, the newest first."""
-        return web.json_response(await self._cache.get("experiments", self._read_experiments))
+        return web.json_response(await self._cache.get(request.path, self._read_experiments))
 
     async def tasks(self, request: web.Request) -> web.Response:
         """Return the latest ?last= tasks of the ledger as JSON, the newest last, chosen as for the figures."""
@@ -141,8 +140,9 @@ class Dashboard:
             return error_response(400, str(error))
         if not 0 < last <= MAX_TASKS:
             return error_response(400, f"last must be from 1 to {MAX_TASKS}")
-        key = f"tasks {request.query_string}"
-        return web.json_response(await self._cache.get(key, lambda: self._read_latest(replace(task_filter, last=last))))
+        return web.json_response(
+            await self._cache.get(request.path_qs, lambda: self._read_latest(replace(task_filter, last=last)))
+        )
 
     def _read_figures(self, task_filter: TaskFilter) -> Json:
         try:

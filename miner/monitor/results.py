@@ -85,9 +85,8 @@ class Results:
         if before and not (before.isascii() and before.isdigit() and len(before) <= 19):
             return error_response(400, "before must be the key of a result")
         wanted = ResultFilter.of(request)
-        key = f"results {request.query_string}"
         return web.json_response(
-            await self._cache.get(key, lambda: self._search(wanted, int(before) if before else None))
+            await self._cache.get(request.path_qs, lambda: self._search(wanted, int(before) if before else None))
         )
 
     async def facts(self, request: web.Request) -> web.Response:

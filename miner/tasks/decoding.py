@@ -86,6 +86,8 @@ class PromptDecoder:
         finally:
             with self._changed:
                 self._senders.remove(sender)
+                # Whoever has it next is not to be cancelled with this one.
+                decoding.process = None
                 self._give_back(process)
                 self._changed.notify_all()
 

@@ -85,7 +85,7 @@ class DecoderProcess:
         self._wait_until_ready()
         try:
             answer, pixels = self._exchange(file)
-        except (OSError, EOFError, ValueError, LookupError, TypeError):
+        except (OSError, EOFError, ValueError, LookupError, TypeError, RecursionError):
             self.close()
             raise PromptError(
                 f"the image cannot be decoded within {self._limits.cpu_seconds} s, or its decoder crashed: save it "
@@ -113,8 +113,8 @@ class DecoderProcess:
     def _exchange(self, file: bytes) -> tuple[dict[str, Any], bytes]:
         """Send a file; return the description of its picture, or the refusal, and the pixels.
 
-        Raises OSError or EOFError if the process has ended; ValueError, LookupError or TypeError for an answer that
-        it does not give.
+        Raises OSError or EOFError if the process has ended; ValueError, LookupError, TypeError or RecursionError for an
+        answer that it does not give.
         """
         orders, answers = self._process.stdin, self._process.stdout
         assert orders is not None and answers is not None, "they are pipes"
@@ -123,9 +123,11 @@ class DecoderProcess:
             orders.write(file)
             orders.flush()
             answer: dict[str, Any] = json.loads(self._read_line())
+            # A file that took over the process could answer anything.
+            if not isinstance(answer, dict):
+                raise TypeError("not an answer of the worker")
             if "refused" in answer:
                 return answer, b""
-            # A file that took over the process could answer anything.
             width, height = answer["size"]
             if answer["mode"] not in _MODES or not 0 < width <= MAX_IMAGE_SIDE or not 0 < height <= MAX_IMAGE_SIDE:
                 raise ValueError("not an answer of the worker")

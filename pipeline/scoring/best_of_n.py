@@ -87,7 +87,7 @@ class BestOfN:
     _running: dict[int, Attempt] = field(default_factory=dict, init=False)
     _lost: dict[int, Attempt] = field(default_factory=dict, init=False)
     _begun: int = field(default=0, init=False)
-    # The latest of each candidate, which is its preview until it is finished.
+    # The latest of each candidate, which is its preview until it is finished; the best one alone has its files.
     _finished: dict[int, FinishedCandidate] = field(default_factory=dict, init=False)
     _break_off: Exception | None = field(default=None, init=False)
     # Whether the last candidate was bad luck, and not what any other seed would end in.
@@ -160,6 +160,11 @@ class BestOfN:
             seconds = preview.candidate.seconds + candidate.seconds
             finished = replace(finished, candidate=replace(candidate, seconds=seconds))
         self._finished[index] = finished
+        leader = self._leader
+        for other, beaten in self._finished.items():
+            if beaten is not leader:
+                # Hundreds of candidates of some megabytes each may follow.
+                self._finished[other] = replace(beaten, asset=None)
         if finished.error is not None:
             self._may_be_mended = isinstance(finished.error, _SEED_DEPENDENT)
         else:

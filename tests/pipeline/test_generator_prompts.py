@@ -166,6 +166,14 @@ def test_without_memory_half_the_voxels_are_tried(generator: Generator, starve) 
     assert made.voxels == free // 2
 
 
+def test_without_memory_half_of_a_given_structure_is_tried(generator: Generator, starve) -> None:
+    free = generator.generate(EGG)
+    given = starve("sample_latents", 1)
+    made = generator.generate(replace(EGG, structure=free.structure))
+    assert given == [free.voxels, free.voxels // 2]
+    assert made.voxels == free.voxels // 2
+
+
 def test_memory_that_was_short_for_a_moment_costs_nothing(generator: Generator, starve) -> None:
     expected = generator.generate(EGG)
     starve("sample_structure", 1)

@@ -18,7 +18,7 @@ from miner.ledger import ExperimentRow, LedgerReader, PhaseRow, TaskRow
 # Widths, in seconds, of the bins that the time axis may be cut into.
 BIN_SECONDS = (HOUR, 2 * HOUR, 6 * HOUR, 12 * HOUR, 24 * HOUR, 7 * 24 * HOUR)
 # Columns of the ledger that no report needs.
-UNUSED = ("generated_at", "seed", "seeds", "candidates", "stages", "cooldown_until", "error")
+UNUSED = ("generated_at", "seed", "seeds", "candidates", "mattings", "stages", "cooldown_until", "error")
 EVERYTHING = TaskFilter()
 Assigned = Literal["at random", "partly at random", "not at random"]
 

@@ -92,7 +92,7 @@ export function offerViews(key) {
   place("see").addEventListener("click", async () => {
     place("views").showModal();
     if (!place("views-picture").hidden) return;
-    place("views-progress").textContent = "The miner draws them while it is idle; that can take a minute…";
+    place("views-progress").textContent = "The miner draws them; that can take a minute…";
     try {
       const reply = await fetch(`/pictures/${key}.views.webp`);
       if (!reply.ok) throw new Error((await reply.json().catch(() => null))?.error ?? `HTTP ${reply.status}`);

@@ -42,12 +42,13 @@ def test_every_command_and_option_explains_itself(path: tuple[str, ...]) -> None
     assert (result.exit_code, result.stderr) == (0, "")
 
 
-EXAMPLES = [example for command in ALL.values() for example in getattr(command, "examples", ())]
+EXAMPLES = [(path, example) for path, command in ALL.items() for example in getattr(command, "examples", ())]
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_of_the_help_is_a_command_with_its_options(example: str) -> None:
+@pytest.mark.parametrize(("path", "example"), EXAMPLES)
+def test_an_example_of_the_help_is_a_command_with_its_options(path: tuple[str, ...], example: str) -> None:
     words = shlex.split(example.partition(" < ")[0])[1:]
+    assert tuple(words[: len(path)]) == path
     context, command = click.Context(program, info_name="sn17-miner"), program
     while isinstance(command, click.Group):
         command = command.commands[words.pop(0)]

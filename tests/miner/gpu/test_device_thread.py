@@ -86,6 +86,24 @@ def test_stop_ends_what_runs_and_fails_what_waits(jobs: HeldJobs) -> None:
     assert jobs.order == [1]
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_whoever_gives_up_waiting_disturbs_nothing(jobs: HeldJobs, is_stopped: bool) -> None:
+    """As the page does when it is closed while pictures are drawn for it."""
+    thread = DeviceThread()
+    running = thread.submit(jobs.job(1))
+    assert jobs.started.wait(TIMEOUT)
+    waiting, background = thread.submit(jobs.job(2)), thread.submit_background(jobs.job(3))
+    assert not running.cancel()
+    assert waiting.cancel()
+    assert background.cancel()
+    if not is_stopped:
+        last = thread.submit(jobs.job(4))
+        jobs.release.set()
+        assert last.result(TIMEOUT).seed == 4
+    assert thread.stop(TIMEOUT)
+    assert jobs.order == ([1] if is_stopped else [1, 4])
+
+
 def broken_device(on_step: OnStep) -> Asset:
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 

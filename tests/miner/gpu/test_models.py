@@ -98,6 +98,26 @@ def test_the_warm_up_never_runs_beside_a_generation(
     assert order == ["loaded", "generated 1", "warm 1", "warm 2", "generated 2", "warm 3"]
 
 
+def test_models_that_are_dropped_while_they_load_do_not_stay(
+    worker: LocalWorker, named: NamedPhase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when another GPU refuses them first."""
+    loading, release = threading.Event(), threading.Event()
+
+    def load_backend(*_: object, **__: object) -> object:
+        loading.set()
+        assert release.wait(TIMEOUT)
+        return FakeBackend()
+
+    monkeypatch.setattr(models, "load_backend", load_backend)
+    loads = worker.load("dropped", named)
+    assert loading.wait(TIMEOUT)
+    worker.unload("dropped")
+    release.set()
+    loads.result(TIMEOUT)
+    assert not worker.has("dropped")
+
+
 @pytest.mark.parametrize("where", ["load_backend", "warm_up"])
 @pytest.mark.parametrize(
     ("error", "message"),

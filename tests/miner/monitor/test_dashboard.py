@@ -112,6 +112,16 @@ async def test_figures_of_some_tasks(site: Site) -> None:
     assert told["problem"] == "the ledger has no task of phase 'none'; it has other, phase3"
 
 
+async def test_whoever_asks_for_something_else_does_not_get_what_another_one_was_told(site: Site) -> None:
+    fill_ledger(site.ledger, 20)
+    assert "experiments" in await (await site.get("/experiments.json")).json()
+    assert "total" in await (await site.get("/figures.json?experiments")).json()
+    one = await (await site.get("/figures.json?period=all&phase=phase3&type=image")).json()
+    other = await (await site.get("/figures.json?period=all&phase=phase3%26type=image")).json()
+    assert one["problem"] == ""
+    assert "no task of phase 'phase3&type=image'" in other["problem"]
+
+
 async def test_figures_serve_all_who_look_for_a_while(site: Site) -> None:
     write_ledger(site.ledger, one_task(key_of(1)))
     replies = await asyncio.gather(*(site.get("/figures.json") for _ in range(4)))

@@ -104,7 +104,8 @@ def test_a_picture_in_progress_can_be_given_up() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        {}, [], {"size": [8], "mode": "RGB"}, {"size": [8, 6], "mode": "F"}, {"size": [10**6, 10**6], "mode": "RGB"},
+        {}, [], '"refused"', ["refused"], "[" * 20_000, {"size": [8], "mode": "RGB"},
+        {"size": [8, 6], "mode": "F"}, {"size": [10**6, 10**6], "mode": "RGB"},
         {"size": [-8, -6], "mode": "RGB"}, {"size": ["8", "6"], "mode": "RGB"}, {"size": [8, 6], "mode": ["RGB"]},
     ],
 )  # fmt: skip
@@ -112,7 +113,8 @@ def test_a_file_that_took_over_the_process_gets_nowhere(
     answer: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     worker = tmp_path / "worker.py"
-    worker.write_text(f"print('ready', flush=True); input(); print({json.dumps(answer)!r}, flush=True)")
+    line = answer if isinstance(answer, str) else json.dumps(answer)
+    worker.write_text(f"print('ready', flush=True); input(); print({line!r}, flush=True)")
     monkeypatch.setattr("pipeline.conditioning.decoder._WORKER", worker)
     taken_over = DecoderProcess()
     with pytest.raises(PromptError, match="decoder crashed"):

@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -453,6 +454,20 @@ def test_those_in_the_making_count() -> None:
     # Of equals the first, in whatever order they were done.
     assert choice.best().asset.seed == SEEDS[0]
     assert [candidate.seed for candidate in choice.best().candidates] == list(SEEDS[:3])
+
+
+def test_of_all_files_only_those_of_the_best_are_kept() -> None:
+    """Hundreds of candidates may be made of one task, of some megabytes each."""
+    choice = BestOfN(REQUEST, 4)
+    seeds, alive = [begin(choice) for _ in range(4)], WeakSet()
+    for index, quality in ((2, 0.5), (0, 0.2), (3, 0.9), (1, 0.4)):
+        made = finished(seeds[index], quality)
+        alive.add(made.asset)
+        choice.finish(made)
+        del made
+    assert list(alive) == [choice.best().asset]
+    assert choice.best().asset.seed == seeds[3]
+    assert [candidate.score for candidate in choice.best().candidates] == [Score(q) for q in (0.2, 0.4, 0.5, 0.9)]
 
 
 def test_what_is_lost_is_made_again_before_anything_new() -> None:
