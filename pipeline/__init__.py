@@ -44,6 +44,7 @@ from pipeline.params import CutOutParams, SamplerParams, TextToImageParams, Voxe
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.contact_sheet import draw_contact_sheet, draw_views
 from pipeline.rendering.rasterizer import render
+from pipeline.rendering.tiles import tile
 from pipeline.request import STAGES, Asset, Backend, Conditioning, OnStep, Request
 from pipeline.scoring.best_of_n import BestOfN, BestResult, run_best_of_n
 from pipeline.scoring.candidate import (
@@ -56,7 +57,7 @@ from pipeline.scoring.candidate import (
     Stage,
 )
 from pipeline.scoring.score import PARTS, Part, Score
-from pipeline.scoring.scorer import Scorer, ScorerSources, ScoreSplats, ValidatorScorer
+from pipeline.scoring.scorer import ScoredViews, Scorer, ScorerSources, ScoreSplats, ValidatorScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
 from pipeline.scoring.views import render_validator_views
 from pipeline.splats import (
@@ -93,12 +94,12 @@ __all__ = [
     "EmptyStructure", "FinishedCandidate", "FormatError", "FullForeground", "GenerationJob", "Generator",
     "HubReference", "ImagePrompt", "ImagesPrompt", "Matting", "NoCutOut", "NonFiniteOutput", "OnStep", "OutOfMemory",
     "PackedAsset", "PackedSplats", "Part", "PipelineError", "PreparedPicture", "Prompt", "PromptError",
-    "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "Scorer", "ScorerSources",
-    "Similarity", "Splats", "Stage", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams",
-    "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "WorkerLost", "check_weights",
-    "choose_compute", "choose_drawing_device", "compute_statistics", "count_non_finite", "count_zero_rotations",
-    "decode_image_prompt", "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis",
-    "has_fixed_place", "invalid_reason", "is_embedded", "is_template", "load_backend", "measure_similarity",
-    "normalise", "orbit", "parse_text_prompt", "ply", "recognise_format", "render", "render_validator_views",
-    "run_best_of_n", "spz", "voxel_splats", "with_cut_out", "with_template",
+    "ReferenceViews", "Request", "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "ScoredViews", "Scorer",
+    "ScorerSources", "Similarity", "Splats", "Stage", "Statistics", "TextPrompt", "TextToImageError",
+    "TextToImageParams", "TooManyVoxels", "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "WorkerLost",
+    "check_weights", "choose_compute", "choose_drawing_device", "compute_statistics", "count_non_finite",
+    "count_zero_rotations", "decode_image_prompt", "download_weights", "draw_contact_sheet", "draw_views",
+    "drop_invalid", "flip_up_axis", "has_fixed_place", "invalid_reason", "is_embedded", "is_template", "load_backend",
+    "measure_similarity", "normalise", "orbit", "parse_text_prompt", "ply", "recognise_format", "render",
+    "render_validator_views", "run_best_of_n", "spz", "tile", "voxel_splats", "with_cut_out", "with_template",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from pipeline.conditioning.prompt import TextPrompt
@@ -44,7 +44,8 @@ class BestResult:
     """The best object, packed for delivery, and all candidates in the order of their seeds.
 
     `score` is None if the object was not scored. `problem` says why validators would score it 0; it is "" if they
-    would score it. `break_off` is the unexpected error that ended the search, None if there was none.
+    would score it. `break_off` is the unexpected error that ended the search, None if there was none. `sheets` are the
+    small pictures of the candidates that have one, by seed.
     """
 
     asset: PackedAsset
@@ -52,6 +53,7 @@ class BestResult:
     problem: str
     candidates: tuple[Candidate, ...]
     break_off: Exception | None = None
+    sheets: Mapping[int, bytes] = field(default_factory=dict)
 
 
 def candidate_seed(seed: int, index: int) -> int:
@@ -198,7 +200,9 @@ class BestOfN:
             for _, finished in sorted(self._finished.items())
         )
         problem = "" if is_valid else best.problem
-        return BestResult(leader.asset, best.score, problem, candidates, self._break_off)
+        made = (finished for _, finished in sorted(self._finished.items()))
+        sheets = {finished.candidate.seed: finished.sheet for finished in made if finished.sheet}
+        return BestResult(leader.asset, best.score, problem, candidates, self._break_off, sheets)
 
     def _index_of(self, seed: int) -> int:
         return next(index for index, attempt in self._running.items() if attempt.seed == seed)

@@ -37,7 +37,8 @@ SEEDS = [candidate_seed(5, index) for index in range(9)]
 
 
 def order(models: PhaseModels, task: str = "t", seed: int = 5) -> GenerationOrder:
-    return GenerationOrder(GenerationJob(task, Request(TextPrompt("a red chair"), seed, PARAMS, PARAMS, FEW)), models)
+    request = Request(TextPrompt("a red chair"), seed, PARAMS, PARAMS, FEW)
+    return GenerationOrder(GenerationJob(task, request, has_sheets=True), models)
 
 
 class Workers:
@@ -109,7 +110,7 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_candidate_loses_nothin
     await workers.begun(SEEDS[1], times=2)
     workers.told.release(SEEDS[1])
     best = await asyncio.wait_for(running, TIMEOUT)
-    assert [candidate.seed for candidate in best.candidates] == SEEDS[:4]
+    assert [candidate.seed for candidate in best.candidates] == list(best.sheets) == SEEDS[:4]
     assert all(not candidate.problem for candidate in best.candidates)
     await until(lambda: len(workers.told.processes("loaded", "demo")) == loads + 1, TIMEOUT)
     await until(lambda: all(worker.has(models.id) for worker in workers.workers), TIMEOUT)

@@ -269,6 +269,15 @@ async def test_the_tasks_deadline_and_the_phases_seconds_end_the_search(parts: M
     assert [c.seed for c in short.candidates] == [5]
 
 
+async def test_small_pictures_of_all_candidates_are_kept_where_there_are_several_and_they_are_wanted(
+    parts: MinerParts, phase: Phase
+) -> None:
+    for is_wanted, count, expected in ((True, 3, SEEDS[:3]), (True, 1, []), (False, 3, [])):
+        parts.runner.has_sheets = is_wanted
+        result = await run_with(parts, scored(phase, count))
+        assert list(result.sheets) == expected
+
+
 async def test_nobody_waits_for_more_candidates_of_another_task(parts: MinerParts, phase: Phase) -> None:
     """Tasks that would be late come before another candidate of a task that has one, whatever their priorities."""
     proceed = threading.Semaphore(0)

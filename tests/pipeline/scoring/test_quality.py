@@ -53,7 +53,7 @@ def measure(network: QualityNetwork) -> Callable[[Splats], float]:
     score = ValidatorScorer(CPU, network).for_prompt(TextPrompt("a chair"))
 
     def measure(splats: Splats) -> float:
-        result = score(splats)
+        result = score(splats).score
         assert result == Score(quality=result.quality)
         assert result.quality is not None
         return result.quality
