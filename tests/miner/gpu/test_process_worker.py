@@ -15,7 +15,7 @@ from miner.config.loader import shipped_config
 from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase, load_phase
 from miner.errors import MinerError, OperatorError
-from miner.gpu import remote_worker
+from miner.gpu import health
 from miner.gpu.local_worker import LocalWorker
 from miner.gpu.models import PhaseModels
 from miner.gpu.order import GenerationOrder
@@ -84,7 +84,7 @@ def named(phase: Phase) -> NamedPhase:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(remote_worker, "FIRST_RESTART_DELAY", 0.1)
+        patch.setattr(health, "FIRST_RESTART_DELAY", 0.1)
         workers = Workers(tmp_path_factory.mktemp("told"))
         yield workers
         for worker in workers.workers:
@@ -115,8 +115,10 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_candidate_loses_nothin
     await until(lambda: len(workers.told.processes("loaded", "demo")) == loads + 1, TIMEOUT)
     await until(lambda: all(worker.has(models.id) for worker in workers.workers), TIMEOUT)
     assert "was lost: its process was ended by SIGKILL; it is started again" in caplog.text
-    faults = [status.fault for status in workers.pool.statuses]
-    assert sorted(faults) == ["", "its process was ended by SIGKILL"]
+    # What is over is no problem any more.
+    assert [status.problem for status in workers.pool.statuses] == ["", ""]
+    past = [(status.losses, status.last_loss) for status in workers.pool.statuses]
+    assert sorted(past) == [(0, ""), (1, "its process was ended by SIGKILL")]
     # And it works.
     workers.told.tell("hold", 100)
     workers.told.tell("hold", 200)
@@ -195,8 +197,8 @@ def no_models(device: str) -> object:
 
 
 async def test_the_miner_ends_when_no_worker_comes_back(named: NamedPhase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_worker, "FIRST_RESTART_DELAY", 0.001)
-    monkeypatch.setattr(remote_worker, "MAX_LOSSES", 2)
+    monkeypatch.setattr(health, "FIRST_RESTART_DELAY", 0.001)
+    monkeypatch.setattr(health, "MAX_LOSSES", 2)
     pool = WorkerPool([process_worker("cpu", no_models), process_worker("cpu again", no_models)])  # type: ignore[arg-type]
     with pytest.raises(MinerError, match="no worker is left: cpu, cpu again: its process ended with exit code 1"):
         await asyncio.wait_for(pool.load(named), TIMEOUT)

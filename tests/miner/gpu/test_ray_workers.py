@@ -16,7 +16,7 @@ from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase, load_phase
 from miner.config.settings import RaySettings
 from miner.errors import OperatorError
-from miner.gpu import ray_cluster, ray_driver, remote_worker
+from miner.gpu import health, ray_cluster, ray_driver
 from miner.gpu.local_worker import LocalWorker
 from miner.gpu.models import PhaseModels
 from miner.gpu.order import GenerationOrder
@@ -75,8 +75,8 @@ def cluster() -> Iterator[LocalRay]:
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_worker, "FIRST_RESTART_DELAY", 0.1)
-    monkeypatch.setattr(remote_worker, "MEND_INTERVAL", 1.0)
+    monkeypatch.setattr(health, "FIRST_RESTART_DELAY", 0.1)
+    monkeypatch.setattr(health, "MEND_INTERVAL", 1.0)
     monkeypatch.setattr(ray_cluster, "FIRST_PATIENCE", 0.5)
     monkeypatch.setattr(ray_cluster, "PATIENCE", 0.0)
 
@@ -139,7 +139,7 @@ async def test_the_same_bytes_as_from_one_worker_though_an_actor_is_killed_in_th
     seen = await made_by(far, kill_the_maker_of(candidate_seed(5, 1)))
     assert seen == await made_by(make_pool([LocalWorker("cpu", real_models("cpu"))]))
     assert all(status.place == "127.0.0.1" for status in far.statuses)
-    assert sorted(status.fault[:15] for status in far.statuses) == ["", "its actor ended"]
+    assert sorted(status.last_loss[:15] for status in far.statuses) == ["", "its actor ended"]
 
 
 async def test_a_node_without_the_weights_is_named_and_left_out_until_it_has_them(
@@ -201,7 +201,7 @@ async def test_while_the_cluster_is_lost_tasks_are_skipped_or_made_here_until_it
         await running
     with pytest.raises(WorkerLost, match=r"the Ray cluster at .* cannot be used"):
         await run(pool, models, 6)
-    assert [status.state for status in pool.statuses] == ["restarting"]
+    assert [status.state for status in pool.statuses] == ["unreachable"]
     # With a device of this machine, there is something to go on with, and a phase can be changed.
     both = make_pool([process_worker("cpu", loader), *far])
     models_of_both = await asyncio.wait_for(both.load(named), TIMEOUT)
