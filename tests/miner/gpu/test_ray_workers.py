@@ -196,7 +196,7 @@ async def test_while_the_cluster_is_lost_tasks_are_skipped_or_made_here_until_it
     told.tell("hold", 5)
     running = asyncio.create_task(run(pool, models, 5))
     await until(lambda: told.processes("begun", 5), TIMEOUT)
-    cluster.stop()
+    cluster.lose()
     with pytest.raises(WorkerLost, match=r"the Ray cluster at .* cannot be used"):
         await running
     with pytest.raises(WorkerLost, match=r"the Ray cluster at .* cannot be used"):
