@@ -64,8 +64,12 @@ def status(
     url = monitor_url(monitor.host, monitor_port or monitor.port)
     if watch is None:
         content = fetch(url)
-        click.echo(json.dumps(content, indent=1) if as_json else "\n".join(screen(content, url)))
-        context.exit(_exit_code(content, strict))
+        if as_json:
+            click.echo(json.dumps(content, indent=1))
+        lines, code = _judge(content, url, strict)
+        if not as_json:
+            click.echo("\n".join(lines))
+        context.exit(code)
     code = ExitCode.CLEAN
     # Ctrl-C is how it ends.
     with suppress(KeyboardInterrupt):
@@ -79,7 +83,7 @@ def _show_again(url: str, as_json: bool, strict: bool) -> ExitCode:
     """Show the status in place of what the terminal shows; a miner that does not answer may come back."""
     try:
         content = fetch(url)
-        code, lines = _exit_code(content, strict), screen(content, url)
+        lines, code = _judge(content, url, strict)
     except MinerError as error:
         content = {"able_to_work": False, "problems": [str(error)]}
         code, lines = error.exit_code, [str(error)]
@@ -127,6 +131,18 @@ def fetch(url: str) -> Json:
     if not isinstance(content, dict) or "able_to_work" not in content:
         raise MinerError(f"what answers at {url} is not a miner: name the miner's port with --monitor.port")
     return content | {"tasks": latest["tasks"]}
+
+
+def _judge(content: Json, url: str, strict: bool) -> tuple[Sequence[str], ExitCode]:
+    """Return the lines of the screen and the exit code. Raise MinerError if another version has told the content."""
+    try:
+        return list(screen(content, url)), _exit_code(content, strict)
+    except (KeyError, TypeError):
+        version = content.get("version", "unknown")
+        raise MinerError(
+            f"the miner at {url} is of another version than this program, {version}: restart it with this one "
+            "(`pm2 restart miner`); --json shows what it tells"
+        ) from None
 
 
 def screen(content: Json, url: str) -> Iterable[str]:

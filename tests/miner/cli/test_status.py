@@ -169,6 +169,19 @@ def test_what_a_worker_suffers_from_at_present_is_a_problem(
     assert f"ray:0       10.0.0.2, {words}; " in result.stdout
 
 
+def test_a_miner_of_another_version_is_named(monitor: FakeMonitor) -> None:
+    """An update is installed, and the miner was not restarted yet."""
+    monitor.show(changed(workers=(WorkerStatus("this machine", "cuda:0", "idle"),)))
+    content = json.loads(monitor.content)
+    del content["workers"][0]["problem"]
+    monitor.content = json.dumps(content).encode()
+    result = run("status", "--monitor.port", monitor.port)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "is of another version than this program, 0.1.0: restart it with this one" in result.stderr
+    result = run("status", "--json", "--monitor.port", monitor.port)
+    assert json.loads(result.stdout)["version"] == "0.1.0"
+
+
 def test_problems_are_listed(monitor: FakeMonitor) -> None:
     monitor.show(
         changed(
