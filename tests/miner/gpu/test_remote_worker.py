@@ -1,5 +1,6 @@
 """A worker that lives elsewhere, over links that the test speaks through."""
 
+import asyncio
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -8,9 +9,10 @@ import pytest
 
 from miner.config.phase import Phase
 from miner.config.phase_files import NamedPhase
-from miner.errors import OperatorError
+from miner.errors import MinerError, OperatorError
 from miner.gpu import health, messages
 from miner.gpu.link import OutOfReach
+from miner.gpu.pool import WorkerPool
 from miner.gpu.remote_worker import RemoteWorker
 from miner.gpu.worker import LeftOut, LoadedPhase
 from pipeline import Attempt, Candidate, FinishedCandidate, GenerationJob, Request, TextPrompt
@@ -178,3 +180,17 @@ async def test_a_worker_is_left_out_of_a_phase_until_it_can_load_it(
     await node.becomes(state="idle", left_out=("phase other: no weights (on a node)",))
     node.worker.unload("n")
     await node.becomes(state="idle", left_out=())
+
+
+async def test_the_miner_ends_when_no_worker_comes_back(named: NamedPhase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MAX_LOSSES", 2)
+
+    def open_link() -> ToldLink:
+        raise OSError("no such device")
+
+    pool = WorkerPool([RemoteWorker(name, open_link, "this machine") for name in ("cuda:0", "cuda:1")])
+    with pytest.raises(MinerError, match="no worker is left: cuda:0, cuda:1: OSError: no such device"):
+        await asyncio.wait_for(pool.load(named), TIMEOUT)
+    with pytest.raises(MinerError, match="no worker is left"):
+        await asyncio.wait_for(pool.watch(900.0), TIMEOUT)
+    assert await pool.stop(TIMEOUT)
