@@ -41,6 +41,14 @@ def test_a_function_is_run_once_captured_once_and_then_replayed(device: torch.de
 
 
 @needs_cuda
+def test_constants_are_those_of_each_call(device: torch.device) -> None:
+    graphed = GraphedCallable(lambda x, y: x + y, GraphPool(device))
+    x, constants = torch.ones(3, device=device), [torch.full((3,), float(n), device=device) for n in range(2)]
+    for n in (0, 0, 0, 1, 1, 0, 1):
+        assert graphed(x, constants=[constants[n]]).tolist() == [n + 1.0] * 3
+
+
+@needs_cuda
 def test_graphs_of_one_pool_take_turns_and_come_and_go(device: torch.device) -> None:
     pool = GraphPool(device)
     for size in (1_000_000, 3_000_000, 500_000):
