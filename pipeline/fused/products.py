@@ -112,7 +112,7 @@ def _launch(
     gamma: Tensor | None = None, gate: Tensor | None = None, add: bool = False,
 ) -> None:  # fmt: skip
     head_dim = 1 if gamma is None else gamma.shape[2]
-    programs = _multiprocessors(x.device)
+    programs = multiprocessors(x.device)
     tiles = triton.cdiv(len(x), _ROWS) * triton.cdiv(layer.out_features, _OUTPUTS)
     _product_kernel[(min(programs, tiles),)](
         TensorDescriptor.from_tensor(x, [_ROWS, _INPUTS]),
@@ -127,5 +127,6 @@ def _launch(
 
 
 @lru_cache
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors(device: torch.device) -> int:
+    """Return the number of multiprocessors of a GPU."""
     return torch.cuda.get_device_properties(device).multi_processor_count

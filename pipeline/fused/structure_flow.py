@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.fused.activations import Activations
+from pipeline.fused.attention import flash_attend
 from pipeline.fused.cache import SamplingCache
 from pipeline.fused.graphs import GraphedCallable, GraphPool, StaticTensors
 from pipeline.fused.norms import add_norm
@@ -19,8 +20,8 @@ from pipeline.trellis.layers import FINAL_NORM_EPS, patchify, unpatchify
 
 # Contexts in one graph; more would not run faster, and graphs hold memory.
 _MAX_BATCH = 2
-# torch chooses cuDNN's kernel, the fastest for lengths that stay the same.
-_ATTENTION = AttentionKernels(attend, attend)
+# torch chooses cuDNN's kernel, the fastest for so many keys; for those of a context, ours is.
+_ATTENTION = AttentionKernels(attend, flash_attend)
 
 
 class FusedStructureFlow:

@@ -86,6 +86,8 @@ def _window_attention_kernel(
         accumulated = tl.dot(p.to(v.dtype), v, accumulated * decay[:, None])
         denominator = denominator * decay + tl.sum(p, 1)
         maximum = new_maximum
+    # Rows that only fill up the block have met no key.
+    denominator = tl.where(row < rows, denominator, 1.0)
     out = out_ptr + row.to(tl.int64)[:, None] * channels + head[None, :]
     tl.store(out, (accumulated / denominator[:, None]).to(out_ptr.dtype.element_ty), q_mask)
 

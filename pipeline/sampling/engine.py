@@ -96,16 +96,17 @@ class Engine:
     def warm_up_steps(self, conditions: Conditions) -> Iterator[None]:
         """Sample latents in a few steps on structures of every size that the flows treat differently.
 
-        Yields after each size. Libraries choose and load their kernels by size; without this, the first structure of a
-        new size takes longer.
+        Yields after each size. Libraries choose and load their kernels by size, and graphs are captured; without this,
+        the first structure of a new size takes longer.
         """
         # The largest comes first, so that the others reuse its memory.
-        for cells, voxels in sorted(self.flows.warm_up_sizes, reverse=True):
+        for number, (cells, voxels) in enumerate(sorted(self.flows.warm_up_sizes, reverse=True)):
             grid = grid_of_size(cells, voxels, self.device)
             noise = torch.zeros(len(grid), self.latent_channels)
             latents = self.sample_latents(conditions, WARM_UP_PARAMS, grid, noise)
-            with suppress(NonFiniteOutput):
-                self.decode_latents(latents, grid)
+            if number == 0:
+                with suppress(NonFiniteOutput):
+                    self.decode_latents(latents, grid)
             yield
         if self.device.type == "cuda":
             # Torch would keep the memory cached for every size.
