@@ -122,9 +122,9 @@ class BestOfN:
             return "whole"
         if self._is_hopeless:
             return None
-        if self._lost:
-            stage = self._lost[min(self._lost)].stage
-            return stage if now + expect(stage) <= self.deadline else None
+        for stage in self._lost_stages:
+            if now + expect(stage) <= self.deadline:
+                return stage
         made = len(self._finished) + len(self._running)
         if not self._running and not self.has_valid and self._may_be_mended and made < MAX_ATTEMPTS:
             return "whole" if now + expect("whole") <= self.deadline else None
@@ -139,8 +139,8 @@ class BestOfN:
         """Return the attempt to make next; it counts as being made from now on."""
         if not self._begun:
             self.deadline = min(self.deadline, now + self.seconds)
-        if self._lost:
-            index = min(self._lost)
+        if stage in self._lost_stages:
+            index = min(index for index, lost in self._lost.items() if lost.stage == stage)
             attempt = self._lost.pop(index)
         elif stage == "finish":
             index = max(self._previews, key=lambda index: _rank(self._finished[index]))
@@ -206,6 +206,11 @@ class BestOfN:
 
     def _index_of(self, seed: int) -> int:
         return next(index for index, attempt in self._running.items() if attempt.seed == seed)
+
+    @property
+    def _lost_stages(self) -> list[Stage]:
+        """The stages that were lost and are to be made again, the first candidate's first."""
+        return [attempt.stage for _, attempt in sorted(self._lost.items())]
 
     @property
     def _previews(self) -> list[int]:

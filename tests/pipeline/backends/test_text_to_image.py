@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,19 @@ from PIL import Image
 
 from pipeline import (
     STAGES,
+    Asset,
     Cancelled,
     CheckpointError,
     CheckpointSource,
+    Conditioning,
     CutOutParams,
     EmptyForeground,
     Generator,
     ImagePrompt,
     NonFiniteOutput,
+    OnStep,
     OutOfMemory,
+    Prompt,
     Request,
     TextPrompt,
     TextToImageError,
@@ -29,9 +34,10 @@ from pipeline import (
     choose_compute,
     load_backend,
 )
-from pipeline.backends.text_to_image import TextToImage, TextToImageBackend
+from pipeline.backends.text_to_image import TextToImage, TextToImageBackend, drawing_seed
 from pipeline.scoring.best_of_n import candidate_seed
 from tests.pipeline.test_generator import FEW, FEWER, drawing, same
+from tests.support.generated import FakeBackend, make_asset
 
 CPU = choose_compute("cpu")
 # The outside of diffusers that the adapter calls.
@@ -136,27 +142,55 @@ def backend(generator: Generator, square: Square) -> TextToImageBackend:
 REQUEST = Request(TextPrompt("a red box"), 3, FEW, FEWER, text_to_image_params=TextToImageParams(2, 1.5))
 
 
-def test_of_several_drawings_the_best_matte_comes_first_and_the_others_in_turn(
-    backend: TextToImageBackend, square: Square
-) -> None:
-    params = TextToImageParams(2, drawings=3, cut_out=CutOutParams(models=("u2netp",)))
+class Mattes(FakeBackend):
+    """A backend for images whose mattes a test rates by the order in which they come; None cannot be cut out."""
+
+    def __init__(self, *ratings: float | None) -> None:
+        super().__init__()
+        self.ratings = list(ratings)
+
+    def encode(self, prompt: Prompt) -> Any:
+        rating = self.ratings.pop(0)
+        if rating is None:
+            raise EmptyForeground("nothing there")
+        picture = SimpleNamespace(cut_out=SimpleNamespace(expected_iou=rating))
+        return Conditioning(rating, {"background": 0.5, "conditioning": 0.25}, (picture,))  # type: ignore[arg-type]
+
+    def sample(self, conditioning: Any, request: Request, on_step: OnStep = lambda *_: None) -> Asset:
+        return replace(super().sample(conditioning, request), pictures=conditioning.pictures)
+
+
+def test_of_several_drawings_the_best_matte_comes_first_and_the_others_in_turn(square: Square) -> None:
+    backend = TextToImageBackend(Mattes(0.3, 0.9, None, 0.6), square, CPU.device)  # type: ignore[arg-type]
+    params = TextToImageParams(2, drawings=4)
     request = replace(REQUEST, prompt=TextPrompt("a red box", "{prompt}, alone"), text_to_image_params=params)
     conditioning = backend.encode(request.prompt)
-    seeds = [candidate_seed(request.seed, index) for index in range(3)]
-    assets = [backend.sample(conditioning, replace(request, seed=seed)) for seed in seeds + seeds[:1]]
-    assert square.calls == [("a red box, alone", seed, params) for seed in seeds]
-    expected = [asset.pictures[0].cut_out.expected_iou for asset in assets]
-    assert expected[:3] == sorted(expected[:3], reverse=True)
-    assert expected[3] == expected[0]
+    seeds = [candidate_seed(request.seed, index) for index in range(4)]
+    assets = [backend.sample(conditioning, replace(request, seed=seed)) for seed in seeds]
+    assert [asset.pictures[0].cut_out.expected_iou for asset in assets] == [0.9, 0.6, 0.3, 0.9]
+    drawn = [drawing_seed(request.seed, index) for index in range(4)]
+    assert square.calls == [("a red box, alone", seed, params) for seed in drawn]
+    assert drawn[0] == request.seed
+    # The first object has the time of all drawings, also of those that others take and of the one that is left out.
     assert [asset.seconds["picture"] > 0 for asset in assets] == [True, False, False, False]
-    assert [asset.seconds["background"] > 0 for asset in assets] == [True, False, False, False]
+    own = make_asset(request).seconds
+    assert assets[0].seconds["conditioning"] == own["conditioning"] + 3 * 0.25
+    assert assets[0].seconds["background"] > own["background"] + 3 * 0.5
+    assert [asset.seconds["background"] for asset in assets[1:]] == [own["background"]] * 3
 
 
-def test_drawings_that_cannot_be_cut_out_are_left_out(backend: TextToImageBackend, square: Square) -> None:
+def test_if_no_drawing_can_be_cut_out_the_first_error_is_told(backend: TextToImageBackend, square: Square) -> None:
     params = TextToImageParams(2, drawings=2, cut_out=CutOutParams(min_side=1000))
     with pytest.raises(EmptyForeground, match=r"framing.min_side"):
         backend.generate(replace(REQUEST, text_to_image_params=params))
     assert len(square.calls) == 2
+
+
+def test_no_two_candidates_draw_the_same() -> None:
+    """Each device draws for the first candidate that it makes."""
+    candidates = [candidate_seed(5, index) for index in range(300)]
+    drawn = [drawing_seed(seed, index) for seed in candidates for index in range(16)]
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_what_the_model_is_loaded_and_asked_with(draw: TextToImage, model: Path) -> None:
