@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from pipeline import ImagePrompt, Prompt, ScorerSources, Splats, TextPrompt, ValidatorScorer, ply, spz
+from pipeline import ImagePrompt, Prompt, ScorerSources, Splats, TextPrompt, ValidatorScorer, ply, recognise_format, spz
 from pipeline.scoring.candidate_sheet import draw_candidate_sheet
 from pipeline.scoring.views import render_validator_views
 from pipeline.weights.random_init import write_alexnet, write_image_alignment, write_scorer, write_text_alignment
@@ -46,6 +46,12 @@ def egg_shell(count: int, device: torch.device) -> Splats:
         f_dc=normal(3),
     )
     return splats.to(device)
+
+
+def read_splats(path: Path) -> Splats:
+    """Read a PLY or SPZ file. Raises FormatError."""
+    data = path.read_bytes()
+    return ply.from_bytes(data) if recognise_format(data) == "ply" else spz.from_bytes(data)
 
 
 PROMPTS: dict[str, Prompt] = {
@@ -123,8 +129,7 @@ def main() -> int:
     memory = torch.cuda.memory_allocated() / GIB if device.type == "cuda" else 0.0
     objects = {f"shell of {count}": egg_shell(count, device) for count in arguments.count}
     for path in arguments.file:
-        read = ply.from_bytes if path.suffix == ".ply" else spz.from_bytes
-        objects[path.name] = read(path.read_bytes()).to(device)
+        objects[path.name] = read_splats(path).to(device)
     results = {}
     for name, splats in objects.items():
         results[name] = measure(scorer, splats, arguments.repeats)
