@@ -15,7 +15,7 @@ from miner.localnet.validator import LOOPBACK, free_port
 from miner.monitor import Monitor, StartingMiner, Status, StatusBoard, view_validators
 from miner.monitor.server import is_loopback
 from miner.pull.session import ValidatorRecord
-from miner.pull.state_machine import HeldTask, Stage, ValidatorState
+from miner.pull.validator_state import HeldTask, Stage, ValidatorState
 from miner.runtime.clock import Clock
 from miner.runtime.gpu_memory import GpuMemory
 from miner.subnet.metagraph import Neuron
