@@ -17,7 +17,9 @@ COMMANDS = [
 ]
 # The GPU machine has neither bittensor nor rembg.
 GPU_COMMANDS = ["scripts.benchmarks.generation"]
-GPU_COMMANDS += [f"scripts.validation.{name}" for name in ("candidates", "memory", "precision", "swap", "workers")]
+GPU_COMMANDS += [
+    f"scripts.validation.{name}" for name in ("candidates", "determinism", "memory", "precision", "swap", "workers")
+]
 TRITON_COMMANDS = ["scripts.validation.kernels"]
 
 
