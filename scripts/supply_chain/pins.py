@@ -48,11 +48,16 @@ def parse_pins(text: str) -> Iterator[Pin]:
         yield Pin(canonicalize_name(name), version, tuple(_HASH.findall(line)), marker or "")
 
 
+def own_pins(name: str, root: Path) -> list[Pin]:
+    """Return the packages of a file in scripts/requirements; some come once for each marker."""
+    return list(parse_pins((root / REQUIREMENTS / name).read_text(encoding="utf-8")))
+
+
 def read_pins(name: str, root: Path) -> list[Pin]:
-    """Return the packages of a file in scripts/requirements and of its includes; some come once for each marker."""
+    """Return the packages of a file in scripts/requirements, and before them those of the files that it includes."""
     text = (root / REQUIREMENTS / name).read_text(encoding="utf-8")
     included = re.findall(r"^-r (\S+)$", text, re.MULTILINE)
-    return [*(pin for other in included for pin in read_pins(other, root)), *parse_pins(text)]
+    return [*(pin for other in included for pin in read_pins(other, root)), *own_pins(name, root)]
 
 
 def read_constraints(root: Path) -> dict[str, str]:

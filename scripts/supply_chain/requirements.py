@@ -18,7 +18,6 @@ from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
 from shutil import which
-from typing import Any
 from unittest.mock import patch
 
 from scripts.supply_chain.pins import CONSTRAINTS, REQUIREMENTS, Pin, parse_pins, read_constraints, write_file
@@ -61,7 +60,7 @@ def requirements(root: Path, extras: Sequence[str]) -> list[str]:
     """Return what setup.py requires with some of its extras."""
     with patch("setuptools.setup") as setup:
         runpy.run_path(str(root / "setup.py"))
-    stated: dict[str, Any] = setup.call_args.kwargs
+    stated = setup.call_args.kwargs
     return [*stated["install_requires"], *chain.from_iterable(stated["extras_require"][extra] for extra in extras)]
 
 
