@@ -24,7 +24,7 @@ from scripts.validation.determinism import (
 # Quick: one guided step and one without guidance.
 FEW = SamplerParams(steps=2, cfg_strength=1.0, cfg_interval=(0.8, 1.0), rescale_t=3.0)
 SETUP = Setup("text", (FEW, FEW))
-# Ten times what was seen with the settings of the shipped phases; see determinism.md.
+# Three times what was seen with the settings of shipped phases; see determinism.md.
 ROUNDING = 1e-4
 
 
