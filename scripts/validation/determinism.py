@@ -83,7 +83,7 @@ class Output:
         return Output(voxels.to("cpu", torch.uint8).numpy(), arrays)
 
 
-# (number of a held-out object, structures) -> an object for each of SEEDS, on the given structures if there are any.
+# (number of a held-out object, structures) -> an object for each seed, on the given structures if there are any.
 Make = Callable[[int, Sequence[Output] | None], list[Output]]
 
 
@@ -92,6 +92,7 @@ class Generation:
     """Objects from prompts of held-out objects, one at a time as the miner makes them, or as one batch."""
 
     setup: Setup
+    seeds: Sequence[int] = SEEDS
     _checkpoint: LoadedCheckpoint = field(init=False)
     _conditions: dict[int, Conditions] = field(default_factory=dict, init=False)
 
@@ -116,26 +117,26 @@ class Generation:
         """Make an object of each seed; `backwards` begins with the last seed."""
         conditions = self.encode(number)
         outputs = {}
-        for index, seed in sorted(enumerate(SEEDS), reverse=backwards):
+        for index, seed in sorted(enumerate(self.seeds), reverse=backwards):
             structure = None if structures is None else torch.from_numpy(structures[index].voxels)
             # The engine is conditioned on encoded tokens; the request's own prompt is not read.
             request = Request(TextPrompt("-"), seed, *self.setup.params, structure=structure)
             asset = self._sample(conditions, request)
             assert asset.structure is not None
             outputs[seed] = Output.of(asset.structure, asset.splats.tensors())
-        return [outputs[seed] for seed in SEEDS]
+        return [outputs[seed] for seed in self.seeds]
 
     @torch.inference_mode()
     def batched(self, number: int, structures: Sequence[Output] | None = None) -> list[Output]:
         """Make the objects of all seeds as one batch, which only the plain kernels can."""
         conditions, engine = self.encode(number), self._checkpoint.engine
-        sources = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+        sources = [torch.Generator().manual_seed(seed) for seed in self.seeds]
         noise = torch.stack([torch.randn(engine.structure_shape, generator=source) for source in sources])
         structure_params, latent_params = self.setup.params
         if structures is None:
             logits = engine.decode_structure(engine.sample_structure(conditions, structure_params, noise))
             coords = occupied_voxels(logits)
-            positions = [coords[coords[:, 0] == index, 1:] for index in range(len(SEEDS))]
+            positions = [coords[coords[:, 0] == index, 1:] for index in range(len(self.seeds))]
         else:
             positions = [torch.from_numpy(output.voxels).to(engine.device) for output in structures]
         counts = [len(voxels) for voxels in positions]
@@ -206,10 +207,10 @@ def have_same_bits(output: Output, reference: Output) -> bool:
     )
 
 
-def make_elsewhere(setup: Setup, threads: int, numbers: Sequence[int]) -> list[list[Output]]:
+def make_elsewhere(setup: Setup, seeds: Sequence[int], threads: int, numbers: Sequence[int]) -> list[list[Output]]:
     """Make the objects of some prompts one by one, in a process that was started for it."""
     torch.set_num_threads(threads)
-    generation = Generation(setup)
+    generation = Generation(setup, seeds)
     return [generation.one_by_one(number) for number in numbers]
 
 
@@ -240,12 +241,14 @@ def compare_on_device(
     second = partial(generation.one_by_one, backwards=True)
     yield "second run", compare(backwards, list(reversed(references)), second)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        elsewhere = pool.submit(make_elsewhere, generation.setup, torch.get_num_threads(), numbers).result()
+        elsewhere = pool.submit(
+            make_elsewhere, generation.setup, generation.seeds, torch.get_num_threads(), numbers
+        ).result()
     made = dict(zip(numbers, elsewhere, strict=True))
     # It does not generate on given structures: where its own differ, that is all there is to say.
     yield "another process", compare(numbers, references, lambda number, structures: made[number])
     if generation.setup.kernels == "plain":
-        yield f"batch of {len(SEEDS)}", compare(numbers, references, generation.batched)
+        yield f"batch of {len(generation.seeds)}", compare(numbers, references, generation.batched)
 
 
 def measure(kind: Kind, phase: str, prompts: int, gpu: bool) -> Iterator[tuple[str, str, Comparison]]:
