@@ -64,7 +64,7 @@ def provide_python(machine: Path, body: str) -> None:
     path = machine / ".venv" / "bin" / "python"
     path.write_text(
         f'#!{machine}/bin/bash\necho "$*" >>{machine}/calls\n'
-        f'case "$*" in *"pip show"*) exit 1;; *"import sys"*) exit 0;; esac\n{body}\n'
+        f'case "$*" in *"pip show -q"*) exit 1;; *"import sys"*) exit 0;; esac\n{body}\n'
     )
     path.chmod(0o755)
 
@@ -92,6 +92,15 @@ def test_all_that_is_installed_is_checked_by_hash(
     run(made_machine, script, *arguments)
     package = f"--no-deps --no-build-isolation -e {made_machine}"
     assert installations(made_machine) == [*(f"--require-hashes {files}" for files in expected), package]
+
+
+@pytest.mark.parametrize(("version", "removed"), [("2.13.0+cpu", True), ("2.13.0", False)])
+def test_a_build_for_cpus_makes_room_for_the_one_for_gpus(made_machine: Path, version: str, removed: bool) -> None:
+    provide_python(made_machine, f'case "$*" in *"show torch"*) echo "Version: {version}";; esac')
+    run(made_machine, "setup.sh", "--gpu")
+    calls = (made_machine / "calls").read_text()
+    assert ("pip uninstall --quiet --yes torch\n" in calls) == removed
+    assert installations(made_machine)[0] == "--require-hashes -r gpu.txt"
 
 
 def test_without_a_build_for_cpus_torch_comes_from_the_default_index(made_machine: Path) -> None:
