@@ -115,22 +115,26 @@ def measure_candidates(workload: GenerationWorkload, scorer: ValidatorScorer | N
 def measure(arguments: argparse.Namespace, directory: Path, write_seconds: float) -> dict[str, Any]:
     """Return all figures of one run; `write_seconds` were spent on writing the checkpoint."""
     compute = choose_compute("cuda", arguments.precision, arguments.kernels, fp8=arguments.fp8)
+    # Before all that takes long, since a package may be missing. Its time and memory are no part of the figures.
+    start = time.perf_counter()
+    scorer = load_scorer(compute.device) if arguments.score else None
+    scorer_seconds, scorer_memory = time.perf_counter() - start, torch.cuda.memory_allocated()
     torch.manual_seed(0)
     start = time.perf_counter()
     checkpoint = LoadedCheckpoint.load(directory, compute)
     torch.cuda.synchronize()
     load_seconds = time.perf_counter() - start
     workload = GenerationWorkload.prepare(checkpoint, phase_params(arguments.phase, arguments.reuse), arguments.voxels)
-    loaded_memory = torch.cuda.memory_allocated()
+    loaded_memory = torch.cuda.memory_allocated() - scorer_memory
     workload.make_candidate(workload.grid)
     for _ in workload.engine.warm_up_steps(workload.conditions):
         pass
     torch.cuda.synchronize()
-    ready_seconds = process_age() - write_seconds
+    ready_seconds = process_age() - write_seconds - scorer_seconds
     ceiling = measure_ceiling(compute.dtype)
     torch.cuda.reset_peak_memory_stats()
     stages = measure_stages(workload, arguments.repeats)
-    peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    peak, reserved = (torch.cuda.max_memory_allocated() - scorer_memory, torch.cuda.max_memory_reserved())
     result: dict[str, Any] = {
         "command": " ".join(sys.argv), "device": torch.cuda.get_device_name(), "compute": compute.reason,
         "torch": torch.__version__, "python": platform.python_version(), "voxels": len(workload.grid),
@@ -145,7 +149,6 @@ def measure(arguments: argparse.Namespace, directory: Path, write_seconds: float
         },
     }  # fmt: skip
     if arguments.candidates:
-        scorer = load_scorer(compute.device) if arguments.score else None
         result["candidates"] = measure_candidates(workload, scorer)
     if arguments.new_sizes:
         grids = [shell_grid(round(arguments.voxels * factor), compute.device) for factor in NEW_SIZES]
