@@ -115,6 +115,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
         observability.on_result,
         decoder,
         pass_model=lambda: calibration.model,
+        has_sheets=observability.has_gallery,
     )
     recorder = TaskRecorder(
         ledger,

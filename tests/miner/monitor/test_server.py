@@ -59,7 +59,10 @@ async def test_a_miner_that_works(site: Site) -> None:
                     "reserved": 2 << 30,
                     "total": 140 << 30,
                 },
-                "fault": "",
+                "problem": "",
+                "left_out": [],
+                "losses": 0,
+                "last_loss": "",
             }
         ],
         "ledger": {"written": 5, "waiting": 0, "dropped": 0, "failures": 0, "problem": ""},
