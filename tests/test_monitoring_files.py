@@ -37,7 +37,7 @@ def promtool(*arguments: str, folder: Path = MONITORING) -> str:
 def series() -> dict[str, set[str]]:
     """The labels of each series of a miner that has done everything once."""
     status = replace(
-        OK, config_hashes={"phase3": "1a2b"}, gpus=(GpuMemory("cuda:0", "H100", 1, 2, 3),),
+        OK, config_hashes={"phase3": "1a2b"}, own_gpus=(GpuMemory("cuda:0", "H100", 1, 2, 3),),
         ledger=LedgerStatus(written=1, waiting=0, dropped=0, failures=0, problem=""),
         workers=(WorkerStatus("this machine", "cuda:0", "idle"),),
     )  # fmt: skip

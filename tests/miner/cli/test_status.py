@@ -34,7 +34,7 @@ OK = Status(
     last_success=NOW - 40,
     uptime=11_530.0,
     counters={"pulled": 12, "generated": 11, "accepted": 9},
-    gpus=(GpuMemory("cuda:0", "H100", 5 * GIB, 8 * GIB, 80 * GIB),),
+    own_gpus=(GpuMemory("cuda:0", "H100", 5 * GIB, 8 * GIB, 80 * GIB),),
     ledger=LedgerStatus(written=36, waiting=0, dropped=0, failures=0, problem=""),
     validators=(
         ValidatorView(27, HOTKEY, "waiting", NOW + 120, NOW + 90, 0, None),
@@ -126,7 +126,7 @@ def test_each_worker_has_a_line_and_a_lost_one_is_a_problem(monitor: FakeMonitor
     first = WorkerStatus("this machine", "cuda:0", "busy", 1.5, 340, 37.5, memory)
     killed = "its process was ended by SIGKILL"
     second = WorkerStatus("this machine", "cuda:1", "restarting", problem=killed, losses=1, last_loss=killed)
-    monitor.show(changed(gpus=(memory,), workers=(first, second)))
+    monitor.show(changed(own_gpus=(memory,), workers=(first, second)))
     lines = run("status", "--monitor.port", monitor.port).stdout.splitlines()
     assert [line for line in lines if line.startswith("  cuda")] == [
         "  cuda:0      this machine, busy for 2 s; 37.5 candidates a minute, 340 in all; "
@@ -189,7 +189,7 @@ def test_problems_are_listed(monitor: FakeMonitor) -> None:
             restarts={"the loop of validator 5F3sa2TJ": 3},
             ledger=LedgerStatus(written=1, waiting=2, dropped=4, failures=5, problem="disk full"),
             validators=(ValidatorView(27, HOTKEY, "idle", None, None, 6, None),),
-            gpus=(),
+            own_gpus=(),
             last_success=None,
             metagraph_age=None,
             counters={},

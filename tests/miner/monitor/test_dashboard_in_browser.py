@@ -36,7 +36,10 @@ async def test_the_dashboard(site: Site, browser: Browser) -> None:
     write_ledger(site.ledger, [event for task in events for event in task])
     hostile = replace(OK.validators[0], task=HOSTILE, stage=HOSTILE)
     site.status = replace(
-        OK, phase=HOSTILE, validators=(hostile, OK.validators[1]), gpus=(GpuMemory("cuda:0", HOSTILE, 1, 2**31, 2**36),)
+        OK,
+        phase=HOSTILE,
+        validators=(hostile, OK.validators[1]),
+        own_gpus=(GpuMemory("cuda:0", HOSTILE, 1, 2**31, 2**36),),
     )
     arms = [{"phase": HOSTILE, "accepted": 3, "counted": 5}, {"phase": "phase3", "accepted": 1, "counted": 1}]
     experiment = {"experiment": "e1", "arms": arms, "winner": None, "losers": [HOSTILE]}

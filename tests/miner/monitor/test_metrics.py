@@ -97,7 +97,7 @@ async def test_the_present_state(site: Site) -> None:
     site.status = replace(
         OK,
         validators=(cooling, working),
-        gpus=(GpuMemory("cuda:0", "H200", 1, 2, 3),),
+        own_gpus=(GpuMemory("cuda:0", "H200", 1, 2, 3),),
         workers=(
             WorkerStatus("this machine", "cuda:0", "busy", 1.5, 40, 37.5),
             WorkerStatus("far", "cuda:1", "lost", losses=8),
