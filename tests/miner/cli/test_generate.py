@@ -10,8 +10,7 @@ from PIL import Image
 
 from miner.cli.generation import Generation
 from miner.cli.generation_report import MadeObject
-from miner.cli.prompt_sources import PromptSource
-from pipeline import flip_up_axis, ply, spz
+from pipeline import Prompt, TextPrompt, flip_up_axis, ply, spz
 from pipeline.rendering.cameras import validator_cameras
 from pipeline.scoring.best_of_n import candidate_seed
 from pipeline.scoring.quality import QualityNetwork
@@ -180,10 +179,10 @@ def test_an_interruption_leaves_what_was_made_and_its_sheet(
 ) -> None:
     make = Generation.make
 
-    def interrupt_the_second(work: Generation, source: PromptSource, *others: Any) -> MadeObject:
-        if source.name == "a blue car":
+    def interrupt_the_second(work: Generation, prompt: Prompt, *others: Any) -> MadeObject:
+        if isinstance(prompt, TextPrompt) and prompt.text == "a blue car":
             raise KeyboardInterrupt
-        return make(work, source, *others)
+        return make(work, prompt, *others)
 
     monkeypatch.setattr(Generation, "make", interrupt_the_second)
     out = ("-o", tmp_path / "objects", "--sheet", tmp_path / "all.png")
