@@ -1,0 +1,231 @@
+"""The miner of a soak and its validators, in a folder, and what faults do to them."""
+
+import asyncio
+import math
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import copytree
+
+from miner.localnet import LOOPBACK, MinerState, free_port, make_wallet, write_chain_file
+from miner.subnet.metagraph import Neuron
+from pipeline.weights.locate import locate
+from scripts.demo import NETUID, MinerProcess
+from scripts.validation.soak_parts.book import Book
+from scripts.validation.soak_parts.hostile import HostileValidator
+from scripts.validation.soak_parts.prompts import Prompts
+from scripts.validation.soak_parts.validators import Habits, Setting, SoakValidator
+
+READY_TIMEOUT = 120.0
+SUBMIT_TIMEOUT = 12.0
+RESTARTING, VANISHING, HOSTILE = "restarting", "vanishing", "hostile"
+HABITS = {
+    "good": Habits(push_pause=(8.0, 16.0)),
+    "picky": Habits(rejects=0.4, fails=0.1, push_pause=(12.0, 24.0)),
+    "slow": Habits(seconds=(2.0, 8.0), late=0.1, late_seconds=SUBMIT_TIMEOUT + 6.0),
+    RESTARTING: Habits(seconds=(0.0, 2.0), rejects=0.1),
+    VANISHING: Habits(idle=0.2, rejects=0.1),
+}
+PHASE, WIDE, OTHER = "soak", "wide", "other"
+SETTINGS = f"""
+phase: {PHASE}
+chain: {{sync_interval: 3}}
+pulling: {{pull_timeout: 5, submit_timeout: {SUBMIT_TIMEOUT}}}
+housekeeping: {{interval: 5, results: {{max_days: 14, max_bytes: 20000000}}}}
+"""
+PHASES = {
+    PHASE: "extends: demo\nscorer: {}\ncandidates: {count: 2, seconds: 4}\ngate: auto\n",
+    # Larger results, by which a validator can tell the two apart.
+    WIDE: f"extends: {PHASE}\nexport: {{extent: 1.5}}\n",
+}
+START = "from scripts.validation.soak_parts.faulty_miner import main; main()"
+
+
+class SoakMiner(MinerProcess):
+    """The miner's process; keeps its log with the moment of each line, and takes orders for faults from inside."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: list[tuple[float, str]]) -> None:
+        """Write the log of a process to `log`."""
+        super().__init__(process, time.monotonic())
+        self._log = log
+        self._stdin = process.stdin
+
+    def tell(self, line: str) -> None:
+        """Keep a line with its moment."""
+        self._log.append((time.monotonic(), line))
+        # One soak logs some ten thousand lines.
+        self.lines.clear()
+
+    def order(self, name: str, number: float) -> None:
+        """Order a fault; see faulty_miner.py."""
+        if self._stdin is not None and not self._stdin.is_closing():
+            self._stdin.write(f"{name} {number}\n".encode())
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, unless the process has ended."""
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+
+
+@dataclass
+class Scene:
+    """Everything that a soak consists of; moments are those of the steady clock.
+
+    log: the lines of all miners in order, each with its moment. absent: validators that are not on the chain. saved: an
+    old state of the validator that restarts. former_ledgers: what was in the place of the ledger, until each of the
+    replacements. end: when everything is to be as it was.
+    """
+
+    folder: Path
+    setting: Setting
+    validators: dict[str, SoakValidator]
+    hostile: HostileValidator
+    monitor_port: int = field(default_factory=free_port)
+    log: list[tuple[float, str]] = field(default_factory=list)
+    clock_steps: list[float] = field(default_factory=list)
+    absent: set[str] = field(default_factory=set)
+    saved: dict[str, MinerState] = field(default_factory=dict)
+    former_ledgers: list[Path] = field(default_factory=list)
+    replacements: list[float] = field(default_factory=list)
+    end: float = math.inf
+    miner: SoakMiner | None = None
+
+    @staticmethod
+    def make(folder: Path, seed: int) -> "Scene":
+        """Write wallets, chain file, settings and phases."""
+        wallet = make_wallet(folder, "miner")
+        hotkey = wallet.hotkey.ss58_address
+        neuron = Neuron(uid=len(HABITS) + 1, hotkey=hotkey, coldkey=hotkey, ip=LOOPBACK, port=free_port())
+        setting = Setting(Book(SUBMIT_TIMEOUT), Prompts.make(), neuron)
+        validators = {
+            name: SoakValidator(name, make_wallet(folder, name), free_port(), habits, setting, f"{seed} {name}")
+            for name, habits in HABITS.items()
+        }
+        hostile_wallet = make_wallet(folder, HOSTILE)
+        hostile = HostileValidator(hostile_wallet, free_port(), hotkey, setting.prompts, f"{seed} {HOSTILE}")
+        (folder / "miner.yaml").write_text(SETTINGS)
+        (folder / "phases").mkdir()
+        # The same networks in another place are other models to the miner.
+        other = folder / "checkpoint"
+        copytree(locate("embedded", "pipeline.json"), other)
+        phases = PHASES | {OTHER: f"extends: {PHASE}\nimage: {{checkpoint: {other}}}\n"}
+        for name, content in phases.items():
+            (folder / "phases" / f"{name}.yaml").write_text(content)
+        scene = Scene(folder, setting, validators, hostile)
+        scene.blacklist.write_text("allow: []\n")
+        scene.write_chain()
+        return scene
+
+    @property
+    def book(self) -> Book:
+        """What the validators wrote down."""
+        return self.setting.book
+
+    @property
+    def ledger(self) -> Path:
+        """The miner's ledger."""
+        return self.folder / "ledger.sqlite"
+
+    @property
+    def chain(self) -> Path:
+        """The file that stands for the chain."""
+        return self.folder / "chain.json"
+
+    @property
+    def blacklist(self) -> Path:
+        """The file of the validator policy."""
+        return self.folder / "blacklist.yaml"
+
+    def write_chain(self) -> None:
+        """Write the chain file, without the ports of validators that are absent."""
+        present: Sequence[SoakValidator | HostileValidator] = [*self.validators.values(), self.hostile]
+        names = [*self.validators, HOSTILE]
+        neurons = [
+            Neuron(
+                uid=uid, hotkey=each.hotkey, coldkey=each.hotkey, stake=5000.0 - uid, validator_permit=True,
+                ip=LOOPBACK, port=each.port,
+            )
+            for uid, (name, each) in enumerate(zip(names, present, strict=True))
+            if name not in self.absent
+        ]  # fmt: skip
+        write_chain_file(self.chain, [*neurons, self.setting.miner], NETUID)
+
+    async def start(self) -> None:
+        """Start all validators and the miner, and wait until it is ready."""
+        for validator in (*self.validators.values(), self.hostile):
+            await validator.start()
+        await self.launch()
+        await self.until_ready()
+
+    async def launch(self) -> None:
+        """Start the miner's process."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", START, "--netuid", str(NETUID), "--config", str(self.folder / "miner.yaml")),
+            *("--subtensor.network", f"file:{self.chain}", "--wallet.path", str(self.folder), "--wallet.name", "miner"),
+            *("--monitor.port", str(self.monitor_port), "--axon.ip", LOOPBACK),
+            *("--axon.port", str(self.setting.miner.port)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        self.miner = SoakMiner(process, self.log)
+
+    async def until_ready(self) -> None:
+        """Wait until the miner is ready. Raise RuntimeError if it does not become so."""
+        if not await self.running.wait_for(self.running.ready, READY_TIMEOUT):
+            raise RuntimeError("the miner did not start")
+
+    @property
+    def running(self) -> SoakMiner:
+        """The miner's process; there is one from `start` on."""
+        assert self.miner is not None, "the scene has not started"
+        return self.miner
+
+    async def kill(self) -> None:
+        """Kill the miner."""
+        self.book.kills.append(time.monotonic())
+        await self.running.kill()
+
+    async def stop(self) -> int:
+        """Stop the miner, then the validators; return the miner's exit code."""
+        code = await self.running.stop()
+        for validator in (*self.validators.values(), self.hostile):
+            await validator.stop()
+        return code
+
+    def set_clock(self, ahead: float) -> None:
+        """Put the miner's wall clock ahead of the validators'."""
+        self.clock_steps.append(time.monotonic())
+        self.running.order("clock", ahead)
+
+    async def restart_validator(self, memory: str, pause: float) -> None:
+        """Restart the validator that does so, with all of its memory, an old one or none."""
+        before = self.validators[RESTARTING]
+        await before.stop()
+        state = {"all": before.rules.save_state(), "old": self.saved, "none": {}}[memory]
+        held = {miner.task.id for miner in state.values() if miner.task is not None}
+        for facts in self.book.open_tasks():
+            if facts.hotkey == before.hotkey and facts.transport == "pull":
+                facts.is_forgotten = facts.task_id not in held
+        after = self.validators[RESTARTING] = before.successor(state)
+        await asyncio.sleep(pause)
+        await after.start()
+
+    def save_validator(self) -> None:
+        """Keep the present state of the validator that restarts, for a restart with an old memory."""
+        self.saved = self.validators[RESTARTING].rules.save_state()
+
+    async def sn17_miner(self, *arguments: str) -> tuple[int, str]:
+        """Run a command of the program on the miner's files; return its exit code and output."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "miner", *arguments, "--config", str(self.folder / "miner.yaml")),
+            *("--state", str(self.folder)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, output.decode(errors="replace").strip()
