@@ -23,6 +23,11 @@ from scripts.validation.soak_parts.scene import OTHER, PHASE, VANISHING, WIDE, S
 
 DAY = 86_400.0
 CLOCK_STEPS = (-DAY, -3600.0, -40.0, -5.0, 5.0, 40.0, 3600.0, 800 * DAY)
+LEDGER_KINDS = ("deleted", "moved away", "replaced by its copy", "overwritten with its copy")
+CHAIN_KINDS = ("missing", "cut off", "of another subnet")
+MEMORIES = ("all", "old", "none")
+BROKEN_PHASES = ("extends: nothing\n", "\x00\x01", "steps: [", "no_such_key: 1\n", "")
+BROKEN_POLICIES = ("deny_hotkeys: 5\n", "allow: [", "nothing: at all\n")
 HANGUPS = 200
 IDLE_CONNECTIONS, REQUESTS = 150, 60
 PAGES = ("/", "/health", "/metrics", "/tasks.json?last=20", "/report.json", "/nothing-here")
@@ -53,14 +58,14 @@ class Fault:
 
 async def run_out_of_memory(scene: Scene, rng: random.Random) -> str:
     """Let memory run out in a stage, once or several times in a row."""
-    stage, count = rng.choice([*STAGES, SCORER]), rng.choice((1, 1, 2, 4))
+    stage, count = scene.deal("memory", [*STAGES, SCORER], rng), rng.choice((1, 2, 4))
     scene.running.order(f"memory:{stage}", count)
     return f"memory runs out in {stage}, {count} x"
 
 
 async def make_nan(scene: Scene, rng: random.Random) -> str:
     """Let a network return NaN, once or often enough that no seed helps."""
-    stage, count = rng.choice(NAN_STAGES), rng.choice((1, 3, 12))
+    stage, count = scene.deal("nan", [(stage, count) for stage in NAN_STAGES for count in (1, 3, 12)], rng)
     scene.running.order(f"nan:{stage}", count)
     return f"NaN in {stage}, {count} x"
 
@@ -108,7 +113,7 @@ async def lock_ledger(scene: Scene, rng: random.Random) -> str:
 
 async def replace_ledger(scene: Scene, rng: random.Random) -> str:
     """Delete the ledger, move it away, or put a copy in its place; what it held is kept for the accounts."""
-    kind = rng.choice(("deleted", "moved away", "replaced by its copy", "overwritten with its copy"))
+    kind = scene.deal("ledger", LEDGER_KINDS, rng)
     copy = scene.folder / f"ledger-{len(scene.former_ledgers)}.copy"
     with closing(sqlite3.connect(scene.ledger)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
@@ -138,7 +143,7 @@ async def remove_wal(scene: Scene, rng: random.Random) -> str:
 
 async def cut_chain(scene: Scene, rng: random.Random) -> str:
     """Make the chain unreadable for some seconds."""
-    kind, seconds = rng.choice(("missing", "cut off", "of another subnet")), rng.uniform(4, 12)
+    kind, seconds = scene.deal("chain", CHAIN_KINDS, rng), rng.uniform(4, 12)
     content = scene.chain.read_text()
     if kind == "missing":
         scene.chain.unlink()
@@ -164,7 +169,7 @@ async def hide_validator(scene: Scene, rng: random.Random) -> str:
 
 async def step_clock(scene: Scene, rng: random.Random) -> str:
     """Step the miner's clock, and put it right."""
-    step, seconds = rng.choice(CLOCK_STEPS), rng.uniform(4, 12)
+    step, seconds = scene.deal("clock", CLOCK_STEPS, rng), rng.uniform(4, 12)
     scene.set_clock(step)
     await asyncio.sleep(seconds)
     scene.set_clock(0.0)
@@ -189,8 +194,8 @@ async def break_phase(scene: Scene, rng: random.Random) -> str:
         return "phase.yaml deleted"
     file = scene.folder / "phases" / f"{PHASE}.yaml"
     content = file.read_text()
-    broken = rng.choice(("extends: nothing\n", "\x00\x01", "steps: [", f"{content}no_such_key: 1\n", ""))
-    file.write_text(broken)
+    broken = scene.deal("phase-files", BROKEN_PHASES, rng)
+    file.write_text(f"{content}{broken}" if broken.startswith("no_such_key") else broken)
     if rng.random() < 0.5:
         scene.running.signal(signal.SIGHUP)
     await asyncio.sleep(rng.uniform(2, 5))
@@ -239,7 +244,7 @@ async def edit_blacklist(scene: Scene, rng: random.Random) -> str:
     await scene.sn17_miner("blacklist", "add", victim.hotkey, "--reason", "soak")
     await asyncio.sleep(rng.uniform(2, 8))
     good = scene.blacklist.read_text()
-    scene.blacklist.write_text(rng.choice(("deny_hotkeys: 5\n", "allow: [", "nothing: at all\n")))
+    scene.blacklist.write_text(scene.deal("blacklist", BROKEN_POLICIES, rng))
     await asyncio.sleep(5)
     scene.blacklist.write_text(good)
     await scene.sn17_miner("blacklist", "remove", victim.hotkey)
@@ -268,7 +273,7 @@ async def flood_monitor(scene: Scene, rng: random.Random) -> str:
 
 async def restart_validator(scene: Scene, rng: random.Random) -> str:
     """Restart a validator with all of its memory, an old one or none."""
-    memory, pause = rng.choice(("all", "old", "none")), rng.uniform(0.5, 8)
+    memory, pause = scene.deal("restarting", MEMORIES, rng), rng.uniform(0.5, 8)
     await scene.restart_validator(memory, pause)
     return f"a validator restarts with {memory} of its memory"
 

@@ -2,15 +2,19 @@
 
 import asyncio
 import math
+import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copytree
+from typing import Any, TypeVar
 
-from miner.localnet import LOOPBACK, MinerState, free_port, make_wallet, write_chain_file
+from miner.localnet import LOOPBACK, MinerState, make_wallet, write_chain_file
 from miner.subnet.metagraph import Neuron
 from pipeline.weights.locate import locate
 from scripts.demo import NETUID, MinerProcess
@@ -18,6 +22,11 @@ from scripts.validation.soak_parts.book import Book
 from scripts.validation.soak_parts.hostile import HostileValidator
 from scripts.validation.soak_parts.prompts import Prompts
 from scripts.validation.soak_parts.validators import Habits, Setting, SoakValidator
+
+Option = TypeVar("Option")
+
+# Below those of clients on Linux.
+QUIET_PORTS = range(18_000, 32_000)
 
 READY_TIMEOUT = 120.0
 SUBMIT_TIMEOUT = 12.0
@@ -42,6 +51,17 @@ PHASES = {
     WIDE: f"extends: {PHASE}\nexport: {{extent: 1.5}}\n",
 }
 START = "from scripts.validation.soak_parts.faulty_miner import main; main()"
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that can be bound, also again after a while, since the system gives them to no client."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.choice(QUIET_PORTS)  # noqa: S311
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            found += [port] if port not in found else []
+    return found
 
 
 class SoakMiner(MinerProcess):
@@ -76,14 +96,14 @@ class Scene:
 
     log: the lines of all miners in order, each with its moment. absent: validators that are not on the chain. saved: an
     old state of the validator that restarts. former_ledgers: what was in the place of the ledger, until each of the
-    replacements. end: when everything is to be as it was.
+    replacements. end: when everything is to be as it was. decks: what `deal` has left.
     """
 
     folder: Path
     setting: Setting
     validators: dict[str, SoakValidator]
     hostile: HostileValidator
-    monitor_port: int = field(default_factory=free_port)
+    monitor_port: int
     log: list[tuple[float, str]] = field(default_factory=list)
     clock_steps: list[float] = field(default_factory=list)
     absent: set[str] = field(default_factory=set)
@@ -91,6 +111,7 @@ class Scene:
     former_ledgers: list[Path] = field(default_factory=list)
     replacements: list[float] = field(default_factory=list)
     end: float = math.inf
+    decks: dict[str, list[Any]] = field(default_factory=dict)
     miner: SoakMiner | None = None
 
     @staticmethod
@@ -98,14 +119,15 @@ class Scene:
         """Write wallets, chain file, settings and phases."""
         wallet = make_wallet(folder, "miner")
         hotkey = wallet.hotkey.ss58_address
-        neuron = Neuron(uid=len(HABITS) + 1, hotkey=hotkey, coldkey=hotkey, ip=LOOPBACK, port=free_port())
+        axon_port, monitor_port, hostile_port, *ports = free_ports(3 + len(HABITS))
+        neuron = Neuron(uid=len(HABITS) + 1, hotkey=hotkey, coldkey=hotkey, ip=LOOPBACK, port=axon_port)
         setting = Setting(Book(SUBMIT_TIMEOUT), Prompts.make(), neuron)
         validators = {
-            name: SoakValidator(name, make_wallet(folder, name), free_port(), habits, setting, f"{seed} {name}")
-            for name, habits in HABITS.items()
+            name: SoakValidator(name, make_wallet(folder, name), port, habits, setting, f"{seed} {name}")
+            for port, (name, habits) in zip(ports, HABITS.items(), strict=True)
         }
         hostile_wallet = make_wallet(folder, HOSTILE)
-        hostile = HostileValidator(hostile_wallet, free_port(), hotkey, setting.prompts, f"{seed} {HOSTILE}")
+        hostile = HostileValidator(hostile_wallet, hostile_port, hotkey, setting.prompts, f"{seed} {HOSTILE}")
         (folder / "miner.yaml").write_text(SETTINGS)
         (folder / "phases").mkdir()
         # The same networks in another place are other models to the miner.
@@ -114,7 +136,7 @@ class Scene:
         phases = PHASES | {OTHER: f"extends: {PHASE}\nimage: {{checkpoint: {other}}}\n"}
         for name, content in phases.items():
             (folder / "phases" / f"{name}.yaml").write_text(content)
-        scene = Scene(folder, setting, validators, hostile)
+        scene = Scene(folder, setting, validators, hostile, monitor_port)
         scene.blacklist.write_text("allow: []\n")
         scene.write_chain()
         return scene
@@ -213,6 +235,14 @@ class Scene:
         after = self.validators[RESTARTING] = before.successor(state)
         await asyncio.sleep(pause)
         await after.start()
+
+    def deal(self, name: str, options: Sequence[Option], rng: random.Random) -> Option:
+        """Return one of several options, each as often as the others and in another order each time."""
+        deck = self.decks.setdefault(name, [])
+        if not deck:
+            deck.extend(rng.sample(list(options), len(options)))
+        option: Option = deck.pop()
+        return option
 
     def save_validator(self) -> None:
         """Keep the present state of the validator that restarts, for a restart with an old memory."""
