@@ -36,7 +36,8 @@ HOURS = 86_400.0
 def soak(
     folder: Path, minutes: float, seed: int, kills: int, spacing: float = SPACING, faults: tuple[str, ...] = ()
 ) -> tuple[Scene, Course, Verdict]:
-    """Run a soak in a folder and judge it. `faults` are the names of those that may happen, by default all."""
+    """Run a soak in a folder of its own and judge it. `faults` are the names of those that may happen, by default all."""
+    folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)  # noqa: S311
     seconds = HOURS if kills else minutes * 60
     names = faults or tuple(name for name in FAULTS if not kills or name not in LEFT_OUT_WITH_KILLS)

@@ -66,7 +66,10 @@ def read_rows(ledgers: Iterable[Path]) -> Rows:
 def check_integrity(ledger: Path) -> str:
     """Return what SQLite finds wrong with a ledger; "ok" if it is whole."""
     with closing(sqlite3.connect(ledger)) as database:
-        return str(database.execute("PRAGMA integrity_check").fetchone()[0])
+        try:
+            return str(database.execute("PRAGMA integrity_check").fetchone()[0])
+        except sqlite3.DatabaseError as error:
+            return str(error)
 
 
 def take_accounts(book: Book, rows: Rows, replacements: Sequence[float]) -> Accounts:
