@@ -118,7 +118,7 @@ def _agrees_pushed(book: Book, facts: TaskFacts, found: Sequence[TaskRow]) -> bo
         # Before it was read, or when it was done: the policy had changed, or the miner stopped.
         return row is None or row.outcome is None
     # Unanswered: only a miner that was killed or has not started yet answers nothing.
-    return facts.closing is not None and not book.has_reached_miner(facts.closing)
+    return book.was_down(facts.assigned_at) or (facts.closing is not None and not book.has_reached_miner(facts.closing))
 
 
 def _find_excuse(facts: TaskFacts, found: Sequence[TaskRow], replacements: Sequence[float]) -> str:

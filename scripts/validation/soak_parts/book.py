@@ -1,5 +1,6 @@
 """What the validators of a soak know of each task and of each pull that came too early."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Literal
@@ -67,13 +68,15 @@ class Violation:
 class Book:
     """All tasks and violations of a soak, written by the threads of all validators.
 
-    `patience` is how long the miner waits for the answer to a submission. `kills` are the moments of its deaths.
+    `patience` is how long the miner waits for the answer to a submission. `kills` are the moments of its deaths,
+    `starts` those at which it was ready.
     """
 
     patience: float
     tasks: dict[tuple[str, str], TaskFacts] = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
     kills: list[float] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
 
     def add(self, facts: TaskFacts) -> None:
         """Add a task that was assigned."""
@@ -84,6 +87,12 @@ class Book:
         began, end = exchange.began, exchange.ended + READING_SECONDS
         was_alive = not any(began <= kill <= end for kill in self.kills)
         return was_alive and exchange.ended - began < self.patience - READING_SECONDS
+
+    def was_down(self, moment: float) -> bool:
+        """Return whether the miner had been killed and was not ready again."""
+        killed = max((kill for kill in self.kills if kill <= moment), default=-math.inf)
+        started = max((start for start in self.starts if start <= moment), default=-math.inf)
+        return killed > started
 
     def submitted(self, hotkey: str, task_id: str, arrived: float) -> None:
         """Take note that a submission has arrived."""

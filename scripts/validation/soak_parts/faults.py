@@ -23,7 +23,8 @@ from scripts.validation.soak_parts.scene import OTHER, PHASE, VANISHING, WIDE, S
 
 DAY = 86_400.0
 CLOCK_STEPS = (-DAY, -3600.0, -40.0, -5.0, 5.0, 40.0, 3600.0, 800 * DAY)
-LEDGER_KINDS = ("deleted", "moved away", "replaced by its copy", "overwritten with its copy")
+COPYING_KINDS = ("replaced by its copy", "overwritten with its copy")
+LEDGER_KINDS = ("deleted", "moved away", *COPYING_KINDS)
 CHAIN_KINDS = ("missing", "cut off", "of another subnet")
 MEMORIES = ("all", "old", "none")
 BROKEN_PHASES = ("extends: nothing\n", "\x00\x01", "steps: [", "no_such_key: 1\n", "")
@@ -113,7 +114,9 @@ async def lock_ledger(scene: Scene, rng: random.Random) -> str:
 
 async def replace_ledger(scene: Scene, rng: random.Random) -> str:
     """Delete the ledger, move it away, or put a copy in its place; what it held is kept for the accounts."""
-    kind = scene.deal("ledger", LEDGER_KINDS, rng)
+    # An experiment's evidence is in the ledger.
+    is_split = scene.setting.favours is not None
+    kind = rng.choice(COPYING_KINDS) if is_split else scene.deal("ledger", LEDGER_KINDS, rng)
     copy = scene.folder / f"ledger-{len(scene.former_ledgers)}.copy"
     with closing(sqlite3.connect(scene.ledger)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)

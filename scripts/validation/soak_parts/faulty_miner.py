@@ -17,6 +17,7 @@ import torch
 
 import miner.gpu.models
 import miner.phases.experiment_monitor
+import miner.pull.state_machine
 from pipeline import Prompt, Score, Scorer, Splats
 from pipeline.generator import Generator
 from pipeline.sampling.engine import Engine
@@ -38,8 +39,9 @@ STAGES: dict[str, tuple[type, str]] = {
 SCORER = "scorer"
 # Networks whose outputs may become NaN.
 NAN_STAGES = ("decode_structure", "decode_latents")
-# An experiment is looked at every minute, which is long beside the accelerated cooldowns.
-EXPERIMENT_INTERVAL = 5.0
+# The miner's times that go with the subnet's, some fifteen times shorter: the seconds after which an experiment is looked
+# at, an unknown cooldown is over, and a validator that locked out a submission is tried again.
+EXPERIMENT_INTERVAL, USUAL_COOLDOWN, LOCK_DELAY = 5.0, 22.0, 3.0
 
 
 class Orders:
@@ -142,6 +144,8 @@ def main() -> None:
         lambda *_, **__: FormulaScorer(orders)  # type: ignore[arg-type,return-value]
     )
     miner.phases.experiment_monitor.INTERVAL = EXPERIMENT_INTERVAL
+    miner.pull.state_machine.USUAL_COOLDOWN = USUAL_COOLDOWN
+    miner.pull.state_machine.LOCK_DELAY = LOCK_DELAY
     threading.Thread(target=orders.read, name="orders", daemon=True).start()
     sys.argv[0] = ENTRY_POINT
     runpy.run_path(ENTRY_POINT, run_name="__main__")

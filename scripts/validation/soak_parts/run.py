@@ -24,8 +24,10 @@ from scripts.validation.soak_parts.schedule import Appointment
 SAMPLE_INTERVAL, SAVE_INTERVAL, HEALTH_INTERVAL = 1.0, 20.0, 5.0
 # Tasks that are open when no more are given have so long to end: a cooldown, a policy that is asked again, a time-out.
 DRAIN_SECONDS = 120.0
+# So long may it take until the ledger says what the validators say.
+SETTLING_SECONDS = 60.0
 # Kills come at any moment of the start, or at any moment within this of the miner being ready.
-START_SECONDS, WORK_SECONDS, SHARE_AT_START = 6.0, 12.0, 0.2
+START_SECONDS, WORK_SECONDS, SHARE_AT_START = 6.0, 15.0, 0.2
 
 
 @dataclass
@@ -75,8 +77,10 @@ async def run_course(
     deadline = time.monotonic() + DRAIN_SECONDS
     while scene.book.open_tasks() and time.monotonic() < deadline:  # noqa: ASYNC110 - other threads end them
         await asyncio.sleep(0.2)
-    # The answer that ended the last task is read, and recorded.
-    await asyncio.sleep(2.0)
+    # The miner learns of some ends only with the next pull.
+    deadline = time.monotonic() + SETTLING_SECONDS
+    while time.monotonic() < deadline and (await asyncio.to_thread(scene.accounts)).lost:  # noqa: ASYNC110
+        await asyncio.sleep(2.0)
     for task in watching:
         task.cancel()
     await asyncio.gather(*watching, return_exceptions=True)
@@ -125,7 +129,10 @@ async def _kill_again_and_again(scene: Scene, course: Course, kills: int, rng: r
         else:
             await _wait_until_ready(scene, course)
             await asyncio.sleep(rng.uniform(0.0, WORK_SECONDS))
-        await scene.kill()
+        try:
+            await scene.kill()
+        except RuntimeError as error:
+            course.problems.append(f"before kill {len(scene.book.kills)}: {error}")
         await asyncio.to_thread(_check_copy, scene, course)
         await scene.launch()
     await _wait_until_ready(scene, course)

@@ -18,6 +18,7 @@ from miner.localnet import LOOPBACK, MinerState, make_wallet, write_chain_file
 from miner.subnet.metagraph import Neuron
 from pipeline.weights.locate import locate
 from scripts.demo import NETUID, MinerProcess
+from scripts.validation.soak_parts.accounts import Accounts, Rows, read_rows, take_accounts
 from scripts.validation.soak_parts.book import Book
 from scripts.validation.soak_parts.hostile import HostileValidator
 from scripts.validation.soak_parts.prompts import Prompts
@@ -50,7 +51,13 @@ PHASES = {
     # Larger results, by which a validator can tell the two apart.
     WIDE: f"extends: {PHASE}\nexport: {{extent: 1.5}}\n",
 }
-START = "from scripts.validation.soak_parts.faulty_miner import main; main()"
+# As neurons/miner.py begins, too, since the faults import much.
+START = (
+    "from miner.early_stop import end_on_signals; end_on_signals(); "
+    "from scripts.validation.soak_parts.faulty_miner import main; main()"
+)
+# Python itself takes a moment before it can be told to ignore a signal.
+SIGNAL_SECONDS = 1.5
 
 
 def free_ports(count: int) -> list[int]:
@@ -80,13 +87,13 @@ class SoakMiner(MinerProcess):
         self.lines.clear()
 
     def order(self, name: str, number: float) -> None:
-        """Order a fault; see faulty_miner.py."""
-        if self._stdin is not None and not self._stdin.is_closing():
+        """Order a fault, see faulty_miner.py, unless the miner is still warming up."""
+        if self.ready.is_set() and self._stdin is not None and not self._stdin.is_closing():
             self._stdin.write(f"{name} {number}\n".encode())
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, unless the process has ended."""
-        if self._process.returncode is None:
+        """Send a signal, unless the process has ended or has only just begun."""
+        if self._process.returncode is None and time.monotonic() > self._started + SIGNAL_SECONDS:
             self._process.send_signal(number)
 
 
@@ -199,6 +206,7 @@ class Scene:
         """Wait until the miner is ready. Raise RuntimeError if it does not become so."""
         if not await self.running.wait_for(self.running.ready, READY_TIMEOUT):
             raise RuntimeError("the miner did not start")
+        self.book.starts.append(time.monotonic())
 
     @property
     def running(self) -> SoakMiner:
@@ -207,8 +215,10 @@ class Scene:
         return self.miner
 
     async def kill(self) -> None:
-        """Kill the miner."""
+        """Kill the miner. Raise RuntimeError if it has ended by itself."""
         self.book.kills.append(time.monotonic())
+        if (code := self.running.exit_code) is not None:
+            raise RuntimeError(f"the miner ended by itself with exit code {code}")
         await self.running.kill()
 
     async def stop(self) -> int:
@@ -247,6 +257,14 @@ class Scene:
     def save_validator(self) -> None:
         """Keep the present state of the validator that restarts, for a restart with an old memory."""
         self.saved = self.validators[RESTARTING].rules.save_state()
+
+    def rows(self) -> Rows:
+        """Return the rows of the ledger and of those that were in its place before."""
+        return read_rows([*self.former_ledgers, self.ledger])
+
+    def accounts(self) -> Accounts:
+        """Compare what the validators know with the ledger."""
+        return take_accounts(self.book, self.rows(), self.replacements)
 
     async def sn17_miner(self, *arguments: str) -> tuple[int, str]:
         """Run a command of the program on the miner's files; return its exit code and output."""

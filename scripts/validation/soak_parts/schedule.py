@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Before the first fault, the miner works for a while as it does on a good day; after the last it has time to recover.
-FIRST_SHARE, LAST_SHARE = 0.03, 0.9
-FIRST_SECONDS = 5.0
+FIRST_SECONDS, LAST_SHARE = 5.0, 0.9
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Appointment:
 
 def draw_schedule(faults: Sequence[str], seconds: float, spacing: float, rng: random.Random) -> list[Appointment]:
     """Return appointments some `spacing` seconds apart: rounds of all faults, each in another order."""
-    begin, end = max(FIRST_SHARE * seconds, FIRST_SECONDS), LAST_SHARE * seconds
+    begin, end = FIRST_SECONDS, LAST_SHARE * seconds
     appointments: list[Appointment] = []
     while True:
         for fault in rng.sample(list(faults), len(faults)):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from scripts.validation.soak_parts.accounts import Accounts, check_integrity, read_rows, sort_violations, take_accounts
+from scripts.validation.soak_parts.accounts import Accounts, check_integrity, sort_violations
 from scripts.validation.soak_parts.faulty_miner import INJECTED
 from scripts.validation.soak_parts.log_check import LogEntry, find_unexplained, to_entries
 from scripts.validation.soak_parts.picture import MEGABYTE
@@ -51,11 +51,10 @@ class Verdict:
 
 def judge(scene: Scene, course: Course) -> Verdict:
     """Judge a soak that has ended."""
-    rows_by_task = read_rows([*scene.former_ledgers, scene.ledger])
-    accounts = take_accounts(scene.book, rows_by_task, scene.replacements)
+    accounts, recorded = scene.accounts(), {task for _, task in scene.rows()}
     errors = find_unexplained(to_entries(scene.log), course.faults)
     bare, stepped, learnt = sort_violations(scene.book.violations, scene.clock_steps)
-    hostile_lost = sorted(scene.hostile.assigned - {task for _, task in rows_by_task})
+    hostile_lost = sorted(scene.hostile.assigned - recorded)
     integrity = check_integrity(scene.ledger)
     injected = Counter(line.removeprefix(INJECTED) for _, line in scene.log if line.startswith(INJECTED))
     restarts = course.last_health.get("restarts", {})
