@@ -27,8 +27,8 @@ from scripts.validation.soak_parts.verdict import Verdict, judge
 
 # Between two faults, in a soak of the usual length.
 SPACING = 15.0
-# With kills: what takes a miner that runs for minutes, a disk on which neither cooldowns nor tasks in hand can be kept for
-# the next start, and files that are broken when the next start reads them, which it refuses with exit code 2.
+# With kills: what takes a miner that runs for minutes, a disk on which neither cooldowns nor tasks in hand can be kept
+# for the next start, and files that are broken when the next start reads them, which it refuses with exit code 2.
 LEFT_OUT_WITH_KILLS = ("split", "disk", "phase-files", "blacklist", "chain")
 # Longer than any number of kills takes.
 DAY = 86_400.0

@@ -39,8 +39,8 @@ STAGES: dict[str, tuple[type, str]] = {
 SCORER = "scorer"
 # Networks whose outputs may become NaN.
 NAN_STAGES = ("decode_structure", "decode_latents")
-# The miner's times that go with the subnet's, some fifteen times shorter: the seconds after which an experiment is looked
-# at, an unknown cooldown is over, and a validator that locked out a submission is tried again.
+# The miner's times that go with the subnet's, some fifteen times shorter: the seconds after which an experiment is
+# looked at, an unknown cooldown is over, and a validator that locked out a submission is tried again.
 EXPERIMENT_INTERVAL, USUAL_COOLDOWN, LOCK_DELAY = 5.0, 22.0, 3.0
 
 
