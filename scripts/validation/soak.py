@@ -1,6 +1,6 @@
 """Let the miner run under load while everything goes wrong, and check that nothing is lost.
 
-    python -m scripts.validation.soak [--minutes 30] [--seed 0] [--kills 0] [--output soak-output]
+    python -m scripts.validation.soak [--minutes 30] [--seed 0] [--kills 0] [--workers 1]
 
 The miner is a process of its own with the embedded checkpoints. Six local validators keep the subnet's rules at shorter
 times: one is good, one picky, one slow, one restarts with and without its memory, one vanishes from the chain and comes
@@ -16,6 +16,7 @@ import random
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.validation.soak_parts.faults import FAULTS
@@ -34,17 +35,31 @@ LEFT_OUT_WITH_KILLS = ("split", "disk", "phase-files", "blacklist", "chain")
 DAY = 86_400.0
 
 
-def soak(
-    folder: Path, minutes: float, seed: int, kills: int, spacing: float = SPACING, faults: tuple[str, ...] = ()
-) -> tuple[Scene, Course, Verdict]:
-    """Run a soak in a folder of its own and judge it; `faults` names those that may happen, by default all."""
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run: so many minutes, or until the miner was killed `kills` times.
+
+    spacing: the seconds between two faults. faults: the names of those that may happen; all by default. workers: see
+    the command line.
+    """
+
+    minutes: float
+    seed: int
+    kills: int = 0
+    spacing: float = SPACING
+    faults: tuple[str, ...] = ()
+    workers: int = 1
+
+
+def soak(folder: Path, plan: Plan) -> tuple[Scene, Course, Verdict]:
+    """Run a soak in a folder of its own and judge it."""
     folder.mkdir(parents=True, exist_ok=True)
-    rng = random.Random(seed)  # noqa: S311
-    seconds = DAY if kills else minutes * 60
-    names = faults or tuple(name for name in FAULTS if not kills or name not in LEFT_OUT_WITH_KILLS)
-    schedule = draw_schedule(names, seconds, spacing, rng)
-    scene = Scene.make(folder, seed)
-    course = asyncio.run(run_course(scene, schedule, seconds, kills, rng))
+    rng = random.Random(plan.seed)  # noqa: S311
+    seconds = DAY if plan.kills else plan.minutes * 60
+    names = plan.faults or tuple(name for name in FAULTS if not plan.kills or name not in LEFT_OUT_WITH_KILLS)
+    schedule = draw_schedule(names, seconds, plan.spacing, rng)
+    scene = Scene.make(folder, plan.seed, plan.workers)
+    course = asyncio.run(run_course(scene, schedule, seconds, plan.kills, rng))
     return scene, course, judge(scene, course)
 
 
@@ -74,6 +89,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("soak-output"))
     parser.add_argument("--spacing", type=float, default=SPACING, help="the seconds between two faults")
     parser.add_argument("--faults", default="", help="names of the faults that may happen, with commas between them")
+    parser.add_argument("--workers", type=int, default=1, help="with several, each is a process that may be killed")
     options = parser.parse_args()
     chosen = tuple(name for name in options.faults.split(",") if name)
     if unknown := [name for name in chosen if name not in FAULTS]:
@@ -81,7 +97,8 @@ def main() -> int:
         return 2
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        results = soak(Path(folder), options.minutes, options.seed, options.kills, options.spacing, chosen)
+        plan = Plan(options.minutes, options.seed, options.kills, options.spacing, chosen, options.workers)
+        results = soak(Path(folder), plan)
         write_output(options.output, *results)
     *_, verdict = results
     print(*verdict.rows, *verdict.details, sep="\n")

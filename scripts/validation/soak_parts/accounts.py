@@ -20,10 +20,17 @@ EXPECTED: dict[str, Outcome] = {
 }
 # A step of the clock may show in pulls for so long: a cooldown, and a restart.
 STEP_SECONDS = 60.0
-# What went to the ledger within this time of its replacement may have gone to either file.
-REPLACEMENT_SECONDS = 10.0
 
 Rows = dict[tuple[str, str], list[TaskRow]]
+
+
+@dataclass(frozen=True)
+class LedgerLoss:
+    """Moments of the steady clock between which records may be lost with the ledger, and what was done to it."""
+
+    begin: float
+    end: float
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,8 @@ def check_integrity(ledger: Path) -> str:
             return str(error)
 
 
-def take_accounts(book: Book, rows: Rows, replacements: Sequence[float]) -> Accounts:
-    """Compare what the validators know of each task with the ledger; `replacements` are when it was replaced."""
+def take_accounts(book: Book, rows: Rows, losses: Sequence[LedgerLoss]) -> Accounts:
+    """Compare what the validators know of each task with the ledger, from which some may be lost."""
     ends: Counter[tuple[str, str]] = Counter()
     latencies: dict[str, list[float]] = {"pull": [], "push": []}
     disagreements = []
@@ -86,7 +93,7 @@ def take_accounts(book: Book, rows: Rows, replacements: Sequence[float]) -> Acco
         agrees = _agrees_pulled if facts.transport == "pull" else _agrees_pushed
         if not agrees(book, facts, found):
             told = ", ".join(row.outcome or f"open, error {row.error}" for row in found) or "nothing"
-            disagreements.append(Disagreement(facts, told, _find_excuse(facts, found, replacements)))
+            disagreements.append(Disagreement(facts, told, _find_excuse(facts, losses)))
     return Accounts(ends, tuple(disagreements), latencies)
 
 
@@ -121,11 +128,9 @@ def _agrees_pushed(book: Book, facts: TaskFacts, found: Sequence[TaskRow]) -> bo
     return book.was_down(facts.assigned_at) or (facts.closing is not None and not book.has_reached_miner(facts.closing))
 
 
-def _find_excuse(facts: TaskFacts, found: Sequence[TaskRow], replacements: Sequence[float]) -> str:
-    begin, end = facts.assigned_at - REPLACEMENT_SECONDS, (facts.closing.ended if facts.closing else facts.assigned_at)
-    if any(begin <= moment <= end + REPLACEMENT_SECONDS for moment in replacements):
-        return "the ledger was replaced meanwhile"
-    return ""
+def _find_excuse(facts: TaskFacts, losses: Sequence[LedgerLoss]) -> str:
+    end = facts.closing.ended if facts.closing else facts.assigned_at
+    return next((loss.reason for loss in losses if facts.assigned_at <= loss.end and loss.begin <= end), "")
 
 
 def sort_violations(

@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 
-import miner.gpu.models
-import miner.phases.experiment_monitor
-import miner.pull.state_machine
-from pipeline import Prompt, Score, Scorer, Splats
+from miner.gpu import build
+from miner.phases import experiment_monitor
+from miner.pull import state_machine
+from pipeline import Prompt, Score, Scorer, ScoreSplats, Splats, ValidatorScorer
 from pipeline.generator import Generator
 from pipeline.sampling.engine import Engine
-from pipeline.scoring.scorer import ScoreSplats
 from pipeline.splats.container import Container
 
 # In the repository's root, from where developers' commands are run.
@@ -130,22 +129,28 @@ def spoil_as_ordered(stage: str, orders: Orders) -> None:
     setattr(Engine, stage, call)
 
 
-def main() -> None:
-    """Start the miner with the command line."""
+def use_instead(owner: object, name: str, value: object) -> None:
+    """Put something in the place of a part of the product."""
+    setattr(owner, name, value)
+
+
+def main(workers: int) -> None:
+    """Start the miner with the command line; several workers have a process each, in which no call is made to fail."""
     orders = Orders()
     wall, wall_ns = time.time, time.time_ns
-    time.time = lambda: wall() + orders.ahead
-    time.time_ns = lambda: wall_ns() + int(orders.ahead * 1e9)
+    use_instead(time, "time", lambda: wall() + orders.ahead)
+    use_instead(time, "time_ns", lambda: wall_ns() + int(orders.ahead * 1e9))
     for stage, (owner, method) in STAGES.items():
         fail_as_ordered(owner, method, orders, stage)
     for stage in NAN_STAGES:
         spoil_as_ordered(stage, orders)
-    miner.gpu.models.ValidatorScorer.load = staticmethod(  # type: ignore[method-assign]
-        lambda *_, **__: FormulaScorer(orders)  # type: ignore[arg-type,return-value]
-    )
-    miner.phases.experiment_monitor.INTERVAL = EXPERIMENT_INTERVAL
-    miner.pull.state_machine.USUAL_COOLDOWN = USUAL_COOLDOWN
-    miner.pull.state_machine.LOCK_DELAY = LOCK_DELAY
+    use_instead(ValidatorScorer, "load", lambda *_, **__: FormulaScorer(orders))
+    use_instead(experiment_monitor, "INTERVAL", EXPERIMENT_INTERVAL)
+    use_instead(state_machine, "USUAL_COOLDOWN", USUAL_COOLDOWN)
+    use_instead(state_machine, "LOCK_DELAY", LOCK_DELAY)
+    if workers > 1:
+        # A machine may have several GPUs, but the CPU is one device.
+        use_instead(build, "choose_devices", lambda _: ("cpu",) * workers)
     threading.Thread(target=orders.read, name="orders", daemon=True).start()
     sys.argv[0] = ENTRY_POINT
     runpy.run_path(ENTRY_POINT, run_name="__main__")

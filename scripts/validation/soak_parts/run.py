@@ -119,6 +119,7 @@ async def _play_one(scene: Scene, name: str, group: asyncio.Lock, course: Course
             if not scene.book.kills:
                 course.problems.append(f"the fault {words}")
         course.faults.append(FaultRecord(name, began, time.monotonic(), words, fault.explains))
+        print(f"[{time.monotonic() - scene.book.starts[0]:7.1f} s] {words.splitlines()[0]}", flush=True)
 
 
 async def _kill_again_and_again(scene: Scene, course: Course, kills: int, rng: random.Random) -> None:

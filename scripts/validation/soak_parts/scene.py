@@ -18,7 +18,7 @@ from miner.localnet import LOOPBACK, MinerState, make_wallet, write_chain_file
 from miner.subnet.metagraph import Neuron
 from pipeline.weights.locate import locate
 from scripts.demo import NETUID, MinerProcess
-from scripts.validation.soak_parts.accounts import Accounts, Rows, read_rows, take_accounts
+from scripts.validation.soak_parts.accounts import Accounts, LedgerLoss, Rows, read_rows, take_accounts
 from scripts.validation.soak_parts.book import Book
 from scripts.validation.soak_parts.hostile import HostileValidator
 from scripts.validation.soak_parts.prompts import Prompts
@@ -54,7 +54,7 @@ PHASES = {
 # As neurons/miner.py begins, too, since the faults import much.
 START = (
     "from miner.early_stop import end_on_signals; end_on_signals(); "
-    "from scripts.validation.soak_parts.faulty_miner import main; main()"
+    "from scripts.validation.soak_parts.faulty_miner import main; main({workers})"
 )
 # Python itself takes a moment before it can be told to ignore a signal.
 SIGNAL_SECONDS = 1.5
@@ -102,8 +102,9 @@ class Scene:
     """Everything that a soak consists of; moments are those of the steady clock.
 
     log: the lines of all miners in order, each with its moment. absent: validators that are not on the chain. saved: an
-    old state of the validator that restarts. former_ledgers: what was in the place of the ledger, until each of the
-    replacements. end: when everything is to be as it was. decks: what `deal` has left.
+    old state of the validator that restarts. former_ledgers: what was in the place of the ledger, losses: what that may
+    have cost. disk_full_since: when the disk was last full. end: when everything is to be as it was. decks: what `deal`
+    has left.
     """
 
     folder: Path
@@ -111,19 +112,21 @@ class Scene:
     validators: dict[str, SoakValidator]
     hostile: HostileValidator
     monitor_port: int
+    workers: int
     log: list[tuple[float, str]] = field(default_factory=list)
     clock_steps: list[float] = field(default_factory=list)
     absent: set[str] = field(default_factory=set)
     saved: dict[str, MinerState] = field(default_factory=dict)
     former_ledgers: list[Path] = field(default_factory=list)
-    replacements: list[float] = field(default_factory=list)
+    losses: list[LedgerLoss] = field(default_factory=list)
+    disk_full_since: float = -math.inf
     end: float = math.inf
     decks: dict[str, list[Any]] = field(default_factory=dict)
     miner: SoakMiner | None = None
 
     @staticmethod
-    def make(folder: Path, seed: int) -> "Scene":
-        """Write wallets, chain file, settings and phases."""
+    def make(folder: Path, seed: int, workers: int = 1) -> "Scene":
+        """Write wallets, chain file, settings and phases; `workers` is the number of the miner's."""
         wallet = make_wallet(folder, "miner")
         hotkey = wallet.hotkey.ss58_address
         axon_port, monitor_port, hostile_port, *ports = free_ports(3 + len(HABITS))
@@ -143,7 +146,7 @@ class Scene:
         phases = PHASES | {OTHER: f"extends: {PHASE}\nimage: {{checkpoint: {other}}}\n"}
         for name, content in phases.items():
             (folder / "phases" / f"{name}.yaml").write_text(content)
-        scene = Scene(folder, setting, validators, hostile, monitor_port)
+        scene = Scene(folder, setting, validators, hostile, monitor_port, workers)
         scene.blacklist.write_text("allow: []\n")
         scene.write_chain()
         return scene
@@ -152,6 +155,11 @@ class Scene:
     def book(self) -> Book:
         """What the validators wrote down."""
         return self.setting.book
+
+    @property
+    def everyone(self) -> Sequence[SoakValidator | HostileValidator]:
+        """All validators, in the order of their uids."""
+        return [*self.validators.values(), self.hostile]
 
     @property
     def ledger(self) -> Path:
@@ -170,21 +178,20 @@ class Scene:
 
     def write_chain(self) -> None:
         """Write the chain file, without the ports of validators that are absent."""
-        present: Sequence[SoakValidator | HostileValidator] = [*self.validators.values(), self.hostile]
         names = [*self.validators, HOSTILE]
         neurons = [
             Neuron(
                 uid=uid, hotkey=each.hotkey, coldkey=each.hotkey, stake=5000.0 - uid, validator_permit=True,
                 ip=LOOPBACK, port=each.port,
             )
-            for uid, (name, each) in enumerate(zip(names, present, strict=True))
+            for uid, (name, each) in enumerate(zip(names, self.everyone, strict=True))
             if name not in self.absent
         ]  # fmt: skip
         write_chain_file(self.chain, [*neurons, self.setting.miner], NETUID)
 
     async def start(self) -> None:
         """Start all validators and the miner, and wait until it is ready."""
-        for validator in (*self.validators.values(), self.hostile):
+        for validator in self.everyone:
             await validator.start()
         await self.launch()
         await self.until_ready()
@@ -192,7 +199,15 @@ class Scene:
     async def launch(self) -> None:
         """Start the miner's process."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", START, "--netuid", str(NETUID), "--config", str(self.folder / "miner.yaml")),
+            *(
+                sys.executable,
+                "-c",
+                START.format(workers=self.workers),
+                "--netuid",
+                str(NETUID),
+                "--config",
+                str(self.folder / "miner.yaml"),
+            ),
             *("--subtensor.network", f"file:{self.chain}", "--wallet.path", str(self.folder), "--wallet.name", "miner"),
             *("--monitor.port", str(self.monitor_port), "--axon.ip", LOOPBACK),
             *("--axon.port", str(self.setting.miner.port)),
@@ -224,7 +239,7 @@ class Scene:
     async def stop(self) -> int:
         """Stop the miner, then the validators; return the miner's exit code."""
         code = await self.running.stop()
-        for validator in (*self.validators.values(), self.hostile):
+        for validator in self.everyone:
             await validator.stop()
         return code
 
@@ -264,7 +279,7 @@ class Scene:
 
     def accounts(self) -> Accounts:
         """Compare what the validators know with the ledger."""
-        return take_accounts(self.book, self.rows(), self.replacements)
+        return take_accounts(self.book, self.rows(), self.losses)
 
     async def sn17_miner(self, *arguments: str) -> tuple[int, str]:
         """Run a command of the program on the miner's files; return its exit code and output."""

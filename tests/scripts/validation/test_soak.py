@@ -11,8 +11,8 @@ from PIL import Image
 
 from miner.ledger import Outcome
 from miner.localnet import SubmissionVerdict
-from scripts.validation.soak import soak, write_output
-from scripts.validation.soak_parts.accounts import check_integrity, sort_violations, take_accounts
+from scripts.validation.soak import Plan, soak, write_output
+from scripts.validation.soak_parts.accounts import LedgerLoss, check_integrity, sort_violations, take_accounts
 from scripts.validation.soak_parts.book import Book, Exchange, TaskFacts, Violation
 from scripts.validation.soak_parts.faults import FAULTS
 from scripts.validation.soak_parts.log_check import FaultRecord, LogEntry, find_unexplained, to_entries
@@ -31,7 +31,7 @@ ACCEPTED = SubmissionVerdict.ACCEPTED.value
 @pytest.mark.parametrize(("kills", "spacing"), [(0, 1.6), (2, 3.0)], ids=["faults", "kills"])
 def test_nothing_is_lost_while_everything_goes_wrong(tmp_path: Path, kills: int, spacing: float) -> None:
     faults = tuple(name for name in SHORT if not kills or name != "disk")
-    scene, course, verdict = soak(tmp_path / "miner", 0.55, 17, kills, spacing, faults)
+    scene, course, verdict = soak(tmp_path / "miner", Plan(0.55, 17, kills, spacing, faults))
     write_output(tmp_path / "output", scene, course, verdict)
     assert verdict.details == ()
     assert [str(row) for row in verdict.rows if row.is_right is False] == []
@@ -84,9 +84,9 @@ def test_a_signature_that_is_wrong_is_never_right() -> None:
 
 
 def test_a_task_of_the_time_of_the_ledgers_replacement_is_excused_and_told() -> None:
-    accounts = take_accounts(book_of(facts(ACCEPTED)), {}, [103.0])
-    assert [each.excuse for each in accounts.disagreements] == ["the ledger was replaced meanwhile"]
-    assert take_accounts(book_of(facts(ACCEPTED)), {}, [150.0]).lost
+    accounts = take_accounts(book_of(facts(ACCEPTED)), {}, [LedgerLoss(103.0, 110.0, "replaced")])
+    assert [each.excuse for each in accounts.disagreements] == ["replaced"]
+    assert take_accounts(book_of(facts(ACCEPTED)), {}, [LedgerLoss(106.0, 110.0, "replaced")]).lost
 
 
 def test_pushed_tasks() -> None:
