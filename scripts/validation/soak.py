@@ -75,6 +75,8 @@ def write_output(output: Path, scene: Scene, course: Course, verdict: Verdict) -
     tasks = [f"{facts.assigned_at - began:7.1f} {facts}" for facts in scene.book.tasks.values()]
     violations = [f"{violation.at - began:7.1f} {violation}" for violation in scene.book.violations]
     (output / "tasks.txt").write_text("\n".join([*tasks, *violations]) + "\n")
+    samples = [f"{s.at - began:.1f},{s.memory},{s.descriptors},{s.threads},{s.children}" for s in course.samples]
+    (output / "samples.csv").write_text("\n".join(["seconds,memory,descriptors,threads,children", *samples]) + "\n")
     draw_picture(
         output / "soak.png", course.samples, [*scene.book.tasks.values()], course.faults, scene.book.kills, began
     )

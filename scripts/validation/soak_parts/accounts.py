@@ -20,6 +20,8 @@ EXPECTED: dict[str, Outcome] = {
 }
 # A step of the clock may show in pulls for so long: a cooldown, and a restart.
 STEP_SECONDS = 60.0
+# A miner that was killed learns within this time what became of a task that it had submitted.
+LEARNING_SECONDS = 60.0
 
 Rows = dict[tuple[str, str], list[TaskRow]]
 
@@ -93,7 +95,7 @@ def take_accounts(book: Book, rows: Rows, losses: Sequence[LedgerLoss]) -> Accou
         agrees = _agrees_pulled if facts.transport == "pull" else _agrees_pushed
         if not agrees(book, facts, found):
             told = ", ".join(row.outcome or f"open, error {row.error}" for row in found) or "nothing"
-            disagreements.append(Disagreement(facts, told, _find_excuse(facts, losses)))
+            disagreements.append(Disagreement(facts, told, _find_excuse(book, facts, losses)))
     return Accounts(ends, tuple(disagreements), latencies)
 
 
@@ -128,8 +130,11 @@ def _agrees_pushed(book: Book, facts: TaskFacts, found: Sequence[TaskRow]) -> bo
     return book.was_down(facts.assigned_at) or (facts.closing is not None and not book.has_reached_miner(facts.closing))
 
 
-def _find_excuse(facts: TaskFacts, losses: Sequence[LedgerLoss]) -> str:
+def _find_excuse(book: Book, facts: TaskFacts, losses: Sequence[LedgerLoss]) -> str:
     end = facts.closing.ended if facts.closing else facts.assigned_at
+    if facts.closing and not book.has_reached_miner(facts.closing):
+        # It was to learn of the end later.
+        end += LEARNING_SECONDS
     return next((loss.reason for loss in losses if facts.assigned_at <= loss.end and loss.begin <= end), "")
 
 

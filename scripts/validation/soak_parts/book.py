@@ -32,7 +32,8 @@ class TaskFacts:
 
     `verdict` is that of the first submission that closed a pulled task, and for a pushed one "answered", "no_result",
     "refused" or "unanswered"; "" while it is open. `closing` is the exchange of the verdict, `first_arrival` when the
-    first submission came. `is_forgotten`: the validator has restarted without it.
+    first submission came. `is_forgotten`: the validator has restarted without it, or a late verdict on an earlier task
+    has closed it.
     """
 
     validator: str
@@ -105,6 +106,12 @@ class Book:
         facts = self.tasks.get((hotkey, task_id))
         if facts is not None and verdict in CLOSING and not facts.verdict:
             facts.verdict, facts.closing = verdict.value, Exchange(began, time.monotonic())
+
+    def keep_only(self, hotkey: str, held: str | None) -> None:
+        """Take note that of a validator's open tasks it holds none but one: others have no verdict to come."""
+        for facts in self.open_tasks():
+            if facts.hotkey == hotkey and facts.transport == "pull":
+                facts.is_forgotten = facts.task_id != held
 
     def open_tasks(self) -> list[TaskFacts]:
         """Return the tasks that have not ended."""

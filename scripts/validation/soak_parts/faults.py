@@ -17,14 +17,18 @@ Play = Callable[[Scene, random.Random], Awaitable[str]]
 class Fault:
     """What happens, and which errors in the log are right while it does.
 
-    `play` makes it happen, undoes it, and returns what was done in words. Faults of one `group` do not overlap.
+    `play` makes it happen, undoes it, and returns what was done in words. Faults of one `group` do not overlap. What
+    they bring about may show for `aftermath` seconds more.
     """
 
     play: Play
     group: str
     explains: tuple[str, ...] = ()
+    aftermath: float = 15.0
 
 
+# A task that was begun in a ledger that is gone may be in hand for so long.
+IN_HAND = 150.0
 BROKEN_PHASE = (r"; phase \S+ \(\w+\) goes on", r"phase.* cannot be loaded")
 FAULTS: dict[str, Fault] = {
     "memory": Fault(process_faults.run_out_of_memory, "device"),
@@ -33,8 +37,8 @@ FAULTS: dict[str, Fault] = {
     "decoders": Fault(process_faults.kill_decoders, "decoders"),
     "disk": Fault(process_faults.fill_disk, "storage", (LEDGER_FAILS, r"miner\.log cannot be written")),
     "ledger-locked": Fault(file_faults.lock_ledger, "storage", (LEDGER_FAILS,)),
-    "ledger-replaced": Fault(file_faults.replace_ledger, "storage", (LEDGER_FAILS, LEDGER_LACKS)),
-    "ledger-wal": Fault(file_faults.remove_wal, "storage", (LEDGER_FAILS, LEDGER_LACKS)),
+    "ledger-replaced": Fault(file_faults.replace_ledger, "storage", (LEDGER_FAILS, LEDGER_LACKS), IN_HAND),
+    "ledger-wal": Fault(file_faults.remove_wal, "storage", (LEDGER_FAILS, LEDGER_LACKS), IN_HAND),
     "chain": Fault(file_faults.cut_chain, "chain"),
     "vanishing": Fault(file_faults.hide_validator, "chain"),
     "clock": Fault(process_faults.step_clock, "clock"),

@@ -35,6 +35,7 @@ async def lock_ledger(scene: Scene, rng: random.Random) -> str:
     seconds = rng.uniform(2, 8)
     with closing(sqlite3.connect(scene.ledger, timeout=10, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
+        scene.locked_since = time.monotonic()
         await asyncio.sleep(seconds)
         database.execute("ROLLBACK")
     return f"ledger locked for {seconds:.0f} s"
@@ -73,6 +74,9 @@ async def remove_wal(scene: Scene, rng: random.Random) -> str:
         # The miner has no file open then, and can save nothing.
         begin = scene.disk_full_since - CHECKPOINT_SECONDS
         scene.losses.append(LedgerLoss(begin, now, "the -wal was deleted while the disk was full"))
+    if scene.book.was_down(now):
+        begin = scene.book.kills[-1] - CHECKPOINT_SECONDS
+        scene.losses.append(LedgerLoss(begin, now, "the -wal was deleted while the miner was down"))
     scene.ledger.with_name(f"{scene.ledger.name}-wal").unlink(missing_ok=True)
     await asyncio.sleep(rng.uniform(6, 8))
     return "the ledger's -wal deleted"

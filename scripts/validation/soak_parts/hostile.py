@@ -10,7 +10,7 @@ import bittensor as bt
 from aiohttp import web
 
 from miner.localnet import LOOPBACK, SubmissionVerdict, ValidatorRules
-from miner.pull.responses import OnCooldown, TaskAssigned, read_pull, read_submission
+from miner.pull import OnCooldown, TaskAssigned, read_pull, read_submission
 from miner.subnet.protocol import ImageTask, ProtocolTask, PullTask, SubmitResults, TextTask
 from scripts.validation.hostile_answers import HOSTILE, mutate
 from scripts.validation.soak_parts.prompts import Prompts

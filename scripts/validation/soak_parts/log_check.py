@@ -7,21 +7,23 @@ from dataclasses import dataclass
 from scripts.validation.fault_scene import LOG_LINE
 from scripts.validation.soak_parts.faulty_miner import INJECTED
 
-# What a fault brought about may show this long after it was undone.
-AFTERMATH = 15.0
 # Words that tell of an exception that nobody expected, at whatever level.
 UNEXPECTED = re.compile(r"Traceback \(most recent call last\)|unexpectedly|is restarted in|never retrieved")
 
 
 @dataclass(frozen=True)
 class FaultRecord:
-    """A fault that happened: when it began and was undone, what was done, and the errors that it explains."""
+    """A fault that happened: when it began and was undone, what was done, and the errors that it explains.
+
+    aftermath: how long after it was undone what it brought about may show.
+    """
 
     name: str
     began: float
     ended: float
     words: str
     explains: tuple[str, ...]
+    aftermath: float = 15.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def find_unexplained(entries: Iterable[LogEntry], faults: Sequence[FaultRecord])
 
 def _is_explained(entry: LogEntry, faults: Sequence[FaultRecord]) -> bool:
     return any(
-        fault.began <= entry.at <= fault.ended + AFTERMATH
+        fault.began <= entry.at <= fault.ended + fault.aftermath
         and "Traceback" not in entry.text
         and any(re.search(pattern, entry.text) for pattern in fault.explains)
         for fault in faults

@@ -30,7 +30,7 @@ def draw_picture(
     names = sorted({fault.name for fault in faults}, reverse=True)
     for fault in faults:
         begin, end = (fault.began - began) / 60, (fault.ended - began) / 60
-        marks.barh(fault.name, max(end - begin, 0.05), left=begin, color="tab:red", height=0.6)
+        marks.barh(names.index(fault.name), max(end - begin, 0.05), left=begin, color="tab:red", height=0.6)
     marks.set_yticks(range(len(names)), names, fontsize=8)
     marks.set_ylim(-0.6, len(names) - 0.4)
     marks.set_title("faults")

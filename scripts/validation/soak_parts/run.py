@@ -118,7 +118,7 @@ async def _play_one(scene: Scene, name: str, group: asyncio.Lock, course: Course
             words = f"{name}: {type(error).__name__}: {error}"
             if not scene.book.kills:
                 course.problems.append(f"the fault {words}")
-        course.faults.append(FaultRecord(name, began, time.monotonic(), words, fault.explains))
+        course.faults.append(FaultRecord(name, began, time.monotonic(), words, fault.explains, fault.aftermath))
         print(f"[{time.monotonic() - scene.book.starts[0]:7.1f} s] {words.splitlines()[0]}", flush=True)
 
 

@@ -56,6 +56,8 @@ START = (
     "from miner.early_stop import end_on_signals; end_on_signals(); "
     "from scripts.validation.soak_parts.faulty_miner import main; main({workers})"
 )
+# Records wait in memory while the ledger is locked, and until the miner tries again.
+LOCK_SECONDS = 25.0
 # Python itself takes a moment before it can be told to ignore a signal.
 SIGNAL_SECONDS = 1.5
 
@@ -103,8 +105,8 @@ class Scene:
 
     log: the lines of all miners in order, each with its moment. absent: validators that are not on the chain. saved: an
     old state of the validator that restarts. former_ledgers: what was in the place of the ledger, losses: what that may
-    have cost. disk_full_since: when the disk was last full. end: when everything is to be as it was. decks: what `deal`
-    has left.
+    have cost. disk_full_since, locked_since: when the disk was last full, the ledger last locked. end: when everything
+    is to be as it was. decks: what `deal` has left.
     """
 
     folder: Path
@@ -120,6 +122,7 @@ class Scene:
     former_ledgers: list[Path] = field(default_factory=list)
     losses: list[LedgerLoss] = field(default_factory=list)
     disk_full_since: float = -math.inf
+    locked_since: float = -math.inf
     end: float = math.inf
     decks: dict[str, list[Any]] = field(default_factory=dict)
     miner: SoakMiner | None = None
@@ -231,7 +234,10 @@ class Scene:
 
     async def kill(self) -> None:
         """Kill the miner. Raise RuntimeError if it has ended by itself."""
-        self.book.kills.append(time.monotonic())
+        now = time.monotonic()
+        self.book.kills.append(now)
+        if now - self.locked_since < LOCK_SECONDS:
+            self.losses.append(LedgerLoss(self.locked_since, now, "killed while the ledger was locked"))
         if (code := self.running.exit_code) is not None:
             raise RuntimeError(f"the miner ended by itself with exit code {code}")
         await self.running.kill()
@@ -253,10 +259,8 @@ class Scene:
         before = self.validators[RESTARTING]
         await before.stop()
         state = {"all": before.rules.save_state(), "old": self.saved, "none": {}}[memory]
-        held = {miner.task.id for miner in state.values() if miner.task is not None}
-        for facts in self.book.open_tasks():
-            if facts.hotkey == before.hotkey and facts.transport == "pull":
-                facts.is_forgotten = facts.task_id not in held
+        held = next((miner.task.id for miner in state.values() if miner.task is not None), None)
+        self.book.keep_only(before.hotkey, held)
         after = self.validators[RESTARTING] = before.successor(state)
         await asyncio.sleep(pause)
         await after.start()

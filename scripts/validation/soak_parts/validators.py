@@ -117,6 +117,8 @@ class SoakValidator(LocalValidator):
         book.submitted(self.hotkey, task_id, began)
         verdict = await super().judge(synapse)
         book.judged(self.hotkey, task_id, verdict, began)
+        state = self.rules.miners.get(synapse.dendrite.hotkey, MinerState())
+        book.keep_only(self.hotkey, state.task and state.task.id)
         self._tell(synapse.cooldown_until, began)
         return verdict
 

@@ -16,7 +16,9 @@ from scripts.validation.soak_parts.scene import Scene
 
 MINUTE = 60.0
 # Memory must not grow by more than this share after the first minutes, compared over spans of as many minutes.
-WARM_MINUTES, SPAN_MINUTES, MAX_GROWTH = 5.0, 5.0, 0.02
+WARM_MINUTES, SPAN_MINUTES, MAX_GROWTH = 5.0, 3.0, 0.02
+# Until a checkpoint that was swapped out is out of memory: the last task with it has ended.
+FREEING_SECONDS = 30.0
 SHARES = (0.5, 0.95, 0.99)
 PULL_ENDS = ("accepted", "rejected", "skipped", "not_validated", "wrong_signature", "not held", "open")
 PUSH_ENDS = ("answered", "invalid", "no_result", "refused", "unanswered")
@@ -70,7 +72,7 @@ def judge(scene: Scene, course: Course) -> Verdict:
         Row("kills, ledgers found whole", f"{len(scene.book.kills)}, {course.kills_checked}"),
         Row("exit code at the end", str(course.exit_code), course.exit_code == 0),
         Row("other problems", str(len(course.problems)), not course.problems),
-        *_sample_rows(course.samples, bool(scene.book.kills)),
+        *_sample_rows(course.samples, _between_swaps(scene, course), bool(scene.book.kills)),
         Row("faults", ", ".join(f"{name} {n}" for name, n in sorted(Counter(f.name for f in course.faults).items()))),
         Row("failed calls inside the miner", str(sum(injected.values()))),
         Row("answers of /health", ", ".join(f"{name} x {count}" for name, count in sorted(course.health.items()))),
@@ -108,7 +110,17 @@ def _task_rows(accounts: Accounts, scene: Scene) -> Iterator[Row]:
     )
 
 
-def _sample_rows(samples: Sequence[Sample], was_killed: bool) -> Iterator[Row]:
+def _between_swaps(scene: Scene, course: Course) -> list[Sample]:
+    """Return the samples under load with one checkpoint in memory."""
+    swaps = [(fault.began, fault.ended + FREEING_SECONDS) for fault in course.faults if fault.name == "swap"]
+    return [
+        sample
+        for sample in course.samples
+        if sample.at < scene.end and not any(begin <= sample.at <= end for begin, end in swaps)
+    ]
+
+
+def _sample_rows(samples: Sequence[Sample], comparable: Sequence[Sample], was_killed: bool) -> Iterator[Row]:
     """Yield what the miner's process took of the system."""
     if not samples:
         return
@@ -119,19 +131,24 @@ def _sample_rows(samples: Sequence[Sample], was_killed: bool) -> Iterator[Row]:
         ("processes of its own", [float(sample.children) for sample in samples]),
     ):
         yield Row(name, f"median {median(values):.0f}, at most {max(values):.0f}, at the end {values[-1]:.0f}")
-    growth = memory_growth(samples)
+    growth = memory_growth(comparable)
     if growth is not None and not was_killed:
-        yield Row(f"growth of memory after {WARM_MINUTES:.0f} min", f"{growth:+.1%}", growth < MAX_GROWTH)
+        yield Row(
+            f"growth of memory after {WARM_MINUTES:.0f} min, outside swaps", f"{growth:+.1%}", growth < MAX_GROWTH
+        )
 
 
 def memory_growth(samples: Sequence[Sample]) -> float | None:
-    """Return by which share the median memory of the last minutes is above that after the start; None if too short."""
-    begin, end = samples[0].at + WARM_MINUTES * MINUTE, samples[-1].at
-    if end - begin < 2 * SPAN_MINUTES * MINUTE:
+    """Return by which share the median memory of the last minutes is above that after the start; None if too short.
+
+    The minutes are those of samples, which are a second apart.
+    """
+    warm = [sample for sample in samples if sample.at >= samples[0].at + WARM_MINUTES * MINUTE]
+    span = int(SPAN_MINUTES * MINUTE)
+    if len(warm) < 2 * span:
         return None
-    first = [sample.memory for sample in samples if begin <= sample.at < begin + SPAN_MINUTES * MINUTE]
-    last = [sample.memory for sample in samples if sample.at >= end - SPAN_MINUTES * MINUTE]
-    return median(last) / median(first) - 1
+    first, last = warm[:span], warm[-span:]
+    return median(sample.memory for sample in last) / median(sample.memory for sample in first) - 1
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
