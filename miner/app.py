@@ -115,6 +115,7 @@ async def _build(settings: RunSettings, stop: asyncio.Event, stack: AsyncExitSta
         observability.on_result,
         decoder,
         pass_model=lambda: calibration.model,
+        has_sheets=observability.has_gallery,
     )
     recorder = TaskRecorder(
         ledger,
@@ -233,7 +234,6 @@ class Miner:
     def status(self) -> Status:
         """Return the present status for the monitor."""
         choice, experiment = self.manager.selector.choice, self.experiments.status
-        workers = self.pool.statuses
         return Status(
             status="stopping" if self.stopping.is_set() else "ok",
             pipeline_loaded=True,
@@ -244,8 +244,7 @@ class Miner:
             uptime=time.monotonic() - self.started_at,
             counters=self.counters,
             restarts=self.supervisor.restarts,
-            gpus=tuple(worker.memory for worker in workers if worker.memory is not None),
-            workers=workers,
+            workers=self.pool.statuses,
             ledger=self.ledger.status,
             validators=view_validators(self.puller.records.values(), SYSTEM_CLOCK),
             config_hashes={phase.name: phase.config_hash for phase in choice.phases},

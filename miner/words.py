@@ -15,6 +15,11 @@ def shortened(text: str, length: int) -> str:
     return line if len(line) <= length else line[: length - 1].rstrip() + "…"
 
 
+def phase_label(name: str, config_hash: str) -> str:
+    """Return a phase as tables have it: its name, and the beginning of its hash."""
+    return f"{name} {config_hash[:8]}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean …?)" with the known names that are most like an unknown one, or "" if none is."""
     similar = get_close_matches(name, list(known), n=2)

@@ -11,7 +11,8 @@ from pipeline.conditioning.prompt import Prompt
 from pipeline.params import SamplerParams, TextToImageParams, VoxelLimit
 from pipeline.splats.splats import Splats
 
-STAGES = ("background", "conditioning", "structure", "latents", "gaussians")
+BACKGROUND_STAGE = "background"
+STAGES = (BACKGROUND_STAGE, "conditioning", "structure", "latents", "gaussians")
 # Precedes the others where a text-to-image model draws the sentence.
 PICTURE_STAGE = "picture"
 # Called after each sampler step with the stage, the number of steps done and the number of steps.

@@ -33,15 +33,20 @@ make_venv() {
     "$python" -m venv "$ROOT/.venv"
 }
 
+# Install what requirement files pin; pip refuses a file whose sha256 is not among theirs.
+install_pinned() {
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --require-hashes "$@"
+}
+
 # install EXTRA...: bring .venv up to date, unless it was already made from the same files with these extras.
 install() {
     usable_python "$PYTHON" || make_venv
-    local fingerprint stamp="$ROOT/.venv/installed" extras="$*"
+    local fingerprint stamp="$ROOT/.venv/installed" pins="$ROOT/scripts/requirements" extras="$*"
     # onnxruntime must not be added where setup.sh --gpu installed onnxruntime-gpu: both own the same folder.
     if "$PYTHON" -m pip show -q onnxruntime-gpu >/dev/null 2>&1; then
         extras="${extras/cpu/gpu}"
     fi
-    fingerprint="$(cat "$ROOT/setup.py" "$ROOT/constraints.txt" | sha256sum | cut -d' ' -f1)"
+    fingerprint="$(cat "$ROOT/setup.py" "$pins"/*.txt | sha256sum | cut -d' ' -f1)"
     [ "$(head -n 1 "$stamp" 2>/dev/null)" = "$fingerprint" ] || echo "$fingerprint" >"$stamp.new"
     local extra missing=""
     for extra in $extras; do
@@ -51,9 +56,24 @@ install() {
     done
     [ -n "$missing" ] || return 0
     echo "Installing into .venv: this package with${missing//,/ } (a few minutes the first time)"
-    # torch by itself first: given its version, pip takes a build that is already on the machine.
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check "$(grep '^torch==' "$ROOT/constraints.txt")"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$ROOT/constraints.txt" -e "$ROOT[${missing#,}]"
+    local files=()
+    case " $extras " in
+    *" gpu "*) files=(-r "$pins/gpu.txt") ;;
+    *)
+        # The build of torch for CPUs where pip finds it, which is not in the default index.
+        if install_pinned --no-deps -r "$pins/torch-cpu.txt" 2>/dev/null; then
+            files=(-r "$pins/cpu.txt")
+        else
+            files=(-r "$pins/cpu-default-index.txt")
+        fi
+        ;;
+    esac
+    case " $extras " in
+    *" dev "*) files+=(-r "$pins/dev.txt") ;;
+    esac
+    install_pinned "${files[@]}"
+    # Built with the pinned setuptools, since an isolated build would fetch one that nothing pins.
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e "$ROOT"
     [ ! -e "$stamp.new" ] || mv "$stamp.new" "$stamp"
     for extra in $extras; do
         grep -qx "$extra" "$stamp" || echo "$extra" >>"$stamp"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install for real operation: bash scripts/setup.sh [--gpu]
-#   --gpu  background removal on CUDA (onnxruntime-gpu instead of onnxruntime)
+#   --gpu  on CUDA (torch's build for it, and onnxruntime-gpu instead of onnxruntime)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -13,6 +13,10 @@ for argument in "$@"; do
 done
 if [ "$runtime" = gpu ] && [ -x "$PYTHON" ]; then
     "$PYTHON" -m pip uninstall --quiet --yes onnxruntime
+    # It has the version that gpu.txt asks for.
+    if "$PYTHON" -m pip show torch 2>/dev/null | grep -q "^Version: .*+cpu"; then
+        "$PYTHON" -m pip uninstall --quiet --yes torch
+    fi
 fi
 install "$runtime"
 fetch_background_model u2net

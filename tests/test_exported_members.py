@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import errors as pipeline_errors
 from tests.support.paths import ROOT
 
 # Their modules are imported one by one. miner.subnet: most of them load bittensor, and generation needs none of that.
@@ -23,6 +24,8 @@ IMPORTED_DIRECTLY = {
     "miner.localnet.raw_client": "is used by scripts.validation and tests alone",
     "miner.runtime.gpu_memory": "loads torch",
 }
+# What pipeline exports because it stands in the signatures of what it exports.
+TYPES_OF_THE_EXPORTED = {"Combine", "Generator", "PackedSplats", "ScoreSplats", "ScoredViews", "Statistics"}
 SOURCES = [path for folder in ("miner", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in SOURCES}
 PACKAGES = sorted(
@@ -50,6 +53,17 @@ def foreign_imports(path: Path) -> Iterator[tuple[str, str]]:
                     yield module, alias.name
 
 
+def names_from_pipeline(path: Path) -> set[str]:
+    """What a file takes from the package `pipeline` itself."""
+    found = set[str]()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "pipeline":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "pipeline":
+            found.add(node.attr)
+    return found
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_exports_are_what_other_packages_import(package: str) -> None:
     imports = {found for path in SOURCES for found in foreign_imports(path)}
@@ -66,6 +80,9 @@ def test_other_packages_import_what_is_exported(path: Path) -> None:
 def test_generation_is_used_through_its_facade() -> None:
     facade = importlib.import_module("pipeline")
     assert all(hasattr(facade, name) for name in facade.__all__)
+    used = {facade_name for path in SOURCES for facade_name in names_from_pipeline(path)}
+    errors = {name for name, one in vars(pipeline_errors).items() if isinstance(one, type)}
+    assert set(facade.__all__) == (used & vars(facade).keys()) | errors | TYPES_OF_THE_EXPORTED
     for path in (ROOT / "miner").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "pipeline":

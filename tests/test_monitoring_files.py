@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client.exposition import generate_latest
 
+from miner.gpu.worker import WorkerStatus
 from miner.ledger.events import GenerationFailed, TaskStarted
 from miner.ledger.writer import LedgerStatus
 from miner.monitor.metrics import Metrics
@@ -36,8 +37,9 @@ def promtool(*arguments: str, folder: Path = MONITORING) -> str:
 def series() -> dict[str, set[str]]:
     """The labels of each series of a miner that has done everything once."""
     status = replace(
-        OK, config_hashes={"phase3": "1a2b"}, gpus=(GpuMemory("cuda:0", "H100", 1, 2, 3),),
+        OK, config_hashes={"phase3": "1a2b"}, own_gpus=(GpuMemory("cuda:0", "H100", 1, 2, 3),),
         ledger=LedgerStatus(written=1, waiting=0, dropped=0, failures=0, problem=""),
+        workers=(WorkerStatus("this machine", "cuda:0", "idle"),),
     )  # fmt: skip
     metrics = Metrics(FixedStatus(status))
     for event in (*one_task(1), one_task(2)[0], GenerationFailed(2, 2.0, "why")):

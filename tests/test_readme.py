@@ -37,6 +37,15 @@ def test_a_command_and_its_options_exist(line: str) -> None:
     command.make_parser(context).parse_args(words)
 
 
+def test_links_lead_to_what_is_there() -> None:
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", README, flags=re.DOTALL), re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert {link.removeprefix("#") for link in links if link.startswith("#")} <= anchors
+    files = [link for link in links if not re.match(r"#|https?:", link)]
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
 def test_all_of_them_are_found() -> None:
     assert len(shown_commands()) > 15
 

@@ -13,8 +13,8 @@ from tests.support.cli import run
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("## A change of settings")[2].partition("\n### ")[0]
-COMMANDS, DIFF, REPORT = re.findall(r"```(?:bash)?\n(.*?)```", SECTION, re.DOTALL)
+SECTION = README.partition("\n## A change of settings")[2].partition("\n## ")[0]
+COMMANDS, DIFF, SHOWN = re.findall(r"```(?:bash)?\n(.*?)```", SECTION, re.DOTALL)
 TASKS = 900
 
 
@@ -47,6 +47,14 @@ def test_the_commands_do_what_the_section_says(folder: Path) -> None:
         printed[name] = result.stdout
     assert set(printed) == {"diff", "apply", "status", "tail", "report", "rollback", "split"}
     assert printed["diff"] == DIFF
-    header = REPORT.splitlines()[0].split()
-    assert set(header) <= set(printed["report"].split())
+    # What is shown of the others has the columns that they print.
+    shown = SHOWN.splitlines()
+    (report,) = (line for line in shown if line.startswith("by phase"))
+    assert set(report.split()) <= set(printed["report"].split())
     assert "against phase3 1a2b3c4d" in printed["report"]
+    (tail,) = (line for line in shown if line.startswith("answered, UTC"))
+    assert tail in printed["tail"].splitlines()
+    assert printed["apply"].startswith("To run: phase mine (c45ddd83b780)")
+    assert {line.removeprefix("$ ").removesuffix(" -f") for line in shown if line.startswith("$ ")} <= {
+        line.strip().removesuffix(" -f") for line in lines
+    }

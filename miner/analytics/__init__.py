@@ -23,15 +23,15 @@ from miner.analytics.pass_model import (
     learn_pass_model,
     measure,
 )
-from miner.analytics.rating import DEFAULT_SCALE, AcceptanceRate, Scale
+from miner.analytics.rating import AcceptanceRate, Scale
 from miner.analytics.sequential_test import ALPHA, ContingencyTables, ExperimentResult, Observation
 from miner.analytics.slots import COOLDOWN, PENALTY, WINDOW_TASKS, Slots, break_even_chance
 from miner.analytics.task_filter import TaskFilter
 
 __all__ = [
-    "ALPHA", "COOLDOWN", "DEFAULT_SCALE", "DIMENSIONS", "DROP_COLUMNS", "MAX_OUTCOMES", "MIN_OUTCOMES", "PARTIAL_PRIOR",
-    "PASS_MODEL_COLUMNS", "PENALTY", "PERIODS", "WHOLE_PRIOR", "WINDOW_TASKS", "Z_95", "AcceptanceRate", "Bools",
-    "By", "Calibration", "ContingencyTables", "Experiment", "ExperimentResult", "ExperimentSummary", "Floats", "Json",
+    "ALPHA", "COOLDOWN", "DIMENSIONS", "DROP_COLUMNS", "MAX_OUTCOMES", "MIN_OUTCOMES", "PARTIAL_PRIOR",
+    "PASS_MODEL_COLUMNS", "PENALTY", "PERIODS", "WHOLE_PRIOR", "WINDOW_TASKS", "Z_95", "AcceptanceRate", "Bools", "By",
+    "Calibration", "ContingencyTables", "Experiment", "ExperimentResult", "ExperimentSummary", "Floats", "Json",
     "Measured", "Observation", "PassModel", "Prior", "Scale", "Slots", "TaskFilter", "TaskTable", "break_even_chance",
     "find_drops", "fit_calibration", "learn_pass_model", "measure", "read_dashboard_view", "read_experiments",
     "summarise_experiment", "task_figures",

@@ -13,6 +13,7 @@ from miner.analytics import intervals
 from miner.analytics.intervals import EffectSize, Floats, Quantiles, quantiles
 from miner.analytics.rating import DEFAULT_SCALE, AcceptanceRate, Scale
 from miner.ledger import SPLAT_COLUMNS, Outcome, TaskRow
+from miner.words import phase_label
 
 Indices = npt.NDArray[np.int64]
 Dimension = Literal["phase", "validator", "type", "hour"]
@@ -136,7 +137,7 @@ _KEYS: dict[Dimension, Callable[[TaskRow], object]] = {
 
 
 _LABELS: dict[Dimension, Callable[[TaskRow], str]] = {
-    "phase": lambda task: f"{task.phase} {task.config_hash[:8]}",
+    "phase": lambda task: phase_label(task.phase, task.config_hash),
     "validator": lambda task: task.validator[:8] + ("" if task.uid is None else f" (uid {task.uid})"),
     "type": attrgetter("task_type"),
     "hour": lambda task: f"{datetime.fromtimestamp(task.assigned_at // HOUR * HOUR, UTC):%Y-%m-%d %H:%M}",

@@ -13,7 +13,7 @@ from miner.analytics.intervals import Quantiles
 from miner.analytics.markers import find_markers
 from miner.analytics.rating import DEFAULT_SCALE, Scale
 from miner.analytics.report import calibration_title, gate_lines
-from miner.analytics.task_filter import TaskFilter
+from miner.analytics.task_filter import Choices, TaskFilter
 from miner.ledger import SPLAT_COLUMNS, ExperimentRow, LedgerReader, PhaseRow, TaskRow
 
 PERIODS: dict[str, float] = {
@@ -43,12 +43,13 @@ def read_dashboard_view(ledger: Path, task_filter: TaskFilter, scale: Scale = DE
     if not ledger.is_file():
         return build_dashboard_view([], task_filter, now, scale)
     with LedgerReader(ledger) as reader:
-        tasks = task_filter.read(reader, without=UNUSED)
+        choices = Choices.of(reader)
+        tasks = task_filter.read(reader, without=UNUSED, choices=choices)
         experiments = task_filter.choose(reader.experiments(), tasks)
         view = build_dashboard_view(tasks, task_filter, now, scale, reader.phases(), experiments)
         # Whatever can be chosen, whether or not the filter lets it through.
-        view["known_phases"] = [{"name": name, "hash": config_hash} for name, config_hash in reader.task_phases()]
-        view["known_validators"] = [{"hotkey": row.validator, "uid": row.uid} for row in reader.validators()]
+        view["known_phases"] = [{"name": name, "hash": config_hash} for name, config_hash in choices.phases]
+        view["known_validators"] = [{"hotkey": row.validator, "uid": row.uid} for row in choices.validators]
         return view
 
 

@@ -10,6 +10,7 @@ from miner.analytics.calibration import Calibration, ReliabilityBin, brier_score
 from miner.analytics.pass_model import MIN_OUTCOMES, Outcomes, ScoreKind, collect_outcomes
 from miner.analytics.slots import Slots, count_slots
 from miner.ledger import Outcome, TaskRow
+from miner.words import phase_label
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def summarise_gate(tasks: Sequence[TaskRow], now: float) -> GateSummary:
     counts = tuple(_count(name, [task for task in gated if task.task_type == name]) for name in types)
     phases = dict[str, Slots]()
     for task in tasks if gated else ():
-        label = f"{task.phase} {task.config_hash[:8]}"
+        label = phase_label(task.phase, task.config_hash)
         phases[label] = phases.get(label, Slots()).with_task(task)
     return GateSummary(calibrations, counts, count_slots(tasks, now), tuple(phases.items()))
 

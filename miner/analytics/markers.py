@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Literal
 
 from miner.ledger import ExperimentRow, PhaseRow, TaskRow
+from miner.words import phase_label
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def find_markers(
     running = ""
     for row in phases:
         if row.config_hash != running:
-            found.append(Marker(row.at, "phase", f"{row.phase} {row.config_hash[:8]}"))
+            found.append(Marker(row.at, "phase", phase_label(row.phase, row.config_hash)))
         running = row.config_hash
     for before, task in pairwise(tasks):
         if task.code_version != before.code_version:

@@ -1,15 +1,28 @@
 """Which tasks of the ledger a report or the dashboard is about."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from miner.errors import OperatorError
-from miner.ledger import ExperimentRow, LedgerReader, TaskRow
+from miner.ledger import ExperimentRow, LedgerReader, TaskRow, ValidatorRow
 from miner.words import plural
 
 # Hexadecimal digits from which a text is taken for the beginning of a phase's hash.
 MIN_HASH_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a ledger's tasks can be filtered by: its phases, by name and hash, and its validators."""
+
+    phases: tuple[tuple[str, str], ...]
+    validators: tuple[ValidatorRow, ...]
+
+    @staticmethod
+    def of(reader: LedgerReader) -> "Choices":
+        """Read all that occur in a ledger."""
+        return Choices(tuple(reader.task_phases()), tuple(reader.validators()))
 
 
 @dataclass(frozen=True)
@@ -32,13 +45,18 @@ class TaskFilter:
         """Whether all tasks of the period are let through."""
         return not (self.phases or self.validators or self.types) and self.last is None
 
-    def read(self, reader: LedgerReader, without: Collection[str] = ()) -> list[TaskRow]:
+    def read(
+        self, reader: LedgerReader, without: Collection[str] = (), choices: Choices | None = None
+    ) -> list[TaskRow]:
         """Return the tasks in the order of their assignment, without some columns, as `LedgerReader.tasks` does.
 
-        Raises OperatorError if the ledger has no task at all of a phase or validator that is named.
+        choices: those of the ledger, if they were read already. Raises OperatorError if the ledger has no task at all
+        of a phase or validator that is named.
         """
-        phases = self._resolve_phases(reader.task_phases()) if self.phases else None
-        validators = self._resolve_validators(reader) if self.validators else None
+        if choices is None and (self.phases or self.validators):
+            choices = Choices.of(reader)
+        phases = self._resolve_phases(choices.phases) if choices and self.phases else None
+        validators = self._resolve_validators(choices.validators) if choices and self.validators else None
         chooses = bool(self.phases or self.validators or self.types)
         tasks = reader.tasks(self.since, without=without, until=self.until, last=None if chooses else self.last)
         if phases is not None:
@@ -64,13 +82,13 @@ class TaskFilter:
             found |= matching
         return found
 
-    def _resolve_validators(self, reader: LedgerReader) -> set[str]:
-        known, found = reader.validators(), set[str]()
+    def _resolve_validators(self, known: Sequence[ValidatorRow]) -> set[str]:
+        found = set[str]()
         for text in self.validators:
             matching = {row.validator for row in known if row.validator.startswith(text) or str(row.uid) == text}
             if not matching:
-                known.sort(key=lambda row: (row.uid is None, row.uid))
-                uids = (f"{row.validator[:8]} (uid {row.uid})" for row in known)
+                ordered = sorted(known, key=lambda row: (row.uid is None, row.uid))
+                uids = (f"{row.validator[:8]} (uid {row.uid})" for row in ordered)
                 raise OperatorError(f"the ledger has no task of validator {text!r}; it has {_listing(uids)}")
             found |= matching
         return found

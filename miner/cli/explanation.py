@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from miner.cli.output import write_output, write_picture
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL import Image
 
     from pipeline import BestResult, Candidate, Matting, PreparedPicture, Prompt, Splats
@@ -82,7 +80,7 @@ class Explanation:
 
     def add_result(self, best: "BestResult", splats: "Splats") -> None:
         """Show the structure, a validator's views of the splats, and all candidates with the parts of their scores."""
-        from pipeline import draw_views, render_validator_views, voxel_splats
+        from pipeline import draw_views, render_validator_views, tile, voxel_splats
 
         asset = best.asset
         if asset.structure is not None:
@@ -91,8 +89,9 @@ class Explanation:
             words = [f"{asset.voxels} voxels at {azimuth}°" for azimuth in azimuths]
             names = [f"voxels{azimuth}" for azimuth in azimuths]
             self._add("Structure", [self._figure(*each) for each in zip(names, drawn, words, strict=True)])
-        views = render_validator_views(splats).cpu().numpy()
-        self._add("What a validator sees", [self._figure("views", _grid(views), "sixteen views from the front on")])
+        views = tile(render_validator_views(splats), columns=4)
+        views.thumbnail((4 * SIDE, 4 * SIDE))
+        self._add("What a validator sees", [self._figure("views", views, "sixteen views from the front on")])
         rows = [_row(("candidate", "seed", "seconds", "score", "fate"), "th")]
         rows += [_row(_cells(number, candidate)) for number, candidate in enumerate(best.candidates, 1)]
         self.sections.append(f"<section><h2>Candidates</h2><table>{''.join(rows)}</table>")
@@ -134,17 +133,6 @@ def _cells(number: int, candidate: "Candidate") -> tuple[str, ...]:
     score = str(candidate.score) if candidate.score else "not scored"
     fate = f"{candidate.fate}{': ' + candidate.problem if candidate.problem else ''}"
     return str(number), str(candidate.seed), f"{candidate.seconds:.2f}", score, fate
-
-
-def _grid(views: "NDArray[np.uint8]") -> "Image.Image":
-    """Return pictures [V, H, W, 3] uint8, four in a row."""
-    from PIL import Image
-
-    tiles = [Image.fromarray(view).resize((SIDE, SIDE), Image.Resampling.LANCZOS) for view in views]
-    grid = Image.new("RGB", (4 * SIDE, -(-len(tiles) // 4) * SIDE))
-    for index, tile in enumerate(tiles):
-        grid.paste(tile, (index % 4 * SIDE, index // 4 * SIDE))
-    return grid
 
 
 def _table(lines: Mapping[str, str]) -> str:

@@ -174,9 +174,10 @@ def _make_all(
                 bar.begin(source.name)
                 page = explain / path.stem if explain and len(sources) > 1 else explain
                 try:
-                    one = work.make(source, seed, path, page, bar)
+                    prompt = source.read()
+                    one = work.make(prompt, seed, path, page, bar)
                     if targets.sheet is not None:
-                        rows.append(one.draw(source.read()))
+                        rows.append(one.draw(prompt))
                 except PipelineError as error:
                     if is_single:
                         raise OperatorError(str(error)) from None

@@ -9,14 +9,13 @@ from miner.cli.generation_bar import GenerationBar
 from miner.cli.generation_report import MadeObject
 from miner.cli.options import UpAxis
 from miner.cli.output import write_output
-from miner.cli.prompt_sources import PromptSource
 
 if TYPE_CHECKING:
     from miner.config import MinerSettings
     from miner.config.phase import Phase
     from miner.config.phase_files import NamedPhase
     from miner.gpu import LoadedModels
-    from pipeline import BestResult, GenerationJob
+    from pipeline import BestResult, GenerationJob, Prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +28,13 @@ class Generation:
     up: UpAxis
     models: "LoadedModels"
 
-    def make(self, source: PromptSource, seed: int, path: Path, explain: Path | None, bar: GenerationBar) -> MadeObject:
+    def make(self, prompt: "Prompt", seed: int, path: Path, explain: Path | None, bar: GenerationBar) -> MadeObject:
         """Make an object and write it, with its page into the folder `explain`. Raise PipelineError or OSError."""
         from miner.tasks import make_container, make_request
         from pipeline import GenerationJob
 
         phase, spz = self.phase, self.settings.spz
-        request = make_request(source.read(), seed, phase)
+        request = make_request(prompt, seed, phase)
         page = None
         if explain is not None:
             facts = {"phase": self.named.label, "seed": str(seed), "prompt": request.prompt.label}

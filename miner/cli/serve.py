@@ -79,7 +79,6 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, up: UpAxis | No
 
             def status(self) -> Status:
                 """Return the present status."""
-                workers = pool.statuses
                 return Status(
                     status="stopping" if stop.is_set() else "ok",
                     pipeline_loaded=True,
@@ -88,8 +87,7 @@ async def _serve(files: "OperatorFiles", phase_name: str | None, up: UpAxis | No
                     last_success=runner.last_success,
                     uptime=time.monotonic() - started_at,
                     counters=runner.counters,
-                    gpus=tuple(worker.memory for worker in workers if worker.memory is not None),
-                    workers=workers,
+                    workers=pool.statuses,
                     config_hashes={phase.name: phase.config_hash},
                     unanswered={phase.name: phase.settings.unanswered},
                     version=installed_version(),

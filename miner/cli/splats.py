@@ -21,9 +21,9 @@ SUFFIXES = (".ply", ".spz")
 VIEWS_IN_A_ROW = 4
 
 
-def require_suffix(_context: click.Context, _parameter: click.Parameter, path: Path) -> Path:
-    """Return the path of a .ply or .spz file; fail if its name has another ending."""
-    if path.suffix.lower() not in SUFFIXES:
+def require_suffix(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Return the path of a .ply or .spz file, if there is one; fail if its name has another ending."""
+    if path is not None and path.suffix.lower() not in SUFFIXES:
         raise click.BadParameter(f"{path}: expected a name that ends in .ply or .spz")
     return path
 
@@ -126,9 +126,10 @@ def _statistics(content: "Splats") -> list[tuple[str, str]]:
     ]
 
 
-@splats.command(examples=("splats convert duck.ply duck.spz",))
+@splats.command(examples=("splats convert duck.ply duck.spz", "splats convert duck.spz -o duck.ply"))
 @click.argument("source", metavar="IN", type=FILE, callback=require_suffix)
-@click.argument("target", metavar="OUT", type=FILE, callback=require_suffix)
+@click.argument("target", metavar="[OUT]", type=FILE, callback=require_suffix, required=False)
+@click.option("-o", "--output", type=FILE, metavar="OUT", callback=require_suffix, help="OUT, by another way.")
 @click.option("--drop-invalid", is_flag=True, help="Leave out gaussians with a NaN, an infinity or no rotation.")
 @click.option(
     "--extent",
@@ -136,12 +137,16 @@ def _statistics(content: "Splats") -> list[tuple[str, str]]:
     show_default="as it is",
     help="Centre the object and scale its longest side to this.",
 )
-def convert(source: Path, target: Path, drop_invalid: bool, extent: float | None) -> None:
+def convert(source: Path, target: Path | None, output: Path | None, drop_invalid: bool, extent: float | None) -> None:
     """Convert IN to OUT, between .ply and .spz.
 
     IN may also be an SPZ of nianticlabs/spz or a compressed PLY of SuperSplat. An .spz has the bytes of the subnet's
     reference library at level 1 with one worker, a .ply those that its decompressor writes without normals.
     """
+    if (target is None) == (output is None):
+        raise click.UsageError("name the file to write once, as OUT or with -o")
+    target = target or output
+    assert target is not None, "one of them was given"
     refuse_same_file(source, target, "IN and OUT")
     content = read_splats(source).splats
 

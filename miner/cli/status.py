@@ -32,7 +32,7 @@ GIB = 1024**3
     show_default="once",
     help="Show it again every two or so many seconds, until Ctrl-C.",
 )
-@click.option("--strict", is_flag=True, help="End with 1 if there are problems, too.")
+@click.option("--strict", is_flag=True, help="End with 1 if there are problems at present, too.")
 @dotted_option(
     "--monitor.port",
     type=click.IntRange(1, 65535),
@@ -64,8 +64,12 @@ def status(
     url = monitor_url(monitor.host, monitor_port or monitor.port)
     if watch is None:
         content = fetch(url)
-        click.echo(json.dumps(content, indent=1) if as_json else "\n".join(screen(content, url)))
-        context.exit(_exit_code(content, strict))
+        if as_json:
+            click.echo(json.dumps(content, indent=1))
+        lines, code = _judge(content, url, strict)
+        if not as_json:
+            click.echo("\n".join(lines))
+        context.exit(code)
     code = ExitCode.CLEAN
     # Ctrl-C is how it ends.
     with suppress(KeyboardInterrupt):
@@ -79,7 +83,7 @@ def _show_again(url: str, as_json: bool, strict: bool) -> ExitCode:
     """Show the status in place of what the terminal shows; a miner that does not answer may come back."""
     try:
         content = fetch(url)
-        code, lines = _exit_code(content, strict), screen(content, url)
+        lines, code = _judge(content, url, strict)
     except MinerError as error:
         content = {"able_to_work": False, "problems": [str(error)]}
         code, lines = error.exit_code, [str(error)]
@@ -129,6 +133,18 @@ def fetch(url: str) -> Json:
     return content | {"tasks": latest["tasks"]}
 
 
+def _judge(content: Json, url: str, strict: bool) -> tuple[Sequence[str], ExitCode]:
+    """Return the lines of the screen and the exit code. Raise MinerError if another version has told the content."""
+    try:
+        return list(screen(content, url)), _exit_code(content, strict)
+    except (KeyError, TypeError):
+        version = content.get("version", "unknown")
+        raise MinerError(
+            f"the miner at {url} is of another version than this program, {version}: restart it with this one "
+            "(`pm2 restart miner`); --json shows what it tells"
+        ) from None
+
+
 def screen(content: Json, url: str) -> Iterable[str]:
     """Yield the lines of the screen."""
     now = content["now"]
@@ -159,6 +175,9 @@ def screen(content: Json, url: str) -> Iterable[str]:
     yield ""
     yield "Problems:" if problems else "No problems."
     yield from (f"  {problem}" for problem in problems)
+    if past := list(_past(content)):
+        yield "Since the start:"
+        yield from (f"  {event}" for event in past)
 
 
 def duration(seconds: float) -> str:
@@ -194,7 +213,10 @@ def _experiment(experiment: Json | None) -> str:
 
 
 def _worker(worker: Json) -> str:
-    state = f"busy for {duration(worker['busy_seconds'])}" if worker["state"] == "busy" else worker["state"]
+    words = {
+        "busy": f"busy for {duration(worker['busy_seconds'])}", "left_out": "left out", "unreachable": "out of reach",
+    }  # fmt: skip
+    state = words.get(worker["state"], worker["state"])
     made = f"{worker['per_minute']:.1f} candidates a minute, {worker['candidates']} in all"
     memory = f"; {_gpu(worker['memory'])}" if worker["memory"] else ""
     return f"{worker['place']}, {state}; {made}{memory}"
@@ -239,17 +261,27 @@ def _problems(content: Json) -> Iterable[str]:
         yield "the models are not loaded yet"
     yield from content["problems"]
     for worker in content["workers"]:
-        if worker["fault"]:
-            ending = {"restarting": "; it is started again", "lost": ""}.get(worker["state"], "; it works again")
-            yield f"the worker on {worker['device']} was lost: {worker['fault']}{ending}"
-    for name, count in content["restarts"].items():
-        yield f"{name} was restarted {plural(count, 'time')}; the log says why"
-    ledger = content["ledger"]
-    if ledger is not None:
-        if ledger["problem"]:
-            yield f"ledger: {ledger['problem']}"
-        if ledger["dropped"]:
-            yield f"{plural(ledger['dropped'], 'record')} of the ledger lost"
+        name = f"the worker on {worker['device']}"
+        if worker["problem"] and worker["state"] == "unreachable":
+            yield f"{name} is out of reach: {worker['problem']}; it is tried again until it is there"
+        elif worker["problem"]:
+            ending = "" if worker["state"] == "lost" else "; it is started again"
+            yield f"{name} was lost: {worker['problem']}{ending}"
+        yield from (f"{name} is left out of {reason}" for reason in worker["left_out"])
+    if content["ledger"] is not None and content["ledger"]["problem"]:
+        yield f"ledger: {content['ledger']['problem']}"
     for view in content["validators"]:
         if view["failures"]:
             yield f"validator {view['hotkey'][:8]} (uid {view['uid']}): {plural(view['failures'], 'failure')} in a row"
+
+
+def _past(content: Json) -> Iterable[str]:
+    """Yield what went wrong since the start and is no problem any more."""
+    for worker in content["workers"]:
+        if worker["losses"] and not worker["problem"]:
+            times = plural(worker["losses"], "time")
+            yield f"the worker on {worker['device']} was lost {times}, the last time: {worker['last_loss']}"
+    for name, count in content["restarts"].items():
+        yield f"{name} was restarted {plural(count, 'time')}; the log says why"
+    if content["ledger"] is not None and content["ledger"]["dropped"]:
+        yield f"{plural(content['ledger']['dropped'], 'record')} of the ledger lost"

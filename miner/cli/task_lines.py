@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from miner.words import phase_label
+
 Json = dict[str, Any]
 
 
@@ -18,7 +20,7 @@ def task_line(task: Json) -> str:
     """Return the line of a task as `miner.analytics.task_figures` has it, without a newline."""
     at = task["answered_at"] or task["assigned_at"]
     uid = "" if task["uid"] is None else f"uid {task['uid']}"
-    phase = f"{task['phase'][:11]} {task['hash'][:8]}"
+    phase = phase_label(task["phase"][:11], task["hash"])
     answer = "open" if task["answer"] is None else task["answer"].replace("_", " ")
     if task["gate"] in ("withheld", "explored"):
         answer += f", {task['gate']}"

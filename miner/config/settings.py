@@ -217,6 +217,13 @@ class OperatorFiles:
         return OperatorFiles(path, settings, (state_dir or settings.state_dir).expanduser())
 
     @property
+    def options(self) -> tuple[str, ...]:
+        """The options with which other commands find the same files."""
+        config = () if self.config == shipped_config() / "miner.yaml" else ("--config", str(self.config.absolute()))
+        is_default = self.state_dir == self.settings.state_dir.expanduser()
+        return config if is_default else (*config, "--state", str(self.state_dir.absolute()))
+
+    @property
     def ledger(self) -> Path:
         """The ledger's file."""
         return (self.settings.ledger.path or self.state_dir / LEDGER_NAME).expanduser()

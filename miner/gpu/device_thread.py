@@ -33,14 +33,10 @@ class _QueuedJob:
 
 
 class DeviceThread:
-    """A daemon thread that runs one job at a time; the futures may be awaited from any event loop.
-
-    `failure` ends with the error after which no more jobs can be run in this process.
-    """
+    """A daemon thread that runs one job at a time; the futures may be awaited from any event loop."""
 
     def __init__(self) -> None:
         """Start the thread."""
-        self.failure: Future[BaseException] = Future()
         self._jobs: deque[_QueuedJob] = deque()
         self._background: deque[_QueuedJob] = deque()
         self._changed = threading.Condition()
@@ -117,40 +113,35 @@ class DeviceThread:
         try:
             while (found := self._next()) is not None:
                 queued, is_background = found
-                fatal = self._run_job(queued)
+                is_over = not self._run_job(queued)
                 if not is_background:
                     self._last_job_ended = time.monotonic()
                 # Models that only this job still refers to are freed now, not when the next one comes.
                 del queued, found
-                if fatal is not None:
-                    self._fail(fatal)
+                if is_over:
                     return
-        except BaseException as error:
-            self._fail(error)
+        finally:
+            self._close()
 
-    def _run_job(self, queued: _QueuedJob) -> Exception | None:
-        """Run a job, unless nobody waits for it any more; return its error if no more jobs can be run after it."""
+    def _run_job(self, queued: _QueuedJob) -> bool:
+        """Run a job, unless nobody waits for it any more; return whether others can be run after it."""
         if not queued.future.set_running_or_notify_cancel():
-            return None
+            return True
         self._running_since = time.monotonic()
         try:
             result = queued.job(self._stop_if_asked)
         except Exception as error:  # every error belongs to whoever waits for this job
             if is_fatal_cuda_error(error):
                 queued.future.set_exception(DeviceLost(f"{type(error).__name__}: {error}"))
-                return error
+                return False
             queued.future.set_exception(error)
-            return None
-        except BaseException as error:
+            return True
+        except BaseException as error:  # such as SystemExit
             # As itself, it would also end whoever waits.
             queued.future.set_exception(DeviceLost(f"the generator's thread ends: {type(error).__name__}"))
-            raise
+            return False
         else:
             queued.future.set_result(result)
-            return None
+            return True
         finally:
             self._running_since = None
-
-    def _fail(self, error: BaseException) -> None:
-        self._close()
-        self.failure.set_result(error)

@@ -164,7 +164,8 @@ class LocalWorker(Worker):
             state = "starting"
         return WorkerStatus(
             self._place, self.device, state, 0.0 if busy is None else time.monotonic() - busy[1],
-            self._counter.total, self._counter.per_minute, self.memory(), self._fault,
+            self._counter.total, self._counter.per_minute, self.memory(),
+            problem=self._fault, losses=int(bool(self._fault)), last_loss=self._fault,
         )  # fmt: skip
 
     def memory(self) -> GpuMemory | None:

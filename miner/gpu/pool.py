@@ -177,11 +177,11 @@ class WorkerPool:
         """Return why no worker is left, or none is within reach."""
         devices: defaultdict[str, list[str]] = defaultdict(list)
         for status in self.statuses:
-            devices[status.fault].append(status.device)
+            devices[status.problem].append(status.device)
         if len(self.workers) == 1:
             return next(iter(devices))
         words = "no worker is within reach" if self._is_alive else "no worker is left"
-        return f"{words}: " + "; ".join(f"{', '.join(names)}: {fault}" for fault, names in devices.items())
+        return f"{words}: " + "; ".join(f"{', '.join(names)}: {problem}" for problem, names in devices.items())
 
     def _assign(self) -> None:
         """Give each free worker a task, and end the tasks that want no more."""

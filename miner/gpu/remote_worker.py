@@ -10,25 +10,18 @@ from dataclasses import replace
 
 from miner.config.phase_files import NamedPhase
 from miner.errors import OperatorError
-from miner.gpu import messages
+from miner.gpu import health, messages
 from miner.gpu.link import Link, OutOfReach
 from miner.gpu.statistics import CandidateCounter
 from miner.gpu.wanted_models import WantedModels, WantedPhase
 from miner.gpu.worker import LeftOut, LoadedPhase, Worker, WorkerState, WorkerStatus
-from miner.runtime import backoff
 from miner.runtime.gpu_memory import GpuMemory
 from pipeline import Attempt, Cancelled, FinishedCandidate, GenerationJob, WorkerLost
 
 log = logging.getLogger(__name__)
 
-FIRST_RESTART_DELAY = 1.0
-LAST_RESTART_DELAY = 300.0
-# Losses in a row after which a worker counts as lost: some four minutes of back-off. It is started again all the same.
-MAX_LOSSES = 8
 # Seconds between two looks at a worker that reports nothing.
 LOOK_INTERVAL = 0.5
-# Seconds after which what only the operator can put right is tried again.
-MEND_INTERVAL = 60.0
 
 
 class RemoteWorker(Worker):
@@ -61,12 +54,9 @@ class RemoteWorker(Worker):
         # The number of the order that keeps it busy, and since when.
         self._busy: tuple[int, float] | None = None
         self._memory: GpuMemory | None = None
-        self._losses = 0
-        self._failures = 0
+        self._health = health.WorkerHealth()
+        # Why the present life is to end.
         self._verdict = ""
-        self._fault = ""
-        self._is_up = True
-        self._is_out_of_reach = False
         # What keeps a life from beginning, if only the operator can put it right.
         self._mistake: OperatorError | None = None
         self._thread = threading.Thread(target=self._keep_alive, name=f"worker {device}", daemon=True)
@@ -84,17 +74,17 @@ class RemoteWorker(Worker):
     @property
     def is_up(self) -> bool:
         """Whether it lives, or is about to for the first time."""
-        return self._is_up
+        return self._health.is_up
 
     @property
     def can_come_back(self) -> bool:
         """Whether it lives, or has not been lost too often."""
-        return self._losses < MAX_LOSSES and not self._stopping.is_set()
+        return not self._health.is_lost_for_good and not self._stopping.is_set()
 
     @property
     def is_out_of_reach(self) -> bool:
         """Whether no life can begin at present."""
-        return self._is_out_of_reach
+        return self._health.is_out_of_reach
 
     def has(self, models: str) -> bool:
         """Return whether models are loaded and warm."""
@@ -153,16 +143,26 @@ class RemoteWorker(Worker):
     def status(self) -> WorkerStatus:
         """Return the present status."""
         with self._lock:
-            busy = self._busy
-            state: WorkerState = "busy" if busy is not None else "idle" if self._models.ready else "starting"
-            if not self.can_come_back:
-                state = "lost"
-            elif not self._is_up:
-                state = "restarting"
+            busy, well = self._busy, self._health
             return WorkerStatus(
-                self._place, self.device, state, 0.0 if busy is None else time.monotonic() - busy[1],
-                self._counter.total, self._counter.per_minute, self._memory, self._fault,
+                self._place, self.device, self._state, 0.0 if busy is None else time.monotonic() - busy[1],
+                self._counter.total, self._counter.per_minute, self._memory,
+                well.problem, self._models.refusals, well.losses, well.last_loss,
             )  # fmt: skip
+
+    @property
+    def _state(self) -> WorkerState:
+        if not self.can_come_back:
+            return "lost"
+        if self._health.is_out_of_reach:
+            return "unreachable"
+        if not self._health.is_up:
+            return "restarting"
+        if self._busy is not None:
+            return "busy"
+        if self._models.ready:
+            return "idle"
+        return "left_out" if self._models.refusals else "starting"
 
     def stop(self, timeout: float) -> bool:
         """End it at the next step of its candidate, and by force after `timeout` seconds."""
@@ -177,36 +177,48 @@ class RemoteWorker(Worker):
 
     def _keep_alive(self) -> None:
         while not self._stopping.is_set():
-            is_lost = True
+            missed: OutOfReach | OperatorError | None = None
             try:
                 reason = self._live()
             except (OutOfReach, OperatorError) as error:
-                reason, is_lost = str(error), False
-                self._set_out_of_reach(error if isinstance(error, OperatorError) else None)
+                reason, missed = str(error), error
             except Exception as error:  # whatever keeps a life from beginning is told, and tried again
                 reason = f"{type(error).__name__}: {error}"
             if self._stopping.is_set():
                 self._end(Cancelled("the miner is stopping"))
                 return
-            self._losses += is_lost
-            self._failures += 1
-            delay = backoff(self._failures, FIRST_RESTART_DELAY, LAST_RESTART_DELAY if is_lost else MEND_INTERVAL)
-            if is_lost:
-                log.error("The worker on %s was lost: %s; it is started again in %.0f s", self.device, reason, delay)
-            elif reason != self._fault:
-                log.error(
-                    "The worker on %s is out of reach: %s; it is tried again until it is there", self.device, reason
-                )
-            self._fault = reason
+            delay = self._note_loss(reason) if missed is None else self._note_out_of_reach(missed)
             self._end(WorkerLost(f"the worker on {self.device} was lost: {reason}"))
             self._stopping.wait(delay)
+
+    def _note_loss(self, reason: str) -> float:
+        """Take note of the end of a life; return the seconds after which the next one is to begin."""
+        with self._lock:
+            delay = self._health.lose(reason)
+        log.error("The worker on %s was lost: %s; it is started again in %.0f s", self.device, reason, delay)
+        return delay
+
+    def _note_out_of_reach(self, error: OutOfReach | OperatorError) -> float:
+        """Take note that no life can begin, and tell those who wait for models if that is the operator's mistake.
+
+        Returns the seconds after which it is to be tried again.
+        """
+        with self._lock:
+            is_new = str(error) != self._health.problem
+            delay = self._health.miss(str(error))
+            self._mistake = error if isinstance(error, OperatorError) else None
+            if self._mistake is not None:
+                self._models.fail_all(self._mistake)
+        if is_new:
+            log.error("The worker on %s is out of reach: %s; it is tried again until it is there", self.device, error)
+        return delay
 
     def _live(self) -> str:
         """Begin a life, load what it needs and take its reports; return how it ended."""
         link = self._open_link()
         with self._lock:
             self._link, self._verdict = link, ""
-            self._is_up = not self._is_out_of_reach
+            self._health.begin()
             if self._stopping.is_set():
                 link.send(messages.Stop())
             self._models.load_all(link.send)
@@ -228,8 +240,10 @@ class RemoteWorker(Worker):
         with self._lock:
             match report:
                 case messages.Placed(place):
-                    self._place, self._is_up, self._is_out_of_reach, self._mistake = place, True, False, None
+                    self._place, self._mistake = place, None
+                    self._health.arrive()
                 case messages.Loaded(models, phase, memory):
+                    self._health.recover()
                     self._set_memory(memory)
                     self._models.take(models, phase)
                 case messages.NotLoaded(models, reason, is_mistake):
@@ -238,7 +252,7 @@ class RemoteWorker(Worker):
                     self._set_free(number)
                 case messages.Made(number, finished, memory):
                     self._set_memory(memory)
-                    self._losses = self._failures = 0
+                    self._health.work()
                     self._counter.count()
                     if number in self._making:
                         self._making.pop(number).set_result(finished)
@@ -272,19 +286,13 @@ class RemoteWorker(Worker):
 
     def _leave_out(self, wanted: WantedPhase, reason: str) -> None:
         """Do without a phase that cannot be loaded here, and try it again later."""
-        wanted.retry_at = time.monotonic() + MEND_INTERVAL
+        wanted.retry_at = time.monotonic() + health.MEND_INTERVAL
         reason = f"{reason} (on {self._place})"
-        if reason != self._fault:
+        if reason != wanted.refusal:
             log.error("The worker on %s is left out of phase %s: %s", self.device, wanted.phase.name, reason)
-        self._fault = reason
+        wanted.refusal = reason
+        self._health.recover()
         wanted.fail(LeftOut(f"{self.device}: {reason}"))
-
-    def _set_out_of_reach(self, mistake: OperatorError | None) -> None:
-        """Take note that no life can begin, and tell those who wait for models if that is the operator's mistake."""
-        with self._lock:
-            self._is_out_of_reach, self._mistake = True, mistake
-            if mistake is not None:
-                self._models.fail_all(mistake)
 
     def _set_memory(self, memory: GpuMemory | None) -> None:
         # The worker may see its GPU under another name.
@@ -303,7 +311,8 @@ class RemoteWorker(Worker):
     def _end(self, error: Exception) -> None:
         """Forget the life that has ended, and tell those who wait for its candidates."""
         with self._lock:
-            self._link, self._is_up, self._busy, self._memory = None, False, None, None
+            self._link, self._busy, self._memory = None, None, None
+            self._health.end()
             self._models.end_life()
             self._begun.clear()
             making, self._making = self._making, {}

@@ -17,13 +17,14 @@ SendOrder = Callable[[messages.Order], None]
 class WantedPhase:
     """A phase whose models are to be there.
 
-    loaded: ends when they are first loaded or refused. attempts: how often that was tried. retry_at: when to try it
-    again in the same life, if it was refused.
+    loaded: ends when they are first loaded or refused. attempts: how often that was tried. refusal: why they could not
+    be loaded the last time, "" if they could. retry_at: when to try it again in the same life, if it was refused.
     """
 
     phase: NamedPhase
     loaded: "Future[LoadedPhase]" = field(default_factory=Future)
     attempts: int = 0
+    refusal: str = ""
     retry_at: float = float("inf")
 
     def fail(self, error: Exception) -> None:
@@ -77,6 +78,7 @@ class WantedModels:
         self._loading_since.pop(models, None)
         if models in self._phases:
             self.ready.add(models)
+            self._phases[models].refusal = ""
             with suppress(InvalidStateError):
                 self._phases[models].loaded.set_result(loaded)
 
@@ -84,6 +86,11 @@ class WantedModels:
         """Take note that models cannot be loaded; return their phase, None if they are not wanted any more."""
         self._loading_since.pop(models, None)
         return self._phases.get(models)
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """The phases that could not be loaded, each with the reason."""
+        return tuple(f"phase {one.phase.name}: {one.refusal}" for one in self._phases.values() if one.refusal)
 
     def fail_all(self, error: Exception) -> None:
         """Tell all who still wait."""

@@ -10,7 +10,7 @@ from miner.errors import OperatorError
 from miner.runtime.gpu_memory import GpuMemory
 from pipeline import Attempt, FinishedCandidate, GenerationJob
 
-WorkerState = Literal["starting", "idle", "busy", "restarting", "lost"]
+WorkerState = Literal["starting", "idle", "busy", "left_out", "restarting", "unreachable", "lost"]
 
 
 class LeftOut(OperatorError):  # noqa: N818 - a state of the worker
@@ -32,10 +32,13 @@ class LoadedPhase:
 class WorkerStatus:
     """A worker at one moment.
 
-    place: the machine or process that it runs in. device: its name in the settings. state: `restarting` if it was lost
-    and comes back, `lost` if it does not. busy_seconds: since the present candidate was begun, 0.0 if there is none.
-    candidates: those it has made. per_minute: those of the last minutes, each minute. memory: that of its device, as
-    last told. fault: why it was lost or left out the last time, "" if it never was.
+    place: the machine or process that it runs in. device: its name in the settings. state: `left_out` if it lives but
+    has no models of any phase, `restarting` if it was lost and is started again, `unreachable` if what it would live in
+    is not there or not fit, `lost` if it was lost too often. busy_seconds: since the present candidate was begun, 0.0
+    if there is none. candidates: those it has made. per_minute: those of the last minutes, each minute. memory: that of
+    its device, as last told. problem: why it does not work at present, "" if it does. left_out: the phases that it
+    cannot load at present, each with the reason. losses, last_loss: how often it was lost, and why the last time; past
+    ones are no problem any more.
     """
 
     place: str
@@ -45,7 +48,10 @@ class WorkerStatus:
     candidates: int = 0
     per_minute: float = 0.0
     memory: GpuMemory | None = None
-    fault: str = ""
+    problem: str = ""
+    left_out: tuple[str, ...] = ()
+    losses: int = 0
+    last_loss: str = ""
 
 
 class Worker(Protocol):

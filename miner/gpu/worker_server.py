@@ -72,7 +72,7 @@ class WorkerServer:
 
     def _report_state(self) -> None:
         if not self._worker.can_come_back:
-            self._send(messages.Fault(self._worker.status().fault))
+            self._send(messages.Fault(self._worker.status().problem))
         elif self._worker.is_free and self._freed < self._number:
             self._freed = self._number
             self._send(messages.Free(self._number))

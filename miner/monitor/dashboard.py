@@ -11,7 +11,6 @@ from pathlib import Path
 from aiohttp import web
 
 from miner.analytics import (
-    DEFAULT_SCALE,
     PERIODS,
     Json,
     Scale,
@@ -20,6 +19,7 @@ from miner.analytics import (
     read_experiments,
     task_figures,
 )
+from miner.config import OperatorFiles
 from miner.errors import OperatorError
 from miner.ledger import LedgerReader
 from miner.monitor.answer_cache import AnswerCache
@@ -61,16 +61,15 @@ VIEWER_SOURCES = ("script-src 'wasm-unsafe-eval'", "worker-src blob:")
 class Dashboard:
     """The routes of the operator's page."""
 
-    def __init__(
-        self, source: StatusSource, ledger: Path, gallery: Gallery | None, scale: Scale = DEFAULT_SCALE
-    ) -> None:
-        """Show a status, a ledger, whose file need not exist yet, rated on a scale, and a gallery, if there is one."""
-        self._scale = scale
+    def __init__(self, source: StatusSource, files: OperatorFiles, gallery: Gallery | None) -> None:
+        """Show a status, the ledger, whose file need not exist yet, and a gallery, if there is one."""
+        self._scale = Scale.of(files.settings.bands)
         self._source = source
-        self._ledger = ledger
+        self._ledger = files.ledger
         self._cache = AnswerCache()
-        self._results = Results(ledger, gallery, self._cache)
+        self._results = Results(files, gallery, self._cache)
         self._page = (STATIC / "dashboard.html").read_text(encoding="utf-8")
+        self._candidates = (STATIC / "candidates.html").read_text(encoding="utf-8")
         self._compare = (STATIC / "compare.html").read_text(encoding="utf-8")
         self._viewer = (STATIC / "viewer.html").read_text(encoding="utf-8")
 
@@ -80,6 +79,7 @@ class Dashboard:
             web.get("/", self.page),
             web.get("/viewer", self.viewer),
             web.get("/compare", self.compare),
+            web.get("/candidates", self.candidates),
             web.get("/status.json", self.status),
             web.get("/figures.json", self.figures),
             web.get("/experiments.json", self.experiments),
@@ -101,6 +101,10 @@ class Dashboard:
     async def compare(self, _request: web.Request) -> web.Response:
         """Return the page that shows the results ?a=... and ?b=... side by side, each in a frame with the viewer."""
         return _page_response(self._compare, content_security_policy(self._compare, "frame-src 'self'"))
+
+    async def candidates(self, _request: web.Request) -> web.Response:
+        """Return the page that shows all candidates of the task whose result is ?key=... side by side."""
+        return _page_response(self._candidates, content_security_policy(self._candidates))
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         """Return a file of the pages; the path of third-party software names its version."""

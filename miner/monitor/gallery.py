@@ -1,15 +1,18 @@
 """The latest results on disk, with thumbnails that a process of its own draws at idle priority."""
 
 import asyncio
+import io
 import json
 import logging
 import re
 import time
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile, ZipFile
 
 from miner.monitor.gpu_drawing import DrawTurntable
 from miner.monitor.thumbnails import ThumbnailError, ThumbnailWorker
@@ -40,7 +43,10 @@ def read_upright(results: Path, key: int) -> Splats:
 
 @dataclass(frozen=True, eq=False)
 class GalleryResult:
-    """A result and its prompt, a sentence or an image file; `key` is that of the ledger, or unix nanoseconds."""
+    """A result and its prompt, a sentence or an image file; `key` is that of the ledger, or unix nanoseconds.
+
+    sheets: small pictures (JPEG) of all candidates, by seed.
+    """
 
     key: int
     task_id: str
@@ -53,6 +59,7 @@ class GalleryResult:
     data: bytes
     data_format: ResultFormat
     up: UpAxis
+    sheets: Mapping[int, bytes] = field(default_factory=dict)
 
     @staticmethod
     def of(task: Task, result: Result) -> "GalleryResult":
@@ -68,13 +75,13 @@ class GalleryResult:
             key=time.time_ns() if task.record is None else task.record.key,
             task_id=task.id, task_type=task.type, prompt=prompt, phase=result.phase.name, seed=result.asset.seed,
             gaussians=result.asset.gaussians, seconds=result.asset.total_seconds,
-            data=result.data, data_format=task.format, up=task.up,
+            data=result.data, data_format=task.format, up=task.up, sheets=result.sheets,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class StoredResult:
-    """A result on disk; `facts` are the fields of its GalleryResult except `data` and prompts that are images."""
+    """A result on disk; `facts` are the fields of its GalleryResult that are no files."""
 
     key: int
     facts: dict[str, Any]
@@ -152,13 +159,31 @@ class Gallery:
         pictures = ((self.pictures / name).is_file() for name in (f"{key}.webp", f"{key}.prompt.webp"))
         return StoredResult(key, facts, size, *pictures)
 
+    def read_sheet(self, key: int, seed: int) -> bytes | None:
+        """Return the picture (JPEG) of a candidate of a task, None if there is none. Blocks."""
+        try:
+            with ZipFile(self.results / f"{key}.candidates.zip") as sheets:
+                return sheets.read(f"{seed}.jpg")
+        except (OSError, KeyError, BadZipFile):
+            return None
+
+    def seeds_with_sheets(self, key: int) -> set[int]:
+        """Return the seeds of a task's candidates of which there are pictures. Blocks."""
+        try:
+            with ZipFile(self.results / f"{key}.candidates.zip") as sheets:
+                return {int(name.removesuffix(".jpg")) for name in sheets.namelist()}
+        except (OSError, ValueError, BadZipFile):
+            return set()
+
     def _save(self, result: GalleryResult) -> bool:
-        facts = {name: value for name, value in vars(result).items() if name not in ("data", "prompt")}
+        facts = {name: value for name, value in vars(result).items() if name not in ("data", "prompt", "sheets")}
         files = {f"{result.key}.{result.data_format}": result.data}
         if isinstance(result.prompt, bytes):
             files[f"{result.key}.prompt"] = result.prompt
         else:
             facts["prompt"] = result.prompt
+        if result.sheets:
+            files[f"{result.key}.candidates.zip"] = _zip_sheets(result.sheets)
         # Last, since it makes the result visible.
         files[f"{result.key}.json"] = json.dumps(facts).encode()
         try:
@@ -199,3 +224,12 @@ class Gallery:
         if problem != self._problem:
             log.warning("Mining goes on, but %s", problem)
         self._problem = problem
+
+
+def _zip_sheets(sheets: Mapping[int, bytes]) -> bytes:
+    """Return one file with the pictures of all candidates: there may be hundreds of a few kilobytes each."""
+    buffer = io.BytesIO()
+    with ZipFile(buffer, "w") as archive:
+        for seed, sheet in sheets.items():
+            archive.writestr(f"{seed}.jpg", sheet)
+    return buffer.getvalue()

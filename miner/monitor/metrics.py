@@ -200,6 +200,8 @@ def _worker_metrics(status: Status) -> Iterable[Metric]:
     yield _family(GaugeMetricFamily, "worker_busy_seconds", text, names, busy)
     made = [(labels, float(worker.candidates)) for labels, worker in workers]
     yield _family(CounterMetricFamily, "worker_candidates", "Candidates that a worker has made.", names, made)
+    losses = [(labels, float(worker.losses)) for labels, worker in workers]
+    yield _family(CounterMetricFamily, "worker_losses", "Times that a worker was lost.", names, losses)
     pace = [(labels, worker.per_minute) for labels, worker in workers]
     text = "Candidates that a worker made each minute of the last five."
     yield _family(GaugeMetricFamily, "worker_candidates_per_minute", text, names, pace)

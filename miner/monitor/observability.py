@@ -4,7 +4,6 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from miner.analytics import Scale
 from miner.config import OperatorFiles
 from miner.gpu import Worker
 from miner.ledger import LedgerWriter
@@ -34,7 +33,7 @@ class Observability:
         self.metrics = Metrics(source)
         self.local_api = LocalApi(settings.monitor.generate)
         self._gallery = Gallery(files.state_dir) if settings.monitor.enabled and settings.monitor.gallery else None
-        dashboard = Dashboard(source, ledger.path, self._gallery, Scale.of(settings.bands))
+        dashboard = Dashboard(source, files, self._gallery)
         routes = [*self.metrics.routes(), *dashboard.routes()]
         if settings.monitor.generate.enabled:
             routes += self.local_api.routes()
@@ -58,6 +57,11 @@ class Observability:
             if observability._watch is not None:
                 await stack.enter_async_context(observability._watch.telling_of_the_end())
             yield observability
+
+    @property
+    def has_gallery(self) -> bool:
+        """Whether results are kept for the page."""
+        return self._gallery is not None
 
     def on_result(self, task: Task, result: Result) -> None:
         """Offer a result to the gallery, on the event loop; returns at once."""

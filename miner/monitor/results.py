@@ -2,15 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Literal
 
 from aiohttp import web
 
 from miner.analytics import Json
+from miner.config import OperatorFiles, phase_names
 from miner.errors import OperatorError
 from miner.ledger import LedgerReader, TaskRow
 from miner.monitor.answer_cache import AnswerCache
@@ -23,6 +23,8 @@ from pipeline import UP_AXES, FormatError, flip_up_axis, ply, spz
 PAGE_RESULTS = 24
 # Results whose rows are read together.
 CHUNK = 200
+# The picture of a key never changes.
+UNCHANGING = {"Cache-Control": "max-age=86400"}
 
 _LEDGER_FACTS = ("outcome", "score", "uid", "validator", "quality", "alignment", "estimated_score")
 _MORE_FACTS = ("config_hash", "experiment", "arm", "ssim", "lpips", "threshold", "pass_probability", "gate", "error")
@@ -61,11 +63,12 @@ class ResultFilter:
 
 
 class Results:
-    """The routes of the results in a gallery, if there is one, and what a ledger, which may not exist, has of them."""
+    """The routes of the results in a gallery, if there is one, and what the ledger, if it exists, has of them."""
 
-    def __init__(self, ledger: Path, gallery: Gallery | None, cache: AnswerCache) -> None:
+    def __init__(self, files: OperatorFiles, gallery: Gallery | None, cache: AnswerCache) -> None:
         """Show what is in the gallery's folders at the time of each request."""
-        self._ledger = ledger
+        self._files = files
+        self._ledger = files.ledger
         self._gallery = gallery
         self._cache = cache
 
@@ -76,6 +79,7 @@ class Results:
             web.get("/results/{key:[0-9]{1,19}}.json", self.facts),
             web.get("/results/{key:[0-9]{1,19}}.{form:ply|spz}", self.splats),
             web.get("/pictures/{key:[0-9]{1,19}}.views.webp", self.views),
+            web.get("/pictures/{key:[0-9]{1,19}}/{seed:[0-9]{1,19}}.jpg", self.candidate),
             web.get(r"/pictures/{name:[0-9]{1,19}(\.prompt)?\.webp}", self.picture),
         ]
 
@@ -120,12 +124,19 @@ class Results:
             return error_response(404, f"this result cannot be drawn: {problem}")
         return await self._send_picture(f"{request.match_info['key']}.views.webp")
 
+    async def candidate(self, request: web.Request) -> web.Response:
+        """Return the picture of a candidate, whether it was sent or not."""
+        key, seed = int(request.match_info["key"]), int(request.match_info["seed"])
+        sheet = await asyncio.to_thread(self._gallery.read_sheet, key, seed) if self._gallery else None
+        if sheet is None:
+            return error_response(404, "there is no such picture")
+        return web.Response(body=sheet, content_type="image/jpeg", headers=UNCHANGING)
+
     async def _send_picture(self, name: str) -> web.StreamResponse:
         path = self._gallery.pictures / name if self._gallery else None
         if path is None or not await asyncio.to_thread(path.is_file):
             return error_response(404, "there is no such picture")
-        # The picture of a key never changes.
-        return web.FileResponse(path, headers={"Content-Type": "image/webp", "Cache-Control": "max-age=86400"})
+        return web.FileResponse(path, headers={"Content-Type": "image/webp", **UNCHANGING})
 
     def _search(self, wanted: ResultFilter, before: int | None) -> Json:
         keys = self._gallery.keys() if self._gallery else []
@@ -168,11 +179,13 @@ class Results:
         older = next(self._matching(wanted, [one for one in keys if one < key]), None)
         return _describe(result, row) | {
             **{name: getattr(row, name, None) for name in _MORE_FACTS},
-            "candidates": _candidates(row),
+            "candidates": _candidates(row, self._gallery.seeds_with_sheets(key)),
             "mattings": json.loads(row.mattings) if row and row.mattings else [],
             "newer": str(newer[0].key) if newer else None,
             "older": str(older[0].key) if older else None,
             "folder": str(self._gallery.results),
+            "phases": phase_names(self._files.config),
+            "options": self._files.options,
         }
 
     def _read_splats(self, key: int, form: Literal["ply", "spz"], is_upright: bool) -> bytes | None:
@@ -186,9 +199,9 @@ class Results:
             return None
 
 
-def _candidates(row: TaskRow | None) -> list[Json]:
-    candidates = json.loads(row.candidates) if row and row.candidates else []
-    return [candidate | {"seed": str(candidate.get("seed"))} for candidate in candidates]
+def _candidates(row: TaskRow | None, with_sheets: Collection[int]) -> list[Json]:
+    candidates: list[Json] = json.loads(row.candidates) if row and row.candidates else []
+    return [one | {"seed": str(one.get("seed")), "sheet": one.get("seed") in with_sheets} for one in candidates]
 
 
 def _describe(result: StoredResult, row: TaskRow | None) -> Json:

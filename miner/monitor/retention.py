@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 LEDGER_SHARE = 0.9
 # The names of files that may be deleted, with the partial files that a crash may leave; no other file is touched.
 RESULTS = re.compile(
-    r"(?P<dot>\.)?(?P<stem>[0-9]{1,19})(\.prompt|\.views)?\.(spz|ply|json|prompt|webp|part)(?(dot)\.[0-9a-f]{8}\.part)"
+    r"(?P<dot>\.)?(?P<stem>[0-9]{1,19})(\.prompt|\.views|\.candidates)?\.(spz|ply|json|prompt|webp|zip|part)(?(dot)\.[0-9a-f]{8}\.part)"
 )
 # The present log is rotated by its writer.
 LOGS = re.compile(r"(?P<stem>miner\.log\.[0-9]+)")

@@ -74,7 +74,7 @@ class Status:
     uptime: float = 0.0
     counters: Mapping[str, int] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
-    gpus: tuple[GpuMemory, ...] = ()
+    own_gpus: tuple[GpuMemory, ...] = ()
     workers: tuple[WorkerStatus, ...] = ()
     ledger: LedgerStatus | None = None
     validators: tuple[ValidatorView, ...] = ()
@@ -86,6 +86,11 @@ class Status:
     version: str = ""
 
     @property
+    def gpus(self) -> tuple[GpuMemory, ...]:
+        """The memory of all GPUs: those of the workers, or of this process as long as there are none."""
+        return self.own_gpus or tuple(worker.memory for worker in self.workers if worker.memory is not None)
+
+    @property
     def able_to_work(self) -> bool:
         """Whether the miner takes tasks."""
         return self.status == "ok"
@@ -95,7 +100,7 @@ class Status:
         # asdict copies mappings by their own class, and a Counter cannot be made of pairs.
         plain = {"counters": dict(self.counters), "restarts": dict(self.restarts)}
         return {
-            **{name: value for name, value in vars(self).items() if name not in plain},
+            **{name: value for name, value in vars(self).items() if name not in ("own_gpus", *plain)},
             **plain,
             "gpus": [asdict(gpu) for gpu in self.gpus],
             "workers": [asdict(worker) for worker in self.workers],
@@ -129,7 +134,7 @@ class StartingMiner:
         return Status(
             status="stopping" if self.stop.is_set() else "starting",
             pipeline_loaded=False, phase=self.phase, metagraph_age=self.metagraph_age(),
-            uptime=time.monotonic() - self.started_at, gpus=read_gpu_memory(), ledger=self.ledger.status,
+            uptime=time.monotonic() - self.started_at, own_gpus=read_gpu_memory(), ledger=self.ledger.status,
             version=installed_version(),
         )  # fmt: skip
 

@@ -14,13 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from miner.monitor.gallery import read_upright
 from miner.monitor.thumbnails import Picture
 from miner.monitor.turntable import SIZE, draw_turntable, encode_webp
 from miner.runtime import write_atomically
-from pipeline import PipelineError, decode_image_prompt, render_validator_views
+from pipeline import PipelineError, decode_image_prompt, render_validator_views, tile
 
 COLUMNS = 4
 LOWEST_PRIORITY = 19
@@ -52,12 +51,8 @@ def draw_validator_views(results: Path, key: int, pictures: Path) -> None:
     """Draw a result as validators see it. Raises OSError, ValueError, FormatError or PipelineError."""
     pictures.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
-        views = render_validator_views(read_upright(results, key)).numpy()
-    size = views.shape[1]
-    sheet = Image.new("RGB", (COLUMNS * size, -(-len(views) // COLUMNS) * size))
-    for index, view in enumerate(views):
-        sheet.paste(Image.fromarray(view), (index % COLUMNS * size, index // COLUMNS * size))
-    write_atomically(pictures / f"{key}.views.webp", encode_webp(sheet))
+        views = render_validator_views(read_upright(results, key))
+    write_atomically(pictures / f"{key}.views.webp", encode_webp(tile(views, COLUMNS)))
 
 
 DRAWINGS: Mapping[Picture, Callable[[Path, int, Path], None]] = {

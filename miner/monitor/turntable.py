@@ -5,7 +5,7 @@ import io
 import torch
 from PIL import Image
 
-from pipeline import Splats, normalise, orbit, render
+from pipeline import Splats, normalise, orbit, render, tile
 
 VIEWS = 8
 SIZE = 176
@@ -18,11 +18,8 @@ def draw_turntable(splats: Splats) -> Image.Image:
     """Draw VIEWS views from around the splats side by side, on white: RGB, SIZE pixels high; on the splats' device."""
     cameras = orbit([360 / VIEWS * view for view in range(VIEWS)], size=SIZE)
     with torch.inference_mode():
-        views = (render(normalise(splats, EXTENT), cameras) * 255).round().to(torch.uint8).cpu().numpy()
-    strip = Image.new("RGB", (VIEWS * SIZE, SIZE))
-    for index, view in enumerate(views):
-        strip.paste(Image.fromarray(view), (index * SIZE, 0))
-    return strip
+        views = (render(normalise(splats, EXTENT), cameras) * 255).round().to(torch.uint8)
+    return tile(views, columns=VIEWS)
 
 
 def encode_webp(picture: Image.Image) -> bytes:

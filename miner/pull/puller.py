@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 
 from miner.pull.session import SessionContext, ValidatorRecord, ValidatorSession
-from miner.pull.state_machine import ValidatorState
 from miner.pull.store import CooldownStore
+from miner.pull.validator_state import ValidatorState
 from miner.runtime import Supervisor, sanitise_name
 from miner.subnet.dendrite import Dendrite, Transport
 from miner.subnet.metagraph import Snapshot

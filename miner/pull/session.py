@@ -14,7 +14,8 @@ from miner.policy import PolicyDecision
 from miner.pull import state_machine as machine
 from miner.pull.estimates import OverheadEstimator, generation_deadline
 from miner.pull.responses import OnCooldown, PullResponse, TaskAssigned, is_credible, read_pull, read_submission
-from miner.pull.state_machine import HeldTask, Stage, ValidatorState, transition
+from miner.pull.state_machine import transition
+from miner.pull.validator_state import HeldTask, Stage, ValidatorState
 from miner.runtime import Clock, sanitise_name
 from miner.subnet.dendrite import Transport
 from miner.subnet.encoding import encode_result

@@ -33,7 +33,8 @@ class TaskRunner:
     `counters` hold how tasks ended; `last_success` is the unix time of the last result, None before the first.
     `on_result` is called on the event loop with each result and must return at once. `decoder` decodes the prompts of
     tasks before they are run. `pass_model` returns what is known of the chance to pass, None if nothing is; `draw`
-    returns a uniform number in [0, 1). Both serve `gate: auto`, and are called from any thread.
+    returns a uniform number in [0, 1). Both serve `gate: auto`, and are called from any thread. `has_sheets`: whether
+    results keep small pictures of all candidates, where there are several.
     """
 
     pool: WorkerPool
@@ -43,6 +44,7 @@ class TaskRunner:
     decoder: PromptDecoder = field(default_factory=PromptDecoder)
     pass_model: Callable[[], PassModel | None] = lambda: None
     draw: Callable[[], float] = random.random
+    has_sheets: bool = False
     counters: Counter[str] = field(default_factory=Counter)
     last_success: float | None = None
     # Names of tasks, since two validators may use the same id.
@@ -107,9 +109,12 @@ class TaskRunner:
         container = make_container(task.format, task.up, self.spz, phase)
         name = f"{next(self._numbers)}-{sanitise_name(task.id)}"
         steps = phase.candidates.preview_steps or 0
-        job = GenerationJob(name, request, container, is_scored=phase.scorer is not None, preview_steps=steps)
-        kind = f"{plan.phase.config_hash} {task.type}"
         choice = best_of_n(request, phase, plan.models.can_score, task.deadline)
+        job = GenerationJob(
+            name, request, container, is_scored=phase.scorer is not None, preview_steps=steps,
+            has_sheets=self.has_sheets and choice.count > 1,
+        )  # fmt: skip
+        kind = f"{plan.phase.config_hash} {task.type}"
         best = await self.pool.run(GenerationOrder(job, plan.models, kind, task.priority), choice)
         self._note_problems(task, best)
         return await asyncio.to_thread(self._finish, task, best, plan)
@@ -126,7 +131,7 @@ class TaskRunner:
             task.record.generated(best, size, task.threshold, *gate)
         if decision is not None and not is_sent:
             raise Withheld(decision.reason)
-        return Result(best.asset, plan.phase, best.score, best.candidates)
+        return Result(best.asset, plan.phase, best.score, best.candidates, best.sheets)
 
     def _decide(self, task: Task, best: BestResult, phase: Phase) -> GateDecision | None:
         """Return what the phase's gate makes of a result; None without one, and for what no validator judges."""

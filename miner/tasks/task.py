@@ -1,7 +1,8 @@
 """A task, its result, and the reasons why it may have none."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from miner.config.phase_files import NamedPhase
@@ -44,12 +45,16 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """The best candidate's files, its phase and score, None if not scored, and all candidates."""
+    """The best candidate's files, its phase and score, None if not scored, and all candidates.
+
+    sheets: small pictures of the candidates that have one, by seed, see GenerationJob.
+    """
 
     asset: PackedAsset
     phase: NamedPhase
     score: Score | None
     candidates: tuple[Candidate, ...]
+    sheets: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
     def data(self) -> bytes:

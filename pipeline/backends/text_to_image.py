@@ -24,17 +24,28 @@ from pipeline.errors import (
     OutOfMemory,
     PromptError,
     TextToImageError,
-    UnsupportedPrompt,
 )
 from pipeline.generator import generate_first
 from pipeline.params import TextToImageParams
-from pipeline.request import PICTURE_STAGE, Asset, Backend, Conditioning, OnStep, Request, ignore_steps
-from pipeline.scoring.best_of_n import candidate_seed
+from pipeline.request import (
+    BACKGROUND_STAGE,
+    PICTURE_STAGE,
+    Asset,
+    Backend,
+    Conditioning,
+    OnStep,
+    Request,
+    ignore_steps,
+)
 from pipeline.weights.files import MODEL_INDEX, check_model
 from pipeline.weights.hub_cache import cure
 from pipeline.weights.locate import locate
 
 _NO_LIMIT = 1_000_000
+# Between the drawings of one sentence; not that between candidates, whose first drawing is of their own seed: other
+# devices draw for other candidates, and no two of them draw the same.
+_STRIDE = 2_246_822_519
+_SEEDS = 2**31
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +200,7 @@ class TextToImageBackend(Backend):
         if request.text_to_image_params.drawings == 1:
             prompt = self._draw(sentence.prompt, request.seed, request.text_to_image_params, seconds)
             drawn = self.backend.encode(prompt)
+            seconds.update(drawn.seconds)
         else:
             if not sentence.drawings:
                 sentence.drawings += self._draw_several(sentence.prompt, request, seconds)
@@ -196,9 +208,7 @@ class TextToImageBackend(Backend):
         # Lets the caller cancel before the longer part begins.
         steps = request.text_to_image_params.steps
         on_step(PICTURE_STAGE, steps, steps)
-        asset = self.backend.sample(drawn, request, on_step)
-        if sentence.taken <= 1:
-            asset = asset.with_added_seconds(drawn.seconds)
+        asset = self.backend.sample(drawn, request, on_step).with_added_seconds(seconds)
         return replace(asset, seconds={PICTURE_STAGE: seconds.get(PICTURE_STAGE, 0.0), **asset.seconds})
 
     def _draw(self, prompt: TextPrompt, seed: int, params: TextToImageParams, seconds: dict[str, float]) -> ImagePrompt:
@@ -213,20 +223,32 @@ class TextToImageBackend(Backend):
     def _draw_several(self, prompt: TextPrompt, request: Request, seconds: dict[str, float]) -> list[Conditioning[Any]]:
         """Return the drawings of a sentence that can be cut out, encoded, the best matte first.
 
-        Raises the PromptError of the first if there is none, and what TextToImage raises.
+        The time of all of them is added to `seconds`. Raises the PromptError of the first if there is none, and what
+        TextToImage raises.
         """
-        params, first_error = request.text_to_image_params, None
+        params = request.text_to_image_params
         encoded: list[Conditioning[Any]] = []
+        errors: list[PromptError] = []
         for index in range(params.drawings):
-            drawing = self._draw(prompt, candidate_seed(request.seed, index), params, seconds)
+            drawing = self._draw(prompt, drawing_seed(request.seed, index), params, seconds)
+            started = time.perf_counter()
             try:
                 encoded.append(self.backend.encode(drawing))
+                taken = encoded[-1].seconds
             except PromptError as error:
-                first_error = first_error or error
+                errors.append(error)
+                taken = {BACKGROUND_STAGE: time.perf_counter() - started}
+            for stage, value in taken.items():
+                seconds[stage] = seconds.get(stage, 0.0) + value
         if not encoded:
-            raise first_error or UnsupportedPrompt("no drawing was asked for")
+            raise errors[0]
         # Stable, so that equals stay in the order in which they were drawn.
         return sorted(encoded, key=_expected_iou, reverse=True)
+
+
+def drawing_seed(seed: int, index: int) -> int:
+    """Return the seed of drawing `index`, from 0, for a candidate; the first is the candidate's own."""
+    return (seed + index * _STRIDE) % _SEEDS if index else seed
 
 
 def _expected_iou(conditioning: Conditioning[Any]) -> float:

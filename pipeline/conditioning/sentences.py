@@ -5,6 +5,8 @@ import logging
 log = logging.getLogger(__name__)
 
 PLACE = "{prompt}"
+# Those that CLIP's text encoders read, the special ones included.
+CLIP_TOKENS = 77
 
 
 def is_template(template: str) -> bool:

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from pipeline.conditioning.pretrained import load_pretrained
-from pipeline.conditioning.sentences import CutNotice
+from pipeline.conditioning.sentences import CLIP_TOKENS, CutNotice
 from pipeline.errors import CheckpointError
 from pipeline.weights.hub_cache import describe_missing
 
-TOKENS = 77
 # Besides the text model, the published files hold the image model, the two projections and the temperature; and the
 # numbers of the positions, which transformers saved before 4.31 and does not ignore in its first versions 5.
 _UNUSED = r"vision_model\.|visual_projection\.|text_projection\.|logit_scale$|(text_model\.)?embeddings\.position_ids$"
@@ -38,12 +37,12 @@ class TextEncoder:
         self._tokenizer = _load_tokenizer(directory)
         self._device = device
         config = self._model.config
-        if config.max_position_embeddings < TOKENS or config.vocab_size < len(self._tokenizer):
+        if config.max_position_embeddings < CLIP_TOKENS or config.vocab_size < len(self._tokenizer):
             raise CheckpointError(
                 f"{directory / 'config.json'} has {config.max_position_embeddings} positions and {config.vocab_size} "
-                f"tokens, but {TOKENS} and the {len(self._tokenizer)} of the tokenizer are needed"
+                f"tokens, but {CLIP_TOKENS} and the {len(self._tokenizer)} of the tokenizer are needed"
             )
-        self._notice = CutNotice("the text checkpoint's encoder", TOKENS)
+        self._notice = CutNotice("the text checkpoint's encoder", CLIP_TOKENS)
         self.channels: int = config.hidden_size
         self.null = self("")
 
@@ -54,7 +53,9 @@ class TextEncoder:
         The first text that is truncated is told in the log.
         """
         self._notice.check(len(self._tokenizer(text, verbose=False)["input_ids"]))
-        encoded = self._tokenizer(text, max_length=TOKENS, padding="max_length", truncation=True, return_tensors="pt")
+        encoded = self._tokenizer(
+            text, max_length=CLIP_TOKENS, padding="max_length", truncation=True, return_tensors="pt"
+        )
         tokens: Tensor = self._model(input_ids=encoded["input_ids"].to(self._device)).last_hidden_state
         return tokens
 

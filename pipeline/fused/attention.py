@@ -1,8 +1,8 @@
 """FlashAttention for sequences of any length, which needs no compiling or planning when the length changes.
 
-torch's own attention is faster for lengths that stay the same (cuDNN: 305 against 348 us for 2 x 4,096 tokens, 16
-heads of 64, on an H200), but cuDNN plans 50 ms for each new length, and FlashAttention 2 takes 382 instead of 245 us
-for 2 x 3,364 tokens.
+cuDNN, which torch chooses, is faster where queries and keys are many, and slower where keys are few: on an H100, 290
+against 314 us for 2 x 4,096 queries and keys, 16 heads of 64, and 66 against 62 us for 4,096 queries and 1,374 keys. It
+plans 50 ms for each new length.
 """
 
 import math
@@ -38,12 +38,15 @@ def _attend_step(q, k, v, accumulated, denominator, maximum, scale, valid, MASKE
 # Otherwise Triton compiles separately for lengths that are divisible by 16.
 @triton.jit(do_not_specialize=["queries", "keys"])
 def _attention_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr,
+    q_ptr, k_ptr, v_ptr, out_ptr, count_ptr,
     queries, keys,
     q_item, q_row, kv_item, kv_row, out_item, out_row,
     head_dim, scale,
+    HAS_COUNT: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, BLOCK_DIM: tl.constexpr, PADDED_DIM: tl.constexpr,
 ):  # fmt: skip
+    if HAS_COUNT:
+        keys = tl.load(count_ptr)
     item = tl.program_id(2).to(tl.int64)
     start = tl.program_id(1) * head_dim
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -77,22 +80,24 @@ def _attention_kernel(
     tl.store(out_block, (accumulated / denominator[:, None]).to(out_ptr.dtype.element_ty), q_mask)
 
 
-def flash_attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def flash_attend(q: Tensor, k: Tensor, v: Tensor, count: Tensor | None = None) -> Tensor:
     """Compute scaled dot-product attention of q [B, L, heads, dim] to k and v [B, S, heads, dim].
 
-    The last two axes of each are contiguous; k and v have the same strides. Returns [B, L, heads, dim].
+    The last two axes of each are contiguous; k and v have the same strides. count: [1] int32, how many of the keys are
+    attended to, the first ones; all by default. It is read when the kernel runs, as graphs need. Returns
+    [B, L, heads, dim].
     """
     batch, queries, heads, head_dim = q.shape
     out = q.new_empty(batch, queries, heads, head_dim)
     block_dim = triton.next_power_of_2(head_dim)
     block = _SMALL_BLOCK if block_dim > _WIDE_HEAD and capability(q.device)[0] not in _SHARED_OPERANDS else _BLOCK
     _attention_kernel[(triton.cdiv(queries, block), heads, batch)](
-        q, k, v, out,
+        q, k, v, out, count,
         queries, k.shape[1],
         *q.stride()[:2], *k.stride()[:2], *out.stride()[:2],
         # The hardware computes exp2.
         head_dim, math.log2(math.e) / math.sqrt(head_dim),
-        ROWS=block, KEYS=block, BLOCK_DIM=block_dim, PADDED_DIM=block_dim != head_dim,
+        HAS_COUNT=count is not None, ROWS=block, KEYS=block, BLOCK_DIM=block_dim, PADDED_DIM=block_dim != head_dim,
         num_warps=_WARPS, num_stages=_PIPELINE_STAGES,
     )  # fmt: skip
     return out

@@ -38,6 +38,7 @@ class SamplingCache:
         """Return the batch of some contexts, which are sorted by `tokens_first`."""
         if indices not in self._batches:
             tokens = [blocks for blocks in (self._keys_values[index] for index in indices) if blocks is not None]
-            keys_values = [torch.cat(contexts) for contexts in zip(*tokens, strict=True)]
+            several = len(tokens) > 1
+            keys_values = [torch.cat(same) if several else same[0] for same in zip(*tokens, strict=True)]
             self._batches[indices] = CFGBatch(keys_values, len(tokens), len(indices) - len(tokens))
         return self._batches[indices]

@@ -4,7 +4,8 @@ Graphs are captured without a pause: `torch.cuda.graph` would synchronise and re
 time than a structure's graphs save.
 """
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -43,7 +44,8 @@ class GraphPool:
 class GraphedCallable:
     """A function of tensors of constant shapes: the first call runs it, the second captures it, later ones replay it.
 
-    Without a pool, as on a CPU, or without enough memory, every call runs it.
+    Without a pool, as on a CPU, or without enough memory, every call runs it. Large tensors that the function reads are
+    better kept in `StaticTensors` than passed as inputs, which every graph has a copy of.
     """
 
     def __init__(self, run: Callable[..., Tensor], pool: GraphPool | None) -> None:
@@ -55,7 +57,7 @@ class GraphedCallable:
         self._captured: tuple[torch.cuda.CUDAGraph, Tensor, list[Tensor]] | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Return the function's result, in memory of its own."""
+        """Return the function's result, which the next call may overwrite."""
         if self._captured is None and self._pool is not None and self._has_run:
             try:
                 static_inputs = [x.clone() for x in inputs]
@@ -70,4 +72,28 @@ class GraphedCallable:
         for target, source in zip(static_inputs, inputs, strict=True):
             target.copy_(source)
         graph.replay()
-        return out.clone()
+        return out
+
+
+class StaticTensors:
+    """Tensors in memory of their own, which graphs may read whatever was copied there."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._tensors: dict[tuple[torch.Size, ...], tuple[list[Tensor], list[weakref.ref[Tensor]]]] = {}
+
+    def load(self, sources: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return copies of the sources, always in the same memory for the same shapes.
+
+        Sources are not to be changed: those that were copied last are not copied again.
+        """
+        key = tuple(source.shape for source in sources)
+        if key not in self._tensors:
+            self._tensors[key] = [torch.empty_like(source) for source in sources], []
+        targets, copied = self._tensors[key]
+        if not copied or any(reference() is not source for reference, source in zip(copied, sources, strict=True)):
+            for target, source in zip(targets, sources, strict=True):
+                target.copy_(source)
+            # References that hold no memory: sources belong to one run of a sampler.
+            copied[:] = [weakref.ref(source) for source in sources]
+        return targets

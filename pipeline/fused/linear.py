@@ -1,35 +1,15 @@
 """Linear layers in half precision, or in 8-bit floats with a scale for each row and for each output."""
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-# The largest finite number of float8_e4m3fn.
-FP8_MAX = 448.0
-
-
-@dataclass(frozen=True, eq=False)
-class Activations:
-    """Inputs of a linear layer: values [R, C] in half precision, or float8_e4m3fn with scales [R, 1] float32."""
-
-    values: Tensor
-    scales: Tensor | None = None
-
-    @staticmethod
-    def empty_like(x: Tensor, *, fp8: bool) -> "Activations":
-        """Return uninitialised activations of x's shape."""
-        if not fp8:
-            return Activations(torch.empty_like(x))
-        return Activations(torch.empty_like(x, dtype=torch.float8_e4m3fn), x.new_empty(len(x), 1, dtype=torch.float32))
-
-    def rows(self, start: int, stop: int | None = None) -> "Activations":
-        """Return a view of the rows from start up to stop."""
-        scales = None if self.scales is None else self.scales[start:stop]
-        return Activations(self.values[start:stop], scales)
+from pipeline.fused import products
+from pipeline.fused.activations import FP8_MAX, Activations, store_fp8
+from pipeline.fused.norms import head_norm
+from pipeline.trellis.attention import CrossAttention, SelfAttention
 
 
 class FusedLinear:
@@ -38,6 +18,7 @@ class FusedLinear:
     def __init__(self, layer: nn.Linear, *, fp8: bool) -> None:
         """Quantise the layer's weights if `fp8`."""
         self._layer = layer
+        self._has_epilogues = products.fits(layer)
         if fp8:
             weight = layer.weight.detach().float()
             scales = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / FP8_MAX
@@ -54,6 +35,29 @@ class FusedLinear:
             x.values, self._weight, scale_a=x.scales, scale_b=self._scales, bias=self._bias, out_dtype=torch.bfloat16
         )
 
+    def normed_heads(self, x: Activations, gamma: Tensor | None) -> Tensor:
+        """Apply the layer to x [R, in], then the root-mean-square norm to each head of the first parts of each row.
+
+        Returns [R, parts * heads * head_dim]; gamma is [P, heads, head_dim] float32, P <= parts, or None for no norm.
+        """
+        if gamma is None:
+            return self(x)
+        if x.scales is None and self._has_epilogues and products.fits_heads(gamma):
+            return products.product_with_head_norm(x.values, self._layer, gamma)
+        out = self(x)
+        head_norm(out, gamma)
+        return out
+
+    def add_to(self, residual: Tensor, x: Activations, gate: Tensor | None = None) -> Tensor | None:
+        """Add gate * layer(x) to residual [R, out] in place, if that saves a pass over memory, and return None.
+
+        Otherwise return layer(x), for the caller to add in the next pass over the residual.
+        """
+        if x.scales is None and self._has_epilogues:
+            products.add_product(residual, x.values, self._layer, gate)
+            return None
+        return self(x)
+
     def apply_with_gelu(self, x: Activations) -> Activations:
         """Apply the layer, then GELU (the tanh approximation); the result is in the precision of x."""
         if x.scales is None:
@@ -63,12 +67,11 @@ class FusedLinear:
         return _gelu_fp8(self(x))
 
 
-@triton.jit
-def store_fp8(x, values_ptr, scales_ptr, row, channels, columns):
-    """Store a row in 8 bits, with the scale that maps its largest entry to the largest 8-bit number."""
-    scale = tl.maximum(tl.max(tl.abs(x)), 1e-12) / 448.0
-    tl.store(scales_ptr + row, scale)
-    tl.store(values_ptr + row * channels + columns, (x / scale).to(tl.float8e4nv), columns < channels)
+def head_gammas(attention: SelfAttention | CrossAttention, parts: str) -> Tensor | None:
+    """Return the norms' gammas of parts of "qk" [parts, heads, dim] float32, or None if there are no norms."""
+    if not attention.qk_rms_norm:
+        return None
+    return torch.stack([getattr(attention, f"{part}_rms_norm").gamma.detach() for part in parts])
 
 
 @triton.jit

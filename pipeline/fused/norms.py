@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pipeline.fused.linear import Activations, store_fp8
+from pipeline.fused.activations import Activations, store_fp8
 from pipeline.trellis.layers import BLOCK_NORM_EPS
 
 _WARPS = 4
@@ -76,20 +76,21 @@ def _head_norm_kernel(
 def add_norm(
     x: Tensor, *, y: Tensor | None = None, gate: Tensor | None = None, constant: Tensor | None = None,
     modulation: tuple[Tensor, Tensor] | None = None, affine: tuple[Tensor, Tensor] | None = None,
-    silu: bool = False, out: Activations | None = None,
+    silu: bool = False, eps: float = BLOCK_NORM_EPS, out: Activations | None = None,
 ) -> Activations:  # fmt: skip
     """Add gate * y + constant to x in place, and return the layer norm of x, modulated or affine, then SiLU.
 
-    x, y and out are [R, C] and contiguous, out in half precision or in 8 bits; gate and constant are [C]. modulation
+    x, y and out are [R, C] and contiguous; gate and constant are [C], and a gate without y means nothing. modulation
     (scale, shift) gives norm * (1 + scale) + shift, affine (weight, bias) gives norm * weight + bias, all [C]. Only x
-    is required. The result is written to out, if given.
+    is required. The result is written to out, if given, in its precision.
     """
     rows, channels = x.shape
     out = Activations.empty_like(x, fp8=False) if out is None else out
+    gate = None if y is None else gate
     scale, shift = modulation or affine or (None, None)
     _add_norm_kernel[(rows,)](
         x, y, gate, constant, scale, shift, out.values, out.scales,
-        channels, BLOCK_NORM_EPS,
+        channels, eps,
         HAS_Y=y is not None, HAS_GATE=gate is not None, HAS_CONSTANT=constant is not None, HAS_SCALE=scale is not None,
         SCALE_OFFSET=1.0 if modulation else 0.0, SILU=silu, FP8=out.scales is not None,
         BLOCK=triton.next_power_of_2(channels), num_warps=_WARPS,

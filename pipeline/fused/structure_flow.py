@@ -1,13 +1,18 @@
 """The fused structure flow, which is replayed from CUDA graphs, since its shapes never change."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
+from pipeline.fused.activations import Activations
+from pipeline.fused.attention import flash_attend
 from pipeline.fused.cache import SamplingCache
-from pipeline.fused.graphs import GraphedCallable, GraphPool
-from pipeline.fused.transformer import CFGBatch, TransformerBlocks
+from pipeline.fused.graphs import GraphedCallable, GraphPool, StaticTensors
+from pipeline.fused.norms import add_norm
+from pipeline.fused.transformer import AttentionKernels, CFGBatch, TransformerBlocks
 from pipeline.params import Conditions, Velocities
 from pipeline.trellis import SparseStructureFlowModel
 from pipeline.trellis.attention import attend
@@ -15,6 +20,8 @@ from pipeline.trellis.layers import FINAL_NORM_EPS, patchify, unpatchify
 
 # Contexts in one graph; more would not run faster, and graphs hold memory.
 _MAX_BATCH = 2
+# torch chooses cuDNN's kernel, the fastest for so many keys; for those of a context, ours is.
+_ATTENTION = AttentionKernels(attend, flash_attend)
 
 
 class FusedStructureFlow:
@@ -25,6 +32,7 @@ class FusedStructureFlow:
         self._flow = flow
         self._pool = pool
         self._blocks = TransformerBlocks(flow.blocks, fp8=fp8)
+        self._static = StaticTensors()
         self._graphed: dict[tuple[int, int, int], GraphedCallable] = {}
 
     def prepare(self, times: Sequence[float], conditions: Conditions) -> Velocities:
@@ -37,33 +45,31 @@ class FusedStructureFlow:
             for start in range(0, len(ordered), _MAX_BATCH):
                 part = ordered[start : start + _MAX_BATCH]
                 batch = cache.batch(part)
-                out = self._graphed_velocity(batch)(x, cache.modulations[step], *batch.keys_values)
-                results |= dict(zip(part, out.split(1), strict=True))
+                keys_values = self._static.load(batch.keys_values)
+                out = self._graphed_velocity(replace(batch, keys_values=keys_values))(x, cache.modulations[step])
+                results |= dict(zip(part, out.clone().split(1), strict=True))
             return [results[index] for index in indices]
 
         return velocities
 
     def _graphed_velocity(self, batch: CFGBatch) -> GraphedCallable:
-        token_contexts, zero_contexts = batch.token_contexts, batch.zero_contexts
-        key = (token_contexts, zero_contexts, batch.keys_values[0].shape[1] if token_contexts else 0)
+        key = (batch.token_contexts, batch.zero_contexts, batch.tokens)
         if key not in self._graphed:
             # The closure has no reference to self, so that the memory of a replaced network is released at once.
-            flow, blocks = self._flow, self._blocks
-
-            def run(x: Tensor, modulation: Tensor, *keys_values: Tensor) -> Tensor:
-                return _velocity(flow, blocks, x, modulation, CFGBatch(keys_values, token_contexts, zero_contexts))
-
+            run = partial(_velocity, self._flow, self._blocks, batch)
             self._graphed[key] = GraphedCallable(run, self._pool)
         return self._graphed[key]
 
 
 def _velocity(
-    flow: SparseStructureFlowModel, blocks: TransformerBlocks, x: Tensor, modulation: Tensor, batch: CFGBatch
+    flow: SparseStructureFlowModel, blocks: TransformerBlocks, batch: CFGBatch, x: Tensor, modulation: Tensor
 ) -> Tensor:
     """Compute the velocities [batch, out_channels, R, R, R] of x [1, channels, R, R, R]."""
     patches = patchify(x, flow.patch_size)
-    tokens = patches.flatten(2).transpose(1, 2)[0]
-    h = (flow.input_layer(tokens) + flow.pos_emb).to(flow.dtype)
-    h = blocks(h, modulation, batch, attend, len(h)).to(x.dtype)
-    out = flow.out_layer(F.layer_norm(h, h.shape[-1:], eps=FINAL_NORM_EPS)).unflatten(0, (batch.size, -1))
+    tokens = flow.input_layer(patches.flatten(2).transpose(1, 2)[0])
+    h = torch.empty(batch.size * len(tokens), tokens.shape[1], dtype=flow.dtype, device=x.device)
+    h[: len(tokens)] = tokens + flow.pos_emb
+    blocks(h, modulation, batch, _ATTENTION)
+    normed = add_norm(h, eps=FINAL_NORM_EPS, out=Activations(torch.empty_like(h, dtype=x.dtype)))
+    out: Tensor = flow.out_layer(normed.values).unflatten(0, (batch.size, -1))
     return unpatchify(out.transpose(1, 2).unflatten(2, patches.shape[2:]), flow.patch_size)

@@ -7,13 +7,21 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.fused.linear import Activations, FusedLinear
+from pipeline.fused.activations import Activations
+from pipeline.fused.linear import FusedLinear, head_gammas
 from pipeline.fused.norms import add_norm, head_norm
-from pipeline.trellis.attention import CrossAttention, SelfAttention
 from pipeline.trellis.blocks import ModulatedBlock
 
 # (q [B, L, heads, dim], k and v [B, S, heads, dim]) -> [B, L, heads, dim]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class AttentionKernels:
+    """What computes the attention of rows to the rows of their sample, and to the tokens of a context."""
+
+    to_rows: Attend
+    to_context: Attend
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +42,11 @@ class CFGBatch:
         """Number of contexts."""
         return self.token_contexts + self.zero_contexts
 
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of each context of tokens; 0 without any."""
+        return self.keys_values[0].shape[1] if self.token_contexts else 0
+
 
 class TransformerBlocks:
     """The transformer blocks of a flow model, which share its parameters."""
@@ -53,49 +66,55 @@ class TransformerBlocks:
         """Compute keys and values of tokens [1, S, context_channels]: for each block [1, S, 2, heads, dim]."""
         return [block.keys_values(context) for block in self._blocks]
 
-    def __call__(self, h: Tensor, modulation: Tensor, batch: CFGBatch, attend: Attend, valid_rows: int) -> Tensor:
-        """Apply the blocks to h [L, C], the same for all contexts, with modulation [blocks, 6, C]: [batch * L, C].
+    def __call__(self, x: Tensor, modulation: Tensor, batch: CFGBatch, attention: AttentionKernels) -> None:
+        """Replace x [batch * L, C], contiguous, by the result of the blocks for its first L rows, under each context.
 
-        Only the first `valid_rows` rows of h are attended to. h is contiguous and overwritten.
+        modulation is [blocks, 6, C].
         """
-        x, length = h, len(h)
+        length = len(x) // batch.size
         token_rows = batch.token_contexts * length
+        # What is yet to be added to x, times its gate.
         y: Tensor | None = None
         gate: Tensor | None = None
-        normed = Activations.empty_like(x, fp8=self._fp8)
+        # Contexts enter after the first self-attention: up to there, one item stands for the whole batch.
+        h = x[:length]
+        normed = Activations.empty_like(h, fp8=self._fp8)
         for index, block in enumerate(self._blocks):
             shift, scale, gate_attention, shift_mlp, scale_mlp, gate_mlp = modulation[index]
-            add_norm(x, y=y, gate=gate, modulation=(scale, shift), out=normed)
-            y = block.self_attention(normed, length, attend, valid_rows)
-            if index == 0:
-                # Contexts enter only now: up to here, one item stands for the whole batch.
-                x, y = x.repeat(batch.size, 1), y.repeat(batch.size, 1)
-                normed = Activations.empty_like(x, fp8=self._fp8)
+            add_norm(h, y=y, gate=gate, modulation=(scale, shift), out=normed)
+            y = block.add_self_attention(h, normed, gate_attention, length, attention.to_rows)
+            if index == 0 and batch.size > 1:
+                x.view(batch.size, length, -1)[1:] = h
+                h, y = x, None if y is None else y.repeat(batch.size, 1)
+                normed = Activations.empty_like(h, fp8=self._fp8)
             mlp = scale_mlp, shift_mlp
             if token_rows:
-                affine, out = (block.plain.norm2.weight, block.plain.norm2.bias), normed.rows(0, token_rows)
-                add_norm(x[:token_rows], y=y[:token_rows], gate=gate_attention, affine=affine, out=out)
-                crossed = block.cross_attention(out, batch.keys_values[index], attend)
-                add_norm(x[:token_rows], y=crossed, modulation=mlp, out=out)
+                rows, out, rest = x[:token_rows], normed.rows(0, token_rows), None if y is None else y[:token_rows]
+                add_norm(rows, y=rest, gate=gate_attention, affine=(block.norm.weight, block.norm.bias), out=out)
+                crossed = block.add_cross_attention(rows, out, batch.keys_values[index], attention.to_context)
+                add_norm(rows, y=crossed, modulation=mlp, out=out)
             if batch.zero_contexts:
-                rest, out, constant = y[token_rows:], normed.rows(token_rows), block.zero_context_output
-                add_norm(x[token_rows:], y=rest, gate=gate_attention, constant=constant, modulation=mlp, out=out)
-            y, gate = block.mlp_out(block.mlp_in.apply_with_gelu(normed)), gate_mlp
-        assert y is not None and gate is not None, "a flow has at least one block"
-        return torch.addcmul(x, y.to(x.dtype), gate)
+                rows, out, rest = x[token_rows:], normed.rows(token_rows), None if y is None else y[token_rows:]
+                constant = block.zero_context_output
+                add_norm(rows, y=rest, gate=gate_attention, constant=constant, modulation=mlp, out=out)
+            y, gate = block.mlp_out.add_to(x, block.mlp_in.apply_with_gelu(normed), gate_mlp), gate_mlp
+        if y is not None:
+            x.addcmul_(y.to(x.dtype), gate_mlp)
 
 
 class _FusedBlock:
-    """A modulated block, its linear layers that take normed rows, both of its MLP, and constants of its parameters."""
+    """A modulated block, the linear layers that take normed or attended rows, and constants of its parameters."""
 
     def __init__(self, block: ModulatedBlock, *, fp8: bool) -> None:
-        self.plain = block
+        self.plain, self.norm = block, block.norm2
         self.channels: int = block.norm2.normalized_shape[0]
         mlp_in, mlp_out = cast(nn.Linear, block.mlp.mlp[0]), cast(nn.Linear, block.mlp.mlp[2])
         layers = (block.self_attn.to_qkv, block.cross_attn.to_q, mlp_in, mlp_out)
         self._qkv, self._q, self.mlp_in, self.mlp_out = (FusedLinear(layer, fp8=fp8) for layer in layers)
-        self._self_gamma = _gammas(block.self_attn, "qk")
-        self._query_gamma, self._key_gamma = _gammas(block.cross_attn, "q"), _gammas(block.cross_attn, "k")
+        outputs = (block.self_attn.to_out, block.cross_attn.to_out)
+        self._self_out, self._cross_out = (FusedLinear(layer, fp8=False) for layer in outputs)
+        self._self_gamma = head_gammas(block.self_attn, "qk")
+        self._query_gamma, self._key_gamma = head_gammas(block.cross_attn, "q"), head_gammas(block.cross_attn, "k")
         # Cross-attention to zeros is constant: all values are the bias, whatever the weights.
         value = block.cross_attn.to_kv.bias.detach()[block.cross_attn.to_q.out_features :]
         self.zero_context_output: Tensor = block.cross_attn.to_out(value)
@@ -106,26 +125,23 @@ class _FusedBlock:
             head_norm(keys_values.view(-1, keys_values.shape[-1]), self._key_gamma)
         return keys_values.unflatten(-1, (2, self.plain.cross_attn.heads, -1))
 
-    def self_attention(self, x: Activations, length: int, attend: Attend, valid_rows: int) -> Tensor:
-        attention = self.plain.self_attn
-        qkv = self._qkv(x)
-        if self._self_gamma is not None:
-            head_norm(qkv, self._self_gamma)
-        q, k, v = qkv.view(-1, length, 3, attention.heads, self.channels // attention.heads).unbind(2)
-        attended = attend(q, k[:, :valid_rows], v[:, :valid_rows]).reshape(-1, self.channels)
-        return attention.to_out(attended.to(attention.to_out.weight.dtype))
+    def add_self_attention(
+        self, residual: Tensor, x: Activations, gate: Tensor, length: int, attend: Attend
+    ) -> Tensor | None:
+        """Add the gated attention of normed rows x to the residual, or return what is yet to be added."""
+        qkv = self._qkv.normed_heads(x, self._self_gamma)
+        heads = self.plain.self_attn.heads
+        q, k, v = qkv.view(-1, length, 3, heads, self.channels // heads).unbind(2)
+        return self._self_out.add_to(residual, self._rows(attend(q, k, v), residual), gate)
 
-    def cross_attention(self, x: Activations, keys_values: Tensor, attend: Attend) -> Tensor:
-        q = self._q(x)
-        if self._query_gamma is not None:
-            head_norm(q, self._query_gamma)
+    def add_cross_attention(
+        self, residual: Tensor, x: Activations, keys_values: Tensor, attend: Attend
+    ) -> Tensor | None:
+        """Add the attention of normed rows x to a context to the residual, or return what is yet to be added."""
+        q = self._q.normed_heads(x, self._query_gamma)
         k, v = keys_values.unbind(2)
         q = q.view(len(keys_values), -1, *k.shape[2:]).to(k.dtype)
-        return self.plain.cross_attn.to_out(attend(q, k, v).reshape(-1, self.channels))
+        return self._cross_out.add_to(residual, self._rows(attend(q, k, v), residual))
 
-
-def _gammas(attention: SelfAttention | CrossAttention, parts: str) -> Tensor | None:
-    """Return [parts, heads, dim] float32, or None if the attention does not normalise queries and keys."""
-    if not attention.qk_rms_norm:
-        return None
-    return torch.stack([getattr(attention, f"{part}_rms_norm").gamma.detach() for part in parts])
+    def _rows(self, attended: Tensor, residual: Tensor) -> Activations:
+        return Activations(attended.reshape(-1, self.channels).to(residual.dtype))

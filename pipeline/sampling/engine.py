@@ -43,15 +43,19 @@ class Engine:
         flow = checkpoint.structure_flow
         self.structure_shape = (flow.in_channels, *[flow.resolution] * 3)
         self.latent_channels = checkpoint.latent_flow.in_channels
-        self.flows: Flows
+        self.flows: Flows = PlainFlows(checkpoint.structure_flow, checkpoint.latent_flow)
+        self._decode_structure: Callable[[Tensor], Tensor] = checkpoint.structure_decoder
+        self._decode_latents: Callable[[Tensor, VoxelGrid], Tensor] = checkpoint.gaussian_decoder
         if compute.fused:
             # Its kernels need Triton, which is not installed everywhere.
             from pipeline.fused.flows import FusedFlows
+            from pipeline.fused.gaussian_decoder import FusedGaussianDecoder
+            from pipeline.fused.structure_decoder import FusedStructureDecoder
 
             with current_device(self.device):
                 self.flows = FusedFlows(checkpoint.structure_flow, checkpoint.latent_flow, fp8=compute.fp8)
-        else:
-            self.flows = PlainFlows(checkpoint.structure_flow, checkpoint.latent_flow)
+                self._decode_structure = FusedStructureDecoder(checkpoint.structure_decoder)
+                self._decode_latents = FusedGaussianDecoder(checkpoint.gaussian_decoder)
 
     def sample_structure(
         self, conditions: Conditions, params: SamplerParams, noise: Tensor, on_step: OnSamplerStep = lambda _done: None
@@ -64,7 +68,7 @@ class Engine:
     def decode_structure(self, sample: Tensor) -> Tensor:
         """Turn a latent grid [B, *structure_shape] into occupancy logits [B, 1, R, R, R]."""
         with current_device(self.device):
-            return self.checkpoint.structure_decoder(sample)
+            return self._decode_structure(sample)
 
     def sample_latents(
         self, conditions: Conditions, params: SamplerParams, grid: VoxelGrid, noise: Tensor,
@@ -83,7 +87,7 @@ class Engine:
         """
         decoder = self.checkpoint.gaussian_decoder
         with current_device(self.device), sdpa_kernel(_WINDOW_ATTENTION_BACKENDS):
-            raw: Tensor = decoder(latents, grid)
+            raw = self._decode_latents(latents, grid)
         if not bool(raw.isfinite().all()):
             raise NonFiniteOutput("the gaussian decoder returned NaN or infinity; try precision: float32")
         return to_splats(to_gaussians(raw, grid, decoder.resolution, decoder.offset_perturbation, decoder.config))
@@ -92,16 +96,17 @@ class Engine:
     def warm_up_steps(self, conditions: Conditions) -> Iterator[None]:
         """Sample latents in a few steps on structures of every size that the flows treat differently.
 
-        Yields after each size. Libraries choose and load their kernels by size; without this, the first structure of a
-        new size takes longer.
+        Yields after each size. Libraries choose and load their kernels by size, and graphs are captured; without this,
+        the first structure of a new size takes longer.
         """
         # The largest comes first, so that the others reuse its memory.
-        for cells, voxels in sorted(self.flows.warm_up_sizes, reverse=True):
+        for number, (cells, voxels) in enumerate(sorted(self.flows.warm_up_sizes, reverse=True)):
             grid = grid_of_size(cells, voxels, self.device)
             noise = torch.zeros(len(grid), self.latent_channels)
             latents = self.sample_latents(conditions, WARM_UP_PARAMS, grid, noise)
-            with suppress(NonFiniteOutput):
-                self.decode_latents(latents, grid)
+            if number == 0:
+                with suppress(NonFiniteOutput):
+                    self.decode_latents(latents, grid)
             yield
         if self.device.type == "cuda":
             # Torch would keep the memory cached for every size.

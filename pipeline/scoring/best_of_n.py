@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from pipeline.conditioning.prompt import TextPrompt
@@ -44,7 +44,8 @@ class BestResult:
     """The best object, packed for delivery, and all candidates in the order of their seeds.
 
     `score` is None if the object was not scored. `problem` says why validators would score it 0; it is "" if they
-    would score it. `break_off` is the unexpected error that ended the search, None if there was none.
+    would score it. `break_off` is the unexpected error that ended the search, None if there was none. `sheets` are the
+    small pictures of the candidates that have one, by seed.
     """
 
     asset: PackedAsset
@@ -52,6 +53,7 @@ class BestResult:
     problem: str
     candidates: tuple[Candidate, ...]
     break_off: Exception | None = None
+    sheets: Mapping[int, bytes] = field(default_factory=dict)
 
 
 def candidate_seed(seed: int, index: int) -> int:
@@ -120,9 +122,9 @@ class BestOfN:
             return "whole"
         if self._is_hopeless:
             return None
-        if self._lost:
-            stage = self._lost[min(self._lost)].stage
-            return stage if now + expect(stage) <= self.deadline else None
+        for stage in self._lost_stages:
+            if now + expect(stage) <= self.deadline:
+                return stage
         made = len(self._finished) + len(self._running)
         if not self._running and not self.has_valid and self._may_be_mended and made < MAX_ATTEMPTS:
             return "whole" if now + expect("whole") <= self.deadline else None
@@ -137,8 +139,8 @@ class BestOfN:
         """Return the attempt to make next; it counts as being made from now on."""
         if not self._begun:
             self.deadline = min(self.deadline, now + self.seconds)
-        if self._lost:
-            index = min(self._lost)
+        if stage in self._lost_stages:
+            index = min(index for index, lost in self._lost.items() if lost.stage == stage)
             attempt = self._lost.pop(index)
         elif stage == "finish":
             index = max(self._previews, key=lambda index: _rank(self._finished[index]))
@@ -198,10 +200,17 @@ class BestOfN:
             for _, finished in sorted(self._finished.items())
         )
         problem = "" if is_valid else best.problem
-        return BestResult(leader.asset, best.score, problem, candidates, self._break_off)
+        made = (finished for _, finished in sorted(self._finished.items()))
+        sheets = {finished.candidate.seed: finished.sheet for finished in made if finished.sheet}
+        return BestResult(leader.asset, best.score, problem, candidates, self._break_off, sheets)
 
     def _index_of(self, seed: int) -> int:
         return next(index for index, attempt in self._running.items() if attempt.seed == seed)
+
+    @property
+    def _lost_stages(self) -> list[Stage]:
+        """The stages that were lost and are to be made again, the first candidate's first."""
+        return [attempt.stage for _, attempt in sorted(self._lost.items())]
 
     @property
     def _previews(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,9 +12,10 @@ from pipeline.conditioning.mattings import CutOutRecord
 from pipeline.conditioning.preprocessing import PreparedPicture
 from pipeline.errors import Cancelled, NoCutOut, PipelineError
 from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
+from pipeline.scoring.candidate_sheet import draw_candidate_sheet
 from pipeline.scoring.memory import within_memory
 from pipeline.scoring.score import Score
-from pipeline.scoring.scorer import Scorer, ScoreSplats
+from pipeline.scoring.scorer import ScoredViews, Scorer, ScoreSplats
 from pipeline.splats.container import Container
 from pipeline.splats.splats import Splats, flip_up_axis
 from pipeline.splats.statistics import Statistics, compute_statistics
@@ -34,6 +36,7 @@ class GenerationJob:
     task: a name that no other task has. container: the file that validators would receive, which is scored. copies:
     further files of the same object. is_scored: whether to score results, if there is a scorer. preview_steps: those of
     the latents of a preview. is_explained: whether results keep the pictures and the structure they were made from.
+    has_sheets: whether scored candidates have a sheet, since all but the best one lose their files.
     """
 
     task: str
@@ -43,6 +46,7 @@ class GenerationJob:
     is_scored: bool = True
     preview_steps: int = 0
     is_explained: bool = False
+    has_sheets: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +118,8 @@ class FinishedCandidate:
     """A candidate and its files: plain values, which may come from another process.
 
     asset: None if no object could be made or packed, where `error` says why, and for a preview, of which there are the
-    structure [N, 3] uint8 and the seconds of each stage instead.
+    structure [N, 3] uint8 and the seconds of each stage instead. sheet: see pipeline.scoring.candidate_sheet; b"" if
+    it has none.
     """
 
     candidate: Candidate
@@ -122,6 +127,7 @@ class FinishedCandidate:
     error: PipelineError | None = None
     structure: Tensor | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    sheet: bytes = b""
 
     @staticmethod
     def failed(seed: int, seconds: float, error: PipelineError) -> "FinishedCandidate":
@@ -233,21 +239,25 @@ class CandidateMaker:
         if problem := invalid_reason(splats) or "":
             candidate = Candidate(asset.seed, self.now() - started, None, problem, "invalid", asset.voxels)
             return FinishedCandidate(candidate)
-        score, note = self._try_to_score(job, splats, scorer)
+        scored, note = self._try_to_score(job, splats, scorer)
+        score = scored.score if scored else None
         candidate = Candidate(asset.seed, self.now() - started, score, note, "dropped", asset.voxels)
-        return FinishedCandidate(candidate, structure=asset.structure, seconds=asset.seconds)
+        sheet = _draw_sheet(job, scored)
+        return FinishedCandidate(candidate, structure=asset.structure, seconds=asset.seconds, sheet=sheet)
 
     def _judge(self, job: GenerationJob, asset: Asset, started: float, scorer: Scorer) -> FinishedCandidate:
         """Pack, check and score an object. Raises PipelineError if packing fails."""
         packed, splats = _pack(job, asset)
         if problem := invalid_reason(splats) or "":
             return _unscored(packed, self.now() - started, problem)
-        score, note = self._try_to_score(job, splats, scorer)
-        seconds = self.now() - started
-        return FinishedCandidate(Candidate(asset.seed, seconds, score, note, voxels=asset.voxels), packed)
+        scored, note = self._try_to_score(job, splats, scorer)
+        sheet = _draw_sheet(job, scored)
+        score, seconds = scored.score if scored else None, self.now() - started
+        candidate = Candidate(asset.seed, seconds, score, note, voxels=asset.voxels)
+        return FinishedCandidate(candidate, packed, sheet=sheet)
 
-    def _try_to_score(self, job: GenerationJob, splats: Splats, scorer: Scorer) -> tuple[Score | None, str]:
-        """Return the score of splats, or None and why there is none."""
+    def _try_to_score(self, job: GenerationJob, splats: Splats, scorer: Scorer) -> tuple[ScoredViews | None, str]:
+        """Return the score of splats with their views, or None and why there is none."""
         state = self._tasks[job.task]
         try:
             if state.score_splats is None:
@@ -268,6 +278,15 @@ def _pack(job: GenerationJob, asset: Asset) -> tuple[PackedAsset, Splats]:
     kept = (asset.pictures, asset.structure) if job.is_explained else ()
     whole = PackedAsset(packed.data, copies, asset.seed, asset.voxels, statistics, asset.seconds, cut_outs, *kept)
     return whole, packed.splats
+
+
+def _draw_sheet(job: GenerationJob, scored: ScoredViews | None) -> bytes:
+    """Return the sheet of a candidate, b"" if the job has none."""
+    if scored is None or not job.has_sheets:
+        return b""
+    with suppress(Exception):  # whatever a picture may cost, it is not the result
+        return draw_candidate_sheet(scored.views)
+    return b""
 
 
 def _unscored(asset: PackedAsset, seconds: float, problem: str) -> FinishedCandidate:

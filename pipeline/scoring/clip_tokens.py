@@ -6,12 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.conditioning.sentences import CutNotice
+from pipeline.conditioning.sentences import CLIP_TOKENS, CutNotice
 from pipeline.errors import CheckpointError
 from pipeline.weights.files import TOKENIZER_FILE, VOCABULARY_FILES, read_json
 from pipeline.weights.hub_cache import cure, describe_missing
 
-TOKENS = 77
 # The names of the two special tokens in the vocabulary's file, and those by which open_clip knows them in a sentence.
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _SPECIAL = {"<start_of_text>": _START, "<end_of_text>": _END}
@@ -41,7 +40,7 @@ class ClipTokenizer:
         from tokenizers import models, pre_tokenizers
 
         self._fix = ftfy.fix_text
-        self._notice = CutNotice("the scorer's part alignment", TOKENS)
+        self._notice = CutNotice("the scorer's part alignment", CLIP_TOKENS)
         # Not the expressions of tokenizers, which know another version of Unicode and fold its cases otherwise.
         self._pieces = regex.compile(_PIECES, regex.IGNORECASE)
         self._bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -84,9 +83,9 @@ class ClipTokenizer:
         """Return the token ids of a sentence, [1, 77] int64; one that is longer is cut, and still ends with the end."""
         ids = [self._start, *self._encode(self.clean(text)), self.end]
         self._notice.check(len(ids))
-        if len(ids) > TOKENS:
-            ids = [*ids[: TOKENS - 1], self.end]
-        tokens = torch.zeros(1, TOKENS, dtype=torch.int64)
+        if len(ids) > CLIP_TOKENS:
+            ids = [*ids[: CLIP_TOKENS - 1], self.end]
+        tokens = torch.zeros(1, CLIP_TOKENS, dtype=torch.int64)
         tokens[0, : len(ids)] = torch.tensor(ids)
         return tokens
 

@@ -3,7 +3,6 @@
 The convolutions are AlexNet's as torchvision publishes them; the trained heads come with the package torchmetrics.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
-from pipeline.weights.alexnet import ALEXNET_SHA256, ALEXNET_URL
+from pipeline.weights.alexnet import ALEXNET_URL, check_published
 from pipeline.weights.hub_cache import describe_missing
 
 # Of the heads in the package torchmetrics; they are called lin0.model.1.weight to lin4.model.1.weight.
@@ -45,7 +44,7 @@ class Lpips:
         Raises CheckpointError if a file is missing, damaged, another one than published, or lacks a tensor.
         """
         with torch.device("meta"):
-            layers = _create_layers()
+            layers = create_alexnet()
         shapes = {f"features.{name}": parameter.shape for name, parameter in layers.named_parameters()}
         tensors = _take(shapes, _read_alexnet(alexnet), alexnet)
         layers.load_state_dict({name.removeprefix("features."): t for name, t in tensors.items()}, assign=True)
@@ -76,7 +75,7 @@ class Lpips:
         return torch.stack(terms).sum(dim=0)
 
 
-def _create_layers() -> nn.Sequential:
+def create_alexnet() -> nn.Sequential:
     """Create the `features` of torchvision's AlexNet, up to the last activation."""
     return nn.Sequential(
         nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2),
@@ -107,16 +106,7 @@ def _read_alexnet(path: Path) -> Mapping[str, Any]:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
         return tensors
-    try:
-        with path.open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if checksum != ALEXNET_SHA256:
-        raise CheckpointError(
-            f"{path} is not the file that is published as {ALEXNET_URL}, since its sha256 begins with {checksum[:8]}: "
-            "download it again"
-        )
+    check_published(path, "download it again")
     return _read_pickle(path, "download it again")
 
 

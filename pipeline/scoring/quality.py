@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.conditioning.image_encoder import normalised_pixels
 from pipeline.errors import CheckpointError
+from pipeline.scoring.tensors import assign_tensors, read_tensors
 from pipeline.scoring.views import VIEW_BATCH
 from pipeline.weights.hub_cache import cure
 from pipeline.weights.locate import locate_scorer
@@ -60,8 +61,6 @@ def _load_network(weights: Path, config: Path) -> tuple[nn.Module, nn.Linear]:
     """
     # Imported only when needed, because it is slow.
     from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
     from transformers import Dinov2Config, Dinov2Model
 
     try:
@@ -70,23 +69,17 @@ def _load_network(weights: Path, config: Path) -> tuple[nn.Module, nn.Linear]:
         with torch.device("meta"):
             backbone: nn.Module = Dinov2Model(settings)
             head = nn.Linear(settings.hidden_size, 1)
-        tensors = {_present_name(name): tensor.float() for name, tensor in load_file(weights).items()}
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+    except (OSError, ValueError, RuntimeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"cannot load the scorer {weights}: {reason}{cure(weights)}") from None
+        raise CheckpointError(f"{config / 'config.json'} is not supported: {reason}{cure(weights)}") from None
     # Like the validator, ignore other tensors of the file, such as its unused emb_head.
+    tensors = read_tensors(weights, lambda name: name.startswith((_BACKBONE, _HEAD)))
     for prefix, module in ((_BACKBONE, backbone), (_HEAD, head)):
-        expected = module.state_dict()
         # The network's names, too, depend on the version of transformers.
-        state = {name: tensors.get(_present_name(prefix + name)) for name in expected}
-        wrong = [name for name, tensor in state.items() if tensor is None or tensor.shape != expected[name].shape]
-        if wrong:
-            raise CheckpointError(
-                f"the tensors in {weights} do not fit {config / 'config.json'}: {prefix}{wrong[0]} is missing or has "
-                f"another shape ({len(wrong)} such tensors in {prefix}*)"
-            )
-        module.load_state_dict(state, assign=True)
-        module.eval().requires_grad_(False)
+        names = {_present_name(prefix + name): name for name in module.state_dict()}
+        renamed = {_present_name(name): tensor for name, tensor in tensors.items()}
+        known = {names[name]: tensor for name, tensor in renamed.items() if name in names}
+        assign_tensors(module, known, weights, prefix)
     return backbone, head
 
 

@@ -28,7 +28,16 @@ Network = TypeVar("Network")
 Outcome = TypeVar("Outcome")
 MeasureViews = Callable[[Tensor], float]
 
-ScoreSplats = Callable[[Splats], Score]
+
+@dataclass(frozen=True, eq=False)
+class ScoredViews:
+    """The score of splats, and the views [16, 518, 518, 3] uint8 that it comes from, on the device."""
+
+    score: Score
+    views: Tensor
+
+
+ScoreSplats = Callable[[Splats], ScoredViews]
 """Scores splats as a validator would decode them; may raise PipelineError."""
 
 
@@ -128,12 +137,13 @@ class ValidatorScorer(Scorer):
         return partial(self.image_alignment.measure, prompt=self.image_alignment.encode(image.image))
 
     @torch.inference_mode()
-    def _score(self, splats: Splats, measure_alignment: MeasureViews | None) -> Score:
+    def _score(self, splats: Splats, measure_alignment: MeasureViews | None) -> ScoredViews:
         views = render_validator_views(splats.to(self.device))
         ssim, lpips = self.similarity.measure(views) if self.similarity else (None, None)
-        return Score(
+        score = Score(
             quality=self.quality.measure(views) if self.quality else None,
             alignment=measure_alignment(views) if measure_alignment else None,
             ssim=ssim,
             lpips=lpips,
         )
+        return ScoredViews(score, views)

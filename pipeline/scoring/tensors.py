@@ -29,18 +29,19 @@ def read_tensors(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, Tens
         raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}{cure(path)}") from None
 
 
-def assign_tensors(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def assign_tensors(network: nn.Module, tensors: dict[str, Tensor], path: Path, prefix: str = "") -> None:
     """Set all weights of a network, which may be on the meta device, and prepare it for evaluation.
 
-    Raises CheckpointError if a tensor of the file `path` is missing, left over or of another shape.
+    prefix: what precedes the names in the file. Raises CheckpointError if a tensor of the file `path` is missing, left
+    over or of another shape.
     """
     expected = network.state_dict()
     wrong = [name for name, weight in expected.items() if name not in tensors or tensors[name].shape != weight.shape]
     wrong += sorted(tensors.keys() - expected.keys())
     if wrong:
         raise CheckpointError(
-            f"the tensors in {path} do not fit its configuration: {wrong[0]} is missing, unexpected or of another "
-            f"shape ({len(wrong)} such in all)"
+            f"the tensors in {path} do not fit its configuration: {prefix}{wrong[0]} is missing, unexpected or of "
+            f"another shape ({len(wrong)} such in all)"
         )
     network.load_state_dict(tensors, assign=True)
     network.eval().requires_grad_(False)

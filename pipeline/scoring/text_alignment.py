@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.conditioning.sentences import CLIP_TOKENS
 from pipeline.errors import CheckpointError
 from pipeline.scoring.clip_pixels import clip_pixels
-from pipeline.scoring.clip_tokens import TOKENS, ClipTokenizer
+from pipeline.scoring.clip_tokens import ClipTokenizer
 from pipeline.scoring.convnext_clip import Architecture, ConvNextClip
 from pipeline.scoring.outliers import filter_outliers, geometric_mean
 from pipeline.scoring.tensors import assign_tensors, read_tensors
@@ -51,10 +52,10 @@ class TextAlignment:
         network = _load_network(directory / OPEN_CLIP_CONFIG, directory / OPEN_CLIP_WEIGHTS)
         tokenizer = ClipTokenizer.load(directory)
         context, vocabulary = len(network.positional_embedding), network.token_embedding.num_embeddings
-        if context != TOKENS or tokenizer.end >= vocabulary:
+        if context != CLIP_TOKENS or tokenizer.end >= vocabulary:
             raise CheckpointError(
-                f"{directory / OPEN_CLIP_CONFIG} has {context} positions and {vocabulary} tokens, but {TOKENS} and the "
-                f"{tokenizer.end + 1} of the tokenizer are needed"
+                f"{directory / OPEN_CLIP_CONFIG} has {context} positions and {vocabulary} tokens, but {CLIP_TOKENS} "
+                f"and the {tokenizer.end + 1} of the tokenizer are needed"
             )
         if device.type == "cpu":
             return TextAlignment(network, tokenizer, device, torch.float32)

@@ -1,19 +1,15 @@
 """The rows of a PLY's elements as numpy tables; lists are skipped."""
 
 import struct
-import warnings
-from collections.abc import Iterator
-from io import BytesIO, StringIO
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
-from plyfile import PlyData, PlyParseError
 
 from pipeline.errors import FormatError
 from pipeline.splats.ply_header import BYTE_ORDERS, TYPES, Element, Header
+from pipeline.splats.ply_text import read_text
 
-_MAX_ASCII_LINE = 1 << 20
 _BLOCK_ROWS = 65536
 _STRUCT_CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}
 
@@ -26,7 +22,7 @@ def read_rows(data: bytes, header: Header, *names: str) -> dict[str, NDArray[np.
     elements = header.up_to(*names)
     header.check_size(elements, len(data))
     if header.format == "ascii":
-        return _read_text(data, header, elements, names)
+        return {name: rows for name, rows in read_text(data, header.body, elements) if name in names}
     order = BYTE_ORDERS[header.format]
     tables = {}
     offset = header.body
@@ -94,37 +90,3 @@ def _read_lists(
 
 def _too_short(element: Element, row: int, also: str = "") -> FormatError:
     return FormatError(f"PLY too short: {also}early end-of-file in row {row} of the element {element.name[:80]!r}")
-
-
-def _read_text(
-    data: bytes, header: Header, elements: tuple[Element, ...], names: tuple[str, ...]
-) -> dict[str, NDArray[np.void]]:
-    """Return the rows of the named elements of a file in text, read by plyfile."""
-    lines = ["ply", "format ascii 1.0"]
-    for element in elements:
-        lines.append(f"element {element.name} {element.count}")
-        lines += [f"property {' '.join(kind)} {name}" for name, kind in element.properties.items()]
-    start = "\n".join([*lines, "end_header\n"])
-    try:
-        # plyfile warns of lists without items, numpy of text beyond the range of a type.
-        with warnings.catch_warnings(), np.errstate(over="ignore"):
-            warnings.simplefilter("ignore")
-            count = sum(element.count for element in elements)
-            content = PlyData.read(StringIO(start + "".join(_text_lines(data, header.body, count))))
-            return {name: content[name].data for name in names}
-    except (PlyParseError, ValueError, TypeError, ArithmeticError, LookupError) as error:
-        raise FormatError(f"PLY that plyfile cannot read: {error}") from error
-
-
-def _text_lines(data: bytes, offset: int, count: int) -> Iterator[str]:
-    """Yield the first `count` lines that are not blank. Raises FormatError if there are fewer."""
-    stream = BytesIO(data)
-    stream.seek(offset)
-    taken = 0
-    while taken < count:
-        line = stream.readline(_MAX_ASCII_LINE)
-        if not line or len(line) == _MAX_ASCII_LINE:
-            raise FormatError(f"PLY with {taken} readable lines: expected {count}")
-        if line.strip():
-            taken += 1
-            yield line.decode("ascii")

@@ -47,14 +47,24 @@ def check_alexnet(reference: str) -> Path:
     if path.suffix == ".safetensors":
         _check_tensors(path)
         return path
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != ALEXNET_SHA256:
-        cure = f"delete it and run `sn17-miner weights download {LPIPS}`"
-        if reference != LPIPS:
-            cure = f"name a safetensors file, or {LPIPS}, which `sn17-miner weights download` fetches"
-        raise CheckpointError(f"{path} has sha256 {digest}, not {ALEXNET_SHA256}: {cure}")
+    cure = f"delete it and run `sn17-miner weights download {LPIPS}`"
+    if reference != LPIPS:
+        cure = f"name a safetensors file, or {LPIPS}, which `sn17-miner weights download` fetches"
+    check_published(path, cure)
     return path
+
+
+def check_published(path: Path, cure: str) -> None:
+    """Raise CheckpointError, whose message ends in the cure, unless a file is AlexNet as it is published."""
+    try:
+        with path.open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if checksum != ALEXNET_SHA256:
+        raise CheckpointError(
+            f"{path} is not the file that is published as {ALEXNET_URL}, its sha256 is {checksum}: {cure}"
+        )
 
 
 def download_alexnet(reference: str) -> Path:

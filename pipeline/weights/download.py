@@ -17,7 +17,6 @@ _OPTIONAL_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 # Files of directories that refer to nothing outside: text-to-image models, and the networks of open_clip and of
 # transformers.
 _WHOLE = (MODEL_INDEX, OPEN_CLIP_CONFIG, "config.json")
-_BACKBONE = HubReference(SCORER_BACKBONE, "", None)
 
 Store = Callable[[RemoteFile, str], Path]
 """Downloads a file to where the miner looks for it; the path is relative to the directory of the checkpoint."""
@@ -107,7 +106,7 @@ class _Downloader:
         """Download what a directory lacks."""
         if (directory / SCORER_FILE).is_file():
             if not (directory / "config.json").is_file():
-                self.get(_BACKBONE, "config.json")
+                self.get_backbone()
         elif (directory / PIPELINE_FILE).is_file() or not any((directory / name).is_file() for name in _WHOLE):
             self.get_checkpoint(directory / PIPELINE_FILE, directory, overrides)
 
@@ -119,7 +118,7 @@ class _Downloader:
             self.get_checkpoint(self.get(source, PIPELINE_FILE), source, overrides)
         elif _has(source, SCORER_FILE):
             self.get(source, SCORER_FILE)
-            self.get(_BACKBONE, "config.json")
+            self.get_backbone()
         elif _has(source, MODEL_INDEX):
             files.get_model_files(lambda path: _has(source, path), lambda path: self.get(source, path))
         elif _has(source, OPEN_CLIP_CONFIG):
@@ -179,6 +178,12 @@ class _Downloader:
             names += [name for name in _OPTIONAL_TOKENIZER_FILES if _has(source, folder + name)]
         for name in names:
             self.get(source, folder + name, relative + name)
+
+    def get_backbone(self) -> None:
+        """Download the configuration of the scorer's backbone."""
+        source = HubReference.parse(SCORER_BACKBONE)
+        assert source is not None
+        self.get(source, "config.json")
 
     def get(self, source: HubReference, path: str, relative: str | None = None) -> Path:
         """Download and check a file of a repository. Raises DownloadError, also if there is no such file."""

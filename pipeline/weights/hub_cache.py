@@ -4,9 +4,11 @@ A repository's folder has the content of files in blobs/, the commit that a revi
 in snapshots/COMMIT a link to a blob for each file.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import CheckpointError
+from pipeline.weights.revisions import PINNED_REVISIONS
 
 _FOLDER_PREFIX = "models--"
 _SNAPSHOTS = "snapshots"
@@ -64,12 +66,12 @@ def cure(path: Path) -> str:
 
 def _reference(folder: Path, snapshot: Path, path: Path) -> str:
     """Return "org/name[/path][@commit]" for what has to be downloaded to repair a path of a snapshot."""
-    name = folder.name.removeprefix(_FOLDER_PREFIX).replace("--", "/")
+    name = repository = folder.name.removeprefix(_FOLDER_PREFIX).replace("--", "/")
     is_whole = any((snapshot / marker).is_symlink() or (snapshot / marker).is_file() for marker in _MARKERS)
     if not is_whole and path != snapshot:
         name += f"/{path.relative_to(snapshot).with_suffix('')}"
-    try:
-        is_main = (folder / "refs" / "main").read_text(encoding="utf-8").strip() == snapshot.name
-    except (OSError, ValueError):
-        is_main = False
-    return name if is_main else f"{name}@{snapshot.name}"
+    default = PINNED_REVISIONS.get(repository)
+    if default is None:
+        with suppress(OSError, ValueError):
+            default = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    return name if snapshot.name == default else f"{name}@{snapshot.name}"

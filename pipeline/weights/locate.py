@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.errors import CheckpointError
 from pipeline.weights.files import NETWORK_SUFFIXES, PIPELINE_FILE, EncoderKind
 from pipeline.weights.hub_cache import DamagedCache, check_cached, describe_missing
+from pipeline.weights.revisions import PINNED_REVISIONS
 
 # For images, and for sentences with the same networks.
 EMBEDDED, EMBEDDED_TEXT = "embedded", "embedded-text"
@@ -31,7 +32,10 @@ _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 @dataclass(frozen=True)
 class HubReference:
-    """A reference "org/name[/path][@revision]" to a repository of the hub or, with a path, to something in it."""
+    """A reference "org/name[/path][@revision]" to a repository of the hub or, with a path, to something in it.
+
+    revision: None is the newest one.
+    """
 
     repository: str
     path: str
@@ -39,12 +43,16 @@ class HubReference:
 
     @staticmethod
     def parse(text: str) -> "HubReference | None":
-        """Parse a reference; return None if the text can only be a path on this machine."""
+        """Parse a reference; return None if the text can only be a path on this machine.
+
+        Without a revision, it is the one of PINNED_REVISIONS, if the repository has one there.
+        """
         name, _, revision = text.partition("@")
         parts = name.split("/", 2)
         if len(parts) < 2 or parts[0] in ("", ".", "..", "~"):
             return None
-        return HubReference("/".join(parts[:2]), "".join(parts[2:]), revision or None)
+        repository = "/".join(parts[:2])
+        return HubReference(repository, "".join(parts[2:]), revision or PINNED_REVISIONS.get(repository))
 
     def find(self, file: str) -> Path | None:
         """Return a file of the repository in the local cache, or None if it is not there.

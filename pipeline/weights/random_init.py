@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.params import SamplerParams
 from pipeline.scoring.convnext_clip import Architecture, ConvNextClip
+from pipeline.scoring.lpips import create_alexnet
 from pipeline.trellis.checkpoint import build_network
 from pipeline.weights.checkpoint_writer import save_network, save_pipeline, save_tokenizer
 from pipeline.weights.files import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
@@ -50,8 +51,6 @@ CLIP_VISION = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "patch_size": 14, "image_size": 336, "hidden_act": "quick_gelu", "projection_dim": 1280,
 }  # fmt: skip
-# Shapes of AlexNet's convolutions, by their index among its features.
-ALEXNET = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
 
 
 def _networks(structure_flow: dict[str, Any], latent_flow: dict[str, Any]) -> Networks:
@@ -152,9 +151,10 @@ def write_alexnet(directory: Path) -> Path:
     """Write AlexNet's convolutions, and return the file."""
     torch.manual_seed(0)
     tensors: dict[str, Tensor] = {}
-    for index, shape in ALEXNET.items():
-        fan_in = shape[1] * shape[2] * shape[3]
-        tensors[f"features.{index}.weight"] = torch.randn(shape) * (2 / fan_in) ** 0.5
-        tensors[f"features.{index}.bias"] = torch.zeros(shape[0])
+    for name, parameter in create_alexnet().named_parameters():
+        fan_in = parameter[0].numel()
+        is_bias = parameter.ndim == 1
+        values = torch.zeros(parameter.shape) if is_bias else torch.randn(parameter.shape) * (2 / fan_in) ** 0.5
+        tensors[f"features.{name}"] = values
     save_file(tensors, directory / "alexnet.safetensors")
     return directory / "alexnet.safetensors"

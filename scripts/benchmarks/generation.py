@@ -2,11 +2,13 @@
 
     python -m scripts.benchmarks.generation --checkpoint random:image-large --phase phase3 --voxels 12000
     python -m scripts.benchmarks.generation --checkpoint random:image-large --kernels plain
-    python -m scripts.benchmarks.generation --checkpoint DIR --candidates
+    python -m scripts.benchmarks.generation --checkpoint DIR --candidates --score
 
 random:NAME first writes a checkpoint of the public one's size with random weights. A spherical shell of voxels replaces
 the structure, since random weights make none. The figures are medians after a warm-up, with the device synchronised;
-the last line is JSON. Needs neither bittensor nor rembg.
+the last line is JSON. --candidates counts whole candidates, one after the other, with the energy of each as nvidia-smi
+reads the card's power; --score writes each as an SPZ file, verifies it, and scores what it holds with all parts of the
+score, of the published sizes. Needs neither bittensor nor rembg.
 """
 
 import argparse
@@ -23,12 +25,14 @@ from typing import Any
 
 import torch
 
-from pipeline import SamplerParams, choose_compute, ply
+from pipeline import SamplerParams, ValidatorScorer, choose_compute, ply, spz
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.structure_decoder import occupied_voxels
 from pipeline.weights import random_init
 from pipeline.weights.locate import locate
 from scripts.benchmarks import operations
+from scripts.benchmarks.power import measure_energy
+from scripts.benchmarks.scoring import PROMPTS, load_scorer
 from scripts.benchmarks.timing import GIB, elapsed, median_seconds
 from scripts.benchmarks.workload import GenerationWorkload, phase_params, shell_grid
 from scripts.loaded_checkpoint import LoadedCheckpoint
@@ -81,36 +85,56 @@ def first_to_last(workload: GenerationWorkload, grid: VoxelGrid, runs: int) -> f
     return seconds[0] / seconds[-1]
 
 
-def count_candidates(workload: GenerationWorkload) -> int:
-    """Return the number of candidates that are made within CANDIDATE_SECONDS."""
-    start, count = time.perf_counter(), 0
-    while True:
-        elapsed(lambda: workload.make_candidate(workload.grid))
-        if time.perf_counter() - start > CANDIDATE_SECONDS:
-            return count
-        count += 1
+def measure_candidates(workload: GenerationWorkload, scorer: ValidatorScorer | None) -> dict[str, float]:
+    """Return how many candidates are finished within CANDIDATE_SECONDS, and the seconds and joules of each."""
+    score = None if scorer is None else scorer.for_prompt(PROMPTS["image"])
+
+    def make() -> None:
+        if score is None:
+            workload.make_candidate(workload.grid)
+            return
+        splats = workload.make_splats(workload.grid)
+        score(spz.verify_round_trip(splats, spz.to_bytes(splats)))
+
+    make()
+    finished: list[float] = []
+    with measure_energy(workload.engine.device) as energy:
+        start = time.perf_counter()
+        while not finished or finished[-1] <= CANDIDATE_SECONDS:
+            elapsed(make)
+            finished.append(time.perf_counter() - start)
+    return {
+        "count": len(finished) - 1,
+        "seconds_each": round(finished[-1] / len(finished), 4),
+        "joules_each": round(energy.joules / len(finished)),
+        "watts": round(energy.watts),
+    }
 
 
 @torch.inference_mode()
 def measure(arguments: argparse.Namespace, directory: Path, write_seconds: float) -> dict[str, Any]:
     """Return all figures of one run; `write_seconds` were spent on writing the checkpoint."""
     compute = choose_compute("cuda", arguments.precision, arguments.kernels, fp8=arguments.fp8)
+    # Before all that takes long, since a package may be missing. Its time and memory are no part of the figures.
+    start = time.perf_counter()
+    scorer = load_scorer(compute.device) if arguments.score else None
+    scorer_seconds, scorer_memory = time.perf_counter() - start, torch.cuda.memory_allocated()
     torch.manual_seed(0)
     start = time.perf_counter()
     checkpoint = LoadedCheckpoint.load(directory, compute)
     torch.cuda.synchronize()
     load_seconds = time.perf_counter() - start
     workload = GenerationWorkload.prepare(checkpoint, phase_params(arguments.phase, arguments.reuse), arguments.voxels)
-    loaded_memory = torch.cuda.memory_allocated()
+    loaded_memory = torch.cuda.memory_allocated() - scorer_memory
     workload.make_candidate(workload.grid)
     for _ in workload.engine.warm_up_steps(workload.conditions):
         pass
     torch.cuda.synchronize()
-    ready_seconds = process_age() - write_seconds
+    ready_seconds = process_age() - write_seconds - scorer_seconds
     ceiling = measure_ceiling(compute.dtype)
     torch.cuda.reset_peak_memory_stats()
     stages = measure_stages(workload, arguments.repeats)
-    peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    peak, reserved = (torch.cuda.max_memory_allocated() - scorer_memory, torch.cuda.max_memory_reserved())
     result: dict[str, Any] = {
         "command": " ".join(sys.argv), "device": torch.cuda.get_device_name(), "compute": compute.reason,
         "torch": torch.__version__, "python": platform.python_version(), "voxels": len(workload.grid),
@@ -125,7 +149,7 @@ def measure(arguments: argparse.Namespace, directory: Path, write_seconds: float
         },
     }  # fmt: skip
     if arguments.candidates:
-        result["candidates"] = count_candidates(workload)
+        result["candidates"] = measure_candidates(workload, scorer)
     if arguments.new_sizes:
         grids = [shell_grid(round(arguments.voxels * factor), compute.device) for factor in NEW_SIZES]
         result["first_against_tenth"] = [round(first_to_last(workload, grid, 10), 3) for grid in grids]
@@ -144,6 +168,10 @@ def show(result: dict[str, Any]) -> None:
             line += f" {result['tera_operations'][name]:8.1f} T  {100 * result['share_of_ceiling'][name]:5.1f} %"
         print(line)
     print(f"{'sum':20} {result['total_milliseconds']:9.2f} ms; peak {result['peak_gib']} GiB")
+    if "candidates" in result:
+        print("candidates in {} s: {count}; {seconds_each} s and {joules_each} J each, at {watts} W".format(
+            CANDIDATE_SECONDS, **result["candidates"]
+        ))  # fmt: skip
 
 
 def main() -> int:
@@ -159,6 +187,7 @@ def main() -> int:
     parser.add_argument("--reuse", type=int, default=0, help="acceleration.reuse of phases")
     parser.add_argument("--new-sizes", action="store_true", help="compare first runs of new sizes and phases, too")
     parser.add_argument("--candidates", action="store_true", help=f"count those made in {CANDIDATE_SECONDS:.0f} s")
+    parser.add_argument("--score", action="store_true", help="with --candidates: write, verify and score each, too")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("this benchmark needs a CUDA GPU, and torch finds none", file=sys.stderr)

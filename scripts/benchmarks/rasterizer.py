@@ -17,19 +17,13 @@ from typing import Any
 
 import torch
 
-from pipeline import Splats, ply, recognise_format, spz
+from pipeline import Splats
 from pipeline.compute import triton_obstacle
 from pipeline.rendering import torch_rasterizer
 from pipeline.rendering.cameras import validator_cameras
 from pipeline.scoring.views import normalise_as_validator
-from scripts.benchmarks.scoring import egg_shell
+from scripts.benchmarks.scoring import egg_shell, read_splats
 from scripts.benchmarks.timing import GIB, device_name, median_seconds
-
-
-def read_splats(path: Path) -> Splats:
-    """Read a PLY or SPZ file. Raises FormatError."""
-    data = path.read_bytes()
-    return ply.from_bytes(data) if recognise_format(data) == "ply" else spz.from_bytes(data)
 
 
 def measure(splats: Splats, repeats: int) -> dict[str, Any]:

@@ -4,8 +4,9 @@
 
 The networks have the published sizes and random weights; the object is a shell of gaussians as wide as a voxel, or that
 of a file. Prints the median time, after two warm-ups, of a whole score for a sentence and for a picture, of each part
-by itself on views that are drawn already, of the 16 views, and of encoding and verifying the SPZ that is scored; the
-time to encode each prompt, which happens once a task; and the peak of the GPU's memory. The last line is JSON.
+by itself on views that are drawn already, of the 16 views, of the sheet of a candidate, and of encoding and verifying
+the SPZ that is scored; the time to encode each prompt, which happens once a task; and the peak of the GPU's memory. The
+last line is JSON.
 """
 
 import argparse
@@ -20,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from pipeline import ImagePrompt, Prompt, ScorerSources, Splats, TextPrompt, ValidatorScorer, ply, spz
+from pipeline import ImagePrompt, Prompt, ScorerSources, Splats, TextPrompt, ValidatorScorer, ply, recognise_format, spz
+from pipeline.scoring.candidate_sheet import draw_candidate_sheet
 from pipeline.scoring.views import render_validator_views
 from pipeline.weights.random_init import write_alexnet, write_image_alignment, write_scorer, write_text_alignment
 from scripts.benchmarks.timing import GIB, device_name, median_seconds
@@ -44,6 +46,12 @@ def egg_shell(count: int, device: torch.device) -> Splats:
         f_dc=normal(3),
     )
     return splats.to(device)
+
+
+def read_splats(path: Path) -> Splats:
+    """Read a PLY or SPZ file. Raises FormatError."""
+    data = path.read_bytes()
+    return ply.from_bytes(data) if recognise_format(data) == "ply" else spz.from_bytes(data)
 
 
 PROMPTS: dict[str, Prompt] = {
@@ -97,6 +105,7 @@ def measure(scorer: ValidatorScorer, splats: Splats, repeats: int) -> dict[str, 
         "image_alignment": lambda: image.measure(views, image_prompt),
         "ssim": lambda: similarity.pair_similarities(views),
         "lpips": lambda: similarity.pair_distances(views),
+        "candidate_sheet": lambda: draw_candidate_sheet(views),
         "encode_sentence": lambda: text.encode(sentence.text),
         "encode_picture": lambda: image.encode(picture.image),
         "spz": lambda: spz.verify_round_trip(splats, spz.to_bytes(splats)),
@@ -120,8 +129,7 @@ def main() -> int:
     memory = torch.cuda.memory_allocated() / GIB if device.type == "cuda" else 0.0
     objects = {f"shell of {count}": egg_shell(count, device) for count in arguments.count}
     for path in arguments.file:
-        read = ply.from_bytes if path.suffix == ".ply" else spz.from_bytes
-        objects[path.name] = read(path.read_bytes()).to(device)
+        objects[path.name] = read_splats(path).to(device)
     results = {}
     for name, splats in objects.items():
         results[name] = measure(scorer, splats, arguments.repeats)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from miner.config import shipped_config
 from miner.config.phase_files import load_phase
-from pipeline import SamplerParams, ply
+from pipeline import SamplerParams, Splats, ply
 from pipeline.params import Conditions
 from pipeline.sampling.engine import Engine
 from pipeline.trellis import VoxelGrid
@@ -75,7 +75,11 @@ class GenerationWorkload:
         noise = torch.randn(len(grid), self.engine.latent_channels)
         return self.engine.sample_latents(self.conditions, self.latent_params, VoxelGrid(grid.coords), noise)
 
+    def make_splats(self, grid: VoxelGrid) -> Splats:
+        """Run all stages after conditioning."""
+        occupied_voxels(self.engine.decode_structure(self.sample_structure()))
+        return self.engine.decode_latents(self.sample_latents(grid), VoxelGrid(grid.coords))
+
     def make_candidate(self, grid: VoxelGrid) -> bytes:
         """Run all stages after conditioning; return the PLY file."""
-        occupied_voxels(self.engine.decode_structure(self.sample_structure()))
-        return ply.to_bytes(self.engine.decode_latents(self.sample_latents(grid), VoxelGrid(grid.coords)))
+        return ply.to_bytes(self.make_splats(grid))

@@ -5,7 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.conditioning.text_encoder import TOKENS
+from pipeline.conditioning.sentences import CLIP_TOKENS
 from pipeline.weights.random_init import GAUSSIANS
 from scripts.train_tiny.data.voxels import LATENT_CHANNELS
 
@@ -55,7 +55,7 @@ def build_text_encoder(vocabulary_size: int) -> Any:
     config = CLIPTextConfig(
         vocab_size=vocabulary_size, bos_token_id=vocabulary_size - 2, eos_token_id=vocabulary_size - 1,
         hidden_size=TOKEN_WIDTH, intermediate_size=2 * TOKEN_WIDTH, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=TOKENS,
+        max_position_embeddings=CLIP_TOKENS,
     )  # fmt: skip
     return CLIPTextModel(config)
 

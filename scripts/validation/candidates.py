@@ -45,13 +45,18 @@ class Scores:
     """What each result of P prompts, S structures of each, and L latents on each structure is worth.
 
     final: the validator's score, [P, S, L]; seen: what the miner sees of it; half: what it sees of the first latents
-    after half of their steps, [P, S]; preview: what it sees of latents in PREVIEW_STEPS steps, [P, S].
+    after half of their steps, [P, S]; preview: what it sees of latents in PREVIEW_STEPS steps, [P, S]. Those of one
+    prompt lack the first dimension.
     """
 
     final: Floats
     seen: Floats
     half: Floats
     preview: Floats
+
+    def best(self, made: list[tuple[int, int]]) -> float:
+        """Return the validator's score of the result of one prompt that looks best to the miner."""
+        return float(self.final[max(made, key=lambda place: float(self.seen[place]))])
 
 
 @dataclass(frozen=True)
@@ -90,24 +95,10 @@ class Budget:
         return True
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """The scores of one prompt's results, see Scores."""
-
-    final: Floats
-    seen: Floats
-    half: Floats
-    preview: Floats
-
-    def best(self, made: list[tuple[int, int]]) -> float:
-        """Return the validator's score of the result that looks best to the miner."""
-        return float(self.final[max(made, key=lambda place: float(self.seen[place]))])
+Policy = Callable[[Scores, Costs, Budget], list[tuple[int, int]]]
 
 
-Policy = Callable[[Prompt, Costs, Budget], list[tuple[int, int]]]
-
-
-def independent(prompt: Prompt, costs: Costs, budget: Budget) -> list[tuple[int, int]]:
+def independent(prompt: Scores, costs: Costs, budget: Budget) -> list[tuple[int, int]]:
     """Make a structure and latents for every candidate."""
     made = []
     for structure in range(len(prompt.final)):
@@ -120,7 +111,7 @@ def independent(prompt: Prompt, costs: Costs, budget: Budget) -> list[tuple[int,
 def resample(structures: int) -> Policy:
     """Return the policy that makes so many candidates, then further latents on the structure of the best."""
 
-    def play(prompt: Prompt, costs: Costs, budget: Budget) -> list[tuple[int, int]]:
+    def play(prompt: Scores, costs: Costs, budget: Budget) -> list[tuple[int, int]]:
         made = []
         for structure in range(structures):
             if budget.spend(costs.candidate):
@@ -135,7 +126,7 @@ def resample(structures: int) -> Policy:
     return play
 
 
-def drop_half_way(prompt: Prompt, costs: Costs, budget: Budget) -> list[tuple[int, int]]:
+def drop_half_way(prompt: Scores, costs: Costs, budget: Budget) -> list[tuple[int, int]]:
     """Look at every candidate after half of its latents, and finish those that look better than the best did then."""
     made: list[tuple[int, int]] = []
     best = -np.inf
@@ -151,7 +142,7 @@ def drop_half_way(prompt: Prompt, costs: Costs, budget: Budget) -> list[tuple[in
 def preview(structures: int, kept: int = 1) -> Policy:
     """Return the policy that tries so many structures with few steps of latents, and finishes the most promising."""
 
-    def play(prompt: Prompt, costs: Costs, budget: Budget) -> list[tuple[int, int]]:
+    def play(prompt: Scores, costs: Costs, budget: Budget) -> list[tuple[int, int]]:
         tried = []
         finish = costs.latents + costs.look
         for structure in range(structures):
@@ -191,7 +182,7 @@ def compare(scores: Scores, costs: Costs, candidates: int) -> dict[str, tuple[fl
     for name, policy in POLICIES.items():
         values = []
         for arrays in zip(scores.final, scores.seen, scores.half, scores.preview, strict=True):
-            prompt = Prompt(*arrays)
+            prompt = Scores(*arrays)
             made = policy(prompt, costs, Budget(candidates * costs.candidate))
             values.append(prompt.best(made) if made else 0.0)
         results[name] = np.array(values)

@@ -14,14 +14,18 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
-from pipeline.fused import attention
+from pipeline.fused import attention, products
 from pipeline.fused.flows import FusedFlows
+from pipeline.fused.gaussian_decoder import FusedGaussianDecoder
+from pipeline.fused.structure_decoder import FusedStructureDecoder
 from pipeline.params import Conditions
 from pipeline.rendering.cameras import orbit
 from pipeline.rendering.triton_rasterizer import composite_views
 from pipeline.splats.splats import Splats
 from pipeline.trellis import SLatFlowModel, SparseStructureFlowModel, VoxelGrid
 from pipeline.trellis.checkpoint import build_network
+from pipeline.trellis.gaussian_decoder import SLatGaussianDecoder
+from pipeline.trellis.structure_decoder import SparseStructureDecoder
 from pipeline.weights.random_init import CHECKPOINTS
 from scripts.validation.specialisation import Specialisation
 
@@ -31,6 +35,9 @@ FP8_CAPABILITY = (9, 0)
 FEWER = {"num_blocks": 2}
 RESOLUTION = 4
 TOKENS = 16
+# An H100's; any number compiles to the same registers and memory.
+MULTIPROCESSORS = 132
+GRID = torch.tensor([[20, 20, 20], [21, 20, 20], [40, 41, 42]])
 
 
 class CompilingDriver:
@@ -74,6 +81,8 @@ def compiled_kernels(capability: str) -> Iterator[list[Specialisation]]:
     with (
         patch.object(JITFunction, "run", compile_only),
         patch.object(attention, "capability", lambda _device: _numbers(capability)),
+        patch.object(products, "capability", lambda _device: _numbers(capability)),
+        patch.object(products, "multiprocessors", lambda _device: MULTIPROCESSORS),
     ):
         yield found
     found += [_specialisation(kernel, function, capability) for kernel, function in compiled.values()]
@@ -116,7 +125,7 @@ def call_flows(checkpoint: str, dtype: torch.dtype, *, fp8: bool) -> None:
     latents = _empty_network(name, {**args, **FEWER}, dtype)
     flows = FusedFlows(cast(SparseStructureFlowModel, structure), cast(SLatFlowModel, latents), fp8=fp8)
     tokens = torch.zeros(1, TOKENS, args["cond_channels"])
-    grid = VoxelGrid.of([torch.tensor([[20, 20, 20], [21, 20, 20], [40, 41, 42]])])
+    grid = VoxelGrid.of([GRID])
     for negative in (None, tokens):
         conditions = Conditions((tokens,), negative)
         x = torch.zeros(1, 8, RESOLUTION, RESOLUTION, RESOLUTION)
@@ -125,6 +134,17 @@ def call_flows(checkpoint: str, dtype: torch.dtype, *, fp8: bool) -> None:
         for indices in ([0], [0, 1]):
             velocities(x, 0, indices)
             latent_velocities(torch.zeros(len(grid), 8), 0, indices)
+
+
+def call_decoders(checkpoint: str, dtype: torch.dtype) -> None:
+    """Call the fused decoders of a published checkpoint's width."""
+    networks = CHECKPOINTS[checkpoint]
+    name, args = networks["sparse_structure_decoder"]
+    structure = FusedStructureDecoder(cast(SparseStructureDecoder, _empty_network(name, args, dtype)))
+    structure(torch.zeros(1, args["latent_channels"], 1, 1, 1))
+    name, args = networks["slat_decoder_gs"]
+    gaussians = FusedGaussianDecoder(cast(SLatGaussianDecoder, _empty_network(name, {**args, **FEWER}, dtype)))
+    gaussians(torch.zeros(len(GRID), args["latent_channels"]), VoxelGrid.of([GRID]))
 
 
 def _empty_network(name: str, args: dict[str, Any], dtype: torch.dtype) -> torch.nn.Module:
@@ -143,12 +163,13 @@ def call_rasterizer() -> None:
 
 
 def check_card(capability: str, checkpoints: Sequence[str], dtypes: Sequence[torch.dtype]) -> list[Specialisation]:
-    """Return what is compiled for a card: the rasteriser, and the flows of checkpoints in precisions."""
+    """Return what is compiled for a card: the rasteriser, and the networks of checkpoints in precisions."""
     eight_bits = (False, True) if _numbers(capability) >= FP8_CAPABILITY else (False,)
     with torch.inference_mode(), compiled_kernels(capability) as kernels:
         call_rasterizer()
         for checkpoint in checkpoints:
             for dtype in dtypes:
+                call_decoders(checkpoint, dtype)
                 for fp8 in eight_bits:
                     call_flows(checkpoint, dtype, fp8=fp8)
     return kernels

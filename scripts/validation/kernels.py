@@ -3,11 +3,12 @@
     python -m scripts.validation.kernels
     python -m scripts.validation.kernels --capability 8.6 12.0 --checkpoint text-xlarge
 
-The fused flows of both published checkpoints' sizes, two blocks deep, and the rasteriser are called as generation calls
-them, with a driver of Triton's that compiles for a card instead of launching. So every specialisation has the constants
-and argument types that the calling code gives it. A kernel fits if the compiler can translate it, its blocks need no
-more shared memory than the card lets one have, and no register is spilled to the stack; the last two are read from the
-compiled code. Exit code 1: at least one does not fit. Needs Triton, and runs where TRITON_INTERPRET is not set.
+The fused networks of both published checkpoints' sizes, flows two blocks deep, and the rasteriser are called as
+generation calls them, with a driver of Triton's that compiles for a card instead of launching. So every specialisation
+has the constants and argument types that the calling code gives it. A kernel fits if the compiler can translate it, its
+blocks need no more shared memory than the card lets one have, and no register is spilled to the stack; the last two are
+read from the compiled code. Exit code 1: at least one does not fit. Needs Triton, and runs where TRITON_INTERPRET is
+not set.
 """
 
 import argparse

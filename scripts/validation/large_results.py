@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from functools import partial
 
+import torch
+
 from miner.config.phase_files import NamedPhase
 from miner.gpu import LoadedModels, LoadModels
 from pipeline import Asset, Backend, Conditioning, OnStep, Prompt, Request, Score, Scorer, Splats
 from pipeline.request import STAGES, ignore_steps
-from pipeline.scoring.scorer import ScoreSplats
+from pipeline.scoring.scorer import ScoredViews, ScoreSplats
 from scripts.benchmarks.formats import random_splats
 
 
@@ -57,5 +59,5 @@ def _load(phase: NamedPhase, gaussians: int) -> LoadedModels:
     return LoadedModels(ReadyBackend(gaussians), ConstantScorer())
 
 
-def _score(splats: Splats) -> Score:
-    return Score(quality=0.5)
+def _score(splats: Splats) -> ScoredViews:
+    return ScoredViews(Score(quality=0.5), torch.full((16, 518, 518, 3), 255, dtype=torch.uint8))

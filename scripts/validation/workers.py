@@ -79,7 +79,7 @@ async def measure(settings: MinerSettings, phase: NamedPhase, seconds: float, ro
         "mean_seconds": round(sum(each) / len(each), 3),
         "voxels": results[0].asset.voxels,
         "load_seconds": round(load_seconds, 1),
-        "faults": [status.fault for status in statuses if status.fault],
+        "losses": [status.last_loss for status in statuses if status.last_loss],
     }
 
 

@@ -17,8 +17,11 @@ COMMANDS = [
 ]
 # The GPU machine has neither bittensor nor rembg.
 GPU_COMMANDS = ["scripts.benchmarks.generation"]
-GPU_COMMANDS += [f"scripts.validation.{name}" for name in ("candidates", "memory", "precision", "swap", "workers")]
-TRITON_COMMANDS = ["scripts.validation.kernels"]
+GPU_COMMANDS += [
+    f"scripts.validation.{name}" for name in ("candidates", "determinism", "memory", "precision", "swap", "workers")
+]
+# What a command imports that is not everywhere.
+PACKAGES = {"scripts.validation.kernels": "triton", "scripts.supply_chain.bom": "cyclonedx"}
 
 
 def test_there_are_commands() -> None:
@@ -29,8 +32,8 @@ def test_there_are_commands() -> None:
 def test_a_command_names_itself_and_has_help(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if command in TRITON_COMMANDS:
-        pytest.importorskip("triton")
+    if command in PACKAGES:
+        pytest.importorskip(PACKAGES[command])
     module = importlib.import_module(command)
     assert f"python -m {command}" in (module.__doc__ or "")
     monkeypatch.setattr(sys, "argv", [command, "--help"])

@@ -50,3 +50,69 @@ def test_what_is_missing_is_named_with_its_apt_line(bare_machine: Path, script: 
 def test_unknown_option(bare_machine: Path) -> None:
     code, message = run(bare_machine, "setup.sh", "--cuda")
     assert (code, "--cuda" in message, "setup.sh [--gpu]" in message) == (2, True, True)
+
+
+@pytest.fixture
+def made_machine(bare_machine: Path) -> Path:
+    """The same with a .venv whose Python notes what it is asked to do, and has nothing installed yet."""
+    (bare_machine / ".venv" / "bin").mkdir(parents=True)
+    provide_python(bare_machine, "exit 0")
+    return bare_machine
+
+
+def provide_python(machine: Path, body: str) -> None:
+    path = machine / ".venv" / "bin" / "python"
+    path.write_text(
+        f'#!{machine}/bin/bash\necho "$*" >>{machine}/calls\n'
+        f'case "$*" in *"pip show -q"*) exit 1;; *"import sys"*) exit 0;; esac\n{body}\n'
+    )
+    path.chmod(0o755)
+
+
+def installations(machine: Path) -> list[str]:
+    """The arguments of `pip install`, without those of how it prints, paths relative to the requirement files."""
+    folder = f"{machine / 'scripts' / 'requirements'}/"
+    calls = [line.partition("pip install ")[2] for line in (machine / "calls").read_text().splitlines()]
+    quiet = "--quiet --disable-pip-version-check "
+    return [call.removeprefix(quiet).replace(folder, "") for call in calls if call]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "expected"),
+    [
+        ("setup.sh", [], ["--no-deps -r torch-cpu.txt", "-r cpu.txt"]),
+        ("setup.sh", ["--gpu"], ["-r gpu.txt"]),
+        ("demo.sh", [], ["--no-deps -r torch-cpu.txt", "-r cpu.txt"]),
+        ("test.sh", [], ["--no-deps -r torch-cpu.txt", "-r cpu.txt -r dev.txt"]),
+    ],
+)
+def test_all_that_is_installed_is_checked_by_hash(
+    made_machine: Path, script: str, arguments: list[str], expected: list[str]
+) -> None:
+    run(made_machine, script, *arguments)
+    package = f"--no-deps --no-build-isolation -e {made_machine}"
+    assert installations(made_machine) == [*(f"--require-hashes {files}" for files in expected), package]
+
+
+@pytest.mark.parametrize(("version", "removed"), [("2.13.0+cpu", True), ("2.13.0", False)])
+def test_a_build_for_cpus_makes_room_for_the_one_for_gpus(made_machine: Path, version: str, removed: bool) -> None:
+    provide_python(made_machine, f'case "$*" in *"show torch"*) echo "Version: {version}";; esac')
+    run(made_machine, "setup.sh", "--gpu")
+    calls = (made_machine / "calls").read_text()
+    assert ("pip uninstall --quiet --yes torch\n" in calls) == removed
+    assert installations(made_machine)[0] == "--require-hashes -r gpu.txt"
+
+
+def test_without_a_build_for_cpus_torch_comes_from_the_default_index(made_machine: Path) -> None:
+    provide_python(made_machine, 'case "$*" in *torch-cpu.txt*) exit 1;; esac')
+    run(made_machine, "setup.sh")
+    assert installations(made_machine)[1] == "--require-hashes -r cpu-default-index.txt"
+
+
+def test_a_package_of_another_hash_ends_the_installation(made_machine: Path) -> None:
+    refuse = """case "$*" in *"-r "*) echo 'THESE PACKAGES DO NOT MATCH THE HASHES' >&2; exit 1;; esac"""
+    provide_python(made_machine, refuse)
+    code, message = run(made_machine, "setup.sh")
+    assert (code, message) == (1, "THESE PACKAGES DO NOT MATCH THE HASHES\n")
+    assert installations(made_machine)[-1] == "--require-hashes -r cpu-default-index.txt"
+    assert not (made_machine / ".venv" / "installed").exists()

@@ -16,6 +16,7 @@ from pipeline import (
     Prompt,
     Request,
     Score,
+    ScoredViews,
     Splats,
     decode_image_prompt,
 )
@@ -67,15 +68,21 @@ class FakeBackend:
 
 
 class FakeScorer:
-    """A scorer whose quality is a function of the splats, for whatever prompt."""
+    """A scorer whose quality is a function of the splats, for whatever prompt; its views are a shade of grey."""
 
     def __init__(self, quality: Callable[[Splats], float]) -> None:
         self._quality = quality
         self.prompts: list[Prompt] = []
 
-    def for_prompt(self, prompt: Prompt) -> Callable[[Splats], Score]:
+    def for_prompt(self, prompt: Prompt) -> Callable[[Splats], ScoredViews]:
         self.prompts.append(prompt)
-        return lambda splats: Score(quality=self._quality(splats))
+
+        def score(splats: Splats) -> ScoredViews:
+            quality = self._quality(splats)
+            shade = torch.tensor(255 * min(max(quality, 0.0), 1.0)).to(torch.uint8)
+            return ScoredViews(Score(quality=quality), shade.expand(16, 518, 518, 3))
+
+        return score
 
     def warm_up(self) -> None:
         pass

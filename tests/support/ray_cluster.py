@@ -68,12 +68,17 @@ class LocalRay:
         """Stop the cluster, and make sure that none of its processes is left."""
         self._process.terminate()
         self._process.wait(START_TIMEOUT)
+        self.lose()
+
+    def lose(self) -> None:
+        """Kill the cluster, as a machine without power: in order, Ray would wait for what its actors are doing."""
         for pid in self.processes():
             os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + START_TIMEOUT
         while self.processes():
             assert time.monotonic() < deadline, self.processes()
             time.sleep(0.05)
+        self._process.wait(START_TIMEOUT)
         (self.folder / "log").write_text("")
 
     def remove(self) -> None:

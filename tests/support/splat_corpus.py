@@ -173,7 +173,7 @@ def refused_plys() -> Iterator[SplatCase]:
         ("more rows than it has", whole.replace(b"vertex 6", b"vertex 7"), "too short: 7 vertices"),
         ("a row cut off", whole[:-1], "too short"),
         ("a line cut off", text[: text.rindex(b" ")].rsplit(b"\n", 1)[0] + b"\n", "too short|5 readable lines"),
-        ("a word for a number", text.replace(b"-3.0", b"three"), "malformed input"),
+        ("a word for a number", text.replace(b"-3.0", b"three"), "could not convert string 'three'"),
         ("no opacity", whole.replace(b"float opacity", b"float opaque"), "without the vertex properties opacity"),
         ("a mesh", mesh, "a point cloud or a mesh without gaussians"),
         ("a property twice", whole.replace(b"float rot_3", b"float rot_2"), "'rot_2' twice"),

@@ -1,6 +1,7 @@
 """Waiting for what happens on other threads."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 
 TIMEOUT = 30.0
@@ -12,3 +13,13 @@ async def until(condition: Callable[[], bool], timeout: float = TIMEOUT) -> None
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110 - another thread makes it true
             await asyncio.sleep(0.01)
+
+
+def hold(begun: threading.Event, proceed: threading.Event) -> Callable[[], None]:
+    """A function that tells that it has begun, and returns once it may."""
+
+    def wait() -> None:
+        begun.set()
+        assert proceed.wait(TIMEOUT)
+
+    return wait

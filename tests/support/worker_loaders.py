@@ -19,6 +19,8 @@ from tests.support.waiting import TIMEOUT
 
 log = logging.getLogger("miner.told")
 
+LACK = "weights of chairs have not been downloaded: sn17-miner weights download chairs"
+
 
 def real_models(device: str) -> LoadModels:
     """The models that a phase names, and a scorer that needs no weights."""
@@ -38,6 +40,8 @@ def told_models(device: str, folder: Path) -> LoadModels:
 
 def _load_told(phase: NamedPhase, folder: Path) -> LoadedModels:
     log.warning("told to load phase %s", phase.name)
+    if (folder / "lack-0").exists():
+        raise CheckpointError(LACK)
     (folder / f"loaded-{phase.name}-{os.getpid()}").touch()
 
     def generate(request: Request, on_step: OnStep) -> Asset:
@@ -69,35 +73,18 @@ class ToldWorkers:
         self.folder = folder
 
     def tell(self, what: str, seed: int) -> None:
-        """Have the making of a seed `hold`, `break` the device once, `kill` the process, or `fail`."""
+        """Have the making of a seed `hold`, `break` the device once, `kill` the process, or `fail`.
+
+        While it is told to `lack` 0, no phase can be loaded.
+        """
         (self.folder / f"{what}-{seed}").touch()
 
-    def release(self, seed: int) -> None:
-        (self.folder / f"hold-{seed}").unlink()
+    def release(self, seed: int, what: str = "hold") -> None:
+        (self.folder / f"{what}-{seed}").unlink()
 
     def processes(self, what: str, name: object) -> list[int]:
         """The processes in which something was `begun` or `loaded`."""
         return [int(path.name.rpartition("-")[2]) for path in self.folder.glob(f"{what}-{name}-*")]
-
-
-def held_models(device: str, folder: Path) -> LoadModels:
-    """`real_models`, held before a candidate while a file in a folder says so, see `ToldWorkers`."""
-
-    def load(phase: NamedPhase) -> LoadedModels:
-        loaded = real_models(device)(phase)
-        backend: Any = loaded.backend
-        sample = backend.sample
-
-        def hold_and_sample(conditioning: Any, request: Request, on_step: OnStep) -> Asset:
-            (folder / f"begun-{request.seed}-{os.getpid()}").touch()
-            _wait_while_held(folder, request.seed, on_step)
-            made: Asset = sample(conditioning, request, on_step)
-            return made
-
-        backend.sample = hold_and_sample
-        return loaded
-
-    return load
 
 
 def models_that_one_lacks(device: str, folder: Path) -> LoadModels:
@@ -107,7 +94,7 @@ def models_that_one_lacks(device: str, folder: Path) -> LoadModels:
         for path in folder.glob("lack-*"):
             with suppress(FileNotFoundError):
                 path.rename(folder / f"lacked-{os.getpid()}")
-                raise CheckpointError("weights of chairs have not been downloaded: sn17-miner weights download chairs")
+                raise CheckpointError(LACK)
         return _load_told(phase, folder)
 
     return load

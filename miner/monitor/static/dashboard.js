@@ -74,8 +74,9 @@ function drawTiles() {
     const memory = worker.memory;
     const label = `Memory of ${worker.device}`;
     const bar = memory ? [el("meter", { min: 0, max: memory.total, value: memory.reserved, "aria-label": label })] : [];
-    const details = [worker.state, worker.place, memory ? `${gibibytes(memory.reserved)} of ${gibibytes(memory.total)} GiB, ${memory.name}` : ""];
-    if (worker.fault) details.push(`lost before: ${worker.fault}`);
+    const details = [worker.state.replace("_", " "), worker.place, memory ? `${gibibytes(memory.reserved)} of ${gibibytes(memory.total)} GiB, ${memory.name}` : ""];
+    details.push(worker.problem, ...worker.left_out.map((reason) => `left out of ${reason}`));
+    if (worker.losses && !worker.problem) details.push(`lost ${plural(worker.losses, "time")}, the last time: ${worker.last_loss}`);
     tiles.push(tile(worker.device, `${number(worker.per_minute, 1)} / min`, details.filter(Boolean).join(" · "), ...bar));
   }
   const seen = new Set(status.workers.map((worker) => worker.device));

@@ -1,42 +1,15 @@
 // What is known of the result that the viewer shows, beside its prompt, and what can be done with it.
 
+import { copier, copy, promptCommand } from "/static/commands.js";
 import { el, number, utc } from "/static/dom.js";
 
 const place = (id) => document.getElementById(id);
 
-function say(words) {
-  place("said").textContent = words;
-  setTimeout(() => (place("said").textContent = ""), 3000);
-}
-
-async function copy(text, what) {
-  try {
-    await navigator.clipboard.writeText(text);
-    say(`${what} copied`);
-  } catch {
-    // Browsers keep the clipboard from pages that come from elsewhere without encryption.
-    say(`The browser forbids to copy; select it by hand: ${text}`);
-  }
-}
-
-function copier(text, what) {
-  const button = el("button", { type: "button", class: "copy", "aria-label": `Copy ${what}` }, "copy");
-  button.addEventListener("click", () => copy(text, what));
-  return button;
-}
-
-const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-
-function command(result) {
-  const prompt = result.prompt ?? `${result.folder}/${result.key}.prompt`;
-  const phase = place("phase").value.trim() || result.phase;
-  return `sn17-miner generate --phase ${quoted(phase)} --seed ${result.seed} -o ${quoted(`${result.key}-${phase.replaceAll("/", "-")}.ply`)} -- ${quoted(prompt)}`;
-}
-
-function table(candidates) {
+function table(key, candidates) {
   const scores = (one) => ["quality", "alignment", "ssim", "lpips"].filter((name) => typeof one[name] === "number").map((name) => `${name} ${number(one[name], 3)}`).join(", ");
   const lines = candidates.map((one) => el("li", {}, el("code", {}, one.seed), ` ${one.fate}${one.problem ? ` (${one.problem})` : ""}`, el("br"), el("span", { class: "muted" }, scores(one) || "not scored")));
-  return el("details", {}, el("summary", {}, `${candidates.length} candidates`), el("ol", {}, lines));
+  const link = el("a", { href: `/candidates?key=${key}` }, `${candidates.length} candidates side by side`);
+  return [el("p", {}, link), el("details", {}, el("summary", {}, "Their scores"), el("ol", {}, lines))];
 }
 
 // Which model's matte was taken of each picture, and what was expected of it and of the others.
@@ -72,17 +45,24 @@ export async function showFacts(key, query) {
     task: result.task_id,
   };
   place("numbers").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
-  if (result.candidates.length > 1) place("candidates").replaceChildren(table(result.candidates));
+  if (result.candidates.length > 1) place("candidates").replaceChildren(...table(key, result.candidates));
   place("mattings").replaceChildren(...cutOuts(result.mattings));
   for (const side of ["newer", "older"]) {
     place(side).hidden = result[side] === null;
     if (result[side] !== null) place(side).href = `/viewer?key=${result[side]}${query && `&${query}`}`;
   }
-  place("phase").value = result.phase;
-  const showCommand = () => (place("command").textContent = command(result));
-  place("phase").addEventListener("input", showCommand);
+  offerPhases(result);
+}
+
+// The command that generates again, with the phase that the result had or with another one.
+function offerPhases(result) {
+  const names = [...new Set([result.phase, ...result.phases])].sort();
+  place("phase").replaceChildren(...names.map((name) => el("option", { value: name, selected: name === result.phase }, name)));
+  const command = () => promptCommand(result, place("phase").value);
+  const showCommand = () => (place("command").textContent = command());
+  place("phase").addEventListener("change", showCommand);
   place("again").addEventListener("submit", (event) => event.preventDefault());
-  place("copy-command").addEventListener("click", () => copy(command(result), "command"));
+  place("copy-command").addEventListener("click", () => copy(command(), "command"));
   showCommand();
   place("again").hidden = false;
 }

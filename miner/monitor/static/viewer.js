@@ -38,6 +38,8 @@ function front() {
   controls.target.set(0, 0, 0);
   controls.update();
   controls.enableDamping = true;
+  // The controls call a move of less than 0.001 no change.
+  noteWhereabouts();
 }
 
 function fit() {
@@ -74,9 +76,10 @@ canvas.addEventListener("keydown", (event) => {
   move(...KEYS[event.key]);
 });
 
-// Where the camera is, for whoever tests the page or looks at two results at once.
-const whereabouts = () => camera.position.toArray().map((part) => part.toFixed(3)).join(" ");
-controls.addEventListener("change", () => (canvas.dataset.camera = whereabouts()));
+// Where the camera is, for whoever tests the page or looks at two results at once. Adding 0 makes 0 of -0.
+const whereabouts = () => camera.position.toArray().map((part) => (Math.round(1000 * part) / 1000 + 0).toFixed(3)).join(" ");
+const noteWhereabouts = () => (canvas.dataset.camera = whereabouts());
+controls.addEventListener("change", noteWhereabouts);
 function followOther() {
   const channel = new BroadcastChannel("camera");
   let heard = "";

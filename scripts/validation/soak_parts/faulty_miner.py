@@ -18,7 +18,7 @@ import torch
 from miner.gpu import build
 from miner.phases import experiment_monitor
 from miner.pull import state_machine
-from pipeline import Prompt, Score, Scorer, ScoreSplats, Splats, ValidatorScorer
+from pipeline import Prompt, Score, ScoredViews, Scorer, ScoreSplats, Splats, ValidatorScorer
 from pipeline.generator import Generator
 from pipeline.sampling.engine import Engine
 from pipeline.splats.container import Container
@@ -36,6 +36,8 @@ STAGES: dict[str, tuple[type, str]] = {
     "pack": (Container, "pack"),
 }
 SCORER = "scorer"
+# In place of a validator's views, whose drawing would take a CPU minutes.
+VIEWS = torch.zeros(16, 518, 518, 3, dtype=torch.uint8)
 # Networks whose outputs may become NaN.
 NAN_STAGES = ("decode_structure", "decode_latents")
 # The miner's times that go with the subnet's, some fifteen times shorter: the seconds after which an experiment is
@@ -88,12 +90,12 @@ class FormulaScorer(Scorer):
     def for_prompt(self, prompt: Prompt) -> ScoreSplats:
         """Return the function that scores results."""
 
-        def score(splats: Splats) -> Score:
+        def score(splats: Splats) -> ScoredViews:
             if self._orders.take(SCORER):
                 raise RuntimeError("the scorer fails, as ordered")
             if self._orders.take(f"memory:{SCORER}"):
                 raise out_of_memory()
-            return Score(quality=0.5 + 0.5 * float(torch.sigmoid(splats.opacity_logits).mean()))
+            return ScoredViews(Score(quality=0.5 + 0.5 * float(torch.sigmoid(splats.opacity_logits).mean())), VIEWS)
 
         return score
 

@@ -118,7 +118,7 @@ class SoakValidator(LocalValidator):
         verdict = await super().judge(synapse)
         book.judged(self.hotkey, task_id, verdict, began)
         state = self.rules.miners.get(synapse.dendrite.hotkey, MinerState())
-        book.keep_only(self.hotkey, state.task and state.task.id)
+        book.keep_only(self.hotkey, state.task.id if state.task else None)
         self._tell(synapse.cooldown_until, began)
         return verdict
 

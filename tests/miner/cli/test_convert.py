@@ -68,6 +68,19 @@ def test_a_file_is_read_as_what_it_is_whatever_its_name(tmp_path: Path, content,
     assert target.read_bytes()[:4] == b"\x28\xb5\x2f\xfd"
 
 
+def test_the_file_to_write_is_named_in_either_way_and_once(tmp_path: Path) -> None:
+    source, first, second = (tmp_path / name for name in ("a.ply", "b.spz", "c.spz"))
+    source.write_bytes(ply.to_bytes(cloud()))
+    assert run("splats", "convert", source, first).exit_code == 0
+    assert run("splats", "convert", source, "-o", second).exit_code == 0
+    assert first.read_bytes() == second.read_bytes()
+    for more in ((), (first, "-o", second)):
+        result = run("splats", "convert", source, *more)
+        assert result.exit_code == 2
+        assert "name the file to write once" in result.stderr
+    assert "ends in .ply or .spz" in run("splats", "convert", source, "-o", tmp_path / "c.obj").stderr
+
+
 def spoiled(**changes: float) -> Splats:
     """Splats whose second one has these values throughout its attributes."""
     splats = cloud()

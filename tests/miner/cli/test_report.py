@@ -2,20 +2,15 @@ import csv
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
-import click
 import pytest
 
 from miner.analytics.aggregate import COMPARED
-from miner.cli.task_filter import Moment
 from miner.ledger.events import (
     ArmAssignment,
     ExperimentEnded,
@@ -26,46 +21,16 @@ from miner.ledger.events import (
     TaskStarted,
 )
 from miner.ledger.outcomes import Outcome
-from miner.ledger.reader import LedgerReader, TaskRow
 from miner.ledger.writer import LedgerWriter
 from miner.localnet.synthetic_ledger import fill_ledger
-from tests.support.cli import run as run_command
-
-
-def run(*arguments: object) -> tuple[int, str, str]:
-    """Exit code, output and errors of `sn17-miner report ARGUMENTS`."""
-    result = run_command("report", *arguments)
-    return result.exit_code, result.stdout, result.stderr
-
-
-@pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """600 invented tasks of two phases and an experiment."""
-    path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
-    fill_ledger(path, 600)
-    return path
-
-
-def few(path: Path, outcomes: list[tuple[str, str]], validator: str = "5V", at: float | None = None) -> None:
-    ledger = LedgerWriter(path)
-    for number, (phase, outcome) in enumerate(outcomes):
-        key = ledger.new_key()
-        moment = time.time() if at is None else at
-        ledger.record(
-            TaskStarted(
-                key, moment, "pull", validator, 3, str(number), "image", PhaseAssignment(phase, "h" * 12, None), "1"
-            )
-        )
-        if phase == "a":
-            ledger.record(ResultGenerated(key, moment + 4, 1, (1,), {"structure": 2.0}, {}, 0.5, 9))
-        ledger.record(SubmissionAnswered(key, moment + 5, Outcome(outcome), score=0.7))
-    assert ledger.close(30)
+from tests.support.cli import run
+from tests.support.report import few, run_report
 
 
 def test_text(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     few(path, [("a", "accepted")] * 20 + [("b", "rejected")] * 15 + [("b", "accepted")] * 5 + [("b", "skipped")])
-    code, out, err = run("--ledger", path)
+    code, out, err = run_report("--ledger", path)
     assert (code, err) == (0, "")
     rows = {line.split()[0]: line.split() for line in out.splitlines()[2:6]}
     assert rows["a"][2:9] == ["20", "20", "0", "0", "0", "100.0", "%"]
@@ -83,10 +48,10 @@ def test_bands_of_the_settings_file(tmp_path: Path) -> None:
     config = tmp_path / "miner.yaml"
     config.write_text(f"phase: phase3\nstate_dir: {tmp_path}\nbands: {{fine: 0.5, superb: 0.8}}\n")
     for form in ("text", "html"):
-        out = run("--config", config, "--format", form)[1]
+        out = run_report("--config", config, "--format", form)[1]
         assert "at least superb" in out
         assert "Verdicts: superb from 0.80, fine from 0.50 (bands in miner.yaml)" in out
-    assert json.loads(run("--config", config, "--format", "json")[1])["bands"] == {"superb": 0.8, "fine": 0.5}
+    assert json.loads(run_report("--config", config, "--format", "json")[1])["bands"] == {"superb": 0.8, "fine": 0.5}
 
 
 def split(path: Path, tasks: int, ended: bool = False) -> None:
@@ -123,7 +88,7 @@ def test_tasks_of_a_split_were_shared_out_at_random(
     path = tmp_path / "ledger.sqlite"
     few(path, [("a", "accepted"), ("b", "rejected")] * before)
     split(path, tasks, ended)
-    out = run("--ledger", path, "--format", form)[1]
+    out = run_report("--ledger", path, "--format", form)[1]
     assert "Experiment e1" in out
     assert (", running" in out) is not ended
     assert ("at random" in out) == bool(note)
@@ -132,13 +97,13 @@ def test_tasks_of_a_split_were_shared_out_at_random(
 
 def test_a_split_without_tasks_is_shown(tmp_path: Path) -> None:
     split(tmp_path / "ledger.sqlite", 0)
-    out = run("--ledger", tmp_path / "ledger.sqlite")[1]
+    out = run_report("--ledger", tmp_path / "ledger.sqlite")[1]
     assert "has no tasks" in out
     assert "Experiment e1 since" in out
 
 
 def test_text_of_a_ledger_with_everything(ledger: Path) -> None:
-    code, out, _ = run("--ledger", ledger)
+    code, out, _ = run_report("--ledger", ledger)
     assert code == 0
     assert all(re.search(rf"^{column} ", out, re.MULTILINE) for column in COMPARED)
     assert "Experiment 2025-11 phase3 baseline since" in out
@@ -148,7 +113,7 @@ def test_text_of_a_ledger_with_everything(ledger: Path) -> None:
 
 @pytest.mark.parametrize(("by", "groups"), [("phase", 2), ("validator", 7), ("type", 2), ("hour", 8)])
 def test_json(ledger: Path, by: str, groups: int) -> None:
-    code, out, _ = run("--ledger", ledger, "--by", by, "--format", "json")
+    code, out, _ = run_report("--ledger", ledger, "--by", by, "--format", "json")
     content = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert (code, content["by"], content["total"]["tasks"]) == (0, [by], 600)
     assert len(content["groups"]) == groups
@@ -164,7 +129,7 @@ def test_json(ledger: Path, by: str, groups: int) -> None:
 
 
 def test_csv(ledger: Path) -> None:
-    code, out, _ = run("--ledger", ledger, "--by", "validator", "--format", "csv")
+    code, out, _ = run_report("--ledger", ledger, "--by", "validator", "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 0
     assert [row["label"] for row in rows][-1] == "all"
@@ -172,153 +137,12 @@ def test_csv(ledger: Path) -> None:
     assert sum(int(row["accepted"]) for row in rows[:-1]) == int(rows[-1]["accepted"])
     assert all(row["key"].startswith("5Validator0000") for row in rows[:-1])
     assert float(rows[-1]["gaussians_delta"]) > 0
-    hours = list(csv.DictReader(io.StringIO(run("--ledger", ledger, "--by", "hour", "--format", "csv")[1])))
+    hours = list(csv.DictReader(io.StringIO(run_report("--ledger", ledger, "--by", "hour", "--format", "csv")[1])))
     assert (hours[0]["gaussians_delta"], hours[-1]["gaussians_delta"]) == ("", rows[-1]["gaussians_delta"])
 
 
-def test_since(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    few(path, [("old", "accepted")] * 3, at=time.time() - 30 * 3600)
-    few(path, [("new", "rejected")] * 2)
-
-    def tasks(since: str) -> int:
-        return int(json.loads(run("--ledger", path, "--since", since, "--format", "json")[1])["total"]["tasks"])
-
-    assert (tasks("24h"), tasks("2d"), tasks("2020-01-01"), tasks("90m")) == (2, 5, 5, 2)
-    code, out, _ = run("--ledger", path, "--since", "2999-01-01T00:00+01:00")
-    assert (code, "has no tasks since 2998-12-31 23:00 UTC" in out) == (0, True)
-
-
-def test_several_dimensions(ledger: Path) -> None:
-    content = json.loads(run("--ledger", ledger, "--by", "phase,validator", "--format", "json")[1])
-    assert content["by"] == ["phase", "validator"]
-    assert len(content["groups"]) == 14
-    assert sum(group["judged"] for group in content["groups"]) == content["total"]["judged"]
-    assert content["groups"][0]["keys"][0] == "baseline 9f0c5a1b"
-    # Each validator's tasks of one phase against those of the other.
-    pairs = [(one["label"].split(" · "), one["reference"].split(" · ")) for one in content["differences"]]
-    assert len(pairs) == 7
-    assert all(label[0] != reference[0] and label[1] == reference[1] for label, reference in pairs)
-    rows = list(csv.DictReader(io.StringIO(run("--ledger", ledger, "--by", "phase,type", "--format", "csv")[1])))
-    assert [(row["phase"], row["type"]) for row in rows] == [
-        *((phase, kind) for phase in ("baseline 9f0c5a1b", "phase3 1a2b3c4d") for kind in ("image", "text")),
-        ("", ""),
-    ]
-    text = run("--ledger", ledger, "--by", "type,hour")[1]
-    assert "by type and hour" in text
-
-
-@pytest.mark.parametrize(
-    ("by", "words"), [("phase,day", "'day' is none of phase,"), ("phase,phase", "names one twice"), ("", "'' is none")]
-)
-def test_dimensions_that_are_none(by: str, words: str) -> None:
-    code, _, err = run("--by", by)
-    assert (code, words in err) == (2, True)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "kept"),
-    [
-        (("--phase", "phase3"), lambda task: task.phase == "phase3"),
-        (("--phase", "1a2b3c4d5e"), lambda task: task.phase == "phase3"),
-        (("--phase", "baseline 9f0c5a1b", "--phase", "phase3"), lambda task: True),
-        (("--validator", "142"), lambda task: task.uid == 142),
-        (("--validator", "27", "--validator", "5Validator00000000000000000000000000000000000142"),
-         lambda task: task.uid in (27, 142)),
-        (("--type", "text"), lambda task: task.task_type == "text"),
-        (("--since", "2025-11-01T14:00", "--until", "2025-11-01T15:00"),
-         lambda task: 1_762_005_600 <= task.assigned_at < 1_762_009_200),
-        (("--phase", "phase3", "--validator", "142", "--type", "image"),
-         lambda task: (task.phase, task.uid, task.task_type) == ("phase3", 142, "image")),
-    ],
-)  # fmt: skip
-def test_filters(ledger: Path, arguments: tuple[str, ...], kept: Callable[[TaskRow], bool]) -> None:
-    with LedgerReader(ledger) as reader:
-        keys = [task.key for task in reader.tasks() if kept(task)]
-        outcomes = {task.key: task.outcome for task in reader.tasks()}
-    assert keys
-    for last in (None, 7):
-        options = (*arguments, "--last", str(last)) if last else arguments
-        total = json.loads(run("--ledger", ledger, *options, "--format", "json")[1])["total"]
-        latest = keys if last is None else keys[-last:]
-        assert (total["tasks"], total["accepted"]) == (len(latest), [outcomes[key] for key in latest].count("accepted"))
-
-
-def test_filters_are_named(ledger: Path) -> None:
-    arguments = (
-        "--phase",
-        "phase3",
-        "--validator",
-        "142",
-        "--validator",
-        "27",
-        "--until",
-        "2026-01-01",
-        "--last",
-        "50",
-    )
-    words = ", until 2026-01-01 00:00, phase phase3, validator 142 or 27, the last 50 tasks, as of "
-    assert f"50 tasks{words}" in run("--ledger", ledger, *arguments)[1]
-    assert words in run("--ledger", ledger, *arguments, "--format", "html")[1]
-    out = run("--ledger", ledger, "--type", "text", "--until", "2025-01-01")[1]
-    assert "has no tasks of type text until 2025-01-01 00:00 UTC" in out
-
-
-def test_only_experiments_that_assigned_the_chosen_tasks_are_shown(ledger: Path) -> None:
-    words = "Experiment 2025-11 phase3 baseline since"
-    whole = run("--ledger", ledger)[1].partition(words)[2]
-    assert whole
-    # Whole, although it assigned only some of the tasks.
-    assert run("--ledger", ledger, "--validator", "142")[1].partition(words)[2] == whole
-    assert words not in run("--ledger", ledger, "--phase", "baseline", "--until", "2025-11-01T13:00")[1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--phase", "phase4"), "no task of phase 'phase4'; it has baseline, phase3"),
-        (("--validator", "5Nobody"), "no task of validator '5Nobody'; it has 5Validat (uid 27), "),
-        (("--since", "1h", "--until", "2h"), "--since lies after --until"),
-        (("--last", "0"), "0 is not in the range x>=1"),
-    ],
-)
-def test_what_nothing_can_be_of(ledger: Path, arguments: tuple[str, ...], words: str) -> None:
-    code, out, err = run("--ledger", ledger, *arguments)
-    assert (code, out) == (2, "")
-    assert words in err
-
-
-def test_times() -> None:
-    def parse(text: str) -> float:
-        return Moment().convert(text, None, None)
-
-    assert parse("2025-11-04") == 1_762_214_400
-    assert parse("2025-11-04T01:00+01:00") == 1_762_214_400
-    assert parse("1.5d") == pytest.approx(time.time() - 129_600, abs=60)
-    with pytest.raises(click.BadParameter, match="neither a period such as 24h"):
-        Moment().convert("9999-12-31T23:59-12:00", None, None)
-    with pytest.raises(click.BadParameter, match="neither a period such as 24h or 7d nor a time such as 2025-11-04"):
-        parse("yesterday")
-    assert run("--since", "yesterday")[0] == 2
-
-
-@pytest.mark.parametrize("form", ["text", "json", "csv", "html"])
-def test_without_tasks_it_says_so_and_that_is_no_failure(tmp_path: Path, form: str) -> None:
-    for words in ("There is no ledger", "has no tasks"):
-        code, out, err = run("--state", tmp_path, "--format", form)
-        assert code == 0
-        assert words in (out if form == "text" else err)
-        assert "nothing to report" in (out if form == "text" else err)
-        if form == "json":
-            assert json.loads(out)["total"]["tasks"] == 0
-        if form == "html":
-            assert "nothing to report" in out
-        assert (tmp_path / "ledger.sqlite").exists() == (words == "has no tasks")
-        (tmp_path / "ledger.sqlite").touch()
-
-
 def test_a_ledger_that_is_named_must_exist(tmp_path: Path) -> None:
-    code, out, err = run("--ledger", tmp_path / "none.sqlite")
+    code, out, err = run_report("--ledger", tmp_path / "none.sqlite")
     assert (code, out) == (2, "")
     assert "none.sqlite' does not exist" in err
     assert not (tmp_path / "none.sqlite").exists()
@@ -329,33 +153,33 @@ def test_the_ledger_of_the_settings_file_is_read(tmp_path: Path) -> None:
     few(tmp_path / "state" / "ledger.sqlite", [("default", "accepted")])
     config = tmp_path / "miner.yaml"
     config.write_text(f"phase: phase3\nstate_dir: {tmp_path}/state\n")
-    assert "default hhhhhhhh" in run("--config", config)[1]
+    assert "default hhhhhhhh" in run_report("--config", config)[1]
     config.write_text(f"phase: phase3\nledger: {{path: {tmp_path}/elsewhere.sqlite}}\n")
     for arguments in (("--config", config), ("--config", config, "--state", tmp_path / "state")):
-        assert "configured hhhhhhhh" in run(*arguments)[1]
+        assert "configured hhhhhhhh" in run_report(*arguments)[1]
 
 
 def test_options_before_the_command(tmp_path: Path) -> None:
     few(tmp_path / "ledger.sqlite", [("a", "accepted")])
-    result = run_command("--state", tmp_path, "report")
+    result = run("--state", tmp_path, "report")
     assert "a hhhhhhhh" in result.stdout
     # The option nearest to the command wins.
-    result = run_command("--state", tmp_path / "other", "report", "--state", tmp_path)
+    result = run("--state", tmp_path / "other", "report", "--state", tmp_path)
     assert "a hhhhhhhh" in result.stdout
 
 
 def test_what_is_no_ledger(tmp_path: Path) -> None:
     path = tmp_path / "notes.sqlite"
     path.write_text("no database, but long enough to be looked at " * 100)
-    code, out, err = run("--ledger", path)
+    code, out, err = run_report("--ledger", path)
     assert (code, out) == (2, "")
     assert err == f"ERROR: the ledger {path} cannot be read: file is not a database\n"
-    code, _, err = run("--ledger", tmp_path)
+    code, _, err = run_report("--ledger", tmp_path)
     assert (code, "is a directory" in err) == (2, True)
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
-    code, _, err = run("--state", tmp_path, "-o", tmp_path / "missing" / "report.txt")
+    code, _, err = run_report("--state", tmp_path, "-o", tmp_path / "missing" / "report.txt")
     assert (code, "No such file or directory" in err) == (2, True)
 
 
@@ -379,7 +203,7 @@ def gated(path: Path) -> None:
 @pytest.mark.parametrize("form", ["text", "html"])
 def test_the_chance_to_pass_and_what_the_gate_did(tmp_path: Path, form: str) -> None:
     gated(tmp_path / "ledger.sqlite")
-    out = run("--state", tmp_path, "--format", form)[1]
+    out = run_report("--state", tmp_path, "--format", form)[1]
     assert "Chance that image results pass, by score: 61 outcomes, half pass at " in out
     assert ", 0.250 without scores" in out
     line = "Gate, image results: 60 sent, 9 withheld, 1 explored (0 of 1 accepted); Brier score 0.040 of 61 predictions"
@@ -389,12 +213,12 @@ def test_the_chance_to_pass_and_what_the_gate_did(tmp_path: Path, form: str) -> 
     assert f"{line} above a chance of 31.5 %" in out
     assert "compare:" not in out
     few(tmp_path / "ledger.sqlite", [("b", "accepted"), ("b", "rejected")])
-    assert "compare: a hhhhhhhh 22.7 %, b hhhhhhhh 25.0 %" in run("--state", tmp_path, "--format", form)[1]
+    assert "compare: a hhhhhhhh 22.7 %, b hhhhhhhh 25.0 %" in run_report("--state", tmp_path, "--format", form)[1]
 
 
 def test_the_chance_to_pass_as_json(tmp_path: Path) -> None:
     gated(tmp_path / "ledger.sqlite")
-    gate = json.loads(run("--state", tmp_path, "--format", "json")[1])["gate"]
+    gate = json.loads(run_report("--state", tmp_path, "--format", "json")[1])["gate"]
     (calibration,) = gate["calibrations"]
     assert (calibration["task_type"], calibration["parts"], calibration["outcomes"]) == ("image", "score", 61)
     low, high = calibration["bins"]
@@ -407,76 +231,6 @@ def test_the_chance_to_pass_as_json(tmp_path: Path) -> None:
     assert gate["accepted_share_of_slots"] == pytest.approx(35 / 152)
     assert gate["break_even_chance"] == pytest.approx(70 / 152 / (1 + 70 / 152))
     assert gate["slots_by_phase"] == {"a hhhhhhhh": {"accepted": 30, "total": 132.0}}
-
-
-class Checked(HTMLParser):
-    """Refuses tags that are not closed, scripts and anything that a browser would fetch."""
-
-    VOID = frozenset({"meta", "line", "circle", "rect", "polyline"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: dict[str, int] = {}
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag not in ("script", "link", "img", "iframe")
-        assert not {name for name, _ in attrs} & {"src", "href", "onclick", "xlink:href"}
-        self.seen[tag] = self.seen.get(tag, 0) + 1
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen[tag] = self.seen.get(tag, 0) + 1
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
-@pytest.mark.parametrize("by", ["phase", "validator", "hour"])
-def test_the_page_is_whole_and_fetches_nothing(ledger: Path, tmp_path: Path, by: str) -> None:
-    page = tmp_path / "page.html"
-    assert run("--ledger", ledger, "--by", by, "--format", "html", "-o", page) == (0, "", "")
-    text = page.read_text(encoding="utf-8")
-    assert not re.search(r"url\(|@import|https?://|\bnan\b|\binf\b", text)
-    checked = Checked()
-    checked.feed(text)
-    assert checked.open == []
-    # With a calibration of each type of task.
-    assert checked.seen["svg"] == 6
-    assert "prefers-color-scheme: dark" in text
-    # A dot for each group and all, each bin of the time axis, each column.
-    groups, bins = {"phase": 2, "validator": 7, "hour": 8}[by], 8
-    calibrations = json.loads(run("--ledger", ledger, "--format", "json")[1])["gate"]["calibrations"]
-    in_calibrations = sum(len(calibration["bins"]) for calibration in calibrations)
-    assert in_calibrations > 8
-    assert checked.seen["circle"] == groups + 1 + bins + len(COMPARED) + in_calibrations
-
-
-def test_the_page_quotes_what_strangers_wrote(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    few(path, [("<script>alert(1)</script>", "accepted")] * 3, validator='"><img src=x>')
-    for by in ("phase", "validator"):
-        checked = Checked()
-        checked.feed(run("--ledger", path, "--by", by, "--format", "html")[1])
-        assert checked.open == []
-    assert any('"><img s' in text for text in checked.text)
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-def test_a_browser_shows_the_page(ledger: Path, tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    run("--ledger", ledger, "--format", "html", "-o", page)
-    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run(
-        [*browser, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stdout.count("<svg") == 6
-    assert "Accepted against rejected results" in done.stdout
 
 
 @pytest.mark.process

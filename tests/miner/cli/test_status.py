@@ -34,7 +34,7 @@ OK = Status(
     last_success=NOW - 40,
     uptime=11_530.0,
     counters={"pulled": 12, "generated": 11, "accepted": 9},
-    gpus=(GpuMemory("cuda:0", "H100", 5 * GIB, 8 * GIB, 80 * GIB),),
+    own_gpus=(GpuMemory("cuda:0", "H100", 5 * GIB, 8 * GIB, 80 * GIB),),
     ledger=LedgerStatus(written=36, waiting=0, dropped=0, failures=0, problem=""),
     validators=(
         ValidatorView(27, HOTKEY, "waiting", NOW + 120, NOW + 90, 0, None),
@@ -124,8 +124,9 @@ def test_one_screen_of_a_miner_that_works(monitor: FakeMonitor, tmp_path: Path) 
 def test_each_worker_has_a_line_and_a_lost_one_is_a_problem(monitor: FakeMonitor) -> None:
     memory = GpuMemory("cuda:0", "H100", 5 * GIB, 8 * GIB, 80 * GIB)
     first = WorkerStatus("this machine", "cuda:0", "busy", 1.5, 340, 37.5, memory)
-    second = WorkerStatus("this machine", "cuda:1", "restarting", fault="its process was ended by SIGKILL")
-    monitor.show(changed(gpus=(memory,), workers=(first, second)))
+    killed = "its process was ended by SIGKILL"
+    second = WorkerStatus("this machine", "cuda:1", "restarting", problem=killed, losses=1, last_loss=killed)
+    monitor.show(changed(own_gpus=(memory,), workers=(first, second)))
     lines = run("status", "--monitor.port", monitor.port).stdout.splitlines()
     assert [line for line in lines if line.startswith("  cuda")] == [
         "  cuda:0      this machine, busy for 2 s; 37.5 candidates a minute, 340 in all; "
@@ -135,6 +136,52 @@ def test_each_worker_has_a_line_and_a_lost_one_is_a_problem(monitor: FakeMonitor
     assert lines[-1] == ("  the worker on cuda:1 was lost: its process was ended by SIGKILL; it is started again")
 
 
+@pytest.mark.parametrize(
+    ("changes", "shown", "code"),
+    [
+        (
+            {"state": "unreachable", "problem": "no cluster"},
+            ["Problems:", "  the worker on ray:0 is out of reach: no cluster; it is tried again until it is there"],
+            1,
+        ),
+        (
+            {"state": "idle", "left_out": ("phase b: no weights",)},
+            ["Problems:", "  the worker on ray:0 is left out of phase b: no weights"],
+            1,
+        ),
+        ({"state": "lost", "problem": "killed"}, ["Problems:", "  the worker on ray:0 was lost: killed"], 1),
+        # What is over is told, and is no problem.
+        (
+            {"state": "idle", "losses": 2, "last_loss": "killed"},
+            ["No problems.", "Since the start:", "  the worker on ray:0 was lost 2 times, the last time: killed"],
+            0,
+        ),
+    ],
+)
+def test_what_a_worker_suffers_from_at_present_is_a_problem(
+    monitor: FakeMonitor, changes: dict[str, Any], shown: list[str], code: int
+) -> None:
+    monitor.show(changed(workers=(WorkerStatus("10.0.0.2", "ray:0", **changes),)))
+    result = run("status", "--strict", "--monitor.port", monitor.port)
+    assert result.stdout.splitlines()[-len(shown) :] == shown
+    assert result.exit_code == code
+    words = {"unreachable": "out of reach"}.get(changes["state"], changes["state"])
+    assert f"ray:0       10.0.0.2, {words}; " in result.stdout
+
+
+def test_a_miner_of_another_version_is_named(monitor: FakeMonitor) -> None:
+    """An update is installed, and the miner was not restarted yet."""
+    monitor.show(changed(workers=(WorkerStatus("this machine", "cuda:0", "idle"),)))
+    content = json.loads(monitor.content)
+    del content["workers"][0]["problem"]
+    monitor.content = json.dumps(content).encode()
+    result = run("status", "--monitor.port", monitor.port)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "is of another version than this program, 0.1.0: restart it with this one" in result.stderr
+    result = run("status", "--json", "--monitor.port", monitor.port)
+    assert json.loads(result.stdout)["version"] == "0.1.0"
+
+
 def test_problems_are_listed(monitor: FakeMonitor) -> None:
     monitor.show(
         changed(
@@ -142,7 +189,7 @@ def test_problems_are_listed(monitor: FakeMonitor) -> None:
             restarts={"the loop of validator 5F3sa2TJ": 3},
             ledger=LedgerStatus(written=1, waiting=2, dropped=4, failures=5, problem="disk full"),
             validators=(ValidatorView(27, HOTKEY, "idle", None, None, 6, None),),
-            gpus=(),
+            own_gpus=(),
             last_success=None,
             metagraph_age=None,
             counters={},
@@ -153,10 +200,11 @@ def test_problems_are_listed(monitor: FakeMonitor) -> None:
     assert out.split("Problems:\n")[1].splitlines() == [
         "  the models are not loaded yet",
         "  the file of phase a has changed",
-        "  the loop of validator 5F3sa2TJ was restarted 3 times; the log says why",
         "  ledger: disk full",
-        "  4 records of the ledger lost",
         "  validator 5F3sa2TJ (uid 27): 6 failures in a row",
+        "Since the start:",
+        "  the loop of validator 5F3sa2TJ was restarted 3 times; the log says why",
+        "  4 records of the ledger lost",
     ]
     assert "last success not yet" in out
     assert "counters    nothing yet" in out
@@ -198,7 +246,8 @@ def test_the_latest_tasks_are_shown(monitor: FakeMonitor) -> None:
     [
         ({}, 0),
         ({"problems": ("the file of phase a has changed",)}, 1),
-        ({"ledger": LedgerStatus(written=1, waiting=0, dropped=4, failures=5, problem="")}, 1),
+        ({"ledger": LedgerStatus(written=1, waiting=0, dropped=4, failures=5, problem="disk full")}, 1),
+        ({"ledger": LedgerStatus(written=1, waiting=0, dropped=4, failures=5, problem="")}, 0),
     ],
 )
 def test_scripts_may_ask_for_no_problems(monitor: FakeMonitor, changes: dict[str, Any], code: int) -> None:

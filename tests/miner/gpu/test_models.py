@@ -171,7 +171,7 @@ def test_what_a_phase_needs_for_choosing_and_for_sentences_is_loaded_and_warm(
     loaded = worker.load("2", more).result(TIMEOUT)
     assert (loaded.can_score, loaded.problems, asked["text_to_image"]) == (True, (), "org/turbo")
     (warm,) = warmed
-    assert warm.for_prompt(TextPrompt("a chair"))(make_splats(100)).parts == ("quality",)
+    assert warm.for_prompt(TextPrompt("a chair"))(make_splats(100)).score.parts == ("quality",)
 
 
 def test_a_scorer_that_is_not_here_is_left_out_and_named_with_the_command(

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from statistics import mean, median
 from typing import Any, TypeVar
 
 import pytest
@@ -216,3 +217,6 @@ def test_under_overload_no_task_starves_and_stakes_count_within_the_patience() -
     assert all(len(seconds) > 20 for seconds in waits.values())
     # Without the rule, the one with the least stake waits eleven minutes.
     assert max(longest.values()) < 240, longest
+    # By stake, as far as nobody starves.
+    medians = [median(waits[number]) for number in range(60)]
+    assert mean(medians[40:]) < 0.85 * mean(medians[:20]), medians

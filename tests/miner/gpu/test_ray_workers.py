@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from miner.config.loader import shipped_config
 from miner.config.phase import Phase
-from miner.config.phase_files import NamedPhase, load_phase
+from miner.config.phase_files import NamedPhase
 from miner.config.settings import RaySettings
 from miner.errors import OperatorError
-from miner.gpu import ray_cluster, ray_driver, remote_worker
+from miner.gpu import health, ray_cluster, ray_driver
 from miner.gpu.local_worker import LocalWorker
 from miner.gpu.models import PhaseModels
 from miner.gpu.order import GenerationOrder
@@ -24,16 +23,14 @@ from miner.gpu.pool import WorkerPool
 from miner.gpu.ray_cluster import ray_workers
 from miner.gpu.worker import Worker
 from miner.gpu.worker_process import MakeLoader, process_worker
-from pipeline import BestOfN, BestResult, GenerationJob, Request, SamplerParams, TextPrompt, VoxelLimit, WorkerLost
+from pipeline import BestOfN, BestResult, GenerationJob, Request, SamplerParams, TextPrompt, WorkerLost
 from pipeline.scoring.best_of_n import candidate_seed
 from tests.support.ray_cluster import LocalRay, environment, free_port
 from tests.support.waiting import until
 from tests.support.worker_loaders import (
     ToldWorkers,
     drive_with_another_version,
-    held_models,
     models_that_one_lacks,
-    real_models,
     told_models,
 )
 
@@ -42,12 +39,10 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 TIMEOUT = 120.0
 PARAMS = SamplerParams(steps=2, cfg_strength=1.0, cfg_interval=(0.5, 1.0), rescale_t=3.0)
-# As few as are valid, since drawing them for a score takes most of the time.
-FEW = VoxelLimit(300, "drop")
 
 
 def order(models: PhaseModels, task: str, seed: int) -> GenerationOrder:
-    return GenerationOrder(GenerationJob(task, Request(TextPrompt("a red chair"), seed, PARAMS, PARAMS, FEW)), models)
+    return GenerationOrder(GenerationJob(task, Request(TextPrompt("a red chair"), seed, PARAMS, PARAMS)), models)
 
 
 async def run(pool: WorkerPool, models: PhaseModels, seed: int, count: int = 1) -> BestResult:
@@ -75,8 +70,8 @@ def cluster() -> Iterator[LocalRay]:
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_worker, "FIRST_RESTART_DELAY", 0.1)
-    monkeypatch.setattr(remote_worker, "MEND_INTERVAL", 1.0)
+    monkeypatch.setattr(health, "FIRST_RESTART_DELAY", 0.1)
+    monkeypatch.setattr(health, "MEND_INTERVAL", 1.0)
     monkeypatch.setattr(ray_cluster, "FIRST_PATIENCE", 0.5)
     monkeypatch.setattr(ray_cluster, "PATIENCE", 0.0)
 
@@ -108,11 +103,10 @@ def named(phase: Phase) -> NamedPhase:
 
 
 async def test_the_same_bytes_as_from_one_worker_though_an_actor_is_killed_in_the_middle_of_a_candidate(
-    cluster: LocalRay, tmp_path: Path, make_pool: MakePool
+    cluster: LocalRay, tmp_path: Path, named: NamedPhase, make_pool: MakePool
 ) -> None:
-    demo = load_phase("demo", shipped_config() / "miner.yaml").settings
-    named = NamedPhase("text", demo.model_copy(update={"image": None}))
-    told = ToldWorkers(tmp_path)
+    """That networks make the same in another process is shown by those of this machine."""
+    told, loader = ToldWorkers(tmp_path), partial(told_models, folder=tmp_path)
 
     async def kill_the_maker_of(seed: int) -> None:
         await until(lambda: told.processes("begun", seed), TIMEOUT)
@@ -135,11 +129,11 @@ async def test_the_same_bytes_as_from_one_worker_though_an_actor_is_killed_in_th
         ]
 
     told.tell("hold", candidate_seed(5, 1))
-    far = make_pool(actors(cluster, partial(held_models, folder=tmp_path)))
+    far = make_pool(actors(cluster, loader))
     seen = await made_by(far, kill_the_maker_of(candidate_seed(5, 1)))
-    assert seen == await made_by(make_pool([LocalWorker("cpu", real_models("cpu"))]))
+    assert seen == await made_by(make_pool([LocalWorker("cpu", loader("cpu"))]))
     assert all(status.place == "127.0.0.1" for status in far.statuses)
-    assert sorted(status.fault[:15] for status in far.statuses) == ["", "its actor ended"]
+    assert sorted(status.last_loss[:15] for status in far.statuses) == ["", "its actor ended"]
 
 
 async def test_a_node_without_the_weights_is_named_and_left_out_until_it_has_them(
@@ -196,12 +190,12 @@ async def test_while_the_cluster_is_lost_tasks_are_skipped_or_made_here_until_it
     told.tell("hold", 5)
     running = asyncio.create_task(run(pool, models, 5))
     await until(lambda: told.processes("begun", 5), TIMEOUT)
-    cluster.stop()
+    cluster.lose()
     with pytest.raises(WorkerLost, match=r"the Ray cluster at .* cannot be used"):
         await running
     with pytest.raises(WorkerLost, match=r"the Ray cluster at .* cannot be used"):
         await run(pool, models, 6)
-    assert [status.state for status in pool.statuses] == ["restarting"]
+    assert [status.state for status in pool.statuses] == ["unreachable"]
     # With a device of this machine, there is something to go on with, and a phase can be changed.
     both = make_pool([process_worker("cpu", loader), *far])
     models_of_both = await asyncio.wait_for(both.load(named), TIMEOUT)

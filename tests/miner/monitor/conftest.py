@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.support.monitor import Browser, Site, find_browser
+from tests.support.browser import Browser, find_browser
+from tests.support.monitor import Site
 
 
 @pytest_asyncio.fixture

@@ -199,7 +199,7 @@ async def test_nothing_else_can_be_had(site: Site, path: str) -> None:
 
 async def test_pages_and_their_files_are_whole(site: Site) -> None:
     """Whatever a page, a style sheet or a script asks for is served, with its type, and nothing asks elsewhere."""
-    seen, asked = set[str](), {"/", "/viewer", "/compare"}
+    seen, asked = set[str](), {"/", "/viewer", "/compare", "/candidates"}
     while asked:
         path = asked.pop()
         seen.add(path)
@@ -211,14 +211,15 @@ async def test_pages_and_their_files_are_whole(site: Site) -> None:
             assert set(outside) <= {"http://www.w3.org"}, path
             found = re.findall(r'(?:src|href|from) ?=? ?"((?:/static/|\./)[^"]+)"', text)
             asked |= {one.replace("./", "/static/") for one in found} - seen
-    own = {file.name for file in STATIC.iterdir() if file.is_file()} - {"dashboard.html", "viewer.html", "compare.html"}
+    own = {file.name for file in STATIC.iterdir() if file.is_file() and file.suffix != ".html"}
     assert own <= FILES.keys()
     assert {f"/static/{name}" for name in own} <= seen
 
 
 async def test_the_policy_lets_nothing_in(site: Site) -> None:
-    policies = [(await site.get(path)).headers["Content-Security-Policy"] for path in ("/", "/viewer", "/compare")]
-    for policy, framers in zip(policies, ("'none'", "'self'", "'none'"), strict=True):
+    pages = {"/": "'none'", "/viewer": "'self'", "/compare": "'none'", "/candidates": "'none'"}
+    policies = [(await site.get(path)).headers["Content-Security-Policy"] for path in pages]
+    for policy, framers in zip(policies, pages.values(), strict=True):
         assert "default-src 'none'" in policy
         # Two viewers stand in the page that compares.
         assert f"frame-ancestors {framers}" in policy
@@ -244,7 +245,7 @@ async def test_without_a_gallery_there_are_no_results(tmp_path: Path) -> None:
     from miner.monitor import Monitor
 
     site = Site(tmp_path, free_port())
-    site.monitor = Monitor(site.source, LOOPBACK, site.port, Dashboard(site.source, site.ledger, None).routes())
+    site.monitor = Monitor(site.source, LOOPBACK, site.port, Dashboard(site.source, site.files, None).routes())
     await site.monitor.start()
     assert await (await site.get("/results.json")).json() == {"results": [], "more": False}
     assert (await site.get("/results/1.ply")).status == (await site.get("/pictures/1.webp")).status == 404

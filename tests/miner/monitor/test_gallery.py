@@ -119,6 +119,21 @@ async def test_a_folder_that_cannot_be_written_is_logged_once(tmp_path: Path, ca
     assert caplog.text.count("cannot be saved") == 1
 
 
+def test_the_pictures_of_candidates_are_kept_and_read_one_by_one(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path)
+    assert gallery._save(some_result(3, sheets={5: b"of 5", 2**62 + 3: b"of the other"}))
+    assert gallery.seeds_with_sheets(3) == {5, 2**62 + 3}
+    assert gallery.read_sheet(3, 2**62 + 3) == b"of the other"
+    assert gallery.read_sheet(3, 6) is None
+    # Of a result without any, and of one whose file is damaged.
+    assert gallery._save(some_result(4))
+    assert not (gallery.results / "4.candidates.zip").exists()
+    (gallery.results / "3.candidates.zip").write_bytes(b"PK damaged")
+    for key in (3, 4):
+        assert gallery.seeds_with_sheets(key) == set()
+        assert gallery.read_sheet(key, 5) is None
+
+
 def test_what_waits_is_bounded(tmp_path: Path) -> None:
     gallery = Gallery(tmp_path)
     for key in range(3 * MAX_UNSAVED):

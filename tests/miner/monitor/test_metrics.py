@@ -97,8 +97,11 @@ async def test_the_present_state(site: Site) -> None:
     site.status = replace(
         OK,
         validators=(cooling, working),
-        gpus=(GpuMemory("cuda:0", "H200", 1, 2, 3),),
-        workers=(WorkerStatus("this machine", "cuda:0", "busy", 1.5, 40, 37.5), WorkerStatus("far", "cuda:1", "lost")),
+        own_gpus=(GpuMemory("cuda:0", "H200", 1, 2, 3),),
+        workers=(
+            WorkerStatus("this machine", "cuda:0", "busy", 1.5, 40, 37.5),
+            WorkerStatus("far", "cuda:1", "lost", losses=8),
+        ),
         restarts={"a loop": 4},
     )
     samples = await scrape(site)
@@ -116,6 +119,7 @@ async def test_the_present_state(site: Site) -> None:
     assert value(samples, "validator_failures", uid="142") == 0
     assert value(samples, "worker_state", device="cuda:0", state="busy") == 1
     assert value(samples, "worker_state", place="far", device="cuda:1", state="lost") == 1
+    assert value(samples, "worker_losses_total", device="cuda:1") == 8
     assert value(samples, "worker_busy_seconds", device="cuda:0") == 1.5
     assert value(samples, "worker_candidates_total", device="cuda:0") == 40
     assert value(samples, "worker_candidates_per_minute", device="cuda:0") == 37.5

@@ -6,8 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from miner.config import OperatorFiles
 from miner.ledger.events import ResultGenerated
-from miner.monitor.results import PAGE_RESULTS
+from miner.monitor.answer_cache import AnswerCache
+from miner.monitor.gallery import Gallery
+from miner.monitor.results import PAGE_RESULTS, ResultFilter, Results
 from miner.monitor.thumbnail_worker import draw_validator_views
 from pipeline import flip_up_axis, ply, render_validator_views, spz
 from tests.support.generated import make_picture, make_splats, png
@@ -99,6 +102,39 @@ async def test_all_facts_of_a_result(site: Site, keys: list[int]) -> None:
     assert (told["outcome"], told["candidates"], told["newer"], told["older"]) == (None, [], str(keys[0]), None)
 
 
+async def test_the_candidates_of_a_result_with_their_pictures(site: Site, keys: list[int]) -> None:
+    seeds = (2**62 + 3, 1, 7)
+    candidates = tuple({"seed": seed, "fate": "beaten"} for seed in seeds)
+    event = next(event for event in one_task(keys[1]) if isinstance(event, ResultGenerated))
+    write_ledger(site.ledger, [replace(event, candidates=candidates)])
+    assert site.gallery._save(some_result(keys[1], sheets={seeds[0]: b"a picture", 1: b"another"}))
+    told = await (await site.get(f"/results/{keys[1]}.json")).json()
+    assert [one["sheet"] for one in told["candidates"]] == [True, True, False]
+    reply = await site.get(f"/pictures/{keys[1]}/{seeds[0]}.jpg")
+    assert (reply.status, reply.content_type) == (200, "image/jpeg")
+    assert await site.data(f"/pictures/{keys[1]}/{seeds[0]}.jpg") == b"a picture"
+    for path in (f"{keys[1]}/7", f"{keys[0]}/1", "404/1"):
+        assert (await site.get(f"/pictures/{path}.jpg")).status == 404
+
+
+async def test_phases_and_options_of_a_command_that_generates_again(tmp_path: Path, config_folder: Path) -> None:
+    (config_folder / "phases" / "mine.yaml").write_text("extends: phase3\n")
+    for config, state, options in (
+        (None, None, []),
+        (config_folder / "miner.yaml", tmp_path / "state", ["--config", config_folder / "miner.yaml"]),
+    ):
+        files = OperatorFiles.load(config, state)
+        chosen = [*map(str, options), *(["--state", str(state)] if state else [])]
+        assert list(files.options) == chosen
+        gallery = Gallery(tmp_path)
+        assert gallery._save(some_result(5))
+        told = Results(files, gallery, AnswerCache())._describe(5, ResultFilter())
+        assert told is not None
+        assert {"phase3", "demo", "best-of-n"} <= set(told["phases"])
+        assert ("mine" in told["phases"]) == (config is not None)
+        assert list(told["options"]) == chosen
+
+
 @pytest.mark.parametrize("data_format", ["spz", "ply"])
 async def test_a_result_as_spz_whatever_it_was_sent_as(site: Site, data_format: str) -> None:
     assert site.gallery._save(some_result(5, data_format=data_format))
@@ -113,8 +149,6 @@ async def test_a_result_as_spz_whatever_it_was_sent_as(site: Site, data_format: 
 
 @pytest.mark.slow
 def test_the_views_are_those_of_a_validator(tmp_path: Path) -> None:
-    from tests.support.monitor import Gallery
-
     gallery = Gallery(tmp_path)
     assert gallery._save(some_result(7, data_format="ply"))
     draw_validator_views(gallery.results, 7, gallery.pictures)

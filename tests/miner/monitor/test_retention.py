@@ -85,10 +85,11 @@ def names(folder: Path) -> set[str]:
 
 
 def test_a_results_files_go_together_by_the_last_written(tmp_path: Path) -> None:
-    for name, days in [("1.spz", 9), ("1.json", 9), ("1.prompt", 9), ("2.ply", 9), ("2.json", 1)]:
+    aged = [("1.spz", 9), ("1.json", 9), ("1.prompt", 9), ("1.candidates.zip", 9), ("2.ply", 9), ("2.json", 1)]
+    for name, days in aged:
         write(tmp_path, name, days=days)
     gone = delete_expired(tmp_path, RESULTS, RetentionSettings(max_days=5, max_bytes=WIDE), NOW)
-    assert [(one.names, one.size) for one in gone] == [(("1.json", "1.prompt", "1.spz"), 30)]
+    assert [(one.names, one.size) for one in gone] == [(("1.candidates.zip", "1.json", "1.prompt", "1.spz"), 40)]
     assert names(tmp_path) == {"2.ply", "2.json"}
 
 

@@ -15,7 +15,7 @@ from miner.localnet.validator import LOOPBACK, free_port
 from miner.monitor import Monitor, StartingMiner, Status, StatusBoard, view_validators
 from miner.monitor.server import is_loopback
 from miner.pull.session import ValidatorRecord
-from miner.pull.state_machine import HeldTask, Stage, ValidatorState
+from miner.pull.validator_state import HeldTask, Stage, ValidatorState
 from miner.runtime.clock import Clock
 from miner.runtime.gpu_memory import GpuMemory
 from miner.subnet.metagraph import Neuron
@@ -28,7 +28,7 @@ GPU = GpuMemory("cuda:0", "NVIDIA H200", 1 << 30, 2 << 30, 140 << 30)
 async def test_a_miner_that_works(site: Site) -> None:
     worker = WorkerStatus("this machine", "cuda:1", "busy", 1.5, 40, 37.5, GPU)
     ledger = LedgerStatus(5, 0, 0, 0, "")
-    site.status = replace(OK, gpus=(GPU,), workers=(worker,), ledger=ledger, counters=Counter(generated=3))
+    site.status = replace(OK, own_gpus=(GPU,), workers=(worker,), ledger=ledger, counters=Counter(generated=3))
     reply = await site.get("/health")
     assert (reply.status, reply.content_type, reply.headers["Cache-Control"]) == (200, "application/json", "no-store")
     assert await reply.json() == {
@@ -59,7 +59,10 @@ async def test_a_miner_that_works(site: Site) -> None:
                     "reserved": 2 << 30,
                     "total": 140 << 30,
                 },
-                "fault": "",
+                "problem": "",
+                "left_out": [],
+                "losses": 0,
+                "last_loss": "",
             }
         ],
         "ledger": {"written": 5, "waiting": 0, "dropped": 0, "failures": 0, "problem": ""},

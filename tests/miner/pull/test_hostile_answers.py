@@ -13,16 +13,8 @@ from aiohttp import web
 
 from miner.localnet.validator import LOOPBACK, free_port
 from miner.pull.responses import MAX_ID_LENGTH, PullFailed, TaskAssigned, is_credible, read_pull, read_submission
-from miner.pull.state_machine import (
-    MAX_WAIT,
-    PullCompleted,
-    Stage,
-    SubmissionCompleted,
-    TimerFired,
-    ValidatorState,
-    WaitUntil,
-    transition,
-)
+from miner.pull.state_machine import PullCompleted, SubmissionCompleted, TimerFired, WaitUntil, transition
+from miner.pull.validator_state import MAX_WAIT, Stage, ValidatorState
 from miner.subnet.dendrite import Dendrite, Reply
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import Feedback, PullTask, SubmitResults, TextTask, sign_submission

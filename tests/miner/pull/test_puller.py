@@ -10,7 +10,7 @@ from miner.ledger.outcomes import Outcome
 from miner.localnet.validator import free_port
 from miner.localnet.validator_rules import MinerState
 from miner.subnet.protocol import ImageTask, TextTask
-from pipeline import Asset, BestOfN, BestResult, OnStep, Request
+from pipeline import Asset, BestOfN, BestResult, NonFiniteOutput, OnStep, OutOfMemory, PipelineError, Request
 from tests.support.generated import make_asset
 from tests.support.pulling import FaultyDendrite, PullingMiner
 
@@ -136,6 +136,25 @@ async def test_invalid_results_are_not_sent(miner: PullingMiner) -> None:
     await miner.time.next_sleep()
     assert miner.verdicts == [("a", "skipped")]
     assert miner.runner.counters["InvalidResult"] == 1
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("the GPU's memory does not suffice"), NonFiniteOutput("returned NaN")])
+async def test_a_generation_that_fails_costs_one_task(
+    miner: PullingMiner, error: PipelineError, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail_for_the_first(request: Request, on_step: OnStep) -> Asset:
+        if not miner.verdicts:
+            raise error
+        return make_asset(request)
+
+    miner.generate = fail_for_the_first
+    miner.give("a", "b")
+    miner.update()
+    await miner.time.pass_sleep()
+    await miner.time.next_sleep()
+    assert miner.verdicts == [("a", "skipped"), ("b", "valid")]
+    assert f"{type(error).__name__}: {error}" in caplog.text
+    assert miner.violations == 0
 
 
 async def test_a_crash_of_the_generator_costs_one_task(miner: PullingMiner) -> None:

@@ -11,29 +11,31 @@ from miner.pull.state_machine import (
     CLOCK_MARGIN,
     DENIED_DELAY,
     IDLE_DELAY,
-    LOCK_DELAY,
-    MAX_WAIT,
-    UNKNOWN_CLOCK_MARGIN,
-    USUAL_COOLDOWN,
     Action,
     Event,
     GenerationFinished,
-    HeldTask,
     PolicyDenied,
     PullCompleted,
     SendPull,
     SendSubmission,
     SessionInterrupted,
-    Stage,
     StartGeneration,
     SubmissionCompleted,
     TimerFired,
-    ValidatorState,
     WaitUntil,
     failure_delay,
     transition,
 )
 from miner.pull.store import Cooldown, EarlierTask
+from miner.pull.validator_state import (
+    LOCK_DELAY,
+    MAX_WAIT,
+    UNKNOWN_CLOCK_MARGIN,
+    USUAL_COOLDOWN,
+    HeldTask,
+    Stage,
+    ValidatorState,
+)
 from miner.subnet.protocol import TextTask
 
 # Our steady clock and our unix time; the validator's clock is ours.

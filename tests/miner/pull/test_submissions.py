@@ -9,7 +9,7 @@ import pytest
 
 from miner.localnet.validator import free_port
 from miner.localnet.validator_rules import MinerState
-from miner.pull.state_machine import LOCK_DELAY, USUAL_COOLDOWN
+from miner.pull.validator_state import LOCK_DELAY, USUAL_COOLDOWN
 from miner.subnet.dendrite import Dendrite
 from miner.subnet.metagraph import Snapshot
 from miner.subnet.protocol import PullTask, SubmitResults, TextTask, sign_submission

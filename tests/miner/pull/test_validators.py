@@ -5,8 +5,9 @@ import logging
 import pytest
 
 from miner.localnet.validator import LOOPBACK, LocalValidator, free_port
-from miner.pull.state_machine import DENIED_DELAY, USUAL_COOLDOWN, Stage
+from miner.pull.state_machine import DENIED_DELAY
 from miner.pull.store import Cooldown, EarlierTask
+from miner.pull.validator_state import USUAL_COOLDOWN, Stage
 from miner.subnet.metagraph import Neuron, Snapshot
 from pipeline import Asset, OnStep, Request
 from tests.support.addresses import address

@@ -1,31 +1,32 @@
-"""Sentences through a picture: the adapter against a stand-in for diffusers, and diffusers itself if it is here."""
+"""Sentences through a picture: the adapter against a stand-in for diffusers."""
 
-import importlib.util
-import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from pipeline import (
     STAGES,
+    Asset,
     Cancelled,
     CheckpointError,
     CheckpointSource,
+    Conditioning,
     CutOutParams,
     EmptyForeground,
     Generator,
     ImagePrompt,
     NonFiniteOutput,
+    OnStep,
     OutOfMemory,
+    Prompt,
     Request,
     TextPrompt,
     TextToImageError,
@@ -33,10 +34,10 @@ from pipeline import (
     choose_compute,
     load_backend,
 )
-from pipeline.backends.text_to_image import TextToImage, TextToImageBackend
+from pipeline.backends.text_to_image import TextToImage, TextToImageBackend, drawing_seed
 from pipeline.scoring.best_of_n import candidate_seed
 from tests.pipeline.test_generator import FEW, FEWER, drawing, same
-from tests.support.published_names import autoencoder_of_diffusers_0_16, clip_text_of_transformers_4
+from tests.support.generated import FakeBackend, make_asset
 
 CPU = choose_compute("cpu")
 # The outside of diffusers that the adapter calls.
@@ -141,27 +142,55 @@ def backend(generator: Generator, square: Square) -> TextToImageBackend:
 REQUEST = Request(TextPrompt("a red box"), 3, FEW, FEWER, text_to_image_params=TextToImageParams(2, 1.5))
 
 
-def test_of_several_drawings_the_best_matte_comes_first_and_the_others_in_turn(
-    backend: TextToImageBackend, square: Square
-) -> None:
-    params = TextToImageParams(2, drawings=3, cut_out=CutOutParams(models=("u2netp",)))
+class Mattes(FakeBackend):
+    """A backend for images whose mattes a test rates by the order in which they come; None cannot be cut out."""
+
+    def __init__(self, *ratings: float | None) -> None:
+        super().__init__()
+        self.ratings = list(ratings)
+
+    def encode(self, prompt: Prompt) -> Any:
+        rating = self.ratings.pop(0)
+        if rating is None:
+            raise EmptyForeground("nothing there")
+        picture = SimpleNamespace(cut_out=SimpleNamespace(expected_iou=rating))
+        return Conditioning(rating, {"background": 0.5, "conditioning": 0.25}, (picture,))  # type: ignore[arg-type]
+
+    def sample(self, conditioning: Any, request: Request, on_step: OnStep = lambda *_: None) -> Asset:
+        return replace(super().sample(conditioning, request), pictures=conditioning.pictures)
+
+
+def test_of_several_drawings_the_best_matte_comes_first_and_the_others_in_turn(square: Square) -> None:
+    backend = TextToImageBackend(Mattes(0.3, 0.9, None, 0.6), square, CPU.device)  # type: ignore[arg-type]
+    params = TextToImageParams(2, drawings=4)
     request = replace(REQUEST, prompt=TextPrompt("a red box", "{prompt}, alone"), text_to_image_params=params)
     conditioning = backend.encode(request.prompt)
-    seeds = [candidate_seed(request.seed, index) for index in range(3)]
-    assets = [backend.sample(conditioning, replace(request, seed=seed)) for seed in seeds + seeds[:1]]
-    assert square.calls == [("a red box, alone", seed, params) for seed in seeds]
-    expected = [asset.pictures[0].cut_out.expected_iou for asset in assets]
-    assert expected[:3] == sorted(expected[:3], reverse=True)
-    assert expected[3] == expected[0]
+    seeds = [candidate_seed(request.seed, index) for index in range(4)]
+    assets = [backend.sample(conditioning, replace(request, seed=seed)) for seed in seeds]
+    assert [asset.pictures[0].cut_out.expected_iou for asset in assets] == [0.9, 0.6, 0.3, 0.9]
+    drawn = [drawing_seed(request.seed, index) for index in range(4)]
+    assert square.calls == [("a red box, alone", seed, params) for seed in drawn]
+    assert drawn[0] == request.seed
+    # The first object has the time of all drawings, also of those that others take and of the one that is left out.
     assert [asset.seconds["picture"] > 0 for asset in assets] == [True, False, False, False]
-    assert [asset.seconds["background"] > 0 for asset in assets] == [True, False, False, False]
+    own = make_asset(request).seconds
+    assert assets[0].seconds["conditioning"] == own["conditioning"] + 3 * 0.25
+    assert assets[0].seconds["background"] > own["background"] + 3 * 0.5
+    assert [asset.seconds["background"] for asset in assets[1:]] == [own["background"]] * 3
 
 
-def test_drawings_that_cannot_be_cut_out_are_left_out(backend: TextToImageBackend, square: Square) -> None:
+def test_if_no_drawing_can_be_cut_out_the_first_error_is_told(backend: TextToImageBackend, square: Square) -> None:
     params = TextToImageParams(2, drawings=2, cut_out=CutOutParams(min_side=1000))
     with pytest.raises(EmptyForeground, match=r"framing.min_side"):
         backend.generate(replace(REQUEST, text_to_image_params=params))
     assert len(square.calls) == 2
+
+
+def test_no_two_candidates_draw_the_same() -> None:
+    """Each device draws for the first candidate that it makes."""
+    candidates = [candidate_seed(5, index) for index in range(300)]
+    drawn = [drawing_seed(seed, index) for seed in candidates for index in range(16)]
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_what_the_model_is_loaded_and_asked_with(draw: TextToImage, model: Path) -> None:
@@ -291,79 +320,3 @@ def test_it_is_loaded_and_warmed_up_with_the_rest(package: Path, model: Path) ->
     assert (backend.supports_image, backend.supports_text) == (True, True)
     backend.warm_up()
     assert [prompt for prompt, *_ in pipe(backend.text_to_image).calls] == ["a red ball"]
-
-
-needs_diffusers = pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="diffusers is not installed")
-# A scheduler's own, on numpy 2.
-ignores_copy_keyword = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
-
-
-@needs_diffusers
-@ignores_copy_keyword
-def test_with_diffusers_itself(tmp_path: Path) -> None:
-    """A model of the smallest size that diffusers takes, saved and loaded again."""
-    import diffusers
-
-    from tests.support.tiny_diffusers import write_model
-
-    write_model(tmp_path)
-    draw = TextToImage.load(str(tmp_path), CPU)
-    assert isinstance(pipe(draw), diffusers.StableDiffusionPipeline)
-    pictures = [draw("a red chair", seed, TextToImageParams(steps=2)) for seed in (1, 1, 2)]
-    assert {(picture.mode, picture.size) for picture in pictures} == {("RGB", (64, 64))}
-    assert pictures[0].tobytes() == pictures[1].tobytes() != pictures[2].tobytes()
-    weights = next((tmp_path / "unet").glob("*.safetensors"))
-    pickled = weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(
-        CheckpointError, match=r"no unet/diffusion_pytorch_model\.safetensors; pickled weights are not used"
-    ):
-        TextToImage.load(str(tmp_path), CPU)
-    pickled.rename(weights)
-    (tmp_path / "unet" / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="diffusers cannot load"):
-        TextToImage.load(str(tmp_path), CPU)
-
-
-@needs_diffusers
-@ignores_copy_keyword
-def test_a_model_with_the_names_of_its_publication(tmp_path: Path) -> None:
-    """Stable Diffusion as it was published in 2022, by diffusers and transformers of the time."""
-    from tests.support.tiny_diffusers import write_model
-
-    write_model(tmp_path)
-    params = TextToImageParams(steps=2)
-    expected = TextToImage.load(str(tmp_path), CPU)("a red chair", 1, params).tobytes()
-    rewrite(tmp_path / "vae", autoencoder_of_diffusers_0_16)
-    rewrite(tmp_path / "text_encoder", lambda tensors: clip_text_of_transformers_4(tensors, 77))
-    assert "decoder.mid_block.attentions.0.proj_attn.weight" in load_file(weights_of(tmp_path / "vae"))
-    assert TextToImage.load(str(tmp_path), CPU)("a red chair", 1, params).tobytes() == expected
-
-
-@needs_diffusers
-@pytest.mark.parametrize(
-    ("folder", "name"),
-    [
-        ("text_encoder", "encoder.layers.0.mlp.fc1.weight"),
-        ("unet", "mid_block.resnets.0.conv1.weight"),
-        ("vae", "decoder.conv_in.bias"),
-    ],
-)
-def test_a_missing_tensor_is_named_instead_of_drawn_at_random(tmp_path: Path, folder: str, name: str) -> None:
-    from tests.support.tiny_diffusers import write_model
-
-    write_model(tmp_path)
-    rewrite(tmp_path / folder, lambda tensors: {key: tensor for key, tensor in tensors.items() if key != name})
-    with pytest.raises(CheckpointError, match=rf"/{folder} do not fit config\.json: {re.escape(name)} is missing \(1 "):
-        TextToImage.load(str(tmp_path), CPU)
-
-
-def weights_of(directory: Path) -> Path:
-    (file,) = directory.glob("*.safetensors")
-    return file
-
-
-def rewrite(directory: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
-    file = weights_of(directory)
-    save_file(change(load_file(file)), file, metadata={"format": "pt"})

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -147,4 +148,12 @@ def test_the_process_loads_little() -> None:
     maps = Path(f"/proc/{decoder._process.pid}/maps").read_text()
     assert "_imaging" in maps
     assert not any(name in maps for name in ("torch", "bittensor", "onnxruntime", "pydantic"))
+    decoder.close()
+
+
+def test_the_process_can_write_no_file() -> None:
+    decoder = DecoderProcess()
+    decoder.decode(SMALL)
+    limits = Path(f"/proc/{decoder._process.pid}/limits").read_text()
+    assert re.search("^Max file size +0 +0 ", limits, re.MULTILINE)
     decoder.close()

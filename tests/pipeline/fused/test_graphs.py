@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.fused.graphs import GraphedCallable, GraphPool
+from pipeline.fused.graphs import GraphedCallable, GraphPool, StaticTensors
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -35,9 +35,26 @@ def test_a_function_is_run_once_captured_once_and_then_replayed(device: torch.de
         return x + y
 
     graphed = GraphedCallable(add, GraphPool(device))
-    results = [graphed(torch.full((3,), float(n), device=device), torch.ones(3, device=device)) for n in range(5)]
-    assert [result.tolist() for result in results] == [[n + 1.0] * 3 for n in range(5)]
+    one = torch.ones(3, device=device)
+    results = [graphed(torch.full((3,), float(n), device=device), one).tolist() for n in range(5)]
+    assert results == [[n + 1.0] * 3 for n in range(5)]
     assert len(calls) == 2
+
+
+def test_static_tensors_stay_where_they_are_and_follow_their_sources(device: torch.device) -> None:
+    static = StaticTensors()
+    sources = [[torch.full((3,), float(n), device=device), torch.ones(2, 2, device=device) * n] for n in range(2)]
+    places = {tuple(tensor.data_ptr() for tensor in static.load(sources[n])) for n in (0, 0, 1, 1, 0)}
+    assert len(places) == 1
+    for n in (0, 1, 1, 0):
+        vector, matrix = static.load(sources[n])
+        assert (vector.tolist(), matrix.tolist()) == ([n] * 3, [[n] * 2] * 2)
+    # Of other shapes elsewhere, as new sources in the place of one that is gone are copied.
+    static.load([torch.zeros(5, device=device)])
+    assert static.load(sources[1])[0].tolist() == [1.0] * 3
+    del sources[1]
+    assert static.load([torch.full((3,), 7.0, device=device), torch.ones(2, 2, device=device)])[0].tolist() == [7.0] * 3
+    assert static.load([]) == []
 
 
 @needs_cuda

@@ -3,11 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipeline.fused import products
+from pipeline.fused.activations import FP8_MAX, Activations
 from pipeline.fused.attention import flash_attend
 from pipeline.fused.convolution import OFFSETS, gather_sum, pack_kernel
-from pipeline.fused.linear import FP8_MAX, Activations, FusedLinear
+from pipeline.fused.linear import FusedLinear
 from pipeline.fused.norms import add_norm, head_norm
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.attention import attend
@@ -171,6 +173,51 @@ def assert_close_to_fp8(rows: Activations, reference: Tensor) -> None:
 hopper = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0), reason="needs a Hopper GPU"
 )
+
+
+def linear(draw, outputs: int, inputs: int) -> nn.Linear:
+    """Return a layer in half precision whose outputs are about as large as its inputs."""
+    layer = nn.Linear(inputs, outputs, device="meta")
+    layer.weight, layer.bias = (nn.Parameter(x, False) for x in (draw(outputs, inputs) / inputs**0.5, draw(outputs)))
+    return layer
+
+
+# Rows and inputs that end within a tile's, and more tiles than multiprocessors.
+@hopper
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 768, 64), (300, 768, 192), (8192, 3072, 1024)])
+def test_a_product_whose_heads_are_normed_in_its_epilogue(draw, rows: int, outputs: int, inputs: int) -> None:
+    layer, x = linear(draw, outputs, inputs), draw(rows, inputs)
+    gammas = draw(2, outputs // 3 // 64, 64, dtype=torch.float32)
+    expected = F.linear(x.float(), layer.weight.float(), layer.bias.float())
+    parts = expected.unflatten(-1, (3, -1, 64))
+    parts[:, :2] = F.normalize(parts[:, :2], dim=-1) * gammas * 8
+    assert products.fits(layer)
+    assert_close(FusedLinear(layer, fp8=False).normed_heads(Activations(x), gammas), expected)
+
+
+@hopper
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 256, 64), (300, 256, 192), (8192, 1024, 4096)])
+def test_a_product_that_is_added_to_the_residual(draw, rows: int, outputs: int, inputs: int) -> None:
+    layer, x, gate = linear(draw, outputs, inputs), draw(rows, inputs), draw(outputs)
+    fused = FusedLinear(layer, fp8=False)
+    product = F.linear(x.float(), layer.weight.float(), layer.bias.float())
+    for factor, expected in ((None, product), (gate, gate.float() * product)):
+        residual = draw(rows, outputs)
+        expected = residual.float() + expected
+        assert fused.add_to(residual, Activations(x), factor) is None
+        assert_close(residual, expected)
+
+
+@pytest.mark.parametrize("heads", [4, 3])
+def test_a_layer_of_another_shape_leaves_the_sum_to_the_caller(draw, heads: int) -> None:
+    layer, x = linear(draw, 3 * heads * 20, 48), draw(5, 48)
+    fused, gammas = FusedLinear(layer, fp8=False), draw(2, heads, 20, dtype=torch.float32)
+    product = F.linear(x, layer.weight, layer.bias)
+    residual = torch.zeros_like(product)
+    assert_close(fused.add_to(residual, Activations(x), None), product)
+    assert not residual.any()
+    head_norm(product, gammas)
+    assert_close(fused.normed_heads(Activations(x), gammas), product)
 
 
 @hopper

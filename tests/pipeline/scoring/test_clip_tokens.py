@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.conditioning.sentences import CLIP_TOKENS
 from pipeline.errors import CheckpointError
-from pipeline.scoring.clip_tokens import TOKENS, ClipTokenizer
+from pipeline.scoring.clip_tokens import ClipTokenizer
 from tests.support.alignment_checkpoints import write_text_alignment
 from tests.support.formula_weights import SCORE_DATA
 from tests.support.score_views import OBJECTS, golden_scores
@@ -31,7 +32,7 @@ def tokenizer(directory: Path) -> ClipTokenizer:
 @pytest.mark.parametrize("text", GOLDEN, ids=ascii)
 def test_the_golden_prompts(tokenizer: ClipTokenizer, text: str) -> None:
     golden = GOLDEN[text]
-    assert tokenizer(text).tolist() == [golden + [0] * (TOKENS - len(golden))]
+    assert tokenizer(text).tolist() == [golden + [0] * (CLIP_TOKENS - len(golden))]
 
 
 def test_a_long_prompt_ends_with_the_end_token(tokenizer: ClipTokenizer) -> None:

@@ -121,6 +121,20 @@ def test_a_preview_that_is_lost_is_made_again_and_so_is_its_end() -> None:
     assert play.choice.best().asset.seed == SEEDS[1]
 
 
+def test_a_preview_that_was_lost_and_does_not_fit_any_more_keeps_no_other_from_being_finished() -> None:
+    play = Play(3, 10.0, [None, 0.9, 0.8], [0.5, 0.8, 0.0])
+    play.take(play.choice.begin(0.0, "whole"))
+    play.take(play.choice.begin(play.now, "preview"))
+    lost = play.choice.begin(play.now, "preview")
+    play.choice.lose(lost.seed)
+    assert play.choice.wants(play.now, SECONDS.__getitem__) == "preview"
+    play.now = 8.5
+    assert play.choice.wants(play.now, SECONDS.__getitem__) == "finish"
+    play.take(play.choice.begin(play.now, "finish"))
+    assert play.choice.wants(play.now, SECONDS.__getitem__) is None
+    assert play.choice.best().asset.seed == SEEDS[1]
+
+
 def test_a_finished_candidate_is_what_its_seed_gives_alone(generator: Generator) -> None:
     request = request_of_an_egg()
     scorer = FakeScorer(lambda splats: float(splats.means.std()))

@@ -64,7 +64,7 @@ def test_the_score_is_that_of_the_validation_service(
     scorer: ValidatorScorer, monkeypatch: pytest.MonkeyPatch, name: str, result: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(scorer_module, "render_validator_views", lambda _: golden_views(name))
-    score = scorer.for_prompt(prompt_of(name, result))(make_splats(10))
+    score = scorer.for_prompt(prompt_of(name, result))(make_splats(10)).score
     assert score.parts == ("quality", "alignment", "similarity")
     expected = {
         part: result[key] for part, key in (("quality", "iqa"), ("alignment",) * 2, ("ssim",) * 2, ("lpips",) * 2)
@@ -78,11 +78,14 @@ def test_several_pictures_are_compared_by_the_first(scorer: ValidatorScorer, mon
     monkeypatch.setattr(scorer_module, "render_validator_views", lambda _: golden_views("robocop"))
     first, second = (ImagePrompt(Image.fromarray(golden_views("robocop")[i].numpy()), b"") for i in (1, 9))
     image_only = replace(scorer, quality=None, text_alignment=None, similarity=None)
-    score = image_only.for_prompt(first)(make_splats(10))
-    assert image_only.for_prompt(ImagesPrompt((first, second)))(make_splats(10)) == score
-    assert image_only.for_prompt(second)(make_splats(10)) != score
+
+    def score(prompt: Prompt) -> Score:
+        return image_only.for_prompt(prompt)(make_splats(10)).score
+
+    assert score(ImagesPrompt((first, second))) == score(first)
+    assert score(second) != score(first)
     # A network for pictures says nothing about a sentence.
-    assert image_only.for_prompt(TextPrompt("robocop"))(make_splats(10)) == Score()
+    assert score(TextPrompt("robocop")) == Score()
 
 
 def test_a_part_whose_weights_are_missing_is_left_out_and_named(sources: ScorerSources, tmp_path: Path) -> None:

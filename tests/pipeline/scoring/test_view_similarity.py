@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.scoring import lpips
 from pipeline.scoring.view_similarity import ViewSimilarity, combine_pairs
+from pipeline.weights import alexnet as alexnet_weights
 from tests.support.formula_weights import formula_weights, golden_shapes
 from tests.support.score_views import OBJECTS, golden_scores, golden_views
 
@@ -80,7 +80,7 @@ def published(alexnet: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -
     """A pickle as torchvision publishes it, with the classifier; its checksum is taken for the published one."""
     file = directory / "alexnet-owt-7be5be79.pth"
     torch.save({**load_file(alexnet), "classifier.6.bias": torch.zeros(1000)}, file)
-    monkeypatch.setattr(lpips, "ALEXNET_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setattr(alexnet_weights, "ALEXNET_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
     return file
 
 
@@ -95,7 +95,7 @@ def test_the_published_pickle(
 def test_another_pickle_is_refused_unread(alexnet: Path, tmp_path: Path) -> None:
     file = tmp_path / "alexnet-owt-7be5be79.pth"
     torch.save(load_file(alexnet), file)
-    with pytest.raises(CheckpointError, match=r"\.pth is not the file that is published as https://\S+, since its"):
+    with pytest.raises(CheckpointError, match=r"\.pth is not the file that is published as https://\S+, its sha256 is"):
         ViewSimilarity.load(file, CPU)
 
 
@@ -108,7 +108,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "alexnet.pth"
     torch.save({"features.0.weight": Payload()}, file)
-    monkeypatch.setattr(lpips, "ALEXNET_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setattr(alexnet_weights, "ALEXNET_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
     with pytest.raises(CheckpointError, match=r"not a file of tensors \(UnpicklingError\): download it again"):
         ViewSimilarity.load(file, CPU)
     assert not (tmp_path / "payload").exists()

@@ -40,7 +40,7 @@ REFUSED_THOUGH_WRITTEN = {
 REASONS = {
     "double_x": "too short",
     "uchar_extra": "too short",
-    "ascii": "plyfile cannot read: 'ascii' codec",
+    "ascii": "row 0 of the element 'vertex': 'ascii' codec",
     "count_zero": "0 vertices",
     "count_negative": "-5 vertices",
     "count_garbage": "not a number",
@@ -186,11 +186,20 @@ LINE = b"1 2 3 4 5 6 7 8 9 10 11 12 13 14\n"
         ),
         (with_vertices(BINARY.replace("1.0\n", "1.0\nelement a 9\nproperty int i\n"), bytes(56)), "too short"),
         (with_vertices(ASCII, LINE), "too short: 2 vertices"),
-        (with_vertices(ASCII, LINE + b"\n" * 100), "1 readable lines: expected 2"),
-        (with_vertices(ASCII, LINE + LINE.replace(b"7", b"seven")), "'opacity': malformed input"),
-        (with_vertices(ASCII, (LINE[:-1] + b" 15\n") * 2), "row 0: expected end-of-line"),
-        (with_vertices(ASCII, LINE + LINE[:-4] + b"\n" + LINE), "'rot_3': early end-of-line"),
+        (with_vertices(ASCII, LINE + b"\n" * 100), "1 readable lines of the element 'vertex': expected 2"),
+        (
+            with_vertices(ASCII, LINE + LINE.replace(b"7", b"seven")),
+            "could not convert string 'seven' to float32 at row 1, column 7",
+        ),
+        (with_vertices(ASCII, (LINE[:-1] + b" 15\n") * 2), "requires 14 columns but 15 were found at row"),
+        (with_vertices(ASCII, LINE + LINE[:-4] + b"\n" + LINE), "14 columns but 13 were found at row"),
         (with_vertices(ASCII, b" " * (1 << 20) + LINE * 2), "0 readable lines"),
+        (with_vertices(ASCII + "\nproperty list uchar int q", LINE * 2), "row 0 .*: the line ends too early"),
+        (with_vertices(ASCII + "\nproperty list uchar int q", (LINE[:-1] + b" 2 5\n") * 2), "the line ends too early"),
+        (with_vertices(ASCII + "\nproperty list uchar int q", (LINE[:-1] + b" x\n") * 2), "'x' is no length"),
+        (with_vertices(ASCII + "\nproperty list char int q", (LINE[:-1] + b" -1\n") * 2), "'-1' is no length"),
+        (with_vertices(ASCII + "\nproperty list uchar int q", (LINE[:-1] + b" 1 5 5\n") * 2), "15 were found"),
+        (with_vertices(ASCII + "\nproperty uchar q", (LINE[:-1] + b" 256\n") * 2), "256"),
     ],
 )
 def test_garbage_is_refused_with_its_reason(data: bytes, reason: str) -> None:

@@ -10,6 +10,7 @@ from huggingface_hub import constants
 
 from pipeline.weights import background_models
 from pipeline.weights.locate import locate
+from pipeline.weights.revisions import PINNED_REVISIONS
 from tests.support.cli import run
 from tests.support.fake_hub import FakeHub
 
@@ -51,6 +52,13 @@ def publish(hub: FakeHub, text_checkpoint: Path) -> None:
     hub.add(CLIP, text_checkpoint / "text_encoder")
     hub.repositories[CLIP]["tokenizer_config.json"] = b"{}"
     hub.repositories[CLIP]["pytorch_model.bin"] = b"large"
+
+
+@pytest.fixture(autouse=True)
+def newest_revisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the newest revision of everything, as of repositories that the product does not name."""
+    for repository in tuple(PINNED_REVISIONS):
+        monkeypatch.delitem(PINNED_REVISIONS, repository)
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def test_the_embedded_checkpoint_needs_nothing(
 def test_the_endpoint_comes_from_the_environment_and_progress_is_shown(hub: FakeHub, tmp_path: Path) -> None:
     # The last one shows bars without a terminal, too.
     environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "TQDM_POSITION": "-1"}
-    command = [sys.executable, "-m", "miner", "weights", "download", f"{IMAGE}/ckpts/ss_dec_tiny"]
+    command = [sys.executable, "-m", "miner", "weights", "download", f"{IMAGE}/ckpts/ss_dec_tiny@main"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.count("verified")) == (0, 2), done.stderr
     assert "ckpts/ss_dec_tiny.safetensors: 100%" in done.stderr
