@@ -125,7 +125,7 @@ class MinerProcess:
         async for raw in self._process.stdout:
             line = raw.decode(errors="replace").rstrip()
             self.lines.append(line)
-            print(f"[{time.monotonic() - self._started:5.1f} s] miner: {line}", flush=True)
+            self.tell(line)
             if "| Ready:" in line:
                 self.ready.set()
             if (result := ResultLine.parse(line)) is not None:
@@ -134,10 +134,19 @@ class MinerProcess:
                 self.delivered += 1
                 self.progress.set()
 
+    def tell(self, line: str) -> None:
+        """Print a line of the log with the time since the start."""
+        print(f"[{time.monotonic() - self._started:5.1f} s] miner: {line}", flush=True)
+
     @property
     def pid(self) -> int:
         """The id of the process."""
         return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of the process; None while it runs."""
+        return self._process.returncode
 
     async def wait(self) -> int:
         """Wait for the end of the process and of its log; return the exit code."""

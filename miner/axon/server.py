@@ -78,6 +78,7 @@ class AxonServer:
         self._decide = decide
         self._recorder = recorder
         self._is_stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         axon.attach(forward_fn=self.forward, verify_fn=self.verify)
         authenticator = Authenticator(axon.wallet.hotkey.ss58_address, decide, settings, nonces=nonces)
         self._middleware = AuthMiddleware(axon.app, authenticator, settings)
@@ -88,11 +89,12 @@ class AxonServer:
 
     @property
     def refusals(self) -> Counter[str]:
-        """The number of refused requests by HTTP status."""
-        return self._middleware.refusals.counters
+        """The number of refused requests by HTTP status, a copy, since the server's thread counts on."""
+        return Counter(self._middleware.refusals.counters)
 
     async def start(self) -> None:
-        """Listen. Raises MinerError if the server does not start."""
+        """Listen, and work on requests on this event loop. Raises MinerError if the server does not start."""
+        self._loop = asyncio.get_running_loop()
         self.axon.start()
         await self._wait_until(lambda: self.axon.fast_server.started, START_TIMEOUT)
         if not self.axon.fast_server.started:
@@ -140,8 +142,15 @@ class AxonServer:
             raise PermissionError("the request was not admitted")
 
     async def forward(self, synapse: Generate) -> Generate:
-        """Generate and return the answer; without a result, `error` is the reason."""
-        hotkey = str(admitted_hotkey.get())
+        """Generate and return the answer; without a result, `error` is the reason.
+
+        The SDK calls it on its server's own thread and event loop, but what works on tasks belongs to the miner's.
+        """
+        assert self._loop is not None, "there are no requests before the start"
+        work = self._answer(synapse, str(admitted_hotkey.get()))
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def _answer(self, synapse: Generate, hotkey: str) -> Generate:
         task_id = f"push-{synapse.dendrite.nonce:x}"
         record = self._recorder.open("push", hotkey, task_id, synapse.task_type)
         self._runner.counters["pushed"] += 1

@@ -11,6 +11,7 @@ import torch
 from miner.config import MinerSettings
 from miner.config.phase import ModelsKey, Phase
 from miner.config.phase_files import NamedPhase
+from miner.runtime import trim_heap
 from pipeline import (
     Backend,
     ComputeConfig,
@@ -98,8 +99,9 @@ def load_phase_models(phase: NamedPhase, settings: MinerSettings, device: str) -
 
 
 def free_memory() -> None:
-    """Return memory that nothing refers to any more to the GPU."""
+    """Return memory that nothing refers to any more to the GPU and to the system."""
     gc.collect()
+    trim_heap()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 

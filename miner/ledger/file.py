@@ -75,6 +75,8 @@ class LedgerFile:
         self._mark: bytes | None = None
         # As we left the file; only other processes change these meanwhile.
         self._stamp: tuple[int, int] | None = None
+        # Whether the -wal has what the file does not.
+        self._is_ahead = False
         self._history: History | None = None
         self._last_task: int | None = None
         self._event = ""
@@ -139,6 +141,7 @@ class LedgerFile:
             if not self._has_last_task(database):
                 self._last_task = None
         self._stamp = _stamp_of(self._path)
+        self._is_ahead = True
         if isinstance(event, TasksDeleted):
             return True
         if isinstance(event, PhaseChanged | ExperimentStarted | ExperimentEnded):
@@ -149,6 +152,16 @@ class LedgerFile:
             # The outcome of a task that has a final one already changes nothing, either.
             return database.execute("SELECT 1 FROM tasks WHERE key = ?", (event.key,)).fetchone() is not None
         return bool(changed)
+
+    def checkpoint(self) -> None:
+        """Move what the -wal has into the file, as far as readers let it, so that little is lost with a -wal.
+
+        SQLite does so by itself only once some hundred tasks have been written. Raises OSError or sqlite3.Error.
+        """
+        if self._connection is not None and self._is_ahead:
+            _, pages, moved = self._connection.execute("PRAGMA wal_checkpoint").fetchone()
+            self._stamp = _stamp_of(self._path)
+            self._is_ahead = moved < pages
 
     def close(self) -> None:
         """Close the connection, if there is one."""

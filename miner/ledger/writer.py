@@ -21,7 +21,7 @@ CAPACITY = 10_000
 # Seconds between two attempts while the file cannot be written.
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 
-# Seconds after which the file is looked at even if there is nothing to write.
+# Seconds after which the file is looked at even if there is nothing to write, and the -wal is emptied into it.
 CHECK_INTERVAL = 5.0
 HISTORY = PhaseChanged | ExperimentStarted | ExperimentEnded
 
@@ -111,6 +111,7 @@ class LedgerWriter:
 
     def _run(self) -> None:
         failures = 0
+        next_checkpoint = 0.0
         while self._wait():
             event = self._peek()
             if event is None and not self._file.is_open:
@@ -122,6 +123,9 @@ class LedgerWriter:
                 if self._file.find_loss() not in ("", LOST_WAL):
                     # Perhaps before the write, so that it is done again. What went to a -wal is saved.
                     continue
+                if event is None or time.monotonic() >= next_checkpoint:
+                    self._file.checkpoint()
+                    next_checkpoint = time.monotonic() + CHECK_INTERVAL
             except REJECTIONS as error:
                 # The event is at fault: trying again would hold up the others for ever.
                 log.error("The ledger cannot store %s, which is lost: %s", type(event).__name__, error)

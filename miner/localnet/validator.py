@@ -164,6 +164,11 @@ class LocalValidator:
 
     async def submit(self, synapse: SubmitResults) -> SubmitResults:
         """Check a submission; answer with feedback and the end of the cooldown."""
+        await self.judge(synapse)
+        return synapse
+
+    async def judge(self, synapse: SubmitResults) -> SubmissionVerdict:
+        """Put the answer to a submission into it, and return the verdict."""
         delivery = Delivery(synapse.task_id, "pull", b"", None, "")
 
         async def validate(task: ProtocolTask, results: str) -> float | None:
@@ -176,7 +181,7 @@ class LocalValidator:
             self._deliver(replace(delivery, verdict=verdict.value))
         elif verdict in (SubmissionVerdict.ACCEPTED, SubmissionVerdict.REJECTED, SubmissionVerdict.NOT_VALIDATED):
             self._deliver(delivery)
-        return synapse
+        return verdict
 
     def _deliver(self, delivery: Delivery) -> None:
         log.info("Validator: task %s received by %s: %s", delivery.task_id, delivery.transport, delivery.verdict)

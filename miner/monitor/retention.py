@@ -14,7 +14,7 @@ from pathlib import Path
 from miner.config import HousekeepingSettings, RetentionSettings
 from miner.ledger import TasksDeleted
 from miner.monitor.clock_doubt import DAY, ClockDoubt
-from miner.runtime import SYSTEM_CLOCK, Clock, opened_folder
+from miner.runtime import SYSTEM_CLOCK, Clock, opened_folder, trim_heap
 
 log = logging.getLogger(__name__)
 
@@ -143,9 +143,10 @@ class Retention:
         self._problems: dict[Path, str] = {}
 
     async def run(self) -> None:
-        """Delete what has expired until cancelled."""
+        """Delete what has expired until cancelled; memory that is free goes back to the system then, too."""
         while True:
             await asyncio.to_thread(self.run_once)
+            await asyncio.to_thread(trim_heap)
             await asyncio.sleep(self._settings.interval)
 
     def run_once(self) -> None:

@@ -119,6 +119,9 @@ def read_submission(
     """
     code, message = _status(answer)
     until = min(max(answer.cooldown_until, 0), MAX_UNIX_TIME)
+    if code == 403 and is_repeat:
+        reason = f"the validator holds the task no longer, an earlier submission may have counted: {message}"
+        return SubmissionResponse(Outcome.UNKNOWN, 0, reason)
     if code == 403:
         return SubmissionResponse(Outcome.NOT_HELD, 0, f"the validator holds no task of ours: {message}")
     if code != 200 or answer.feedback is None:

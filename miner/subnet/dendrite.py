@@ -70,6 +70,7 @@ class Dendrite(bt.Dendrite):
         self.keypair = keypair
         self._session: aiohttp.ClientSession | None = None
         self._max_answer_bytes = max_answer_bytes
+        self._last_nonce = 0
 
     def __del__(self) -> None:
         """Do nothing, since owners close the session; the SDK would close it on another event loop, with a warning."""
@@ -83,7 +84,7 @@ class Dendrite(bt.Dendrite):
         target = bt.AxonInfo(
             version=0, ip=neuron.ip, port=neuron.port, ip_type=4, hotkey=neuron.hotkey, coldkey=neuron.coldkey
         )
-        self.preprocess_synapse_for_request(target, synapse, timeout)
+        self._sign(target, synapse, timeout)
         date: float | None = None
         try:
             async with (
@@ -112,6 +113,18 @@ class Dendrite(bt.Dendrite):
     async def ask(self, neuron: Neuron, synapse: AnySynapse, timeout: float) -> AnySynapse:  # noqa: ASYNC109
         """Send a synapse to a neuron's axon and return it with the answer."""
         return (await self.exchange(neuron, synapse, timeout)).synapse
+
+    def _sign(self, target: bt.AxonInfo, synapse: bt.Synapse, timeout: float) -> None:
+        """Sign a request, under another id if our clock was set back.
+
+        An axon refuses nonces below the last one of the same id, so that after an hour on a wrong clock it would refuse
+        everything for an hour.
+        """
+        self.preprocess_synapse_for_request(target, synapse, timeout)
+        if synapse.dendrite.nonce <= self._last_nonce:
+            self.uuid = str(uuid.uuid1())
+            self.preprocess_synapse_for_request(target, synapse, timeout)
+        self._last_nonce = synapse.dendrite.nonce
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:

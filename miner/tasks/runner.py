@@ -116,11 +116,11 @@ class TaskRunner:
         )  # fmt: skip
         kind = f"{plan.phase.config_hash} {task.type}"
         best = await self.pool.run(GenerationOrder(job, plan.models, kind, task.priority), choice)
+        self._note_problems(task, best)
         return await asyncio.to_thread(self._finish, task, best, plan)
 
     def _finish(self, task: Task, best: BestResult, plan: TaskPlan) -> Result:
         """Check the best candidate, and record it."""
-        self._note_problems(task, best)
         if best.problem:
             raise InvalidResult(f"the validator would score it 0: {best.problem}")
         decision = self._decide(task, best, plan.phase.settings)

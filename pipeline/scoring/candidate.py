@@ -13,6 +13,7 @@ from pipeline.conditioning.preprocessing import PreparedPicture
 from pipeline.errors import Cancelled, NoCutOut, PipelineError
 from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
 from pipeline.scoring.candidate_sheet import draw_candidate_sheet
+from pipeline.scoring.memory import within_memory
 from pipeline.scoring.score import Score
 from pipeline.scoring.scorer import ScoredViews, Scorer, ScoreSplats
 from pipeline.splats.container import Container
@@ -177,16 +178,8 @@ class CandidateMaker:
     ) -> Callable[[], FinishedCandidate]:
         """Do a candidate's work on the device; return the function that does the rest. Raises what `make` raises."""
         started = self.now()
-        scorer = self.scorer_for(job)
-        is_preview = (
-            attempt.stage == "preview" and scorer is not None and self.backend.samples_on_structures(job.request.prompt)
-        )
         try:
-            asset = self._sample(job, attempt, is_preview, on_step)
-            if scorer is not None:
-                judge = self._preview if is_preview else self._judge
-                finished = judge(job, asset, started, scorer)
-                return lambda: finished
+            return within_memory(lambda: self._begin(job, attempt, on_step, started), "this task")
         except Cancelled:
             raise
         except PipelineError as error:
@@ -194,14 +187,28 @@ class CandidateMaker:
                 error.mattings = ()
             failed = FinishedCandidate.failed(attempt.seed, self.now() - started, error)
             return lambda: failed
-        # Packed beside the next candidate, which has the device to itself.
-        kept = replace(asset, splats=asset.splats.to("cpu"))
-        seconds = self.now() - started
-        return lambda: self._finish(job, kept, seconds)
 
     def forget(self, task: str) -> None:
         """Drop what is kept of a task."""
         self._tasks.pop(task, None)
+
+    def _begin(
+        self, job: GenerationJob, attempt: Attempt, on_step: OnStep, started: float
+    ) -> Callable[[], FinishedCandidate]:
+        """Do a candidate's work on the device. Raises PipelineError, torch.OutOfMemoryError or what on_step raises."""
+        scorer = self.scorer_for(job)
+        is_preview = (
+            attempt.stage == "preview" and scorer is not None and self.backend.samples_on_structures(job.request.prompt)
+        )
+        asset = self._sample(job, attempt, is_preview, on_step)
+        if scorer is not None:
+            judge = self._preview if is_preview else self._judge
+            finished = judge(job, asset, started, scorer)
+            return lambda: finished
+        # Packed beside the next candidate, which has the device to itself.
+        kept = replace(asset, splats=asset.splats.to("cpu"))
+        seconds = self.now() - started
+        return lambda: self._finish(job, kept, seconds)
 
     def _sample(self, job: GenerationJob, attempt: Attempt, is_preview: bool, on_step: OnStep) -> Asset:
         """Generate an object; its seconds include those of its preview, and of the prompt if that is encoded for it."""
@@ -221,7 +228,7 @@ class CandidateMaker:
         """Pack and check an object that is not scored and whose generation took `seconds`."""
         started = self.now()
         try:
-            packed, splats = _pack(job, asset)
+            packed, splats = within_memory(lambda: _pack(job, asset), "this task")
         except PipelineError as error:
             return FinishedCandidate.failed(asset.seed, seconds, error)
         return _unscored(packed, seconds + self.now() - started, invalid_reason(splats) or "")

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pipeline.conditioning.preprocessing import PICTURE_SIZE
 from pipeline.conditioning.prompt import ImagePrompt, ImagesPrompt, Prompt, TextPrompt
-from pipeline.errors import CheckpointError, OutOfMemory
+from pipeline.errors import CheckpointError
 from pipeline.scoring.image_alignment import ImageAlignment
+from pipeline.scoring.memory import within_memory
 from pipeline.scoring.quality import QualityNetwork
 from pipeline.scoring.score import Part, Score
 from pipeline.scoring.text_alignment import TextAlignment
@@ -112,8 +113,8 @@ class ValidatorScorer(Scorer):
 
         Raises OutOfMemory, as the function does, which also raises NonFiniteOutput if the splats have no finite extent.
         """
-        measure_alignment = _within_memory(lambda: self._alignment(prompt))
-        return lambda splats: _within_memory(lambda: self._score(splats, measure_alignment))
+        measure_alignment = within_memory(lambda: self._alignment(prompt), "scoring")
+        return lambda splats: within_memory(lambda: self._score(splats, measure_alignment), "scoring")
 
     def warm_up(self) -> None:
         """Score two gaussians with every network."""
@@ -146,14 +147,3 @@ class ValidatorScorer(Scorer):
             lpips=lpips,
         )
         return ScoredViews(score, views)
-
-
-def _within_memory(work: Callable[[], Outcome]) -> Outcome:
-    """Return the outcome of work on the device. Raise OutOfMemory, its memory freed, if that does not suffice."""
-    try:
-        return work()
-    except torch.OutOfMemoryError as error:
-        reason = str(error).partition(". ")[0]
-    # Outside the handler, because the error references the tensors of every frame that it passed.
-    torch.cuda.empty_cache()
-    raise OutOfMemory(f"the GPU has too little memory for scoring ({reason}); lower max_voxels in the phase")

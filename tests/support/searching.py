@@ -14,7 +14,6 @@ from pipeline import (
     FormatError,
     ImagePrompt,
     OnStep,
-    PipelineError,
     Prompt,
     Request,
     SamplerParams,
@@ -95,7 +94,7 @@ class ScriptedModels:
     outcomes: Mapping[int, float | Exception]
     seconds: tuple[float, ...] = (1.0,)
     counts: Mapping[int, int] = field(default_factory=dict)
-    refusal: PipelineError | None = None
+    refusal: Exception | None = None
     now: float = 100.0
     encoded: int = 0
     asked: list[int] = field(default_factory=list)

@@ -1,6 +1,7 @@
 import asyncio
 import base64
 import socket
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,14 @@ from miner.config.choice_sections import GateSettings, ScorerSettings
 from miner.config.phase import Phase
 from miner.config.policy import PolicyRules
 from miner.errors import MinerError, OperatorError
+from miner.gpu import GenerationOrder
 from miner.ledger.reader import LedgerReader
 from miner.localnet.raw_client import connect, send, signed_request
 from miner.localnet.validator import LOOPBACK, free_port
 from miner.subnet.dendrite import Dendrite
 from miner.subnet.metagraph import Snapshot
 from miner.subnet.protocol import Generate
-from pipeline import Asset, EmptyForeground, OnStep, Request, ply, spz
+from pipeline import Asset, BestOfN, BestResult, EmptyForeground, OnStep, Request, ply, spz
 from tests.support.generated import make_asset
 from tests.support.miner_parts import HeldGeneration
 from tests.support.serving import ServingMiner, ask
@@ -57,6 +59,24 @@ async def test_a_validator_gets_its_result(
     assert len((spz if data_format == "spz" else ply).from_bytes(data)) == answer.gaussians == 7000
     assert (answer.error, answer.seconds["structure"]) == ("", 0.25)
     assert miner.runner.counters == {"pushed": 1, "generated": 1}
+
+
+async def test_pushed_tasks_are_generated_on_the_miners_own_event_loop(
+    miner: ServingMiner, wallets: dict[str, bt.Wallet], image_base64: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK's server has a thread and a loop of its own; pulled tasks share the workers with pushed ones."""
+    threads: list[int] = []
+    run = miner.pool.run
+
+    async def noting(order: GenerationOrder, choice: BestOfN) -> BestResult:
+        threads.append(threading.get_ident())
+        return await run(order, choice)
+
+    monkeypatch.setattr(miner.pool, "run", noting)
+    miner.runner.on_result = lambda *_: threads.append(threading.get_ident())
+    answer = await ask(miner, wallets["validator"], Generate(prompt=image_base64))
+    assert answer.dendrite.status_code == 200
+    assert threads == [threading.get_ident()] * 2
 
 
 async def test_the_seed_is_the_validators(

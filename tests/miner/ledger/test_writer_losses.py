@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -145,6 +146,36 @@ def test_it_is_noticed_without_anything_to_write(
         warnings.wait()
         with LedgerReader(path) as reader:
             assert [row.name for row in reader.experiments()] == ["ended", "open"]
+
+
+def test_what_was_written_is_soon_in_the_file_itself(
+    ledger: LedgerWriter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk it could no longer be moved there, and a -wal that is deleted then would take all with it."""
+    monkeypatch.setattr(writer, "CHECK_INTERVAL", 0.01)
+    for task_id in ("one", "two"):
+        ledger.record(task_started(ledger, task_id))
+    assert ledger.flush(10)
+    alone = path.with_name("alone.sqlite")
+
+    def tasks_without_wal() -> list[str]:
+        shutil.copyfile(path, alone)
+        with LedgerReader(alone) as reader:
+            return [row.task_id for row in reader.tasks()]
+
+    await_true(lambda: tasks_without_wal() == ["one", "two"])
+    assert ledger.status.problem == ""
+    ledger.record(task_started(ledger, "three"))
+    assert ledger.flush(10)
+    await_true(lambda: tasks_without_wal() == ["one", "two", "three"])
+    assert ledger.status.problem == ""
+
+
+def await_true(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_what_belongs_to_a_lost_task_is_not_counted_as_written(running: LedgerWriter, path: Path) -> None:

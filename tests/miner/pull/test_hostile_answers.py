@@ -1,7 +1,6 @@
 """Answers that no honest validator sends: whatever they hold, an exchange returns and its meaning is a plain value."""
 
 import gzip
-import json
 import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,20 +18,11 @@ from miner.pull.validator_state import MAX_WAIT, Stage, ValidatorState
 from miner.subnet.dendrite import Dendrite, Reply
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import Feedback, PullTask, SubmitResults, TextTask, sign_submission
+from scripts.validation.hostile_answers import HOSTILE, mutate
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 NOW, WALL = 1000.0, 1.8e9
 TASK = TextTask(id="t", prompt="a chair")
-
-# Each is a fragment of JSON as it stands on the wire.
-HOSTILE = (
-    *("null", "true", "false", "0", "-0.0", "1", "-1", "0.5", "1e308", "-1e308", "1e400", "-1e400"),
-    *("NaN", "Infinity", "-Infinity", "9223372036854775808", "-9223372036854775809", "1" + "0" * 400, "1" + "0" * 5000),
-    *('""', '" "', '"0"', '"NaN"', '"\\ud800"', '"\\u0000"', '"\\u001b[31m"', '"Score=1.00\\n"', '"\\u202e"'),
-    *(json.dumps("x" * 129), json.dumps("x" * 100_000), json.dumps("💥" * 300), '"2026-01-01T00:00:00"'),
-    *("[]", "{}", "[null]", '{"id": null}', '{"type": "text"}', "[" * 500 + "]" * 500, "[" * 200_000, '{"a": ' * 9),
-    *('{"id": "\\ud800", "type": "text", "prompt": "\\ud800"}', '{"id": "i", "type": "video", "prompt": "p"}'),
-)
 
 
 @asynccontextmanager
@@ -187,27 +177,6 @@ async def test_ids_that_cannot_be_kept_are_refused(wallets: dict[str, bt.Wallet]
     response = read_pull((await pull(wallets, answer)).synapse)
     assert isinstance(response, PullFailed)
     assert any(words in response.reason for words in problem.split("|"))
-
-
-def mutate(body: bytes, rng: random.Random) -> bytes:
-    """Change, repeat, drop or insert some bytes, or whole fragments of JSON."""
-    content = bytearray(body)
-    for _ in range(rng.randint(1, 8)):
-        at = rng.randrange(len(content) + 1)
-        end = min(len(content), at + rng.randint(0, 12))
-        piece = rng.choice(
-            [
-                b"",
-                bytes([rng.randrange(256)]),
-                content[at:end] * 2,
-                rng.choice(HOSTILE[:-6]).encode(),
-                b'"',
-                b"}",
-                b"\\u",
-            ]
-        )
-        content[at:end] = piece
-    return bytes(content)
 
 
 async def test_no_mutation_of_an_honest_answer_does_harm(wallets: dict[str, bt.Wallet]) -> None:

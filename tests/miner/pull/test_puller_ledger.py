@@ -136,6 +136,28 @@ async def test_a_cooldown_settles_a_submission_of_unknown_fate_in_the_ledger_too
     )
 
 
+async def test_a_result_judged_after_a_time_out_is_no_task_that_nobody_took(miner: PullingMiner) -> None:
+    """It is handed back while it is still being judged, and no longer held when it is sent again."""
+    judged = threading.Event()
+    miner.validator.checking = lambda: judged.wait(TIMEOUT)
+    miner.submit_timeout = 0.5
+    miner.start_again()
+    miner.give("a")
+    miner.update()
+    await miner.time.pass_sleep()
+    await miner.time.next_sleep()
+    judged.set()
+    await until(lambda: miner.verdicts == [("a", "valid")])
+    miner.time.wake()
+    assert await miner.time.next_sleep() < 5
+    (row,) = miner.rows()
+    assert (row.outcome, row.submissions) == ("unknown", 2)
+    miner.time.wake()
+    await miner.time.next_sleep()
+    (row,) = miner.rows()
+    assert (row.outcome, row.score) == ("closed_without_a_score", None)
+
+
 async def test_a_task_handed_back_after_our_restart_goes_on_in_its_row(miner: PullingMiner) -> None:
     held = miner.generate = HeldGeneration()
     miner.give("a")

@@ -112,6 +112,13 @@ def test_after_a_time_out_no_score_does_not_mean_rejected(feedback: Feedback, ou
     assert outcome.closes
 
 
+def test_a_task_that_is_held_no_longer_when_it_is_sent_again_may_have_counted() -> None:
+    """The validator may have restarted, or have judged the first submission; what it says next tells which."""
+    read = read_submission(submitted(403), is_skip=False, is_repeat=True, validator_time=NOW)
+    assert read.outcome is Outcome.UNKNOWN
+    assert "an earlier submission may have counted" in read.reason
+
+
 def test_an_accepted_score_stands_in_the_line() -> None:
     feedback = Feedback(task_fidelity_score=0.7123, average_fidelity_score=0.65, generations_within_the_window=9)
     reason = read_submission(

@@ -1,14 +1,16 @@
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import bittensor as bt
 import pytest
 from aiohttp import web
 from bittensor.utils import networking
 
-from miner.localnet.validator import LOOPBACK, free_port
+from miner.localnet.validator import LOOPBACK, LocalValidator, free_port, make_wallet
 from miner.subnet.dendrite import Dendrite, Reply
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import PullTask
@@ -181,3 +183,23 @@ async def test_an_address_that_is_none_is_not_serving_and_nothing_is_delivered_t
 )  # fmt: skip
 def test_who_serves_an_axon(ip: str, port: int, serves: bool) -> None:
     assert Neuron(uid=0, hotkey="5V", coldkey="c", ip=ip, port=port).is_serving is serves
+
+
+@pytest.mark.parametrize("step", [0.5, 3600.0, 800 * 86_400.0])
+async def test_a_clock_that_was_ahead_does_not_keep_validators_from_answering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    wall = time.time_ns
+    # The SDK's own server, which takes no nonce twice from one session, and none below the last.
+    validator = LocalValidator(make_wallet(tmp_path, "validator"), free_port(), lambda _: True)
+    neuron = Neuron(uid=0, hotkey=validator.hotkey, coldkey="c", ip=LOOPBACK, port=validator.port)
+    dendrite = Dendrite(make_wallet(tmp_path, "miner").hotkey)
+    await validator.start()
+    statuses = []
+    for ahead in (step, step, 0.0, 0.0):
+        monkeypatch.setattr(time, "time_ns", lambda ahead=ahead: wall() + int(ahead * 1e9))
+        reply = await dendrite.exchange(neuron, PullTask(), 10.0)
+        statuses.append(reply.synapse.dendrite.status_code)
+    await dendrite.aclose_session()
+    await validator.stop()
+    assert statuses == [200] * 4

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from pipeline import (
     Cancelled,
@@ -19,8 +20,9 @@ from pipeline import (
     UnsupportedPrompt,
 )
 from pipeline.scoring.best_of_n import BestOfN, candidate_seed
+from pipeline.splats.container import PackedSplats
 from tests.support.generated import FakeScorer
-from tests.support.searching import REQUEST, SEEDS, ScriptedModels, pack_if_near
+from tests.support.searching import REQUEST, SEEDS, ScriptedModels, pack, pack_if_near
 
 
 def test_the_best_is_taken_and_every_number_is_told() -> None:
@@ -123,6 +125,30 @@ def test_an_object_that_could_not_be_scored_is_sent_if_there_is_no_other() -> No
     assert (best.asset.seed, best.score, best.problem) == (11, None, "")
     assert best.candidates[0].problem == "not scored, OutOfMemory: no room"
     assert best.candidates[0].is_unscored
+
+
+@pytest.mark.parametrize("stage", ["encode", "sample", "pack"])
+@pytest.mark.parametrize("is_scored", [True, False])
+def test_memory_that_does_not_suffice_is_told_whatever_the_stage(stage: str, is_scored: bool) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    def fail(_: Splats) -> PackedSplats:
+        raise error
+
+    models = ScriptedModels({0: error if stage == "sample" else 0.9})
+    if stage == "encode":
+        models.refusal = error
+    scorer = FakeScorer(models.score) if is_scored else None
+    search = models.search(1, pack=fail if stage == "pack" else pack, scorer=scorer)
+    with pytest.raises(OutOfMemory, match=r"too little memory for this task \(CUDA out of memory\): lower max_voxels"):
+        search.run()
+
+
+def test_a_candidate_for_which_memory_did_not_suffice_does_not_cost_the_others() -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    best = ScriptedModels({0: 0.4, 1: error}).best(2)
+    assert (best.asset.seed, best.break_off) == (11, None)
+    assert best.candidates[1].fate == "failed"
 
 
 def test_a_scorer_that_breaks_does_not_cost_the_result() -> None:
