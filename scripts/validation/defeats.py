@@ -71,7 +71,7 @@ def main() -> int:
         else:
             logits = sample_structure(model, model.conditions(prepared.picture), composite.seed % 2**31, structure)
             voxels = occupied_voxels(logits)[:, 1:]
-            outcome |= {"voxels": len(voxels)} | (shape_of(voxels) if len(voxels) else {})
+            outcome |= {"voxels": len(voxels)} | shape_of(voxels) if len(voxels) else {"refused": "EmptyStructure"}
         outcome["slab"] = outcome.get("filled", 0.0) > FILLED and outcome.get("flatness", 1.0) < FLAT
         outcomes.append(outcome)
         print(outcome, flush=True)
