@@ -3,6 +3,7 @@ import os
 # Before torch is imported; see neurons/miner.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 
 from pipeline import CheckpointSource, Generator, choose_compute
 from tests.support.text_checkpoint import write_text_checkpoint
+
+# What a shell starts in the background ignores SIGINT, and so would the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The GPU machine does without it.
 if find_spec("hypothesis") is not None:
