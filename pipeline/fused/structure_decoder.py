@@ -97,8 +97,9 @@ def _decode(decoder: SparseStructureDecoder, z: Tensor) -> Tensor:
             h = norm_silu(h, block.norm2, constant=block.conv1.bias)
             y, constant = _convolve(h, block.conv2), block.conv2.bias
         else:
-            x = _upsample(_sum(x, y, constant), cast(UpsampleBlock3d, block).conv)
-            y = constant = None
+            if y is not None and constant is not None:
+                x, y, constant = x + y + constant[:, None, None, None], None, None
+            x = _upsample(x, cast(UpsampleBlock3d, block).conv)
     norm, _, conv = decoder.out_layer
     h = norm_silu(x, cast(nn.LayerNorm, norm), y=y, constant=constant, dtype=torch.float32)
     logits: Tensor = conv(h)
@@ -108,12 +109,6 @@ def _decode(decoder: SparseStructureDecoder, z: Tensor) -> Tensor:
 def _convolve(x: Tensor, conv: nn.Conv3d) -> Tensor:
     """Apply a convolution without its bias, which the norm that follows adds."""
     return F.conv3d(x, conv.weight, None, padding=1).contiguous(memory_format=_LAYOUT)
-
-
-def _sum(x: Tensor, y: Tensor | None, constant: Tensor | None) -> Tensor:
-    if y is not None:
-        x = x + y
-    return x if constant is None else x + constant[:, None, None, None]
 
 
 def _upsample(x: Tensor, conv: nn.Conv3d) -> Tensor:

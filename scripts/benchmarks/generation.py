@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,13 +27,11 @@ import torch
 from pipeline import SamplerParams, ValidatorScorer, choose_compute, ply, spz
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.structure_decoder import occupied_voxels
-from pipeline.weights import random_init
-from pipeline.weights.locate import locate
 from scripts.benchmarks import operations
-from scripts.benchmarks.power import measure_energy
+from scripts.benchmarks.power import with_mean_power
 from scripts.benchmarks.scoring import PROMPTS, load_scorer
 from scripts.benchmarks.timing import GIB, elapsed, median_seconds
-from scripts.benchmarks.workload import GenerationWorkload, phase_params, shell_grid
+from scripts.benchmarks.workload import GenerationWorkload, checkpoint_directory, phase_params, shell_grid
 from scripts.loaded_checkpoint import LoadedCheckpoint
 
 CANDIDATE_SECONDS = 25.0
@@ -96,18 +93,22 @@ def measure_candidates(workload: GenerationWorkload, scorer: ValidatorScorer | N
         splats = workload.make_splats(workload.grid)
         score(spz.verify_round_trip(splats, spz.to_bytes(splats)))
 
-    make()
-    finished: list[float] = []
-    with measure_energy(workload.engine.device) as energy:
+    def make_until_too_late() -> list[float]:
+        finished: list[float] = []
         start = time.perf_counter()
         while not finished or finished[-1] <= CANDIDATE_SECONDS:
             elapsed(make)
             finished.append(time.perf_counter() - start)
+        return finished
+
+    make()
+    finished, watts = with_mean_power(make_until_too_late, workload.engine.device)
+    seconds_each = finished[-1] / len(finished)
     return {
         "count": len(finished) - 1,
-        "seconds_each": round(finished[-1] / len(finished), 4),
-        "joules_each": round(energy.joules / len(finished)),
-        "watts": round(energy.watts),
+        "seconds_each": round(seconds_each, 4),
+        "joules_each": round(watts * seconds_each),
+        "watts": round(watts),
     }
 
 
@@ -134,7 +135,7 @@ def measure(arguments: argparse.Namespace, directory: Path, write_seconds: float
     ceiling = measure_ceiling(compute.dtype)
     torch.cuda.reset_peak_memory_stats()
     stages = measure_stages(workload, arguments.repeats)
-    peak, reserved = (torch.cuda.max_memory_allocated() - scorer_memory, torch.cuda.max_memory_reserved())
+    peak, reserved = torch.cuda.max_memory_allocated() - scorer_memory, torch.cuda.max_memory_reserved()
     result: dict[str, Any] = {
         "command": " ".join(sys.argv), "device": torch.cuda.get_device_name(), "compute": compute.reason,
         "torch": torch.__version__, "python": platform.python_version(), "voxels": len(workload.grid),
@@ -192,15 +193,8 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("this benchmark needs a CUDA GPU, and torch finds none", file=sys.stderr)
         return 2
-    source, _, name = arguments.checkpoint.partition(":")
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        if source == "random":
-            directory = Path(folder)
-            random_init.write_checkpoint(name, directory, "cuda")
-            torch.cuda.empty_cache()
-        else:
-            directory = locate(arguments.checkpoint, "pipeline.json")
+    start = time.perf_counter()
+    with checkpoint_directory(arguments.checkpoint) as directory:
         result = measure(arguments, directory, time.perf_counter() - start)
     show(result)
     print(json.dumps(result))

@@ -1,41 +1,26 @@
-"""The energy that a GPU takes, by nvidia-smi."""
+"""The power that a GPU takes, by nvidia-smi."""
 
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from statistics import fmean
+from typing import TypeVar
 
 import torch
 
 _MILLISECONDS = 100
+Outcome = TypeVar("Outcome")
 
 
-@dataclass
-class Energy:
-    """Wall time, mean power and energy of what a context did."""
-
-    seconds: float = 0.0
-    watts: float = 0.0
-
-    @property
-    def joules(self) -> float:
-        """The energy of the whole card."""
-        return self.seconds * self.watts
-
-
-@contextmanager
-def measure_energy(device: torch.device) -> Iterator[Energy]:
-    """Sample a GPU's power ten times a second while the context runs; the result is complete when it ends."""
+def with_mean_power(work: Callable[[], Outcome], device: torch.device) -> tuple[Outcome, float]:
+    """Return the outcome of work that takes seconds, and the mean power of the whole card meanwhile, in watts."""
     uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
     query = ["--query-gpu=power.draw", "--format=csv,noheader,nounits", f"--loop-ms={_MILLISECONDS}", f"--id={uuid}"]
-    energy, start = Energy(), time.perf_counter()
     command = ["nvidia-smi", *query]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        yield energy
-        energy.seconds = time.perf_counter() - start
-        process.terminate()
+        try:
+            outcome = work()
+        finally:
+            process.terminate()
         output, _ = process.communicate()
     # The last line may be cut off.
-    energy.watts = fmean(float(line) for line in output.splitlines()[:-1])
+    return outcome, fmean(float(line) for line in output.splitlines()[:-1])

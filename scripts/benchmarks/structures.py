@@ -10,18 +10,14 @@ voxels. The figures are medians after a warm-up; the last line is JSON.
 import argparse
 import json
 import sys
-import tempfile
-from pathlib import Path
 
 import torch
 
 from pipeline import choose_compute
 from pipeline.sampling.engine import grid_of_size
 from pipeline.trellis import VoxelGrid
-from pipeline.weights import random_init
-from pipeline.weights.locate import locate
 from scripts.benchmarks.timing import device_name, median_seconds
-from scripts.benchmarks.workload import GenerationWorkload, phase_params, shell_grid
+from scripts.benchmarks.workload import GenerationWorkload, checkpoint_directory, phase_params, shell_grid
 from scripts.loaded_checkpoint import LoadedCheckpoint
 
 SHELLS = (4_000, 6_000, 8_000, 10_000, 12_000, 14_000, 16_000, 18_000, 20_000)
@@ -54,14 +50,7 @@ def main() -> int:
         print("this benchmark needs a CUDA GPU, and torch finds none", file=sys.stderr)
         return 2
     compute = choose_compute("cuda")
-    source, _, name = arguments.checkpoint.partition(":")
-    with tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder)
-        if source == "random":
-            random_init.write_checkpoint(name, directory, "cuda")
-            torch.cuda.empty_cache()
-        else:
-            directory = locate(arguments.checkpoint, "pipeline.json")
+    with checkpoint_directory(arguments.checkpoint) as directory:
         checkpoint = LoadedCheckpoint.load(directory, compute)
     workload = GenerationWorkload.prepare(checkpoint, phase_params(arguments.phase), SCATTERED_VOXELS)
     shells = [shell_grid(voxels, compute.device) for voxels in SHELLS]

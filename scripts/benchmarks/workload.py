@@ -1,6 +1,10 @@
 """Generation without background removal: what the benchmark of generation, memory and precision all run."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +18,27 @@ from pipeline.params import Conditions
 from pipeline.sampling.engine import Engine
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.structure_decoder import occupied_voxels
+from pipeline.weights import random_init
+from pipeline.weights.locate import locate
 from scripts.loaded_checkpoint import LoadedCheckpoint
 
 _IMAGE_SIZE = 518
+
+
+@contextmanager
+def checkpoint_directory(reference: str) -> Iterator[Path]:
+    """Return the directory of a checkpoint; "random:NAME" writes one of a published size, which goes with the context.
+
+    Raises CheckpointError.
+    """
+    source, _, name = reference.partition(":")
+    if source != "random":
+        yield locate(reference, "pipeline.json")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        random_init.write_checkpoint(name, Path(folder), "cuda")
+        torch.cuda.empty_cache()
+        yield Path(folder)
 
 
 def shell_grid(voxels: int, device: torch.device) -> VoxelGrid:

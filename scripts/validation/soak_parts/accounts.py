@@ -22,6 +22,10 @@ EXPECTED: dict[str, Outcome] = {
 STEP_SECONDS = 60.0
 # A miner that was killed learns within this time what became of a task that it had submitted.
 LEARNING_SECONDS = 60.0
+# Records wait in memory while the ledger is locked, and until the miner tries again.
+LOCK_SECONDS = 25.0
+# What was written is in the ledger's file itself, and a -wal that was deleted is noticed, within this time.
+CHECKPOINT_SECONDS = NOTICING_SECONDS = 8.0
 
 Rows = dict[tuple[str, str], list[TaskRow]]
 
@@ -56,6 +60,17 @@ class Accounts:
     def lost(self) -> list[Disagreement]:
         """The disagreements that no fault explains."""
         return [each for each in self.disagreements if not each.excuse]
+
+
+def losses_of_kill(killed: float, locked_since: float, wal_deleted_at: float) -> list[LedgerLoss]:
+    """Return what a kill may have cost of records in memory, or in a -wal of which only the miner still had hold."""
+    losses = []
+    if killed - locked_since < LOCK_SECONDS:
+        losses.append(LedgerLoss(locked_since, killed, "killed while the ledger was locked"))
+    if killed - wal_deleted_at < NOTICING_SECONDS:
+        reason = "killed before it noticed that the -wal was deleted"
+        losses.append(LedgerLoss(wal_deleted_at - CHECKPOINT_SECONDS, killed, reason))
+    return losses
 
 
 def read_rows(ledgers: Iterable[Path]) -> Rows:

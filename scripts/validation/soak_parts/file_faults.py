@@ -10,14 +10,13 @@ from contextlib import closing
 
 from miner.phases import PhaseState, StateFile
 from pipeline import Splats
-from scripts.validation.soak_parts.accounts import LedgerLoss
+from scripts.validation.soak_parts.accounts import CHECKPOINT_SECONDS, LedgerLoss
 from scripts.validation.soak_parts.scene import OTHER, PHASE, VANISHING, WIDE, Scene
 
 # What is recorded within this time of the ledger's replacement may go to either file.
 EITHER_SECONDS = 10.0
-# A miner whose disk was full tries again to write within the first of these; what it wrote is in the ledger itself
-# within the second.
-FULL_SECONDS, CHECKPOINT_SECONDS = 30.0, 8.0
+# A miner whose disk was full tries again to write within this time.
+FULL_SECONDS = 30.0
 COPYING_KINDS = ("replaced by its copy", "overwritten with its copy")
 LEDGER_KINDS = ("deleted", "moved away", *COPYING_KINDS)
 CHAIN_KINDS = ("missing", "cut off", "of another subnet")
@@ -77,6 +76,7 @@ async def remove_wal(scene: Scene, rng: random.Random) -> str:
     if scene.book.was_down(now):
         begin = scene.book.kills[-1] - CHECKPOINT_SECONDS
         scene.losses.append(LedgerLoss(begin, now, "the -wal was deleted while the miner was down"))
+    scene.wal_deleted_at = now
     scene.ledger.with_name(f"{scene.ledger.name}-wal").unlink(missing_ok=True)
     await asyncio.sleep(rng.uniform(6, 8))
     return "the ledger's -wal deleted"

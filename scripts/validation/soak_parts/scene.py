@@ -18,7 +18,7 @@ from miner.localnet import LOOPBACK, MinerState, make_wallet, write_chain_file
 from miner.subnet.metagraph import Neuron
 from pipeline.weights.locate import locate
 from scripts.demo import NETUID, MinerProcess
-from scripts.validation.soak_parts.accounts import Accounts, LedgerLoss, Rows, read_rows, take_accounts
+from scripts.validation.soak_parts.accounts import Accounts, LedgerLoss, Rows, losses_of_kill, read_rows, take_accounts
 from scripts.validation.soak_parts.book import Book
 from scripts.validation.soak_parts.hostile import HostileValidator
 from scripts.validation.soak_parts.prompts import Prompts
@@ -56,8 +56,6 @@ START = (
     "from miner.early_stop import end_on_signals; end_on_signals(); "
     "from scripts.validation.soak_parts.faulty_miner import main; main({workers})"
 )
-# Records wait in memory while the ledger is locked, and until the miner tries again.
-LOCK_SECONDS = 25.0
 # Python itself takes a moment before it can be told to ignore a signal.
 SIGNAL_SECONDS = 1.5
 
@@ -105,8 +103,8 @@ class Scene:
 
     log: the lines of all miners in order, each with its moment. absent: validators that are not on the chain. saved: an
     old state of the validator that restarts. former_ledgers: what was in the place of the ledger, losses: what that may
-    have cost. disk_full_since, locked_since: when the disk was last full, the ledger last locked. end: when everything
-    is to be as it was. decks: what `deal` has left.
+    have cost. disk_full_since, locked_since, wal_deleted_at: when the disk was last full, the ledger last locked and
+    its -wal last deleted. end: when everything is to be as it was. decks: what `deal` has left.
     """
 
     folder: Path
@@ -123,6 +121,7 @@ class Scene:
     losses: list[LedgerLoss] = field(default_factory=list)
     disk_full_since: float = -math.inf
     locked_since: float = -math.inf
+    wal_deleted_at: float = -math.inf
     end: float = math.inf
     decks: dict[str, list[Any]] = field(default_factory=dict)
     miner: SoakMiner | None = None
@@ -236,8 +235,7 @@ class Scene:
         """Kill the miner. Raise RuntimeError if it has ended by itself."""
         now = time.monotonic()
         self.book.kills.append(now)
-        if now - self.locked_since < LOCK_SECONDS:
-            self.losses.append(LedgerLoss(self.locked_since, now, "killed while the ledger was locked"))
+        self.losses += losses_of_kill(now, self.locked_since, self.wal_deleted_at)
         if (code := self.running.exit_code) is not None:
             raise RuntimeError(f"the miner ended by itself with exit code {code}")
         await self.running.kill()

@@ -2,10 +2,8 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,68 +14,11 @@ from miner.cli.status import duration, monitor_url
 from miner.gpu.worker import WorkerStatus
 from miner.ledger.writer import LedgerStatus
 from miner.localnet.validator import free_port
-from miner.monitor.status import Status, ValidatorView
+from miner.monitor.status import ValidatorView
 from miner.runtime.gpu_memory import GpuMemory
 from tests.support.cli import run
+from tests.support.fake_monitor import GIB, HOTKEY, NOW, OK, FakeMonitor, changed
 from tests.support.task_rows import task_row
-
-NOW = 1_762_250_400.0
-HOTKEY = "5F3sa2TJAWMqDhXG6jhV4N8ko9SxwGy8TpaNS1repo5EYjQX"
-GIB = 1024**3
-
-OK = Status(
-    status="ok",
-    pipeline_loaded=True,
-    phase="phase3",
-    queue=2,
-    metagraph_age=12.5,
-    last_success=NOW - 40,
-    uptime=11_530.0,
-    counters={"pulled": 12, "generated": 11, "accepted": 9},
-    own_gpus=(GpuMemory("cuda:0", "H100", 5 * GIB, 8 * GIB, 80 * GIB),),
-    ledger=LedgerStatus(written=36, waiting=0, dropped=0, failures=0, problem=""),
-    validators=(
-        ValidatorView(27, HOTKEY, "waiting", NOW + 120, NOW + 90, 0, None),
-        ValidatorView(49, HOTKEY[::-1], "idle", None, None, 0, None),
-    ),
-    config_hashes={"phase3": "cda3fa4a4448"},
-    version="0.1.0",
-)
-
-
-class FakeMonitor:
-    """An HTTP server in place of the miner's monitor; `content` is its status.json."""
-
-    def __init__(self) -> None:
-        self.content = b""
-        self.tasks: list[dict[str, Any]] = []
-        self.has_answered = threading.Event()
-        monitor = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                assert self.path in ("/status.json", "/tasks.json?last=8")
-                self.send_response(200)
-                self.end_headers()
-                is_status = self.path == "/status.json"
-                self.wfile.write(monitor.content if is_status else json.dumps({"tasks": monitor.tasks}).encode())
-                monitor.has_answered.set()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def show(self, status: Status) -> None:
-        """Answer as the monitor's dashboard does."""
-        content = status.as_json() | {"now": NOW, "able_to_work": status.able_to_work}
-        self.content = json.dumps(content).encode()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture
@@ -92,10 +33,6 @@ def config(folder: Path, **monitor: object) -> Path:
     path = folder / "miner.yaml"
     path.write_text(f"phase: phase3\nmonitor: {json.dumps(monitor)}\n")
     return path
-
-
-def changed(**changes: Any) -> Status:
-    return Status(**{**vars(OK), **changes})
 
 
 def test_one_screen_of_a_miner_that_works(monitor: FakeMonitor, tmp_path: Path) -> None:

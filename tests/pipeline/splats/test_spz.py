@@ -2,30 +2,18 @@ import hashlib
 import itertools
 import json
 import math
-import struct
-import tracemalloc
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import zstandard
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipeline import ply, spz
 from pipeline.errors import FormatError
 from pipeline.splats.splats import Splats
 from pipeline.splats.spz_quantisation import alpha_logits, dequantise, lowest_logits, quantise
-from tests.support.paths import DATA
-
-GOLDEN = DATA / "spz"
-MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())
-CASES: dict[str, dict[str, Any]] = MANIFEST["cases"]
-CONTAINERS: dict[str, dict[str, Any]] = MANIFEST["spz_decode_cases"]
-BASELINE = bytes.fromhex(CONTAINERS["baseline"]["spz_hex"])
+from tests.support.golden_spz import CASES, CONTAINERS, GOLDEN, golden, regenerate
 
 # The one difference to the reference that is meant: it shifts by any number of bits.
 REFUSED_THOUGH_READ = {"fracbits_30": "30 fractional bits", "fracbits_31": "31", "fracbits_32": "32"}
@@ -52,31 +40,6 @@ REASONS = {
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def regenerate(seed: int, count: int) -> Splats:
-    """The golden cloud of a seed: 24 random bits a value, columns drawn one after the other."""
-    bits = np.random.PCG64(seed)
-
-    def column(low: float, high: float) -> np.ndarray:
-        unit = (bits.random_raw(count) >> np.uint64(40)).astype(np.float64) * 2.0**-24
-        return (low + unit * (high - low)).astype(np.float32)
-
-    def columns(width: int, low: float, high: float) -> torch.Tensor:
-        return torch.from_numpy(np.stack([column(low, high) for _ in range(width)], axis=1))
-
-    # PhaseAssignment in the order of the PLY columns; normals are zeros and draw nothing.
-    means, f_dc = columns(3, -0.5, 0.5), columns(3, -1.7, 1.7)
-    opacity_logits, log_scales = columns(1, -9.3, 9.0)[:, 0], columns(3, -8.0, -3.0)
-    return Splats(means, columns(4, -1.6, 1.6), log_scales, opacity_logits, f_dc)
-
-
-@cache
-def golden(name: str) -> Splats:
-    case = CASES[name]
-    if case["ply"]["file"]:
-        return ply.from_bytes((GOLDEN / case["ply"]["file"]).read_bytes())
-    return regenerate(case["seed"], case["count"])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -313,108 +276,6 @@ def test_counts_that_no_reader_takes_are_refused(count: int) -> None:
     fields = [torch.zeros(1).expand(count, *rest) for rest in [(3,), (4,), (3,), (), (3,)]]
     with pytest.raises(FormatError, match=f"{count} gaussians cannot be written"):
         spz.to_bytes(Splats(*fields), lossy=True)
-
-
-def container(raw: bytes, **options: Any) -> bytes:
-    return zstandard.ZstdCompressor(**options).compress(raw)
-
-
-def refused_cheaply(data: bytes, reason: str) -> None:
-    tracemalloc.start()
-    try:
-        with pytest.raises(FormatError, match=reason):
-            spz.from_bytes(data)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
-
-
-HEADER = struct.pack("<IIIBBBB", 0x5053474E, 2, 5, 0, 12, 0, 0)
-
-
-def test_a_declared_size_that_the_blocks_cannot_hold_is_refused_cheaply() -> None:
-    data = bytearray(container(HEADER + bytes(95)))
-    assert data[4] == 0x20, "a single segment with one byte of content size"
-    # The same frame with eight bytes of content size, claiming 640 MB.
-    claim = bytes(data[:4]) + bytes([0xE0]) + struct.pack("<Q", 640_000_016) + bytes(data[6:])
-    refused_cheaply(claim, "declares 640000016 bytes, its blocks hold at most")
-
-
-def test_a_bomb_behind_the_planes_is_refused_cheaply() -> None:
-    slack = 32 << 20
-    refused_cheaply(container(HEADER + bytes(95 + slack + 1)), "its header asks for 111 only")
-    assert len(spz.from_bytes(container(HEADER + bytes(95 + slack)))) == 5
-
-
-def test_a_frame_of_very_many_blocks_is_refused() -> None:
-    frame = zstandard.ZstdCompressor(write_content_size=False).compress(HEADER)
-    start = zstandard.frame_header_size(frame)
-    with pytest.raises(FormatError, match="blocks"):
-        spz.from_bytes(frame[:start] + bytes(3 << 20))
-
-
-def test_a_wrong_checksum_and_damaged_blocks_are_refused() -> None:
-    raw = quantise(golden("n7")).numpy().tobytes()
-    checked = bytearray(container(raw, write_checksum=True))
-    assert len(spz.from_bytes(bytes(checked))) == 7
-    checked[-1] ^= 1
-    with pytest.raises(FormatError, match="damaged zstd frame"):
-        spz.from_bytes(bytes(checked))
-
-
-@pytest.mark.parametrize("options", [{"level": 19}, {"level": -5}, {"threads": 2}, {"write_content_size": False}])
-def test_foreign_frames_are_read(options: dict[str, Any]) -> None:
-    splats = golden("n1000")
-    raw = quantise(splats).numpy().tobytes()
-    foreign = spz.from_bytes(container(raw, **options))
-    assert ply.to_bytes(foreign) == ply.to_bytes(spz.from_bytes(spz.to_bytes(splats)))
-
-
-def test_header_of_a_container() -> None:
-    header = spz.read_header(spz.to_bytes(golden("sh2")))
-    assert (header.version, header.count, header.sh_degree, header.fractional_bits) == (2, 50, 2, 12)
-    assert (header.raw_bytes, header.antialiased) == (CASES["sh2"]["raw"]["bytes"], False)
-    assert header.frame_bytes == CASES["sh2"]["spz"]["bytes"]
-    assert spz.read_header(bytes.fromhex(CONTAINERS["flags_1"]["spz_hex"])).antialiased
-
-
-@settings(derandomize=True, max_examples=300)
-@given(cut=st.floats(0, 1), length=st.integers(0, 6), insert=st.binary(max_size=6))
-def test_any_changed_container_gives_splats_or_a_format_error(cut: float, length: int, insert: bytes) -> None:
-    at = round(cut * len(BASELINE))
-    try:
-        read = spz.from_bytes(BASELINE[:at] + insert + BASELINE[at + length :])
-    except FormatError as error:
-        assert str(error)
-    else:
-        assert len(read) >= 1
-
-
-@settings(derandomize=True, max_examples=300)
-@given(
-    magic=st.sampled_from([0x5053474E, 0]),
-    version=st.integers(0, 3),
-    count=st.one_of(st.integers(0, 8), st.integers(0, 2**32 - 1)),
-    tail=st.binary(min_size=4, max_size=4),
-    body=st.binary(max_size=400),
-)
-def test_any_raw_container_gives_splats_or_a_format_error(
-    magic: int, version: int, count: int, tail: bytes, body: bytes
-) -> None:
-    raw = struct.pack("<III", magic, version, count) + tail + body
-    try:
-        read = spz.from_bytes(container(raw))
-    except FormatError as error:
-        assert str(error)
-    else:
-        assert len(read) == count
-
-
-@settings(derandomize=True, max_examples=100)
-@given(st.binary(max_size=100), st.booleans())
-def test_any_bytes_are_refused_with_a_format_error(data: bytes, framed: bool) -> None:
-    with pytest.raises(FormatError):
-        spz.from_bytes(b"\x28\xb5\x2f\xfd" + data if framed else data)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

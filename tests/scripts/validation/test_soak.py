@@ -11,8 +11,14 @@ from PIL import Image
 
 from miner.ledger import Outcome
 from miner.localnet import SubmissionVerdict
-from scripts.validation.soak import Plan, soak, write_output
-from scripts.validation.soak_parts.accounts import LedgerLoss, check_integrity, sort_violations, take_accounts
+from scripts.validation.soak import LEFT_OUT_WITH_KILLS, Plan, soak, write_output
+from scripts.validation.soak_parts.accounts import (
+    LedgerLoss,
+    check_integrity,
+    losses_of_kill,
+    sort_violations,
+    take_accounts,
+)
 from scripts.validation.soak_parts.book import Book, Exchange, TaskFacts, Violation
 from scripts.validation.soak_parts.faults import FAULTS
 from scripts.validation.soak_parts.log_check import FaultRecord, LogEntry, find_unexplained, to_entries
@@ -28,13 +34,16 @@ ACCEPTED = SubmissionVerdict.ACCEPTED.value
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_nothing_is_lost_while_everything_goes_wrong(tmp_path: Path) -> None:
-    scene, course, verdict = soak(tmp_path / "miner", Plan(0.55, 17, 0, 1.6, SHORT))
+@pytest.mark.parametrize(("kills", "spacing"), [(0, 1.6), (1, 3.0)], ids=["faults", "kills"])
+def test_nothing_is_lost_while_everything_goes_wrong(tmp_path: Path, kills: int, spacing: float) -> None:
+    faults = tuple(name for name in SHORT if not kills or name not in LEFT_OUT_WITH_KILLS)
+    scene, course, verdict = soak(tmp_path / "miner", Plan(0.55, 17, kills, spacing, faults))
     write_output(tmp_path / "output", scene, course, verdict)
     assert verdict.details == ()
     assert [str(row) for row in verdict.rows if row.is_right is False] == []
     assert len(scene.book.tasks) > 4
-    assert len({fault.name for fault in course.faults}) > 10
+    assert len(scene.book.kills) == course.kills_checked == kills
+    assert len({fault.name for fault in course.faults}) > (0 if kills else 10)
     with Image.open(tmp_path / "output" / "soak.png") as picture:
         assert picture.width > 1000
 
@@ -84,6 +93,15 @@ def test_a_task_of_the_time_of_the_ledgers_replacement_is_excused_and_told() -> 
     accounts = take_accounts(book_of(facts(ACCEPTED)), {}, [LedgerLoss(103.0, 110.0, "replaced")])
     assert [each.excuse for each in accounts.disagreements] == ["replaced"]
     assert take_accounts(book_of(facts(ACCEPTED)), {}, [LedgerLoss(106.0, 110.0, "replaced")]).lost
+
+
+def test_a_kill_may_cost_what_a_lock_or_a_deleted_wal_held_up() -> None:
+    kept = losses_of_kill(killed=106.0, locked_since=10.0, wal_deleted_at=90.0)
+    assert take_accounts(book_of(facts(ACCEPTED)), {}, kept).lost
+    for moments in ({"locked_since": 103.0, "wal_deleted_at": 90.0}, {"locked_since": 10.0, "wal_deleted_at": 104.0}):
+        losses = losses_of_kill(killed=106.0, **moments)
+        assert [loss.reason.split()[0] for loss in losses] == ["killed"]
+        assert not take_accounts(book_of(facts(ACCEPTED)), {}, losses).lost
 
 
 def test_pushed_tasks() -> None:
