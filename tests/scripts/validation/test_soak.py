@@ -11,20 +11,21 @@ from PIL import Image
 
 from miner.ledger import Outcome
 from miner.localnet import SubmissionVerdict
-from scripts.validation.soak import LEFT_OUT_WITH_KILLS, Plan, soak, write_output
-from scripts.validation.soak_parts.accounts import (
+from scripts.validation.soak.accounts import (
     LedgerLoss,
     check_integrity,
     losses_of_kill,
     sort_violations,
     take_accounts,
 )
-from scripts.validation.soak_parts.book import Book, Exchange, TaskFacts, Violation
-from scripts.validation.soak_parts.faults import FAULTS
-from scripts.validation.soak_parts.log_check import FaultRecord, LogEntry, find_unexplained, to_entries
-from scripts.validation.soak_parts.processes import Sample
-from scripts.validation.soak_parts.schedule import draw_schedule
-from scripts.validation.soak_parts.verdict import Row, Verdict, memory_growth, quantile
+from scripts.validation.soak.book import Book, Exchange, TaskFacts, Violation
+from scripts.validation.soak.faults import FAULTS
+from scripts.validation.soak.log_check import FaultRecord, LogEntry, find_unexplained, to_entries
+from scripts.validation.soak.output import write_output
+from scripts.validation.soak.plan import LEFT_OUT_WITH_KILLS, Plan, soak
+from scripts.validation.soak.processes import Sample
+from scripts.validation.soak.schedule import draw_schedule
+from scripts.validation.soak.verdict import Row, Verdict, memory_growth, quantile
 from tests.support.task_rows import task_row
 
 # Loading a second checkpoint and deciding an experiment take minutes.

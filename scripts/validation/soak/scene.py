@@ -18,11 +18,11 @@ from miner.localnet import LOOPBACK, MinerState, make_wallet, write_chain_file
 from miner.subnet.metagraph import Neuron
 from pipeline.weights.locate import locate
 from scripts.demo import NETUID, MinerProcess
-from scripts.validation.soak_parts.accounts import Accounts, LedgerLoss, Rows, losses_of_kill, read_rows, take_accounts
-from scripts.validation.soak_parts.book import Book
-from scripts.validation.soak_parts.hostile import HostileValidator
-from scripts.validation.soak_parts.prompts import Prompts
-from scripts.validation.soak_parts.validators import Habits, Setting, SoakValidator
+from scripts.validation.soak.accounts import Accounts, LedgerLoss, Rows, losses_of_kill, read_rows, take_accounts
+from scripts.validation.soak.book import Book
+from scripts.validation.soak.hostile import HostileValidator
+from scripts.validation.soak.prompts import Prompts
+from scripts.validation.soak.validators import Habits, Setting, SoakValidator
 
 Option = TypeVar("Option")
 
@@ -54,7 +54,7 @@ PHASES = {
 # As neurons/miner.py begins, too, since the faults import much.
 START = (
     "from miner.early_stop import end_on_signals; end_on_signals(); "
-    "from scripts.validation.soak_parts.faulty_miner import main; main({workers})"
+    "from scripts.validation.soak.faulty_miner import main; main({workers})"
 )
 # Python itself takes a moment before it can be told to ignore a signal.
 SIGNAL_SECONDS = 1.5

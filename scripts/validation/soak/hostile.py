@@ -13,8 +13,8 @@ from miner.localnet import LOOPBACK, SubmissionVerdict, ValidatorRules
 from miner.pull import OnCooldown, TaskAssigned, read_pull, read_submission
 from miner.subnet.protocol import ImageTask, ProtocolTask, PullTask, SubmitResults, TextTask
 from scripts.validation.hostile_answers import HOSTILE, mutate
-from scripts.validation.soak_parts.prompts import Prompts
-from scripts.validation.soak_parts.validators import TIMING
+from scripts.validation.soak.prompts import Prompts
+from scripts.validation.soak.validators import TIMING
 
 # The shares of the answers that are sent as they are, with some bytes changed, or with another status; others get a
 # hostile value in a field.

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.validation.soak_parts.book import TaskFacts
-from scripts.validation.soak_parts.log_check import FaultRecord
-from scripts.validation.soak_parts.processes import Sample
+from scripts.validation.soak.book import TaskFacts
+from scripts.validation.soak.log_check import FaultRecord
+from scripts.validation.soak.processes import Sample
 
 MEGABYTE = 1_000_000
 

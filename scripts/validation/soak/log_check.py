@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from scripts.validation.fault_scene import LOG_LINE
-from scripts.validation.soak_parts.faulty_miner import INJECTED
+from scripts.validation.soak.faulty_miner import INJECTED
 
 # Words that tell of an exception that nobody expected, at whatever level.
 UNEXPECTED = re.compile(r"Traceback \(most recent call last\)|unexpectedly|is restarted in|never retrieved")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from miner.ledger import LedgerReader, Outcome, TaskRow
 from miner.localnet import SubmissionVerdict
-from scripts.validation.soak_parts.book import Book, TaskFacts, Violation
+from scripts.validation.soak.book import Book, TaskFacts, Violation
 
 # By the verdict of a pulled task's validator, what the ledger must have if the answer reached the miner.
 EXPECTED: dict[str, Outcome] = {

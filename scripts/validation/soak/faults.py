@@ -4,8 +4,8 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from scripts.validation.soak_parts import file_faults, process_faults
-from scripts.validation.soak_parts.scene import Scene
+from scripts.validation.soak import file_faults, process_faults
+from scripts.validation.soak.scene import Scene
 
 LEDGER_FAILS = r"The ledger \S+ cannot be written; retrying"
 LEDGER_LACKS = r"The ledger lacks what \w+ is about"

@@ -10,8 +10,8 @@ from contextlib import closing
 
 from miner.phases import PhaseState, StateFile
 from pipeline import Splats
-from scripts.validation.soak_parts.accounts import CHECKPOINT_SECONDS, LedgerLoss
-from scripts.validation.soak_parts.scene import OTHER, PHASE, VANISHING, WIDE, Scene
+from scripts.validation.soak.accounts import CHECKPOINT_SECONDS, LedgerLoss
+from scripts.validation.soak.scene import OTHER, PHASE, VANISHING, WIDE, Scene
 
 # What is recorded within this time of the ledger's replacement may go to either file.
 EITHER_SECONDS = 10.0

@@ -13,8 +13,8 @@ from miner.subnet.dendrite import Dendrite
 from miner.subnet.metagraph import Neuron
 from miner.subnet.protocol import Generate, ImageTask, ProtocolTask, PullTask, SubmitResults, TextTask
 from pipeline import Splats
-from scripts.validation.soak_parts.book import Book, Exchange, TaskFacts, Violation
-from scripts.validation.soak_parts.prompts import Prompts
+from scripts.validation.soak.book import Book, Exchange, TaskFacts, Violation
+from scripts.validation.soak.prompts import Prompts
 
 # The subnet's, some fifteen times faster.
 TIMING = ValidatorTiming(throttle_period=8, task_cooldown=20, cooldown_penalty=20, validation_lock=2)

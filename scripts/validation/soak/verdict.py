@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from scripts.validation.soak_parts.accounts import Accounts, check_integrity, sort_violations
-from scripts.validation.soak_parts.faulty_miner import INJECTED
-from scripts.validation.soak_parts.log_check import LogEntry, find_unexplained, to_entries
-from scripts.validation.soak_parts.picture import MEGABYTE
-from scripts.validation.soak_parts.processes import Sample
-from scripts.validation.soak_parts.run import Course
-from scripts.validation.soak_parts.scene import Scene
+from scripts.validation.soak.accounts import Accounts, check_integrity, sort_violations
+from scripts.validation.soak.faulty_miner import INJECTED
+from scripts.validation.soak.log_check import LogEntry, find_unexplained, to_entries
+from scripts.validation.soak.picture import MEGABYTE
+from scripts.validation.soak.processes import Sample
+from scripts.validation.soak.run import Course
+from scripts.validation.soak.scene import Scene
 
 MINUTE = 60.0
 # Memory must not grow by more than this share after the first minutes, compared over spans of as many minutes.

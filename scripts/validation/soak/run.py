@@ -14,12 +14,12 @@ from typing import Any
 import aiohttp
 
 from miner.localnet import LOOPBACK
-from scripts.validation.soak_parts.accounts import check_integrity
-from scripts.validation.soak_parts.faults import FAULTS
-from scripts.validation.soak_parts.log_check import FaultRecord
-from scripts.validation.soak_parts.processes import Sample, take_sample
-from scripts.validation.soak_parts.scene import Scene
-from scripts.validation.soak_parts.schedule import Appointment
+from scripts.validation.soak.accounts import check_integrity
+from scripts.validation.soak.faults import FAULTS
+from scripts.validation.soak.log_check import FaultRecord
+from scripts.validation.soak.processes import Sample, take_sample
+from scripts.validation.soak.scene import Scene
+from scripts.validation.soak.schedule import Appointment
 
 SAMPLE_INTERVAL, SAVE_INTERVAL, HEALTH_INTERVAL = 1.0, 20.0, 5.0
 # Tasks that are open when no more are given have so long to end: a cooldown, a policy that is asked again, a time-out.

@@ -11,9 +11,9 @@ import aiohttp
 
 from miner.localnet import LOOPBACK
 from scripts.validation.attacks import page_attack
-from scripts.validation.soak_parts.faulty_miner import NAN_STAGES, SCORER, STAGES
-from scripts.validation.soak_parts.processes import children
-from scripts.validation.soak_parts.scene import Scene
+from scripts.validation.soak.faulty_miner import NAN_STAGES, SCORER, STAGES
+from scripts.validation.soak.processes import children
+from scripts.validation.soak.scene import Scene
 
 DAY = 86_400.0
 CLOCK_STEPS = (-DAY, -3600.0, -40.0, -5.0, 5.0, 40.0, 3600.0, 800 * DAY)
