@@ -15,7 +15,6 @@ from PIL import Image
 
 from pipeline.backends.diffusers_networks import find_variant, load_networks
 from pipeline.compute import ComputeConfig
-from pipeline.conditioning.pretrained import silence_transformers
 from pipeline.conditioning.prompt import ImagePrompt, Prompt, TextPrompt
 from pipeline.conditioning.sentences import CutNotice
 from pipeline.errors import (
@@ -62,22 +61,26 @@ class TextToImage:
     def load(reference: str, compute: ComputeConfig) -> "TextToImage":
         """Load a model from a directory or, as "org/name[@revision]", from the local cache; safetensors only.
 
-        Raises TextToImageError if diffusers is missing, CheckpointError if the model is missing or does not fit.
+        Raises TextToImageError if diffusers or transformers is missing, CheckpointError if the model is missing or does
+        not fit.
         """
         try:
             diffusers = importlib.import_module("diffusers")
+            # The library of the models' text encoders.
+            transformers_logging = importlib.import_module("transformers.utils.logging")
         except ImportError as error:
             raise TextToImageError(
-                f"text_to_image needs the package diffusers ({error}): pip install 'sn17-miner[text-to-image]'"
+                f"text_to_image needs the packages diffusers and transformers ({error}): "
+                "pip install 'sn17-miner[text-to-image]'"
             ) from None
         directory = locate(reference, MODEL_INDEX)
         check_model(directory)
         # float16 overflows in some of these models' decoders.
         dtype = torch.bfloat16 if compute.device.type == "cuda" else torch.float32
-        diffusers.utils.logging.disable_progress_bar()
-        # Its warnings recommend to train a network that is refused below.
-        diffusers.utils.logging.set_verbosity_error()
-        silence_transformers()
+        # Their warnings recommend to train a network that is refused below.
+        for logging in (diffusers.utils.logging, transformers_logging):
+            logging.disable_progress_bar()
+            logging.set_verbosity_error()
         try:
             pipe = diffusers.AutoPipelineForText2Image.from_pretrained(
                 str(directory),

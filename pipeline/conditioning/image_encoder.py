@@ -1,4 +1,4 @@
-"""Encoding of images to tokens with DINOv2 with registers, through transformers."""
+"""Encoding of images to tokens with DINOv2 with registers."""
 
 from pathlib import Path
 
@@ -6,9 +6,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.conditioning.pretrained import load_pretrained
+from pipeline.encoders.dinov2 import Dinov2Sizes, build_dinov2
+from pipeline.encoders.settings import EncoderSettings
+from pipeline.weights.tensors import read_tensors
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -20,24 +22,29 @@ class ImageEncoder:
 
     The tokens are the network's state before its own final norm, then normalised without affine. The
     network runs in float32, as upstream's does.
+
+    picture_size: side in pixels of the pictures that the network takes.
+    channels: C.
     """
 
     def __init__(self, directory: Path, device: torch.device) -> None:
-        """Load a transformers directory (config.json, model.safetensors); raise CheckpointError if that fails."""
-        from transformers import Dinov2WithRegistersModel
+        """Load a directory with config.json and model.safetensors, as transformers writes them for DINOv2.
 
-        self._model = load_pretrained(Dinov2WithRegistersModel, "image encoder", directory, device)
-        self._model.layernorm = nn.Identity()
+        Raises CheckpointError if a file is missing or damaged, or if the two do not fit.
+        """
+        sizes = Dinov2Sizes.read(EncoderSettings.read(directory / "config.json"))
+        weights = directory / "model.safetensors"
+        self._network = build_dinov2(sizes, read_tensors(weights), weights).to(device)
         self._device = device
-        self.picture_size: int = self._model.config.image_size
-        self.channels: int = self._model.config.hidden_size
+        self.picture_size = sizes.image_size
+        self.channels = sizes.channels
 
     @torch.inference_mode()
     def __call__(self, picture: Image.Image) -> Tensor:
         """Encode an RGB image of any square size to tokens [1, T, C] float32 on the encoder's device."""
         resized = picture.resize((self.picture_size, self.picture_size), Image.Resampling.LANCZOS)
         pixels = torch.from_numpy(np.array(resized)).to(self._device).permute(2, 0, 1).float() / 255
-        return normalised_tokens(self._model(normalised_pixels(pixels[None])).last_hidden_state)
+        return normalised_tokens(self._network(normalised_pixels(pixels[None])))
 
 
 def normalised_pixels(pixels: Tensor) -> Tensor:

@@ -1,19 +1,16 @@
-"""Encoding of sentences to tokens with the text model of CLIP, through transformers."""
+"""Encoding of sentences to tokens with the text model of CLIP."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.conditioning.pretrained import load_pretrained
-from pipeline.conditioning.sentences import CLIP_TOKENS, CutNotice
+from pipeline.conditioning.sentences import CLIP_TOKENS
+from pipeline.conditioning.text_tokenizer import TextTokenizer
+from pipeline.encoders.clip import ClipTextSizes, build_clip_text
+from pipeline.encoders.settings import EncoderSettings
 from pipeline.errors import CheckpointError
-from pipeline.weights.hub_cache import describe_missing
-
-# Besides the text model, the published files hold the image model, the two projections and the temperature; and the
-# numbers of the positions, which transformers saved before 4.31 and does not ignore in its first versions 5.
-_UNUSED = r"vision_model\.|visual_projection\.|text_projection\.|logit_scale$|(text_model\.)?embeddings\.position_ids$"
+from pipeline.weights.tensors import read_tensors
 
 
 class TextEncoder:
@@ -27,23 +24,22 @@ class TextEncoder:
     """
 
     def __init__(self, directory: Path, device: torch.device) -> None:
-        """Load a transformers directory of CLIPTextModel or CLIPModel; raise CheckpointError if that fails.
+        """Load a directory as transformers writes it for CLIPTextModel or CLIPModel.
 
-        The directory holds config.json, model.safetensors and the tokenizer's vocab.json and merges.txt.
+        It holds config.json, model.safetensors and the tokenizer's vocab.json and merges.txt. Raises CheckpointError
+        if one is missing or damaged, or if they do not fit.
         """
-        from transformers import CLIPTextModel
-
-        self._model = load_pretrained(CLIPTextModel, "text encoder", directory, device, _UNUSED)
-        self._tokenizer = _load_tokenizer(directory)
-        self._device = device
-        config = self._model.config
-        if config.max_position_embeddings < CLIP_TOKENS or config.vocab_size < len(self._tokenizer):
+        sizes = ClipTextSizes.read(_settings(directory / "config.json"))
+        weights = directory / "model.safetensors"
+        self._network = build_clip_text(sizes, read_tensors(weights, _is_of_text_model), weights).to(device)
+        self._tokenizer = TextTokenizer.load(directory)
+        if sizes.positions < CLIP_TOKENS or sizes.vocabulary < self._tokenizer.size:
             raise CheckpointError(
-                f"{directory / 'config.json'} has {config.max_position_embeddings} positions and {config.vocab_size} "
-                f"tokens, but {CLIP_TOKENS} and the {len(self._tokenizer)} of the tokenizer are needed"
+                f"{directory / 'config.json'} has {sizes.positions} positions and {sizes.vocabulary} tokens, but "
+                f"{CLIP_TOKENS} and the {self._tokenizer.size} of the tokenizer are needed"
             )
-        self._notice = CutNotice("the text checkpoint's encoder", CLIP_TOKENS)
-        self.channels: int = config.hidden_size
+        self._device = device
+        self.channels = sizes.transformer.channels
         self.null = self("")
 
     @torch.inference_mode()
@@ -52,21 +48,17 @@ class TextEncoder:
 
         The first text that is truncated is told in the log.
         """
-        self._notice.check(len(self._tokenizer(text, verbose=False)["input_ids"]))
-        encoded = self._tokenizer(
-            text, max_length=CLIP_TOKENS, padding="max_length", truncation=True, return_tensors="pt"
-        )
-        tokens: Tensor = self._model(input_ids=encoded["input_ids"].to(self._device)).last_hidden_state
+        tokens: Tensor = self._network(torch.tensor([self._tokenizer(text)], device=self._device))
         return tokens
 
 
-def _load_tokenizer(directory: Path) -> Any:
-    from transformers import CLIPTokenizer
+def _settings(path: Path) -> EncoderSettings:
+    """Return the settings of the text model, which a file of a whole CLIP has in a section."""
+    settings = EncoderSettings.read(path)
+    is_whole = settings.choice("model_type", ("clip_text_model", "clip")) == "clip"
+    return settings.section("text_config") if is_whole else settings
 
-    for name in ("vocab.json", "merges.txt"):
-        if not (directory / name).is_file():
-            raise CheckpointError(describe_missing(directory / name))
-    try:
-        return CLIPTokenizer.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # tokenizers raises plain Exception
-        raise CheckpointError(f"cannot load the tokenizer in {directory}: {' '.join(str(error).split())}") from error
+
+def _is_of_text_model(name: str) -> bool:
+    """Whether a tensor is not one of those that files of a whole CLIP have besides the text model's."""
+    return not name.startswith(("vision_model.", "visual_projection.", "text_projection.")) and name != "logit_scale"

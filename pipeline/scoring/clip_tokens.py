@@ -7,14 +7,11 @@ import torch
 from torch import Tensor
 
 from pipeline.conditioning.sentences import CLIP_TOKENS, CutNotice
+from pipeline.encoders.vocabulary import END, END_OF_WORD, START, build_tokenizer
 from pipeline.errors import CheckpointError
-from pipeline.weights.files import TOKENIZER_FILE, VOCABULARY_FILES, read_json
-from pipeline.weights.hub_cache import cure, describe_missing
 
-# The names of the two special tokens in the vocabulary's file, and those by which open_clip knows them in a sentence.
-_START, _END = "<|startoftext|>", "<|endoftext|>"
-_SPECIAL = {"<start_of_text>": _START, "<end_of_text>": _END}
-_END_OF_WORD = "</w>"
+# The names by which open_clip knows the two special tokens in a sentence.
+_SPECIAL = {"<start_of_text>": START, "<end_of_text>": END}
 _PIECES = "|".join([*_SPECIAL, r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"])
 
 
@@ -44,14 +41,14 @@ class ClipTokenizer:
         # Not the expressions of tokenizers, which know another version of Unicode and fold its cases otherwise.
         self._pieces = regex.compile(_PIECES, regex.IGNORECASE)
         self._bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        self._model = models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=_END_OF_WORD)
+        self._model = models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=END_OF_WORD)
         self._special = {name: vocabulary[token] for name, token in _SPECIAL.items()}
-        self._start, self.end = vocabulary[_START], vocabulary[_END]
-        endings = ("", _END_OF_WORD)
+        self._start, self.end = vocabulary[START], vocabulary[END]
+        endings = ("", END_OF_WORD)
         if missing := {a + b for a in self._bytes.alphabet() for b in endings} - vocabulary.keys():
             raise KeyError(min(missing))
         if self.end != max(vocabulary.values()):
-            raise ValueError(f"{_END} has the id {self.end}, which is not the largest")
+            raise ValueError(f"{END} has the id {self.end}, which is not the largest")
 
     @staticmethod
     def load(directory: Path) -> "ClipTokenizer":
@@ -59,25 +56,7 @@ class ClipTokenizer:
 
         Raises CheckpointError if it is missing or damaged, or if a package is not installed.
         """
-        file, merges = (directory / name for name in VOCABULARY_FILES)
-        # A link that leads nowhere stands for a file that was there.
-        if not (file.exists() or file.is_symlink()) and (directory / TOKENIZER_FILE).exists():
-            file = merges = directory / TOKENIZER_FILE
-        content = read_json(file)
-        try:
-            if file == merges:
-                vocabulary, pairs = content["model"]["vocab"], content["model"]["merges"]
-            else:
-                # The first line is a comment.
-                vocabulary, pairs = content, merges.read_text(encoding="utf-8").splitlines()[1:]
-            return ClipTokenizer(vocabulary, [_pair(pair) for pair in pairs if pair])
-        except CheckpointError:
-            raise
-        except FileNotFoundError:
-            raise CheckpointError(describe_missing(merges)) from None
-        except Exception as error:  # tokenizers raises plain Exception
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise CheckpointError(f"{file} is no vocabulary of CLIP ({reason}){cure(file)}") from None
+        return build_tokenizer(directory, ClipTokenizer)
 
     def __call__(self, text: str) -> Tensor:
         """Return the token ids of a sentence, [1, 77] int64; one that is longer is cut, and still ends with the end."""
@@ -104,9 +83,3 @@ class ClipTokenizer:
                 letters = "".join(part for part, _ in self._bytes.pre_tokenize_str(piece))
                 ids += [token.id for token in self._model.tokenize(letters)]
         return ids
-
-
-def _pair(merge: str | list[str]) -> tuple[str, str]:
-    """Return the two tokens of a merge, "a b" or ["a", "b"]."""
-    first, second = merge.split() if isinstance(merge, str) else merge
-    return first, second

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.encoders.layers import embedding_table
 from pipeline.scoring.convnext import ConvNext, Mlp
 
 Shapes = Mapping[str, Sequence[int]]
@@ -134,7 +135,7 @@ class ConvNextClip(nn.Module):
         projection = Mlp(sizes.widths[-1], sizes.hidden, sizes.embedding, bias=False)
         trunk = ConvNext(sizes.depths, sizes.widths)
         self.visual = nn.ModuleDict({"trunk": trunk, "head": nn.ModuleDict({"mlp": projection})})
-        self.token_embedding = nn.Embedding(sizes.vocabulary, sizes.width)
+        self.token_embedding = embedding_table(sizes.vocabulary, sizes.width)
         self.positional_embedding = nn.Parameter(torch.empty(sizes.context, sizes.width))
         blocks = nn.Sequential(*(ResidualBlock(sizes.width, sizes.heads) for _ in range(sizes.layers)))
         self.transformer = nn.ModuleDict({"resblocks": blocks})

@@ -16,10 +16,10 @@ from pipeline.scoring.clip_pixels import clip_pixels
 from pipeline.scoring.clip_tokens import ClipTokenizer
 from pipeline.scoring.convnext_clip import Architecture, ConvNextClip
 from pipeline.scoring.outliers import filter_outliers, geometric_mean
-from pipeline.scoring.tensors import assign_tensors, read_tensors
 from pipeline.weights.files import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, read_json
 from pipeline.weights.hub_cache import cure
 from pipeline.weights.locate import locate
+from pipeline.weights.tensors import assign_tensors, read_tensors
 
 # Quirk of the validator: not the 256 pixels that the network was trained with.
 _SIZE = 224

@@ -169,12 +169,16 @@ def locate_network(reference: str, checkpoint: Path) -> Path:
     return config.with_name(config.name.removesuffix(".json"))
 
 
-def refuse_pickle(stem: Path) -> None:
-    """Raise CheckpointError if there is a pickle of that stem; to be called if STEM.safetensors is missing."""
+def refuse_pickle(stem: Path, wanted: str = "") -> None:
+    """Raise CheckpointError if there is a pickle of that stem.
+
+    To be called if the file `wanted`, by default STEM.safetensors, is missing.
+    """
     for suffix in _PICKLES:
         pickle = stem.with_name(stem.name + suffix)
         if pickle.exists():
+            wanted = wanted or f"{stem.name}.safetensors"
             raise CheckpointError(
                 f"{pickle} is a pickle, which can run any code when it is loaded, and is refused: convert its tensors "
-                f"to {stem.name}.safetensors (safetensors.torch.save_file), or use one published as safetensors"
+                f"to {wanted} (safetensors.torch.save_file), or use one published as safetensors"
             )

@@ -293,4 +293,4 @@ def test_a_sentence_goes_through_a_picture_where_the_phase_says_so(
     monkeypatch.setitem(sys.modules, "diffusers", None)
     result = generate("a red chair", "--phase", "drawn", "--config", tmp_path / "miner.yaml")
     assert result.exit_code == 2
-    assert "text_to_image needs the package diffusers" in result.stderr
+    assert "text_to_image needs the packages diffusers and transformers" in result.stderr

@@ -221,7 +221,8 @@ def test_files_of_half_precision_are_taken(package: Path, model: Path) -> None:
 def test_a_missing_package_is_named_with_its_cure(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(
-        TextToImageError, match=r"needs the package diffusers .*: pip install 'sn17-miner\[text-to-image\]'"
+        TextToImageError,
+        match=r"needs the packages diffusers and transformers .*: pip install 'sn17-miner\[text-to-image\]'",
     ):
         TextToImage.load(str(model), CPU)
 

@@ -99,7 +99,9 @@ def test_the_text_half_of_a_whole_clip_is_taken(full_clip: tuple[Path, Any]) -> 
     with torch.no_grad():
         expected = model.text_model(token_ids(full, "a red chair")).last_hidden_state
     assert torch.equal(encoder("a red chair"), expected)
-    assert sum(p.numel() for p in encoder._model.parameters()) == sum(p.numel() for p in model.text_model.parameters())
+    assert sum(p.numel() for p in encoder._network.parameters()) == sum(
+        p.numel() for p in model.text_model.parameters()
+    )
 
 
 def test_a_whole_clip_without_a_tensor_of_its_text_half_is_refused(full_clip: tuple[Path, Any], tmp_path: Path) -> None:
@@ -157,14 +159,17 @@ def shorter_vocabulary(directory: Path) -> None:
             shorter_vocabulary,
             r"config\.json has 77 positions and 100 tokens, but 77 and the 514 of the tokenizer are needed",
         ),
-        (pickled, r"pytorch_model\.bin .* safetensors"),
-        (lambda d: (d / "model.safetensors").write_bytes(b""), "cannot load the text encoder"),
-        (lambda d: (d / "model.safetensors").unlink(), r"cannot load the text encoder .*model\.safetensors"),
+        (configured(hidden_act="relu"), "hidden_act is 'relu', not 'quick_gelu' or 'gelu'"),
+        (configured(model_type="t5"), "model_type is 't5', not 'clip_text_model' or 'clip'"),
+        (configured(model_type="clip"), "lacks 'text_config'"),
+        (pickled, r"pytorch_model\.bin is a pickle, .* convert its tensors to model\.safetensors"),
+        (lambda d: (d / "model.safetensors").write_bytes(b""), r"model\.safetensors is damaged"),
+        (lambda d: (d / "model.safetensors").unlink(), r"model\.safetensors is missing"),
         (lambda d: (d / "config.json").unlink(), r"config\.json is missing"),
         (lambda d: (d / "vocab.json").unlink(), r"vocab\.json is missing"),
         (lambda d: (d / "merges.txt").unlink(), r"merges\.txt is missing"),
-        (lambda d: (d / "vocab.json").write_text("{"), "cannot load the tokenizer .*EOF"),
-        (lambda d: (d / "merges.txt").write_text("#version: 0.2\nq qq\n"), "cannot load the tokenizer .*vocabulary"),
+        (lambda d: (d / "vocab.json").write_text("{"), r"vocab\.json cannot be read"),
+        (lambda d: (d / "merges.txt").write_text("#version: 0.2\nq qq\n"), r"vocab\.json is no vocabulary of CLIP"),
     ],
 )
 def test_a_directory_that_cannot_be_used_is_named(

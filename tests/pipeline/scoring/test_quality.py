@@ -180,7 +180,7 @@ def changed(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Pa
         (changed(lambda t: t.pop("score_head.bias")), r"score_head\.bias is missing"),
         (changed(lambda t: t.update({"score_head.weight": torch.zeros(2, 8)})), r"score_head\.weight .* another shape"),
         (lambda d: (d / "quality_scorer.safetensors").write_bytes(b"none"), r"quality_scorer\.safetensors"),
-        (lambda d: (d / "config.json").write_text("{"), r"config\.json is not supported"),
+        (lambda d: (d / "config.json").write_text("{"), r"config\.json cannot be read"),
         (lambda d: (d / "quality_scorer.safetensors").unlink(), "is not a scorer: it has no quality_scorer"),
         (
             lambda d: (d / "quality_scorer.safetensors").rename(d / "quality_scorer.pt"),

@@ -11,8 +11,8 @@ from pipeline.weights.hub_cache import cure
 from pipeline.weights.locate import refuse_pickle
 
 
-def read_tensors(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file whose names are wanted, and nothing of the others, in float32.
+def read_tensors(path: Path, is_wanted: Callable[[str], bool] = lambda _: True) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file whose names are wanted, by default all, on the CPU, in float32.
 
     Raises CheckpointError if the file is missing or damaged.
     """
@@ -20,7 +20,9 @@ def read_tensors(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, Tens
     from safetensors import SafetensorError, safe_open
 
     if not path.exists():
-        refuse_pickle(path.with_suffix(""))
+        # The names that pickles of the same weights are published under.
+        for stem in (path.stem, "pytorch_model"):
+            refuse_pickle(path.with_name(stem), path.name)
     check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
