@@ -8,6 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pipeline.encoders.clip import ClipText, ClipTextSizes, ClipVision, ClipVisionSizes
+from pipeline.encoders.dinov2 import MASK_TOKEN, Dinov2, Dinov2Sizes
+from pipeline.encoders.settings import EncoderSettings
 from pipeline.params import SamplerParams
 from pipeline.scoring.convnext_clip import Architecture, ConvNextClip
 from pipeline.scoring.lpips import create_alexnet
@@ -51,6 +54,18 @@ CLIP_VISION = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "patch_size": 14, "image_size": 336, "hidden_act": "quick_gelu", "projection_dim": 1280,
 }  # fmt: skip
+CLIP_TEXT = {
+    "model_type": "clip_text_model", "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "quick_gelu",
+}  # fmt: skip
+DINOV2 = {"image_size": 518, "patch_size": 14, "mlp_ratio": 4, "hidden_act": "gelu", "qkv_bias": True}
+DINOV2_LARGE = {
+    **DINOV2, "model_type": "dinov2_with_registers", "hidden_size": 1024, "num_hidden_layers": 24,
+    "num_attention_heads": 16, "num_register_tokens": 4,
+}  # fmt: skip
+DINOV2_SMALL = {
+    **DINOV2, "model_type": "dinov2", "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6,
+}  # fmt: skip
 
 
 def _networks(structure_flow: dict[str, Any], latent_flow: dict[str, Any]) -> Networks:
@@ -84,7 +99,7 @@ def write_checkpoint(name: str, directory: Path, device: str) -> None:
     kind: Literal["image", "text"] = "image" if name.startswith("image") else "text"
     models = {role: f"ckpts/{role}" for role in CHECKPOINTS[name]}
     save_pipeline(directory, kind, models=models, encoder="encoder", settings=SETTINGS, statistics=STATISTICS)
-    _write_encoder(kind, directory / "encoder")
+    write_encoder(kind, directory / "encoder", device)
 
 
 def _draw_weights(network: nn.Module) -> None:
@@ -93,30 +108,43 @@ def _draw_weights(network: nn.Module) -> None:
         tensor.normal_(0, fan_in**-0.5) if fan_in else tensor.fill_(0.02)
 
 
-def _write_encoder(kind: Literal["image", "text"], directory: Path) -> None:
+def write_encoder(kind: Literal["image", "text"], directory: Path, device: str) -> None:
     """Write DINOv2-L/14 with registers, or the text model of CLIP ViT-L/14 with a vocabulary of single bytes."""
-    import transformers
-
+    config = DINOV2_LARGE if kind == "image" else CLIP_TEXT
+    path = _write_json(directory / "config.json", config)
     if kind == "image":
-        size: dict[str, int] = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
-        config = transformers.Dinov2WithRegistersConfig(**size, image_size=518, patch_size=14)
-        transformers.Dinov2WithRegistersModel(config).save_pretrained(directory)
+        tensors = _draw_dinov2(path, device)
     else:
-        size = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
-        config = transformers.CLIPTextConfig(**size, intermediate_size=3072, projection_dim=768)
-        transformers.CLIPTextModel(config).save_pretrained(directory)
+        with torch.device("meta"):
+            network = ClipText(ClipTextSizes.read(EncoderSettings.read(path)))
+        _draw_weights(network.to_empty(device=device))
+        tensors = network.state_dict()
         save_tokenizer(directory)
+    # The metadata is for transformers, which reads these files, too.
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def _draw_dinov2(config: Path, device: str) -> dict[str, Tensor]:
+    """Draw the weights of a DINOv2, with all the tensors that a published file has."""
+    sizes = Dinov2Sizes.read(EncoderSettings.read(config))
+    with torch.device("meta"):
+        network = Dinov2(sizes)
+    _draw_weights(network.to_empty(device=device))
+    return {**network.state_dict(), MASK_TOKEN: torch.zeros(1, sizes.channels)}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
 
 
 def write_scorer(directory: Path) -> None:
     """Write DINOv2-S/14 with a score head, laid out as the validator's scorer is published."""
-    from transformers import Dinov2Config, Dinov2Model
-
-    config = Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14)
-    config.save_pretrained(directory)
     torch.manual_seed(0)
-    tensors = {f"backbone.{name}": tensor for name, tensor in Dinov2Model(config).state_dict().items()}
-    tensors |= {"score_head.weight": torch.randn(1, config.hidden_size), "score_head.bias": torch.zeros(1)}
+    config = _write_json(directory / "config.json", DINOV2_SMALL)
+    tensors = {f"backbone.{name}": tensor for name, tensor in _draw_dinov2(config, "cpu").items()}
+    tensors |= {"score_head.weight": torch.randn(1, 384), "score_head.bias": torch.zeros(1)}
     save_file(tensors, directory / "quality_scorer.safetensors")
 
 
@@ -137,14 +165,13 @@ def write_text_alignment(directory: Path, device: str) -> None:
 
 def write_image_alignment(directory: Path, device: str) -> None:
     """Write the vision tower of CLIP ViT-L/14 for 336 pixels, with LLM2CLIP's projection, drawn on `device`."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
     torch.manual_seed(0)
+    path = _write_json(directory / "config.json", {"vision_config": CLIP_VISION})
+    sizes = ClipVisionSizes.read(EncoderSettings.read(path).section("vision_config"))
     with torch.device("meta"):
-        network = CLIPVisionModelWithProjection(CLIPVisionConfig(**CLIP_VISION))
+        network = ClipVision(sizes, embedding=1280, has_bias=False)
     _draw_weights(network.to_empty(device=device))
     save_file(network.state_dict(), directory / "model.safetensors")
-    (directory / "config.json").write_text(json.dumps({"vision_config": CLIP_VISION}))
 
 
 def write_alexnet(directory: Path) -> Path:
