@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 # Only for phases with text_to_image.
-TEXT_TO_IMAGE = ["accelerate", "diffusers>=0.42,<1"]
+TEXT_TO_IMAGE = ["accelerate", "diffusers>=0.42,<1", "transformers>=5,<6"]
 # Only for the parts alignment and similarity of a phase's scorer.
 SCORE = ["ftfy>=6.3,<7", "regex", "torchmetrics>=1.9,<2"]
 # Only for workers on the machines of a Ray cluster, all of which must have the same version.
@@ -46,10 +46,10 @@ setup(
         "rembg>=2.0.86",
         "ruamel.yaml>=0.18",
         "safetensors>=0.6",
+        "scipy",
         "tokenizers",
         "torch>=2.11,<3",
         "tqdm",
-        "transformers>=5,<6",
         "uvicorn",
         "zstandard>=0.24",
     ],
@@ -77,7 +77,6 @@ setup(
             "pytest-asyncio",
             "pytest-xdist",
             "ruff",
-            "scipy",
             "types-PyYAML",
             "types-requests",
         ],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.conditioning.image_encoder import normalised_pixels, normalised_tokens
-from pipeline.conditioning.sentences import CLIP_TOKENS
+from pipeline.conditioning.text_tokenizer import TextTokenizer
 from pipeline.weights.checkpoint_writer import save_tokenizer
 from scripts.train_tiny.architecture import build_image_encoder, build_text_encoder
 from scripts.train_tiny.data.dataset import Dataset
@@ -45,11 +45,8 @@ def write_tokenizer(directory: Path) -> int:
 
 def tokenize(texts: Sequence[str], directory: Path) -> Tensor:
     """Return the token ids [N, 77] int64 of texts, as the pipeline's text encoder makes them."""
-    from transformers import CLIPTokenizer
-
-    tokenizer = CLIPTokenizer.from_pretrained(directory, local_files_only=True)
-    encoded = tokenizer(list(texts), max_length=CLIP_TOKENS, padding="max_length", truncation=True)
-    return torch.tensor(encoded["input_ids"])
+    tokenizer = TextTokenizer.load(directory)
+    return torch.tensor([tokenizer(text) for text in texts])
 
 
 class PromptEncoders:
