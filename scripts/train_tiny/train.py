@@ -3,8 +3,9 @@
     python -m scripts.train_tiny.train --work DIR [--only STAGE ...]
 
 Runs the stages whose files are missing from DIR, then writes DIR/checkpoints if all files exist. Needs a GPU, and
-transformers, which is in the extra dev; nothing is downloaded. DIR/log.jsonl holds the losses. A stage that was interrupted leaves no file and starts again from the
-beginning; files of earlier stages can be copied from elsewhere, also from the shipped checkpoints.
+transformers, which is in the extra dev; nothing is downloaded. DIR/log.jsonl holds the losses. A stage that was
+interrupted leaves no file and starts again from the beginning; files of earlier stages can be copied from elsewhere,
+also from the shipped checkpoints.
 """
 
 import argparse
