@@ -60,5 +60,5 @@ def _settings(path: Path) -> EncoderSettings:
 
 
 def _is_of_text_model(name: str) -> bool:
-    """Whether a tensor is not one of those that files of a whole CLIP have besides the text model's."""
+    """Return whether a tensor is none of those that the file of a whole CLIP has beside the text model's."""
     return not name.startswith(("vision_model.", "visual_projection.", "text_projection.")) and name != "logit_scale"

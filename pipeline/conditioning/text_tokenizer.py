@@ -15,7 +15,7 @@ _PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[
 class TextTokenizer:
     """Byte-pair encoding of a sentence to 77 token ids: start, the sentence, and the end until there are 77.
 
-    size: the number of ids, the largest of which is size - 1 or less.
+    size: one more than the largest id.
     """
 
     def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> None:

@@ -77,11 +77,9 @@ class ClipVisionSizes:
     @staticmethod
     def read(settings: EncoderSettings) -> "ClipVisionSizes":
         """Read the settings of CLIPVisionModel. Raises CheckpointError if one is invalid or not supported."""
-        return ClipVisionSizes(
-            TransformerSizes.read(settings, channels=768, layers=12, heads=12, hidden=3072),
-            image_size=settings.size("image_size", 224),
-            patch_size=settings.size("patch_size", 32),
-        )
+        transformer = TransformerSizes.read(settings, channels=768, layers=12, heads=12, hidden=3072)
+        image_size, patch_size = settings.picture(image_size=224, patch_size=32)
+        return ClipVisionSizes(transformer, image_size, patch_size)
 
 
 def build_clip_text(sizes: ClipTextSizes, tensors: Mapping[str, Tensor], path: Path) -> "ClipText":
@@ -106,8 +104,8 @@ def build_clip_vision(sizes: ClipVisionSizes, tensors: Mapping[str, Tensor], pat
     """
     weights = {name: tensor for name, tensor in tensors.items() if name != f"vision_model.{_POSITIONS}"}
     projection = weights.get(_PROJECTION)
-    if projection is None or projection.ndim != 2:
-        raise CheckpointError(f"{path} lacks {_PROJECTION!r}{cure(path)}")
+    if projection is None or projection.ndim != 2 or not len(projection):
+        raise CheckpointError(f"{path} lacks {_PROJECTION!r}, a matrix{cure(path)}")
     with torch.device("meta"):
         network = ClipVision(sizes, len(projection), has_bias="visual_projection.bias" in weights)
     assign_tensors(network, weights, path)

@@ -64,14 +64,15 @@ class Dinov2Sizes:
         channels = settings.size("hidden_size")
         is_gated = settings.choice("use_swiglu_ffn", (False, True))
         hidden = channels * settings.size("mlp_ratio", 4)
+        image_size, patch_size = settings.picture()
         return Dinov2Sizes(
             channels=channels,
             layers=settings.layers("num_hidden_layers"),
             heads=settings.heads("num_attention_heads", channels),
             # Two thirds, rounded up to a multiple of 8, so that the three matrices have as many weights as two.
             hidden=(int(hidden * 2 / 3) + 7) // 8 * 8 if is_gated else hidden,
-            image_size=settings.size("image_size"),
-            patch_size=settings.size("patch_size"),
+            image_size=image_size,
+            patch_size=patch_size,
             registers=settings.size("num_register_tokens", 4) if kind == WITH_REGISTERS else 0,
             norm_eps=settings.epsilon("layer_norm_eps", 1e-6),
             has_qkv_bias=settings.choice("qkv_bias", (True, False)),
@@ -98,9 +99,11 @@ def _with_published_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for present, published in _PUBLISHED.items():
             name = name.replace(present, published)
         renamed[name] = tensor
-    for name in [name for name in renamed if _GATE in name and name.replace(_GATE, _UP) in renamed]:
-        halves = renamed.pop(name), renamed.pop(name.replace(_GATE, _UP))
-        renamed[name.replace(_GATE, _GATE_AND_UP)] = torch.cat(halves)
+    for name in [name for name in renamed if _GATE in name]:
+        up = name.replace(_GATE, _UP)
+        # Others stay, and are told as tensors that do not fit.
+        if up in renamed and renamed[up].ndim and renamed[up].shape == renamed[name].shape:
+            renamed[name.replace(_GATE, _GATE_AND_UP)] = torch.cat([renamed.pop(name), renamed.pop(up)])
     renamed.pop(MASK_TOKEN, None)
     return renamed
 

@@ -41,6 +41,13 @@ class EncoderSettings:
         """Return a number of channels, pixels or tokens, 1 or more; without a default, the key must be there."""
         return self._integer(key, default, _MOST)
 
+    def picture(self, image_size: int | None = None, patch_size: int | None = None) -> tuple[int, int]:
+        """Return the sides in pixels of square pictures and of their patches; the arguments are the defaults."""
+        side, patch = self.size("image_size", image_size), self.size("patch_size", patch_size)
+        if patch > side:
+            raise self._unsupported(f"patches of {patch} pixels (patch_size) in pictures of {side} (image_size)")
+        return side, patch
+
     def layers(self, key: str, default: int | None = None) -> int:
         """Return a number of layers, 1 or more."""
         return self._integer(key, default, _MOST_LAYERS)

@@ -117,6 +117,7 @@ def configured(**values: object) -> Callable[[Path], None]:
         (configured(num_hidden_layers=10**9), "num_hidden_layers is 1000000000, not a whole number from 1 to 1024"),
         (configured(num_attention_heads=3), r"128 channels cannot be divided among 3 heads \(num_attention_heads\)"),
         (configured(image_size=[112, 112]), r"image_size is \[112, 112\], not a whole number"),
+        (configured(patch_size=113), r"patches of 113 pixels \(patch_size\) in pictures of 112 \(image_size\)"),
         (configured(hidden_act="relu"), "hidden_act is 'relu', not 'gelu'"),
         (configured(use_swiglu_ffn=1), "use_swiglu_ffn is 1, not False or True"),
         (configured(layer_norm_eps=-1), "layer_norm_eps is -1, not a positive number"),

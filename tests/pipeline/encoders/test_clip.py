@@ -79,8 +79,9 @@ def test_the_vision_tower_is_that_of_transformers(activation: str, has_bias: boo
     pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         assert_close(network(pixels), expected(pixels).image_embeds, atol=1e-6, rtol=1e-6)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors lacks 'visual_projection\.weight'"):
-        build_clip_vision(sizes, {}, path)
+    for wrong in ({}, {"visual_projection.weight": torch.zeros(())}, {"visual_projection.weight": torch.zeros(0, 24)}):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors lacks 'visual_projection\.weight'"):
+            build_clip_vision(sizes, wrong, path)
 
 
 def test_what_transformers_leaves_out_of_a_configuration_has_its_defaults() -> None:

@@ -82,11 +82,14 @@ def test_a_file_without_the_token_of_masked_patches_is_read(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["gate_proj", "up_proj"])
-def test_half_of_a_gate_is_not_enough(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("other", [None, torch.zeros(32, 23), torch.tensor(1.0)], ids=["no", "narrow", "scalar"])
+def test_a_gate_needs_both_halves(tmp_path: Path, name: str, other: Tensor | None) -> None:
     expected: Any = reference(4, use_swiglu_ffn=True)
     expected.save_pretrained(tmp_path)
     tensors: dict[str, Tensor] = dict(expected.state_dict())
     del tensors[f"encoder.layer.2.mlp.{name}.weight"]
+    if other is not None:
+        tensors[f"encoder.layer.2.mlp.{name}.weight"] = other
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"encoder\.layer\.2\.mlp\.weights_in\.weight is missing"):
         load(tmp_path)
