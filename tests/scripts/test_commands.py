@@ -11,7 +11,7 @@ from tests.support.paths import ROOT
 
 SOURCES = sorted((ROOT / "scripts").rglob("*.py"))
 COMMANDS = [
-    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
     for path in SOURCES
     if 'if __name__ == "__main__":' in path.read_text()
 ]
@@ -34,7 +34,8 @@ def test_a_command_names_itself_and_has_help(
 ) -> None:
     if command in PACKAGES:
         pytest.importorskip(PACKAGES[command])
-    module = importlib.import_module(command)
+    is_package = (ROOT / command.replace(".", "/")).is_dir()
+    module = importlib.import_module(f"{command}.__main__" if is_package else command)
     assert f"python -m {command}" in (module.__doc__ or "")
     monkeypatch.setattr(sys, "argv", [command, "--help"])
     with pytest.raises(SystemExit) as exit_:
