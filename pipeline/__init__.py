@@ -60,6 +60,7 @@ from pipeline.scoring.candidate import (
     PackedAsset,
     Stage,
 )
+from pipeline.scoring.memory import SharedMemory
 from pipeline.scoring.score import PARTS, Part, Score
 from pipeline.scoring.scorer import ScoredViews, Scorer, ScorerSources, ScoreSplats, ValidatorScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
@@ -98,12 +99,12 @@ __all__ = [
     "FinishedCandidate", "FormatError", "FullForeground", "GenerationJob", "Generator", "HubReference", "ImagePrompt",
     "ImagesPrompt", "Matting", "NoCutOut", "NonFiniteOutput", "OnStep", "OutOfMemory", "PackedAsset", "PackedSplats",
     "Part", "PipelineError", "PreparedPicture", "Prompt", "PromptError", "ReferenceViews", "Request", "ResultFormat",
-    "SamplerParams", "Score", "ScoreSplats", "ScoredViews", "Scorer", "ScorerSources", "Similarity", "Splats", "Stage",
-    "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams", "TooManyVoxels", "UnsupportedPrompt", "UpAxis",
-    "ValidatorScorer", "VoxelLimit", "WorkerLost", "check_weights", "choose_compute", "choose_drawing_device",
-    "compute_statistics", "count_non_finite", "count_zero_rotations", "decode_image_prompt", "download_weights",
-    "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis", "has_fixed_place", "invalid_reason",
-    "is_embedded", "is_template", "load_backend", "measure_similarity", "normalise", "orbit", "parse_text_prompt",
-    "ply", "recognise_format", "render", "render_validator_views", "run_best_of_n", "spz", "tile", "voxel_splats",
-    "with_cut_out", "with_template",
+    "SamplerParams", "Score", "ScoreSplats", "ScoredViews", "Scorer", "ScorerSources", "SharedMemory", "Similarity",
+    "Splats", "Stage", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams", "TooManyVoxels",
+    "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "WorkerLost", "check_weights", "choose_compute",
+    "choose_drawing_device", "compute_statistics", "count_non_finite", "count_zero_rotations", "decode_image_prompt",
+    "download_weights", "draw_contact_sheet", "draw_views", "drop_invalid", "flip_up_axis", "has_fixed_place",
+    "invalid_reason", "is_embedded", "is_template", "load_backend", "measure_similarity", "normalise", "orbit",
+    "parse_text_prompt", "ply", "recognise_format", "render", "render_validator_views", "run_best_of_n", "spz", "tile",
+    "voxel_splats", "with_cut_out", "with_template",
 ]  # fmt: skip

@@ -91,8 +91,9 @@ def run_to_the_end(work: Callable[[], Coroutine[Any, Any, ExitCode]], debug: boo
     # Importing bittensor silences all loggers that exist, so it comes before the log is set up.
     import bittensor  # noqa: F401
 
-    from miner.runtime import ImpatientExecutor, configure
+    from miner.runtime import ImpatientExecutor, configure, return_large_pieces
 
+    return_large_pieces()
     configure(debug)
 
     async def end_in_time(working: Coroutine[Any, Any, ExitCode]) -> ExitCode:

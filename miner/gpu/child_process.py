@@ -11,6 +11,8 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
+from miner.runtime import return_large_pieces
+
 _SPAWN = multiprocessing.get_context("spawn")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Seconds in which a killed process ends, unless the kernel holds it.
@@ -121,6 +123,7 @@ def read(connection: Connection) -> Any:
 
 def _run(connection: Connection, work: Callable[..., None], *arguments: object) -> None:
     ignore_signals()
+    return_large_pieces()
     with contextlib.suppress(EOFError):
         work(Pipe(connection), *arguments)
     # Without waiting for threads that hang.

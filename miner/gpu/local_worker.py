@@ -27,6 +27,7 @@ from pipeline import (
     GenerationJob,
     OnStep,
     PipelineError,
+    SharedMemory,
     WorkerLost,
 )
 
@@ -72,8 +73,10 @@ class LocalWorker(Worker):
         self._place = place
         self._load_models = load_models
         self._thread = DeviceThread()
-        # Packs what is not scored while the device works on.
-        self._packer = ThreadPoolExecutor(1, "packer")
+        # Packs and scores candidates while the device makes the next one.
+        self._finisher = ThreadPoolExecutor(1, "finisher", partial(_use_own_stream, device))
+        self._finishing_since: float | None = None
+        self._memory = SharedMemory()
         self._makers: dict[str, CandidateMaker] = {}
         # The ids of models that are loaded, or to be.
         self._wanted: set[str] = set()
@@ -81,7 +84,7 @@ class LocalWorker(Worker):
         self._counter = CandidateCounter()
         # The candidate that the device is busy with, and since when.
         self._busy: tuple[_Making, float] | None = None
-        # By task and seed; what is packed beside the next candidate is among them.
+        # By task and seed; what is finished beside the next candidate is among them.
         self._making: dict[tuple[str, int], _Making] = {}
         self._fault = ""
 
@@ -153,7 +156,9 @@ class LocalWorker(Worker):
 
     def check(self, limit: float) -> None:
         """Give up for good if a job takes longer than `limit` seconds."""
-        if self._thread.running_for > limit and not self._fault:
+        since = self._finishing_since
+        finishing_for = 0.0 if since is None else time.monotonic() - since
+        if max(self._thread.running_for, finishing_for) > limit and not self._fault:
             self._lose(f"a generation has hung for {limit:.0f} s; only a new process can go on")
 
     def status(self) -> WorkerStatus:
@@ -175,7 +180,7 @@ class LocalWorker(Worker):
 
     def stop(self, timeout: float) -> bool:
         """Stop the present candidate at its next step; return whether the thread ended in time."""
-        self._packer.shutdown(wait=False, cancel_futures=True)
+        self._finisher.shutdown(wait=False, cancel_futures=True)
         return self._thread.stop(timeout)
 
     def _forget(self, task: str) -> None:
@@ -189,13 +194,18 @@ class LocalWorker(Worker):
             making.check(stage, done, steps)
             on_step(stage, done, steps)
 
-        finish = maker.begin(job, attempt, check)
+        begun = maker.begin(job, attempt, check)
         self._counter.count()
-        if maker.scorer_for(job) is not None:
-            making.end(finish)
+        if isinstance(begun, FinishedCandidate):
+            making.end(lambda: begun)
             return
         with suppress(RuntimeError):  # the miner is stopping
-            self._packer.submit(making.end, finish)
+            self._finisher.submit(self._finish, making, begun)
+
+    def _finish(self, making: _Making, finish: Callable[[], FinishedCandidate]) -> None:
+        self._finishing_since = time.monotonic()
+        making.end(finish)
+        self._finishing_since = None
 
     def _end(self, making: _Making, work: "Future[None]") -> None:
         """Take note that the device's thread is done with a candidate."""
@@ -228,7 +238,7 @@ class LocalWorker(Worker):
         else:
             checkpoints = " and ".join(phase.settings.checkpoints)
             log.info("Loaded %s and warmed up in %.1f s", checkpoints, seconds)
-            self._makers[models] = CandidateMaker(loaded.backend, loaded.scorer)
+            self._makers[models] = CandidateMaker(loaded.backend, loaded.scorer, memory=self._memory)
             if models not in self._wanted:
                 # They were dropped while they loaded.
                 self.unload(models)
@@ -268,3 +278,9 @@ class LocalWorker(Worker):
             with suppress(InvalidStateError):
                 making.future.set_exception(WorkerLost(f"the worker on {self.device} was lost: {reason}"))
         self._on_change()
+
+
+def _use_own_stream(device: str) -> None:
+    """Have the thread's work on a GPU run beside that of other threads, which are on the default stream."""
+    if device.startswith("cuda"):
+        torch.cuda.set_stream(torch.cuda.Stream(device))

@@ -7,7 +7,7 @@ from miner.gpu import messages
 from miner.gpu.local_worker import LocalWorker
 from miner.gpu.worker_process import MakeLoader
 from miner.gpu.worker_server import WorkerServer, log_to
-from miner.runtime import code_version
+from miner.runtime import code_version, return_large_pieces
 
 
 class RayActor:
@@ -29,6 +29,7 @@ class RayActor:
 
     def start(self, device: str, make_loader: bytes, level: int) -> None:
         """Start the worker; `make_loader` is a pickled MakeLoader, and `level` the least that is logged."""
+        return_large_pieces()
         make: MakeLoader = pickle.loads(make_loader)  # noqa: S301 - from the miner
         log_to(self._report, level)
         self._server = WorkerServer(LocalWorker(device, make(device)), self._report)

@@ -18,7 +18,7 @@ import torch
 from miner.monitor.gallery import read_upright
 from miner.monitor.thumbnails import Picture
 from miner.monitor.turntable import SIZE, draw_turntable, encode_webp
-from miner.runtime import write_atomically
+from miner.runtime import return_large_pieces, write_atomically
 from pipeline import PipelineError, decode_image_prompt, render_validator_views, tile
 
 COLUMNS = 4
@@ -71,6 +71,7 @@ def lower_priority() -> None:
 def main() -> None:
     """Carry out orders until stdin ends."""
     torch.set_num_threads(1)
+    return_large_pieces()
     if "--idle" in sys.argv:
         lower_priority()
     for line in sys.stdin:

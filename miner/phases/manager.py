@@ -185,13 +185,19 @@ class PhaseManager:
         if self.selector.models.key.serves(phase.settings.models_key):
             return self.selector.models
         log.info("Loading the models of %s; %s goes on in the meantime", choice.label, self.selector.choice.label)
+        loading = asyncio.ensure_future(self._owner.load(phase))
         try:
-            return await self._owner.load(phase)
+            # This may take minutes, in which the last tasks of models that were swapped out before come to their end.
+            while not (await asyncio.wait({loading}, timeout=POLL_INTERVAL))[0]:
+                self._retired.free_unused()
+            return await loading
         except OperatorError:
             raise
         except Exception as error:  # nothing that a new phase provokes may stop the one that runs
             log.exception("Loading phase %s failed unexpectedly", phase.name)
             raise OperatorError(f"phase {phase.name} cannot be loaded: {type(error).__name__}: {error}") from None
+        finally:
+            loading.cancel()
 
     def _report(self, problems: Problems) -> None:
         """Log those of the present problems that are new."""

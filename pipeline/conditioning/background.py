@@ -29,10 +29,17 @@ class BackgroundRemover:
         self.model = model
         requested = _EXECUTION_PROVIDERS["cpu" if provider == "cpu" else "cuda"]
         providers = list(dict.fromkeys([requested, "CPUExecutionProvider"]))
+        # Only now, since import_rembg tells what to install if it is missing.
+        from onnxruntime import SessionOptions
+
+        options = SessionOptions()
+        # Its arena would keep what the largest pass took, half a gigabyte for u2netp, for as long as the model is
+        # loaded, and more with each model that is swapped in.
+        options.enable_cpu_mem_arena = False
         with warnings.catch_warnings():
             # onnxruntime and rembg warn about a missing provider, which is an error below.
             warnings.simplefilter("ignore")
-            self._session = self._rembg.new_session(model, providers=providers)
+            self._session = self._rembg.new_session(model, sess_opts=options, providers=providers)
         self.provider: str = self._session.inner_session.get_providers()[0]
         log.info("Backgrounds are removed by %s on %s", model, self.provider)
         if self.provider != requested and provider != "auto":

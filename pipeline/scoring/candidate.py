@@ -13,7 +13,7 @@ from pipeline.conditioning.preprocessing import PreparedPicture
 from pipeline.errors import Cancelled, NoCutOut, PipelineError
 from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
 from pipeline.scoring.candidate_sheet import draw_candidate_sheet
-from pipeline.scoring.memory import within_memory
+from pipeline.scoring.memory import SharedMemory, within_memory
 from pipeline.scoring.score import Score
 from pipeline.scoring.scorer import ScoredViews, Scorer, ScoreSplats
 from pipeline.splats.container import Container
@@ -148,22 +148,25 @@ class _TaskState:
     score_splats: ScoreSplats | None = None
 
 
+# Packs, checks and scores what was sampled.
+Finish = Callable[[], FinishedCandidate]
+
+
 @dataclass(eq=False)
 class CandidateMaker:
     """Makes candidates with one phase's models; a prompt is encoded once for all candidates of its task.
 
-    Without a scorer, a candidate is packed and checked by the function that `begin` returns, which leaves the device
-    alone and so may run beside the next one. Not thread-safe otherwise; one call at a time.
+    What `begin` returns may be called in one other thread, while the next candidate is begun in this one: packing works
+    on the CPU, and scoring leaves most of a GPU idle. Previews are scored at once, since they decide what is made next.
+
+    memory: shared with the makers of other phases that use the same device.
     """
 
     backend: Backend
     scorer: Scorer | None = None
     now: Callable[[], float] = time.monotonic
+    memory: SharedMemory = field(default_factory=SharedMemory)
     _tasks: dict[str, _TaskState] = field(default_factory=dict, init=False)
-
-    def scorer_for(self, job: GenerationJob) -> Scorer | None:
-        """Return what scores a job's results, None if nothing does."""
-        return self.scorer if job.is_scored else None
 
     def make(self, job: GenerationJob, attempt: Attempt, on_step: OnStep = ignore_steps) -> FinishedCandidate:
         """Make a candidate, or a preview of it where the backend samples on structures.
@@ -171,98 +174,93 @@ class CandidateMaker:
         An object that cannot be made becomes a candidate with a problem instead of an error. Raises whatever `on_step`
         raises, and errors other than PipelineError.
         """
-        return self.begin(job, attempt, on_step)()
+        begun = self.begin(job, attempt, on_step)
+        return begun if isinstance(begun, FinishedCandidate) else begun()
 
     def begin(
         self, job: GenerationJob, attempt: Attempt, on_step: OnStep = ignore_steps
-    ) -> Callable[[], FinishedCandidate]:
-        """Do a candidate's work on the device; return the function that does the rest. Raises what `make` raises."""
+    ) -> "FinishedCandidate | Finish":
+        """Sample a candidate; return the function that finishes it, or what is finished. Raises what `make` raises."""
         started = self.now()
+        scorer = self.scorer if job.is_scored else None
+        state = self._tasks.setdefault(job.task, _TaskState())
+        request = job.request
+        is_preview = (
+            attempt.stage == "preview" and scorer is not None and self.backend.samples_on_structures(request.prompt)
+        )
+        if is_preview:
+            latents = replace(request.slat_sampler_params, steps=job.preview_steps)
+            request = replace(request, slat_sampler_params=latents)
         try:
-            return within_memory(lambda: self._begin(job, attempt, on_step, started), "this task")
+            asset = self.memory.sample(
+                lambda: within_memory(lambda: self._sample(request, attempt, state, on_step), "this task")
+            )
+            if is_preview:
+                return within_memory(lambda: self._preview(job, state, asset, started), "this task")
         except Cancelled:
             raise
         except PipelineError as error:
             if isinstance(error, NoCutOut) and not job.is_explained:
                 error.mattings = ()
-            failed = FinishedCandidate.failed(attempt.seed, self.now() - started, error)
-            return lambda: failed
+            return FinishedCandidate.failed(attempt.seed, self.now() - started, error)
+        kept = replace(asset, splats=asset.splats.to("cpu"))
+        seconds = self.now() - started
+        return lambda: self._finish(job, state, kept, seconds)
 
     def forget(self, task: str) -> None:
         """Drop what is kept of a task."""
         self._tasks.pop(task, None)
 
-    def _begin(
-        self, job: GenerationJob, attempt: Attempt, on_step: OnStep, started: float
-    ) -> Callable[[], FinishedCandidate]:
-        """Do a candidate's work on the device. Raises PipelineError, torch.OutOfMemoryError or what on_step raises."""
-        scorer = self.scorer_for(job)
-        is_preview = (
-            attempt.stage == "preview" and scorer is not None and self.backend.samples_on_structures(job.request.prompt)
-        )
-        asset = self._sample(job, attempt, is_preview, on_step)
-        if scorer is not None:
-            judge = self._preview if is_preview else self._judge
-            finished = judge(job, asset, started, scorer)
-            return lambda: finished
-        # Packed beside the next candidate, which has the device to itself.
-        kept = replace(asset, splats=asset.splats.to("cpu"))
-        seconds = self.now() - started
-        return lambda: self._finish(job, kept, seconds)
-
-    def _sample(self, job: GenerationJob, attempt: Attempt, is_preview: bool, on_step: OnStep) -> Asset:
+    def _sample(self, request: Request, attempt: Attempt, state: _TaskState, on_step: OnStep) -> Asset:
         """Generate an object; its seconds include those of its preview, and of the prompt if that is encoded for it."""
-        request = replace(job.request, seed=attempt.seed, structure=attempt.structure)
-        if is_preview:
-            latents = replace(request.slat_sampler_params, steps=job.preview_steps)
-            request = replace(request, slat_sampler_params=latents)
-        state = self._tasks.setdefault(job.task, _TaskState())
         encoding: Mapping[str, float] = {}
         if state.conditioning is None:
             state.conditioning = self.backend.encode(request.prompt)
             encoding = state.conditioning.seconds
+        request = replace(request, seed=attempt.seed, structure=attempt.structure)
         asset = self.backend.sample(state.conditioning, request, on_step)
         return asset.with_added_seconds(attempt.seconds).with_added_seconds(encoding)
 
-    def _finish(self, job: GenerationJob, asset: Asset, seconds: float) -> FinishedCandidate:
-        """Pack and check an object that is not scored and whose generation took `seconds`."""
-        started = self.now()
-        try:
-            packed, splats = within_memory(lambda: _pack(job, asset), "this task")
-        except PipelineError as error:
-            return FinishedCandidate.failed(asset.seed, seconds, error)
-        return _unscored(packed, seconds + self.now() - started, invalid_reason(splats) or "")
-
-    def _preview(self, job: GenerationJob, asset: Asset, started: float, scorer: Scorer) -> FinishedCandidate:
+    def _preview(self, job: GenerationJob, state: _TaskState, asset: Asset, started: float) -> FinishedCandidate:
         """Score an object of few steps of latents, without files."""
         splats = flip_up_axis(job.container.place(asset.splats))
         if problem := invalid_reason(splats) or "":
             candidate = Candidate(asset.seed, self.now() - started, None, problem, "invalid", asset.voxels)
             return FinishedCandidate(candidate)
-        scored, note = self._try_to_score(job, splats, scorer)
+        scored, note = self._try_to_score(job, state, splats)
         score = scored.score if scored else None
         candidate = Candidate(asset.seed, self.now() - started, score, note, "dropped", asset.voxels)
         sheet = _draw_sheet(job, scored)
         return FinishedCandidate(candidate, structure=asset.structure, seconds=asset.seconds, sheet=sheet)
 
-    def _judge(self, job: GenerationJob, asset: Asset, started: float, scorer: Scorer) -> FinishedCandidate:
-        """Pack, check and score an object. Raises PipelineError if packing fails."""
-        packed, splats = _pack(job, asset)
-        if problem := invalid_reason(splats) or "":
-            return _unscored(packed, self.now() - started, problem)
-        scored, note = self._try_to_score(job, splats, scorer)
-        sheet = _draw_sheet(job, scored)
-        score, seconds = scored.score if scored else None, self.now() - started
-        candidate = Candidate(asset.seed, seconds, score, note, voxels=asset.voxels)
-        return FinishedCandidate(candidate, packed, sheet=sheet)
-
-    def _try_to_score(self, job: GenerationJob, splats: Splats, scorer: Scorer) -> tuple[ScoredViews | None, str]:
-        """Return the score of splats with their views, or None and why there is none."""
-        state = self._tasks[job.task]
+    def _finish(self, job: GenerationJob, state: _TaskState, asset: Asset, seconds: float) -> FinishedCandidate:
+        """Pack, check and score an object whose sampling took `seconds`. Raises Cancelled."""
+        started = self.now()
         try:
+            packed, splats = within_memory(lambda: _pack(job, asset), "this task")
+        except PipelineError as error:
+            return FinishedCandidate.failed(asset.seed, seconds + self.now() - started, error)
+        note, scored = invalid_reason(splats) or "", None
+        fate: Fate = "invalid" if note else "beaten"
+        if not note and job.is_scored:
+            scored, note = self._try_to_score(job, state, splats)
+        score, sheet = scored.score if scored else None, _draw_sheet(job, scored)
+        seconds += self.now() - started
+        return FinishedCandidate(Candidate(asset.seed, seconds, score, note, fate, asset.voxels), packed, sheet=sheet)
+
+    def _try_to_score(self, job: GenerationJob, state: _TaskState, splats: Splats) -> tuple[ScoredViews | None, str]:
+        """Return the score of splats with their views, or None and why there is none; "" without a scorer."""
+        scorer = self.scorer
+        if scorer is None:
+            return None, ""
+
+        def score() -> ScoredViews:
             if state.score_splats is None:
                 state.score_splats = scorer.for_prompt(job.request.prompt)
-            return state.score_splats(splats), ""
+            return state.score_splats(splats)
+
+        try:
+            return self.memory.score(score), ""
         except Cancelled:
             raise
         except Exception as error:  # a scorer that fails in any way does not cost the result
@@ -287,8 +285,3 @@ def _draw_sheet(job: GenerationJob, scored: ScoredViews | None) -> bytes:
     with suppress(Exception):  # whatever a picture may cost, it is not the result
         return draw_candidate_sheet(scored.views)
     return b""
-
-
-def _unscored(asset: PackedAsset, seconds: float, problem: str) -> FinishedCandidate:
-    fate: Fate = "invalid" if problem else "beaten"
-    return FinishedCandidate(Candidate(asset.seed, seconds, None, problem, fate, asset.voxels), asset)

@@ -15,10 +15,11 @@ _AXIS_BITS = 10
 
 
 class Pooling(NamedTuple):
-    """The next coarser level: its voxels, and for each fine row its coarse row."""
+    """The next coarser level: its voxels, and for each fine row its coarse row and which of the 8 children it is."""
 
     coarse: "VoxelGrid"
     parent: Tensor
+    octant: Tensor
 
 
 def _keys(batch: Tensor, position: Tensor) -> Tensor:
@@ -81,7 +82,8 @@ class VoxelGrid:
         """Next coarser level, of half the resolution, sorted by (batch, x, y, z)."""
         coarse = torch.cat([self.coords[:, :1], self.positions // 2], dim=1)
         unique, parent = torch.unique(coarse, dim=0, return_inverse=True)
-        return Pooling(VoxelGrid(unique), parent)
+        x, y, z = (self.positions % 2).unbind(1)
+        return Pooling(VoxelGrid(unique), parent, 4 * x + 2 * y + z)
 
     def windows(self, size: int, shift: int) -> Segments:
         """Assign the rows to cubic windows, whose borders are at multiples of `size`, moved by -shift."""
@@ -97,10 +99,11 @@ def downsample(features: Tensor, pooling: Pooling) -> Tensor:
 
     Upstream's pooling counts one zero element too many, and the weights were trained with it.
     """
-    total = features.new_zeros(len(pooling.coarse), features.shape[1], dtype=torch.float32)
-    total.index_add_(0, pooling.parent, features.float())
+    # Summed in one order, which index_add_ on a GPU does not promise.
+    children = features.new_zeros(len(pooling.coarse), 8, features.shape[1], dtype=torch.float32)
+    children[pooling.parent, pooling.octant] = features.float()
     count = torch.bincount(pooling.parent, minlength=len(pooling.coarse))
-    return (total / (count[:, None] + 1)).to(features.dtype)
+    return (children.sum(1) / (count[:, None] + 1)).to(features.dtype)
 
 
 def upsample(features: Tensor, pooling: Pooling) -> Tensor:

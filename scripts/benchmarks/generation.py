@@ -6,9 +6,9 @@
 
 random:NAME first writes a checkpoint of the public one's size with random weights. A spherical shell of voxels replaces
 the structure, since random weights make none. The figures are medians after a warm-up, with the device synchronised;
-the last line is JSON. --candidates counts whole candidates, one after the other, with the energy of each as nvidia-smi
-reads the card's power; --score writes each as an SPZ file, verifies it, and scores what it holds with all parts of the
-score, of the published sizes. Needs neither bittensor nor rembg.
+the last line is JSON. --candidates counts whole candidates that the miner's worker makes, with the energy of each as
+nvidia-smi reads the card's power; --score writes each as an SPZ file, verifies it, and scores what it holds with all
+parts of the score, of the published sizes. Needs neither bittensor nor rembg.
 """
 
 import argparse
@@ -24,17 +24,16 @@ from typing import Any
 
 import torch
 
-from pipeline import SamplerParams, ValidatorScorer, choose_compute, ply, spz
+from pipeline import SamplerParams, choose_compute, ply
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.structure_decoder import occupied_voxels
 from scripts.benchmarks import operations
-from scripts.benchmarks.power import with_mean_power
-from scripts.benchmarks.scoring import PROMPTS, load_scorer
+from scripts.benchmarks.candidate_rate import SECONDS, measure_candidates
+from scripts.benchmarks.scoring import load_scorer
 from scripts.benchmarks.timing import GIB, elapsed, median_seconds
 from scripts.benchmarks.workload import GenerationWorkload, checkpoint_directory, phase_params, shell_grid
 from scripts.loaded_checkpoint import LoadedCheckpoint
 
-CANDIDATE_SECONDS = 25.0
 # Of the structure's size.
 NEW_SIZES = (0.53, 0.83, 1.31)
 OTHER_PHASE = SamplerParams(30, 7.5, (0.5, 1.0), 3.0), SamplerParams(20, 3.0, (0.5, 1.0), 3.0)
@@ -82,36 +81,6 @@ def first_to_last(workload: GenerationWorkload, grid: VoxelGrid, runs: int) -> f
     return seconds[0] / seconds[-1]
 
 
-def measure_candidates(workload: GenerationWorkload, scorer: ValidatorScorer | None) -> dict[str, float]:
-    """Return how many candidates are finished within CANDIDATE_SECONDS, and the seconds and joules of each."""
-    score = None if scorer is None else scorer.for_prompt(PROMPTS["image"])
-
-    def make() -> None:
-        if score is None:
-            workload.make_candidate(workload.grid)
-            return
-        splats = workload.make_splats(workload.grid)
-        score(spz.verify_round_trip(splats, spz.to_bytes(splats)))
-
-    def make_until_too_late() -> list[float]:
-        finished: list[float] = []
-        start = time.perf_counter()
-        while not finished or finished[-1] <= CANDIDATE_SECONDS:
-            elapsed(make)
-            finished.append(time.perf_counter() - start)
-        return finished
-
-    make()
-    finished, watts = with_mean_power(make_until_too_late, workload.engine.device)
-    seconds_each = finished[-1] / len(finished)
-    return {
-        "count": len(finished) - 1,
-        "seconds_each": round(seconds_each, 4),
-        "joules_each": round(watts * seconds_each),
-        "watts": round(watts),
-    }
-
-
 @torch.inference_mode()
 def measure(arguments: argparse.Namespace, directory: Path, write_seconds: float) -> dict[str, Any]:
     """Return all figures of one run; `write_seconds` were spent on writing the checkpoint."""
@@ -150,7 +119,7 @@ def measure(arguments: argparse.Namespace, directory: Path, write_seconds: float
         },
     }  # fmt: skip
     if arguments.candidates:
-        result["candidates"] = measure_candidates(workload, scorer)
+        result["candidates"] = measure_candidates(workload, scorer, arguments.phase)
     if arguments.new_sizes:
         grids = [shell_grid(round(arguments.voxels * factor), compute.device) for factor in NEW_SIZES]
         result["first_against_tenth"] = [round(first_to_last(workload, grid, 10), 3) for grid in grids]
@@ -171,7 +140,7 @@ def show(result: dict[str, Any]) -> None:
     print(f"{'sum':20} {result['total_milliseconds']:9.2f} ms; peak {result['peak_gib']} GiB")
     if "candidates" in result:
         print("candidates in {} s: {count}; {seconds_each} s and {joules_each} J each, at {watts} W".format(
-            CANDIDATE_SECONDS, **result["candidates"]
+            SECONDS, **result["candidates"]
         ))  # fmt: skip
 
 
@@ -187,7 +156,7 @@ def main() -> int:
     parser.add_argument("--fp8", action="store_true", help="acceleration.fp8 of phases")
     parser.add_argument("--reuse", type=int, default=0, help="acceleration.reuse of phases")
     parser.add_argument("--new-sizes", action="store_true", help="compare first runs of new sizes and phases, too")
-    parser.add_argument("--candidates", action="store_true", help=f"count those made in {CANDIDATE_SECONDS:.0f} s")
+    parser.add_argument("--candidates", action="store_true", help=f"count those made in {SECONDS:.0f} s")
     parser.add_argument("--score", action="store_true", help="with --candidates: write, verify and score each, too")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():

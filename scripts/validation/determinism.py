@@ -2,6 +2,7 @@
 
     python -m scripts.validation.determinism
     python -m scripts.validation.determinism --phase phase3 --prompts 2
+    python -m scripts.validation.determinism --gpu-only
 
 Generates objects with the embedded checkpoints, four seeds for each prompt, on the CPU and, where there is one, a GPU:
 once more in the opposite order, in another process, with other numbers of threads, and four at a time, which only the
@@ -13,21 +14,17 @@ determinism.md beside this file.
 
 import argparse
 import json
-import math
 import multiprocessing
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from pipeline import Asset, Request, SamplerParams, TextPrompt, choose_compute
 from pipeline.compute import Kernels, Precision
@@ -41,14 +38,11 @@ from scripts.benchmarks.timing import device_name
 from scripts.benchmarks.workload import phase_params
 from scripts.loaded_checkpoint import LoadedCheckpoint
 from scripts.train_tiny.eval.samples import encode, held_out_object, render_prompt
+from scripts.validation.object_comparison import ARRAYS, Comparison, Output, compare
 
 Kind = Literal["image", "text"]
 CHECKPOINTS: dict[Kind, str] = {"image": "embedded", "text": "embedded-text"}
 SEEDS = (0, 1, 2, 3)
-ARRAYS = {
-    "means": "positions", "log_scales": "log scales", "quaternions": "rotations", "opacity_logits": "opacity logits",
-    "f_dc": "colours",
-}  # fmt: skip
 # Rows whose objects must have the same bits.
 REPEATED = ("second run", "another process")
 
@@ -67,24 +61,6 @@ class Setup:
     def name(self) -> str:
         """Device, precision and kernels, as the table names them."""
         return "CPU" if self.device == "cpu" else f"GPU {self.precision} {self.kernels}"
-
-
-@dataclass(frozen=True, eq=False)
-class Output:
-    """An object: its voxels [N, 3] uint8, and each array of its splats, by name, float32."""
-
-    voxels: npt.NDArray[np.uint8]
-    splats: dict[str, npt.NDArray[np.float32]]
-
-    @staticmethod
-    def of(voxels: Tensor, splats: dict[str, Tensor]) -> "Output":
-        """Copy tensors of any device."""
-        arrays = {name: tensor.cpu().numpy().copy() for name, tensor in splats.items()}
-        return Output(voxels.to("cpu", torch.uint8).numpy(), arrays)
-
-
-# (number of a held-out object, structures) -> an object for each seed, on the given structures if there are any.
-Make = Callable[[int, Sequence[Output] | None], list[Output]]
 
 
 @dataclass(eq=False)
@@ -159,54 +135,6 @@ class Generation:
         return sample_asset(engine, conditions, request, ignore_steps, Measurements(engine.device))
 
 
-@dataclass
-class Comparison:
-    """Objects against their reference.
-
-    identical: how many objects have the reference's bits. voxels, other_voxels: the reference's voxels, and those that
-    only one of both has. largest: the largest difference of each array of the splats, on the reference's structures;
-    infinite if they were not made on these.
-    """
-
-    objects: int = 0
-    identical: int = 0
-    voxels: int = 0
-    other_voxels: int = 0
-    largest: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ARRAYS, 0.0))
-
-    def add(self, number: int, reference: Sequence[Output], make: Make) -> None:
-        """Make the objects of a prompt and compare them, on the reference's structures if their own are others."""
-        outputs = make(number, None)
-        other_voxels = sum(map(count_other_voxels, outputs, reference))
-        self.objects += len(reference)
-        self.voxels += sum(len(output.voxels) for output in reference)
-        self.other_voxels += other_voxels
-        self.identical += sum(map(have_same_bits, outputs, reference))
-        if other_voxels:
-            outputs = make(number, reference)
-        for output, expected in zip(outputs, reference, strict=True):
-            for name in ARRAYS:
-                difference = largest_difference(output.splats[name], expected.splats[name])
-                self.largest[name] = max(self.largest[name], difference)
-
-
-def count_other_voxels(output: Output, reference: Output) -> int:
-    """Return the number of voxels that only one of two objects has."""
-    return len({*map(tuple, output.voxels.tolist())} ^ {*map(tuple, reference.voxels.tolist())})
-
-
-def largest_difference(values: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) -> float:
-    """Return the largest absolute difference of two arrays; infinity if their shapes differ."""
-    return float(np.abs(values - reference).max()) if values.shape == reference.shape else math.inf
-
-
-def have_same_bits(output: Output, reference: Output) -> bool:
-    """Return whether two objects have the same voxels and splats in the same order."""
-    return np.array_equal(output.voxels, reference.voxels) and all(
-        np.array_equal(output.splats[name], array) for name, array in reference.splats.items()
-    )
-
-
 def make_elsewhere(setup: Setup, seeds: Sequence[int], threads: int, numbers: Sequence[int]) -> list[list[Output]]:
     """Make the objects of some prompts one by one, in a process that was started for it."""
     torch.set_num_threads(threads)
@@ -223,14 +151,6 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def compare(numbers: Sequence[int], references: Sequence[Sequence[Output]], make: Make) -> Comparison:
-    """Compare the objects of some prompts with their references."""
-    comparison = Comparison()
-    for number, reference in zip(numbers, references, strict=True):
-        comparison.add(number, reference, make)
-    return comparison
 
 
 def compare_on_device(
@@ -251,13 +171,12 @@ def compare_on_device(
         yield f"batch of {len(generation.seeds)}", compare(numbers, references, generation.batched)
 
 
-def measure(kind: Kind, phase: str, prompts: int, gpu: bool) -> Iterator[tuple[str, str, Comparison]]:
-    """Yield (what was compared, with what, the comparison) for one kind of prompt; the CPU's one thread comes first."""
-    params, numbers = phase_params(phase), range(prompts)
-    cpu = Generation(Setup(kind, params))
+def compare_on_cpu(
+    cpu: Generation, numbers: Sequence[int], references: Sequence[Sequence[Output]]
+) -> Iterator[tuple[str, str, Comparison]]:
+    """Yield the comparisons of runs on the CPU; the references were made there by one thread."""
     all_threads = torch.get_num_threads()
     with torch_threads(1):
-        references = [cpu.one_by_one(number) for number in numbers]
         for name, comparison in compare_on_device(cpu, numbers, references):
             yield f"CPU, 1 thread, {name}", "CPU, 1 thread", comparison
     for threads in sorted({2, all_threads} - {1}):
@@ -266,8 +185,13 @@ def measure(kind: Kind, phase: str, prompts: int, gpu: bool) -> Iterator[tuple[s
             again = [cpu.one_by_one(number) for number in numbers]
             second = compare(numbers, again, partial(cpu.one_by_one, backwards=True))
             yield f"CPU, {threads} threads, second run", f"CPU, {threads} threads", second
-    if not gpu:
-        return
+
+
+def compare_on_gpu(
+    kind: Kind, params: tuple[SamplerParams, SamplerParams], numbers: Sequence[int],
+    references: Sequence[Sequence[Output]],
+) -> Iterator[tuple[str, str, Comparison]]:  # fmt: skip
+    """Yield the comparisons of a GPU with the references, which one thread of the CPU made, and of its own runs."""
     variants: tuple[tuple[Precision, Kernels], ...] = (
         ("float32", "plain"), ("float16", "plain"), ("float16", "fused")
     )  # fmt: skip
@@ -278,6 +202,18 @@ def measure(kind: Kind, phase: str, prompts: int, gpu: bool) -> Iterator[tuple[s
         own = [generation.one_by_one(number) for number in numbers]
         for other, comparison in compare_on_device(generation, numbers, own):
             yield f"{name}, {other}", name, comparison
+
+
+def measure(kind: Kind, phase: str, prompts: int, *, cpu: bool, gpu: bool) -> Iterator[tuple[str, str, Comparison]]:
+    """Yield (what was compared, with what, the comparison) for one kind of prompt on the devices that are asked for."""
+    params, numbers = phase_params(phase), range(prompts)
+    generation = Generation(Setup(kind, params))
+    with torch_threads(1):
+        references = [generation.one_by_one(number) for number in numbers]
+    if cpu:
+        yield from compare_on_cpu(generation, numbers, references)
+    if gpu:
+        yield from compare_on_gpu(kind, params, numbers, references)
 
 
 def table_row(kind: str, run: str, reference: str, comparison: Comparison) -> str:
@@ -294,6 +230,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=4, help="held-out objects of each kind (default: 4)")
     parser.add_argument("--phase", default="demo", help="the shipped phase with the samplers' settings (default: demo)")
+    parser.add_argument("--gpu-only", action="store_true", help="do not compare runs on the CPU with one another")
     arguments = parser.parse_args()
     gpu = torch.cuda.is_available()
     device = device_name(torch.device("cuda" if gpu else "cpu"))
@@ -303,7 +240,8 @@ def main() -> int:
     report: dict[str, Any] = {"device": device, "torch": torch.__version__, "phase": arguments.phase}
     unequal = []
     for kind in CHECKPOINTS:
-        for run, reference, comparison in measure(kind, arguments.phase, arguments.prompts, gpu):
+        compared = measure(kind, arguments.phase, arguments.prompts, cpu=not arguments.gpu_only, gpu=gpu)
+        for run, reference, comparison in compared:
             print(table_row(kind, run, reference, comparison), flush=True)
             report[f"{kind}: {run}"] = vars(comparison) | {"against": reference}
             if run.endswith(REPEATED) and comparison.identical < comparison.objects:

@@ -1,9 +1,12 @@
-"""Measure the GPU memory of checkpoints at full size, each alone and both together, with their encoders.
+"""Measure the GPU memory of checkpoints at full size, and which of them fit cards of 8 to 24 GiB.
 
-    python -m scripts.validation.memory
+    python -m scripts.validation.memory [--cards 8 12 16 24]
 
-The weights are random; a spherical shell of voxels replaces the structure. Figures are GiB as torch counts its own
-allocations. The last line is JSON. Needs neither bittensor nor rembg. Recorded results: memory.md beside this file.
+Each checkpoint by itself and both together, with their encoders, without and with the networks of the validator's whole
+score. The weights are random; a spherical shell of voxels replaces the structure. Smaller cards are this one with a
+limit to torch's memory: what the driver and CUDA's libraries take beside torch is taken off it. All structures of the
+warm-up must fit, too. Figures are GiB as torch counts its own allocations. The last line is JSON. Needs neither
+bittensor nor rembg. Recorded results: memory.md beside this file.
 """
 
 import argparse
@@ -13,12 +16,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pipeline import choose_compute
 from pipeline.trellis.checkpoint import LoadedNetworks
 from pipeline.weights import random_init
+from scripts.benchmarks.scoring import PROMPTS, load_scorer
 from scripts.benchmarks.timing import GIB
 from scripts.benchmarks.workload import GenerationWorkload, phase_params
 from scripts.loaded_checkpoint import LoadedCheckpoint
@@ -26,10 +31,11 @@ from scripts.loaded_checkpoint import LoadedCheckpoint
 VOXELS = 16_000
 
 
-def measure(directories: Sequence[Path]) -> dict[str, float]:
-    """Return the memory of the loaded checkpoints, and the peak while each makes one object."""
-    gc.collect()
-    torch.cuda.empty_cache()
+def measure(directories: Sequence[Path], *, scored: bool) -> dict[str, float]:
+    """Return the memory of the loaded checkpoints, and the peak while each makes one object, after its warm-up.
+
+    Raises torch.OutOfMemoryError.
+    """
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     compute, params = choose_compute("cuda"), phase_params("phase3")
@@ -38,10 +44,15 @@ def measure(directories: Sequence[Path]) -> dict[str, float]:
         GenerationWorkload.prepare(LoadedCheckpoint.load(directory, compute, shared_networks), params, VOXELS)
         for directory in directories
     ]
+    scorer = load_scorer(compute.device) if scored else None
     loaded = torch.cuda.memory_allocated() - before
     for workload in workloads:
         workload.checkpoint.encode(workload.prompt)
-        workload.make_candidate(workload.grid)
+        for _ in workload.engine.warm_up_steps(workload.conditions):
+            pass
+        splats = workload.make_splats(workload.grid)
+        if scorer is not None:
+            scorer.for_prompt(PROMPTS["image"])(splats)
     torch.cuda.synchronize()
     return {
         "loaded": round(loaded / GIB, 2),
@@ -50,23 +61,63 @@ def measure(directories: Sequence[Path]) -> dict[str, float]:
     }
 
 
+def free_memory() -> None:
+    """Return all memory that nothing refers to."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def fits(directories: Sequence[Path], card: float, beside: float, *, scored: bool) -> bool:
+    """Return whether everything fits a card of so many GiB, of which others than torch take `beside`."""
+    total = torch.cuda.mem_get_info()[1] / GIB
+    torch.cuda.set_per_process_memory_fraction((card - beside) / total)
+    try:
+        measure(directories, scored=scored)
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        free_memory()
+    return True
+
+
+def write_checkpoints(folder: Path) -> dict[str, Path]:
+    """Write checkpoints with random weights, of which the text checkpoint has the image checkpoint's decoders."""
+    directories = {name: folder / name for name in random_init.CHECKPOINTS}
+    for name, directory in directories.items():
+        random_init.write_checkpoint(name, directory, "cuda")
+    for role in random_init.DECODERS:
+        # The published text checkpoints name the image checkpoint's decoders.
+        for suffix in (".json", ".safetensors"):
+            first, second = (directory / "ckpts" / f"{role}{suffix}" for directory in directories.values())
+            second.unlink()
+            second.hardlink_to(first)
+    return directories
+
+
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+    parser.add_argument("--cards", type=float, nargs="*", default=[8, 12, 16, 24], help="GiB of the cards to try")
+    cards: list[float] = sorted(parser.parse_args().cards)
+    report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        directories = {name: Path(folder) / name for name in random_init.CHECKPOINTS}
-        for name, directory in directories.items():
-            random_init.write_checkpoint(name, directory, "cuda")
-        for role in random_init.DECODERS:
-            # The published text checkpoints name the image checkpoint's decoders.
-            for suffix in (".json", ".safetensors"):
-                first, second = (directory / "ckpts" / f"{role}{suffix}" for directory in directories.values())
-                second.unlink()
-                second.hardlink_to(first)
-        report = {name: measure([directory]) for name, directory in directories.items()}
-        report["both"] = measure(list(directories.values()))
-    print(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__} | report))
+        directories = write_checkpoints(Path(folder))
+        sets = {name: [directory] for name, directory in directories.items()} | {"both": [*directories.values()]}
+        beside = None
+        for name, chosen in sets.items():
+            for scored in (False, True):
+                free_memory()
+                torch.cuda.reset_peak_memory_stats()
+                row: dict[str, Any] = dict(measure(chosen, scored=scored))
+                free, total = torch.cuda.mem_get_info()
+                beside = beside or (total - free - torch.cuda.memory_reserved()) / GIB
+                free_memory()
+                # A card that is larger than one that suffices suffices, too.
+                row["fits"] = next((card for card in cards if fits(chosen, card, beside, scored=scored)), None)
+                report[f"{name}, scored" if scored else name] = row
+                print(f"{name:12} {'scored' if scored else '':6} {row}", flush=True)
+    print(json.dumps(report | {"beside_torch": round(beside or 0.0, 2)}))
     return 0
 
 

@@ -10,11 +10,13 @@ import pytest
 from tests.support.paths import ROOT
 
 SOURCES = sorted((ROOT / "scripts").rglob("*.py"))
-COMMANDS = [
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in SOURCES
     if 'if __name__ == "__main__":' in path.read_text()
 ]
+# By the name that each is run with: a package is run as its __main__.
+COMMANDS = {module.removesuffix(".__main__"): module for module in MODULES}
 # The GPU machine has neither bittensor nor rembg.
 GPU_COMMANDS = ["scripts.benchmarks.generation"]
 GPU_COMMANDS += [
@@ -25,7 +27,7 @@ PACKAGES = {"scripts.validation.kernels": "triton", "scripts.supply_chain.bom": 
 
 
 def test_there_are_commands() -> None:
-    assert {"scripts.parity", "scripts.demo", "scripts.train_tiny.train", *GPU_COMMANDS} <= set(COMMANDS)
+    assert {"scripts.parity", "scripts.demo", "scripts.train_tiny.train", *GPU_COMMANDS} <= COMMANDS.keys()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -34,8 +36,7 @@ def test_a_command_names_itself_and_has_help(
 ) -> None:
     if command in PACKAGES:
         pytest.importorskip(PACKAGES[command])
-    is_package = (ROOT / command.replace(".", "/")).is_dir()
-    module = importlib.import_module(f"{command}.__main__" if is_package else command)
+    module = importlib.import_module(COMMANDS[command])
     assert f"python -m {command}" in (module.__doc__ or "")
     monkeypatch.setattr(sys, "argv", [command, "--help"])
     with pytest.raises(SystemExit) as exit_:
@@ -47,7 +48,7 @@ def test_a_command_names_itself_and_has_help(
 @pytest.mark.parametrize("record", sorted((ROOT / "scripts").rglob("*.md")), ids=lambda path: path.stem)
 def test_records_name_commands_that_exist(record: object) -> None:
     text = record.read_text()  # type: ignore[attr-defined]
-    assert set(re.findall(r"python -m (scripts[\w.]+)", text)) <= set(COMMANDS)
+    assert set(re.findall(r"python -m (scripts[\w.]+)", text)) <= COMMANDS.keys()
     assert not re.search(r"python scripts/|scripts/proofs|adversary", text)
 
 

@@ -20,18 +20,23 @@ from miner.gpu import models
 from miner.gpu.local_worker import LocalWorker
 from miner.gpu.models import load_phase_models
 from pipeline import (
+    Asset,
     Attempt,
     BackgroundModelError,
     CheckpointError,
+    Container,
     GenerationJob,
     OnStep,
     OutOfMemory,
     Request,
+    Score,
+    Splats,
     TextPrompt,
     TextToImageError,
     ValidatorScorer,
+    WorkerLost,
 )
-from tests.support.generated import FakeBackend, make_asset, make_splats
+from tests.support.generated import FakeBackend, FakeScorer, make_asset, make_splats
 from tests.support.scorers import write_scorer
 from tests.support.waiting import TIMEOUT
 
@@ -96,6 +101,63 @@ def test_the_warm_up_never_runs_beside_a_generation(
     assert worker.has("second")
     # A candidate comes first, also between the steps.
     assert order == ["loaded", "generated 1", "warm 1", "warm 2", "generated 2", "warm 3"]
+
+
+def test_a_candidate_is_scored_while_the_next_one_is_sampled(
+    worker: LocalWorker, named: NamedPhase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scoring, sampled = threading.Event(), threading.Event()
+    freed: list[threading.Event] = []
+
+    def generate(request: Request, _: OnStep) -> Asset:
+        if request.seed == 2:
+            assert scoring.wait(TIMEOUT)
+            sampled.set()
+        return make_asset(request)
+
+    def quality(_: Splats) -> float:
+        scoring.set()
+        # Would never end if the next candidate waited for this score.
+        assert sampled.wait(TIMEOUT)
+        return 0.5
+
+    loaded = models.LoadedModels(FakeBackend(generate), FakeScorer(quality), ())
+    monkeypatch.setattr(worker, "_load_models", lambda _phase: loaded)
+    worker.load("models", named).result(TIMEOUT)
+    worker.listen(lambda: [event.set() for event in freed if worker.is_free])
+    job = GenerationJob("t", Request(TextPrompt("x"), 0, None, None), Container("ply"))  # type: ignore[arg-type]
+    freed.append(threading.Event())
+    first = worker.make("models", job, Attempt(1))
+    assert freed[0].wait(TIMEOUT)
+    assert not first.done()
+    second = worker.make("models", job, Attempt(2))
+    results = [future.result(TIMEOUT).candidate for future in (first, second)]
+    assert [(candidate.seed, candidate.score) for candidate in results] == [(1, Score(0.5)), (2, Score(0.5))]
+
+
+def test_a_score_that_hangs_ends_the_worker(
+    worker: LocalWorker, named: NamedPhase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scoring, release = threading.Event(), threading.Event()
+
+    def quality(_: Splats) -> float:
+        scoring.set()
+        assert release.wait(TIMEOUT)
+        return 0.5
+
+    loaded = models.LoadedModels(FakeBackend(), FakeScorer(quality), ())
+    monkeypatch.setattr(worker, "_load_models", lambda _phase: loaded)
+    worker.load("models", named).result(TIMEOUT)
+    job = GenerationJob("t", Request(TextPrompt("x"), 0, None, None), Container("ply"))  # type: ignore[arg-type]
+    made = worker.make("models", job, Attempt(1))
+    assert scoring.wait(TIMEOUT)
+    worker.check(TIMEOUT)
+    assert worker.is_up
+    worker.check(0.0)
+    assert not worker.is_up
+    with pytest.raises(WorkerLost, match="has hung"):
+        made.result(TIMEOUT)
+    release.set()
 
 
 def test_models_that_are_dropped_while_they_load_do_not_stay(

@@ -119,6 +119,27 @@ async def test_models_that_no_task_needs_any_more_go(miner: ManagedMiner, caplog
     assert miner.backends["other"]() is not None
 
 
+async def test_models_that_no_task_needs_any_more_go_while_others_are_loaded(miner: ManagedMiner) -> None:
+    started, release, begun, proceed = (threading.Event() for _ in range(4))
+    miner.generating = hold(started, release)
+    in_hand = asyncio.create_task(miner.run(1))
+    assert await asyncio.to_thread(started.wait, TIMEOUT)
+    miner.apply("other")
+    await miner.manager.poll(at_once=True)
+    miner.loading = hold(begun, proceed)
+    miner.apply("b")
+    looking = asyncio.create_task(miner.manager.poll(at_once=True))
+    assert await asyncio.to_thread(begun.wait, TIMEOUT)
+    assert not miner.freed.is_set()
+    release.set()
+    await in_hand
+    del in_hand
+    assert await asyncio.to_thread(miner.freed.wait, TIMEOUT)
+    proceed.set()
+    await asyncio.wait_for(looking, TIMEOUT)
+    assert miner.manager.selector.choice.short_label == "b"
+
+
 async def test_a_broken_file_changes_nothing_and_says_why_once(
     miner: ManagedMiner, caplog: pytest.LogCaptureFixture
 ) -> None:

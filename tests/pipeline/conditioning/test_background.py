@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from pipeline.conditioning.background import BackgroundRemover
 from pipeline.errors import BackgroundModelError
 from pipeline.weights.background_models import BACKGROUND_MODELS, check_model_file, model_path
+from tests.support.resident import anonymous_bytes
 
 MODEL = "u2netp"
 COMMAND = f"sn17-miner weights download {MODEL}"
@@ -56,6 +57,16 @@ def test_an_object_is_cut_out_of_its_background(remover: BackgroundRemover) -> N
     found = alpha > 128
     assert (found & expected).sum() / (found | expected).sum() > 0.9
     assert np.array_equal(np.array(cutout)[expected & (alpha == 255), :3], np.array(picture)[expected & (alpha == 255)])
+
+
+def test_a_loaded_model_keeps_no_memory_of_its_passes(installed: Path) -> None:
+    before = anonymous_bytes()
+    remover = BackgroundRemover(MODEL)
+    for _ in range(3):
+        remover(photo())
+    # The model takes 30 MB; each pass takes 300 MB for a moment.
+    assert anonymous_bytes() - before < 120e6
+    assert remover.model == MODEL
 
 
 def test_the_provider_in_use_is_known(remover: BackgroundRemover) -> None:

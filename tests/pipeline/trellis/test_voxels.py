@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pipeline.trellis.voxels import VoxelGrid, downsample, upsample
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 OFFSETS = list(itertools.product((-1, 0, 1), repeat=3))
 
 
@@ -51,7 +52,7 @@ def test_neighbours_never_cross_batch_items_or_borders() -> None:
 
 @pytest.mark.parametrize("coords", GRIDS)
 def test_pooling_halves_sorts_and_knows_parents(coords: Tensor) -> None:
-    coarse, parent = VoxelGrid(coords).pooling
+    coarse, parent, _ = VoxelGrid(coords).pooling
     halved = [(b, x // 2, y // 2, z // 2) for b, x, y, z in coords.tolist()]
     assert coarse.coords.tolist() == [list(c) for c in sorted(set(halved))]
     assert [tuple(coarse.coords[p].tolist()) for p in parent.tolist()] == halved
@@ -75,6 +76,17 @@ def test_downsample_is_a_loop_over_children_and_upsample_copies_parents(coords: 
     spread = upsample(pooled, pooling)
     assert spread.shape == features.shape
     assert all(torch.equal(spread[i], pooled[p]) for i, p in enumerate(pooling.parent.tolist()))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_downsample_gives_the_same_bits_each_time_and_in_any_order_of_the_rows(device: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    coords = torch.cartesian_prod(torch.arange(1), *[torch.arange(24)] * 3).to(device)
+    features = torch.randn(len(coords), 64, generator=generator).to(device)
+    pooled = downsample(features, VoxelGrid(coords).pooling)
+    order = torch.randperm(len(coords), generator=generator).to(device)
+    assert torch.equal(downsample(features[order], VoxelGrid(coords[order]).pooling), pooled)
+    assert torch.equal(downsample(features, VoxelGrid(coords).pooling), pooled)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

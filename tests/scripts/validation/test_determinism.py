@@ -9,16 +9,8 @@ import pytest
 import torch
 
 from pipeline import SamplerParams
-from scripts.validation.determinism import (
-    ARRAYS,
-    Comparison,
-    Generation,
-    Output,
-    Setup,
-    compare,
-    make_elsewhere,
-    torch_threads,
-)
+from scripts.validation.determinism import Generation, Setup, make_elsewhere, torch_threads
+from scripts.validation.object_comparison import ARRAYS, Comparison, Output, compare
 
 # Quick: one guided step and one without guidance.
 FEW = SamplerParams(steps=2, cfg_strength=1.0, cfg_interval=(0.8, 1.0), rescale_t=3.0)
