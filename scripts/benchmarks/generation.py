@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from pipeline import SamplerParams, choose_compute, ply
+from pipeline.sampling.engine import WARM_UP_PARAMS
 from pipeline.trellis import VoxelGrid
 from pipeline.trellis.structure_decoder import occupied_voxels
 from scripts.benchmarks import operations
@@ -96,7 +97,9 @@ def measure(arguments: argparse.Namespace, directory: Path, write_seconds: float
     load_seconds = time.perf_counter() - start
     workload = GenerationWorkload.prepare(checkpoint, phase_params(arguments.phase, arguments.reuse), arguments.voxels)
     loaded_memory = torch.cuda.memory_allocated() - scorer_memory
-    workload.make_candidate(workload.grid)
+    # As the miner warms up: an object in few steps, then all sizes.
+    few = replace(workload, structure_params=WARM_UP_PARAMS, latent_params=WARM_UP_PARAMS)
+    few.make_candidate(workload.grid)
     for _ in workload.engine.warm_up_steps(workload.conditions):
         pass
     torch.cuda.synchronize()

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from pipeline import choose_compute
+from pipeline import ValidatorScorer, choose_compute
 from pipeline.trellis.checkpoint import LoadedNetworks
 from pipeline.weights import random_init
 from scripts.benchmarks.scoring import PROMPTS, load_scorer
@@ -31,12 +31,11 @@ from scripts.loaded_checkpoint import LoadedCheckpoint
 VOXELS = 16_000
 
 
-def measure(directories: Sequence[Path], *, scored: bool) -> dict[str, float]:
+def measure(directories: Sequence[Path], scorer: ValidatorScorer | None) -> dict[str, float]:
     """Return the memory of the loaded checkpoints, and the peak while each makes one object, after its warm-up.
 
-    Raises torch.OutOfMemoryError.
+    That of the scorer, which is loaded already, counts, too. Raises torch.OutOfMemoryError.
     """
-    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     compute, params = choose_compute("cuda"), phase_params("phase3")
     shared_networks: LoadedNetworks = {}
@@ -44,8 +43,7 @@ def measure(directories: Sequence[Path], *, scored: bool) -> dict[str, float]:
         GenerationWorkload.prepare(LoadedCheckpoint.load(directory, compute, shared_networks), params, VOXELS)
         for directory in directories
     ]
-    scorer = load_scorer(compute.device) if scored else None
-    loaded = torch.cuda.memory_allocated() - before
+    loaded = torch.cuda.memory_allocated()
     for workload in workloads:
         workload.checkpoint.encode(workload.prompt)
         for _ in workload.engine.warm_up_steps(workload.conditions):
@@ -56,7 +54,7 @@ def measure(directories: Sequence[Path], *, scored: bool) -> dict[str, float]:
     torch.cuda.synchronize()
     return {
         "loaded": round(loaded / GIB, 2),
-        "peak": round((torch.cuda.max_memory_allocated() - before) / GIB, 2),
+        "peak": round(torch.cuda.max_memory_allocated() / GIB, 2),
         "reserved": round(torch.cuda.max_memory_reserved() / GIB, 2),
     }
 
@@ -67,12 +65,11 @@ def free_memory() -> None:
     torch.cuda.empty_cache()
 
 
-def fits(directories: Sequence[Path], card: float, beside: float, *, scored: bool) -> bool:
-    """Return whether everything fits a card of so many GiB, of which others than torch take `beside`."""
-    total = torch.cuda.mem_get_info()[1] / GIB
-    torch.cuda.set_per_process_memory_fraction((card - beside) / total)
+def fits(directories: Sequence[Path], scorer: ValidatorScorer | None, limit: float) -> bool:
+    """Return whether everything fits if torch may take so many GiB."""
+    torch.cuda.set_per_process_memory_fraction(limit * GIB / torch.cuda.mem_get_info()[1])
     try:
-        measure(directories, scored=scored)
+        measure(directories, scorer)
     except torch.OutOfMemoryError:
         return False
     finally:
@@ -101,22 +98,23 @@ def main() -> int:
     parser.add_argument("--cards", type=float, nargs="*", default=[8, 12, 16, 24], help="GiB of the cards to try")
     cards: list[float] = sorted(parser.parse_args().cards)
     report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    beside = None
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         directories = write_checkpoints(Path(folder))
         sets = {name: [directory] for name, directory in directories.items()} | {"both": [*directories.values()]}
-        beside = None
-        for name, chosen in sets.items():
-            for scored in (False, True):
+        for is_scored in (False, True):
+            scorer = load_scorer(torch.device("cuda")) if is_scored else None
+            for name, chosen in sets.items():
                 free_memory()
-                torch.cuda.reset_peak_memory_stats()
-                row: dict[str, Any] = dict(measure(chosen, scored=scored))
+                row: dict[str, Any] = dict(measure(chosen, scorer))
                 free, total = torch.cuda.mem_get_info()
                 beside = beside or (total - free - torch.cuda.memory_reserved()) / GIB
                 free_memory()
-                # A card that is larger than one that suffices suffices, too.
-                row["fits"] = next((card for card in cards if fits(chosen, card, beside, scored=scored)), None)
-                report[f"{name}, scored" if scored else name] = row
-                print(f"{name:12} {'scored' if scored else '':6} {row}", flush=True)
+                # Less than the peak cannot do, and a card that is larger than one that suffices suffices, too.
+                large = [card for card in cards if card - beside >= row["peak"]]
+                row["fits"] = next((card for card in large if fits(chosen, scorer, card - beside)), None)
+                report[f"{name}, scored" if is_scored else name] = row
+                print(f"{name:12} {'scored' if is_scored else '':6} {row}", flush=True)
     print(json.dumps(report | {"beside_torch": round(beside or 0.0, 2)}))
     return 0
 
