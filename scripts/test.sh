@@ -11,5 +11,6 @@ cd "$ROOT"
 "$PYTHON" -m ruff format --check .
 "$ROOT/.venv/bin/lint-imports"
 "$PYTHON" -m mypy
-# Test modules are distributed over two processes; `pytest` alone runs them one after the other.
-exec "$PYTHON" -m pytest --numprocesses 2 --dist loadfile "$@"
+# Test modules are distributed over two processes, slow ones first (tests/conftest.py); `pytest` alone runs them one after
+# the other.
+exec "$PYTHON" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

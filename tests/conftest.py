@@ -1,8 +1,11 @@
 import os
 
-# Before torch is imported; see neurons/miner.py.
+# Before torch is imported; see neurons/miner.py. Tests run beside each other, and what they compute is small: several
+# threads of torch would mostly wait for one another.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import signal
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +26,19 @@ if find_spec("hypothesis") is not None:
     # Examples take as long as a busy machine lets them.
     settings.register_profile("suite", deadline=None)
     settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put modules with slow tests first where several processes share them, or one would be left with a long one."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the half million objects of imported modules from the garbage collector, which models are loaded with."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

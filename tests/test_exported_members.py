@@ -3,6 +3,7 @@
 import ast
 import importlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,13 @@ def package_of(path: Path) -> str:
     return ".".join(path.parent.relative_to(ROOT).parts)
 
 
-def foreign_imports(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield module and name of what a file imports from packages that it is not in."""
+@cache
+def foreign_imports(path: Path) -> frozenset[tuple[str, str]]:
+    """Module and name of what a file imports from packages that it is not in."""
+    return frozenset(_find_foreign_imports(path))
+
+
+def _find_foreign_imports(path: Path) -> Iterator[tuple[str, str]]:
     own = package_of(path)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module is not None:

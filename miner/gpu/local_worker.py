@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -76,6 +76,8 @@ class LocalWorker(Worker):
         # Packs and scores candidates while the device makes the next one.
         self._finisher = ThreadPoolExecutor(1, "finisher", partial(_use_own_stream, device))
         self._finishing_since: float | None = None
+        # Of the latest candidate that was handed over to be finished; device thread only.
+        self._last_finish: Future[None] | None = None
         self._memory = SharedMemory()
         self._makers: dict[str, CandidateMaker] = {}
         # The ids of models that are loaded, or to be.
@@ -199,8 +201,11 @@ class LocalWorker(Worker):
         if isinstance(begun, FinishedCandidate):
             making.end(lambda: begun)
             return
+        if self._last_finish is not None:
+            # The device must not run ahead of what finishes, or its candidates would pile up and come too late.
+            wait([self._last_finish])
         with suppress(RuntimeError):  # the miner is stopping
-            self._finisher.submit(self._finish, making, begun)
+            self._last_finish = self._finisher.submit(self._finish, making, begun)
 
     def _finish(self, making: _Making, finish: Callable[[], FinishedCandidate]) -> None:
         self._finishing_since = time.monotonic()

@@ -216,7 +216,8 @@ class WorkerPool:
     def _wants(self, task: TaskInHand, number: int, now: float) -> Stage | None:
         """Return the stage of a candidate that a task wants of a worker."""
         choice = task.choice
-        if self._is_draining and choice.has_valid:
+        # One that is being packed beside the device's work may be valid.
+        if self._is_draining and (choice.has_valid or choice.is_running):
             return None
         return choice.wants(now, lambda stage: self._expect(task, number, stage))
 

@@ -125,8 +125,8 @@ FromDriver = Waiting | Connected | NotConnected | Opened | NotOpened | Relayed |
 def drive(pipe: Pipe, cluster: Cluster, make_loader: MakeLoader, level: int, patience: float, is_first: bool) -> None:
     """Connect to a cluster, then start actors and carry orders and reports until the pipe ends.
 
-    patience: the seconds for which a cluster is waited for. is_first: whether it must have all GPUs that are asked for;
-    later, some of its nodes may be lost. level: the least that the actors log.
+    patience: the seconds for which a cluster is waited for after it has failed. is_first: whether it must have all GPUs
+    that are asked for; later, some of its nodes may be lost. level: the least that the actors log.
     """
     try:
         _connect(pipe, cluster, patience, is_first)
@@ -216,8 +216,8 @@ def _connect(pipe: Pipe, cluster: Cluster, patience: float, is_first: bool) -> N
     # With this value, Ray would start a cluster of its own.
     if os.environ.get("RAY_ADDRESS") == "local":
         del os.environ["RAY_ADDRESS"]
-    deadline = time.monotonic() + patience
-    is_told = False
+    # From the first failure on, since Ray's own start may take longer on a busy machine.
+    deadline: float | None = None
     while True:
         try:
             if not ray.is_initialized():
@@ -235,11 +235,11 @@ def _connect(pipe: Pipe, cluster: Cluster, patience: float, is_first: bool) -> N
                 return
             raise OSError(f"the cluster has {there} {cluster.resource}s, {cluster.count} are asked for")
         except OSError as error:
-            if time.monotonic() > deadline:
-                raise
-            if not is_told:
+            if deadline is None:
+                deadline = time.monotonic() + patience
                 pipe.send(Waiting(_first_line(error)))
-                is_told = True
+            if time.monotonic() >= deadline:
+                raise
         time.sleep(RETRY_DELAY)
 
 

@@ -37,7 +37,8 @@ def picture(colour: str, box: tuple[int, int, int, int] = (54, 10, 74, 118)) -> 
     return ImagePrompt(image, image.tobytes())
 
 
-EGG = Request(picture("red"), 0, STRUCTURE, LATENTS)
+FRONT, BACK = picture("red"), picture("blue", (10, 50, 120, 80))
+EGG = Request(FRONT, 0, STRUCTURE, LATENTS)
 
 
 def close(a: Asset, b: Asset) -> bool:
@@ -47,23 +48,36 @@ def close(a: Asset, b: Asset) -> bool:
     )
 
 
+@pytest.fixture(scope="module")
+def egg(generator: Generator) -> Asset:
+    """What is made of the front view."""
+    return generator.generate(EGG)
+
+
+@pytest.fixture(scope="module")
+def plate(generator: Generator) -> Asset:
+    """What is made of the back view."""
+    return generator.generate(replace(EGG, prompt=BACK))
+
+
+@pytest.fixture(scope="module")
+def combined(generator: Generator) -> dict[Combine, Asset]:
+    """What is made of both views, by how they are combined."""
+    ways = ("stochastic", "multidiffusion")
+    return {way: generator.generate(replace(EGG, prompt=ImagesPrompt((FRONT, BACK), way))) for way in ways}
+
+
 @pytest.mark.parametrize("combine", ["stochastic", "multidiffusion"])
-def test_several_views_are_all_seen(generator: Generator, combine: Combine) -> None:
-    front, back = picture("red"), picture("blue", (10, 50, 120, 80))
-    both = generator.generate(replace(EGG, prompt=ImagesPrompt((front, back), combine)))
-    single = [generator.generate(replace(EGG, prompt=view)) for view in (front, back)]
-    assert not any(close(both, other) for other in single)
-    again = generator.generate(replace(EGG, prompt=ImagesPrompt((front, front), combine)))
-    assert close(again, single[0])
+def test_several_views_are_all_seen(
+    generator: Generator, egg: Asset, plate: Asset, combined: dict[Combine, Asset], combine: Combine
+) -> None:
+    assert not any(close(combined[combine], other) for other in (egg, plate))
+    again = generator.generate(replace(EGG, prompt=ImagesPrompt((FRONT, FRONT), combine)))
+    assert close(again, egg)
 
 
-def test_views_that_take_turns_and_views_that_are_averaged_differ(generator: Generator) -> None:
-    views = (picture("red"), picture("blue", (10, 50, 120, 80)))
-    one, other = (
-        generator.generate(replace(EGG, prompt=ImagesPrompt(views, combine)))
-        for combine in ("stochastic", "multidiffusion")
-    )
-    assert not close(one, other)
+def test_views_that_take_turns_and_views_that_are_averaged_differ(combined: dict[Combine, Asset]) -> None:
+    assert not close(combined["stochastic"], combined["multidiffusion"])
 
 
 def test_no_view_is_no_prompt() -> None:
@@ -81,12 +95,12 @@ def both() -> Generator:
     )
 
 
-def test_sentences_and_pictures_go_to_their_own_networks(both: Generator, generator: Generator) -> None:
+def test_sentences_and_pictures_go_to_their_own_networks(both: Generator, egg: Asset) -> None:
     chair, ball = (both.generate(replace(EGG, prompt=TextPrompt(text))) for text in ("a red chair", "a blue ball"))
     assert invalid_reason(chair.splats) is None
     assert not close(chair, ball)
     assert chair.seconds["background"] == 0
-    assert close(both.generate(EGG), generator.generate(EGG))
+    assert close(both.generate(EGG), egg)
 
 
 def test_networks_of_the_same_file_are_loaded_once(both: Generator) -> None:
@@ -158,36 +172,34 @@ def starve(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     return arrange
 
 
-def test_without_memory_half_the_voxels_are_tried(generator: Generator, starve) -> None:
-    free = generator.generate(EGG).voxels
+def test_without_memory_half_the_voxels_are_tried(generator: Generator, egg: Asset, starve) -> None:
     given = starve("sample_latents", 1)
     made = generator.generate(EGG)
-    assert given == [free, free // 2]
-    assert made.voxels == free // 2
+    assert given == [egg.voxels, egg.voxels // 2]
+    assert made.voxels == egg.voxels // 2
 
 
-def test_without_memory_half_of_a_given_structure_is_tried(generator: Generator, starve) -> None:
-    free = generator.generate(EGG)
+def test_without_memory_half_of_a_given_structure_is_tried(generator: Generator, egg: Asset, starve) -> None:
     given = starve("sample_latents", 1)
-    made = generator.generate(replace(EGG, structure=free.structure))
-    assert given == [free.voxels, free.voxels // 2]
-    assert made.voxels == free.voxels // 2
+    made = generator.generate(replace(EGG, structure=egg.structure))
+    assert given == [egg.voxels, egg.voxels // 2]
+    assert made.voxels == egg.voxels // 2
 
 
-def test_memory_that_was_short_for_a_moment_costs_nothing(generator: Generator, starve) -> None:
-    expected = generator.generate(EGG)
+def test_memory_that_was_short_for_a_moment_costs_nothing(generator: Generator, egg: Asset, starve) -> None:
     starve("sample_structure", 1)
-    assert close(generator.generate(EGG), expected)
+    assert close(generator.generate(EGG), egg)
 
 
 @pytest.mark.parametrize("method", ["sample_structure", "sample_latents"])
-def test_without_memory_at_all_the_error_says_what_was_asked_for(generator: Generator, starve, method: str) -> None:
-    expected = generator.generate(EGG).voxels
+def test_without_memory_at_all_the_error_says_what_was_asked_for(
+    generator: Generator, egg: Asset, starve, method: str
+) -> None:
     starve(method, 2)
-    what = f"{expected} voxels" if method == "sample_latents" else "the structure"
+    what = f"{egg.voxels} voxels" if method == "sample_latents" else "the structure"
     with pytest.raises(OutOfMemory, match=f"does not suffice for {what} .*out of memory.*lower max_voxels"):
         generator.generate(EGG)
-    assert generator.generate(EGG).voxels == expected
+    assert generator.generate(EGG).voxels == egg.voxels
 
 
 def test_warming_up_meets_structures_of_several_sizes(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.validation.soak.faults import FAULTS
-from scripts.validation.soak.run import Course, run_course
+from scripts.validation.soak.run import Course, Part, run_course
 from scripts.validation.soak.scene import Scene
 from scripts.validation.soak.schedule import draw_schedule
 from scripts.validation.soak.verdict import Verdict, judge
@@ -22,17 +22,17 @@ DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run: so many minutes, or until the miner was killed `kills` times.
+    """What is to be run: until the miner was killed `kills` times, and then so many minutes.
 
-    spacing: the seconds between two faults. faults: the names of those that may happen; all by default. workers: see
-    the command line.
+    spacing: the seconds between two faults. faults: the names of those that may happen, all by default; until the last
+    kill without LEFT_OUT_WITH_KILLS. workers: see the command line.
     """
 
     minutes: float
     seed: int
     kills: int = 0
     spacing: float = SPACING
-    faults: tuple[str, ...] = ()
+    faults: tuple[str, ...] = tuple(FAULTS)
     workers: int = 1
 
 
@@ -40,9 +40,13 @@ def soak(folder: Path, plan: Plan) -> tuple[Scene, Course, Verdict]:
     """Run a soak in a folder of its own and judge it."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(plan.seed)  # noqa: S311
-    seconds = DAY if plan.kills else plan.minutes * 60
-    names = plan.faults or tuple(name for name in FAULTS if not plan.kills or name not in LEFT_OUT_WITH_KILLS)
-    schedule = draw_schedule(names, seconds, plan.spacing, rng)
+    parts = []
+    if plan.kills:
+        names = [name for name in plan.faults if name not in LEFT_OUT_WITH_KILLS]
+        parts.append(Part(draw_schedule(names, DAY, plan.spacing, rng), kills=plan.kills))
+    if plan.minutes:
+        seconds = plan.minutes * 60
+        parts.append(Part(draw_schedule(plan.faults, seconds, plan.spacing, rng), seconds))
     scene = Scene.make(folder, plan.seed, plan.workers)
-    course = asyncio.run(run_course(scene, schedule, seconds, plan.kills, rng))
+    course = asyncio.run(run_course(scene, parts, rng))
     return scene, course, judge(scene, course)

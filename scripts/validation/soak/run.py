@@ -1,6 +1,7 @@
 """The course of a soak: the load, the faults of the schedule, the kills, and what is measured meanwhile."""
 
 import asyncio
+import math
 import random
 import shutil
 import tempfile
@@ -48,29 +49,24 @@ class Course:
     exit_code: int | None = None
 
 
-async def run_course(
-    scene: Scene, schedule: Sequence[Appointment], seconds: float, kills: int, rng: random.Random
-) -> Course:
-    """Run a soak for so many seconds, or until the miner was killed so many times, and stop everything."""
+@dataclass(frozen=True)
+class Part:
+    """A part of a course: its faults, and how it ends, after so many seconds or when the miner was killed so often."""
+
+    schedule: Sequence[Appointment]
+    seconds: float = math.inf
+    kills: int = 0
+
+
+async def run_course(scene: Scene, parts: Sequence[Part], rng: random.Random) -> Course:
+    """Run the parts of a soak one after another, and stop everything."""
     course = Course()
     await scene.start()
-    began = time.monotonic()
-    scene.end = began + seconds
     stopping = asyncio.Event()
     pushing = [asyncio.create_task(validator.push_tasks(stopping)) for validator in scene.validators.values()]
     watching = [asyncio.create_task(watch(scene, course)) for watch in (_take_samples, _save_states, _ask_health)]
-    faults = asyncio.create_task(_play(scene, schedule, course, rng))
-    ending = asyncio.create_task(_kill_again_and_again(scene, course, kills, rng) if kills else asyncio.sleep(seconds))
-    while not ending.done():
-        await asyncio.wait({ending}, timeout=SAMPLE_INTERVAL)
-        if not kills and scene.running.exit_code is not None:
-            course.problems.append(f"the miner ended by itself with exit code {scene.running.exit_code}")
-            await scene.launch()
-            await scene.until_ready()
-    await ending
-    # A schedule is longer than the kills may take.
-    scene.end = time.monotonic()
-    await faults
+    for part in parts:
+        await _run_part(scene, part, course, rng)
     scene.setting.gives_tasks = False
     stopping.set()
     await asyncio.gather(*pushing)
@@ -88,6 +84,25 @@ async def run_course(
     if course.exit_code != 0:
         course.problems.append(f"the miner stopped with exit code {course.exit_code}")
     return course
+
+
+async def _run_part(scene: Scene, part: Part, course: Course, rng: random.Random) -> None:
+    """Let the faults happen until the part ends, and wait until all of them are undone."""
+    scene.end = time.monotonic() + part.seconds
+    faults = asyncio.create_task(_play(scene, part.schedule, course, rng))
+    ending = asyncio.create_task(
+        _kill_again_and_again(scene, course, part.kills, rng) if part.kills else asyncio.sleep(part.seconds)
+    )
+    while not ending.done():
+        await asyncio.wait({ending}, timeout=SAMPLE_INTERVAL)
+        if not part.kills and scene.running.exit_code is not None:
+            course.problems.append(f"the miner ended by itself with exit code {scene.running.exit_code}")
+            await scene.launch()
+            await scene.until_ready()
+    await ending
+    # A schedule is longer than the kills may take.
+    scene.end = time.monotonic()
+    await faults
 
 
 async def _play(scene: Scene, schedule: Sequence[Appointment], course: Course, rng: random.Random) -> None:
@@ -116,7 +131,7 @@ async def _play_one(scene: Scene, name: str, group: asyncio.Lock, course: Course
             words = await fault.play(scene, rng)
         except (OSError, aiohttp.ClientError, TimeoutError, RuntimeError) as error:
             words = f"{name}: {type(error).__name__}: {error}"
-            if not scene.book.kills:
+            if not scene.book.was_down(began) and not any(began <= kill for kill in scene.book.kills):
                 course.problems.append(f"the fault {words}")
         course.faults.append(FaultRecord(name, began, time.monotonic(), words, fault.explains, fault.aftermath))
         print(f"[{time.monotonic() - scene.book.starts[0]:7.1f} s] {words.splitlines()[0]}", flush=True)

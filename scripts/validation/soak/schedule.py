@@ -20,9 +20,10 @@ def draw_schedule(faults: Sequence[str], seconds: float, spacing: float, rng: ra
     """Return appointments some `spacing` seconds apart: rounds of all faults, each in another order."""
     begin, end = FIRST_SECONDS, LAST_SHARE * seconds
     appointments: list[Appointment] = []
-    while True:
+    while faults:
         for fault in rng.sample(list(faults), len(faults)):
             at = begin + len(appointments) * spacing + rng.uniform(0.0, spacing)
             if at >= end:
                 return appointments
             appointments.append(Appointment(at, fault))
+    return appointments

@@ -23,7 +23,7 @@ from pipeline import (
     spz,
 )
 from pipeline.scoring.best_of_n import candidate_seed
-from tests.support.generated import make_asset
+from tests.support.generated import make_asset, make_splats
 from tests.support.miner_parts import MinerParts
 from tests.support.running import run_with, scored
 from tests.support.waiting import TIMEOUT, until
@@ -47,7 +47,9 @@ async def test_the_prompt_of_all_candidates_is_encoded_once(parts: MinerParts, p
 
 
 def score_by_seed(parts: MinerParts, qualities: dict[int, float]) -> None:
-    parts.score = lambda _: qualities[parts.requests[-1].seed]
+    """Have each object scored by the seed it was made with, which the decoded splats still tell."""
+    means = {seed: flip_up_axis(make_splats(seed=seed)).means for seed in qualities}
+    parts.score = lambda splats: qualities[min(means, key=lambda seed: float((means[seed] - splats.means).abs().max()))]
 
 
 def generated_seeds(parts: MinerParts) -> list[int]:

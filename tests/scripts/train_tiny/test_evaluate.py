@@ -13,6 +13,7 @@ from scripts.train_tiny import evaluate
 from scripts.train_tiny.eval.metrics import Metrics, tolerant_iou, view_cameras
 from scripts.train_tiny.eval.samples import (
     EvalResult,
+    EvalSample,
     encode,
     load_model,
     make_samples,
@@ -21,6 +22,7 @@ from scripts.train_tiny.eval.samples import (
 )
 from scripts.train_tiny.eval.samples import evaluate as evaluate_model
 
+CPU = torch.device("cpu")
 ONE_STEP = SamplerParams(1, 0.0, (0.5, 1.0), 3.0)
 FEW_STEPS = SamplerParams(4, 0.0, (0.5, 1.0), 3.0)
 
@@ -30,13 +32,14 @@ def model() -> LoadedCheckpoint:
     return load_model("embedded", "cpu")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("checkpoint", "least"), [("embedded", 0.95), ("embedded-text", 0.8)])
-@torch.inference_mode()
-def test_new_objects_get_the_shape_their_prompts_tell(checkpoint: str, least: float) -> None:
-    """Of the shipped weights; and no other shape would do. More objects: scripts/train_tiny/results."""
-    model = load_model(checkpoint, "cpu")
-    samples = make_samples(0, 3, torch.device("cpu"), text=model.takes_text)
+@pytest.fixture(scope="module")
+def samples() -> list[EvalSample]:
+    """Three objects with pictures as prompts."""
+    return make_samples(0, 3, CPU, text=False)
+
+
+def assert_shapes_are_told_apart(model: LoadedCheckpoint, samples: list[EvalSample], least: float) -> None:
+    """Prompts lead to the shape of their own object, and to no other; more objects: scripts/train_tiny/results."""
     steps = SamplerParams(6, 0.0, (0.5, 1.0), 3.0)
     occupancies = [sample_structure(model, encode(model, s.prompt), s.seed, steps)[0, 0] > 0 for s in samples]
     table = torch.tensor([[tolerant_iou(ours, sample.occupancy) for sample in samples] for ours in occupancies])
@@ -46,10 +49,21 @@ def test_new_objects_get_the_shape_their_prompts_tell(checkpoint: str, least: fl
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_new_objects_look_like_the_pictures_of_them(model: LoadedCheckpoint) -> None:
+def test_new_objects_get_the_shape_that_pictures_show(model: LoadedCheckpoint, samples: list[EvalSample]) -> None:
+    assert_shapes_are_told_apart(model, samples, 0.95)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_new_objects_get_the_shape_that_sentences_tell() -> None:
+    assert_shapes_are_told_apart(load_model("embedded-text", "cpu"), make_samples(0, 3, CPU, text=True), 0.8)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_new_objects_look_like_the_pictures_of_them(model: LoadedCheckpoint, samples: list[EvalSample]) -> None:
     """Of the shipped weights; and unlike pictures of others."""
-    samples = make_samples(0, 2, torch.device("cpu"), text=False)
-    for sample, other in zip(samples, reversed(samples), strict=True):
+    for sample, other in zip(samples[:2], samples[1::-1], strict=True):
         conditions = encode(model, sample.prompt)
         logits = sample_structure(model, conditions, sample.seed, FEW_STEPS)
         ours = sample_splats(model, conditions, sample.seed, logits, FEW_STEPS)
@@ -61,11 +75,13 @@ def test_new_objects_look_like_the_pictures_of_them(model: LoadedCheckpoint) -> 
         assert mistaken.score < 0.5 * found.score
 
 
-def test_an_empty_structure_is_a_miss_and_no_error(model: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_structure_is_a_miss_and_no_error(
+    model: LoadedCheckpoint, samples: list[EvalSample], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         model.engine, "decode_structure", lambda latents: torch.full((len(latents), 1, 64, 64, 64), -1.0)
     )
-    found = evaluate_model(model, make_samples(0, 1, torch.device("cpu"), text=False), ONE_STEP, ONE_STEP)
+    found = evaluate_model(model, samples[:1], ONE_STEP, ONE_STEP)
     assert found.metrics == [Metrics(0.0, 0.0, 1.0, 0.0)]
     assert math.isnan(found.matched)
 

@@ -22,7 +22,7 @@ from scripts.validation.soak.book import Book, Exchange, TaskFacts, Violation
 from scripts.validation.soak.faults import FAULTS
 from scripts.validation.soak.log_check import FaultRecord, LogEntry, find_unexplained, to_entries
 from scripts.validation.soak.output import write_output
-from scripts.validation.soak.plan import LEFT_OUT_WITH_KILLS, Plan, soak
+from scripts.validation.soak.plan import Plan, soak
 from scripts.validation.soak.processes import Sample
 from scripts.validation.soak.schedule import draw_schedule
 from scripts.validation.soak.verdict import Row, Verdict, memory_growth, quantile
@@ -35,16 +35,17 @@ ACCEPTED = SubmissionVerdict.ACCEPTED.value
 
 @pytest.mark.slow
 @pytest.mark.process
-@pytest.mark.parametrize(("kills", "spacing"), [(0, 1.6), (1, 3.0)], ids=["faults", "kills"])
-def test_nothing_is_lost_while_everything_goes_wrong(tmp_path: Path, kills: int, spacing: float) -> None:
-    faults = tuple(name for name in SHORT if not kills or name not in LEFT_OUT_WITH_KILLS)
-    scene, course, verdict = soak(tmp_path / "miner", Plan(0.55, 17, kills, spacing, faults))
+def test_nothing_is_lost_while_everything_goes_wrong(tmp_path: Path) -> None:
+    """A kill among the faults that go with kills, and then all faults but the longest."""
+    scene, course, verdict = soak(tmp_path / "miner", Plan(minutes=0.55, seed=19, kills=1, spacing=1.6, faults=SHORT))
     write_output(tmp_path / "output", scene, course, verdict)
     assert verdict.details == ()
     assert [str(row) for row in verdict.rows if row.is_right is False] == []
-    assert len(scene.book.tasks) > 4
-    assert len(scene.book.kills) == course.kills_checked == kills
-    assert len({fault.name for fault in course.faults}) > (0 if kills else 10)
+    assert len(scene.book.tasks) > 8
+    assert len(scene.book.kills) == course.kills_checked == 1
+    ready = scene.book.starts[-1]
+    assert any(fault.began < scene.book.kills[0] for fault in course.faults)
+    assert len({fault.name for fault in course.faults if fault.began > ready}) > 10
     with Image.open(tmp_path / "output" / "soak.png") as picture:
         assert picture.width > 1000
 
@@ -158,6 +159,7 @@ def test_a_schedule_has_rounds_of_all_faults_and_follows_from_its_seed() -> None
     assert schedule != draw_schedule(names, 1000.0, 50.0, random.Random(2))
     assert [sorted(each.fault for each in schedule[index : index + 4]) for index in (0, 4, 8)] == [names] * 3
     assert all(5.0 <= each.at < 900.0 for each in schedule)
+    assert draw_schedule([], 1000.0, 50.0, random.Random(1)) == []
 
 
 def test_figures() -> None:

@@ -84,3 +84,10 @@ def test_things() -> None:
         assert max(b - a for a, b in zip(low, high, strict=True)) == pytest.approx(EXTENT)
         assert any(colour in toy.caption.split() for colour in PALETTE)
     assert make_object(5) == make_object(5) != make_object(6)
+
+
+def test_the_distance_of_a_point_does_not_depend_on_the_points_beside_it() -> None:
+    objects = ObjectBatch.pack([make_object(seed).primitives for seed in (0, 1)], CPU)
+    points = torch.rand(2, 40_000, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    expected = [objects.distance(part) for part in points.split(1000, dim=1)]
+    assert torch.equal(objects.distance(points), torch.cat(expected, dim=1))
