@@ -1,6 +1,7 @@
 """The worker that drives a device in this process."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -40,8 +41,9 @@ _DONE = object()
 
 @dataclass(frozen=True, eq=False)
 class _Making:
-    """A candidate in the making: who waits for it, and what tells it to stop."""
+    """A candidate in the making: since when, who waits for it, and what tells it to stop."""
 
+    since: float = field(default_factory=time.monotonic)
     future: "Future[FinishedCandidate]" = field(default_factory=Future)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -75,7 +77,6 @@ class LocalWorker(Worker):
         self._thread = DeviceThread()
         # Packs and scores candidates while the device makes the next one.
         self._finisher = ThreadPoolExecutor(1, "finisher", partial(_use_own_stream, device))
-        self._finishing_since: float | None = None
         # Of the latest candidate that was handed over to be finished; device thread only.
         self._last_finish: Future[None] | None = None
         self._memory = SharedMemory()
@@ -84,8 +85,8 @@ class LocalWorker(Worker):
         self._wanted: set[str] = set()
         self._on_change: Callable[[], None] = lambda: None
         self._counter = CandidateCounter()
-        # The candidate that the device is busy with, and since when.
-        self._busy: tuple[_Making, float] | None = None
+        # The candidate that the device is busy with.
+        self._busy: _Making | None = None
         # By task and seed; what is finished beside the next candidate is among them.
         self._making: dict[tuple[str, int], _Making] = {}
         self._fault = ""
@@ -134,9 +135,7 @@ class LocalWorker(Worker):
     def make(self, models: str, job: GenerationJob, attempt: Attempt) -> "Future[FinishedCandidate]":
         """Make a candidate; see Worker."""
         key, making, maker = (job.task, attempt.seed), _Making(), self._makers[models]
-        self._busy = making, time.monotonic()
-        self._making[key] = making
-
+        self._busy = self._making[key] = making
         making.future.add_done_callback(lambda _: self._making.pop(key, None))
         work = self._thread.submit(lambda on_step: self._make(maker, job, attempt, making, on_step))
         work.add_done_callback(partial(self._end, making))
@@ -158,9 +157,8 @@ class LocalWorker(Worker):
 
     def check(self, limit: float) -> None:
         """Give up for good if a job takes longer than `limit` seconds."""
-        since = self._finishing_since
-        finishing_for = 0.0 if since is None else time.monotonic() - since
-        if max(self._thread.running_for, finishing_for) > limit and not self._fault:
+        oldest = min((making.since for making in tuple(self._making.values())), default=math.inf)
+        if max(self._thread.running_for, time.monotonic() - oldest) > limit and not self._fault:
             self._lose(f"a generation has hung for {limit:.0f} s; only a new process can go on")
 
     def status(self) -> WorkerStatus:
@@ -170,7 +168,7 @@ class LocalWorker(Worker):
         if state == "idle" and not self._makers:
             state = "starting"
         return WorkerStatus(
-            self._place, self.device, state, 0.0 if busy is None else time.monotonic() - busy[1],
+            self._place, self.device, state, 0.0 if busy is None else time.monotonic() - busy.since,
             self._counter.total, self._counter.per_minute, self.memory(),
             problem=self._fault, losses=int(bool(self._fault)), last_loss=self._fault,
         )  # fmt: skip
@@ -205,12 +203,7 @@ class LocalWorker(Worker):
             # The device must not run ahead of what finishes, or its candidates would pile up and come too late.
             wait([self._last_finish])
         with suppress(RuntimeError):  # the miner is stopping
-            self._last_finish = self._finisher.submit(self._finish, making, begun)
-
-    def _finish(self, making: _Making, finish: Callable[[], FinishedCandidate]) -> None:
-        self._finishing_since = time.monotonic()
-        making.end(finish)
-        self._finishing_since = None
+            self._last_finish = self._finisher.submit(making.end, begun)
 
     def _end(self, making: _Making, work: "Future[None]") -> None:
         """Take note that the device's thread is done with a candidate."""
@@ -220,7 +213,7 @@ class LocalWorker(Worker):
         if error is not None and not making.future.done():
             making.future.set_exception(error)
         # Last, so that whoever gives out the next candidate knows of this one.
-        if self._busy is not None and self._busy[0] is making:
+        if self._busy is making:
             self._busy = None
         self._on_change()
 

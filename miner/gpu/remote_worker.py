@@ -49,10 +49,11 @@ class RemoteWorker(Worker):
         self._lock = threading.RLock()
         self._link: Link | None = None
         self._models = WantedModels()
-        self._making: dict[int, Future[FinishedCandidate]] = {}
+        # By the number of the order: who waits for a candidate, and since when.
+        self._making: dict[int, tuple[Future[FinishedCandidate], float]] = {}
         self._begun: set[str] = set()
-        # The number of the order that keeps it busy, and since when.
-        self._busy: tuple[int, float] | None = None
+        # The number of the order that keeps it busy; what is packed beside the next candidate does not.
+        self._busy: int | None = None
         self._memory: GpuMemory | None = None
         self._health = health.WorkerHealth()
         # Why the present life is to end.
@@ -114,8 +115,8 @@ class RemoteWorker(Worker):
                 making.set_exception(WorkerLost(f"the worker on {self.device} was lost"))
                 return making
             number = next(self._numbers)
-            self._making[number] = making
-            self._busy = number, time.monotonic()
+            self._making[number] = making, time.monotonic()
+            self._busy = number
             if job.task not in self._begun:
                 self._begun.add(job.task)
                 self._send(messages.Begin(job))
@@ -135,7 +136,7 @@ class RemoteWorker(Worker):
     def check(self, limit: float) -> None:
         """End the present life if a candidate or a load takes longer than `limit` seconds."""
         with self._lock:
-            if self._busy is not None and time.monotonic() - self._busy[1] > limit:
+            if any(time.monotonic() - since > limit for _, since in self._making.values()):
                 self._condemn(f"a generation has hung for {limit:.0f} s")
             elif self._models.is_overdue(limit):
                 self._condemn(f"loading has hung for {limit:.0f} s")
@@ -143,9 +144,10 @@ class RemoteWorker(Worker):
     def status(self) -> WorkerStatus:
         """Return the present status."""
         with self._lock:
-            busy, well = self._busy, self._health
+            well = self._health
+            busy_for = 0.0 if self._busy is None else time.monotonic() - self._making[self._busy][1]
             return WorkerStatus(
-                self._place, self.device, self._state, 0.0 if busy is None else time.monotonic() - busy[1],
+                self._place, self.device, self._state, busy_for,
                 self._counter.total, self._counter.per_minute, self._memory,
                 well.problem, self._models.refusals, well.losses, well.last_loss,
             )  # fmt: skip
@@ -255,13 +257,13 @@ class RemoteWorker(Worker):
                     self._health.work()
                     self._counter.count()
                     if number in self._making:
-                        self._making.pop(number).set_result(finished)
+                        self._making.pop(number)[0].set_result(finished)
                     self._set_free(number)
                 case messages.NotMade(number, reason, details, is_cancelled):
                     error = Cancelled(reason) if is_cancelled else RuntimeError(reason)
                     error.add_note(details)
                     if number in self._making:
-                        self._making.pop(number).set_exception(error)
+                        self._making.pop(number)[0].set_exception(error)
                     self._set_free(number)
                 case messages.Fault(reason):
                     self._condemn(reason)
@@ -299,7 +301,7 @@ class RemoteWorker(Worker):
         self._memory = None if memory is None else replace(memory, device=self.device)
 
     def _set_free(self, number: int) -> None:
-        if self._busy is not None and self._busy[0] == number:
+        if self._busy == number:
             self._busy = None
 
     def _condemn(self, reason: str) -> None:
@@ -318,7 +320,7 @@ class RemoteWorker(Worker):
             making, self._making = self._making, {}
             if isinstance(error, Cancelled):
                 self._models.fail_all(error)
-        for lost in making.values():
+        for lost, _ in making.values():
             lost.set_exception(error)
         self._on_change()
 

@@ -15,7 +15,7 @@ from miner.gpu.link import OutOfReach
 from miner.gpu.pool import WorkerPool
 from miner.gpu.remote_worker import RemoteWorker
 from miner.gpu.worker import LeftOut, LoadedPhase
-from pipeline import Attempt, Candidate, FinishedCandidate, GenerationJob, Request, TextPrompt
+from pipeline import Attempt, Candidate, FinishedCandidate, GenerationJob, Request, TextPrompt, WorkerLost
 from tests.support.waiting import TIMEOUT, until
 
 JOB = GenerationJob("t", Request(TextPrompt("a red chair"), 5, None, None))  # type: ignore[arg-type]
@@ -194,3 +194,19 @@ async def test_the_miner_ends_when_no_worker_comes_back(named: NamedPhase, monke
     with pytest.raises(MinerError, match="no worker is left"):
         await asyncio.wait_for(pool.watch(900.0), TIMEOUT)
     assert await pool.stop(TIMEOUT)
+
+
+async def test_a_candidate_that_hangs_after_the_device_is_free_ends_the_life(node: Lives, named: NamedPhase) -> None:
+    node.worker.load("m", named)
+    await node.tell(LOADED)
+    await node.becomes(state="idle")
+    made = node.worker.make("m", JOB, Attempt(5))
+    await node.becomes(state="busy")
+    await node.tell(messages.Free(1))
+    await node.becomes(state="idle")
+    node.worker.check(TIMEOUT)
+    assert not made.done()
+    node.worker.check(0.0)
+    await node.lives(2)
+    with pytest.raises(WorkerLost, match="a generation has hung for 0 s"):
+        await asyncio.wrap_future(made)
