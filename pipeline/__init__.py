@@ -58,9 +58,9 @@ from pipeline.scoring.candidate import (
     FinishedCandidate,
     GenerationJob,
     PackedAsset,
+    PackSampled,
     Stage,
 )
-from pipeline.scoring.memory import SharedMemory
 from pipeline.scoring.score import PARTS, Part, Score
 from pipeline.scoring.scorer import ScoredViews, Scorer, ScorerSources, ScoreSplats, ValidatorScorer
 from pipeline.scoring.similarity import ReferenceViews, Similarity, measure_similarity
@@ -97,9 +97,9 @@ __all__ = [
     "CheckpointError", "CheckpointSource", "Combine", "ComputeConfig", "Conditioning", "Container", "CutOutParams",
     "CutOutRecord", "DecoderProcess", "DecodingLimits", "DownloadError", "EmptyForeground", "EmptyStructure",
     "FinishedCandidate", "FormatError", "FullForeground", "GenerationJob", "Generator", "HubReference", "ImagePrompt",
-    "ImagesPrompt", "Matting", "NoCutOut", "NonFiniteOutput", "OnStep", "OutOfMemory", "PackedAsset", "PackedSplats",
-    "Part", "PipelineError", "PreparedPicture", "Prompt", "PromptError", "ReferenceViews", "Request", "ResultFormat",
-    "SamplerParams", "Score", "ScoreSplats", "ScoredViews", "Scorer", "ScorerSources", "SharedMemory", "Similarity",
+    "ImagesPrompt", "Matting", "NoCutOut", "NonFiniteOutput", "OnStep", "OutOfMemory", "PackSampled", "PackedAsset",
+    "PackedSplats", "Part", "PipelineError", "PreparedPicture", "Prompt", "PromptError", "ReferenceViews", "Request",
+    "ResultFormat", "SamplerParams", "Score", "ScoreSplats", "ScoredViews", "Scorer", "ScorerSources", "Similarity",
     "Splats", "Stage", "Statistics", "TextPrompt", "TextToImageError", "TextToImageParams", "TooManyVoxels",
     "UnsupportedPrompt", "UpAxis", "ValidatorScorer", "VoxelLimit", "WorkerLost", "check_weights", "choose_compute",
     "choose_drawing_device", "compute_statistics", "count_non_finite", "count_zero_rotations", "decode_image_prompt",

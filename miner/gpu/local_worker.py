@@ -27,8 +27,8 @@ from pipeline import (
     FinishedCandidate,
     GenerationJob,
     OnStep,
+    PackSampled,
     PipelineError,
-    SharedMemory,
     WorkerLost,
 )
 
@@ -75,11 +75,10 @@ class LocalWorker(Worker):
         self._place = place
         self._load_models = load_models
         self._thread = DeviceThread()
-        # Packs and scores candidates while the device makes the next one.
-        self._finisher = ThreadPoolExecutor(1, "finisher", partial(_use_own_stream, device))
-        # Of the latest candidate that was handed over to be finished; device thread only.
-        self._last_finish: Future[None] | None = None
-        self._memory = SharedMemory()
+        # Packs candidates while the device samples the next one, after which it scores them.
+        self._packer = ThreadPoolExecutor(1, "packer")
+        # Of the latest candidate that was handed over to be packed; device thread only.
+        self._last_packing: Future[None] | None = None
         self._makers: dict[str, CandidateMaker] = {}
         # The ids of models that are loaded, or to be.
         self._wanted: set[str] = set()
@@ -87,7 +86,7 @@ class LocalWorker(Worker):
         self._counter = CandidateCounter()
         # The candidate that the device is busy with.
         self._busy: _Making | None = None
-        # By task and seed; what is finished beside the next candidate is among them.
+        # By task and seed; what is packed beside the next candidate is among them.
         self._making: dict[tuple[str, int], _Making] = {}
         self._fault = ""
 
@@ -180,7 +179,7 @@ class LocalWorker(Worker):
 
     def stop(self, timeout: float) -> bool:
         """Stop the present candidate at its next step; return whether the thread ended in time."""
-        self._finisher.shutdown(wait=False, cancel_futures=True)
+        self._packer.shutdown(wait=False, cancel_futures=True)
         return self._thread.stop(timeout)
 
     def _forget(self, task: str) -> None:
@@ -199,11 +198,25 @@ class LocalWorker(Worker):
         if isinstance(begun, FinishedCandidate):
             making.end(lambda: begun)
             return
-        if self._last_finish is not None:
-            # The device must not run ahead of what finishes, or its candidates would pile up and come too late.
-            wait([self._last_finish])
+        if self._last_packing is not None:
+            # The device must not run ahead of what packs, or candidates would pile up and come too late.
+            wait([self._last_packing])
         with suppress(RuntimeError):  # the miner is stopping
-            self._last_finish = self._finisher.submit(making.end, begun)
+            self._last_packing = self._packer.submit(self._pack, making, begun)
+
+    def _pack(self, making: _Making, pack: PackSampled) -> None:
+        """Pack a candidate, and have it scored once the device is free."""
+        try:
+            packed = pack()
+        except Exception as error:  # belongs to whoever waits
+            with suppress(InvalidStateError):
+                making.future.set_exception(error)
+            return
+        if isinstance(packed, FinishedCandidate):
+            making.end(lambda: packed)
+        else:
+            scoring = self._thread.submit(lambda _: making.end(packed))
+            scoring.add_done_callback(partial(self._end, making))
 
     def _end(self, making: _Making, work: "Future[None]") -> None:
         """Take note that the device's thread is done with a candidate."""
@@ -236,7 +249,7 @@ class LocalWorker(Worker):
         else:
             checkpoints = " and ".join(phase.settings.checkpoints)
             log.info("Loaded %s and warmed up in %.1f s", checkpoints, seconds)
-            self._makers[models] = CandidateMaker(loaded.backend, loaded.scorer, memory=self._memory)
+            self._makers[models] = CandidateMaker(loaded.backend, loaded.scorer)
             if models not in self._wanted:
                 # They were dropped while they loaded.
                 self.unload(models)
@@ -276,9 +289,3 @@ class LocalWorker(Worker):
             with suppress(InvalidStateError):
                 making.future.set_exception(WorkerLost(f"the worker on {self.device} was lost: {reason}"))
         self._on_change()
-
-
-def _use_own_stream(device: str) -> None:
-    """Have the thread's work on a GPU run beside that of other threads, which are on the default stream."""
-    if device.startswith("cuda"):
-        torch.cuda.set_stream(torch.cuda.Stream(device))

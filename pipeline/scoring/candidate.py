@@ -13,7 +13,7 @@ from pipeline.conditioning.preprocessing import PreparedPicture
 from pipeline.errors import Cancelled, NoCutOut, PipelineError
 from pipeline.request import Asset, Backend, Conditioning, OnStep, Request, ignore_steps
 from pipeline.scoring.candidate_sheet import draw_candidate_sheet
-from pipeline.scoring.memory import SharedMemory, within_memory
+from pipeline.scoring.memory import within_memory
 from pipeline.scoring.score import Score
 from pipeline.scoring.scorer import ScoredViews, Scorer, ScoreSplats
 from pipeline.splats.container import Container
@@ -148,24 +148,23 @@ class _TaskState:
     score_splats: ScoreSplats | None = None
 
 
-# Packs, checks and scores what was sampled.
-Finish = Callable[[], FinishedCandidate]
+# Scores what was packed.
+ScorePacked = Callable[[], FinishedCandidate]
+# Packs and checks what was sampled; returns the function that scores it if something does.
+PackSampled = Callable[[], FinishedCandidate | ScorePacked]
 
 
 @dataclass(eq=False)
 class CandidateMaker:
     """Makes candidates with one phase's models; a prompt is encoded once for all candidates of its task.
 
-    What `begin` returns may be called in one other thread, while the next candidate is begun in this one: packing works
-    on the CPU, and scoring leaves most of a GPU idle. Previews are scored at once, since they decide what is made next.
-
-    memory: shared with the makers of other phases that use the same device.
+    What `begin` returns leaves the device alone, and so may be called in another thread while the next candidate is
+    begun in this one; what that returns may not. Not thread-safe otherwise.
     """
 
     backend: Backend
     scorer: Scorer | None = None
     now: Callable[[], float] = time.monotonic
-    memory: SharedMemory = field(default_factory=SharedMemory)
     _tasks: dict[str, _TaskState] = field(default_factory=dict, init=False)
 
     def make(self, job: GenerationJob, attempt: Attempt, on_step: OnStep = ignore_steps) -> FinishedCandidate:
@@ -175,12 +174,13 @@ class CandidateMaker:
         raises, and errors other than PipelineError.
         """
         begun = self.begin(job, attempt, on_step)
-        return begun if isinstance(begun, FinishedCandidate) else begun()
+        packed = begun if isinstance(begun, FinishedCandidate) else begun()
+        return packed if isinstance(packed, FinishedCandidate) else packed()
 
     def begin(
         self, job: GenerationJob, attempt: Attempt, on_step: OnStep = ignore_steps
-    ) -> "FinishedCandidate | Finish":
-        """Sample a candidate; return the function that finishes it, or what is finished. Raises what `make` raises."""
+    ) -> FinishedCandidate | PackSampled:
+        """Sample a candidate; return the function that packs it, or what is finished. Raises what `make` raises."""
         started = self.now()
         scorer = self.scorer if job.is_scored else None
         state = self._tasks.setdefault(job.task, _TaskState())
@@ -192,9 +192,7 @@ class CandidateMaker:
             latents = replace(request.slat_sampler_params, steps=job.preview_steps)
             request = replace(request, slat_sampler_params=latents)
         try:
-            asset = self.memory.sample(
-                lambda: within_memory(lambda: self._sample(request, attempt, state, on_step), "this task")
-            )
+            asset = within_memory(lambda: self._sample(request, attempt, state, on_step), "this task")
             if is_preview:
                 return within_memory(lambda: self._preview(job, state, asset, started), "this task")
         except Cancelled:
@@ -205,7 +203,7 @@ class CandidateMaker:
             return FinishedCandidate.failed(attempt.seed, self.now() - started, error)
         kept = replace(asset, splats=asset.splats.to("cpu"))
         seconds = self.now() - started
-        return lambda: self._finish(job, state, kept, seconds)
+        return lambda: self._pack(job, state, kept, seconds)
 
     def forget(self, task: str) -> None:
         """Drop what is kept of a task."""
@@ -233,20 +231,33 @@ class CandidateMaker:
         sheet = _draw_sheet(job, scored)
         return FinishedCandidate(candidate, structure=asset.structure, seconds=asset.seconds, sheet=sheet)
 
-    def _finish(self, job: GenerationJob, state: _TaskState, asset: Asset, seconds: float) -> FinishedCandidate:
-        """Pack, check and score an object whose sampling took `seconds`. Raises Cancelled."""
+    def _pack(
+        self, job: GenerationJob, state: _TaskState, asset: Asset, seconds: float
+    ) -> FinishedCandidate | ScorePacked:
+        """Pack and check an object whose sampling took `seconds`; return the function that scores it."""
         started = self.now()
         try:
             packed, splats = within_memory(lambda: _pack(job, asset), "this task")
         except PipelineError as error:
             return FinishedCandidate.failed(asset.seed, seconds + self.now() - started, error)
-        note, scored = invalid_reason(splats) or "", None
-        fate: Fate = "invalid" if note else "beaten"
-        if not note and job.is_scored:
-            scored, note = self._try_to_score(job, state, splats)
-        score, sheet = scored.score if scored else None, _draw_sheet(job, scored)
-        seconds += self.now() - started
-        return FinishedCandidate(Candidate(asset.seed, seconds, score, note, fate, asset.voxels), packed, sheet=sheet)
+        problem = invalid_reason(splats) or ""
+        fate: Fate = "invalid" if problem else "beaten"
+        candidate = Candidate(asset.seed, seconds + self.now() - started, None, problem, fate, asset.voxels)
+        finished = FinishedCandidate(candidate, packed)
+        if problem or self.scorer is None or not job.is_scored:
+            return finished
+        return lambda: self._score(job, state, finished, splats)
+
+    def _score(
+        self, job: GenerationJob, state: _TaskState, packed: FinishedCandidate, splats: Splats
+    ) -> FinishedCandidate:
+        """Score what validators get from a packed object. Raises Cancelled."""
+        started = self.now()
+        scored, note = self._try_to_score(job, state, splats)
+        sheet = _draw_sheet(job, scored)
+        seconds = packed.candidate.seconds + self.now() - started
+        candidate = replace(packed.candidate, seconds=seconds, score=scored.score if scored else None, problem=note)
+        return replace(packed, candidate=candidate, sheet=sheet)
 
     def _try_to_score(self, job: GenerationJob, state: _TaskState, splats: Splats) -> tuple[ScoredViews | None, str]:
         """Return the score of splats with their views, or None and why there is none; "" without a scorer."""
@@ -254,13 +265,10 @@ class CandidateMaker:
         if scorer is None:
             return None, ""
 
-        def score() -> ScoredViews:
+        try:
             if state.score_splats is None:
                 state.score_splats = scorer.for_prompt(job.request.prompt)
-            return state.score_splats(splats)
-
-        try:
-            return self.memory.score(score), ""
+            return state.score_splats(splats), ""
         except Cancelled:
             raise
         except Exception as error:  # a scorer that fails in any way does not cost the result

@@ -63,7 +63,7 @@ class ShellBackend(Backend):
 def measure_candidates(workload: GenerationWorkload, scorer: ValidatorScorer | None, phase: str) -> dict[str, float]:
     """Return how many candidates are finished within SECONDS, and the seconds and joules of each.
 
-    They are packed as PLY, or as SPZ and scored if there is a scorer, beside the next one, as the miner does.
+    They are packed as PLY, or as SPZ and scored if there is a scorer, by the worker that the miner has.
     """
     free, device = threading.Event(), workload.engine.device
     worker = LocalWorker(f"cuda:{device.index or 0}", lambda _: LoadedModels(ShellBackend(workload), scorer))

@@ -28,6 +28,7 @@ from pipeline import (
     GenerationJob,
     OnStep,
     OutOfMemory,
+    PackedSplats,
     Request,
     Score,
     Splats,
@@ -103,29 +104,36 @@ def test_the_warm_up_never_runs_beside_a_generation(
     assert order == ["loaded", "generated 1", "warm 1", "warm 2", "generated 2", "warm 3"]
 
 
-def test_a_candidate_is_scored_while_the_next_one_is_sampled(
+def test_a_candidate_is_packed_while_the_next_one_is_sampled_and_then_scored(
     worker: LocalWorker, named: NamedPhase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scoring, sampled = threading.Event(), threading.Event()
+    packing, sampled = threading.Event(), threading.Event()
+    order: list[str] = []
     freed: list[threading.Event] = []
+
+    class SlowlyPacked(Container):
+        def pack(self, splats: Splats) -> PackedSplats:
+            packing.set()
+            # Would never end if the next candidate waited for this file.
+            assert sampled.wait(TIMEOUT)
+            return super().pack(splats)
 
     def generate(request: Request, _: OnStep) -> Asset:
         if request.seed == 2:
-            assert scoring.wait(TIMEOUT)
+            assert packing.wait(TIMEOUT)
             sampled.set()
+        order.append(f"sampled {request.seed}")
         return make_asset(request)
 
     def quality(_: Splats) -> float:
-        scoring.set()
-        # Would never end if the next candidate waited for this score.
-        assert sampled.wait(TIMEOUT)
+        order.append("scored")
         return 0.5
 
     loaded = models.LoadedModels(FakeBackend(generate), FakeScorer(quality), ())
     monkeypatch.setattr(worker, "_load_models", lambda _phase: loaded)
     worker.load("models", named).result(TIMEOUT)
     worker.listen(lambda: [event.set() for event in freed if worker.is_free])
-    job = GenerationJob("t", Request(TextPrompt("x"), 0, None, None), Container("ply"))  # type: ignore[arg-type]
+    job = GenerationJob("t", Request(TextPrompt("x"), 0, None, None), SlowlyPacked("ply"))  # type: ignore[arg-type]
     freed.append(threading.Event())
     first = worker.make("models", job, Attempt(1))
     assert freed[0].wait(TIMEOUT)
@@ -133,6 +141,7 @@ def test_a_candidate_is_scored_while_the_next_one_is_sampled(
     second = worker.make("models", job, Attempt(2))
     results = [future.result(TIMEOUT).candidate for future in (first, second)]
     assert [(candidate.seed, candidate.score) for candidate in results] == [(1, Score(0.5)), (2, Score(0.5))]
+    assert order == ["sampled 1", "sampled 2", "scored", "scored"]
 
 
 def test_a_score_that_hangs_ends_the_worker(
