@@ -164,10 +164,12 @@ def test_a_schedule_has_rounds_of_all_faults_and_follows_from_its_seed() -> None
 
 def test_figures() -> None:
     assert quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 3.0
-    samples = [Sample(float(second), 1000 + (second > 1500) * 30, 1, 1, 1) for second in range(1800)]
-    growth = memory_growth(samples)
-    assert growth == pytest.approx(0.03)
-    assert memory_growth(samples[:600]) is None
+    # Half of the time, a task takes 500 more.
+    memory = [1000 + (second > 1500) * 30 + second % 2 * 500 for second in range(1800)]
+    samples = [Sample(float(second), kept, 1, 1, 1) for second, kept in enumerate(memory)]
+    assert memory_growth(samples, 0.05) == pytest.approx(0.03)
+    assert memory_growth(samples, 0.9) == pytest.approx(0.02)
+    assert memory_growth(samples[:600], 0.05) is None
     assert Verdict((Row("a", "b"), Row("c", "d", True)), ()).has_passed
     assert not Verdict((Row("a", "b"), Row("c", "d", False)), ()).has_passed
 
