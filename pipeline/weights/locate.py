@@ -174,10 +174,10 @@ def refuse_pickle(stem: Path, wanted: str = "") -> None:
 
     To be called if the file `wanted`, by default STEM.safetensors, is missing.
     """
+    wanted = wanted or f"{stem.name}.safetensors"
     for suffix in _PICKLES:
         pickle = stem.with_name(stem.name + suffix)
         if pickle.exists():
-            wanted = wanted or f"{stem.name}.safetensors"
             raise CheckpointError(
                 f"{pickle} is a pickle, which can run any code when it is loaded, and is refused: convert its tensors "
                 f"to {wanted} (safetensors.torch.save_file), or use one published as safetensors"

@@ -73,17 +73,25 @@ def measure_candidates(workload: GenerationWorkload, scorer: ValidatorScorer | N
     job = GenerationJob("benchmark", request, Container("ply" if scorer is None else "spz"))
 
     def make_for(seconds: float) -> list[float]:
-        """Return when each candidate was finished, in seconds since the first was begun; the last is too late."""
+        """Return when each candidate was finished, in seconds since the first was begun; the last ones are too late."""
         finished: list[float] = []
+        ended = threading.Semaphore(0)
         start, begun = time.perf_counter(), 0
+
+        def note(_: object) -> None:
+            finished.append(time.perf_counter() - start)
+            ended.release()
+
         while not finished or finished[-1] <= seconds:
             free.clear()
             if not worker.is_free:
                 free.wait()
                 continue
-            made = worker.make("shell", job, Attempt(candidate_seed(0, begun)))
-            made.add_done_callback(lambda _: finished.append(time.perf_counter() - start))
+            worker.make("shell", job, Attempt(candidate_seed(0, begun))).add_done_callback(note)
             begun += 1
+        # What is still being packed or scored would take part in the next count.
+        for _ in range(begun):
+            ended.acquire()
         return finished
 
     make_for(0.0)
